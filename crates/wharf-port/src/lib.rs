@@ -1,0 +1,9 @@
+//! A completion port for TCP: operations go in, completions come out.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[expect(unsafe_code, reason = "hands out pieces of one mapping; see its invariants")]
+pub mod memory;
+pub mod port;
+mod sync;

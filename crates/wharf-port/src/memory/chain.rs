@@ -1,0 +1,394 @@
+//! A chain: several buffers that leave as one unbroken run of bytes.
+
+use super::pool::{Buffer, BufferPool, Inner, Owner};
+use crate::sync::{AtomicU32, Ordering};
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+
+/// A first-in, first-out run of buffers, whole or shared, of any length.
+///
+/// The entries come from a fixed table of the pool whose buffers it was first given, so a chain
+/// allocates nothing. The bytes of the first buffer that have been sent already are skipped.
+/// Dropping a chain gives entries and buffers back.
+pub struct Chain {
+    /// Whose table the entries are in; `Some` only while there are some, or while a chain is being
+    /// made that will join one that has.
+    pool: Option<NonNull<Inner>>,
+    head: u32,
+    tail: u32,
+    entries: u32,
+    /// Bytes of the first buffer that are consumed.
+    skipped: u32,
+    len: usize,
+}
+
+/// One entry of the table: a buffer and the index of the entry after it.
+pub(super) struct Node {
+    buffer: UnsafeCell<MaybeUninit<Buffer>>,
+    next: AtomicU32,
+}
+
+// SAFETY: a chain owns its entries: it took their indexes from the table's free list and nobody
+// else has them; buffers may change threads.
+unsafe impl Send for Chain {}
+// SAFETY: `&Chain` only reads entries, which change through `&mut Chain` alone.
+unsafe impl Sync for Chain {}
+
+/// A pool has too few buffers or chain entries left, or the caller's allowance is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NoRoom;
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no buffer is free for these bytes")
+    }
+}
+
+impl std::error::Error for NoRoom {}
+
+impl Chain {
+    /// An empty chain; takes nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { pool: None, head: 0, tail: 0, entries: 0, skipped: 0, len: 0 }
+    }
+
+    /// Copies `data` behind what is here: into the room of the last buffer, then into buffers
+    /// from `pool`, at most `buffers_max` of them, marked with `owner`.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`] if that is not possible for all of `data`; then nothing changed.
+    ///
+    /// # Cost
+    ///
+    /// Copies `data.len()` bytes; allocates nothing.
+    pub fn append(
+        &mut self,
+        pool: &BufferPool,
+        data: &[u8],
+        owner: Owner,
+        buffers_max: u32,
+    ) -> Result<(), NoRoom> {
+        let room = self.last().map_or(0, Buffer::room) as usize;
+        let rest = data.len().saturating_sub(room);
+        let needed = rest.div_ceil(pool.buffer_size_bytes() as usize);
+        if needed > buffers_max as usize {
+            return Err(NoRoom);
+        }
+        let (here, mut rest) = data.split_at(data.len() - rest);
+        let mut fresh = Self { pool: self.pool, ..Self::new() };
+        while !rest.is_empty() {
+            let mut buffer = pool.acquire(owner).ok_or(NoRoom)?;
+            rest = &rest[buffer.append(rest)..];
+            fresh.push(pool, buffer).map_err(|_| NoRoom)?;
+        }
+        if !here.is_empty() {
+            let copied = self.last_mut().map_or(0, |last| last.append(here));
+            debug_assert_eq!(copied, here.len(), "room was measured above");
+            self.len += here.len();
+        }
+        self.append_chain(fresh);
+        Ok(())
+    }
+
+    /// Puts `buffer` behind what is here; an empty one is dropped. The entry comes from `pool`'s
+    /// table if the chain is empty, else from the table that the chain is in.
+    ///
+    /// # Errors
+    ///
+    /// The buffer, if the table has no entry left.
+    pub fn push(&mut self, pool: &BufferPool, buffer: Buffer) -> Result<(), Buffer> {
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let table = self.pool.unwrap_or_else(|| pool.pointer());
+        let inner = pool_of(Some(table));
+        let Some(index) = inner.free_nodes.take() else { return Err(buffer) };
+        self.len += buffer.len();
+        // SAFETY: the entry's index was just taken, so this chain alone reaches it.
+        let slot = unsafe { &mut *inner.nodes[index as usize].buffer.get() };
+        slot.write(buffer);
+        if self.entries == 0 {
+            self.pool = Some(table);
+            self.head = index;
+            self.skipped = 0;
+        } else {
+            inner.nodes[self.tail as usize].next.store(index, Ordering::Relaxed);
+        }
+        self.tail = index;
+        self.entries += 1;
+        Ok(())
+    }
+
+    /// Puts the bytes of `other`, which has lost none to [`advance`](Self::advance), behind what
+    /// is here.
+    ///
+    /// # Panics
+    ///
+    /// If both hold bytes and their entries are in different tables.
+    pub fn append_chain(&mut self, mut other: Self) {
+        if self.entries == 0 {
+            std::mem::swap(self, &mut other);
+        } else if other.entries > 0 {
+            assert!(self.pool == other.pool, "the chains' entries are in different tables");
+            assert!(other.skipped == 0, "a chain that was partly sent comes first");
+            let inner = pool_of(self.pool);
+            inner.nodes[self.tail as usize].next.store(other.head, Ordering::Relaxed);
+            self.tail = other.tail;
+            self.entries += other.entries;
+            self.len += other.len;
+            (other.pool, other.entries, other.len) = (None, 0, 0);
+        }
+    }
+
+    /// Puts another handle to each of `other`'s buffers behind what is here, sharing the bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`] if the table of this chain (`pool`'s, if it is empty) has too few entries left;
+    /// then nothing changed.
+    ///
+    /// # Panics
+    ///
+    /// If `other` has lost bytes to [`advance`](Self::advance).
+    pub fn share(&mut self, pool: &BufferPool, other: &Self) -> Result<(), NoRoom> {
+        let table = self.pool.unwrap_or_else(|| pool.pointer());
+        if pool_of(Some(table)).free_nodes.free() < other.entries {
+            return Err(NoRoom);
+        }
+        assert!(other.skipped == 0, "a chain that was partly sent is not shared");
+        let mut copy = Self { pool: self.pool, ..Self::new() };
+        for buffer in other.buffers() {
+            copy.push(pool, buffer.clone()).map_err(|_| NoRoom)?;
+        }
+        self.append_chain(copy);
+        Ok(())
+    }
+
+    /// Drops the first `len` bytes: they have been sent.
+    ///
+    /// # Panics
+    ///
+    /// If the chain is shorter than that.
+    pub fn advance(&mut self, len: usize) {
+        assert!(len <= self.len, "{len} bytes sent of {}", self.len);
+        let mut rest = len;
+        while rest > 0 {
+            let first = self.first().map_or(0, |buffer| buffer.len());
+            let left = first - self.skipped as usize;
+            if rest < left {
+                #[expect(clippy::cast_possible_truncation, reason = "less than one buffer")]
+                {
+                    self.skipped += rest as u32;
+                }
+                self.len -= rest;
+                return;
+            }
+            rest -= left;
+            drop(self.pop());
+        }
+    }
+
+    /// Marks the holder of every buffer in the chain.
+    pub fn set_owner(&self, owner: Owner) {
+        self.buffers().for_each(|buffer| buffer.set_owner(owner));
+    }
+
+    /// Bytes that are left in the chain.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no byte is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many buffers hold the bytes.
+    #[must_use]
+    pub fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// The bytes, one slice a buffer.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let skipped = self.skipped as usize;
+        self.buffers().enumerate().map(move |(i, b)| if i == 0 { &b[skipped..] } else { &b[..] })
+    }
+
+    fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        let mut index = self.head;
+        (0..self.entries).map(move |_| {
+            let node = &pool_of(self.pool).nodes[index as usize];
+            index = node.next.load(Ordering::Relaxed);
+            // SAFETY: the entry is this chain's, so it is filled, and it changes only through
+            // `&mut self`.
+            unsafe { (*node.buffer.get()).assume_init_ref() }
+        })
+    }
+
+    fn first(&self) -> Option<&Buffer> {
+        self.buffers().next()
+    }
+
+    fn last(&self) -> Option<&Buffer> {
+        if self.entries == 0 {
+            return None;
+        }
+        let node = &pool_of(self.pool).nodes[self.tail as usize];
+        // SAFETY: as in `buffers`.
+        Some(unsafe { (*node.buffer.get()).assume_init_ref() })
+    }
+
+    fn last_mut(&mut self) -> Option<&mut Buffer> {
+        if self.entries == 0 {
+            return None;
+        }
+        let node = &pool_of(self.pool).nodes[self.tail as usize];
+        // SAFETY: as in `buffers`, and `&mut self` is the only way to the entry.
+        Some(unsafe { (*node.buffer.get()).assume_init_mut() })
+    }
+
+    /// Takes the first buffer out, without regard to what of it is skipped.
+    fn pop(&mut self) -> Option<Buffer> {
+        if self.entries == 0 {
+            return None;
+        }
+        let index = self.head;
+        let inner = pool_of(self.pool);
+        let node = &inner.nodes[index as usize];
+        self.head = node.next.load(Ordering::Relaxed);
+        // SAFETY: the entry is this chain's and filled; it is given back below, so its buffer is
+        // moved out once.
+        let buffer = unsafe { (*node.buffer.get()).assume_init_read() };
+        self.entries -= 1;
+        self.len -= buffer.len() - self.skipped as usize;
+        self.skipped = 0;
+        if self.entries == 0 {
+            self.pool = None;
+        }
+        inner.free_nodes.give_back(index, || ());
+        Some(buffer)
+    }
+}
+
+/// The table that a chain with entries is in.
+fn pool_of<'a>(pool: Option<NonNull<Inner>>) -> &'a Inner {
+    #[expect(clippy::expect_used, reason = "callers have an entry, or a pool's handle, in hand")]
+    let pool = pool.expect("a chain with entries knows its table");
+    // SAFETY: the caller has a handle to the pool or an entry of its table, and a pool outlives
+    // both (INV-POOL-3). The reference is used within one call of a method of `Chain`.
+    unsafe { pool.as_ref() }
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        while let Some(buffer) = self.pop() {
+            drop(buffer);
+        }
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chain").field("entries", &self.entries).field("len", &self.len).finish()
+    }
+}
+
+impl Node {
+    pub(super) fn empty() -> Self {
+        Self { buffer: UnsafeCell::new(MaybeUninit::uninit()), next: AtomicU32::new(0) }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::PoolConfig;
+    use super::*;
+
+    fn pool(buffers: u32) -> BufferPool {
+        let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(buffers) };
+        BufferPool::new(PoolConfig { shared_entries: 2, ..config }).unwrap()
+    }
+
+    fn bytes(chain: &Chain) -> Vec<u8> {
+        chain.slices().flatten().copied().collect()
+    }
+
+    #[test]
+    fn append_fills_the_last_buffer_before_it_takes_another() {
+        let pool = pool(3);
+        let mut chain = Chain::new();
+        chain.append(&pool, &[1; 60], Owner::SendQueue, 9).unwrap();
+        chain.append(&pool, &[2; 70], Owner::SendQueue, 9).unwrap();
+        assert_eq!((chain.len(), chain.entries(), pool.free()), (130, 3, 0));
+        assert_eq!(bytes(&chain), [[1; 60].as_slice(), [2; 70].as_slice()].concat());
+        drop(chain);
+        assert_eq!((pool.free(), pool.free_entries()), (3, 5));
+    }
+
+    #[test]
+    fn append_is_all_or_nothing() {
+        let pool = pool(2);
+        let mut chain = pool.chain_of(&[1; 10], Owner::SendQueue).unwrap();
+        assert_eq!(chain.append(&pool, &[2; 119], Owner::SendQueue, 9), Err(NoRoom));
+        assert_eq!(chain.append(&pool, &[2; 55], Owner::SendQueue, 0), Err(NoRoom));
+        assert_eq!((chain.len(), chain.entries(), pool.free()), (10, 1, 1));
+        chain.append(&pool, &[2; 118], Owner::SendQueue, 1).unwrap();
+        assert_eq!(chain.len(), 128);
+    }
+
+    #[test]
+    fn advance_drops_whole_buffers_and_skips_parts() {
+        let pool = pool(3);
+        let all: Vec<u8> = (0..150).collect();
+        let mut chain = pool.chain_of(&all, Owner::SendQueue).unwrap();
+        chain.advance(10);
+        assert_eq!((bytes(&chain), pool.free()), (all[10..].to_vec(), 0));
+        chain.advance(60);
+        assert_eq!((bytes(&chain), pool.free()), (all[70..].to_vec(), 1));
+        chain.advance(80);
+        assert!(chain.is_empty());
+        assert_eq!(pool.free(), 3);
+    }
+
+    #[test]
+    fn a_shared_chain_is_one_copy_and_costs_an_entry() {
+        let (posts, links) = (pool(1), pool(2));
+        let frame = posts.chain_of(b"news", Owner::Shared).unwrap();
+        let mut queue = links.chain_of(b"old ", Owner::SendQueue).unwrap();
+        queue.share(&links, &frame).unwrap();
+        let mut empty_queue = Chain::new();
+        empty_queue.share(&links, &frame).unwrap();
+        assert_eq!((bytes(&queue), bytes(&empty_queue)), (b"old news".to_vec(), b"news".to_vec()));
+        assert_eq!((posts.free(), links.free(), links.free_entries()), (0, 1, 1));
+        // A shared tail is not written: bytes behind it go to a buffer of their own.
+        queue.append(&links, b"!", Owner::SendQueue, 9).unwrap();
+        assert_eq!(empty_queue.share(&links, &frame), Err(NoRoom));
+        assert_eq!(bytes(&queue), b"old news!");
+        drop((queue, empty_queue, frame));
+        assert_eq!((posts.free(), links.free(), links.free_entries()), (1, 2, 4));
+    }
+
+    #[test]
+    fn chains_of_one_table_join_without_a_copy() {
+        let pool = pool(4);
+        let mut sent = pool.chain_of(&[1; 70], Owner::SendQueue).unwrap();
+        sent.advance(66);
+        sent.append_chain(pool.chain_of(&[2; 70], Owner::SendQueue).unwrap());
+        assert_eq!(bytes(&sent), [[1; 4].as_slice(), [2; 70].as_slice()].concat());
+        assert_eq!(sent.entries(), 3);
+    }
+}

@@ -1,0 +1,111 @@
+//! One piece of memory from the system, taken whole and given back whole.
+
+use std::fmt;
+use std::io;
+use std::ptr::NonNull;
+
+/// Page-aligned, zeroed memory that is mapped once and stays in place until it is dropped.
+///
+/// All pages are touched when it is made: memory that is missing is missed at start and not later.
+#[derive(Debug)]
+pub(crate) struct Region {
+    base: NonNull<u8>,
+    size_bytes: usize,
+}
+
+// SAFETY: a region is an address range without thread affinity; what may be done with its bytes
+// from which thread is the business of the types that hand them out.
+unsafe impl Send for Region {}
+// SAFETY: as above; a shared region offers nothing but its address.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Takes `size_bytes` (at least 1) from the system.
+    ///
+    /// # Errors
+    ///
+    /// The system's answer, if it refuses.
+    pub(crate) fn new(size_bytes: usize) -> Result<Self, MemoryError> {
+        assert!(size_bytes > 0, "an empty mapping is refused by every system");
+        match map(size_bytes) {
+            Ok(base) => Ok(Self { base, size_bytes }),
+            Err(source) => Err(MemoryError { size_bytes, source }),
+        }
+    }
+
+    /// The address of the byte at `offset`, which lies inside the region.
+    pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset < self.size_bytes, "offset {offset} of {}", self.size_bytes);
+        // SAFETY: just checked; the mapping is one allocated object of `size_bytes`.
+        unsafe { self.base.add(offset) }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        unmap(self.base, self.size_bytes);
+    }
+}
+
+#[cfg(unix)]
+fn map(size_bytes: usize) -> io::Result<NonNull<u8>> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
+    // SAFETY: a new private anonymous mapping at an address of the kernel's choice touches no
+    // memory that exists already (mmap(2)).
+    let address = unsafe {
+        mmap_anonymous(std::ptr::null_mut(), size_bytes, ProtFlags::READ | ProtFlags::WRITE, flags)
+    }?;
+    NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mmap returned address 0"))
+}
+
+#[cfg(unix)]
+fn unmap(base: NonNull<u8>, size_bytes: usize) {
+    // SAFETY: `base` and `size_bytes` are the whole of one mapping made by `map`; the owner of the
+    // region gives it up, so nobody refers to it any more (INV-POOL-3).
+    let result = unsafe { rustix::mm::munmap(base.as_ptr().cast(), size_bytes) };
+    debug_assert!(result.is_ok(), "munmap: {result:?}");
+}
+
+/// The system refused memory at start.
+#[derive(Debug)]
+pub struct MemoryError {
+    size_bytes: usize,
+    source: io::Error,
+}
+
+impl MemoryError {
+    /// How many bytes were asked for.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+}
+
+impl fmt::Display for MemoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the system refused {} bytes of buffer memory: {}; ask for fewer or smaller buffers",
+            self.size_bytes, self.source
+        )
+    }
+}
+
+impl std::error::Error for MemoryError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_the_system_cannot_give_is_an_error_with_the_figure() {
+        let error = Region::new(1 << 60).unwrap_err();
+        assert_eq!(error.size_bytes(), 1 << 60);
+        assert!(error.to_string().contains("1152921504606846976 bytes"), "{error}");
+    }
+}

@@ -1,0 +1,153 @@
+//! The trait that every back end implements: one entrance, one exit, and posts from outside.
+
+use super::{
+    Completions, Key, Operation, OperationKind, PortError, Poster, Refused, Socket, SubmitError,
+};
+use crate::memory::BufferPool;
+use std::time::Duration;
+
+/// A completion port, owned by one thread.
+///
+/// The module above states what every implementation promises (INV-PORT-1 to INV-PORT-7). Beyond
+/// that nothing is promised about the order of completions of different sockets or kinds.
+pub trait Port: Sized {
+    /// What other threads post to this one.
+    type Packet: Send;
+    /// A connection that is not associated yet; any thread may hold it.
+    type Stream: Send;
+    /// A listening socket that is not associated yet.
+    type Listener: Send;
+
+    /// Gives a connection to the port; from now on it is reached through the returned handle.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] with the stream, if the table is full or the system refuses it.
+    ///
+    /// # Platforms
+    ///
+    /// On IOCP a socket stays with the first port that it was given to.
+    fn associate(
+        &mut self,
+        stream: Self::Stream,
+        key: Key,
+    ) -> Result<Socket, Refused<Self::Stream>>;
+
+    /// Gives a listening socket to the port.
+    ///
+    /// # Errors
+    ///
+    /// As [`associate`](Self::associate).
+    fn associate_listener(
+        &mut self,
+        listener: Self::Listener,
+        key: Key,
+    ) -> Result<Socket, Refused<Self::Listener>>;
+
+    /// Starts an operation; its completion comes from a later [`dequeue`](Self::dequeue).
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`] with the operation, if it does not fit; then nothing happened.
+    ///
+    /// # Cost
+    ///
+    /// Allocates and blocks never. System calls: none on io_uring, where the next dequeue hands
+    /// over the whole batch; on epoll a send is tried at once.
+    fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError>;
+
+    /// Asks for the end of the operation of this kind; it still completes exactly once, cancelled
+    /// or with what it had done. Does nothing if there is none, or for [`OperationKind::Close`].
+    fn cancel(&mut self, socket: Socket, kind: OperationKind);
+
+    /// Tells the peer that no more bytes will follow those sent. Does nothing on a stale socket.
+    ///
+    /// An error of the system is not reported here: the receive that is in flight reports it.
+    fn shutdown(&mut self, socket: Socket);
+
+    /// Hands over what was submitted and appends what has completed to `completions`, up to its
+    /// capacity.
+    ///
+    /// Waits until something completes or is posted, or until `timeout` is over; `None` waits
+    /// without end. May return early with nothing. Returns at once if anything is there already.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError`] if the port itself is broken; it should then be dropped.
+    fn dequeue(
+        &mut self,
+        completions: &mut Completions<Self>,
+        timeout: Option<Duration>,
+    ) -> Result<(), PortError>;
+
+    /// A handle with which any thread posts packets to this port.
+    fn poster(&self) -> Poster<Self::Packet>;
+
+    /// The pool that receives are filled from.
+    fn pool(&self) -> &BufferPool;
+
+    /// The port's clock; the simulated port has its own.
+    fn now(&self) -> Time;
+
+    /// What the port has counted since it was made.
+    fn counters(&self) -> Counters;
+}
+
+/// How large a port's tables are. They are taken when the port is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PortConfig {
+    /// Sockets that can be associated at once, listeners included; 1 to 268,435,454.
+    pub sockets_max: u32,
+    /// Buffers kept with the kernel to receive into, where the back end does so; 1 to 32,768.
+    /// At most half of the pool is used for it.
+    pub receive_window: u32,
+    /// Packets that can wait in the port's inbox; at least 1.
+    pub inbox_capacity: u32,
+}
+
+impl PortConfig {
+    /// A port for `sockets_max` sockets, with 512 buffers at most to receive into.
+    ///
+    /// A window of some hundred buffers is enough to keep a core busy, and small enough to stay
+    /// in its cache.
+    #[must_use]
+    pub fn new(sockets_max: u32) -> Self {
+        Self { sockets_max, receive_window: 512, inbox_capacity: 1024 }
+    }
+}
+
+/// A moment on a port's clock: nanoseconds since some fixed point in the past.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a moment is 64 bits of nanoseconds")]
+pub struct Time(pub u64);
+
+impl Time {
+    /// How long after `earlier` this is; zero if it is not after.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The moment `duration` later, or the last moment there is.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// What a port has counted since it was made. The counts only rise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Receives that paused because no buffer was free.
+    pub receive_pauses: u64,
+    /// Connections that ended before they were accepted.
+    pub accept_aborts: u64,
+    /// System calls that waited for or looked for completions.
+    pub waits: u64,
+    /// Waits that another thread's post ended.
+    pub wakeups: u64,
+    /// Completions that named no live operation and were dropped. Always 0, or there is a fault.
+    pub stale: u64,
+}

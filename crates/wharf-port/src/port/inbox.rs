@@ -1,0 +1,139 @@
+//! Packets from other threads: a bounded queue, and a wake-up that is sent only to a sleeper.
+
+use super::wake::{Wake, WakeState};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+/// The owner's end: what was posted, and the state of its sleep.
+///
+/// The queue is the array kind of std's channel: its places are taken when it is made.
+pub(crate) struct Inbox<T> {
+    packets: Receiver<T>,
+    poster: Poster<T>,
+}
+
+impl<T: Send> Inbox<T> {
+    pub(crate) fn new(capacity: u32, wake: Arc<dyn Wake>) -> Self {
+        let (sender, packets) = sync_channel(capacity.max(1) as usize);
+        let poster = Poster { packets: sender, state: Arc::new(WakeState::new()), wake };
+        Self { packets, poster }
+    }
+
+    pub(crate) fn poster(&self) -> Poster<T> {
+        self.poster.clone()
+    }
+
+    /// The next packet. Whoever has seen `None` may [`fall_asleep`](Self::fall_asleep).
+    pub(crate) fn take(&mut self) -> Option<T> {
+        self.packets.try_recv().ok()
+    }
+
+    /// Whether anything was posted since the last call; clears the mark. When it says yes the
+    /// owner takes packets until there are none, or calls [`mark`](Self::mark).
+    pub(crate) fn notified(&self) -> bool {
+        self.poster.state.clear()
+    }
+
+    /// Sets the mark again, because packets were left in the queue.
+    pub(crate) fn mark(&self) {
+        self.poster.state.mark();
+    }
+
+    /// Announces sleep. `false`: something was posted meanwhile, so the owner must not sleep.
+    pub(crate) fn fall_asleep(&self) -> bool {
+        self.poster.state.fall_asleep()
+    }
+}
+
+/// Posts packets to a port from any thread. Cheap to clone.
+pub struct Poster<T> {
+    packets: SyncSender<T>,
+    state: Arc<WakeState>,
+    wake: Arc<dyn Wake>,
+}
+
+impl<T: Send> Poster<T> {
+    /// Hands `packet` to the port's owner and returns at once.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`] with the packet, if the inbox is full or the port is gone.
+    ///
+    /// # Cost
+    ///
+    /// Never blocks, never allocates. A system call only if the owner sleeps and nobody has
+    /// woken it yet.
+    pub fn post(&self, packet: T) -> Result<(), PostError<T>> {
+        match self.packets.try_send(packet) {
+            Ok(()) => {
+                self.wake();
+                Ok(())
+            }
+            Err(TrySendError::Full(packet)) => Err(PostError::Full(packet)),
+            Err(TrySendError::Disconnected(packet)) => Err(PostError::Closed(packet)),
+        }
+    }
+
+    /// Ends the owner's wait, or its next one, without a packet.
+    pub fn wake(&self) {
+        if self.state.mark() {
+            self.wake.wake();
+        }
+    }
+}
+
+impl<T> Clone for Poster<T> {
+    fn clone(&self) -> Self {
+        Self {
+            packets: self.packets.clone(),
+            state: Arc::clone(&self.state),
+            wake: Arc::clone(&self.wake),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Poster<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poster").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+/// A packet was not posted; it is given back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PostError<T> {
+    /// The inbox has no place left; the owner is behind.
+    Full(T),
+    /// The port is gone.
+    Closed(T),
+}
+
+impl<T> PostError<T> {
+    /// The packet.
+    pub fn into_packet(self) -> T {
+        match self {
+            Self::Full(packet) | Self::Closed(packet) => packet,
+        }
+    }
+}
+
+impl<T> fmt::Debug for PostError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "Full",
+            Self::Closed(_) => "Closed",
+        })
+    }
+}
+
+impl<T> fmt::Display for PostError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "the port's inbox is full",
+            Self::Closed(_) => "the port is gone",
+        })
+    }
+}
+
+impl<T> std::error::Error for PostError<T> {}

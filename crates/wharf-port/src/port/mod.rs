@@ -1,0 +1,52 @@
+//! The completion port: submit operations, dequeue what has completed.
+//!
+//! An operation carries its own buffers into the port and brings them back in its completion, so
+//! while the kernel may touch the bytes nobody else owns them.
+//!
+//! ```text
+//!   worker ──submit(socket, Operation)──► port ──► kernel
+//!   worker ◄──dequeue(&mut completions)── port ◄── kernel
+//!   any thread ──Poster::post(packet)──► port ──► worker
+//! ```
+//!
+//! # Contract
+//!
+//! Every back end keeps these promises; the module `conformance` tests each of them on each.
+//!
+//! - **INV-PORT-1** Each submitted operation completes exactly once, also when it is cancelled or
+//!   its socket is closed. One that runs until it is ended ([`Shots::Many`]) is one operation with
+//!   many completions of which exactly one, the last, is marked `last`.
+//! - **INV-PORT-2** A buffer in flight belongs to the port: nobody can read, write, free or reuse
+//!   it until its completion is dequeued. Dropping a port cancels, waits until nothing is in
+//!   flight, and only then frees; what it cannot get back it leaks.
+//! - **INV-PORT-3** At most one send per socket is in flight; bytes keep their order; a short send
+//!   is continued by the port's user, who gets the chain back with the count.
+//! - **INV-PORT-4** A completion never names a later owner of a socket's place: [`Socket`] carries a
+//!   generation, a stale one is refused, and [`Outcome::Closed`] is the last completion that
+//!   carries the socket's key.
+//! - **INV-PORT-5** A socket that waits for bytes holds no buffer.
+//! - **INV-PORT-6** When the pool is empty receiving pauses, and it resumes by itself when a buffer
+//!   comes home; no operation fails for it, and sockets get buffers in the order in which
+//!   they ran out of them.
+//! - **INV-PORT-7** A post from any thread wakes a sleeping dequeue; wake-ups coalesce; no packet
+//!   is lost while the port lives.
+
+mod completion;
+mod contract;
+mod error;
+mod inbox;
+mod operation;
+mod table;
+mod wake;
+
+pub use completion::{Completion, Completions, End, Outcome};
+pub use contract::{Counters, Port, PortConfig, Time};
+pub use error::{OsError, PortError};
+pub use inbox::{PostError, Poster};
+pub use operation::{
+    Key, Operation, OperationKind, Refused, Shots, Socket, SubmitError, SubmitErrorKind,
+};
+
+pub(crate) use inbox::Inbox;
+pub(crate) use table::{Entry, SocketTable};
+pub(crate) use wake::Wake;

@@ -1,0 +1,134 @@
+//! What goes into the port.
+
+use crate::memory::Chain;
+use std::fmt;
+
+/// Whose a completion is: 64 bits that the port's user chose when it associated the socket.
+///
+/// The port hands them back with every completion of that socket and looks at them nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a key is 64 bits and will stay so")]
+pub struct Key(pub u64);
+
+/// A socket that is associated with a port: its place in the port's table, and a generation.
+///
+/// The place is used again after the socket is closed; the generation then differs, so that a
+/// stale handle is refused and never reaches the next owner. It means something only to the port
+/// that gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Socket {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// How often an accept or a receive completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Shots {
+    /// Once.
+    One,
+    /// Again and again, until it is cancelled, its socket ends, or it fails.
+    Many,
+    /// At once: with what is there, or with [`End::NotReady`](super::End::NotReady).
+    IfReady,
+}
+
+/// One thing to be done on a socket.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Take incoming connections from a listening socket.
+    ///
+    /// [`Shots::IfReady`] is not for accepts and is refused.
+    Accept(Shots),
+    /// Receive into buffers of the port's pool; no buffer is held until bytes are there.
+    Receive(Shots),
+    /// Send the bytes of the chain, which is not empty, in order.
+    Send(Chain),
+    /// End everything on the socket and close it.
+    ///
+    /// What is in flight is cancelled and completes first; then comes
+    /// [`Outcome::Closed`](super::Outcome::Closed), the last completion with the socket's key.
+    Close,
+}
+
+impl Operation {
+    /// Which kind of operation this is.
+    #[must_use]
+    pub fn kind(&self) -> OperationKind {
+        match self {
+            Self::Accept(_) => OperationKind::Accept,
+            Self::Receive(_) => OperationKind::Receive,
+            Self::Send(_) => OperationKind::Send,
+            Self::Close => OperationKind::Close,
+        }
+    }
+}
+
+/// The kinds of operations. A socket has at most one of each in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OperationKind {
+    /// [`Operation::Accept`]
+    Accept,
+    /// [`Operation::Receive`]
+    Receive,
+    /// [`Operation::Send`]
+    Send,
+    /// [`Operation::Close`]
+    Close,
+}
+
+/// An operation was not taken. Nothing happened, and it is given back.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct SubmitError {
+    /// Why.
+    pub kind: SubmitErrorKind,
+    /// What was submitted, with its buffers.
+    pub operation: Operation,
+}
+
+/// Why an operation was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubmitErrorKind {
+    /// The socket was closed; its place may have another owner by now.
+    StaleSocket,
+    /// An operation of this kind is in flight on the socket already.
+    Busy,
+    /// The socket is being closed.
+    Closing,
+    /// An accept on a connection, a receive or send on a listener, an empty send, or an accept
+    /// with [`Shots::IfReady`].
+    NotForThisSocket,
+}
+
+impl fmt::Display for SubmitErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StaleSocket => "the socket was closed before",
+            Self::Busy => "an operation of this kind is in flight on the socket already",
+            Self::Closing => "the socket is being closed",
+            Self::NotForThisSocket => "the operation does not fit the socket",
+        })
+    }
+}
+
+impl fmt::Display for SubmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} was not submitted: {}", self.operation.kind(), self.kind)
+    }
+}
+
+impl std::error::Error for SubmitError {}
+
+/// A socket could not be associated with the port; it is given back.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Refused<S> {
+    /// The socket.
+    pub socket: S,
+    /// Why: the table is full (`None`), or the system's answer.
+    pub error: Option<super::OsError>,
+}
