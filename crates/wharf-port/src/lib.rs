@@ -2,6 +2,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(target_os = "linux")]
+pub mod epoll;
+#[cfg(target_os = "linux")]
 mod linux;
 #[expect(unsafe_code, reason = "hands out pieces of one mapping; see its invariants")]
 pub mod memory;
