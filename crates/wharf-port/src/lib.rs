@@ -9,3 +9,6 @@ mod linux;
 pub mod memory;
 pub mod port;
 mod sync;
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "hands addresses to the kernel; see its invariants")]
+pub mod uring;
