@@ -1,6 +1,8 @@
 //! A completion port for TCP: operations go in, completions come out.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(all(test, not(loom)))]
+mod conformance;
 #[cfg(target_os = "linux")]
 pub mod epoll;
 #[cfg(target_os = "linux")]
