@@ -38,8 +38,11 @@ fn main() {
     if let Some(cpus) = &options.client_cpu {
         pin(std::process::id(), cpus);
     }
-    let mut contestants: Vec<Contestant> =
-        commands.iter().enumerate().map(|(i, (name, command))| start(i, name, command, &options)).collect();
+    let mut contestants: Vec<Contestant> = commands
+        .iter()
+        .enumerate()
+        .map(|(i, (name, command))| start(i, name, command, &options))
+        .collect();
     for round in 0..=options.rounds {
         for contestant in &mut contestants {
             slice(contestant, &options, round > 0);
@@ -49,7 +52,10 @@ fn main() {
         "{} links x {} B, depth 1; {} rounds of {:?} each",
         options.links, options.size, options.rounds, options.slice
     );
-    println!("{:<16} {:>24} {:>24} {:>12}", "server", "CPU us/message (q1-q3)", "ratio to first (q1-q3)", "messages/s");
+    println!(
+        "{:<16} {:>24} {:>24} {:>12}",
+        "server", "CPU us/message (q1-q3)", "ratio to first (q1-q3)", "messages/s"
+    );
     let first = contestants[0].cpu_us_per_message.clone();
     for contestant in &mut contestants {
         let ratios: Vec<f64> =
@@ -195,7 +201,10 @@ fn cpu_ns(pid: u32) -> u64 {
 }
 
 fn pin(pid: u32, cpus: &str) {
-    let done = Command::new("taskset").args(["-a", "-c", "-p", cpus, &pid.to_string()]).stdout(Stdio::null()).status();
+    let done = Command::new("taskset")
+        .args(["-a", "-c", "-p", cpus, &pid.to_string()])
+        .stdout(Stdio::null())
+        .status();
     assert!(done.is_ok_and(|status| status.success()), "taskset");
 }
 

@@ -1,7 +1,7 @@
-//! The same echo on wharf: `wharf_echo ADDRESS SHARDS [uring|epoll]`.
+//! The same echo on wharf: `wharf_echo ADDRESS SHARDS BACKEND [LINKS]`.
 
 use std::time::Duration;
-use wharf::{Handler, Link, Result, Server};
+use wharf::{BackEnd, Handler, Link, Result, Server};
 
 struct Echo;
 
@@ -17,10 +17,13 @@ fn main() -> Result {
     let mut args = std::env::args().skip(1);
     let address = args.next().expect("an address");
     let shards = args.next().and_then(|n| n.parse().ok()).expect("a number of shards");
-    let mut builder =
-        Server::builder().listen(address).shards(shards).links(16_000).idle(Duration::ZERO);
-    if let Some(name) = args.next() {
-        builder = builder.back_end(name.parse()?);
-    }
-    builder.serve(Echo)
+    let back_end: BackEnd = args.next().expect("uring or epoll").parse()?;
+    let links = args.next().map_or(16_000, |n| n.parse().expect("a number of links"));
+    Server::builder()
+        .listen(address)
+        .shards(shards)
+        .back_end(back_end)
+        .links(links)
+        .idle(Duration::ZERO)
+        .serve(Echo)
 }

@@ -2,6 +2,7 @@
 //!
 //! Method: the built examples run as programs of their own and are talked to over TCP.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::disallowed_methods, reason = "a deadline against real processes is real time")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
