@@ -6,4 +6,6 @@ mod linux;
 #[expect(unsafe_code, reason = "hands out pieces of one mapping; see its invariants")]
 pub mod memory;
 pub mod port;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod sync;
