@@ -9,3 +9,6 @@ pub mod port;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod sync;
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "hands addresses to the kernel; see its invariants")]
+pub mod uring;
