@@ -216,6 +216,7 @@ impl BufferPool {
     /// succeed. Returns the number that was still to come, 0 if it has come: a run for each number
     /// from 1, until one returns another than 0 at its end, has failed every take once.
     #[cfg(any(test, feature = "sim"))]
+    #[expect(clippy::must_use_candidate, reason = "whoever begins a run does not care")]
     pub fn fail_take(&self, number: u32) -> u32 {
         self.inner().failing_take.swap(number, Ordering::Relaxed)
     }

@@ -25,7 +25,7 @@ pub struct SimPort<T: Send> {
     pub(super) world: World,
     pub(super) kernel: Kernel,
     inbox: Inbox<T>,
-    bell: Arc<Bell>,
+    pub(super) bell: Arc<Bell>,
     /// Whether dequeue moves the clock itself.
     drives: bool,
 }
@@ -290,6 +290,10 @@ impl<T: Send> Port for SimPort<T> {
 
     fn pool(&self) -> &BufferPool {
         &self.kernel.pool
+    }
+
+    fn buffers_wanted(&self) -> u32 {
+        u32::try_from(self.kernel.starved.len()).unwrap_or(u32::MAX).min(self.kernel.window)
     }
 
     fn now(&self) -> Time {

@@ -64,10 +64,10 @@ impl FaultKind {
         Self::ShortDequeue,
     ];
 
-    /// Whether it ends or stalls a connection for good, so that it can strike only now and then if
-    /// anything else is to be seen.
+    /// Whether it ends or stalls a connection for good at any step, so that it can strike only now
+    /// and then if anything else is to be seen.
     fn is_fatal(self) -> bool {
-        matches!(self, Self::Reset | Self::DeafPeer | Self::BlackHole)
+        matches!(self, Self::Reset | Self::BlackHole)
     }
 }
 
@@ -126,6 +126,13 @@ impl Faults {
     #[must_use]
     pub fn with(mut self, kind: FaultKind, ppm: u32) -> Self {
         self.ppm[kind as usize] = ppm.min(1_000_000);
+        self
+    }
+
+    /// The same, but bytes are under way for `latency_ns` at least.
+    #[must_use]
+    pub fn with_latency_ns(mut self, latency_ns: u64) -> Self {
+        self.latency_ns = latency_ns;
         self
     }
 

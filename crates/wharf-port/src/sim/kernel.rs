@@ -87,7 +87,12 @@ impl Kernel {
                 Step::Writable | Step::Cancel(_) | Step::Close => {
                     core.step_later(self.port, notice);
                 }
-                _ => core.step_now(self.port, notice),
+                Step::Acceptable
+                | Step::Readable
+                | Step::Shutdown
+                | Step::Fill
+                | Step::SendDone
+                | Step::Finish => core.step_now(self.port, notice),
             }
         }
         self.submitted.clear();

@@ -49,7 +49,7 @@ impl Kernel {
                 operation.sent += written;
                 let is_over = operation.sent == operation.chain.len();
                 if is_over || (short && written > 0) {
-                    if !is_over && core.is_planted(Plant::ResendBytes) {
+                    if !is_over && operation.sent > 1 && core.is_planted(Plant::ResendBytes) {
                         operation.sent -= 1;
                     }
                     self.settle_send(core, socket, operation, None);

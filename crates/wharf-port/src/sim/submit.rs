@@ -98,21 +98,29 @@ impl<T: Send> SimPort<T> {
                 Step::Close
             }
         };
-        self.kernel.submitted.push(Notice { socket, step });
+        self.note_step(Notice { socket, step });
         Ok(())
     }
 
     pub(super) fn start_cancel(&mut self, socket: Socket, kind: OperationKind) {
         let Some(entry) = self.kernel.sockets.get_mut(socket) else { return };
         if mark_cancelled(&mut entry.state, Some(kind)) {
-            self.kernel.submitted.push(Notice { socket, step: Step::Cancel(kind) });
+            self.note_step(Notice { socket, step: Step::Cancel(kind) });
         }
     }
 
     pub(super) fn start_shutdown(&mut self, socket: Socket) {
         if self.kernel.conn_of(socket).is_some() {
-            self.kernel.submitted.push(Notice { socket, step: Step::Shutdown });
+            self.note_step(Notice { socket, step: Step::Shutdown });
         }
+    }
+
+    /// Has the next dequeue hand this over, and the driver see that there is to be one.
+    fn note_step(&mut self, notice: Notice) {
+        if self.kernel.submitted.is_empty() {
+            self.bell.ring();
+        }
+        self.kernel.submitted.push(notice);
     }
 
     /// Why the operation does not fit, if it does not.

@@ -59,7 +59,6 @@ struct Shared {
     reason = "shards share a world and streams travel between them; not in a server's path"
 )]
 type Lock<T> = std::sync::Mutex<T>;
-#[expect(clippy::disallowed_types, reason = "as for the lock")]
 pub(super) type Guard<'a> = std::sync::MutexGuard<'a, Core>;
 
 impl World {
@@ -110,6 +109,7 @@ impl World {
     /// what is due then. `false` if there is nothing to wait for: time stands still.
     ///
     /// May be called while ports are runnable; they are then late, as under load.
+    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn advance(&self) -> bool {
         let mut core = self.lock();
         let next_ns = core.next_ns();
@@ -129,6 +129,10 @@ impl World {
     }
 
     /// The tag of a client that may be able to go on: bytes, an end, a reset or room came.
+    ///
+    /// It is not named again before it has tried to read or write; it goes on until both would
+    /// block.
+    #[must_use]
     pub fn ready_client(&self) -> Option<u64> {
         self.lock().clients_ready.pop_front()
     }
