@@ -132,7 +132,7 @@ impl<T: Send> SimPort<T> {
         let mut room = completions.capacity() - completions.len();
         self.kernel.run(&mut core, room);
         if self.kernel.ready.len() > 1 && core.injects(FaultKind::ShortDequeue) {
-            room = 1 + core.rng.below_len(self.kernel.ready.len());
+            room = room.min(1 + core.rng.below_len(self.kernel.ready.len()));
         }
         for _ in 0..room {
             let Some(ready) = self.kernel.ready.pop_front() else { break };
