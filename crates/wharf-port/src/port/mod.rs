@@ -48,5 +48,5 @@ pub use operation::{
 };
 
 pub(crate) use inbox::Inbox;
-pub(crate) use table::SocketTable;
+pub(crate) use table::{Entry, SocketTable};
 pub(crate) use wake::Wake;
