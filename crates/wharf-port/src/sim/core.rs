@@ -32,6 +32,7 @@ pub(super) struct Core {
     pub(super) clients_ready: VecDeque<u64>,
     pub(super) conns_live: u32,
     pub(super) connected: u32,
+    backlog_max: usize,
     steps: u64,
     pub(super) trace: u64,
 }
@@ -105,9 +106,6 @@ pub(super) enum Readable {
 
 pub(super) const READ: u8 = 1;
 pub(super) const WRITE: u8 = 2;
-/// A full queue refuses connections; the size is Linux' default for applications that ask for
-/// `SOMAXCONN` of old.
-pub(super) const BACKLOG_MAX: usize = 128;
 pub(super) const ECONNRESET: i32 = 104;
 pub(super) const EPIPE: i32 = 32;
 
@@ -126,6 +124,7 @@ impl Core {
             clients_ready: VecDeque::new(),
             conns_live: 0,
             connected: 0,
+            backlog_max: config.backlog_max as usize,
             steps: 0,
             trace: config.seed,
         }
@@ -261,7 +260,7 @@ impl Core {
             return self.refuse(conn);
         };
         let backlog = &mut entry.state;
-        if backlog.waiting.len() >= BACKLOG_MAX {
+        if backlog.waiting.len() >= self.backlog_max {
             return self.refuse(conn);
         }
         backlog.waiting.push_back(conn);

@@ -74,8 +74,8 @@ impl<T: Send> SimPort<T> {
     }
 
     /// A port that is alone in its world: [`dequeue`](Port::dequeue) moves the clock until
-    /// something is ready or the timeout is over. It returns early with nothing if there is
-    /// nothing to wait for.
+    /// something is ready or the timeout is over; each dequeue takes a microsecond at least. It
+    /// returns early with nothing if there is nothing to wait for.
     #[must_use]
     pub fn alone(world: &World, config: PortConfig, pool: BufferPool) -> Self {
         let mut port = Self::new(world, config, pool);
@@ -273,6 +273,10 @@ impl<T: Send> Port for SimPort<T> {
         }
         let before = completions.len();
         let deadline = timeout.map(|timeout| self.now().after(timeout.max(SPIN)));
+        if self.drives {
+            // Else a port that always has something ready would never hear from the network.
+            self.world.advance_to(self.now().after(SPIN));
+        }
         loop {
             self.look(completions);
             if completions.len() > before || !self.fall_asleep(deadline) {

@@ -18,6 +18,9 @@
 //!   }
 //! ```
 //!
+//! [`World::advance`] may as well be called while ports are runnable, and has to be now and then if
+//! an engine keeps itself busy: time stands still until it is.
+//!
 //! The port keeps the promises of [`port`](crate::port), under every fault that [`Faults`] can
 //! inject: bytes are read from chains and written to buffers late, when the completion is due, and
 //! never after it. [`Plant`] breaks the promises on purpose, to prove that checks see it.

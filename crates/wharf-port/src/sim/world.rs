@@ -24,13 +24,22 @@ pub struct WorldConfig {
     pub connections_max: u32,
     /// Listening sockets that can be open at once.
     pub listeners_max: u32,
+    /// Connections that can wait to be accepted at one listener; more are refused.
+    pub backlog_max: u32,
 }
 
 impl WorldConfig {
     /// A world without faults for 1,024 connections.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, faults: Faults::none(), plant: None, connections_max: 1024, listeners_max: 16 }
+        Self {
+            seed,
+            faults: Faults::none(),
+            plant: None,
+            connections_max: 1024,
+            listeners_max: 16,
+            backlog_max: 128,
+        }
     }
 }
 
