@@ -122,7 +122,6 @@ impl Core {
         let side_state = &mut entry.state.sides[side];
         side_state.reset = true;
         side_state.inbox.clear();
-        // Bytes that this side had sent and that are still under way are gone with it.
         self.notify(conn, side, READ);
         self.notify(conn, side, WRITE);
     }

@@ -1,7 +1,7 @@
 //! The other ends: clients, and what an accept or a listen gives before it is associated.
 
 use super::World;
-use super::core::{CLIENT, ConnId, Holder, Readable, SERVER};
+use super::core::{CLIENT, ConnId, Readable, SERVER};
 use crate::port::Socket;
 use std::io;
 use std::net::SocketAddr;
@@ -155,16 +155,6 @@ impl SimClient {
 
 impl Drop for SimClient {
     fn drop(&mut self) {
-        let mut core = self.world.lock();
-        core.conn(self.conn, |conn| conn.sides[CLIENT].holder = closing(conn.sides[CLIENT].holder));
-        core.close(self.conn, CLIENT);
-    }
-}
-
-/// A client that is gone is not to be called ready any more; its notices are dropped with it.
-fn closing(holder: Holder) -> Holder {
-    match holder {
-        Holder::Client(_) | Holder::Nobody => Holder::Nobody,
-        other @ (Holder::Port { .. } | Holder::Gone) => other,
+        self.world.lock().close(self.conn, CLIENT);
     }
 }

@@ -140,7 +140,7 @@ impl World {
     /// The tag of a client that may be able to go on: bytes, an end, a reset or room came.
     ///
     /// It is not named again before it has tried to read or write; it goes on until both would
-    /// block.
+    /// block. A client that was dropped may still be named.
     #[must_use]
     pub fn ready_client(&self) -> Option<u64> {
         self.lock().clients_ready.pop_front()

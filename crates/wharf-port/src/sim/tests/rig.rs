@@ -72,6 +72,8 @@ pub(super) struct Rig {
     pub(super) pool: BufferPool,
     pub(super) completed: u64,
     pub(super) fail_take_left: u32,
+    /// Clients that got all of their text back.
+    pub(super) whole: u64,
     listener: Socket,
     plan: Plan,
     rng: Rng,
@@ -112,7 +114,7 @@ struct Client {
 
 /// The byte at `place` of a client's text.
 pub(super) fn letter(client: usize, place: usize) -> u8 {
-    ((client * 131 + place * 7 + place / 251) % 256) as u8
+    u8::try_from((client * 131 + place * 7 + place / 251) % 256).unwrap()
 }
 
 /// One run from beginning to end.
@@ -138,6 +140,7 @@ impl Rig {
             pool,
             completed: 0,
             fail_take_left: 0,
+            whole: 0,
             listener,
             rng: Rng::new(plan.world.seed ^ 0x5EED),
             plan,
@@ -179,9 +182,12 @@ impl Rig {
         for (index, client) in self.clients.iter().enumerate() {
             let is_whole = client.over || client.broken || self.is_harmed(index);
             ensure!(is_whole, "client {index} got {} of {}", client.read, client.written);
+            self.whole += u64::from(client.read == self.plan.text_len);
         }
-        self.post();
-        self.steps()?;
+        for _ in 0..4 {
+            self.post();
+            self.steps()?;
+        }
         ensure!(self.got == self.posted, "{} of {} packets came", self.got, self.posted);
         let ledger = self.pool.ledger();
         ensure!(ledger.kernel_receive == 0, "nothing is there to receive: {ledger:?}");

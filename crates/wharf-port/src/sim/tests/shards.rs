@@ -63,6 +63,7 @@ fn turn(shards: &mut [Shard; 2], at: usize, sockets: &mut BTreeMap<u64, Socket>)
     shards[at].world.lock().ports[at].wakes_at_ns = None;
     let key = 1 + sockets.len() as u64;
     for (completion, key) in completions.into_iter().zip(key..) {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the rest must not come")]
         let stream = match completion.outcome {
             Outcome::Accepted { stream, peer, .. } => {
                 if peer.ip().to_string().ends_with(['1', '3', '5', '7', '9']) {

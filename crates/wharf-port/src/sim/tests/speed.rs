@@ -62,7 +62,8 @@ fn echo(faults: Faults, links: u64, completions_max: u64) -> (u64, u64) {
             port.dequeue(&mut batch, None).unwrap();
             count += batch.len() as u64;
             for completion in batch.drain(..) {
-                let index = completion.key.0 as usize;
+                let index = usize::try_from(completion.key.0).unwrap();
+                #[expect(clippy::wildcard_enum_match_arm, reason = "the rest must not come")]
                 match completion.outcome {
                     Outcome::Accepted { stream, .. } => {
                         let socket = port.associate(stream, Key(sockets.len() as u64)).unwrap();
@@ -91,10 +92,11 @@ fn echo(faults: Faults, links: u64, completions_max: u64) -> (u64, u64) {
         }
         let mut room = [0; 2048];
         while let Some(tag) = world.ready_client() {
-            while let Ok(len) = clients[tag as usize].try_read(&mut room) {
+            let client = &mut clients[usize::try_from(tag).unwrap()];
+            while let Ok(len) = client.try_read(&mut room) {
                 assert!(len > 0);
                 moved += len as u64;
-                clients[tag as usize].try_write(&room[..len]).unwrap();
+                client.try_write(&room[..len]).unwrap();
             }
         }
         if !world.is_runnable(0) {
