@@ -107,6 +107,10 @@ impl Ledger {
     }
 }
 
+/// The pool serves another port already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InUse;
+
 /// A fixed set of equal I/O buffers, taken at start and never grown.
 ///
 /// A clone is another handle to the same pool. Buffers are handed out last in, first out.
@@ -278,9 +282,13 @@ impl BufferPool {
     }
 
     /// Names what is to be called, from whichever thread, when a buffer comes home while
-    /// [`set_waiting`](Self::set_waiting) is on. Set once; later calls change nothing.
-    pub(crate) fn set_waiter(&self, wake: Arc<dyn Fn() + Send + Sync>) {
-        let _first_one_stays = self.inner().waiter.set(wake);
+    /// [`set_waiting`](Self::set_waiting) is on.
+    ///
+    /// # Errors
+    ///
+    /// [`InUse`] if that has been named already: a pool serves one port.
+    pub(crate) fn set_waiter(&self, wake: Arc<dyn Fn() + Send + Sync>) -> Result<(), InUse> {
+        self.inner().waiter.set(wake).map_err(|_| InUse)
     }
 
     /// Asks for one wake-up at the next buffer that comes home.
@@ -610,7 +618,9 @@ mod tests {
         let seen = Arc::clone(&calls);
         pool.set_waiter(Arc::new(move || {
             seen.fetch_add(1, Ordering::Relaxed);
-        }));
+        }))
+        .unwrap();
+        pool.set_waiter(Arc::new(|| ())).unwrap_err();
         let (a, b) = (pool.acquire(Owner::Application), pool.acquire(Owner::Application));
         pool.set_waiting(true);
         drop(a);
