@@ -68,7 +68,7 @@ impl<W: Weather> Lab for SimLab<W> {
         let config = WorldConfig { faults, backlog_max: BACKLOG, ..WorldConfig::new(SEED) };
         let world = World::new(config);
         let pool = BufferPool::new(setup.pool).unwrap();
-        let port = SimPort::alone(&world, setup.port, pool);
+        let port = SimPort::alone(&world, setup.port, pool).unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
         Self { port, world, address, weather: PhantomData }
     }

@@ -46,17 +46,20 @@ impl Wake for SimWake {
 impl<T: Send> SimPort<T> {
     /// A port whose receives are filled from `pool`. The driver moves the world's clock.
     ///
+    /// # Errors
+    ///
+    /// [`PortError`] if the pool serves another port already.
+    ///
     /// # Panics
     ///
     /// If `sockets_max` or `receive_window` is outside the range that [`PortConfig`] states.
-    #[must_use]
-    pub fn new(world: &World, config: PortConfig, pool: BufferPool) -> Self {
+    pub fn new(world: &World, config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         assert!((1..=268_435_454).contains(&config.sockets_max), "{}", config.sockets_max);
         assert!((1..=32_768).contains(&config.receive_window), "{}", config.receive_window);
         let bell = Arc::new(Bell::new());
         let wake = SimWake { world: world.clone(), bell: Arc::clone(&bell) };
         let waiter = Arc::clone(&bell);
-        pool.set_waiter(Arc::new(move || waiter.ring()));
+        pool.set_waiter(Arc::new(move || waiter.ring()))?;
         let kernel = Kernel {
             port: world.register(Arc::clone(&bell)),
             sockets: SocketTable::new(config.sockets_max),
@@ -70,17 +73,24 @@ impl<T: Send> SimPort<T> {
             planted: Planted::default(),
         };
         let inbox = Inbox::new(config.inbox_capacity, Arc::new(wake));
-        Self { world: world.clone(), kernel, inbox, bell, drives: false }
+        Ok(Self { world: world.clone(), kernel, inbox, bell, drives: false })
     }
 
     /// A port that is alone in its world: [`dequeue`](Port::dequeue) moves the clock until
     /// something is ready or the timeout is over; each dequeue takes a microsecond at least. It
     /// returns early with nothing if there is nothing to wait for.
-    #[must_use]
-    pub fn alone(world: &World, config: PortConfig, pool: BufferPool) -> Self {
-        let mut port = Self::new(world, config, pool);
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    pub fn alone(world: &World, config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
+        let mut port = Self::new(world, config, pool)?;
         port.drives = true;
-        port
+        Ok(port)
     }
 
     /// Which of the world's ports this is, in the order in which they were made.
@@ -185,8 +195,10 @@ impl Kernel {
     ) -> Completion<SimPort<T>> {
         let Ready { socket, key, done } = ready;
         core.note(core.now_ns ^ key.0.rotate_left(32) ^ u64::from(self.port));
-        if self.sockets.get_mut(socket).is_none() {
-            self.counters.stale += 1;
+        match self.sockets.get_mut(socket) {
+            Some(entry) if done.is_last() => entry.state.undelivered &= !done.bit(),
+            Some(_) => {}
+            None => self.counters.stale += 1,
         }
         let outcome = match done {
             Done::Accepted { conn, peer, last } => {

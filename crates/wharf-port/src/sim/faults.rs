@@ -41,11 +41,13 @@ pub enum FaultKind {
     BlackHole,
     /// A dequeue brings fewer completions than are ready.
     ShortDequeue,
+    /// A reset shows as an end of input in the receive; only a send tells the truth.
+    ResetAsEnd,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ShortReceive,
         Self::ShortSend,
         Self::TornDelivery,
@@ -62,6 +64,7 @@ impl FaultKind {
         Self::DeafPeer,
         Self::BlackHole,
         Self::ShortDequeue,
+        Self::ResetAsEnd,
     ];
 
     /// Whether it ends or stalls a connection for good at any step, so that it can strike only now

@@ -48,6 +48,8 @@ pub(super) struct SocketState {
     pub(super) accept: Option<AcceptOperation>,
     pub(super) receive: Option<ReceiveOperation>,
     pub(super) send: Option<SendOperation>,
+    /// Kinds of operations of which the last completion is ready, but not dequeued.
+    pub(super) undelivered: u8,
     pub(super) closing: bool,
     /// The last step of the close is on its way.
     pub(super) finishing: bool,
@@ -84,6 +86,10 @@ impl Kernel {
         for index in 0..self.submitted.len() {
             let notice = self.submitted[index];
             match notice.step {
+                // A cancel meets its target before or after what has happened to it meanwhile.
+                Step::Cancel(_) if core.rng.below(2) == 0 => {
+                    core.ports[self.port as usize].due.push_front(notice);
+                }
                 Step::Writable | Step::Cancel(_) | Step::Close => {
                     core.step_later(self.port, notice);
                 }
@@ -182,6 +188,11 @@ impl Kernel {
 
     /// A completion is ready. It may overtake others of which the order is not promised.
     pub(super) fn complete(&mut self, core: &mut Core, mut ready: Ready) {
+        if ready.done.is_last()
+            && let Some(entry) = self.sockets.get_mut(ready.socket)
+        {
+            entry.state.undelivered |= ready.done.bit();
+        }
         if matches!(ready.done, Done::Accepted { .. }) {
             self.ready.push_back(ready);
         } else if core.misbehaves(Plant::LoseCompletion) {
@@ -251,11 +262,32 @@ impl Kernel {
 
 impl SocketState {
     pub(super) fn new(end: SocketEnd) -> Self {
-        Self { end, accept: None, receive: None, send: None, closing: false, finishing: false }
+        Self {
+            end,
+            accept: None,
+            receive: None,
+            send: None,
+            undelivered: 0,
+            closing: false,
+            finishing: false,
+        }
     }
 }
 
 impl Done {
+    /// Whether its operation is over with it.
+    pub(super) fn is_last(&self) -> bool {
+        match self {
+            Self::Accepted { last, .. } | Self::Received { last, .. } => *last,
+            Self::AcceptEnded(_) | Self::ReceiveEnded(_) | Self::Sent { .. } | Self::Closed => true,
+        }
+    }
+
+    /// The bit of its kind in [`SocketState::undelivered`].
+    pub(super) fn bit(&self) -> u8 {
+        1 << self.kind() as u8
+    }
+
     fn kind(&self) -> OperationKind {
         match self {
             Self::Accepted { .. } | Self::AcceptEnded(_) => OperationKind::Accept,

@@ -37,8 +37,10 @@ impl Kernel {
         core.harass(conn);
         match core.readable(conn, SERVER) {
             Readable::Reset => {
+                let as_end = core.injects(FaultKind::ResetAsEnd);
                 let reset = End::Failed(OsError::new("recv", ECONNRESET));
-                self.end_receive(core, socket, operation, reset);
+                let end = if as_end { End::PeerClosed } else { reset };
+                self.end_receive(core, socket, operation, end);
             }
             Readable::AtEnd => self.end_receive(core, socket, operation, End::PeerClosed),
             Readable::Nothing if operation.shots == Shots::IfReady => {

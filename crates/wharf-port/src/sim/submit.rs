@@ -141,9 +141,11 @@ impl<T: Send> SimPort<T> {
             Operation::Send(chain) => (!listens && !chain.is_empty(), state.send.is_some()),
             Operation::Close => (true, false),
         };
+        // In flight until its last completion has been dequeued.
+        let undelivered = state.undelivered & (1 << operation.kind() as u8) != 0;
         if !fits {
             Some(SubmitErrorKind::NotForThisSocket)
-        } else if busy {
+        } else if busy || undelivered {
             Some(SubmitErrorKind::Busy)
         } else {
             None

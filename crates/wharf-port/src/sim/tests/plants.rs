@@ -41,7 +41,7 @@ fn served_in_order(plant: Option<Plant>) -> bool {
     let world = World::new(WorldConfig { plant, ..WorldConfig::new(1) });
     let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(1) };
     let pool = BufferPool::new(config).unwrap();
-    let mut port = SimPort::<()>::new(&world, PortConfig::new(8), pool.clone());
+    let mut port = SimPort::<()>::new(&world, PortConfig::new(8), pool.clone()).unwrap();
     let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
     let listener = port.associate_listener(listener, Key(0)).unwrap();
     port.submit(listener, Operation::Accept(Shots::Many)).unwrap();
@@ -71,4 +71,4 @@ fn served_in_order(plant: Option<Plant>) -> bool {
     order == [3, 1, 5, 2, 4]
 }
 
-const SEEDS_MAX: u64 = 200;
+const SEEDS_MAX: u64 = 1000;

@@ -130,7 +130,7 @@ impl Rig {
         let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(plan.buffers) };
         let pool = BufferPool::new(config).unwrap();
         let config = PortConfig { receive_window: plan.window, ..PortConfig::new(64) };
-        let mut port = SimPort::new(&world, config, pool.clone());
+        let mut port = SimPort::new(&world, config, pool.clone()).unwrap();
         let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
         let listener = port.associate_listener(listener, Key(0)).unwrap();
         pool.fail_take(plan.fail_take);
@@ -339,8 +339,10 @@ impl Rig {
         let client = &self.clients[link.client];
         match end {
             End::PeerClosed => {
-                ensure!(client.shut || client.handle.is_none(), "{key}: an end too early");
-                let all = client.broken || link.received == client.written;
+                let broken =
+                    client.broken || client.handle.as_ref().is_none_or(SimClient::is_harmed);
+                ensure!(client.shut || broken, "{key}: an end too early");
+                let all = broken || link.received == client.written;
                 ensure!(all, "{key}: an end after {} bytes", link.received);
                 link.ended = true;
                 self.finish_if_done(key)
@@ -480,7 +482,10 @@ impl Rig {
         let keys: Vec<u64> = self.links.keys().copied().collect();
         match self.rng.below(8) {
             0..3 if !keys.is_empty() => {
-                let link = self.links.get_mut(&self.rng.one_of(&keys)).unwrap();
+                let key = self.rng.one_of(&keys);
+                // Bytes that have just come race the cancel.
+                self.client(self.links[&key].client)?;
+                let link = self.links.get_mut(&key).unwrap();
                 link.receive_cancelled = true;
                 self.port.cancel(link.socket, OperationKind::Receive);
             }

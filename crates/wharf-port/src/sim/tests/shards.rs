@@ -11,7 +11,7 @@ type Shard = SimPort<SimStream>;
 
 fn shard(world: &World) -> Shard {
     let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(32) };
-    SimPort::new(world, PortConfig::new(32), BufferPool::new(config).unwrap())
+    SimPort::new(world, PortConfig::new(32), BufferPool::new(config).unwrap()).unwrap()
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn the_clock_stops_at_the_first_wait_that_is_over() {
 #[test]
 fn a_post_to_a_port_that_sleeps_makes_it_runnable() {
     let world = World::new(WorldConfig::new(1));
-    let mut port = SimPort::<u32>::new(&world, PortConfig::new(1), pool());
+    let mut port = SimPort::<u32>::new(&world, PortConfig::new(1), pool()).unwrap();
     let mut completions = Vec::with_capacity(4);
     port.dequeue(&mut completions, None).unwrap();
     assert!(!world.is_runnable(0) && !world.advance());
@@ -128,7 +128,7 @@ fn a_post_to_a_port_that_sleeps_makes_it_runnable() {
 fn a_port_alone_moves_the_clock_until_something_is_there() {
     let faults = Faults::none().with_latency_ns(1_000_000);
     let world = World::new(WorldConfig { faults, ..WorldConfig::new(1) });
-    let mut port = SimPort::<()>::alone(&world, PortConfig::new(2), pool());
+    let mut port = SimPort::<()>::alone(&world, PortConfig::new(2), pool()).unwrap();
     let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
     let listener = port.associate_listener(listener, Key(1)).unwrap();
     port.submit(listener, Operation::Accept(Shots::One)).unwrap();

@@ -41,7 +41,7 @@ fn rounds() -> u64 {
 fn echo(faults: Faults, links: u64, completions_max: u64) -> (u64, u64) {
     let world = World::new(WorldConfig { faults, ..WorldConfig::new(1) });
     let pool = BufferPool::new(PoolConfig::new(1024)).unwrap();
-    let mut port = SimPort::<()>::new(&world, PortConfig::new(1024), pool.clone());
+    let mut port = SimPort::<()>::new(&world, PortConfig::new(1024), pool.clone()).unwrap();
     let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
     let listener = port.associate_listener(listener, Key(0)).unwrap();
     port.submit(listener, Operation::Accept(Shots::Many)).unwrap();
