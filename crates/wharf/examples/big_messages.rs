@@ -37,7 +37,8 @@ fn message_len(bytes: &[u8]) -> Result<Option<usize>> {
 }
 
 fn main() -> Result {
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9527".to_owned());
     // The send queue holds the largest answer twice, so that one can wait while another leaves.
     let queue = 2 * (MESSAGE_MAX + 4);
-    Server::builder().listen("127.0.0.1:9527").send_queue(queue).serve(Reverse)
+    Server::builder().listen(address).send_queue(queue).serve(Reverse)
 }

@@ -45,5 +45,6 @@ impl Handler for Chat {
 }
 
 fn main() -> Result {
-    Server::builder().listen("127.0.0.1:9527").serve(Chat)
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9527".to_owned());
+    Server::builder().listen(address).serve(Chat)
 }

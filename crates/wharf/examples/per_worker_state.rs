@@ -66,5 +66,6 @@ fn steps(number: u64, known: &mut HashMap<u64, u32>) -> Option<u32> {
 }
 
 fn main() -> Result {
-    Server::builder().listen("127.0.0.1:9527").serve(Collatz)
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9527".to_owned());
+    Server::builder().listen(address).serve(Collatz)
 }

@@ -197,7 +197,7 @@ impl<T: Send> UringPort<T> {
                 if !more {
                     state.receive = None;
                     if go_on {
-                        self.receive_again(socket, running);
+                        self.receive_again(socket, running, cqueue::sock_nonempty(done.flags()));
                     }
                 } else if running.cancelled {
                     // The cancel came between two shots and did not find the operation.
@@ -227,11 +227,13 @@ impl<T: Send> UringPort<T> {
     }
 
     /// Goes on with a receive of many shots whose shot in the kernel is over.
-    fn receive_again(&mut self, socket: Socket, running: Running) {
-        if self.starved.is_empty() {
+    ///
+    /// If others wait for a buffer and there is more to receive, it takes its turn behind them.
+    /// One without more must not: a turn that waits for bytes would keep a buffer from the others.
+    fn receive_again(&mut self, socket: Socket, running: Running, more_is_there: bool) {
+        if self.starved.is_empty() || !more_is_there {
             self.arm_receive(socket, running.shots, At::Kernel);
         } else if let Some(entry) = self.sockets.get_mut(socket) {
-            // Others wait for a buffer: take turns.
             entry.state.receive = Some(Running { at: At::Starved, ..running });
             self.starved.push_back(socket);
         }
