@@ -11,6 +11,8 @@ mod linux;
 #[expect(unsafe_code, reason = "hands out pieces of one mapping; see its invariants")]
 pub mod memory;
 pub mod port;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod sync;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "hands addresses to the kernel; see its invariants")]

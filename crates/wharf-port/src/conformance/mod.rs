@@ -7,6 +7,7 @@
 //! ```text
 //!   lab    what a test needs of the world: a port, a listener, peers that never block
 //!    ├ real     real sockets over loopback, on io_uring and epoll
+//!    ├ sim_lab  the simulated network, without faults and with some
 //!    └ bench    holds every completion of every test against what was submitted
 //! ```
 //!
@@ -100,6 +101,7 @@ mod ownership;
 mod pool_empty;
 mod posts;
 mod real;
+mod sim_lab;
 
 /// The table above, held against the sources: each name in it is a test, each test is in it.
 #[test]

@@ -141,6 +141,9 @@ pub(super) struct Inner {
     /// 1 while a port sleeps and wants to know of the next buffer that comes home.
     waiting: AtomicU8,
     waiter: OnceLock<Arc<dyn Fn() + Send + Sync>>,
+    /// Which take from now on fails, counted from 1; 0 if none does.
+    #[cfg(any(test, feature = "sim"))]
+    failing_take: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -184,6 +187,8 @@ impl BufferPool {
             handles: AtomicU32::new(1),
             waiting: AtomicU8::new(0),
             waiter: OnceLock::new(),
+            #[cfg(any(test, feature = "sim"))]
+            failing_take: AtomicU32::new(0),
         };
         if cfg!(debug_assertions) {
             (0..config.buffers).for_each(|index| inner.poison(index));
@@ -195,6 +200,10 @@ impl BufferPool {
     #[must_use]
     pub fn acquire(&self, owner: Owner) -> Option<Buffer> {
         let inner = self.inner();
+        #[cfg(any(test, feature = "sim"))]
+        if inner.is_take_to_fail() {
+            return None;
+        }
         let index = inner.free.take()?;
         if cfg!(debug_assertions) {
             inner.check_poison(index);
@@ -205,6 +214,15 @@ impl BufferPool {
         header.references.store(1, Ordering::Relaxed);
         header.owner.store(owner as u8, Ordering::Relaxed);
         Some(Buffer { pool: self.inner, index, len: 0 })
+    }
+
+    /// Has the take with this number fail, counted from the next one, which is 1; 0 lets all
+    /// succeed. Returns the number that was still to come, 0 if it has come: a run for each number
+    /// from 1, until one returns another than 0 at its end, has failed every take once.
+    #[cfg(any(test, feature = "sim"))]
+    #[expect(clippy::must_use_candidate, reason = "whoever begins a run does not care")]
+    pub fn fail_take(&self, number: u32) -> u32 {
+        self.inner().failing_take.swap(number, Ordering::Relaxed)
     }
 
     /// How many buffers are free; exact while no other thread takes or returns one.
@@ -334,6 +352,13 @@ impl Header {
 }
 
 impl Inner {
+    #[cfg(any(test, feature = "sim"))]
+    fn is_take_to_fail(&self) -> bool {
+        let number = &self.failing_take;
+        // Relaxed: a test aid; the run that uses it has one thread.
+        number.load(Ordering::Relaxed) != 0 && number.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+
     fn bytes_of(&self, index: u32) -> NonNull<u8> {
         self.region.at(index as usize * self.stride_bytes)
     }
@@ -576,6 +601,17 @@ mod tests {
         }));
         let text = *caught.unwrap_err().downcast::<String>().unwrap();
         assert!(text.contains("first at byte Some(9)"), "{text}");
+    }
+
+    #[test]
+    fn the_take_that_is_named_fails_and_no_other() {
+        let pool = pool(3);
+        assert_eq!(pool.fail_take(2), 0);
+        let first = pool.acquire(Owner::Application);
+        assert!(first.is_some());
+        assert!(pool.acquire(Owner::Application).is_none());
+        assert!(pool.acquire(Owner::Application).is_some());
+        assert_eq!((pool.fail_take(5), pool.fail_take(0)), (0, 5));
     }
 
     #[test]
