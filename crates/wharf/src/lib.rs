@@ -20,3 +20,8 @@ pub use server::{
 };
 pub use stats::{Stats, WorkerStats};
 pub use wharf_port::memory::Ledger;
+
+/// The README's code is compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

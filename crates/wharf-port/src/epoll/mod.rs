@@ -114,7 +114,7 @@ impl<T: Send> EpollPort<T> {
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), edges)
             .map_err(|errno| calls::error("epoll_ctl", errno))?;
         let waiter = Arc::clone(&wake);
-        pool.set_waiter(Arc::new(move || waiter.wake()));
+        pool.set_waiter(Arc::new(move || waiter.wake()))?;
         Ok(Self {
             epoll,
             inbox: Inbox::new(config.inbox_capacity, wake),

@@ -22,5 +22,6 @@ mod pool;
 mod region;
 
 pub use chain::{Chain, NoRoom};
+pub(crate) use pool::InUse;
 pub use pool::{Buffer, BufferPool, Ledger, Owner, PoolConfig};
 pub use region::MemoryError;

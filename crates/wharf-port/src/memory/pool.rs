@@ -107,6 +107,10 @@ impl Ledger {
     }
 }
 
+/// The pool serves another port already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InUse;
+
 /// A fixed set of equal I/O buffers, taken at start and never grown.
 ///
 /// A clone is another handle to the same pool. Buffers are handed out last in, first out.
@@ -137,6 +141,9 @@ pub(super) struct Inner {
     /// 1 while a port sleeps and wants to know of the next buffer that comes home.
     waiting: AtomicU8,
     waiter: OnceLock<Arc<dyn Fn() + Send + Sync>>,
+    /// Which take from now on fails, counted from 1; 0 if none does.
+    #[cfg(any(test, feature = "sim"))]
+    failing_take: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -180,6 +187,8 @@ impl BufferPool {
             handles: AtomicU32::new(1),
             waiting: AtomicU8::new(0),
             waiter: OnceLock::new(),
+            #[cfg(any(test, feature = "sim"))]
+            failing_take: AtomicU32::new(0),
         };
         if cfg!(debug_assertions) {
             (0..config.buffers).for_each(|index| inner.poison(index));
@@ -191,6 +200,10 @@ impl BufferPool {
     #[must_use]
     pub fn acquire(&self, owner: Owner) -> Option<Buffer> {
         let inner = self.inner();
+        #[cfg(any(test, feature = "sim"))]
+        if inner.is_take_to_fail() {
+            return None;
+        }
         let index = inner.free.take()?;
         if cfg!(debug_assertions) {
             inner.check_poison(index);
@@ -201,6 +214,15 @@ impl BufferPool {
         header.references.store(1, Ordering::Relaxed);
         header.owner.store(owner as u8, Ordering::Relaxed);
         Some(Buffer { pool: self.inner, index, len: 0 })
+    }
+
+    /// Has the take with this number fail, counted from the next one, which is 1; 0 lets all
+    /// succeed. Returns the number that was still to come, 0 if it has come: a run for each number
+    /// from 1, until one returns another than 0 at its end, has failed every take once.
+    #[cfg(any(test, feature = "sim"))]
+    #[expect(clippy::must_use_candidate, reason = "whoever begins a run does not care")]
+    pub fn fail_take(&self, number: u32) -> u32 {
+        self.inner().failing_take.swap(number, Ordering::Relaxed)
     }
 
     /// How many buffers are free; exact while no other thread takes or returns one.
@@ -260,9 +282,13 @@ impl BufferPool {
     }
 
     /// Names what is to be called, from whichever thread, when a buffer comes home while
-    /// [`set_waiting`](Self::set_waiting) is on. Set once; later calls change nothing.
-    pub(crate) fn set_waiter(&self, wake: Arc<dyn Fn() + Send + Sync>) {
-        let _first_one_stays = self.inner().waiter.set(wake);
+    /// [`set_waiting`](Self::set_waiting) is on.
+    ///
+    /// # Errors
+    ///
+    /// [`InUse`] if that has been named already: a pool serves one port.
+    pub(crate) fn set_waiter(&self, wake: Arc<dyn Fn() + Send + Sync>) -> Result<(), InUse> {
+        self.inner().waiter.set(wake).map_err(|_| InUse)
     }
 
     /// Asks for one wake-up at the next buffer that comes home.
@@ -326,6 +352,13 @@ impl Header {
 }
 
 impl Inner {
+    #[cfg(any(test, feature = "sim"))]
+    fn is_take_to_fail(&self) -> bool {
+        let number = &self.failing_take;
+        // Relaxed: a test aid; the run that uses it has one thread.
+        number.load(Ordering::Relaxed) != 0 && number.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+
     fn bytes_of(&self, index: u32) -> NonNull<u8> {
         self.region.at(index as usize * self.stride_bytes)
     }
@@ -551,8 +584,11 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(not(debug_assertions), ignore = "the pattern exists with debug assertions only")]
     fn a_write_into_a_free_buffer_is_caught_at_the_next_take() {
+        if !cfg!(debug_assertions) {
+            println!("skipped, because the pattern is written with debug assertions only");
+            return;
+        }
         let pool = pool(1);
         let stray = pool.acquire(Owner::Application).unwrap().bytes();
         // SAFETY: the slot has 64 bytes.
@@ -568,13 +604,26 @@ mod tests {
     }
 
     #[test]
+    fn the_take_that_is_named_fails_and_no_other() {
+        let pool = pool(3);
+        assert_eq!(pool.fail_take(2), 0);
+        let first = pool.acquire(Owner::Application);
+        assert!(first.is_some());
+        assert!(pool.acquire(Owner::Application).is_none());
+        assert!(pool.acquire(Owner::Application).is_some());
+        assert_eq!((pool.fail_take(5), pool.fail_take(0)), (0, 5));
+    }
+
+    #[test]
     fn a_return_wakes_the_waiter_once() {
         let pool = pool(2);
         let calls = Arc::new(AtomicU32::new(0));
         let seen = Arc::clone(&calls);
         pool.set_waiter(Arc::new(move || {
             seen.fetch_add(1, Ordering::Relaxed);
-        }));
+        }))
+        .unwrap();
+        pool.set_waiter(Arc::new(|| ())).unwrap_err();
         let (a, b) = (pool.acquire(Owner::Application), pool.acquire(Owner::Application));
         pool.set_waiting(true);
         drop(a);

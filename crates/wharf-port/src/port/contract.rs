@@ -46,9 +46,13 @@ pub trait Port: Sized {
 
     /// Starts an operation; its completion comes from a later [`dequeue`](Self::dequeue).
     ///
+    /// A socket has at most one operation of a kind in flight: from here until its last completion
+    /// has been dequeued, cancelled or not.
+    ///
     /// # Errors
     ///
-    /// [`SubmitError`] with the operation, if it does not fit; then nothing happened.
+    /// [`SubmitError`] with the operation, if it does not fit; then nothing happened. Of several
+    /// reasons the one that stands first in [`SubmitErrorKind`](super::SubmitErrorKind) is given.
     ///
     /// # Cost
     ///
@@ -62,14 +66,18 @@ pub trait Port: Sized {
 
     /// Tells the peer that no more bytes will follow those sent. Does nothing on a stale socket.
     ///
-    /// An error of the system is not reported here: the receive that is in flight reports it.
+    /// Meant for when no send is in flight; one that is may be cut short. An error of the system is not reported here: the receive that is in flight reports it.
     fn shutdown(&mut self, socket: Socket);
 
     /// Hands over what was submitted and appends what has completed to `completions`, up to its
     /// capacity.
     ///
     /// Waits until something completes or is posted, or until `timeout` is over; `None` waits
-    /// without end. May return early with nothing. Returns at once if anything is there already.
+    /// without end. May return early with nothing. Returns at once if anything is there already,
+    /// or if there is no room in `completions`.
+    ///
+    /// A connection that the peer has reset may show as an end of input in the receive and as a
+    /// failure in the send, or the other way round: the system tells it to one of them.
     ///
     /// # Errors
     ///

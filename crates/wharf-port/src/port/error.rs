@@ -51,7 +51,10 @@ impl OsError {
 
 impl fmt::Display for OsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.call, io::Error::from_raw_os_error(self.code))
+        match self.code {
+            0 => f.write_str(self.call),
+            code => write!(f, "{}: {}", self.call, io::Error::from_raw_os_error(code)),
+        }
     }
 }
 
@@ -98,6 +101,12 @@ impl PortError {
 impl From<OsError> for PortError {
     fn from(os: OsError) -> Self {
         Self { os, hint: None }
+    }
+}
+
+impl From<crate::memory::InUse> for PortError {
+    fn from(_: crate::memory::InUse) -> Self {
+        Self::new(OsError::new("BufferPool", 0), Some("a pool serves one port; make another pool"))
     }
 }
 

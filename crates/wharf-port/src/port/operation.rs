@@ -29,7 +29,8 @@ pub enum Shots {
     One,
     /// Again and again, until it is cancelled, its socket ends, or it fails.
     Many,
-    /// At once: with what is there, or with [`End::NotReady`](super::End::NotReady).
+    /// At once: with what is there, or with [`End::NotReady`](super::End::NotReady). Without a free
+    /// buffer it waits for one, like the others.
     IfReady,
 }
 
@@ -95,13 +96,13 @@ pub struct SubmitError {
 pub enum SubmitErrorKind {
     /// The socket was closed; its place may have another owner by now.
     StaleSocket,
-    /// An operation of this kind is in flight on the socket already.
-    Busy,
     /// The socket is being closed.
     Closing,
     /// An accept on a connection, a receive or send on a listener, an empty send, or an accept
     /// with [`Shots::IfReady`].
     NotForThisSocket,
+    /// An operation of this kind is in flight on the socket already.
+    Busy,
 }
 
 impl fmt::Display for SubmitErrorKind {

@@ -47,7 +47,10 @@ impl<T: Send> UringPort<T> {
         let notified = self.inbox.notified();
         self.report(completions);
         self.feed();
-        let idle = completions.len() == before && !notified && self.ring.completion().is_empty();
+        let idle = completions.len() == before
+            && completions.len() < completions.capacity()
+            && !notified
+            && self.ring.completion().is_empty();
         if idle && timeout != Some(Duration::ZERO) && self.may_sleep() {
             self.enter(1, timeout)?;
         } else {
@@ -79,7 +82,7 @@ impl<T: Send> UringPort<T> {
     /// Lends buffers to the kernel, and arms those again that had run out, one buffer each.
     fn feed(&mut self) {
         self.window.fill(&self.pool);
-        for _ in 0..self.window.lent().min(u32::try_from(self.starved.len()).unwrap_or(u32::MAX)) {
+        while self.armed_once < self.window.lent() {
             let Some(socket) = self.starved.pop_front() else { return };
             let Some(entry) = self.sockets.get_mut(socket) else { continue };
             let Some(Running { shots, at: At::Starved, .. }) = entry.state.receive else {
@@ -187,13 +190,14 @@ impl<T: Send> UringPort<T> {
         let key = self.arrived(socket, more)?;
         let state = &mut self.sockets.get_mut(socket)?.state;
         let running = state.receive?;
+        self.armed_once -= u32::from(!more && running.at == At::KernelOnce);
         let end = match (done.result(), buffer) {
             (1.., Some(buffer)) => {
                 let go_on = running.shots == Shots::Many && !running.cancelled && !state.closing;
                 if !more {
                     state.receive = None;
                     if go_on {
-                        self.receive_again(socket, running);
+                        self.receive_again(socket, running, cqueue::sock_nonempty(done.flags()));
                     }
                 } else if running.cancelled {
                     // The cancel came between two shots and did not find the operation.
@@ -223,11 +227,13 @@ impl<T: Send> UringPort<T> {
     }
 
     /// Goes on with a receive of many shots whose shot in the kernel is over.
-    fn receive_again(&mut self, socket: Socket, running: Running) {
-        if self.starved.is_empty() {
+    ///
+    /// If others wait for a buffer and there is more to receive, it takes its turn behind them.
+    /// One without more must not: a turn that waits for bytes would keep a buffer from the others.
+    fn receive_again(&mut self, socket: Socket, running: Running, more_is_there: bool) {
+        if self.starved.is_empty() || !more_is_there {
             self.arm_receive(socket, running.shots, At::Kernel);
         } else if let Some(entry) = self.sockets.get_mut(socket) {
-            // Others wait for a buffer: take turns.
             entry.state.receive = Some(Running { at: At::Starved, ..running });
             self.starved.push_back(socket);
         }

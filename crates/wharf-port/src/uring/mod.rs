@@ -73,6 +73,8 @@ pub struct UringPort<T: Send> {
     unreported: VecDeque<Socket>,
     /// Sockets that wait for a buffer, in the order in which they ran out.
     starved: VecDeque<Socket>,
+    /// Receives in the kernel that took their turn: each has a lent buffer coming to it.
+    armed_once: u32,
     /// Operations in the kernel whose last completion has not been seen.
     in_kernel: u32,
     /// Failed `io_uring_enter` calls in a row.
@@ -156,7 +158,7 @@ impl<T: Send> UringPort<T> {
         let wake = Arc::new(EventFd::new()?);
         let inbox = Inbox::new(config.inbox_capacity, Arc::<EventFd>::clone(&wake));
         let waker = inbox.waker();
-        pool.set_waiter(Arc::new(move || waker.wake()));
+        pool.set_waiter(Arc::new(move || waker.wake()))?;
         let places = config.sockets_max as usize;
         let mut port = Self {
             window: Window::new(&ring, &pool, config.receive_window)?,
@@ -166,6 +168,7 @@ impl<T: Send> UringPort<T> {
             overflow: VecDeque::new(),
             unreported: VecDeque::with_capacity(places),
             starved: VecDeque::with_capacity(places),
+            armed_once: 0,
             in_kernel: 0,
             failures: 0,
             multishot_accept,

@@ -93,6 +93,7 @@ impl<T: Send> UringPort<T> {
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)
         };
+        self.armed_once += u32::from(at == At::KernelOnce);
         self.push_operation(socket, Tag::Receive, entry, |state| {
             state.receive = Some(Running { shots, at, cancelled: false });
         });

@@ -76,7 +76,6 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.states[index as usize] = H::State::default();
         self.core.shared.note_generation(self.core.id(index), false);
         self.wheel.clear(&mut self.core.slots, index);
-        // A flush may still be due for it; it finds a free place, or its next owner's queue.
         self.core.slots.release(index);
         self.core.shared.give_place_back(usize::from(self.core.shard));
     }
@@ -88,13 +87,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// sending cannot hold the server.
     pub(super) fn check_stop(&mut self) {
         let Some(drain) = self.core.shared.stopping() else { return };
-        let deadline = match self.drain_until {
-            Some(until) => {
-                // A later call may have shortened it.
-                until.min(self.core.now.after(drain))
-            }
-            None => self.core.now.after(drain),
-        };
+        let deadline = self.core.now.after(drain);
+        // A later call may have shortened the time.
+        let deadline = self.drain_until.map_or(deadline, |until| until.min(deadline));
         if self.drain_until.is_none() {
             self.stop_accepting();
             self.for_each_live(|worker, index| worker.drain(index));

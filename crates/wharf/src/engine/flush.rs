@@ -47,7 +47,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         self.core.stats().sent_bytes.add(sent as u64);
         if let Some(End::Failed(error)) = end {
-            self.close(index, reason_of(error), How::Now);
+            let reason = reason_of(error);
+            // A reset can show as an end of input first; what then fails to be sent tells.
+            let known = &mut self.core.slots[index].reason;
+            if *known == Some(DisconnectReason::PeerClosed) {
+                *known = Some(reason);
+            }
+            self.close(index, reason, How::Now);
         }
         self.core.recount(index);
         let slot = &self.core.slots[index];

@@ -38,7 +38,6 @@ impl LinkId {
         self.0 as u32 & LINKS_PER_SHARD_MAX
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
     pub(crate) fn generation(self) -> u32 {
         (self.0 >> 32) as u32
     }

@@ -20,7 +20,6 @@ pub struct Server;
 
 impl Server {
     /// A server with the default settings, which listens nowhere yet.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder { settings: Settings::default(), addresses: Vec::new() }
     }

@@ -1,0 +1,156 @@
+//! Labs on the simulated port: what it promises to the engine's tests, it has to keep here.
+//!
+//! Once without faults, and once with those that leave a test's exact expectations alone: bytes and
+//! completions take their time, and completions change places.
+
+use super::lab::{Lab, Patience, Peer, PeerRead, Setup};
+use crate::memory::BufferPool;
+use crate::port::{Key, Port, Socket};
+use crate::sim::{FaultKind, Faults, SimClient, SimPort, World, WorldConfig};
+use std::io;
+use std::marker::PhantomData;
+use std::net::{Ipv4Addr, SocketAddr};
+
+pub(super) type CalmLab = SimLab<Calm>;
+pub(super) type RoughLab = SimLab<Rough>;
+
+/// What can go wrong in a lab's world.
+pub(super) trait Weather {
+    fn faults() -> Faults;
+}
+
+pub(super) enum Calm {}
+
+impl Weather for Calm {
+    fn faults() -> Faults {
+        Faults::none()
+    }
+}
+
+pub(super) enum Rough {}
+
+impl Weather for Rough {
+    fn faults() -> Faults {
+        let mut faults = Faults::none()
+            .with_latency_ns(1_000)
+            .with(FaultKind::Delay, 300_000)
+            .with(FaultKind::Reorder, 300_000)
+            .with(FaultKind::CancelRace, 500_000);
+        // Well below the time-out of a round, so that "nothing came" means that nothing will.
+        faults.delay_max_ns = 20_000;
+        faults
+    }
+}
+
+pub(super) struct SimLab<W: Weather> {
+    port: SimPort<u64>,
+    world: World,
+    address: SocketAddr,
+    weather: PhantomData<W>,
+}
+
+impl<W: Weather> Lab for SimLab<W> {
+    type Port = SimPort<u64>;
+    type Peer = SimPeer;
+    type Patience = Rounds;
+
+    const SLEEPS: bool = false;
+
+    fn unavailable() -> Option<String> {
+        None
+    }
+
+    fn new(setup: Setup) -> Self {
+        let mut faults = W::faults();
+        if setup.narrow {
+            faults.socket_buffer_bytes = NARROW_BYTES;
+        }
+        let config = WorldConfig { faults, backlog_max: BACKLOG, ..WorldConfig::new(SEED) };
+        let world = World::new(config);
+        let pool = BufferPool::new(setup.pool).unwrap();
+        let port = SimPort::alone(&world, setup.port, pool).unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
+        Self { port, world, address, weather: PhantomData }
+    }
+
+    fn port(&mut self) -> &mut SimPort<u64> {
+        &mut self.port
+    }
+
+    fn listen(&mut self, key: Key) -> Socket {
+        let listener = self.world.listen(self.address).unwrap();
+        self.port.associate_listener(listener, key).unwrap()
+    }
+
+    fn connect(&mut self) -> SimPeer {
+        let client = self.world.connect(self.address, 0).unwrap();
+        SimPeer { address: client.address().unwrap(), client, world: self.world.clone() }
+    }
+
+    fn patience() -> Rounds {
+        Rounds { left: 1_000_000 }
+    }
+}
+
+/// Patience by the number of rounds: the clock belongs to the port.
+pub(super) struct Rounds {
+    left: u32,
+}
+
+impl Patience for Rounds {
+    fn is_over(&mut self) -> bool {
+        // Some tests post from real threads, which need real time.
+        std::thread::yield_now();
+        self.left = self.left.saturating_sub(1);
+        self.left == 0
+    }
+}
+
+pub(super) struct SimPeer {
+    client: SimClient,
+    world: World,
+    address: SocketAddr,
+}
+
+impl Peer for SimPeer {
+    fn try_write(&mut self, bytes: &[u8]) -> usize {
+        self.client.try_write(bytes).unwrap_or(0)
+    }
+
+    fn try_read(&mut self, bytes: &mut Vec<u8>, len_max: usize) -> PeerRead {
+        let before = bytes.len();
+        bytes.resize(before + len_max, 0);
+        let result = self.client.try_read(&mut bytes[before..]);
+        bytes.truncate(before + *result.as_ref().unwrap_or(&0));
+        match result {
+            Ok(0) => PeerRead::Eof,
+            Ok(len) => PeerRead::Bytes(len),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // Time passes while a peer looks in vain, also when the port is gone.
+                self.world.advance();
+                PeerRead::WouldBlock
+            }
+            Err(_) => PeerRead::Reset,
+        }
+    }
+
+    fn shutdown_write(&mut self) {
+        self.client.shutdown_write();
+    }
+
+    fn reset(self) {
+        self.client.reset();
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+const SEED: u64 = 1;
+
+/// More than any test opens at once.
+const BACKLOG: u32 = 1024;
+
+/// As small as the real labs ask for.
+const NARROW_BYTES: u32 = 8 * 1024;

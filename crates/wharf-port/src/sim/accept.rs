@@ -1,0 +1,115 @@
+//! Accepts: connections leave a listener's queue.
+
+use super::core::{Core, Holder, SERVER};
+use super::events::{Notice, Step};
+use super::kernel::{Done, Kernel, Ready, SocketEnd};
+use super::{FaultKind, Plant};
+use crate::port::{End, OsError, Shots, Socket};
+
+#[derive(Debug)]
+pub(super) struct AcceptOperation {
+    pub(super) shots: Shots,
+    pub(super) cancelled: bool,
+}
+
+const EMFILE: i32 = 24;
+
+impl Kernel {
+    pub(super) fn accept_step(&mut self, core: &mut Core, socket: Socket) {
+        let Some(entry) = self.sockets.get_mut(socket) else { return };
+        let SocketEnd::Listener(listener) = entry.state.end else { return };
+        let queued = core.queued(listener);
+        if queued == 0 || entry.state.accept.is_none() {
+            return;
+        }
+        if core.injects(FaultKind::AcceptEmfile) {
+            let failed = End::Failed(OsError::new("accept", EMFILE));
+            return self.end_accept(core, socket, failed);
+        }
+        self.accept_one(core, socket, listener, false);
+        if core.queued(listener) > 0 {
+            core.step_now(self.port, Notice { socket, step: Step::Acceptable });
+        }
+    }
+
+    /// Takes one connection from the queue, unless it is one that ended early.
+    fn accept_one(&mut self, core: &mut Core, socket: Socket, listener: Socket, last: bool) {
+        let Some(conn) = core.take_queued(listener) else { return };
+        if core.injects(FaultKind::AcceptAbort) {
+            self.counters.accept_aborts += 1;
+            core.conn(conn, |conn| conn.harmed = true);
+            return core.refuse(conn);
+        }
+        core.harass(conn);
+        let Some(peer) = core.conn(conn, |conn| conn.peer) else { return };
+        let Some(entry) = self.sockets.get_mut(socket) else { return };
+        let key = entry.key;
+        let once = entry.state.accept.as_ref().is_none_or(|accept| accept.shots == Shots::One);
+        let last = last || once;
+        if last {
+            entry.state.accept = None;
+        }
+        self.complete(core, Ready { socket, key, done: Done::Accepted { conn, peer, last } });
+        if last {
+            self.settle(core, socket);
+        }
+    }
+
+    pub(super) fn cancel_accept(&mut self, core: &mut Core, socket: Socket) {
+        let Some(entry) = self.sockets.get_mut(socket) else { return };
+        let SocketEnd::Listener(listener) = entry.state.end else { return };
+        if !entry.state.accept.as_ref().is_some_and(|accept| accept.cancelled) {
+            return;
+        }
+        if core.queued(listener) > 0 && core.injects(FaultKind::CancelRace) {
+            self.accept_one(core, socket, listener, true);
+        }
+        self.end_accept(core, socket, End::Cancelled);
+    }
+
+    /// The accept is over, unless it is so already.
+    fn end_accept(&mut self, core: &mut Core, socket: Socket, end: End) {
+        let Some(entry) = self.sockets.get_mut(socket) else { return };
+        if entry.state.accept.take().is_none() {
+            return;
+        }
+        let key = entry.key;
+        self.complete(core, Ready { socket, key, done: Done::AcceptEnded(end) });
+        self.settle(core, socket);
+    }
+}
+
+impl Core {
+    /// Connections that wait; clears the notice of them.
+    fn queued(&mut self, listener: Socket) -> usize {
+        self.listeners.get_mut(listener).map_or(0, |entry| {
+            entry.state.noticed = false;
+            entry.state.waiting.len()
+        })
+    }
+
+    fn take_queued(&mut self, listener: Socket) -> Option<Socket> {
+        self.listeners.get_mut(listener)?.state.waiting.pop_front()
+    }
+
+    /// Ends a listener and the connections that nobody accepted.
+    pub(super) fn close_listener(&mut self, listener: Socket) {
+        let Some(entry) = self.listeners.remove(listener) else { return };
+        for conn in entry.state.waiting {
+            self.refuse(conn);
+        }
+    }
+
+    /// A connection is now reached through a port.
+    pub(super) fn hold(&mut self, conn: Socket, port: u32, socket: Socket) {
+        self.conn(conn, |conn| {
+            conn.sides[SERVER].holder = Holder::Port { port, socket };
+            conn.sides[SERVER].noticed = 0;
+        });
+    }
+
+    /// Whether `plant` is in this world and shows itself always.
+    pub(super) fn is_planted(&self, plant: Plant) -> bool {
+        self.plant == Some(plant)
+    }
+}

@@ -1,0 +1,354 @@
+//! The state of a world, behind its lock: time, chance, the network and what each port is to do.
+
+use super::events::{Events, Notice, Step, What};
+use super::pipe::Pipe;
+use super::{FaultCounts, FaultKind, Faults, Plant, Rng, WorldConfig};
+use crate::port::{Key, Socket, SocketTable};
+use crate::sync::{AtomicU8, Ordering};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A connection's place in the world, with a generation.
+pub(super) type ConnId = Socket;
+
+/// The side of a connection that connected.
+pub(super) const CLIENT: usize = 0;
+/// The side of a connection that was accepted.
+pub(super) const SERVER: usize = 1;
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) now_ns: u64,
+    pub(super) rng: Rng,
+    pub(super) faults: Faults,
+    pub(super) counts: FaultCounts,
+    pub(super) plant: Option<Plant>,
+    pub(super) events: Events,
+    pub(super) conns: SocketTable<Conn>,
+    pub(super) listeners: SocketTable<Backlog>,
+    pub(super) ports: Vec<PortState>,
+    /// Tags of clients that may be able to go on.
+    pub(super) clients_ready: VecDeque<u64>,
+    pub(super) conns_live: u32,
+    pub(super) connected: u32,
+    backlog_max: usize,
+    steps: u64,
+    pub(super) trace: u64,
+}
+
+/// A connection: two sides, each with the pipe that it reads from.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) sides: [Side; 2],
+    pub(super) peer: SocketAddr,
+    /// Nothing arrives any more, on either side.
+    pub(super) lost: bool,
+    /// A fault that no program could mend has struck.
+    pub(super) harmed: bool,
+    pub(super) deaf: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Side {
+    pub(super) holder: Holder,
+    pub(super) inbox: Pipe,
+    pub(super) reset: bool,
+    pub(super) shut: bool,
+    pub(super) wants_room: bool,
+    /// Which notices are on their way to the holder.
+    pub(super) noticed: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Holder {
+    Client(u64),
+    /// In a listener's queue, or in the hands of whoever accepted it.
+    Nobody,
+    Port {
+        port: u32,
+        socket: Socket,
+    },
+    Gone,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    pub(super) address: SocketAddr,
+    pub(super) holder: Option<(u32, Socket)>,
+    pub(super) waiting: VecDeque<ConnId>,
+    pub(super) noticed: bool,
+}
+
+/// What the world knows of a port.
+#[derive(Debug)]
+pub(super) struct PortState {
+    pub(super) due: VecDeque<Notice>,
+    pub(super) asleep: bool,
+    pub(super) wakes_at_ns: Option<u64>,
+    pub(super) bell: Arc<Bell>,
+    pub(super) alive: bool,
+}
+
+/// A mark that ends a port's sleep; set without the world's lock, from wherever.
+#[derive(Debug)]
+pub(super) struct Bell(AtomicU8);
+
+/// What a reader would get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readable {
+    Nothing,
+    Bytes(usize),
+    AtEnd,
+    Reset,
+}
+
+pub(super) const READ: u8 = 1;
+pub(super) const WRITE: u8 = 2;
+pub(super) const ECONNRESET: i32 = 104;
+pub(super) const EPIPE: i32 = 32;
+
+impl Core {
+    pub(super) fn new(config: &WorldConfig) -> Self {
+        Self {
+            now_ns: 0,
+            rng: Rng::new(config.seed),
+            faults: config.faults.clone(),
+            counts: FaultCounts::default(),
+            plant: config.plant,
+            events: Events::default(),
+            conns: SocketTable::new(config.connections_max),
+            listeners: SocketTable::new(config.listeners_max),
+            ports: Vec::new(),
+            clients_ready: VecDeque::new(),
+            conns_live: 0,
+            connected: 0,
+            backlog_max: config.backlog_max as usize,
+            steps: 0,
+            trace: config.seed,
+        }
+    }
+
+    /// Whether a fault of this kind strikes now; counts it.
+    pub(super) fn injects(&mut self, kind: FaultKind) -> bool {
+        if !self.rng.strikes(self.faults.ppm(kind)) {
+            return false;
+        }
+        self.counts.add(kind);
+        self.note(kind as u64);
+        true
+    }
+
+    /// Whether a planted fault shows itself now.
+    pub(super) fn misbehaves(&mut self, plant: Plant) -> bool {
+        self.plant == Some(plant) && self.rng.strikes(PLANT_PPM)
+    }
+
+    /// Mixes a number into the trace; two equal traces were, in all likelihood, equal runs.
+    pub(super) fn note(&mut self, number: u64) {
+        self.trace = (self.trace.rotate_left(7) ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    /// How long one step of an operation takes; mostly no time at all.
+    pub(super) fn delay_ns(&mut self) -> u64 {
+        if !self.injects(FaultKind::Delay) {
+            return 0;
+        }
+        let most = self.faults.delay_max_ns;
+        let most = if self.rng.below(16) == 0 { most.saturating_mul(16) } else { most };
+        1 + self.rng.below(most)
+    }
+
+    pub(super) fn latency_ns(&mut self) -> u64 {
+        self.faults.latency_ns + self.delay_ns()
+    }
+
+    pub(super) fn schedule(&mut self, after_ns: u64, what: What) {
+        self.events.push(self.now_ns.saturating_add(after_ns), what);
+    }
+
+    /// Has a port's kernel take a step, now or a little later.
+    pub(super) fn step_later(&mut self, port: u32, notice: Notice) {
+        match self.delay_ns() {
+            0 => self.step_now(port, notice),
+            delay_ns => self.schedule(delay_ns, What::Step { port, notice }),
+        }
+    }
+
+    pub(super) fn step_now(&mut self, port: u32, notice: Notice) {
+        let port = &mut self.ports[port as usize];
+        if port.alive {
+            port.due.push_back(notice);
+        }
+    }
+
+    /// One step of an operation on a connection is about to be made: it may be its last.
+    pub(super) fn harass(&mut self, conn: ConnId) {
+        let is_this_one = self.faults.reset_at_step == Some(self.steps);
+        self.steps += 1;
+        if is_this_one {
+            self.counts.add(FaultKind::Reset);
+        }
+        if is_this_one || self.injects(FaultKind::Reset) {
+            self.conn(conn, |conn| conn.harmed = true);
+            self.reset_side(conn, CLIENT);
+            self.reset_side(conn, SERVER);
+        } else if self.injects(FaultKind::BlackHole) {
+            self.conn(conn, |conn| (conn.harmed, conn.lost) = (true, true));
+        }
+    }
+
+    pub(super) fn conn<R>(&mut self, conn: ConnId, f: impl FnOnce(&mut Conn) -> R) -> Option<R> {
+        self.conns.get_mut(conn).map(|entry| f(&mut entry.state))
+    }
+
+    /// Makes happen whatever is due.
+    pub(super) fn run_events(&mut self) {
+        while let Some(what) = self.events.pop_due(self.now_ns) {
+            match what {
+                What::Arrive { conn, to } => self.arrive(conn, usize::from(to)),
+                What::Reset { conn, to } => self.reset_side(conn, usize::from(to)),
+                What::Connect { conn, listener } => self.enqueue(conn, listener),
+                What::Step { port, notice } => self.step_now(port, notice),
+                What::Wake { port } => self.ports[port as usize].bell.ring(),
+            }
+        }
+    }
+
+    /// When the next thing happens or the next port's wait is over.
+    pub(super) fn next_ns(&self) -> Option<u64> {
+        let deadlines = self.ports.iter().filter(|port| port.alive && port.asleep);
+        deadlines.filter_map(|port| port.wakes_at_ns).chain(self.events.next_ns()).min()
+    }
+
+    pub(super) fn is_runnable(&self, port: u32) -> bool {
+        self.ports.get(port as usize).is_some_and(|port| {
+            port.alive
+                && (!port.asleep
+                    || !port.due.is_empty()
+                    || port.bell.is_rung()
+                    || port.wakes_at_ns.is_some_and(|at_ns| at_ns <= self.now_ns))
+        })
+    }
+
+    pub(super) fn notify(&mut self, conn: ConnId, side: usize, kind: u8) {
+        let Some(entry) = self.conns.get_mut(conn) else { return };
+        let side = &mut entry.state.sides[side];
+        if side.noticed & kind != 0 {
+            return;
+        }
+        match side.holder {
+            Holder::Client(tag) => {
+                if side.noticed == 0 {
+                    self.clients_ready.push_back(tag);
+                }
+                side.noticed |= kind;
+            }
+            Holder::Port { port, socket } => {
+                side.noticed |= kind;
+                let step = if kind == READ { Step::Readable } else { Step::Writable };
+                self.step_now(port, Notice { socket, step });
+            }
+            Holder::Nobody | Holder::Gone => {}
+        }
+    }
+
+    /// Puts a connection that has come in into its listener's queue.
+    fn enqueue(&mut self, conn: ConnId, listener: Socket) {
+        let Some(entry) = self.listeners.get_mut(listener) else {
+            return self.refuse(conn);
+        };
+        let backlog = &mut entry.state;
+        if backlog.waiting.len() >= self.backlog_max {
+            return self.refuse(conn);
+        }
+        backlog.waiting.push_back(conn);
+        if let Some((port, socket)) = backlog.holder
+            && !std::mem::replace(&mut backlog.noticed, true)
+        {
+            self.step_now(port, Notice { socket, step: Step::Acceptable });
+        }
+    }
+
+    /// The end of a connection that nobody will accept.
+    pub(super) fn refuse(&mut self, conn: ConnId) {
+        self.reset_side(conn, CLIENT);
+        self.close(conn, SERVER);
+    }
+}
+
+impl Bell {
+    pub(super) fn new() -> Self {
+        Self(AtomicU8::new(0))
+    }
+
+    pub(super) fn ring(&self) {
+        // Release: pairs with the acquire in `hush`.
+        self.0.store(1, Ordering::Release);
+    }
+
+    pub(super) fn hush(&self) {
+        self.0.swap(0, Ordering::AcqRel);
+    }
+
+    pub(super) fn is_rung(&self) -> bool {
+        self.0.load(Ordering::Acquire) != 0
+    }
+}
+
+impl Side {
+    pub(super) fn new(holder: Holder, capacity: usize) -> Self {
+        Self {
+            holder,
+            inbox: Pipe::new(capacity),
+            reset: false,
+            shut: false,
+            wants_room: false,
+            noticed: 0,
+        }
+    }
+}
+
+impl Core {
+    /// Opens a connection to a listener at `address`; `None` if there is none or no room.
+    pub(super) fn connect(&mut self, address: SocketAddr, tag: u64) -> Result<ConnId, NoConn> {
+        let matching = |core: &mut Self, socket| {
+            core.listeners.get_mut(socket).is_some_and(|entry| entry.state.address == address)
+        };
+        let all: Vec<Socket> = self.listeners.sockets().collect();
+        let open: Vec<Socket> = all.into_iter().filter(|s| matching(self, *s)).collect();
+        if open.is_empty() {
+            return Err(NoConn::Refused);
+        }
+        let listener = self.rng.one_of(&open);
+        let capacity = self.faults.socket_buffer_bytes as usize;
+        let [_, a, b, c] = self.connected.to_be_bytes();
+        let deaf = self.injects(FaultKind::DeafPeer);
+        let state = Conn {
+            sides: [Side::new(Holder::Client(tag), capacity), Side::new(Holder::Nobody, capacity)],
+            peer: SocketAddr::from(([10, a, b, c], 40_000)),
+            lost: false,
+            harmed: deaf,
+            deaf,
+        };
+        let conn = self.conns.insert(Key(tag), state).ok_or(NoConn::Full)?;
+        self.conns_live += 1;
+        self.connected = self.connected.wrapping_add(1);
+        match self.latency_ns() {
+            0 => self.enqueue(conn, listener),
+            latency_ns => self.schedule(latency_ns, What::Connect { conn, listener }),
+        }
+        Ok(conn)
+    }
+}
+
+/// Why no connection could be opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NoConn {
+    Refused,
+    Full,
+}
+
+/// One in 16: often enough to be found in a short run, seldom enough for the run to get anywhere.
+const PLANT_PPM: u32 = 62_500;

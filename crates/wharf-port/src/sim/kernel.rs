@@ -1,0 +1,319 @@
+//! A port's side of the kernel: the operations in flight, and the steps in which they go on.
+
+use super::accept::AcceptOperation;
+use super::core::{ConnId, Core, SERVER};
+use super::events::{Notice, Step};
+use super::receive::ReceiveOperation;
+use super::send::SendOperation;
+use super::{FaultKind, Plant};
+use crate::memory::{Buffer, BufferPool, Chain};
+use crate::port::{Counters, End, Key, OperationKind, Shots, Socket, SocketTable};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+/// All that the port has in flight.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    /// Which port of the world this is.
+    pub(super) port: u32,
+    pub(super) sockets: SocketTable<SocketState>,
+    pub(super) pool: BufferPool,
+    /// Buffers that may be picked for receives at once.
+    pub(super) window: u32,
+    pub(super) filling: u32,
+    /// Sockets whose receive waits for a buffer, in the order in which they ran out.
+    pub(super) starved: VecDeque<Socket>,
+    pub(super) ready: VecDeque<Ready>,
+    /// What the next dequeue hands over.
+    pub(super) submitted: Vec<Notice>,
+    pub(super) counters: Counters,
+    pub(super) planted: Planted,
+}
+
+/// What planted faults have to remember.
+#[derive(Debug, Default)]
+pub(super) struct Planted {
+    /// Buffers that nobody will give back.
+    pub(super) hoard: Vec<Buffer>,
+    /// Sends that completed before their bytes were read.
+    pub(super) unread: Vec<(ConnId, usize)>,
+    /// Receives that a close did not wait for.
+    pub(super) late: Vec<(Socket, Buffer)>,
+}
+
+/// An associated socket.
+#[derive(Debug)]
+pub(super) struct SocketState {
+    pub(super) end: SocketEnd,
+    pub(super) accept: Option<AcceptOperation>,
+    pub(super) receive: Option<ReceiveOperation>,
+    pub(super) send: Option<SendOperation>,
+    /// Kinds of operations of which the last completion is ready, but not dequeued.
+    pub(super) undelivered: u8,
+    pub(super) closing: bool,
+    /// The last step of the close is on its way.
+    pub(super) finishing: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SocketEnd {
+    Conn(ConnId),
+    Listener(Socket),
+}
+
+/// A completion that waits to be dequeued.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) socket: Socket,
+    pub(super) key: Key,
+    pub(super) done: Done,
+}
+
+#[derive(Debug)]
+pub(super) enum Done {
+    Accepted { conn: ConnId, peer: SocketAddr, last: bool },
+    AcceptEnded(End),
+    Received { buffer: Buffer, last: bool },
+    ReceiveEnded(End),
+    Sent { chain: Chain, sent: usize, end: Option<End> },
+    Closed,
+}
+
+impl Kernel {
+    /// Takes steps until nothing is due or `room` completions are ready.
+    pub(super) fn run(&mut self, core: &mut Core, room: usize) {
+        self.show_late_bytes(core);
+        for index in 0..self.submitted.len() {
+            let notice = self.submitted[index];
+            match notice.step {
+                // A cancel meets its target before or after what has happened to it meanwhile.
+                Step::Cancel(_) if core.rng.below(2) == 0 => {
+                    core.ports[self.port as usize].due.push_front(notice);
+                }
+                Step::Writable | Step::Cancel(_) | Step::Close => {
+                    core.step_later(self.port, notice);
+                }
+                Step::Acceptable
+                | Step::Readable
+                | Step::Shutdown
+                | Step::Fill
+                | Step::SendDone
+                | Step::Finish => core.step_now(self.port, notice),
+            }
+        }
+        self.submitted.clear();
+        self.resume(core, room);
+        while self.ready.len() < room {
+            let Some(notice) = core.ports[self.port as usize].due.pop_front() else { break };
+            self.step(core, notice);
+            if !self.starved.is_empty() {
+                self.resume(core, room);
+            }
+        }
+    }
+
+    fn step(&mut self, core: &mut Core, notice: Notice) {
+        let socket = notice.socket;
+        match notice.step {
+            Step::Acceptable => self.accept_step(core, socket),
+            Step::Readable => self.readable_step(core, socket),
+            Step::Fill => self.fill_step(core, socket),
+            Step::Writable => self.send_step(core, socket),
+            Step::SendDone => self.send_done_step(core, socket),
+            Step::Cancel(_) if core.plant == Some(Plant::IgnoreCancel) => {}
+            Step::Cancel(OperationKind::Accept) => self.cancel_accept(core, socket),
+            Step::Cancel(OperationKind::Receive) => self.cancel_receive(core, socket),
+            Step::Cancel(OperationKind::Send) => self.cancel_send(core, socket),
+            Step::Cancel(OperationKind::Close) => {}
+            Step::Shutdown => {
+                if let Some(conn) = self.conn_of(socket) {
+                    core.shut(conn, SERVER);
+                }
+            }
+            Step::Close => self.close_step(core, socket),
+            Step::Finish => self.finish_step(core, socket),
+        }
+    }
+
+    fn close_step(&mut self, core: &mut Core, socket: Socket) {
+        let orphan = self.orphan(core, socket);
+        self.planted.late.extend(orphan);
+        let Some(entry) = self.sockets.get_mut(socket) else { return };
+        let state = &entry.state;
+        let in_flight = [
+            (OperationKind::Accept, state.accept.is_some()),
+            (OperationKind::Receive, state.receive.is_some()),
+            (OperationKind::Send, state.send.is_some()),
+        ];
+        for (kind, _) in in_flight.into_iter().filter(|(_, is_in_flight)| *is_in_flight) {
+            core.step_later(self.port, Notice { socket, step: Step::Cancel(kind) });
+        }
+        self.settle(core, socket);
+    }
+
+    /// [`Plant::SkipGeneration`]: the receive that the close leaves behind, bytes and all.
+    fn orphan(&mut self, core: &mut Core, socket: Socket) -> Option<(Socket, Buffer)> {
+        if core.plant != Some(Plant::SkipGeneration) {
+            return None;
+        }
+        let state = &mut self.sockets.get_mut(socket)?.state;
+        state.receive.as_ref().filter(|operation| operation.shots == Shots::Many)?;
+        let mut buffer = self.pool.acquire(crate::memory::Owner::KernelReceive)?;
+        buffer.append(b"bytes of the owner before");
+        state.receive = None;
+        Some((socket, buffer))
+    }
+
+    /// An operation is over: if it was the last one that a close waited for, the close goes on.
+    pub(super) fn settle(&mut self, core: &mut Core, socket: Socket) {
+        let Some(entry) = self.sockets.get_mut(socket) else { return };
+        let state = &mut entry.state;
+        let idle = state.accept.is_none() && state.receive.is_none() && state.send.is_none();
+        if state.closing && idle && !std::mem::replace(&mut state.finishing, true) {
+            core.step_later(self.port, Notice { socket, step: Step::Finish });
+        }
+    }
+
+    fn finish_step(&mut self, core: &mut Core, socket: Socket) {
+        let Some(entry) = self.sockets.get_mut(socket) else { return };
+        let key = entry.key;
+        match entry.state.end {
+            SocketEnd::Conn(conn) => core.close(conn, SERVER),
+            SocketEnd::Listener(listener) => core.close_listener(listener),
+        }
+        if !core.misbehaves(Plant::DropClosed) {
+            self.complete(core, Ready { socket, key, done: Done::Closed });
+        }
+    }
+
+    /// A completion is ready. It may overtake others of which the order is not promised.
+    pub(super) fn complete(&mut self, core: &mut Core, mut ready: Ready) {
+        if ready.done.is_last()
+            && let Some(entry) = self.sockets.get_mut(ready.socket)
+        {
+            entry.state.undelivered |= ready.done.bit();
+        }
+        if matches!(ready.done, Done::Accepted { .. }) {
+            self.ready.push_back(ready);
+        } else if core.misbehaves(Plant::LoseCompletion) {
+            return;
+        } else {
+            if core.misbehaves(Plant::CompleteTwice)
+                && let Some(twin) = twin_of(&ready.done)
+            {
+                let (socket, key) = (ready.socket, ready.key);
+                self.ready.push_back(Ready { socket, key, done: twin });
+            }
+            if let Some(other) = self.ready.back()
+                && matches!(ready.done, Done::Received { .. })
+                && core.misbehaves(Plant::SwapKeys)
+            {
+                ready.key = other.key;
+            }
+            self.ready.push_back(ready);
+        }
+        let mut place = self.ready.len() - 1;
+        if place == 0 || !core.injects(FaultKind::Reorder) {
+            return;
+        }
+        let places_max = 1 + core.rng.below_len(place);
+        for _ in 0..places_max {
+            if !may_change_places(&self.ready[place - 1], &self.ready[place]) {
+                break;
+            }
+            self.ready.swap(place - 1, place);
+            place -= 1;
+            if place == 0 {
+                break;
+            }
+        }
+    }
+
+    pub(super) fn conn_of(&mut self, socket: Socket) -> Option<ConnId> {
+        match self.sockets.get_mut(socket)?.state.end {
+            SocketEnd::Conn(conn) => Some(conn),
+            SocketEnd::Listener(_) => None,
+        }
+    }
+
+    /// Planted faults that strike at the next dequeue.
+    fn show_late_bytes(&mut self, core: &mut Core) {
+        for (conn, len) in std::mem::take(&mut self.planted.unread) {
+            // The buffers went home unread; what is in one of them now belongs to anybody.
+            if let Some(mut buffer) = self.pool.acquire(crate::memory::Owner::KernelSend) {
+                let len = u32::try_from(len).unwrap_or(u32::MAX).min(buffer.capacity());
+                buffer.set_len(len);
+                let _lost = core.write(conn, SERVER, len as usize, std::iter::once(&*buffer));
+            }
+        }
+        for (before, buffer) in std::mem::take(&mut self.planted.late) {
+            let owner = self.sockets.sockets().find(|socket| socket.index == before.index);
+            match owner.filter(|owner| owner.generation != before.generation) {
+                Some(socket) => {
+                    let key = self.sockets.get_mut(socket).map_or(Key(0), |entry| entry.key);
+                    let done = Done::Received { buffer, last: false };
+                    self.ready.push_back(Ready { socket, key, done });
+                }
+                None => self.planted.late.push((before, buffer)),
+            }
+        }
+    }
+}
+
+impl SocketState {
+    pub(super) fn new(end: SocketEnd) -> Self {
+        Self {
+            end,
+            accept: None,
+            receive: None,
+            send: None,
+            undelivered: 0,
+            closing: false,
+            finishing: false,
+        }
+    }
+}
+
+impl Done {
+    /// Whether its operation is over with it.
+    pub(super) fn is_last(&self) -> bool {
+        match self {
+            Self::Accepted { last, .. } | Self::Received { last, .. } => *last,
+            Self::AcceptEnded(_) | Self::ReceiveEnded(_) | Self::Sent { .. } | Self::Closed => true,
+        }
+    }
+
+    /// The bit of its kind in [`SocketState::undelivered`].
+    pub(super) fn bit(&self) -> u8 {
+        1 << self.kind() as u8
+    }
+
+    fn kind(&self) -> OperationKind {
+        match self {
+            Self::Accepted { .. } | Self::AcceptEnded(_) => OperationKind::Accept,
+            Self::Received { .. } | Self::ReceiveEnded(_) => OperationKind::Receive,
+            Self::Sent { .. } => OperationKind::Send,
+            Self::Closed => OperationKind::Close,
+        }
+    }
+}
+
+fn may_change_places(earlier: &Ready, later: &Ready) -> bool {
+    let kinds = [earlier.done.kind(), later.done.kind()];
+    earlier.socket != later.socket
+        || (kinds[0] != kinds[1] && !kinds.contains(&OperationKind::Close))
+}
+
+/// The same completion once more, as far as it can be had twice.
+fn twin_of(done: &Done) -> Option<Done> {
+    match done {
+        Done::Accepted { .. } => None,
+        Done::AcceptEnded(end) => Some(Done::AcceptEnded(*end)),
+        Done::Received { buffer, last } => {
+            Some(Done::Received { buffer: buffer.clone(), last: *last })
+        }
+        Done::ReceiveEnded(end) => Some(Done::ReceiveEnded(*end)),
+        Done::Sent { end, .. } => Some(Done::Sent { chain: Chain::new(), sent: 0, end: *end }),
+        Done::Closed => Some(Done::Closed),
+    }
+}

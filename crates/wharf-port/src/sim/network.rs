@@ -1,0 +1,182 @@
+//! The network: bytes, ends and resets go from one side of a connection to the other.
+
+use super::FaultKind;
+use super::core::{ConnId, Core, ECONNRESET, EPIPE, Holder, READ, Readable, WRITE};
+use super::events::What;
+
+impl Core {
+    /// What a read on this side would get now.
+    pub(super) fn readable(&mut self, conn: ConnId, side: usize) -> Readable {
+        self.conn(conn, |conn| {
+            let side = &conn.sides[side];
+            match side.inbox.arrived() {
+                _ if side.reset => Readable::Reset,
+                0 if side.inbox.is_at_end() => Readable::AtEnd,
+                0 => Readable::Nothing,
+                count => Readable::Bytes(count),
+            }
+        })
+        .unwrap_or(Readable::Reset)
+    }
+
+    /// Hands bytes that have arrived to `sink`; room comes into being for the other side.
+    pub(super) fn read(
+        &mut self,
+        conn: ConnId,
+        side: usize,
+        max: usize,
+        sink: impl FnMut(&[u8]),
+    ) -> usize {
+        let Some(entry) = self.conns.get_mut(conn) else { return 0 };
+        let count = entry.state.sides[side].inbox.read(max, sink);
+        let other = &mut entry.state.sides[1 - side];
+        if count > 0 && other.wants_room {
+            other.wants_room = false;
+            self.notify(conn, 1 - side, WRITE);
+        }
+        count
+    }
+
+    /// Writes at most `max` bytes as far as there is room; notes that the writer waits for more
+    /// if there was too little.
+    pub(super) fn write<'a>(
+        &mut self,
+        conn: ConnId,
+        side: usize,
+        max: usize,
+        slices: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<usize, i32> {
+        let Some(entry) = self.conns.get_mut(conn) else { return Err(EPIPE) };
+        let [here, there] = sides(&mut entry.state.sides, side);
+        if here.reset {
+            return Err(ECONNRESET);
+        }
+        if here.shut {
+            return Err(EPIPE);
+        }
+        let mut written = 0;
+        for slice in slices {
+            let wanted = slice.len().min(max - written);
+            let taken = there.inbox.write(&slice[..wanted]);
+            written += taken;
+            if taken < wanted {
+                here.wants_room = true;
+                break;
+            }
+        }
+        if written > 0 {
+            self.set_off(conn, 1 - side);
+        }
+        Ok(written)
+    }
+
+    /// No more bytes come from this side.
+    pub(super) fn shut(&mut self, conn: ConnId, side: usize) {
+        let Some(entry) = self.conns.get_mut(conn) else { return };
+        let [here, there] = sides(&mut entry.state.sides, side);
+        if std::mem::replace(&mut here.shut, true) || here.reset {
+            return;
+        }
+        there.inbox.fin_sent = true;
+        self.notify(conn, side, WRITE);
+        self.set_off(conn, 1 - side);
+    }
+
+    /// Closes this side: with an end, or with a reset if bytes were left unread (as TCP does,
+    /// RFC 2525 section 2.17). The place is used again when both sides are closed.
+    pub(super) fn close(&mut self, conn: ConnId, side: usize) {
+        let Some(entry) = self.conns.get_mut(conn) else { return };
+        let [here, there] = sides(&mut entry.state.sides, side);
+        if matches!(here.holder, Holder::Gone) {
+            return;
+        }
+        here.holder = Holder::Gone;
+        if matches!(there.holder, Holder::Gone) {
+            self.conns.remove(conn);
+            self.conns_live -= 1;
+            return;
+        }
+        let was_reset = here.reset;
+        let unread = here.inbox.arrived() > 0;
+        here.inbox.clear();
+        if unread && !was_reset {
+            self.reset_later(conn, 1 - side);
+        } else {
+            self.shut(conn, side);
+        }
+    }
+
+    pub(super) fn reset_later(&mut self, conn: ConnId, to: usize) {
+        match self.latency_ns() {
+            0 => self.reset_side(conn, to),
+            latency_ns => self.schedule(latency_ns, What::Reset { conn, to: narrow(to) }),
+        }
+    }
+
+    /// This side learns of a reset: what it has not read is gone.
+    pub(super) fn reset_side(&mut self, conn: ConnId, side: usize) {
+        let Some(entry) = self.conns.get_mut(conn) else { return };
+        if entry.state.lost {
+            return;
+        }
+        let side_state = &mut entry.state.sides[side];
+        side_state.reset = true;
+        side_state.inbox.clear();
+        self.notify(conn, side, READ);
+        self.notify(conn, side, WRITE);
+    }
+
+    /// What was written towards `to` sets off, unless a predecessor is under way that takes it
+    /// along.
+    fn set_off(&mut self, conn: ConnId, to: usize) {
+        let Some(entry) = self.conns.get_mut(conn) else { return };
+        let inbox = &mut entry.state.sides[to].inbox;
+        if std::mem::replace(&mut inbox.under_way, true) {
+            return;
+        }
+        match self.latency_ns() {
+            0 => self.arrive(conn, to),
+            latency_ns => self.schedule(latency_ns, What::Arrive { conn, to: narrow(to) }),
+        }
+    }
+
+    /// What is under way towards `to` arrives, or a part of it.
+    pub(super) fn arrive(&mut self, conn: ConnId, to: usize) {
+        let torn = self.injects(FaultKind::TornDelivery);
+        let Some(entry) = self.conns.get_mut(conn) else { return };
+        if entry.state.lost {
+            return;
+        }
+        let side = &mut entry.state.sides[to];
+        side.inbox.under_way = false;
+        let in_transit = side.inbox.in_transit();
+        let count = if torn { 1 + self.rng.below_len(in_transit) } else { in_transit };
+        side.inbox.arrive(count);
+        let is_gone = matches!(side.holder, Holder::Gone);
+        if is_gone || side.reset {
+            side.inbox.clear();
+            if is_gone && in_transit > 0 {
+                self.reset_later(conn, 1 - to);
+            }
+            return;
+        }
+        if side.inbox.in_transit() > 0 {
+            side.inbox.under_way = true;
+            let after_ns = 1 + self.latency_ns();
+            self.schedule(after_ns, What::Arrive { conn, to: narrow(to) });
+        } else if side.inbox.fin_sent {
+            side.inbox.fin_arrived = true;
+        }
+        self.notify(conn, to, READ);
+    }
+}
+
+/// This side and the other one.
+fn sides<T>(both: &mut [T; 2], side: usize) -> [&mut T; 2] {
+    let [client, server] = both;
+    if side == 0 { [client, server] } else { [server, client] }
+}
+
+fn narrow(side: usize) -> u8 {
+    u8::from(side != 0)
+}

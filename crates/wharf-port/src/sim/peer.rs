@@ -1,0 +1,160 @@
+//! The other ends: clients, and what an accept or a listen gives before it is associated.
+
+use super::World;
+use super::core::{CLIENT, ConnId, Readable, SERVER};
+use crate::port::Socket;
+use std::io;
+use std::net::SocketAddr;
+
+/// A connection that was accepted and is not associated yet. Dropping it closes it.
+#[derive(Debug)]
+pub struct SimStream {
+    world: World,
+    conn: Option<ConnId>,
+}
+
+impl SimStream {
+    pub(super) fn new(world: World, conn: ConnId) -> Self {
+        Self { world, conn: Some(conn) }
+    }
+
+    /// Gives the connection away without closing it.
+    pub(super) fn take(&mut self) -> Option<ConnId> {
+        self.conn.take()
+    }
+}
+
+impl Drop for SimStream {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn {
+            self.world.lock().close(conn, SERVER);
+        }
+    }
+}
+
+/// A listening socket that is not associated yet. Dropping it closes it.
+#[derive(Debug)]
+pub struct SimListener {
+    world: World,
+    id: Option<Socket>,
+    address: SocketAddr,
+}
+
+impl SimListener {
+    pub(super) fn new(world: World, id: Socket, address: SocketAddr) -> Self {
+        Self { world, id: Some(id), address }
+    }
+
+    pub(super) fn take(&mut self) -> Option<Socket> {
+        self.id.take()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for SimListener {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.world.lock().close_listener(id);
+        }
+    }
+}
+
+/// The client's side of a connection. Nothing in it waits; dropping it closes it.
+#[derive(Debug)]
+pub struct SimClient {
+    world: World,
+    conn: ConnId,
+    reads: bool,
+}
+
+impl SimClient {
+    pub(super) fn new(world: World, conn: ConnId) -> Self {
+        Self { world, conn, reads: true }
+    }
+
+    /// Writes as much of `data` as there is room for.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` without room; then the client is [ready](World::ready_client) when there is
+    /// some. `ConnectionReset` or `BrokenPipe` if the connection is over.
+    pub fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let mut core = self.world.lock();
+        let written = core.write(self.conn, CLIENT, data.len(), std::iter::once(data));
+        core.conn(self.conn, |conn| conn.sides[CLIENT].noticed = 0);
+        match written {
+            Ok(0) if !data.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
+            Ok(count) => Ok(count),
+            Err(code) => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+
+    /// Reads what has arrived, at most as much as fits; 0 at the server's end.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if nothing has arrived, or if this client does not read;
+    /// `ConnectionReset` after a reset.
+    pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let mut core = self.world.lock();
+        let deaf = core.conn(self.conn, |conn| {
+            conn.sides[CLIENT].noticed = 0;
+            conn.deaf
+        });
+        match core.readable(self.conn, CLIENT) {
+            Readable::Reset => Err(io::ErrorKind::ConnectionReset.into()),
+            _ if !self.reads || deaf == Some(true) => Err(io::ErrorKind::WouldBlock.into()),
+            Readable::Nothing => Err(io::ErrorKind::WouldBlock.into()),
+            Readable::AtEnd => Ok(0),
+            Readable::Bytes(_) => {
+                let mut filled = 0;
+                core.read(self.conn, CLIENT, room.len(), |bytes| {
+                    room[filled..filled + bytes.len()].copy_from_slice(bytes);
+                    filled += bytes.len();
+                });
+                Ok(filled)
+            }
+        }
+    }
+
+    /// Tells the server that no more bytes come.
+    pub fn shutdown_write(&mut self) {
+        self.world.lock().shut(self.conn, CLIENT);
+    }
+
+    /// Ends the connection with a reset.
+    pub fn reset(self) {
+        let mut core = self.world.lock();
+        core.reset_later(self.conn, SERVER);
+        core.conn(self.conn, |conn| conn.sides[CLIENT].reset = true);
+    }
+
+    /// From now on nothing is read, or read again.
+    pub fn set_reading(&mut self, reads: bool) {
+        self.reads = reads;
+    }
+
+    /// Whether a reset, a black hole or deafness of its own has struck, so that bytes may be
+    /// missing (never wrong).
+    #[must_use]
+    pub fn is_harmed(&self) -> bool {
+        self.world.lock().conn(self.conn, |conn| conn.harmed).unwrap_or(true)
+    }
+
+    /// The address that the server sees.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.world.lock().conn(self.conn, |conn| conn.peer)
+    }
+}
+
+impl Drop for SimClient {
+    fn drop(&mut self) {
+        self.world.lock().close(self.conn, CLIENT);
+    }
+}

@@ -1,0 +1,78 @@
+//! One direction of a connection: bytes under way, then bytes that wait to be read.
+
+use std::collections::VecDeque;
+
+/// A bounded queue of bytes of which a part, the older ones, has arrived.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    bytes: VecDeque<u8>,
+    arrived: usize,
+    capacity: usize,
+    /// An arrival is scheduled already.
+    pub(super) under_way: bool,
+    /// The writer will write no more.
+    pub(super) fin_sent: bool,
+    /// The reader may know that.
+    pub(super) fin_arrived: bool,
+}
+
+impl Pipe {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            bytes: VecDeque::new(),
+            arrived: 0,
+            capacity: capacity.max(1),
+            under_way: false,
+            fin_sent: false,
+            fin_arrived: false,
+        }
+    }
+
+    pub(super) fn room(&self) -> usize {
+        self.capacity - self.bytes.len()
+    }
+
+    /// Bytes that can be read.
+    pub(super) fn arrived(&self) -> usize {
+        self.arrived
+    }
+
+    /// Bytes that were written and have not arrived.
+    pub(super) fn in_transit(&self) -> usize {
+        self.bytes.len() - self.arrived
+    }
+
+    /// Takes as much of `data` as there is room for.
+    pub(super) fn write(&mut self, data: &[u8]) -> usize {
+        let taken = data.len().min(self.room());
+        self.bytes.extend(&data[..taken]);
+        taken
+    }
+
+    pub(super) fn arrive(&mut self, count: usize) {
+        self.arrived += count.min(self.in_transit());
+    }
+
+    /// Hands at most `max` bytes that have arrived to `sink`, in one or two pieces.
+    pub(super) fn read(&mut self, max: usize, mut sink: impl FnMut(&[u8])) -> usize {
+        let count = max.min(self.arrived);
+        let (front, back) = self.bytes.as_slices();
+        let in_front = count.min(front.len());
+        sink(&front[..in_front]);
+        if count > in_front {
+            sink(&back[..count - in_front]);
+        }
+        self.bytes.drain(..count);
+        self.arrived -= count;
+        count
+    }
+
+    pub(super) fn is_at_end(&self) -> bool {
+        self.fin_arrived && self.bytes.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.arrived = 0;
+    }
+}

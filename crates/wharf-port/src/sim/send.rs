@@ -1,0 +1,158 @@
+//! Sends: bytes are read from the chain as there is room for them, step by step.
+//!
+//! The chain stays here until the send completes, so whatever the kernel reads late it reads from
+//! bytes that nobody else has.
+
+use super::core::{Core, SERVER, WRITE};
+use super::events::{Notice, Step, What};
+use super::kernel::{Done, Kernel, Ready};
+use super::{FaultKind, Plant};
+use crate::memory::Chain;
+use crate::port::{End, OsError, Socket};
+
+#[derive(Debug)]
+pub(super) struct SendOperation {
+    pub(super) chain: Chain,
+    pub(super) cancelled: bool,
+    /// Bytes of the chain that are gone.
+    pub(super) sent: usize,
+    /// How the send ends, once that is settled; only the completion is still to come.
+    pub(super) settled: Option<Option<End>>,
+}
+
+impl Kernel {
+    /// Sends as much as there is room for.
+    pub(super) fn send_step(&mut self, core: &mut Core, socket: Socket) {
+        let Some(conn) = self.conn_of(socket) else { return };
+        core.conn(conn, |conn| conn.sides[SERVER].noticed &= !WRITE);
+        let Some(mut operation) = self.take_send(socket) else { return };
+        if operation.settled.is_some() {
+            return self.put_send(socket, operation);
+        }
+        core.harass(conn);
+        if operation.sent == 0 && core.misbehaves(Plant::ReuseInFlight) {
+            operation.sent = operation.chain.len();
+            self.planted.unread.push((conn, operation.sent));
+            return self.send_completes(core, socket, operation, None);
+        }
+        let left = operation.chain.len() - operation.sent;
+        let short = left > 1 && core.injects(FaultKind::ShortSend);
+        let count = if short { 1 + core.rng.below_len(left - 1) } else { left };
+        let written = if core.misbehaves(Plant::SwapHalves) {
+            let halves = swapped(&operation, count);
+            core.write(conn, SERVER, count, std::iter::once(&*halves))
+        } else {
+            core.write(conn, SERVER, count, rest_of(&operation.chain, operation.sent))
+        };
+        match written {
+            Ok(written) => {
+                operation.sent += written;
+                let is_over = operation.sent == operation.chain.len();
+                if is_over || (short && written > 0) {
+                    if !is_over && operation.sent > 1 && core.is_planted(Plant::ResendBytes) {
+                        operation.sent -= 1;
+                    }
+                    self.settle_send(core, socket, operation, None);
+                } else {
+                    self.put_send(socket, operation);
+                }
+            }
+            Err(code) => {
+                let failed = End::Failed(OsError::new("send", code));
+                self.settle_send(core, socket, operation, Some(failed));
+            }
+        }
+    }
+
+    /// The bytes are gone or never will be; the completion comes now or later.
+    fn settle_send(
+        &mut self,
+        core: &mut Core,
+        socket: Socket,
+        mut operation: SendOperation,
+        end: Option<End>,
+    ) {
+        match core.delay_ns() {
+            0 => self.send_completes(core, socket, operation, end),
+            delay_ns => {
+                operation.settled = Some(end);
+                self.put_send(socket, operation);
+                let notice = Notice { socket, step: Step::SendDone };
+                core.schedule(delay_ns, What::Step { port: self.port, notice });
+            }
+        }
+    }
+
+    pub(super) fn send_done_step(&mut self, core: &mut Core, socket: Socket) {
+        let Some(mut operation) = self.take_send(socket) else { return };
+        match operation.settled.take() {
+            Some(end) => self.send_completes(core, socket, operation, end),
+            None => self.put_send(socket, operation),
+        }
+    }
+
+    pub(super) fn cancel_send(&mut self, core: &mut Core, socket: Socket) {
+        let Some(operation) = self.take_send(socket) else { return };
+        // One that is settled completes as it would have; one that was not cancelled is a later
+        // one.
+        let goes_on = !operation.cancelled || operation.settled.is_some();
+        if !goes_on && !core.injects(FaultKind::CancelRace) {
+            return self.send_completes(core, socket, operation, Some(End::Cancelled));
+        }
+        self.put_send(socket, operation);
+        if goes_on {
+            return;
+        }
+        self.send_step(core, socket);
+        if let Some(operation) = self.take_send(socket) {
+            if operation.settled.is_some() {
+                self.put_send(socket, operation);
+            } else {
+                self.send_completes(core, socket, operation, Some(End::Cancelled));
+            }
+        }
+    }
+
+    fn send_completes(
+        &mut self,
+        core: &mut Core,
+        socket: Socket,
+        operation: SendOperation,
+        end: Option<End>,
+    ) {
+        let Some(entry) = self.sockets.get_mut(socket) else { return };
+        let key = entry.key;
+        let SendOperation { chain, sent, .. } = operation;
+        chain.set_owner(crate::memory::Owner::Application);
+        self.complete(core, Ready { socket, key, done: Done::Sent { chain, sent, end } });
+        self.settle(core, socket);
+    }
+
+    fn take_send(&mut self, socket: Socket) -> Option<SendOperation> {
+        self.sockets.get_mut(socket)?.state.send.take()
+    }
+
+    fn put_send(&mut self, socket: Socket, operation: SendOperation) {
+        if let Some(entry) = self.sockets.get_mut(socket) {
+            entry.state.send = Some(operation);
+        }
+    }
+}
+
+/// The chain's bytes after the first `skip`.
+fn rest_of(chain: &Chain, skip: usize) -> impl Iterator<Item = &[u8]> {
+    let mut skip = skip;
+    chain.slices().map(move |slice| {
+        let skipped = skip.min(slice.len());
+        skip -= skipped;
+        &slice[skipped..]
+    })
+}
+
+/// [`Plant::SwapHalves`]: the next `count` bytes, second half first.
+fn swapped(operation: &SendOperation, count: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> =
+        rest_of(&operation.chain, operation.sent).flatten().copied().take(count).collect();
+    bytes.rotate_left(count / 2);
+    bytes
+}

@@ -1,0 +1,542 @@
+//! An echo server of the simplest kind on a simulated port, its clients, and a merciless oracle.
+//!
+//! Every client sends a text of its own, byte for byte known; what the server receives and what
+//! the client gets back must be a beginning of that text, and all of it unless the world or the
+//! rig has broken the connection. Any deviation from the contract is an `Err`, not a panic, so that
+//! a planted fault can be seen to be found.
+
+use super::super::*;
+use crate::memory::{BufferPool, Chain, PoolConfig};
+use crate::port::{
+    Completion, Completions, End, Key, Operation, OperationKind, Outcome, Port, PortConfig, Shots,
+    Socket,
+};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+));
+        }
+    };
+}
+
+pub(super) type Verdict = Result<(), String>;
+
+/// What a run is made of.
+#[derive(Clone)]
+pub(super) struct Plan {
+    pub(super) world: WorldConfig,
+    pub(super) clients: u64,
+    pub(super) text_len: usize,
+    pub(super) buffers: u32,
+    pub(super) window: u32,
+    /// How often the rig itself cancels, closes, resets or posts after a turn, in millionths.
+    pub(super) mischief_ppm: u32,
+    /// Which take of a buffer fails.
+    pub(super) fail_take: u32,
+}
+
+impl Plan {
+    /// No fault at all.
+    pub(super) fn calm(seed: u64) -> Self {
+        Self {
+            world: WorldConfig::new(seed),
+            clients: 6,
+            text_len: 700,
+            buffers: 16,
+            window: 8,
+            mischief_ppm: 0,
+            fail_take: 0,
+        }
+    }
+
+    /// Faults drawn for this seed.
+    pub(super) fn stormy(seed: u64) -> Self {
+        let mut rng = Rng::new(!seed);
+        let mut plan = Self::calm(seed);
+        plan.world.faults = Faults::drawn(&mut rng);
+        plan.mischief_ppm = rng.one_of(&[0, 10_000, 100_000]);
+        plan.clients = 1 + rng.below(10);
+        plan.buffers = rng.one_of(&[2, 5, 16, 64]);
+        plan.window = rng.one_of(&[1, 2, 32]);
+        plan.text_len = rng.one_of(&[1, 63, 64, 65, 700]);
+        plan
+    }
+}
+
+pub(super) struct Rig {
+    pub(super) world: World,
+    pub(super) port: SimPort<u64>,
+    pub(super) pool: BufferPool,
+    pub(super) completed: u64,
+    pub(super) fail_take_left: u32,
+    /// Clients that got all of their text back.
+    pub(super) whole: u64,
+    listener: Socket,
+    plan: Plan,
+    rng: Rng,
+    completions: Completions<SimPort<u64>>,
+    links: BTreeMap<u64, Link>,
+    next_key: u64,
+    clients: Vec<Client>,
+    by_address: BTreeMap<SocketAddr, usize>,
+    accepting: bool,
+    listener_closed: bool,
+    stopping: bool,
+    posted: u64,
+    got: u64,
+}
+
+struct Link {
+    socket: Socket,
+    client: usize,
+    received: usize,
+    queue: Chain,
+    receiving: bool,
+    receive_cancelled: bool,
+    /// Bytes of the send in flight.
+    sending: Option<usize>,
+    ended: bool,
+    closing: bool,
+}
+
+struct Client {
+    handle: Option<SimClient>,
+    written: usize,
+    read: usize,
+    shut: bool,
+    over: bool,
+    /// The rig itself, or the server because of the world, broke it off.
+    broken: bool,
+}
+
+/// The byte at `place` of a client's text.
+pub(super) fn letter(client: usize, place: usize) -> u8 {
+    u8::try_from((client * 131 + place * 7 + place / 251) % 256).unwrap()
+}
+
+/// One run from beginning to end.
+pub(super) fn run(plan: Plan) -> Result<Rig, String> {
+    let mut rig = Rig::new(plan);
+    rig.play()?;
+    Ok(rig)
+}
+
+impl Rig {
+    fn new(plan: Plan) -> Self {
+        let world = World::new(plan.world.clone());
+        let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(plan.buffers) };
+        let pool = BufferPool::new(config).unwrap();
+        let config = PortConfig { receive_window: plan.window, ..PortConfig::new(64) };
+        let mut port = SimPort::new(&world, config, pool.clone()).unwrap();
+        let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
+        let listener = port.associate_listener(listener, Key(0)).unwrap();
+        pool.fail_take(plan.fail_take);
+        Self {
+            world,
+            port,
+            pool,
+            completed: 0,
+            fail_take_left: 0,
+            whole: 0,
+            listener,
+            rng: Rng::new(plan.world.seed ^ 0x5EED),
+            plan,
+            completions: Vec::with_capacity(8),
+            links: BTreeMap::new(),
+            next_key: 1,
+            clients: Vec::new(),
+            by_address: BTreeMap::new(),
+            accepting: false,
+            listener_closed: false,
+            stopping: false,
+            posted: 0,
+            got: 0,
+        }
+    }
+
+    fn play(&mut self) -> Verdict {
+        self.accept()?;
+        for tag in 0..self.plan.clients {
+            let handle = self.world.connect(ADDRESS.parse().unwrap(), tag).unwrap();
+            self.by_address.insert(handle.address().unwrap(), self.clients.len());
+            self.clients.push(Client {
+                handle: Some(handle),
+                written: 0,
+                read: 0,
+                shut: false,
+                over: false,
+                broken: false,
+            });
+            self.client(self.clients.len() - 1)?;
+        }
+        self.steps()?;
+        // What is left over now waits for something that the world has swallowed; a server would
+        // reap it. After that whoever still waits has been forgotten.
+        self.world.set_faults(Faults::none());
+        self.plan.mischief_ppm = 0;
+        self.reap_harmed()?;
+        self.steps()?;
+        for (index, client) in self.clients.iter().enumerate() {
+            let is_whole = client.over || client.broken || self.is_harmed(index);
+            ensure!(is_whole, "client {index} got {} of {}", client.read, client.written);
+            self.whole += u64::from(client.read == self.plan.text_len);
+        }
+        for _ in 0..4 {
+            self.post();
+            self.steps()?;
+        }
+        ensure!(self.got == self.posted, "{} of {} packets came", self.got, self.posted);
+        let ledger = self.pool.ledger();
+        ensure!(ledger.kernel_receive == 0, "nothing is there to receive: {ledger:?}");
+        self.stop()
+    }
+
+    fn stop(&mut self) -> Verdict {
+        self.stopping = true;
+        self.submit(self.listener, Operation::Close)?;
+        for key in self.links.keys().copied().collect::<Vec<_>>() {
+            self.close(key)?;
+        }
+        self.steps()?;
+        ensure!(self.listener_closed && !self.accepting, "the listener did not close");
+        ensure!(self.links.is_empty(), "{} links did not close", self.links.len());
+        self.fail_take_left = self.pool.fail_take(0);
+        self.clients.clear();
+        while self.world.advance() {}
+        let ledger = self.pool.ledger();
+        ensure!(ledger.free == self.pool.capacity(), "not all is home: {ledger:?}");
+        ensure!(self.world.connections() == 0, "{} connections", self.world.connections());
+        ensure!(self.port.counters().stale == 0, "stale completions");
+        Ok(())
+    }
+
+    /// Goes on until the world stands still.
+    fn steps(&mut self) -> Verdict {
+        for _ in 0..STEPS_MAX {
+            if self.world.is_runnable(self.port.number()) {
+                self.turn()?;
+            } else if let Some(tag) = self.world.ready_client() {
+                self.client(usize::try_from(tag).unwrap())?;
+            } else if !self.world.advance() {
+                return Ok(());
+            }
+        }
+        Err(format!("no end after {STEPS_MAX} steps"))
+    }
+
+    fn turn(&mut self) -> Verdict {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.port.dequeue(&mut completions, None).unwrap();
+        ensure!(completions.len() <= 8, "more completions than there is room for");
+        for completion in completions.drain(..) {
+            self.completed += 1;
+            self.handle(completion)?;
+        }
+        self.completions = completions;
+        let ledger = self.pool.ledger();
+        ensure!(ledger.total() == self.pool.capacity(), "{ledger:?}");
+        ensure!(ledger.free == self.pool.free(), "{ledger:?}, {} free", self.pool.free());
+        if self.rng.strikes(self.plan.mischief_ppm) {
+            self.mischief()?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, completion: Completion<SimPort<u64>>) -> Verdict {
+        let key = completion.key.0;
+        match completion.outcome {
+            Outcome::Posted(packet) => {
+                ensure!(packet == self.got && key == 0, "packet {packet} after {}", self.got);
+                self.got += 1;
+                Ok(())
+            }
+            Outcome::Accepted { stream, peer, last } => {
+                ensure!(self.accepting, "a connection without an accept");
+                self.accepting = !last;
+                self.open(stream, peer)?;
+                if last { self.accept() } else { Ok(()) }
+            }
+            Outcome::AcceptEnded(_) => {
+                ensure!(self.accepting, "an accept ended twice");
+                self.accepting = false;
+                if self.stopping { Ok(()) } else { self.accept() }
+            }
+            Outcome::Closed if key == 0 => {
+                ensure!(!self.accepting && !self.listener_closed, "the listener closed wrongly");
+                self.listener_closed = true;
+                Ok(())
+            }
+            Outcome::Closed => {
+                let Some(link) = self.links.remove(&key) else {
+                    return Err(format!("{key} closed twice"));
+                };
+                ensure!(link.closing, "{key} closed by itself");
+                ensure!(!link.receiving && link.sending.is_none(), "{key} closed too early");
+                Ok(())
+            }
+            Outcome::Received { buffer, last } => {
+                self.received(key, &buffer, last)?;
+                let Some(link) = self.links.get_mut(&key) else { return Ok(()) };
+                if !link.closing {
+                    ensure!(link.queue.push(&self.pool, buffer).is_ok(), "no entry for a buffer");
+                    self.send(key)?;
+                }
+                self.receive(key)
+            }
+            Outcome::ReceiveEnded(end) => self.receive_ended(key, end),
+            Outcome::Sent { chain, sent, end } => self.sent(key, chain, sent, end),
+        }
+    }
+
+    fn open(&mut self, stream: SimStream, peer: SocketAddr) -> Verdict {
+        let client = self.by_address[&peer];
+        let Ok(socket) = self.port.associate(stream, Key(self.next_key)) else {
+            return Err("the table is full".into());
+        };
+        let link = Link {
+            socket,
+            client,
+            received: 0,
+            queue: Chain::new(),
+            receiving: false,
+            receive_cancelled: false,
+            sending: None,
+            ended: false,
+            closing: false,
+        };
+        self.links.insert(self.next_key, link);
+        self.next_key += 1;
+        self.receive(self.next_key - 1)
+    }
+
+    fn received(&mut self, key: u64, bytes: &[u8], last: bool) -> Verdict {
+        let Some(link) = self.links.get_mut(&key) else {
+            return Err(format!("bytes for {key}, which is closed"));
+        };
+        ensure!(link.receiving, "{key} received without a receive");
+        ensure!(!bytes.is_empty(), "{key} received nothing");
+        for byte in bytes {
+            let expected = letter(link.client, link.received);
+            ensure!(*byte == expected, "{key} byte {} is {byte}", link.received);
+            link.received += 1;
+        }
+        let written = self.clients[link.client].written;
+        ensure!(link.received <= written, "{key}: {} of {written} bytes", link.received);
+        ensure!(!last || link.receive_cancelled || link.closing, "{key} ended by itself");
+        link.receiving = !last;
+        Ok(())
+    }
+
+    fn receive_ended(&mut self, key: u64, end: End) -> Verdict {
+        let Some(link) = self.links.get_mut(&key) else {
+            return Err(format!("a receive of {key} ended, which is closed"));
+        };
+        ensure!(link.receiving, "{key} ended a receive twice");
+        link.receiving = false;
+        let client = &self.clients[link.client];
+        match end {
+            End::PeerClosed => {
+                let broken =
+                    client.broken || client.handle.as_ref().is_none_or(SimClient::is_harmed);
+                ensure!(client.shut || broken, "{key}: an end too early");
+                let all = broken || link.received == client.written;
+                ensure!(all, "{key}: an end after {} bytes", link.received);
+                link.ended = true;
+                self.finish_if_done(key)
+            }
+            End::Cancelled => {
+                let asked = link.receive_cancelled || link.closing;
+                ensure!(asked, "{key}: nobody cancelled");
+                self.receive(key)
+            }
+            End::Failed(_) => {
+                self.clients[link.client].broken = true;
+                self.close(key)
+            }
+            End::NotReady => Err(format!("{key}: not asked to be ready")),
+        }
+    }
+
+    fn sent(&mut self, key: u64, mut chain: Chain, sent: usize, end: Option<End>) -> Verdict {
+        let Some(link) = self.links.get_mut(&key) else {
+            return Err(format!("a send of {key} ended, which is closed"));
+        };
+        ensure!(link.sending.take() == Some(chain.len()), "{key}: not what was sent");
+        ensure!(sent <= chain.len(), "{key}: sent {sent} of {}", chain.len());
+        let whole = sent == chain.len();
+        ensure!(!whole || end.is_none(), "{key}: all was sent, and {end:?}");
+        ensure!(sent > 0 || end.is_some(), "{key}: a short send of nothing");
+        if let Some(End::Failed(_)) = end {
+            self.clients[link.client].broken = true;
+            return self.close(key);
+        }
+        chain.advance(sent);
+        chain.append_chain(std::mem::take(&mut link.queue));
+        link.queue = chain;
+        self.send(key)?;
+        self.finish_if_done(key)
+    }
+
+    /// The peer has ended, and all is sent: the link closes.
+    fn finish_if_done(&mut self, key: u64) -> Verdict {
+        let link = &self.links[&key];
+        let is_done = link.ended && link.sending.is_none() && link.queue.is_empty();
+        if is_done && !link.closing {
+            self.port.shutdown(link.socket);
+            return self.close(key);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) -> Verdict {
+        self.accepting = true;
+        self.submit(self.listener, Operation::Accept(Shots::Many))
+    }
+
+    fn receive(&mut self, key: u64) -> Verdict {
+        let Some(link) = self.links.get_mut(&key) else { return Ok(()) };
+        if link.receiving || link.closing || link.ended {
+            return Ok(());
+        }
+        (link.receiving, link.receive_cancelled) = (true, false);
+        let socket = link.socket;
+        self.submit(socket, Operation::Receive(Shots::Many))
+    }
+
+    fn send(&mut self, key: u64) -> Verdict {
+        let Some(link) = self.links.get_mut(&key) else { return Ok(()) };
+        if link.sending.is_some() || link.closing || link.queue.is_empty() {
+            return Ok(());
+        }
+        let chain = std::mem::take(&mut link.queue);
+        link.sending = Some(chain.len());
+        let socket = link.socket;
+        self.submit(socket, Operation::Send(chain))
+    }
+
+    fn close(&mut self, key: u64) -> Verdict {
+        let Some(link) = self.links.get_mut(&key) else { return Ok(()) };
+        if std::mem::replace(&mut link.closing, true) {
+            return Ok(());
+        }
+        drop(std::mem::take(&mut link.queue));
+        let socket = link.socket;
+        self.submit(socket, Operation::Close)
+    }
+
+    fn submit(&mut self, socket: Socket, operation: Operation) -> Verdict {
+        self.port.submit(socket, operation).map_err(|error| error.to_string())
+    }
+
+    /// The client goes on as far as it can.
+    fn client(&mut self, index: usize) -> Verdict {
+        let harmed = self.is_harmed(index);
+        let text_len = self.plan.text_len;
+        let client = &mut self.clients[index];
+        let Some(handle) = client.handle.as_mut() else { return Ok(()) };
+        let mut room = [0; 100];
+        loop {
+            match handle.try_read(&mut room) {
+                Ok(0) => {
+                    let whole = client.read == client.written && client.shut;
+                    ensure!(whole || client.broken || harmed, "client {index}: an early end");
+                    client.over = true;
+                    break;
+                }
+                Ok(count) => {
+                    for byte in &room[..count] {
+                        let wrong = *byte != letter(index, client.read);
+                        ensure!(!wrong, "client {index}: byte {} is {byte}", client.read);
+                        client.read += 1;
+                    }
+                    ensure!(client.read <= client.written, "client {index}: more than it sent");
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    ensure!(client.broken || harmed, "client {index}: {error}");
+                    client.over = true;
+                    break;
+                }
+            }
+        }
+        while client.written < text_len {
+            let len = (text_len - client.written).min(100);
+            let text: Vec<u8> =
+                (client.written..client.written + len).map(|place| letter(index, place)).collect();
+            match handle.try_write(&text) {
+                Ok(count) => client.written += count,
+                Err(_) => break,
+            }
+        }
+        if client.read == text_len && !std::mem::replace(&mut client.shut, true) {
+            handle.shutdown_write();
+        }
+        Ok(())
+    }
+
+    /// Something that a server or a client may do at any time.
+    fn mischief(&mut self) -> Verdict {
+        let keys: Vec<u64> = self.links.keys().copied().collect();
+        match self.rng.below(8) {
+            0..3 if !keys.is_empty() => {
+                let key = self.rng.one_of(&keys);
+                // Bytes that have just come race the cancel.
+                self.client(self.links[&key].client)?;
+                let link = self.links.get_mut(&key).unwrap();
+                link.receive_cancelled = true;
+                self.port.cancel(link.socket, OperationKind::Receive);
+            }
+            3 if !keys.is_empty() => {
+                let link = &self.links[&self.rng.one_of(&keys)];
+                self.port.cancel(link.socket, OperationKind::Send);
+            }
+            4 if !keys.is_empty() => {
+                let key = self.rng.one_of(&keys);
+                let client = self.links[&key].client;
+                self.clients[client].broken = true;
+                return self.close(key);
+            }
+            5 => {
+                let client = self.rng.below_len(self.clients.len());
+                self.clients[client].broken = true;
+                if let Some(handle) = self.clients[client].handle.take() {
+                    handle.reset();
+                }
+            }
+            6 => self.port.cancel(self.listener, OperationKind::Accept),
+            _ => self.post(),
+        }
+        Ok(())
+    }
+
+    fn post(&mut self) {
+        let poster = self.port.poster();
+        for _ in 0..1 + self.rng.below(20) {
+            poster.post(self.posted).unwrap();
+            self.posted += 1;
+            if self.rng.below(2) == 0 {
+                break;
+            }
+        }
+    }
+
+    fn reap_harmed(&mut self) -> Verdict {
+        for key in self.links.keys().copied().collect::<Vec<_>>() {
+            let client = self.links[&key].client;
+            if self.is_harmed(client) || self.clients[client].broken {
+                self.close(key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_harmed(&self, index: usize) -> bool {
+        self.clients[index].handle.as_ref().is_none_or(SimClient::is_harmed)
+    }
+}
+
+pub(super) const ADDRESS: &str = "127.0.0.1:7";
+const STEPS_MAX: u32 = 200_000;

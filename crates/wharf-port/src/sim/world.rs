@@ -1,0 +1,241 @@
+//! The world's handle: what a driver steps, and what ports and peers share.
+
+use super::core::{Backlog, Bell, Core, NoConn, PortState};
+use super::{FaultCounts, Faults, Plant, SimClient, SimListener};
+use crate::port::{Key, Time};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+
+/// How a world begins.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WorldConfig {
+    /// What all chance comes from.
+    pub seed: u64,
+    /// What can go wrong.
+    pub faults: Faults,
+    /// A fault of the port that is planted.
+    pub plant: Option<Plant>,
+    /// Connections that can be open at once, those half closed included.
+    pub connections_max: u32,
+    /// Listening sockets that can be open at once.
+    pub listeners_max: u32,
+    /// Connections that can wait to be accepted at one listener; more are refused.
+    pub backlog_max: u32,
+}
+
+impl WorldConfig {
+    /// A world without faults for 1,024 connections.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            faults: Faults::none(),
+            plant: None,
+            connections_max: 1024,
+            listeners_max: 16,
+            backlog_max: 128,
+        }
+    }
+}
+
+/// A simulated network with its clock. A clone is another handle to the same world.
+///
+/// # Cost
+///
+/// A method takes the world's lock once. Opening a connection allocates; nothing else does, once
+/// queues have grown to their size.
+#[derive(Clone)]
+pub struct World {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    core: Lock<Core>,
+    /// A copy of the core's clock, to be read without the lock.
+    clock_ns: AtomicU64,
+    /// Wake-ups so far, for [`Plant::LoseWake`].
+    wakes: AtomicU32,
+    plant: Option<Plant>,
+}
+
+#[expect(
+    clippy::disallowed_types,
+    reason = "shards share a world and streams travel between them; not in a server's path"
+)]
+type Lock<T> = std::sync::Mutex<T>;
+pub(super) type Guard<'a> = std::sync::MutexGuard<'a, Core>;
+
+impl World {
+    /// A world at time 0 with nobody in it.
+    #[must_use]
+    pub fn new(config: WorldConfig) -> Self {
+        let core = Lock::new(Core::new(&config));
+        Self {
+            shared: Arc::new(Shared {
+                core,
+                clock_ns: AtomicU64::new(0),
+                wakes: AtomicU32::new(0),
+                plant: config.plant,
+            }),
+        }
+    }
+
+    /// Opens a listening socket. Several may have one `address`: connections are then spread over
+    /// them by chance.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfMemory` if there are as many as the configuration allows.
+    pub fn listen(&self, address: SocketAddr) -> io::Result<SimListener> {
+        let backlog = Backlog { address, holder: None, waiting: VecDeque::new(), noticed: false };
+        let id = self.lock().listeners.insert(Key(0), backlog);
+        id.map_or(Err(io::ErrorKind::OutOfMemory.into()), |id| {
+            Ok(SimListener::new(self.clone(), id, address))
+        })
+    }
+
+    /// Connects to `address`; does not wait. `tag` is what [`ready_client`](Self::ready_client)
+    /// calls the client.
+    ///
+    /// # Errors
+    ///
+    /// `ConnectionRefused` if nobody listens there, `OutOfMemory` if the world is full.
+    pub fn connect(&self, address: SocketAddr, tag: u64) -> io::Result<SimClient> {
+        let connected = self.lock().connect(address, tag);
+        match connected {
+            Ok(conn) => Ok(SimClient::new(self.clone(), conn)),
+            Err(NoConn::Refused) => Err(io::ErrorKind::ConnectionRefused.into()),
+            Err(NoConn::Full) => Err(io::ErrorKind::OutOfMemory.into()),
+        }
+    }
+
+    /// Moves the clock to the next event or to the end of the next port's wait, and makes happen
+    /// what is due then. `false` if there is nothing to wait for: time stands still.
+    ///
+    /// May be called while ports are runnable; they are then late, as under load.
+    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
+    pub fn advance(&self) -> bool {
+        let mut core = self.lock();
+        let next_ns = core.next_ns();
+        next_ns.is_some_and(|next_ns| {
+            self.move_clock(&mut core, next_ns);
+            true
+        })
+    }
+
+    /// Moves the clock to `time` at least, with all that happens on the way.
+    pub fn advance_to(&self, time: Time) {
+        let mut core = self.lock();
+        while let Some(next_ns) = core.events.next_ns().filter(|next_ns| *next_ns <= time.0) {
+            self.move_clock(&mut core, next_ns);
+        }
+        self.move_clock(&mut core, time.0);
+    }
+
+    /// The tag of a client that may be able to go on: bytes, an end, a reset or room came.
+    ///
+    /// It is not named again before it has tried to read or write; it goes on until both would
+    /// block. A client that was dropped may still be named.
+    #[must_use]
+    pub fn ready_client(&self) -> Option<u64> {
+        self.lock().clients_ready.pop_front()
+    }
+
+    /// From now on other faults can strike.
+    pub fn set_faults(&self, faults: Faults) {
+        self.lock().faults = faults;
+    }
+
+    /// Mixes a number into the trace: what a driver wants to be part of "the same run".
+    pub fn note(&self, number: u64) {
+        self.lock().note(number);
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        // Relaxed: the driver's thread is the one that moves it.
+        Time(self.shared.clock_ns.load(Ordering::Relaxed))
+    }
+
+    /// Whether the port with this [`number`](super::SimPort::number) has something to do: it does
+    /// not sleep, or something would end its sleep.
+    #[must_use]
+    pub fn is_runnable(&self, port: u32) -> bool {
+        self.lock().is_runnable(port)
+    }
+
+    /// What can go wrong now.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.lock().faults.clone()
+    }
+
+    /// What did go wrong so far.
+    #[must_use]
+    pub fn counts(&self) -> FaultCounts {
+        self.lock().counts
+    }
+
+    /// A number that two runs share if, in all likelihood, they were the same.
+    #[must_use]
+    pub fn trace(&self) -> u64 {
+        self.lock().trace
+    }
+
+    /// Whether `plant` is planted in this world; for faults that live above the port.
+    #[must_use]
+    pub fn planted(&self, plant: Plant) -> bool {
+        self.shared.plant == Some(plant)
+    }
+
+    /// Connections that are open on one side at least.
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.lock().conns_live
+    }
+
+    pub(super) fn lock(&self) -> Guard<'_> {
+        // A panic in a test leaves the world behind; whoever looks at it then looks at a ruin.
+        self.shared.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn move_clock(&self, core: &mut Core, to_ns: u64) {
+        let jumps = core.injects(super::FaultKind::ClockJump);
+        let jump_ns = if jumps { core.rng.below(core.faults.clock_jump_max_ns) } else { 0 };
+        core.now_ns = core.now_ns.max(to_ns).saturating_add(jump_ns);
+        self.shared.clock_ns.store(core.now_ns, Ordering::Relaxed);
+        core.run_events();
+    }
+
+    /// Takes a new port in and says which number it has.
+    pub(super) fn register(&self, bell: Arc<Bell>) -> u32 {
+        let mut core = self.lock();
+        let number = u32::try_from(core.ports.len()).unwrap_or(u32::MAX);
+        core.ports.push(PortState {
+            due: VecDeque::new(),
+            asleep: false,
+            wakes_at_ns: None,
+            bell,
+            alive: true,
+        });
+        number
+    }
+
+    /// Whether the planted fault swallows this wake-up: each fourth.
+    pub(super) fn loses_wake(&self) -> bool {
+        self.shared.plant == Some(Plant::LoseWake)
+            && self.shared.wakes.fetch_add(1, Ordering::Relaxed) % 4 == 3
+    }
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World").field("now", &self.now()).finish_non_exhaustive()
+    }
+}
