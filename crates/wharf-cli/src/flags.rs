@@ -95,14 +95,14 @@ pub(crate) struct Serve {
     #[arg(value_parser = parse_size, hide_env = true, hide_default_value = true)]
     pub(crate) send_queue: u32,
 
-    /// Close links silent for so long; 0: never [60s; chat: 30m]
+    /// Close links silent so long; 0: never [60s; chat 30m]
     ///
     /// A link of chargen is silent if it does not read.
     #[arg(long, value_name = "TIME", env = "WHARF_IDLE", hide_env = true)]
     #[arg(value_parser = parse_duration)]
     pub(crate) idle: Option<Duration>,
 
-    /// Threads, each with its own links and buffers [one a core]
+    /// Threads, among which links are shared [one a core]
     #[arg(long, value_name = "COUNT", env = "WHARF_SHARDS", hide_env = true)]
     #[arg(value_parser = parse_count)]
     pub(crate) shards: Option<u32>,
@@ -131,7 +131,7 @@ pub(crate) struct Serve {
     #[arg(hide_short_help = true)]
     pub(crate) backlog: u32,
 
-    /// At the end, let links finish for at most so long [10s]
+    /// At the end, let links finish for so long [10s]
     ///
     /// SIGTERM and Ctrl-C (SIGINT) begin it: nobody new is accepted, what has arrived is answered,
     /// what is queued is sent. What is left when the time is over is cut. A second signal ends the
@@ -140,7 +140,7 @@ pub(crate) struct Serve {
     #[arg(value_parser = parse_duration, hide_env = true, hide_default_value = true)]
     pub(crate) drain: Duration,
 
-    /// A line of figures in the log so often; 0: none [10s]
+    /// Log a line of figures so often; 0: none [10s]
     ///
     /// On a terminal the figures are live instead; 0 turns these off, too.
     #[arg(long, value_name = "TIME", default_value = "10s", env = "WHARF_STATS")]
