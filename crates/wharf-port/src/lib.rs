@@ -14,9 +14,14 @@ pub mod port;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod sync;
+#[cfg(any(target_os = "linux", windows))]
+mod system;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "hands addresses to the kernel; see its invariants")]
 pub mod uring;
+
+#[cfg(any(target_os = "linux", windows))]
+pub use system::SystemPort;
 
 /// Bytes that a port of this shape takes for its tables, about: places, queues and rings.
 ///
