@@ -1,9 +1,13 @@
 //! A completion port for TCP: operations go in, completions come out.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(all(test, not(loom)))]
+mod conformance;
 #[cfg(windows)]
 #[expect(unsafe_code, reason = "registers a function with the system; see its invariants")]
 pub mod console;
+#[cfg(target_os = "linux")]
+pub mod epoll;
 #[cfg(windows)]
 #[expect(unsafe_code, reason = "Winsock calls, and memory that the kernel writes; see flight.rs")]
 pub mod iocp;
@@ -13,3 +17,6 @@ mod linux;
 pub mod memory;
 pub mod port;
 mod sync;
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "hands addresses to the kernel; see its invariants")]
+pub mod uring;

@@ -1,5 +1,6 @@
 //! What both Linux back ends need of the system: a wake-up, and the sorting of errors.
 
+pub(crate) use crate::port::Clock;
 use crate::port::{OsError, Wake};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};

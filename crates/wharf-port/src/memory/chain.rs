@@ -225,11 +225,9 @@ impl Chain {
     fn buffers(&self) -> impl Iterator<Item = &Buffer> {
         let mut index = self.head;
         (0..self.entries).map(move |_| {
-            let node = &pool_of(self.pool).nodes[index as usize];
-            index = node.next.load(Ordering::Relaxed);
-            // SAFETY: the entry is this chain's, so it is filled, and it changes only through
-            // `&mut self`.
-            unsafe { (*node.buffer.get()).assume_init_ref() }
+            let buffer = self.entry(index);
+            index = pool_of(self.pool).nodes[index as usize].next.load(Ordering::Relaxed);
+            buffer
         })
     }
 
@@ -238,12 +236,16 @@ impl Chain {
     }
 
     fn last(&self) -> Option<&Buffer> {
-        if self.entries == 0 {
-            return None;
-        }
-        let node = &pool_of(self.pool).nodes[self.tail as usize];
-        // SAFETY: as in `buffers`.
-        Some(unsafe { (*node.buffer.get()).assume_init_ref() })
+        (self.entries > 0).then(|| self.entry(self.tail))
+    }
+
+    /// The buffer of one of this chain's entries.
+    fn entry(&self, index: u32) -> &Buffer {
+        let node = &pool_of(self.pool).nodes[index as usize];
+        // SAFETY: the entry is this chain's, and it changes only through `&mut self`.
+        let slot = unsafe { &*node.buffer.get() };
+        // SAFETY: an entry is filled before its index gets into a chain, and emptied after it left.
+        unsafe { slot.assume_init_ref() }
     }
 
     fn last_mut(&mut self) -> Option<&mut Buffer> {
@@ -251,8 +253,10 @@ impl Chain {
             return None;
         }
         let node = &pool_of(self.pool).nodes[self.tail as usize];
-        // SAFETY: as in `buffers`, and `&mut self` is the only way to the entry.
-        Some(unsafe { (*node.buffer.get()).assume_init_mut() })
+        // SAFETY: the entry is this chain's, and `&mut self` is the only way to it.
+        let slot = unsafe { &mut *node.buffer.get() };
+        // SAFETY: as in `entry`.
+        Some(unsafe { slot.assume_init_mut() })
     }
 
     /// Takes the first buffer out, without regard to what of it is skipped.
@@ -264,9 +268,10 @@ impl Chain {
         let inner = pool_of(self.pool);
         let node = &inner.nodes[index as usize];
         self.head = node.next.load(Ordering::Relaxed);
-        // SAFETY: the entry is this chain's and filled; it is given back below, so its buffer is
-        // moved out once.
-        let buffer = unsafe { (*node.buffer.get()).assume_init_read() };
+        // SAFETY: the entry is this chain's, and `&mut self` is the only way to it.
+        let slot = unsafe { &mut *node.buffer.get() };
+        // SAFETY: filled, as in `entry`; it is given back below, so the buffer is moved out once.
+        let buffer = unsafe { slot.assume_init_read() };
         self.entries -= 1;
         self.len -= buffer.len() - self.skipped as usize;
         self.skipped = 0;
@@ -313,7 +318,8 @@ impl Node {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::super::PoolConfig;
     use super::*;

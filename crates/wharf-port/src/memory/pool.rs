@@ -496,7 +496,8 @@ impl fmt::Debug for Buffer {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 
@@ -554,9 +555,11 @@ mod tests {
     fn a_write_into_a_free_buffer_is_caught_at_the_next_take() {
         let pool = pool(1);
         let stray = pool.acquire(Owner::Application).unwrap().bytes();
+        // SAFETY: the slot has 64 bytes.
+        let stray = unsafe { stray.add(9) };
         // SAFETY: the address lies in the pool's mapping, which is alive; that the buffer is free
         // is the very fault that this test plants.
-        unsafe { stray.add(9).write(1) };
+        unsafe { stray.write(1) };
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             pool.acquire(Owner::Application)
         }));

@@ -6,6 +6,10 @@ use std::fmt;
 use std::net::SocketAddr;
 
 /// One thing that happened: to the operation in flight on the socket with this key, or a packet.
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "whose, and what: back ends build it, users match it"
+)]
 pub struct Completion<P: Port> {
     /// The key of the socket; 0 for a posted packet.
     pub key: Key,

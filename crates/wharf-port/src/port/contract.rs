@@ -86,6 +86,13 @@ pub trait Port: Sized {
     /// The pool that receives are filled from.
     fn pool(&self) -> &BufferPool;
 
+    /// How many buffers the next dequeue will take from the pool to receive into.
+    ///
+    /// Who hands out buffers to others leaves that many free, else receiving pauses.
+    fn buffers_wanted(&self) -> u32 {
+        0
+    }
+
     /// The port's clock; the simulated port has its own.
     fn now(&self) -> Time;
 

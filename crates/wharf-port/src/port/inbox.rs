@@ -16,12 +16,18 @@ pub(crate) struct Inbox<T> {
 impl<T: Send> Inbox<T> {
     pub(crate) fn new(capacity: u32, wake: Arc<dyn Wake>) -> Self {
         let (sender, packets) = sync_channel(capacity.max(1) as usize);
-        let poster = Poster { packets: sender, state: Arc::new(WakeState::new()), wake };
+        let waker = Waker { state: Arc::new(WakeState::new()), wake };
+        let poster = Poster { packets: sender, waker };
         Self { packets, poster }
     }
 
     pub(crate) fn poster(&self) -> Poster<T> {
         self.poster.clone()
+    }
+
+    /// Ends the owner's sleep without a packet.
+    pub(crate) fn waker(&self) -> Waker {
+        self.poster.waker.clone()
     }
 
     /// The next packet. Whoever has seen `None` may [`fall_asleep`](Self::fall_asleep).
@@ -32,25 +38,39 @@ impl<T: Send> Inbox<T> {
     /// Whether anything was posted since the last call; clears the mark. When it says yes the
     /// owner takes packets until there are none, or calls [`mark`](Self::mark).
     pub(crate) fn notified(&self) -> bool {
-        self.poster.state.clear()
+        self.poster.waker.state.clear()
     }
 
     /// Sets the mark again, because packets were left in the queue.
     pub(crate) fn mark(&self) {
-        self.poster.state.mark();
+        self.poster.waker.state.mark();
     }
 
     /// Announces sleep. `false`: something was posted meanwhile, so the owner must not sleep.
     pub(crate) fn fall_asleep(&self) -> bool {
-        self.poster.state.fall_asleep()
+        self.poster.waker.state.fall_asleep()
     }
 }
 
 /// Posts packets to a port from any thread. Cheap to clone.
 pub struct Poster<T> {
     packets: SyncSender<T>,
+    waker: Waker,
+}
+
+/// Ends the sleep of a port's owner, if it sleeps.
+#[derive(Clone)]
+pub(crate) struct Waker {
     state: Arc<WakeState>,
     wake: Arc<dyn Wake>,
+}
+
+impl Waker {
+    pub(crate) fn wake(&self) {
+        if self.state.mark() {
+            self.wake.wake();
+        }
+    }
 }
 
 impl<T: Send> Poster<T> {
@@ -77,25 +97,19 @@ impl<T: Send> Poster<T> {
 
     /// Ends the owner's wait, or its next one, without a packet.
     pub fn wake(&self) {
-        if self.state.mark() {
-            self.wake.wake();
-        }
+        self.waker.wake();
     }
 }
 
 impl<T> Clone for Poster<T> {
     fn clone(&self) -> Self {
-        Self {
-            packets: self.packets.clone(),
-            state: Arc::clone(&self.state),
-            wake: Arc::clone(&self.wake),
-        }
+        Self { packets: self.packets.clone(), waker: self.waker.clone() }
     }
 }
 
 impl<T> fmt::Debug for Poster<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Poster").field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Poster").field("state", &self.waker.state).finish_non_exhaustive()
     }
 }
 

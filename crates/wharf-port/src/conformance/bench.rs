@@ -1,0 +1,509 @@
+//! A port under observation: every operation that goes in and every completion that comes out
+//! passes here, and is held against the contract at once.
+//!
+//! So each test checks, beside its own point, that no operation completes twice or without having
+//! been submitted, that nothing carries a key after `Closed`, that ends have a cause, and that the
+//! owners' ledger adds up after every round.
+
+use super::lab::{Lab, Patience, Peer, PeerRead, Setup};
+use crate::memory::{Buffer, BufferPool, Chain, Owner};
+use crate::port::{
+    Completion, Completions, End, Key, Operation, OperationKind, Outcome, Port, Refused, Shots,
+    Socket, SubmitError,
+};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+type Stream<L> = <<L as Lab>::Port as Port>::Stream;
+
+/// A socket of the port under test, and the key that it was associated with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) socket: Socket,
+    pub(super) key: u64,
+}
+
+/// The port, what is in flight on it, and what came out so far.
+pub(super) struct Bench<L: Lab> {
+    pub(super) lab: L,
+    pub(super) pool: BufferPool,
+    pub(super) listener: Link,
+    /// Connections that were accepted and not yet associated.
+    pub(super) accepted: VecDeque<(Stream<L>, SocketAddr)>,
+    /// Packets in the order in which they came.
+    pub(super) posted: Vec<u64>,
+    /// Whether received buffers are kept in [`Record::buffers`] after their bytes are noted.
+    pub(super) keep_buffers: bool,
+    /// The keys of completed receives with bytes, in the order in which they came.
+    pub(super) received_from: Vec<u64>,
+    records: BTreeMap<u64, Record>,
+    log: VecDeque<String>,
+    completions: Completions<L::Port>,
+    next_key: u64,
+}
+
+/// What happened under one key.
+#[derive(Default)]
+pub(super) struct Record {
+    /// All bytes received.
+    pub(super) received: Vec<u8>,
+    /// Completions of receives that brought bytes.
+    pub(super) receives: usize,
+    /// The buffers of these bytes, if they are kept.
+    pub(super) buffers: Vec<Buffer>,
+    /// Ends without bytes or connection, of receives or, on a listener, accepts.
+    pub(super) ends: Vec<End>,
+    /// Sends that are over and not taken away by the test yet.
+    pub(super) sent: VecDeque<Sent>,
+    pub(super) closed: bool,
+    socket: Option<Socket>,
+    closing: bool,
+    accept: Option<Flight>,
+    receive: Option<Flight>,
+    send: Option<Flight>,
+}
+
+/// A send that is over.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) chain: Chain,
+    pub(super) sent: usize,
+    pub(super) end: Option<End>,
+}
+
+/// An operation that the port has.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    shots: Shots,
+    /// The bytes of a send.
+    len: usize,
+    cancelled: bool,
+}
+
+impl<L: Lab> Bench<L> {
+    /// A new port with a listener.
+    pub(super) fn new(setup: Setup) -> Self {
+        let mut lab = L::new(setup);
+        let pool = lab.port().pool().clone();
+        let socket = lab.listen(Key(LISTENER));
+        let mut bench = Self {
+            lab,
+            pool,
+            listener: Link { socket, key: LISTENER },
+            accepted: VecDeque::new(),
+            posted: Vec::new(),
+            keep_buffers: false,
+            received_from: Vec::new(),
+            records: BTreeMap::new(),
+            log: VecDeque::new(),
+            completions: Vec::with_capacity(64),
+            next_key: 1,
+        };
+        bench.records.insert(LISTENER, Record { socket: Some(socket), ..Record::default() });
+        bench
+    }
+
+    /// A connection: its side in the port, and its other end.
+    pub(super) fn link(&mut self) -> (Link, L::Peer) {
+        self.accept(Shots::One);
+        let peer = self.lab.connect();
+        self.until("a connection to be accepted", |bench| !bench.accepted.is_empty());
+        let (stream, address) = self.accepted.pop_front().unwrap();
+        assert_eq!(address, peer.address(), "an accepted connection names its other end");
+        let link = self.associate(stream).ok().expect("the table has room");
+        (link, peer)
+    }
+
+    /// As many connections.
+    pub(super) fn links(&mut self, count: usize) -> Vec<(Link, L::Peer)> {
+        (0..count).map(|_| self.link()).collect()
+    }
+
+    /// Gives a connection to the port, under a key that was never used before.
+    pub(super) fn associate(&mut self, stream: Stream<L>) -> Result<Link, Refused<Stream<L>>> {
+        let key = self.next_key;
+        let socket = self.lab.port().associate(stream, Key(key))?;
+        self.next_key += 1;
+        self.records.insert(key, Record { socket: Some(socket), ..Record::default() });
+        self.note(format!("{key}: associated as {socket:?}"));
+        Ok(Link { socket, key })
+    }
+
+    /// Submits, and notes what is in flight.
+    pub(super) fn submit(&mut self, link: Link, operation: Operation) -> Result<(), SubmitError> {
+        let kind = operation.kind();
+        let (shots, len) = match &operation {
+            Operation::Accept(shots) | Operation::Receive(shots) => (*shots, 0),
+            Operation::Send(chain) => (Shots::One, chain.len()),
+            Operation::Close => (Shots::One, 0),
+        };
+        let result = self.lab.port().submit(link.socket, operation);
+        let outcome = result.as_ref().map_err(|error| error.kind);
+        self.note(format!("{}: submit {kind:?} {shots:?} {len}: {outcome:?}", link.key));
+        if let Err(error) = &result {
+            assert_eq!(error.operation.kind(), kind, "a refused operation is given back");
+            return result;
+        }
+        let record = self.records.get_mut(&link.key).unwrap();
+        assert!(!record.closing, "a closing socket took {kind:?}");
+        if kind == OperationKind::Close {
+            record.closing = true;
+        } else {
+            let flight = Flight { shots, len, cancelled: false };
+            let before = record.flight(kind).replace(flight);
+            assert!(before.is_none(), "a second {kind:?} was taken");
+        }
+        result
+    }
+
+    pub(super) fn accept(&mut self, shots: Shots) {
+        self.submit(self.listener, Operation::Accept(shots)).unwrap();
+    }
+
+    pub(super) fn receive(&mut self, link: Link, shots: Shots) {
+        self.submit(link, Operation::Receive(shots)).unwrap();
+    }
+
+    /// Sends a copy of `bytes`, cut into as many buffers as it takes.
+    pub(super) fn send(&mut self, link: Link, bytes: &[u8]) {
+        let chain = self.pool.chain_of(bytes, Owner::SendQueue).unwrap();
+        self.submit(link, Operation::Send(chain)).unwrap();
+    }
+
+    pub(super) fn close(&mut self, link: Link) {
+        self.submit(link, Operation::Close).unwrap();
+    }
+
+    pub(super) fn cancel(&mut self, link: Link, kind: OperationKind) {
+        self.note(format!("{}: cancel {kind:?}", link.key));
+        self.lab.port().cancel(link.socket, kind);
+        if let Some(flight) = self.records.get_mut(&link.key).unwrap().flight(kind) {
+            flight.cancelled = true;
+        }
+    }
+
+    pub(super) fn shutdown(&mut self, link: Link) {
+        self.note(format!("{}: shutdown", link.key));
+        self.lab.port().shutdown(link.socket);
+    }
+
+    /// Dequeues until `condition` holds, or gives up and shows what happened.
+    pub(super) fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
+        let mut patience = L::patience();
+        while !condition(self) {
+            if patience.is_over() {
+                let log: Vec<_> = self.log.iter().map(String::as_str).collect();
+                let (ledger, counters) = (self.pool.ledger(), self.lab.port().counters());
+                let log = log.join("\n");
+                panic!("gave up waiting for {what}\n{ledger:?}\n{counters:?}\nlast:\n{log}");
+            }
+            self.round(ROUND);
+        }
+    }
+
+    /// Dequeues once and returns how much came.
+    pub(super) fn round(&mut self, timeout: Duration) -> usize {
+        let mut completions = std::mem::take(&mut self.completions);
+        let capacity = completions.capacity();
+        self.lab.port().dequeue(&mut completions, Some(timeout)).unwrap();
+        assert_eq!(completions.capacity(), capacity, "completions stay within the capacity");
+        let count = completions.len();
+        for completion in completions.drain(..) {
+            self.absorb(completion);
+        }
+        self.completions = completions;
+        let ledger = self.pool.ledger();
+        assert_eq!(ledger.total(), self.pool.capacity(), "{ledger:?}");
+        assert_eq!(ledger.free, self.pool.free(), "{ledger:?}");
+        count
+    }
+
+    /// Some rounds in which nothing may complete.
+    pub(super) fn stays_quiet(&mut self, what: &str) {
+        for _ in 0..5 {
+            let count = self.round(ROUND);
+            assert_eq!(count, 0, "{what}, but there came {:?}", self.log.back());
+        }
+    }
+
+    pub(super) fn of(&mut self, link: Link) -> &mut Record {
+        self.records.get_mut(&link.key).unwrap()
+    }
+
+    pub(super) fn in_flight(&mut self, link: Link, kind: OperationKind) -> bool {
+        self.of(link).flight(kind).is_some()
+    }
+
+    /// Waits until the send in flight on the link is over, and takes it.
+    pub(super) fn sent(&mut self, link: Link) -> Sent {
+        self.until("a send to be over", |bench| !bench.of(link).sent.is_empty());
+        self.of(link).sent.pop_front().unwrap()
+    }
+
+    /// Sends all of the chain, however short the sends are.
+    pub(super) fn send_whole(&mut self, link: Link, bytes: &[u8]) {
+        self.send(link, bytes);
+        let done = self.continue_send(link);
+        assert!(done, "a send was continued to its end");
+    }
+
+    /// Waits for the send in flight and submits what is left of it, until nothing is left.
+    /// `false` if it failed.
+    fn continue_send(&mut self, link: Link) -> bool {
+        loop {
+            let Sent { mut chain, sent, end } = self.sent(link);
+            if end.is_some() {
+                return false;
+            }
+            chain.advance(sent);
+            if chain.is_empty() {
+                return true;
+            }
+            self.submit(link, Operation::Send(chain)).unwrap();
+        }
+    }
+
+    /// Closes the link and waits until it is closed.
+    pub(super) fn close_and_wait(&mut self, link: Link) {
+        self.close(link);
+        self.until("a link to be closed", |bench| bench.of(link).closed);
+    }
+
+    /// The peer writes all of `bytes`, while the port runs.
+    pub(super) fn peer_writes(&mut self, peer: &mut L::Peer, bytes: &[u8]) {
+        let mut written = 0;
+        self.until("a peer to write", |_bench| {
+            written += peer.try_write(&bytes[written..]);
+            written == bytes.len()
+        });
+    }
+
+    /// The peer reads until it has read `len` bytes, while the port runs.
+    pub(super) fn peer_reads(&mut self, peer: &mut L::Peer, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.until("a peer to read", |_bench| {
+            while bytes.len() < len {
+                let len_left = len - bytes.len();
+                match peer.try_read(&mut bytes, len_left.min(READ_BYTES)) {
+                    PeerRead::Bytes(_) => {}
+                    PeerRead::WouldBlock => return false,
+                    end => panic!("{end:?} after {} of {len} bytes", bytes.len()),
+                }
+            }
+            true
+        });
+        bytes
+    }
+
+    /// The peer reads to the end, while the port runs. Says what end it was.
+    pub(super) fn peer_reads_to_end(&mut self, peer: &mut L::Peer) -> (Vec<u8>, PeerRead) {
+        let mut bytes = Vec::new();
+        let mut end = None;
+        self.until("a peer to see the end", |_bench| {
+            end = read_to_end(peer, &mut bytes);
+            end.is_some()
+        });
+        (bytes, end.unwrap())
+    }
+
+    /// Closes what is open, and checks that everything ended and every buffer came home.
+    pub(super) fn finish(mut self) {
+        let open: Vec<_> = (self.records.iter())
+            .filter(|(_, record)| !record.closing)
+            .map(|(key, record)| Link { socket: record.socket.unwrap(), key: *key })
+            .collect();
+        for link in open {
+            self.close(link);
+        }
+        self.until("everything to be closed", |bench| {
+            bench.records.values().all(|record| record.closed)
+        });
+        self.stays_quiet("everything is closed");
+        assert_eq!(self.lab.port().counters().stale, 0, "completions that named nothing");
+        self.drop_port();
+    }
+
+    /// Drops the port and all that came out of it, and checks that every buffer came home.
+    pub(super) fn drop_port(self) -> BufferPool {
+        let Self { lab, pool, records, accepted, completions, .. } = self;
+        drop(lab);
+        drop((records, accepted, completions));
+        assert_eq!(pool.free(), pool.capacity(), "{:?}", pool.ledger());
+        churn(&pool);
+        pool
+    }
+
+    fn absorb(&mut self, completion: Completion<L::Port>) {
+        let key = completion.key.0;
+        self.note(format!("{key}: {:?}", completion.outcome));
+        if let Outcome::Posted(packet) = completion.outcome {
+            assert_eq!(key, 0, "a posted packet has key 0");
+            self.posted.push(packet);
+            return;
+        }
+        let record = self.records.get_mut(&key).expect("a completion with a key in use");
+        assert!(!record.closed, "{:?} under key {key} after Closed", completion.outcome);
+        match completion.outcome {
+            Outcome::Accepted { stream, peer, last } => {
+                record.shot(OperationKind::Accept, last);
+                self.accepted.push_back((stream, peer));
+            }
+            Outcome::Received { buffer, last } => {
+                record.shot(OperationKind::Receive, last);
+                assert!(!buffer.is_empty(), "a receive brought an empty buffer");
+                record.received.extend_from_slice(&buffer);
+                record.receives += 1;
+                self.received_from.push(key);
+                if self.keep_buffers {
+                    record.buffers.push(buffer);
+                }
+            }
+            Outcome::AcceptEnded(end) => record.end(OperationKind::Accept, end),
+            Outcome::ReceiveEnded(end) => record.end(OperationKind::Receive, end),
+            Outcome::Sent { chain, sent, end } => record.take_sent(Sent { chain, sent, end }),
+            Outcome::Closed => {
+                let in_flight = (record.accept, record.receive, record.send);
+                assert!(record.closing, "Closed came without a Close");
+                assert!(
+                    matches!(in_flight, (None, None, None)),
+                    "Closed came before {in_flight:?} had completed"
+                );
+                record.closed = true;
+            }
+            Outcome::Posted(_) => unreachable!("looked at above"),
+        }
+    }
+
+    fn note(&mut self, line: String) {
+        if self.log.len() == LOG_LINES {
+            self.log.pop_front();
+        }
+        self.log.push_back(line);
+    }
+}
+
+impl Record {
+    fn flight(&mut self, kind: OperationKind) -> &mut Option<Flight> {
+        match kind {
+            OperationKind::Accept => &mut self.accept,
+            OperationKind::Receive => &mut self.receive,
+            OperationKind::Send => &mut self.send,
+            OperationKind::Close => unreachable!("a close is noted apart"),
+        }
+    }
+
+    /// An accept or a receive brought something.
+    fn shot(&mut self, kind: OperationKind, last: bool) {
+        let closing = self.closing;
+        let Some(flight) = *self.flight(kind) else {
+            panic!("{kind:?} completed, but none was in flight");
+        };
+        if flight.shots != Shots::Many {
+            assert!(last, "{flight:?} completes once");
+        } else if last {
+            assert!(flight.cancelled || closing, "{flight:?} ended without a cause");
+        }
+        if last {
+            *self.flight(kind) = None;
+        }
+    }
+
+    /// An accept or a receive ended with nothing.
+    fn end(&mut self, kind: OperationKind, end: End) {
+        let closing = self.closing;
+        let Some(flight) = self.flight(kind).take() else {
+            panic!("{kind:?} ended with {end:?}, but none was in flight");
+        };
+        match end {
+            End::Cancelled => assert!(flight.cancelled || closing, "nobody cancelled {flight:?}"),
+            End::NotReady => assert_eq!(flight.shots, Shots::IfReady, "{flight:?}"),
+            End::PeerClosed => assert_eq!(kind, OperationKind::Receive),
+            End::Failed(_) => {}
+        }
+        self.ends.push(end);
+    }
+
+    fn take_sent(&mut self, done: Sent) {
+        let closing = self.closing;
+        let flight = self.send.take().expect("a send completed, but none was in flight");
+        assert_eq!(done.chain.len(), flight.len, "the chain comes back with all its bytes");
+        assert!(done.sent <= flight.len, "{done:?}");
+        match done.end {
+            None => assert!(done.sent > 0, "a send did nothing and gave no reason"),
+            Some(End::Cancelled) => assert!(flight.cancelled || closing, "nobody cancelled it"),
+            Some(End::Failed(_)) => {}
+            Some(end) => panic!("{end:?} is no end of a send"),
+        }
+        if done.end.is_some() {
+            assert!(done.sent < flight.len, "all was sent, so nothing failed: {done:?}");
+        }
+        self.sent.push_back(done);
+    }
+}
+
+/// Reads what is there; the end, if it is reached.
+pub(super) fn read_to_end(peer: &mut impl Peer, bytes: &mut Vec<u8>) -> Option<PeerRead> {
+    loop {
+        match peer.try_read(bytes, READ_BYTES) {
+            PeerRead::Bytes(_) => {}
+            PeerRead::WouldBlock => return None,
+            end => return Some(end),
+        }
+    }
+}
+
+/// Waits, without a port, until the peer sees the end.
+pub(super) fn end_of<L: Lab>(peer: &mut L::Peer) -> (Vec<u8>, PeerRead) {
+    let mut patience = L::patience();
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(end) = read_to_end(peer, &mut bytes) {
+            return (bytes, end);
+        }
+        assert!(!patience.is_over(), "the peer never saw the end");
+        std::thread::yield_now();
+    }
+}
+
+/// Takes every free buffer, writes to it, and gives it back.
+///
+/// In builds with debug assertions the pool thereby checks that nobody wrote to a free buffer.
+pub(super) fn churn(pool: &BufferPool) {
+    let bytes = vec![0x11; pool.buffer_size_bytes() as usize];
+    let mut buffers: Vec<_> = std::iter::from_fn(|| pool.acquire(Owner::Application)).collect();
+    for buffer in &mut buffers {
+        buffer.append(&bytes);
+    }
+    assert!(buffers.iter().all(|buffer| **buffer == bytes), "somebody else wrote to a buffer");
+}
+
+/// Bytes `from` to `from + len` of the stream with this number: every stream differs from every
+/// other, and no stretch of it repeats within 64 KiB.
+pub(super) fn pattern(stream: u64, from: usize, len: usize) -> Vec<u8> {
+    (from..from + len).map(|offset| pattern_byte(stream, offset)).collect()
+}
+
+/// Checks that `bytes` are the stream's from `from` on.
+pub(super) fn assert_pattern(stream: u64, from: usize, bytes: &[u8]) {
+    let differs =
+        (bytes.iter().enumerate()).find(|(i, byte)| **byte != pattern_byte(stream, from + i));
+    assert!(differs.is_none(), "stream {stream} differs at byte {from} + {differs:?}");
+}
+
+fn pattern_byte(stream: u64, offset: usize) -> u8 {
+    let mixed = (offset as u64 + (stream << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mixed.to_be_bytes()[2]
+}
+
+/// The listener's key: far from those of links, which count from 1.
+const LISTENER: u64 = 1 << 40;
+
+/// A round's time-out: so short that a peer that needs the test's help is not kept waiting.
+pub(super) const ROUND: Duration = Duration::from_millis(1);
+
+/// The most that a peer reads at once.
+const READ_BYTES: usize = 16 * 1024;
+
+/// How much of the past a failure shows.
+const LOG_LINES: usize = 60;

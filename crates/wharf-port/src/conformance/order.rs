@@ -1,0 +1,219 @@
+//! INV-PORT-3: at most one send per socket is in flight; bytes keep their order; a short send is
+//! continued by the port's user, who gets the chain back with the count.
+//!
+//! The method: streams of bytes that repeat nowhere, through a network so narrow that sends fall
+//! short, read by the peer in odd sizes, and compared byte for byte.
+
+use super::bench::{Bench, Sent, assert_pattern, pattern};
+use super::lab::{Lab, Peer, PeerRead, Setup, each_back_end};
+use crate::memory::{Chain, Owner};
+use crate::port::{Operation, OperationKind, Shots, SubmitErrorKind};
+
+each_back_end!(
+    four_mebibytes_of_short_sends_arrive_in_order,
+    a_second_send_is_refused_and_the_first_arrives_whole,
+    a_chain_with_a_skipped_prefix_sends_only_the_rest,
+    a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole,
+    a_shared_chain_reaches_every_link_whole,
+    an_echo_in_both_directions_at_once_keeps_both_in_order,
+    many_small_sends_keep_their_order,
+);
+
+fn four_mebibytes_of_short_sends_arrive_in_order<L: Lab>() {
+    const TOTAL: usize = 4 << 20;
+    let mut bench = Bench::<L>::new(Setup::small().narrow().buffers(256, 1024));
+    let (link, mut peer) = bench.link();
+    let (mut queued, mut read, mut short_sends, mut step) = (0, Vec::new(), 0, 0_usize);
+    let mut queue = Chain::new();
+    bench.until("all bytes", |bench| {
+        // Buffers of odd lengths, so that no boundary falls on a round number.
+        while queued < TOTAL {
+            let len = (1 + (queued * 7) % 1024).min(TOTAL - queued);
+            let Some(mut buffer) = bench.pool.acquire(Owner::SendQueue) else { break };
+            assert_eq!(buffer.append(&pattern(1, queued, len)), len);
+            queue.push(&bench.pool, buffer).unwrap();
+            queued += len;
+        }
+        if let Some(Sent { mut chain, sent, end }) = bench.of(link).sent.pop_front() {
+            assert_eq!(end, None);
+            short_sends += usize::from(sent < chain.len());
+            chain.advance(sent);
+            // What is left goes first.
+            chain.append_chain(std::mem::take(&mut queue));
+            queue = chain;
+        }
+        if !bench.in_flight(link, OperationKind::Send) && !queue.is_empty() {
+            bench.submit(link, Operation::Send(std::mem::take(&mut queue))).unwrap();
+        }
+        for _ in 0..8 {
+            step += 1;
+            if peer.try_read(&mut read, 1 + (step * 6_367) % 20_000) == PeerRead::WouldBlock {
+                break;
+            }
+        }
+        read.len() == TOTAL
+    });
+    assert_pattern(1, 0, &read);
+    bench.finish();
+}
+
+fn a_second_send_is_refused_and_the_first_arrives_whole<L: Lab>() {
+    let mut bench = Bench::<L>::new(Setup::small().narrow().buffers(512, 2048));
+    let (link, mut peer) = bench.link();
+    bench.send(link, &pattern(1, 0, 400_000));
+    let mut waiting = bench.pool.chain_of(&pattern(1, 400_000, 3_000), Owner::SendQueue).unwrap();
+    let (mut read, mut refusals) = (Vec::new(), 0);
+    bench.until("the first send", |bench| {
+        if bench.in_flight(link, OperationKind::Send) {
+            let chain = std::mem::take(&mut waiting);
+            let error = bench.submit(link, Operation::Send(chain)).unwrap_err();
+            assert_eq!(error.kind, SubmitErrorKind::Busy);
+            let Operation::Send(chain) = error.operation else { panic!("not the send") };
+            waiting = chain;
+            refusals += 1;
+        }
+        peer.try_read(&mut read, 30_000);
+        !bench.in_flight(link, OperationKind::Send)
+    });
+    assert!(refusals > 0);
+    let Sent { mut chain, sent, end } = bench.sent(link);
+    assert_eq!(end, None);
+    chain.advance(sent);
+    chain.append_chain(waiting);
+    let rest: Vec<_> = chain.slices().flatten().copied().collect();
+    drop(chain);
+    let mut at = 0;
+    bench.until("the rest", |bench| {
+        if let Some(done) = bench.of(link).sent.pop_front() {
+            at += done.sent;
+        }
+        if !bench.in_flight(link, OperationKind::Send) && at < rest.len() {
+            bench.send(link, &rest[at..]);
+        }
+        peer.try_read(&mut read, 30_000);
+        read.len() == 403_000
+    });
+    assert_pattern(1, 0, &read);
+    bench.finish();
+}
+
+fn a_chain_with_a_skipped_prefix_sends_only_the_rest<L: Lab>() {
+    let mut bench = Bench::<L>::new(Setup::small());
+    let (link, mut peer) = bench.link();
+    for skipped in [1, 100, 255, 256, 257, 600, 999] {
+        let mut chain = bench.pool.chain_of(&pattern(1, 0, 1_000), Owner::SendQueue).unwrap();
+        chain.advance(skipped);
+        bench.submit(link, Operation::Send(chain)).unwrap();
+        let done = bench.sent(link);
+        assert_eq!((done.sent, done.chain.len()), (1_000 - skipped, 1_000 - skipped));
+        assert_pattern(1, skipped, &bench.peer_reads(&mut peer, 1_000 - skipped));
+    }
+    bench.finish();
+}
+
+fn a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole<L: Lab>() {
+    // Linux takes 1,024 pieces at once (IOV_MAX); the chain has three times as many.
+    let mut bench = Bench::<L>::new(Setup::small().buffers(3_100, 64));
+    let (link, mut peer) = bench.link();
+    let mut chain = Chain::new();
+    for piece in 0..3_000 {
+        let mut buffer = bench.pool.acquire(Owner::SendQueue).unwrap();
+        buffer.append(&pattern(1, piece * 10, 10));
+        chain.push(&bench.pool, buffer).unwrap();
+    }
+    let mut total = 0;
+    bench.submit(link, Operation::Send(chain)).unwrap();
+    loop {
+        let Sent { mut chain, sent, end } = bench.sent(link);
+        assert_eq!(end, None);
+        total += sent;
+        chain.advance(sent);
+        if chain.is_empty() {
+            break;
+        }
+        bench.submit(link, Operation::Send(chain)).unwrap();
+    }
+    assert_eq!(total, 30_000);
+    assert_pattern(1, 0, &bench.peer_reads(&mut peer, 30_000));
+    bench.finish();
+}
+
+fn a_shared_chain_reaches_every_link_whole<L: Lab>() {
+    let mut bench = Bench::<L>::new(Setup::small().buffers(24, 256));
+    let mut links = bench.links(8);
+    bench.round(super::bench::ROUND);
+    let free = bench.pool.free();
+    let news = bench.pool.chain_of(&pattern(7, 0, 700), Owner::Shared).unwrap();
+    for (link, _) in &links {
+        let mut chain = Chain::new();
+        chain.share(&bench.pool, &news).unwrap();
+        bench.submit(*link, Operation::Send(chain)).unwrap();
+    }
+    drop(news);
+    assert_eq!(bench.pool.free(), free - 3, "eight links share three buffers");
+    for (count, (link, peer)) in links.iter_mut().enumerate() {
+        assert_pattern(7, 0, &bench.peer_reads(peer, 700));
+        let done = bench.sent(*link);
+        assert_eq!((done.sent, done.end), (700, None));
+        drop(done);
+        let expected = if count == 7 { free } else { free - 3 };
+        assert_eq!(bench.pool.free(), expected, "the last send frees them");
+    }
+    bench.finish();
+}
+
+fn an_echo_in_both_directions_at_once_keeps_both_in_order<L: Lab>() {
+    const TOTAL: usize = 512 << 10;
+    let mut bench = Bench::<L>::new(Setup::small().narrow().buffers(64, 512));
+    bench.keep_buffers = true;
+    let mut links = bench.links(2);
+    for (link, _) in &links {
+        bench.receive(*link, Shots::Many);
+    }
+    let mut written = [0; 2];
+    let mut read = [Vec::new(), Vec::new()];
+    let mut queues = [Chain::new(), Chain::new()];
+    bench.until("both echoes", |bench| {
+        for (i, (link, peer)) in links.iter_mut().enumerate() {
+            let len = (TOTAL - written[i]).min(3_001);
+            written[i] += peer.try_write(&pattern(link.key, written[i], len));
+            for buffer in std::mem::take(&mut bench.of(*link).buffers) {
+                queues[i].push(&bench.pool, buffer).unwrap();
+            }
+            if let Some(Sent { mut chain, sent, end }) = bench.of(*link).sent.pop_front() {
+                assert_eq!(end, None);
+                chain.advance(sent);
+                chain.append_chain(std::mem::take(&mut queues[i]));
+                queues[i] = chain;
+            }
+            if !bench.in_flight(*link, OperationKind::Send) && !queues[i].is_empty() {
+                let chain = std::mem::take(&mut queues[i]);
+                bench.submit(*link, Operation::Send(chain)).unwrap();
+            }
+            peer.try_read(&mut read[i], 4_001);
+        }
+        read.iter().all(|bytes| bytes.len() == TOTAL)
+    });
+    for ((link, _), bytes) in links.iter().zip(&read) {
+        assert_pattern(link.key, 0, bytes);
+    }
+    bench.finish();
+}
+
+fn many_small_sends_keep_their_order<L: Lab>() {
+    let mut bench = Bench::<L>::new(Setup::small());
+    let mut links = bench.links(4);
+    for message in 0..500 {
+        for (link, _) in &links {
+            bench.send(*link, &pattern(link.key, message * 5, 5));
+        }
+        for (link, _) in &links {
+            let done = bench.sent(*link);
+            assert_eq!((done.sent, done.end), (5, None));
+        }
+    }
+    for (link, peer) in &mut links {
+        assert_pattern(link.key, 0, &bench.peer_reads(peer, 2_500));
+    }
+    bench.finish();
+}

@@ -1,0 +1,238 @@
+//! INV-PORT-7: a post from any thread wakes a sleeping dequeue; wake-ups coalesce; no packet is
+//! lost while the port lives.
+//!
+//! The method: packets carry their sender and a count, so that a lost, doubled or reordered one is
+//! seen. Wake-ups come at moments spread over the time in which the owner falls asleep, until the
+//! port's own counter shows that some did end a sleep.
+
+use super::bench::{Bench, ROUND};
+use super::lab::{Lab, Setup, each_back_end, skip};
+use crate::port::{Completions, Outcome, Port, PostError, Shots};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+each_back_end!(
+    packets_of_eight_threads_arrive_once_and_in_each_threads_order,
+    a_post_ends_a_wait_without_end,
+    a_wake_without_a_packet_ends_a_wait,
+    many_wakes_make_one,
+    a_full_inbox_gives_the_packet_back,
+    a_port_that_is_gone_gives_the_packet_back,
+    packets_that_do_not_fit_come_with_the_next_dequeue,
+    packets_and_bytes_come_side_by_side,
+);
+
+fn packets_of_eight_threads_arrive_once_and_in_each_threads_order<L: Lab>() {
+    const THREADS: u64 = 8;
+    const PACKETS: u64 = 5_000;
+    let mut bench = Bench::<L>::new(Setup::small());
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let poster = bench.lab.port().poster();
+            scope.spawn(move || {
+                for count in 0..PACKETS {
+                    let mut packet = thread << 32 | count;
+                    while let Err(error) = poster.post(packet) {
+                        assert!(matches!(error, PostError::Full(_)), "{error:?}");
+                        packet = error.into_packet();
+                        std::thread::yield_now();
+                    }
+                }
+            });
+        }
+        let total = usize::try_from(THREADS * PACKETS).unwrap();
+        bench.until("all packets", |bench| bench.posted.len() >= total);
+    });
+    bench.stays_quiet("all packets are there");
+    for thread in 0..THREADS {
+        let counts = bench.posted.iter().filter(|packet| **packet >> 32 == thread);
+        let counts: Vec<_> = counts.map(|packet| packet & 0xFFFF_FFFF).collect();
+        assert!(counts.into_iter().eq(0..PACKETS), "thread {thread}");
+    }
+    bench.finish();
+}
+
+fn a_post_ends_a_wait_without_end<L: Lab>() {
+    ping(
+        |bench: &mut Bench<L>, completions, ask| {
+            let packets = bench.posted.len();
+            ask();
+            while bench.posted.len() == packets {
+                bench.lab.port().dequeue(completions, None).unwrap();
+                for completion in completions.drain(..) {
+                    let Outcome::Posted(packet) = completion.outcome else {
+                        panic!("{completion:?}")
+                    };
+                    bench.posted.push(packet);
+                }
+            }
+        },
+        |poster, turn| poster.post(turn).unwrap(),
+    );
+}
+
+fn a_wake_without_a_packet_ends_a_wait<L: Lab>() {
+    ping(
+        |bench: &mut Bench<L>, completions, ask| {
+            ask();
+            bench.lab.port().dequeue(completions, None).unwrap();
+            assert!(completions.is_empty(), "a wake is no packet: {completions:?}");
+        },
+        |poster, _turn| poster.wake(),
+    );
+}
+
+/// Plays ping-pong with another thread until at least one of its calls has ended a sleep.
+fn ping<L: Lab>(
+    mut wait: impl FnMut(&mut Bench<L>, &mut Completions<L::Port>, &mut dyn FnMut()),
+    answer: impl Fn(&crate::port::Poster<u64>, u64) + Send,
+) {
+    if !L::SLEEPS {
+        return skip("a dequeue on a simulated clock does not sleep");
+    }
+    let mut bench = Bench::<L>::new(Setup::small());
+    let mut completions = Vec::with_capacity(8);
+    let poster = bench.lab.port().poster();
+    let (to_thread, asked) = channel::<u64>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            loop {
+                match asked.recv_timeout(GUARD) {
+                    Ok(turn) => {
+                        for _ in 0..(turn % 50) * 2_000 {
+                            std::hint::spin_loop();
+                        }
+                        answer(&poster, turn);
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return,
+                    // The owner sleeps for ever. A failed test is better than one that hangs.
+                    Err(RecvTimeoutError::Timeout) => std::process::abort(),
+                }
+            }
+        });
+        let before = bench.lab.port().counters().wakeups;
+        for turn in 0.. {
+            wait(&mut bench, &mut completions, &mut || to_thread.send(turn).unwrap());
+            let woken = bench.lab.port().counters().wakeups > before;
+            if turn >= 300 && woken {
+                break;
+            }
+            assert!(turn < 20_000, "no wake-up was counted in {turn} waits");
+        }
+        drop(to_thread);
+    });
+    bench.finish();
+}
+
+fn many_wakes_make_one<L: Lab>() {
+    let mut bench = Bench::<L>::new(Setup::small());
+    let poster = bench.lab.port().poster();
+    let mut completions = Vec::with_capacity(8);
+    let before = bench.lab.port().counters();
+    for _ in 0..10_000 {
+        poster.wake();
+    }
+    // One wait may end early for all the wakes; those after it last as long as they should.
+    let mut early = 0;
+    for _ in 0..5 {
+        let start = bench.lab.port().now();
+        bench.lab.port().dequeue(&mut completions, Some(SHORT)).unwrap();
+        assert!(completions.is_empty(), "a wake is no packet: {completions:?}");
+        early += u32::from(bench.lab.port().now().since(start) < SHORT / 2);
+    }
+    let wakeups = bench.lab.port().counters().wakeups - before.wakeups;
+    assert!(early <= 2, "{early} of 5 waits ended early");
+    assert!(wakeups <= 2, "{wakeups} wake-ups were counted");
+    // Many packets at once are one wake-up as well, and all are there.
+    (0..50).for_each(|packet| poster.post(packet).unwrap());
+    bench.until("the packets", |bench| bench.posted.len() == 50);
+    assert!(bench.posted.iter().copied().eq(0..50));
+    let wakeups = bench.lab.port().counters().wakeups - before.wakeups;
+    assert!(wakeups <= 4, "{wakeups} wake-ups were counted");
+    bench.finish();
+}
+
+fn a_full_inbox_gives_the_packet_back<L: Lab>() {
+    let mut bench = Bench::<L>::new(Setup::small());
+    let poster = bench.lab.port().poster();
+    for round in 0..3 {
+        let first = round * 1_000;
+        for packet in first..first + 64 {
+            poster.post(packet).unwrap();
+        }
+        for _ in 0..3 {
+            match poster.post(77_777) {
+                Err(PostError::Full(packet)) => assert_eq!(packet, 77_777),
+                other => panic!("{other:?} from a full inbox"),
+            }
+        }
+        bench.until("the packets", |bench| bench.posted.len() >= 64);
+        bench.stays_quiet("what was given back is not there as well");
+        assert!(bench.posted.drain(..).eq(first..first + 64));
+    }
+    bench.finish();
+}
+
+fn a_port_that_is_gone_gives_the_packet_back<L: Lab>() {
+    let mut bench = Bench::<L>::new(Setup::small());
+    let poster = bench.lab.port().poster();
+    let other = poster.clone();
+    poster.post(1).unwrap();
+    bench.drop_port();
+    match poster.post(2) {
+        Err(PostError::Closed(packet)) => assert_eq!(packet, 2),
+        result => panic!("{result:?} from a port that is gone"),
+    }
+    // To wake nobody is harmless, as often as one likes.
+    for _ in 0..10 {
+        poster.wake();
+        other.wake();
+    }
+    assert!(matches!(other.post(3), Err(PostError::Closed(3))));
+}
+
+fn packets_that_do_not_fit_come_with_the_next_dequeue<L: Lab>() {
+    let mut bench = Bench::<L>::new(Setup::small());
+    let poster = bench.lab.port().poster();
+    (0..60).for_each(|packet| poster.post(packet).unwrap());
+    let mut seen = Vec::new();
+    let mut completions = Vec::with_capacity(7);
+    let start = bench.lab.port().now();
+    while seen.len() < 60 {
+        // A packet that waits must not wait for the time-out.
+        bench.lab.port().dequeue(&mut completions, Some(GUARD)).unwrap();
+        assert!(completions.len() <= 7);
+        for completion in completions.drain(..) {
+            let Outcome::Posted(packet) = completion.outcome else { panic!("{completion:?}") };
+            seen.push(packet);
+        }
+    }
+    assert!(bench.lab.port().now().since(start) < GUARD / 2);
+    assert!(seen.into_iter().eq(0..60));
+    bench.finish();
+}
+
+fn packets_and_bytes_come_side_by_side<L: Lab>() {
+    let mut bench = Bench::<L>::new(Setup::small());
+    let (link, mut peer) = bench.link();
+    bench.receive(link, Shots::Many);
+    let poster = bench.lab.port().poster();
+    let mut count = 0;
+    // Neither a port that is flooded with packets forgets its sockets, nor the other way round.
+    bench.until("both", |bench| {
+        while poster.post(count).is_ok() {
+            count += 1;
+        }
+        super::lab::Peer::try_write(&mut peer, &[1; 500]);
+        bench.of(link).received.len() >= 100_000 && bench.posted.len() >= 5_000
+    });
+    bench.round(ROUND);
+    assert!(bench.posted.iter().copied().eq(0..bench.posted.len() as u64));
+    bench.finish();
+}
+
+/// Long enough to tell a wait from none.
+const SHORT: Duration = Duration::from_millis(50);
+
+/// A time-out that no test is to wait for.
+const GUARD: Duration = Duration::from_secs(10);

@@ -1,0 +1,187 @@
+//! Labs on real sockets over loopback.
+
+use super::lab::{Lab, Patience, Peer, PeerRead, Setup};
+use crate::memory::BufferPool;
+use crate::port::{Key, Port, PortConfig, PortError, Socket};
+use socket2::{Domain, Type};
+use std::io::{self, Read, Write};
+use std::marker::PhantomData;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+pub(super) type EpollLab = RealLab<Epoll>;
+pub(super) type UringLab = RealLab<Uring>;
+
+/// How a back end on real sockets is made.
+pub(super) trait BackEnd {
+    type Port: Port<Packet = u64, Stream = TcpStream, Listener = TcpListener>;
+
+    fn port(config: PortConfig, pool: BufferPool) -> Result<Self::Port, PortError>;
+
+    /// Whether this answer means that the machine does not offer what the back end stands on.
+    fn is_missing(error: &PortError) -> bool;
+}
+
+pub(super) enum Epoll {}
+
+impl BackEnd for Epoll {
+    type Port = crate::epoll::EpollPort<u64>;
+
+    fn port(config: PortConfig, pool: BufferPool) -> Result<Self::Port, PortError> {
+        Self::Port::new(config, pool)
+    }
+
+    fn is_missing(_error: &PortError) -> bool {
+        false
+    }
+}
+
+pub(super) enum Uring {}
+
+impl BackEnd for Uring {
+    type Port = crate::uring::UringPort<u64>;
+
+    fn port(config: PortConfig, pool: BufferPool) -> Result<Self::Port, PortError> {
+        Self::Port::new(config, pool)
+    }
+
+    /// Kernels without io_uring, and containers that forbid it (io_uring_setup(2)).
+    fn is_missing(error: &PortError) -> bool {
+        let os = error.os();
+        os.call() == "io_uring_setup" && [libc::ENOSYS, libc::EPERM].contains(&os.code())
+    }
+}
+
+pub(super) struct RealLab<B: BackEnd> {
+    port: B::Port,
+    address: Option<SocketAddr>,
+    narrow: bool,
+    back_end: PhantomData<B>,
+}
+
+impl<B: BackEnd> Lab for RealLab<B> {
+    type Port = B::Port;
+    type Peer = TcpPeer;
+    type Patience = Deadline;
+
+    const SLEEPS: bool = true;
+
+    fn unavailable() -> Option<String> {
+        let setup = Setup::small();
+        match B::port(setup.port, BufferPool::new(setup.pool).unwrap()) {
+            Ok(_port) => None,
+            Err(error) if B::is_missing(&error) => Some(error.to_string()),
+            Err(error) => panic!("the back end is there, but a small port cannot be made: {error}"),
+        }
+    }
+
+    fn new(setup: Setup) -> Self {
+        let port = B::port(setup.port, BufferPool::new(setup.pool).unwrap()).unwrap();
+        Self { port, address: None, narrow: setup.narrow, back_end: PhantomData }
+    }
+
+    fn port(&mut self) -> &mut B::Port {
+        &mut self.port
+    }
+
+    fn listen(&mut self, key: Key) -> Socket {
+        let listener = socket(self.narrow);
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener.listen(BACKLOG).unwrap();
+        let listener = TcpListener::from(listener);
+        self.address = Some(listener.local_addr().unwrap());
+        self.port.associate_listener(listener, key).unwrap()
+    }
+
+    fn connect(&mut self) -> TcpPeer {
+        let socket = socket(self.narrow);
+        socket.set_nonblocking(true).unwrap();
+        let address = self.address.expect("listen comes first");
+        if let Err(error) = socket.connect(&address.into()) {
+            assert_eq!(error.raw_os_error(), Some(libc::EINPROGRESS), "connect: {error}");
+        }
+        TcpPeer { stream: socket.into() }
+    }
+
+    fn patience() -> Deadline {
+        Deadline { start: now() }
+    }
+}
+
+/// A socket whose kernel buffers are small if the network is to be narrow. What a listener has is
+/// inherited by the connections that it accepts.
+fn socket(narrow: bool) -> socket2::Socket {
+    let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    // Small segments are to leave at once, else the tests wait for delayed acknowledgements.
+    socket.set_tcp_nodelay(true).unwrap();
+    if narrow {
+        socket.set_recv_buffer_size(NARROW_BYTES).unwrap();
+        socket.set_send_buffer_size(NARROW_BYTES).unwrap();
+    }
+    socket
+}
+
+pub(super) struct TcpPeer {
+    stream: TcpStream,
+}
+
+impl Peer for TcpPeer {
+    fn try_write(&mut self, bytes: &[u8]) -> usize {
+        self.stream.write(bytes).unwrap_or(0)
+    }
+
+    fn try_read(&mut self, bytes: &mut Vec<u8>, len_max: usize) -> PeerRead {
+        let before = bytes.len();
+        bytes.resize(before + len_max, 0);
+        let result = self.stream.read(&mut bytes[before..]);
+        bytes.truncate(before + *result.as_ref().unwrap_or(&0));
+        match result {
+            Ok(0) => PeerRead::Eof,
+            Ok(len) => PeerRead::Bytes(len),
+            Err(error) if NOT_YET.contains(&error.kind()) => PeerRead::WouldBlock,
+            Err(_) => PeerRead::Reset,
+        }
+    }
+
+    fn shutdown_write(&mut self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    fn reset(self) {
+        // SO_LINGER with 0 seconds: close sends RST (tcp(7), socket(7)).
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+}
+
+/// Real time, because the port's clock ends with the port.
+pub(super) struct Deadline {
+    start: Instant,
+}
+
+impl Patience for Deadline {
+    fn is_over(&mut self) -> bool {
+        self.start.elapsed() > DEADLINE
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a hung back end is to end in a failure")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Long enough for a busy machine; a test that passes never waits for it.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Connections that may wait to be accepted: more than any test opens at once.
+const BACKLOG: i32 = 1024;
+
+/// The kernel doubles it. Much less makes every exchange wait for window updates.
+const NARROW_BYTES: usize = 8 * 1024;
+
+/// A connection that is still being made is not an end.
+const NOT_YET: [io::ErrorKind; 3] =
+    [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted, io::ErrorKind::NotConnected];

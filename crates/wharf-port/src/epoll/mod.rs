@@ -1,0 +1,271 @@
+//! The back end for epoll: what is ready is done by us, and reported as if the kernel had done it.
+//!
+//! Every socket is nonblocking and is watched edge-triggered from its association to its end, so
+//! a message costs one `epoll_wait`, one `recv` and one `send`, and no call to change what is
+//! watched. A place in the table remembers what the edges said (`socket.rs`); a socket that has
+//! something to do stands in one queue, and `dequeue` lets each in it do one thing in turn.
+//!
+//! ```text
+//!   submit ──► operation kept in the place, a send tried at once ──┐
+//!   epoll_wait ──► readable, writable, drain ──────────────────────┤ something to do?
+//!                                                                  ▼
+//!   starved ◄── no buffer ─────────────── visit ◄── first ──── ready queue ◄─┐
+//!      └──────── a buffer comes home ────►  │ one receive, some accepts,      │ more to do
+//!                                           ▼ a send, what has ended          │
+//!                                     completions ────────────────────────────┘
+//! ```
+//!
+//! # How the contract is kept
+//!
+//! - INV-PORT-1: an operation stays in its place until its last completion is handed over; until
+//!   then another of its kind is refused as busy. Hence a socket never has more than one completion
+//!   of a kind waiting, and nothing needs room beyond the place itself.
+//! - INV-PORT-2: the kernel sees a buffer only during a call that we wait for.
+//! - INV-PORT-4: [`Outcome::Closed`](crate::port::Outcome::Closed) is made by the visit that finds
+//!   nothing else left in the place, and frees it. The queues and epoll itself name sockets with
+//!   their generation.
+//! - INV-PORT-5: a buffer is acquired when bytes are there, and not before.
+//! - INV-PORT-6: a socket that finds the pool empty goes to the end of a second queue, which
+//!   is served before the first one.
+//! - INV-PORT-7: an eventfd stands among the sockets.
+
+#[expect(unsafe_code, reason = "lets recv(2) write into a buffer of the pool")]
+mod calls;
+mod dequeue;
+mod socket;
+mod submit;
+#[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "any other outcome is the test's failure")]
+mod tests;
+
+use self::socket::{Role, SocketState};
+use crate::linux::{Clock, EventFd};
+use crate::memory::BufferPool;
+use crate::port::{
+    Completions, Counters, Entry, Inbox, Key, Operation, OperationKind, Port, PortConfig,
+    PortError, Poster, Refused, Socket, SocketTable, SubmitError, Time, Wake,
+};
+use rustix::event::epoll;
+use rustix::fd::OwnedFd;
+use rustix::io::{Errno, ioctl_fionbio};
+use std::collections::VecDeque;
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A completion port on epoll, for Linux without io_uring.
+///
+/// It belongs to the thread that made it and is not `Send`. A pool serves one port: it remembers
+/// one port only to be woken when a buffer comes home, the first that was made with it.
+///
+/// Dropping a port closes its sockets. Nothing is ever in flight with the kernel, so there is
+/// nothing to wait for.
+///
+/// # Cost
+///
+/// All tables are taken by [`new`](Self::new); nothing is allocated afterwards.
+///
+/// # Platforms
+///
+/// Waits are measured in milliseconds, rounded up; zero does not wait.
+pub struct EpollPort<T: Send> {
+    epoll: OwnedFd,
+    inbox: Inbox<T>,
+    pool: BufferPool,
+    sockets: SocketTable<SocketState>,
+    /// Sockets with something to do, each at most once.
+    ready: VecDeque<Socket>,
+    /// Sockets that found no buffer, in that order; may name some that wait no longer.
+    starved: VecDeque<Socket>,
+    events: Vec<epoll::Event>,
+    /// The last dequeue did not look at epoll, so the next one does.
+    look_is_due: bool,
+    /// Packets are handed over before what the sockets have; changes with every dequeue, so that
+    /// neither can keep the other out when the room is small.
+    packets_first: bool,
+    counters: Counters,
+    clock: Clock,
+    /// One thread's, as the ring of the other Linux back end is, so that they can be exchanged.
+    not_send: PhantomData<*const ()>,
+}
+
+impl<T: Send> EpollPort<T> {
+    /// Makes a port that receives into buffers of `pool`.
+    ///
+    /// `config.receive_window` means nothing here.
+    ///
+    /// # Errors
+    ///
+    /// The system's answer to `epoll_create1`, `eventfd` or `epoll_ctl`.
+    ///
+    /// # Panics
+    ///
+    /// If a figure is outside the range that [`PortConfig`] states.
+    pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
+        let sockets_max = config.sockets_max;
+        assert!((1..=SOCKETS_MAX).contains(&sockets_max), "sockets_max: {sockets_max}");
+        assert!(config.inbox_capacity > 0, "inbox_capacity: 0");
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|errno| calls::error("epoll_create1", errno))?;
+        let wake = Arc::new(EventFd::new()?);
+        let edges = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), edges)
+            .map_err(|errno| calls::error("epoll_ctl", errno))?;
+        let waiter = Arc::clone(&wake);
+        pool.set_waiter(Arc::new(move || waiter.wake()));
+        Ok(Self {
+            epoll,
+            inbox: Inbox::new(config.inbox_capacity, wake),
+            pool,
+            sockets: SocketTable::new(sockets_max),
+            ready: VecDeque::with_capacity(sockets_max as usize),
+            starved: VecDeque::with_capacity(2 * sockets_max as usize),
+            events: Vec::with_capacity(EVENTS_MAX),
+            look_is_due: true,
+            packets_first: true,
+            counters: Counters::default(),
+            clock: Clock::new(),
+            not_send: PhantomData,
+        })
+    }
+
+    /// Puts a socket on a place and has it watched; gives it back if that fails.
+    fn watch<S: Into<OwnedFd> + From<OwnedFd>>(
+        &mut self,
+        socket: S,
+        role: Role,
+        key: Key,
+    ) -> Result<Socket, Refused<S>> {
+        if self.sockets.is_full() {
+            return Err(Refused { socket, error: None });
+        }
+        let fd = socket.into();
+        if let Err(errno) = ioctl_fionbio(&fd, true) {
+            return Err(refused(fd, "ioctl FIONBIO", errno));
+        }
+        let Some(socket) = self.sockets.insert(key, SocketState::new(fd, role)) else {
+            unreachable!("a table that is not full has a place");
+        };
+        let added = self.sockets.get_mut(socket).map(|Entry { state, .. }| {
+            epoll::add(&self.epoll, &state.fd, event_data(socket), role.watched_events())
+        });
+        if let Some(Err(errno)) = added
+            && let Some(Entry { state, .. }) = self.sockets.remove(socket)
+        {
+            return Err(refused(state.fd, "epoll_ctl", errno));
+        }
+        Ok(socket)
+    }
+
+    /// Has the socket visited at the next dequeue, if it has something to do.
+    fn queue_if_busy(&mut self, socket: Socket) {
+        if let Some(entry) = self.sockets.get_mut(socket)
+            && entry.state.has_work()
+            && !entry.state.queued
+        {
+            entry.state.queued = true;
+            self.ready.push_back(socket);
+        }
+    }
+}
+
+impl<T: Send> Port for EpollPort<T> {
+    type Packet = T;
+    type Stream = TcpStream;
+    type Listener = TcpListener;
+
+    fn associate(&mut self, stream: TcpStream, key: Key) -> Result<Socket, Refused<TcpStream>> {
+        self.watch(stream, Role::Connection, key)
+    }
+
+    fn associate_listener(
+        &mut self,
+        listener: TcpListener,
+        key: Key,
+    ) -> Result<Socket, Refused<TcpListener>> {
+        self.watch(listener, Role::Listener, key)
+    }
+
+    fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError> {
+        self.take_in(socket, operation)
+    }
+
+    fn cancel(&mut self, socket: Socket, kind: OperationKind) {
+        self.take_back(socket, kind);
+    }
+
+    fn shutdown(&mut self, socket: Socket) {
+        self.end_sending(socket);
+    }
+
+    fn dequeue(
+        &mut self,
+        completions: &mut Completions<Self>,
+        timeout: Option<Duration>,
+    ) -> Result<(), PortError> {
+        self.turn(completions, timeout)
+    }
+
+    fn poster(&self) -> Poster<T> {
+        self.inbox.poster()
+    }
+
+    fn pool(&self) -> &BufferPool {
+        &self.pool
+    }
+
+    fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+impl<T: Send> fmt::Debug for EpollPort<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EpollPort")
+            .field("epoll", &self.epoll)
+            .field("ready", &self.ready.len())
+            .field("starved", &self.starved.len())
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+fn refused<S: From<OwnedFd>>(fd: OwnedFd, call: &'static str, errno: Errno) -> Refused<S> {
+    Refused { socket: fd.into(), error: Some(calls::error(call, errno)) }
+}
+
+/// What epoll hands back with an event: the place below, the generation above.
+fn event_data(socket: Socket) -> epoll::EventData {
+    epoll::EventData::new_u64(u64::from(socket.generation) << 32 | u64::from(socket.index))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "each half is wanted by itself")]
+fn socket_of(data: u64) -> Socket {
+    Socket { index: data as u32, generation: (data >> 32) as u32 }
+}
+
+/// The eventfd's event. No socket has it: places end at [`SOCKETS_MAX`].
+const WAKE: u64 = u64::MAX;
+
+/// As [`PortConfig`] says.
+const SOCKETS_MAX: u32 = 268_435_454;
+
+/// Events fetched at once, 3 KiB of them. What is left comes first the next time.
+const EVENTS_MAX: usize = 256;
+
+/// Fails to compile when the port becomes `Send`: then both traits fit, and `_` is ambiguous.
+const _: () = {
+    trait AmbiguousIfSend<A> {
+        fn check() {}
+    }
+    struct Sendable;
+    impl<P> AmbiguousIfSend<()> for P {}
+    impl<P: Send> AmbiguousIfSend<Sendable> for P {}
+    let _ = <EpollPort<()> as AmbiguousIfSend<_>>::check;
+};

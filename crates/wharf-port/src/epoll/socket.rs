@@ -1,0 +1,210 @@
+//! What the port knows of one socket: its operations, and what the edges have said.
+
+use super::calls::{self, Push};
+use crate::memory::{Buffer, Chain};
+use crate::port::{End, OperationKind, Outcome, Shots};
+use rustix::event::epoll::EventFlags;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+
+/// One place's content. An operation stays here until its last completion is handed over.
+#[derive(Debug)]
+pub(super) struct SocketState {
+    pub(super) fd: OwnedFd,
+    pub(super) role: Role,
+    /// The receive, or a listener's accept.
+    pub(super) intake: Intake,
+    pub(super) send: Option<Sending>,
+    pub(super) closing: bool,
+    /// The socket may have something to receive or to accept.
+    pub(super) readable: bool,
+    /// The socket may have more after a receive that did not fill its buffer: the end or an error
+    /// of the stream, which no further edge will tell, or bytes behind an urgent one, where recv
+    /// stops. So it is read until it says that it is empty.
+    pub(super) drain: bool,
+    /// The socket may take more bytes. Means something only while a send waits.
+    pub(super) writable: bool,
+    /// It stands in the ready queue.
+    pub(super) queued: bool,
+    /// It stands in the queue for buffers.
+    pub(super) starved: bool,
+}
+
+/// What the socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Connection,
+    Listener,
+}
+
+/// The operation that takes something from the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Intake {
+    /// None is in flight.
+    Idle,
+    /// It waits for something to take.
+    Armed(Shots),
+    /// It was cancelled, and its completion waits to be dequeued.
+    Ended(End),
+}
+
+/// The send in flight.
+#[derive(Debug)]
+pub(super) struct Sending {
+    pub(super) chain: Chain,
+    pub(super) sent: usize,
+    /// Its completion waits to be dequeued.
+    pub(super) over: bool,
+    pub(super) end: Option<End>,
+}
+
+impl SocketState {
+    pub(super) fn new(fd: OwnedFd, role: Role) -> Self {
+        // What is there already comes as the first edge: EPOLL_CTL_ADD looks at the socket.
+        Self {
+            fd,
+            role,
+            intake: Intake::Idle,
+            send: None,
+            closing: false,
+            readable: false,
+            drain: false,
+            writable: false,
+            queued: false,
+            starved: false,
+        }
+    }
+
+    /// Notes what an edge said.
+    pub(super) fn note(&mut self, events: EventFlags) {
+        self.readable |= events.intersects(EventFlags::IN.union(DRAIN));
+        self.drain |= events.intersects(DRAIN);
+        self.writable |= events.intersects(WRITE);
+    }
+
+    /// Whether a visit would do something.
+    pub(super) fn has_work(&self) -> bool {
+        let intake = match self.intake {
+            Intake::Idle => false,
+            Intake::Armed(shots) => (self.readable || shots == Shots::IfReady) && !self.starved,
+            Intake::Ended(_) => true,
+        };
+        intake || self.closing || self.send.as_ref().is_some_and(|send| send.over || self.writable)
+    }
+
+    /// Sends what is left of the chain, as far as the socket takes it now.
+    pub(super) fn push(&mut self) {
+        let Some(send) = self.send.as_mut().filter(|send| !send.over) else { return };
+        match calls::send(&self.fd, &send.chain, &mut send.sent) {
+            Push::All => send.finish(None),
+            Push::Failed(error) => send.finish(Some(End::Failed(error))),
+            Push::NoRoom => self.writable = false,
+            Push::Paused => self.writable = true,
+        }
+    }
+
+    /// Receives once, into `buffer`; `None` if there was nothing and the receive goes on.
+    pub(super) fn receive<S, T>(
+        &mut self,
+        shots: Shots,
+        mut buffer: Buffer,
+    ) -> Option<Outcome<S, T>> {
+        match calls::recv(&self.fd, &mut buffer) {
+            Ok(0) => Some(self.end_receive(End::PeerClosed)),
+            Ok(len) => {
+                // A full buffer says nothing about what is behind it. A part of one was all there
+                // was, and what comes later is an edge of its own (epoll(7), question 9).
+                self.readable = self.drain || len == buffer.capacity() as usize;
+                let last = shots != Shots::Many;
+                if last {
+                    self.intake = Intake::Idle;
+                }
+                Some(Outcome::Received { buffer, last })
+            }
+            Err(Errno::AGAIN) => {
+                (self.readable, self.drain) = (false, false);
+                (shots == Shots::IfReady).then(|| self.end_receive(End::NotReady))
+            }
+            Err(errno) => Some(self.end_receive(End::Failed(calls::error("recv", errno)))),
+        }
+    }
+
+    /// Whether a receive or an accept is in flight.
+    pub(super) fn is_taking(&self) -> bool {
+        self.intake != Intake::Idle
+    }
+
+    /// Ends the operation of this kind, if one is in flight; its completion comes with a visit.
+    pub(super) fn cancel(&mut self, kind: OperationKind) {
+        match kind {
+            OperationKind::Receive | OperationKind::Accept => {
+                if kind == self.role.intake_kind()
+                    && let Intake::Armed(_) = self.intake
+                {
+                    self.intake = Intake::Ended(End::Cancelled);
+                }
+            }
+            OperationKind::Send => {
+                if let Some(send) = self.send.as_mut().filter(|send| !send.over) {
+                    send.finish(Some(End::Cancelled));
+                }
+            }
+            OperationKind::Close => {}
+        }
+    }
+
+    fn end_receive<S, T>(&mut self, end: End) -> Outcome<S, T> {
+        self.intake = Intake::Idle;
+        // What ended the stream tells no further edge, and the next receive shall meet it, too.
+        self.readable = end != End::NotReady;
+        Outcome::ReceiveEnded(end)
+    }
+}
+
+impl Role {
+    /// What epoll is asked for. The kernel adds EPOLLERR and EPOLLHUP.
+    pub(super) fn watched_events(self) -> EventFlags {
+        match self {
+            Self::Connection => {
+                EventFlags::IN
+                    | EventFlags::OUT
+                    | EventFlags::RDHUP
+                    | EventFlags::PRI
+                    | EventFlags::ET
+            }
+            Self::Listener => EventFlags::IN | EventFlags::ET,
+        }
+    }
+
+    pub(super) fn intake_kind(self) -> OperationKind {
+        match self {
+            Self::Connection => OperationKind::Receive,
+            Self::Listener => OperationKind::Accept,
+        }
+    }
+
+    pub(super) fn intake_ended<S, T>(self, end: End) -> Outcome<S, T> {
+        match self {
+            Self::Connection => Outcome::ReceiveEnded(end),
+            Self::Listener => Outcome::AcceptEnded(end),
+        }
+    }
+}
+
+impl Sending {
+    pub(super) fn new(chain: Chain) -> Self {
+        Self { chain, sent: 0, over: false, end: None }
+    }
+
+    fn finish(&mut self, end: Option<End>) {
+        debug_assert!(!self.over, "a send ends once");
+        (self.over, self.end) = (true, end);
+    }
+}
+
+/// After these a short receive is not the last one.
+const DRAIN: EventFlags =
+    EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR).union(EventFlags::PRI);
+
+/// After these a send is tried again, if only to learn its error.
+const WRITE: EventFlags = EventFlags::OUT.union(EventFlags::HUP).union(EventFlags::ERR);

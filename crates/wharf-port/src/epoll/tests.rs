@@ -1,0 +1,552 @@
+//! What only epoll can get wrong: edges that are told once, sends that stop half-way, queues of
+//! its own. Real sockets on loopback; every wait has a deadline.
+
+use super::EpollPort;
+use crate::memory::{BufferPool, Chain, Owner, PoolConfig};
+use crate::port::{
+    Completion, Completions, End, Key, Operation, OperationKind, Outcome, Port, PortConfig, Shots,
+    Socket, SubmitErrorKind,
+};
+use rustix::net::{SendFlags, sockopt};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+type TestPort = EpollPort<u32>;
+type TestOutcome = Outcome<TcpStream, u32>;
+
+const SIZE: usize = 2048;
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn port(sockets: u32, buffers: u32) -> TestPort {
+    let pool = BufferPool::new(PoolConfig::new(buffers)).unwrap();
+    EpollPort::new(PortConfig::new(sockets), pool).unwrap()
+}
+
+/// A connection: our end, and the peer's.
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    peer.set_nodelay(true).unwrap();
+    peer.set_read_timeout(Some(DEADLINE)).unwrap();
+    (ours, peer)
+}
+
+/// Dequeues until `done` says so of a completion.
+fn run(port: &mut TestPort, mut done: impl FnMut(&mut TestPort, Completion<TestPort>) -> bool) {
+    let mut completions = Completions::with_capacity(8);
+    let start = port.now();
+    loop {
+        port.dequeue(&mut completions, Some(Duration::from_secs(1))).unwrap();
+        let mut is_done = false;
+        for completion in completions.drain(..) {
+            is_done |= done(port, completion);
+        }
+        if is_done {
+            return;
+        }
+        assert!(port.now().since(start) < DEADLINE, "{port:?}");
+    }
+}
+
+/// The next completion; there must be only one in the port.
+fn next(port: &mut TestPort) -> (Key, TestOutcome) {
+    let mut next = None;
+    run(port, |_, completion| {
+        assert!(next.is_none(), "after {next:?}: {completion:?}");
+        next = Some((completion.key, completion.outcome));
+        true
+    });
+    next.unwrap()
+}
+
+/// Looks twice, as a look at epoll may be left out once, and finds nothing.
+fn assert_quiet(port: &mut TestPort) {
+    let mut completions = Completions::with_capacity(8);
+    for _ in 0..2 {
+        port.dequeue(&mut completions, Some(Duration::ZERO)).unwrap();
+        assert!(completions.is_empty(), "{completions:?}");
+    }
+}
+
+fn receive(port: &mut TestPort, socket: Socket, shots: Shots) {
+    port.submit(socket, Operation::Receive(shots)).unwrap();
+}
+
+fn chain(port: &TestPort, data: &[u8]) -> Chain {
+    port.pool().chain_of(data, Owner::SendQueue).unwrap()
+}
+
+/// A stretch of bytes in which a lost, doubled or moved piece shows.
+fn pattern(len: usize) -> Vec<u8> {
+    (0_u32..).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).take(len).collect()
+}
+
+#[test]
+fn what_is_behind_a_full_buffer_is_received_without_another_edge() {
+    let mut port = port(1, 4);
+    let (ours, mut peer) = pair();
+    let sent = pattern(2 * SIZE + 5);
+    peer.write_all(&sent).unwrap();
+    let socket = port.associate(ours, Key(1)).unwrap();
+    receive(&mut port, socket, Shots::Many);
+    let mut got = Vec::new();
+    run(&mut port, |_, completion| {
+        let Outcome::Received { buffer, last: false } = completion.outcome else { panic!() };
+        got.extend_from_slice(&buffer);
+        got.len() == sent.len()
+    });
+    assert_eq!(got, sent);
+    assert_quiet(&mut port);
+    // Exactly one buffer full: nothing behind it, and the next byte is an edge again.
+    peer.write_all(&sent[..SIZE]).unwrap();
+    assert!(matches!(next(&mut port).1, Outcome::Received { buffer, .. } if buffer.len() == SIZE));
+    assert_quiet(&mut port);
+    peer.write_all(b"x").unwrap();
+    assert!(matches!(next(&mut port).1, Outcome::Received { buffer, .. } if *buffer == *b"x"));
+}
+
+#[test]
+fn the_end_behind_a_short_receive_is_seen_without_another_edge() {
+    let mut port = port(1, 4);
+    let (ours, mut peer) = pair();
+    peer.write_all(b"bye").unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    let socket = port.associate(ours, Key(1)).unwrap();
+    assert_quiet(&mut port);
+    receive(&mut port, socket, Shots::One);
+    assert!(matches!(next(&mut port).1, Outcome::Received { last: true, .. }));
+    // The end is told to every receive that asks.
+    for shots in [Shots::One, Shots::Many, Shots::IfReady] {
+        receive(&mut port, socket, shots);
+        assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::PeerClosed)));
+    }
+}
+
+#[test]
+fn bytes_behind_an_urgent_one_are_received() {
+    let mut port = port(1, 8);
+    let (ours, mut peer) = pair();
+    let socket = port.associate(ours, Key(1)).unwrap();
+    receive(&mut port, socket, Shots::Many);
+    peer.write_all(b"before").unwrap();
+    rustix::net::send(&peer, b"!", SendFlags::OOB).unwrap();
+    peer.write_all(b"behind").unwrap();
+    let mut got = Vec::new();
+    run(&mut port, |_, completion| {
+        let Outcome::Received { buffer, .. } = completion.outcome else { panic!() };
+        got.extend_from_slice(&buffer);
+        got.ends_with(b"behind")
+    });
+    assert_eq!(got, b"beforebehind");
+    assert_quiet(&mut port);
+}
+
+#[test]
+fn a_reset_ends_the_receive_once_and_fails_the_send() {
+    let mut port = port(1, 4);
+    let (ours, peer) = pair();
+    let socket = port.associate(ours, Key(1)).unwrap();
+    receive(&mut port, socket, Shots::Many);
+    assert_quiet(&mut port);
+    sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    let (_, outcome) = next(&mut port);
+    let Outcome::ReceiveEnded(End::Failed(error)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((error.call(), error.code()), ("recv", libc::ECONNRESET));
+    assert_quiet(&mut port);
+    let bytes = chain(&port, b"too late");
+    port.submit(socket, Operation::Send(bytes)).unwrap();
+    let (_, outcome) = next(&mut port);
+    let Outcome::Sent { chain, sent: 0, end: Some(End::Failed(error)) } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!((chain.len(), error.call(), error.code()), (8, "send", libc::EPIPE));
+}
+
+#[test]
+fn if_ready_answers_at_once_and_sees_bytes_whose_edge_is_not_fetched_yet() {
+    let mut port = port(1, 4);
+    let (ours, mut peer) = pair();
+    let socket = port.associate(ours, Key(1)).unwrap();
+    receive(&mut port, socket, Shots::IfReady);
+    assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::NotReady)));
+    peer.write_all(b"now").unwrap();
+    receive(&mut port, socket, Shots::IfReady);
+    assert!(matches!(next(&mut port).1, Outcome::Received { last: true, .. }));
+    receive(&mut port, socket, Shots::IfReady);
+    assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::NotReady)));
+}
+
+/// A connection on which a send of `len` bytes stops half-way, the port, and what was submitted.
+fn stuck(len: usize) -> (TestPort, Socket, TcpStream, Vec<u8>) {
+    let mut port = port(1, u32::try_from(len.div_ceil(SIZE)).unwrap());
+    let (ours, peer) = pair();
+    sockopt::set_socket_send_buffer_size(&ours, 4096).unwrap();
+    let socket = port.associate(ours, Key(7)).unwrap();
+    let data = pattern(len);
+    let bytes = chain(&port, &data);
+    port.submit(socket, Operation::Send(bytes)).unwrap();
+    assert_quiet(&mut port);
+    let again = Operation::Send(Chain::new());
+    assert_eq!(port.submit(socket, again).unwrap_err().kind, SubmitErrorKind::NotForThisSocket);
+    (port, socket, peer, data)
+}
+
+#[test]
+fn a_send_that_stopped_half_way_goes_on_when_there_is_room() {
+    let (mut port, _, mut peer, data) = stuck(4 << 20);
+    let mut got = vec![0; data.len()];
+    std::thread::scope(|scope| {
+        scope.spawn(|| peer.read_exact(&mut got).unwrap());
+        let (key, outcome) = next(&mut port);
+        let Outcome::Sent { chain, sent, end: None } = outcome else { panic!("{outcome:?}") };
+        assert_eq!((key, sent, chain.len()), (Key(7), data.len(), data.len()));
+    });
+    assert!(got == data);
+    assert_eq!(port.pool().free(), port.pool().capacity());
+}
+
+#[test]
+fn a_cancelled_send_says_what_was_sent() {
+    let (mut port, socket, mut peer, data) = stuck(4 << 20);
+    port.cancel(socket, OperationKind::Send);
+    port.cancel(socket, OperationKind::Send);
+    let (_, outcome) = next(&mut port);
+    let Outcome::Sent { chain, sent, end: Some(End::Cancelled) } = outcome else { panic!() };
+    assert_eq!(chain.len(), data.len());
+    port.submit(socket, Operation::Close).unwrap();
+    assert!(matches!(next(&mut port).1, Outcome::Closed));
+    let mut got = Vec::new();
+    peer.read_to_end(&mut got).unwrap();
+    assert!(got == data[..sent], "{sent} bytes said, {} came", got.len());
+}
+
+#[test]
+fn a_shutdown_ends_a_send_that_waits_for_room() {
+    let (mut port, socket, mut peer, data) = stuck(4 << 20);
+    port.shutdown(socket);
+    let (_, outcome) = next(&mut port);
+    let Outcome::Sent { sent, end: Some(End::Failed(error)), .. } = outcome else { panic!() };
+    assert_eq!(error.code(), libc::EPIPE);
+    let mut got = Vec::new();
+    peer.read_to_end(&mut got).unwrap();
+    assert!(got == data[..sent]);
+}
+
+#[test]
+fn close_completes_everything_first_and_in_a_room_of_one() {
+    let (mut port, socket, peer, data) = stuck(4 << 20);
+    receive(&mut port, socket, Shots::Many);
+    port.submit(socket, Operation::Close).unwrap();
+    for operation in [Operation::Close, Operation::Receive(Shots::One)] {
+        assert_eq!(port.submit(socket, operation).unwrap_err().kind, SubmitErrorKind::Closing);
+    }
+    let mut completions = Completions::with_capacity(1);
+    let mut outcomes = Vec::new();
+    for _ in 0..3 {
+        port.dequeue(&mut completions, None).unwrap();
+        outcomes.push(completions.pop().unwrap().outcome);
+    }
+    assert!(matches!(outcomes[0], Outcome::ReceiveEnded(End::Cancelled)));
+    let Outcome::Sent { sent, end: Some(End::Cancelled), .. } = &outcomes[1] else { panic!() };
+    assert!(*sent < data.len());
+    assert!(matches!(outcomes[2], Outcome::Closed));
+    let stale = port.submit(socket, Operation::Close).unwrap_err();
+    assert_eq!(stale.kind, SubmitErrorKind::StaleSocket);
+    drop(peer);
+    assert_quiet(&mut port);
+}
+
+#[test]
+fn an_ended_operation_is_in_flight_until_it_is_dequeued() {
+    let mut port = port(1, 4);
+    let (ours, _peer) = pair();
+    let socket = port.associate(ours, Key(1)).unwrap();
+    receive(&mut port, socket, Shots::Many);
+    for _ in 0..3 {
+        port.cancel(socket, OperationKind::Receive);
+        let again = port.submit(socket, Operation::Receive(Shots::Many)).unwrap_err();
+        assert_eq!(again.kind, SubmitErrorKind::Busy);
+    }
+    port.cancel(socket, OperationKind::Accept);
+    assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::Cancelled)));
+    receive(&mut port, socket, Shots::Many);
+    assert_quiet(&mut port);
+}
+
+#[test]
+fn a_copy_of_a_closed_descriptor_does_not_report_to_the_place() {
+    let mut port = port(1, 4);
+    let (ours, mut peer) = pair();
+    let copy = ours.try_clone().unwrap();
+    let socket = port.associate(ours, Key(1)).unwrap();
+    port.submit(socket, Operation::Close).unwrap();
+    assert!(matches!(next(&mut port).1, Outcome::Closed));
+    peer.write_all(b"late").unwrap();
+    let (ours, _peer) = pair();
+    port.associate(ours, Key(2)).unwrap();
+    assert_quiet(&mut port);
+    assert_eq!(port.counters().stale, 0);
+    drop(copy);
+}
+
+#[test]
+fn three_sockets_share_one_buffer_in_turn_also_from_another_thread() {
+    let mut port = port(3, 1);
+    let mut peers = Vec::new();
+    for key in 0..3 {
+        let (ours, mut peer) = pair();
+        let socket = port.associate(ours, Key(key)).unwrap();
+        receive(&mut port, socket, Shots::Many);
+        peer.write_all(&pattern(3 * SIZE)).unwrap();
+        peers.push(peer);
+    }
+    let mut turns = Vec::new();
+    std::thread::scope(|scope| {
+        while turns.len() < 9 {
+            let (Key(key), Outcome::Received { buffer, last: false }) = next(&mut port) else {
+                panic!()
+            };
+            turns.push(key);
+            // Given back while the port sleeps, or just before: both must wake it.
+            scope.spawn(move || drop(buffer));
+        }
+    });
+    let first = &turns[..3];
+    assert_eq!(turns, [first, first, first].concat(), "in the order in which they ran out");
+    assert!(port.counters().receive_pauses >= 3);
+    assert_quiet(&mut port);
+    assert_eq!(port.pool().free(), 1);
+}
+
+#[test]
+fn closed_sockets_do_not_fill_the_queue_for_buffers() {
+    let mut port = port(2, 1);
+    let held = port.pool().acquire(Owner::Application).unwrap();
+    let room = port.starved.capacity();
+    for _ in 0..20 {
+        let (ours, mut peer) = pair();
+        peer.write_all(b"x").unwrap();
+        let socket = port.associate(ours, Key(1)).unwrap();
+        receive(&mut port, socket, Shots::Many);
+        while port.sockets.get_mut(socket).is_some_and(|entry| !entry.state.starved) {
+            assert_quiet(&mut port);
+        }
+        port.submit(socket, Operation::Close).unwrap();
+        run(&mut port, |_, completion| matches!(completion.outcome, Outcome::Closed));
+    }
+    assert_eq!(port.starved.capacity(), room);
+    drop(held);
+    assert_quiet(&mut port);
+    assert!(port.starved.is_empty());
+}
+
+#[test]
+fn posts_wake_a_sleeper_and_lose_nothing() {
+    let mut port = port(1, 1);
+    let posters: Vec<_> = (0..3).map(|_| port.poster()).collect();
+    let mut seen = Vec::new();
+    std::thread::scope(|scope| {
+        for (name, poster) in (0..).zip(posters) {
+            scope.spawn(move || {
+                for n in 0..1000 {
+                    let mut packet = name * 1000 + n;
+                    while let Err(back) = poster.post(packet) {
+                        packet = back.into_packet();
+                        std::thread::yield_now();
+                    }
+                }
+            });
+        }
+        run(&mut port, |_, completion| {
+            let Outcome::Posted(packet) = completion.outcome else { panic!() };
+            seen.push(packet);
+            seen.len() == 3000
+        });
+    });
+    seen.sort_unstable();
+    assert_eq!(seen, (0..3000).collect::<Vec<_>>());
+    let counters = port.counters();
+    assert!(counters.wakeups <= counters.waits, "{counters:?}");
+}
+
+#[test]
+fn a_bare_wake_ends_the_next_wait() {
+    let mut port = port(1, 1);
+    port.poster().wake();
+    let mut completions = Completions::with_capacity(1);
+    port.dequeue(&mut completions, None).unwrap();
+    assert!(completions.is_empty());
+    std::thread::scope(|scope| {
+        let poster = port.poster();
+        scope.spawn(move || poster.wake());
+        port.dequeue(&mut completions, None).unwrap();
+    });
+}
+
+#[test]
+fn a_socket_that_always_has_work_does_not_keep_the_others_out() {
+    let mut port = port(2, 16);
+    let (ours, mut reader) = pair();
+    let (quiet, mut quiet_peer) = pair();
+    let busy = port.associate(ours, Key(1)).unwrap();
+    let quiet = port.associate(quiet, Key(2)).unwrap();
+    receive(&mut port, quiet, Shots::Many);
+    std::thread::scope(|scope| {
+        scope.spawn(move || std::io::copy(&mut reader, &mut std::io::sink()).unwrap());
+        let bytes = chain(&port, &[0; 64]);
+        port.submit(busy, Operation::Send(bytes)).unwrap();
+        quiet_peer.write_all(b"me, too").unwrap();
+        let mut rounds = 0;
+        run(&mut port, |port, completion| match completion.outcome {
+            Outcome::Sent { chain, .. } => {
+                rounds += 1;
+                port.submit(busy, Operation::Send(chain)).unwrap();
+                false
+            }
+            outcome => matches!(outcome, Outcome::Received { .. }),
+        });
+        assert!(rounds < 1000, "{rounds} sends before one receive");
+        port.submit(busy, Operation::Close).unwrap();
+        run(&mut port, |_, completion| matches!(completion.outcome, Outcome::Closed));
+    });
+}
+
+/// An echo server of a few links over one port, as small as it can be.
+struct Echo {
+    port: TestPort,
+    links: Vec<Option<Link>>,
+    opened: usize,
+    closed: usize,
+}
+
+struct Link {
+    socket: Socket,
+    queue: Chain,
+    is_sending: bool,
+}
+
+impl Echo {
+    fn new(links: u32, buffers: u32) -> (Self, SocketAddr) {
+        let mut port = port(links + 1, buffers);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let listener = port.associate_listener(listener, Key(u64::MAX)).unwrap();
+        port.submit(listener, Operation::Accept(Shots::Many)).unwrap();
+        (Self { port, links: Vec::new(), opened: 0, closed: 0 }, address)
+    }
+
+    /// Serves until `links` links have come and gone.
+    fn serve(&mut self, links: usize) {
+        let start = self.port.now();
+        let mut completions = Completions::with_capacity(16);
+        while self.closed < links {
+            self.port.dequeue(&mut completions, Some(Duration::from_secs(1))).unwrap();
+            for completion in completions.drain(..) {
+                self.handle(completion);
+            }
+            let waited = self.port.now().since(start);
+            assert!(waited < DEADLINE, "{} opened, {} closed", self.opened, self.closed);
+        }
+        assert_eq!((self.opened, self.closed), (links, links));
+        assert_eq!(self.port.sockets.sockets().count(), 1, "the listener");
+        assert_eq!(self.port.pool().free(), self.port.pool().capacity());
+        assert_eq!(self.port.counters().stale, 0);
+    }
+
+    fn handle(&mut self, completion: Completion<TestPort>) {
+        let place = usize::try_from(completion.key.0).unwrap();
+        match completion.outcome {
+            Outcome::Accepted { stream, last: false, .. } => {
+                // Small, so that a peer which does not read is felt at once.
+                sockopt::set_socket_send_buffer_size(&stream, 16 << 10).unwrap();
+                let key = Key(self.links.len() as u64);
+                let socket = self.port.associate(stream, key).unwrap();
+                receive(&mut self.port, socket, Shots::Many);
+                self.links.push(Some(Link { socket, queue: Chain::new(), is_sending: false }));
+                self.opened += 1;
+            }
+            Outcome::Received { buffer, last: false } => {
+                let link = self.links[place].as_mut().unwrap();
+                link.queue.push(self.port.pool(), buffer).unwrap();
+                self.flush(place);
+            }
+            Outcome::Sent { chain, sent, end: None } => {
+                assert_eq!(sent, chain.len());
+                self.links[place].as_mut().unwrap().is_sending = false;
+                self.flush(place);
+            }
+            Outcome::ReceiveEnded(End::PeerClosed) => {
+                let socket = self.links[place].as_ref().unwrap().socket;
+                self.port.submit(socket, Operation::Close).unwrap();
+            }
+            Outcome::Closed => {
+                assert!(self.links[place].take().is_some());
+                self.closed += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn flush(&mut self, place: usize) {
+        let link = self.links[place].as_mut().unwrap();
+        if !link.is_sending && !link.queue.is_empty() {
+            let chain = std::mem::take(&mut link.queue);
+            self.port.submit(link.socket, Operation::Send(chain)).unwrap();
+            link.is_sending = true;
+        }
+    }
+}
+
+#[test]
+fn echo_of_eight_mib_to_a_slow_reader() {
+    // The buffers are far fewer than what is under way, so receiving pauses and resumes.
+    let (mut echo, address) = Echo::new(1, 64);
+    let data = pattern(8 << 20);
+    std::thread::scope(|scope| {
+        let mut reader = TcpStream::connect(address).unwrap();
+        let mut writer = reader.try_clone().unwrap();
+        let (data, halfway) = (&data, Arc::new(Barrier::new(2)));
+        let blocked = Arc::clone(&halfway);
+        scope.spawn(move || {
+            // More than the buffers hold, less than they and the system's together do.
+            let (first, rest) = data.split_at(1 << 20);
+            writer.write_all(first).unwrap();
+            blocked.wait();
+            writer.write_all(rest).unwrap();
+        });
+        scope.spawn(move || {
+            halfway.wait();
+            let mut got = vec![0; data.len()];
+            for piece in got.chunks_mut(4096) {
+                reader.read_exact(piece).unwrap();
+                std::thread::yield_now();
+            }
+            assert!(got == *data);
+            reader.shutdown(Shutdown::Both).unwrap();
+        });
+        echo.serve(1);
+    });
+    assert!(echo.port.counters().receive_pauses > 0);
+}
+
+#[test]
+fn two_hundred_links_come_and_go() {
+    let (mut echo, address) = Echo::new(3, 8);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for n in 0_u32..200 {
+                let mut peer = TcpStream::connect(address).unwrap();
+                let message = pattern(n as usize * 37 + 1);
+                peer.write_all(&message).unwrap();
+                let mut got = vec![0; message.len()];
+                peer.read_exact(&mut got).unwrap();
+                assert_eq!(got, message);
+            }
+        });
+        echo.serve(200);
+    });
+}

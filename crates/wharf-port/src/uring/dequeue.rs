@@ -1,0 +1,373 @@
+//! From the kernel's completions to the port's.
+//!
+//! One pass: report what the kernel does not know of, lend buffers, hand over and wait, take
+//! completions, take packets.
+
+use super::submit::{Tag, parts};
+use super::{At, Running, UringPort};
+use crate::linux;
+use crate::port::{
+    Completion, Completions, End, Key, OperationKind, OsError, Outcome, PortError, Shots, Socket,
+    SocketTable,
+};
+use io_uring::cqueue;
+use rustix::fd::{FromRawFd, OwnedFd};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// `io_uring_enter` failing this often in a row, each time for want of memory, breaks the port.
+const FAILURES_MAX: u32 = 1000;
+
+/// `struct io_uring_getevents_arg` of the kernel's ABI.
+#[repr(C)]
+struct WaitArgument {
+    sigmask: u64,
+    sigmask_size: u32,
+    min_wait_us: u32,
+    timespec: u64,
+}
+
+/// `struct __kernel_timespec` of the kernel's ABI.
+#[repr(C)]
+struct Timespec {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+const ENTER_GETEVENTS: u32 = 1;
+const ENTER_EXT_ARG: u32 = 1 << 3;
+
+impl<T: Send> UringPort<T> {
+    pub(super) fn collect(
+        &mut self,
+        completions: &mut Completions<Self>,
+        timeout: Option<Duration>,
+    ) -> Result<(), PortError> {
+        let before = completions.len();
+        let notified = self.inbox.notified();
+        self.report(completions);
+        self.feed();
+        let idle = completions.len() == before && !notified && self.ring.completion().is_empty();
+        if idle && timeout != Some(Duration::ZERO) && self.may_sleep() {
+            self.enter(1, timeout)?;
+        } else {
+            self.enter(0, Some(Duration::ZERO))?;
+        }
+        self.pool.set_waiting(false);
+        let notified = self.inbox.notified() || notified;
+        self.reap(completions);
+        self.report(completions);
+        if notified {
+            self.take_packets(completions);
+        }
+        Ok(())
+    }
+
+    /// Announces sleep, to whoever posts and, if sockets wait for buffers, to the pool.
+    fn may_sleep(&mut self) -> bool {
+        if !self.starved.is_empty() {
+            self.pool.set_waiting(true);
+            if !self.pool.is_empty() {
+                self.pool.set_waiting(false);
+                self.feed();
+                return false;
+            }
+        }
+        self.inbox.fall_asleep()
+    }
+
+    /// Lends buffers to the kernel, and arms those again that had run out, one buffer each.
+    fn feed(&mut self) {
+        self.window.fill(&self.pool);
+        for _ in 0..self.window.lent().min(u32::try_from(self.starved.len()).unwrap_or(u32::MAX)) {
+            let Some(socket) = self.starved.pop_front() else { return };
+            let Some(entry) = self.sockets.get_mut(socket) else { continue };
+            let Some(Running { shots, at: At::Starved, .. }) = entry.state.receive else {
+                continue;
+            };
+            self.arm_receive(socket, shots, At::KernelOnce);
+        }
+    }
+
+    /// Hands over what is in the submission queue, without waiting.
+    pub(super) fn hand_over(&mut self) {
+        // A failure here shows again in the next dequeue, which reports it.
+        let _shows_again = self.enter(0, Some(Duration::ZERO));
+    }
+
+    /// `io_uring_enter`: hands over, lets deferred work run, and waits for `min_complete`.
+    fn enter(&mut self, min_complete: u32, timeout: Option<Duration>) -> Result<(), PortError> {
+        self.push_overflow();
+        let timespec = timeout.map(|timeout| Timespec {
+            seconds: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            nanoseconds: i64::from(timeout.subsec_nanos()),
+        });
+        let argument = WaitArgument {
+            sigmask: 0,
+            sigmask_size: 0,
+            min_wait_us: 0,
+            timespec: timespec.as_ref().map_or(0, |timespec| std::ptr::from_ref(timespec) as u64),
+        };
+        let queued = self.ring.submission().len();
+        let to_submit = u32::try_from(queued).unwrap_or(u32::MAX);
+        let flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
+        self.counters.waits += 1;
+        // SAFETY: every queued entry keeps what `push` says; `argument` has the layout that
+        // IORING_ENTER_EXT_ARG asks for (io_uring_enter(2)), and it and the timespec live through
+        // the call.
+        let result =
+            unsafe { self.ring.submitter().enter(to_submit, min_complete, flags, Some(&argument)) };
+        if self.ring.submission().is_empty() {
+            self.vectors.reset();
+        }
+        let Err(error) = result else {
+            self.failures = 0;
+            return Ok(());
+        };
+        match error.raw_os_error() {
+            // Time over; a signal; completions that must be taken first.
+            Some(libc::ETIME | libc::EINTR | libc::EBUSY) => Ok(()),
+            Some(libc::EAGAIN | libc::ENOMEM) if self.failures < FAILURES_MAX => {
+                self.failures += 1;
+                Ok(())
+            }
+            _ => Err(OsError::from_io("io_uring_enter", &error).into()),
+        }
+    }
+
+    /// Takes what the kernel has completed, as far as there is room.
+    fn reap(&mut self, completions: &mut Completions<Self>) {
+        while completions.len() < completions.capacity() {
+            let Some(done) = self.ring.completion().next() else { return };
+            let (tag, socket) = parts(done.user_data());
+            let outcome = match tag {
+                Some(Tag::Receive) => self.received(socket, &done),
+                Some(Tag::Send) => self.sent(socket, &done),
+                Some(Tag::Accept) => self.accepted(socket, &done),
+                Some(Tag::Cancel) => None,
+                Some(Tag::Wake) => {
+                    self.counters.wakeups += 1;
+                    if !cqueue::more(done.flags()) {
+                        self.watch_wake();
+                    }
+                    None
+                }
+                None => {
+                    self.counters.stale += 1;
+                    None
+                }
+            };
+            if let Some((key, outcome)) = outcome {
+                completions.push(Completion { key, outcome });
+            }
+        }
+    }
+
+    /// Looks up the socket of a completion and, if it was the operation's last, counts it out.
+    fn arrived(&mut self, socket: Socket, more: bool) -> Option<Key> {
+        let Some(entry) = self.sockets.get_mut(socket) else {
+            self.counters.stale += 1;
+            return None;
+        };
+        if !more {
+            entry.state.in_kernel -= 1;
+            self.in_kernel -= 1;
+        }
+        let (key, closing) = (entry.key, entry.state.closing);
+        if closing {
+            self.report_later(socket);
+        }
+        Some(key)
+    }
+
+    fn received(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
+        let more = cqueue::more(done.flags());
+        let buffer = cqueue::buffer_select(done.flags())
+            .and_then(|id| self.window.take(id, u32::try_from(done.result()).unwrap_or(0)));
+        let key = self.arrived(socket, more)?;
+        let state = &mut self.sockets.get_mut(socket)?.state;
+        let running = state.receive?;
+        let end = match (done.result(), buffer) {
+            (1.., Some(buffer)) => {
+                let go_on = running.shots == Shots::Many && !running.cancelled && !state.closing;
+                if !more {
+                    state.receive = None;
+                    if go_on {
+                        self.receive_again(socket, running);
+                    }
+                } else if running.cancelled {
+                    // The cancel came between two shots and did not find the operation.
+                    self.push_cancel(Tag::Receive, socket);
+                }
+                return Some((key, Outcome::Received { buffer, last: !more && !go_on }));
+            }
+            (result, _) if result == -libc::ENOBUFS && !more => {
+                if !running.cancelled {
+                    if running.at == At::Kernel {
+                        self.counters.receive_pauses += 1;
+                    }
+                    state.receive = Some(Running { at: At::Starved, ..running });
+                    self.starved.push_back(socket);
+                    return None;
+                }
+                End::Cancelled
+            }
+            (result, _) => end_of("recv", result),
+        };
+        if more {
+            // The kernel marks an end and a count alike; an end that says "more" is not one.
+            return None;
+        }
+        state.receive = None;
+        Some((key, Outcome::ReceiveEnded(end)))
+    }
+
+    /// Goes on with a receive of many shots whose shot in the kernel is over.
+    fn receive_again(&mut self, socket: Socket, running: Running) {
+        if self.starved.is_empty() {
+            self.arm_receive(socket, running.shots, At::Kernel);
+        } else if let Some(entry) = self.sockets.get_mut(socket) {
+            // Others wait for a buffer: take turns.
+            entry.state.receive = Some(Running { at: At::Starved, ..running });
+            self.starved.push_back(socket);
+        }
+    }
+
+    fn sent(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
+        let key = self.arrived(socket, false)?;
+        let sending = self.sockets.get_mut(socket)?.state.send.take()?;
+        let sent = usize::try_from(done.result()).unwrap_or(0);
+        let end = if done.result() < 0 {
+            Some(end_of("send", done.result()))
+        } else if sending.cancelled && sent < sending.chain.len() {
+            Some(End::Cancelled)
+        } else {
+            None
+        };
+        Some((key, Outcome::Sent { chain: sending.chain, sent, end }))
+    }
+
+    fn accepted(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
+        let more = cqueue::more(done.flags());
+        let stream = (done.result() >= 0).then(|| {
+            // SAFETY: the kernel made this descriptor for this completion; nobody else has it.
+            TcpStream::from(unsafe { OwnedFd::from_raw_fd(done.result()) })
+        });
+        let key = self.arrived(socket, more)?;
+        let state = &mut self.sockets.get_mut(socket)?.state;
+        let running = state.accept?;
+        let over = running.cancelled || state.closing;
+        let go_on = running.shots == Shots::Many && !over;
+        if let Some(stream) = stream {
+            match linux::peer_of(&stream) {
+                Ok(peer) => {
+                    if !more {
+                        state.accept = None;
+                        if go_on {
+                            self.arm_accept(socket, running.shots);
+                        }
+                    }
+                    let last = !more && !go_on;
+                    return Some((key, Outcome::Accepted { stream, peer, last }));
+                }
+                Err(_) => self.counters.accept_aborts += 1,
+            }
+        } else if linux::is_connection_error(-done.result()) {
+            self.counters.accept_aborts += 1;
+        } else if done.result() == -libc::EINVAL && self.multishot_accept && go_on {
+            // This kernel has no multishot accept: one at a time, then.
+            self.multishot_accept = false;
+        } else if !more {
+            state.accept = None;
+            return Some((key, Outcome::AcceptEnded(end_of("accept", done.result()))));
+        }
+        // Nothing to report; if the kernel has ended the accept, go on with another.
+        if !more {
+            let state = &mut self.sockets.get_mut(socket)?.state;
+            state.accept = None;
+            if over {
+                return Some((key, Outcome::AcceptEnded(End::Cancelled)));
+            }
+            self.arm_accept(socket, running.shots);
+        }
+        None
+    }
+
+    /// Reports what the kernel does not know of: receives cancelled while they waited for a
+    /// buffer, and sockets whose last operation is over.
+    fn report(&mut self, completions: &mut Completions<Self>) {
+        for _ in 0..self.unreported.len() {
+            if completions.len() == completions.capacity() {
+                return;
+            }
+            let Some(socket) = self.unreported.pop_front() else { return };
+            let Some(entry) = self.sockets.get_mut(socket) else { continue };
+            let (key, state) = (entry.key, &mut entry.state);
+            state.queued = false;
+            if let Some(Running { at: At::Unreported, .. }) = state.receive {
+                state.receive = None;
+                let outcome = Outcome::ReceiveEnded(End::Cancelled);
+                completions.push(Completion { key, outcome });
+                if state.closing {
+                    self.report_later(socket);
+                }
+            } else if state.closing && state.in_kernel == 0 && state.receive.is_none() {
+                // Takes the descriptor with it, which closes it.
+                drop(self.sockets.remove(socket));
+                completions.push(Completion { key, outcome: Outcome::Closed });
+            }
+        }
+    }
+
+    fn take_packets(&mut self, completions: &mut Completions<Self>) {
+        while completions.len() < completions.capacity() {
+            let Some(packet) = self.inbox.take() else { return };
+            completions.push(Completion { key: Key(0), outcome: Outcome::Posted(packet) });
+        }
+        // There was no room to look whether more packets wait.
+        self.inbox.mark();
+    }
+}
+
+type Reported<T> = (Key, Outcome<TcpStream, T>);
+
+/// What a result of 0 or less says.
+fn end_of(call: &'static str, result: i32) -> End {
+    match -result {
+        0 => End::PeerClosed,
+        libc::ECANCELED => End::Cancelled,
+        libc::EAGAIN => End::NotReady,
+        code => End::Failed(OsError::new(call, code)),
+    }
+}
+
+impl<T: Send> Drop for UringPort<T> {
+    /// Closing the ring would end the operations too, but only some time after the call returns,
+    /// and until then the kernel may write to buffers that this drop is about to free. So: cancel,
+    /// wait until nothing is in flight, and then let go; what does not come back stays leaked.
+    fn drop(&mut self) {
+        let sockets: Vec<Socket> = self.sockets.sockets().collect();
+        for socket in sockets {
+            for kind in [OperationKind::Receive, OperationKind::Send, OperationKind::Accept] {
+                self.end(socket, kind);
+            }
+        }
+        let deadline = self.clock.now().after(DRAIN_MAX);
+        let mut dropped = Completions::<Self>::with_capacity(64);
+        while self.in_kernel > 0 && self.clock.now() < deadline {
+            if self.enter(1, Some(Duration::from_millis(10))).is_err() {
+                break;
+            }
+            self.reap(&mut dropped);
+            dropped.clear();
+        }
+        if self.in_kernel > 0 {
+            self.window.leak();
+            Box::leak(Box::new(std::mem::replace(&mut self.sockets, SocketTable::new(0))));
+        }
+    }
+}
+
+/// How long a port that is dropped waits for the kernel. Cancelled operations on sockets end within
+/// microseconds; this is for a kernel that has lost one.
+const DRAIN_MAX: Duration = Duration::from_secs(5);

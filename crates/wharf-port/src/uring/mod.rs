@@ -1,0 +1,263 @@
+//! The port on io_uring: the kernel does the operations, in one system call a turn.
+//!
+//! ```text
+//!   submit ──► submission queue ─┐                       ┌─► completion queue ──► dequeue
+//!                                ├─ io_uring_enter, once ┤
+//!   pool ────► receive window ───┘      a dequeue        └─► buffers of the window, filled
+//! ```
+//!
+//! - A receive with `Shots::Many` is armed once and takes a buffer from the *window*, a ring of
+//!   buffers that are lent to the kernel for all sockets together, only when bytes are there.
+//! - `close` ends nothing by itself: what is in flight is cancelled, its last completions
+//!   are waited for, and only then the descriptor is closed and the place given back.
+//! - A cancelled operation may still succeed; whichever completion the kernel sends is the one.
+//!
+//! # Invariants
+//!
+//! - **INV-URING-1** `in_kernel` of a socket counts its operations whose last completion has not
+//!   been seen. Its descriptor, chain and place live until that is 0.
+//! - **INV-URING-2** What a submission entry points to (bytes, message headers) is memory of the
+//!   chain that the socket's place owns, or of the vector table, which is reused only after the
+//!   kernel has consumed the entry.
+
+mod dequeue;
+mod setup;
+mod submit;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
+mod vectors;
+mod window;
+
+pub use setup::probe;
+
+use crate::linux::{Clock, EventFd};
+use crate::memory::{BufferPool, Chain};
+use crate::port::{
+    Completions, Counters, Inbox, Key, Operation, OperationKind, Port, PortConfig, PortError,
+    Poster, Refused, Shots, Socket, SocketTable, SubmitError, Time,
+};
+use io_uring::IoUring;
+use io_uring::squeue;
+use rustix::fd::OwnedFd;
+use setup::Ring;
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+use vectors::Vectors;
+use window::Window;
+
+/// A completion port on io_uring; `T` is what other threads post to it.
+///
+/// It stays on the thread that made it: the ring is told that only one thread submits.
+///
+/// # Platforms
+///
+/// Linux. [`probe`] says whether this machine allows it, and if not why.
+///
+/// ```compile_fail
+/// fn elsewhere<T: Send>() {}
+/// elsewhere::<wharf_port::uring::UringPort<u64>>();
+/// ```
+pub struct UringPort<T: Send> {
+    /// First, so that it is dropped first: no operation outlives the memory below.
+    ring: IoUring,
+    window: Window,
+    vectors: Vectors,
+    sockets: SocketTable<State>,
+    /// Submission entries that found the queue full. Empty unless the kernel is out of memory.
+    overflow: VecDeque<squeue::Entry>,
+    /// Sockets with something to report that the kernel does not; each is here at most once.
+    unreported: VecDeque<Socket>,
+    /// Sockets that wait for a buffer, in the order in which they ran out.
+    starved: VecDeque<Socket>,
+    /// Operations in the kernel whose last completion has not been seen.
+    in_kernel: u32,
+    /// Failed `io_uring_enter` calls in a row.
+    failures: u32,
+    multishot_accept: bool,
+    inbox: Inbox<T>,
+    wake: Arc<EventFd>,
+    pool: BufferPool,
+    clock: Clock,
+    counters: Counters,
+    one_thread: PhantomData<*const ()>,
+}
+
+/// What the port keeps for a socket.
+#[derive(Debug)]
+struct State {
+    fd: OwnedFd,
+    listener: bool,
+    receive: Option<Running>,
+    accept: Option<Running>,
+    send: Option<Sending>,
+    /// INV-URING-1
+    in_kernel: u8,
+    closing: bool,
+    /// In `unreported`.
+    queued: bool,
+}
+
+/// A receive or an accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Running {
+    shots: Shots,
+    at: At,
+    cancelled: bool,
+}
+
+/// Where a receive or an accept is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// In the kernel, to complete as often as its shots say.
+    Kernel,
+    /// A receive of many shots that is in the kernel for one, to take its turn with others.
+    KernelOnce,
+    /// A receive in `starved`.
+    Starved,
+    /// Cancelled while starved; to be reported.
+    Unreported,
+}
+
+#[derive(Debug)]
+struct Sending {
+    chain: Chain,
+    cancelled: bool,
+}
+
+impl<T: Send> UringPort<T> {
+    /// Makes a port that receives into buffers of `pool`, which no other port uses.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError`] if the system refuses io_uring, or memory or descriptors for it; its text says
+    /// what usually is the cause.
+    ///
+    /// # Panics
+    ///
+    /// If a figure of `config` is outside the range stated there.
+    pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
+        assert!((1..1 << 28).contains(&config.sockets_max), "sockets: {}", config.sockets_max);
+        let Ring { ring, multishot_accept } = Ring::for_sockets(config.sockets_max)?;
+        let wake = Arc::new(EventFd::new()?);
+        let inbox = Inbox::new(config.inbox_capacity, Arc::<EventFd>::clone(&wake));
+        let waker = inbox.waker();
+        pool.set_waiter(Arc::new(move || waker.wake()));
+        let places = config.sockets_max as usize;
+        let mut port = Self {
+            window: Window::new(&ring, &pool, config.receive_window)?,
+            ring,
+            vectors: Vectors::new(),
+            sockets: SocketTable::new(config.sockets_max),
+            overflow: VecDeque::new(),
+            unreported: VecDeque::with_capacity(places),
+            starved: VecDeque::with_capacity(places),
+            in_kernel: 0,
+            failures: 0,
+            multishot_accept,
+            inbox,
+            wake,
+            pool,
+            clock: Clock::new(),
+            counters: Counters::default(),
+            one_thread: PhantomData,
+        };
+        port.watch_wake();
+        Ok(port)
+    }
+
+    fn place<S: Into<OwnedFd>>(&mut self, socket: S, listener: bool, key: Key) -> Option<Socket> {
+        let state = State {
+            fd: socket.into(),
+            listener,
+            receive: None,
+            accept: None,
+            send: None,
+            in_kernel: 0,
+            closing: false,
+            queued: false,
+        };
+        self.sockets.insert(key, state)
+    }
+}
+
+impl<T: Send> Port for UringPort<T> {
+    type Packet = T;
+    type Stream = TcpStream;
+    type Listener = TcpListener;
+
+    fn associate(&mut self, stream: TcpStream, key: Key) -> Result<Socket, Refused<TcpStream>> {
+        if self.sockets.is_full() {
+            return Err(Refused { socket: stream, error: None });
+        }
+        #[expect(clippy::expect_used, reason = "checked in the line above")]
+        Ok(self.place(stream, false, key).expect("a place is free"))
+    }
+
+    fn associate_listener(
+        &mut self,
+        listener: TcpListener,
+        key: Key,
+    ) -> Result<Socket, Refused<TcpListener>> {
+        if self.sockets.is_full() {
+            return Err(Refused { socket: listener, error: None });
+        }
+        #[expect(clippy::expect_used, reason = "checked in the line above")]
+        Ok(self.place(listener, true, key).expect("a place is free"))
+    }
+
+    fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError> {
+        self.start(socket, operation)
+    }
+
+    fn cancel(&mut self, socket: Socket, kind: OperationKind) {
+        self.end(socket, kind);
+    }
+
+    fn shutdown(&mut self, socket: Socket) {
+        if let Some(entry) = self.sockets.get_mut(socket) {
+            // ENOTCONN: the peer is gone, which the receive reports.
+            let _gone = rustix::net::shutdown(&entry.state.fd, rustix::net::Shutdown::Write);
+        }
+    }
+
+    fn dequeue(
+        &mut self,
+        completions: &mut Completions<Self>,
+        timeout: Option<Duration>,
+    ) -> Result<(), PortError> {
+        self.collect(completions, timeout)
+    }
+
+    fn poster(&self) -> Poster<T> {
+        self.inbox.poster()
+    }
+
+    fn pool(&self) -> &BufferPool {
+        &self.pool
+    }
+
+    fn buffers_wanted(&self) -> u32 {
+        self.window.missing()
+    }
+
+    fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+impl<T: Send> std::fmt::Debug for UringPort<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UringPort")
+            .field("in_kernel", &self.in_kernel)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}

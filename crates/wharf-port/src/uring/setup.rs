@@ -1,0 +1,175 @@
+//! Making a ring with what this kernel has, each feature asked for and not assumed.
+
+use super::window::{GROUP, Window};
+use crate::memory::{BufferPool, PoolConfig};
+use crate::port::{OsError, PortError};
+use io_uring::{IoUring, Probe, cqueue, opcode, types};
+use rustix::fd::AsRawFd;
+use std::io;
+
+/// A ring, and what was found out about it.
+pub(super) struct Ring {
+    pub(super) ring: IoUring,
+    pub(super) multishot_accept: bool,
+}
+
+/// Asks whether io_uring can carry a port on this machine.
+///
+/// Makes a small ring, looks at the features and operations it reports, and receives a byte with
+/// the kind of receive that the port rests on.
+///
+/// # Errors
+///
+/// What is missing or refused, and what usually is the cause.
+///
+/// # Cost
+///
+/// About ten system calls; well under a millisecond.
+pub fn probe() -> Result<(), PortError> {
+    let ring = build(8, 64)?;
+    let params = ring.params();
+    let features = [
+        (params.is_feature_nodrop(), "IORING_FEAT_NODROP"),
+        (params.is_feature_ext_arg(), "IORING_FEAT_EXT_ARG"),
+        (params.is_feature_fast_poll(), "IORING_FEAT_FAST_POLL"),
+        (params.is_feature_submit_stable(), "IORING_FEAT_SUBMIT_STABLE"),
+    ];
+    if let Some((_, name)) = features.iter().find(|(there, _)| !there) {
+        return Err(missing(name));
+    }
+    let mut operations = Probe::new();
+    ring.submitter()
+        .register_probe(&mut operations)
+        .map_err(|error| OsError::from_io("io_uring_register(PROBE)", &error))?;
+    let needed = [
+        (opcode::Accept::CODE, "IORING_OP_ACCEPT"),
+        (opcode::Recv::CODE, "IORING_OP_RECV"),
+        (opcode::Send::CODE, "IORING_OP_SEND"),
+        (opcode::SendMsg::CODE, "IORING_OP_SENDMSG"),
+        (opcode::PollAdd::CODE, "IORING_OP_POLL_ADD"),
+        (opcode::AsyncCancel::CODE, "IORING_OP_ASYNC_CANCEL"),
+    ];
+    if let Some((_, name)) = needed.iter().find(|(code, _)| !operations.is_supported(*code)) {
+        return Err(missing(name));
+    }
+    multishot_receive_works(ring)
+}
+
+impl Ring {
+    /// A ring whose completion queue holds what so many sockets complete between two dequeues.
+    pub(super) fn for_sockets(sockets_max: u32) -> Result<Self, PortError> {
+        probe()?;
+        // A turn submits a send and perhaps a receive for each socket that was busy; when the
+        // queue is full it is handed over early, so it need not hold the worst case.
+        let submissions = sockets_max.next_power_of_two().clamp(64, 2048);
+        // Two operations a socket, and a window of receives. An overflow is kept by the kernel
+        // (IORING_FEAT_NODROP) and costs time, not completions.
+        let completions = sockets_max.saturating_mul(2).saturating_add(1024);
+        let completions = completions.next_power_of_two().clamp(1024, 65_536);
+        Ok(Self { ring: build(submissions, completions)?, multishot_accept: true })
+    }
+}
+
+/// Set-up flags from the newest to the oldest; each refused one is left out, and the next tried.
+///
+/// NO_SQARRAY came with Linux 6.6, DEFER_TASKRUN with 6.1, SINGLE_ISSUER with 6.0, COOP_TASKRUN
+/// with 5.19, SUBMIT_ALL with 5.18. Plain flags cost 10 to 30 % more CPU a message.
+fn build(submissions: u32, completions: u32) -> Result<IoUring, PortError> {
+    let (mut no_sqarray, mut defer, mut single, mut coop, mut submit_all) =
+        (true, true, true, false, true);
+    loop {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(completions).setup_clamp().dontfork();
+        if no_sqarray {
+            builder.setup_no_sqarray();
+        }
+        if defer {
+            builder.setup_defer_taskrun();
+        }
+        if single {
+            builder.setup_single_issuer();
+        }
+        if coop {
+            builder.setup_coop_taskrun();
+        }
+        if submit_all {
+            builder.setup_submit_all();
+        }
+        match builder.build(submissions) {
+            Ok(ring) => return Ok(ring),
+            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {
+                return Err(refused(&error));
+            }
+            Err(_) if no_sqarray => no_sqarray = false,
+            Err(_) if defer => (defer, coop) = (false, true),
+            Err(_) if single => single = false,
+            Err(_) if coop => coop = false,
+            Err(_) if submit_all => submit_all = false,
+            Err(error) => return Err(refused(&error)),
+        }
+    }
+}
+
+fn refused(error: &io::Error) -> PortError {
+    let hint = match error.raw_os_error() {
+        Some(libc::EPERM) => Some(
+            "a seccomp profile (Docker's default one, for example) or the sysctl \
+             kernel.io_uring_disabled forbids io_uring",
+        ),
+        Some(libc::ENOSYS) => Some("this kernel has no io_uring, or a seccomp profile hides it"),
+        Some(libc::ENOMEM) => Some("raise the limit for locked memory (ulimit -l)"),
+        Some(libc::EMFILE | libc::ENFILE) => Some("raise the limit for open files (ulimit -n)"),
+        _ => None,
+    };
+    PortError::new(OsError::from_io("io_uring_setup", error), hint)
+}
+
+fn missing(call: &'static str) -> PortError {
+    PortError::new(OsError::new(call, libc::ENOSYS), Some("this kernel's io_uring is too old"))
+}
+
+/// Receives a byte over a socket pair by a multishot receive from a provided-buffer ring.
+fn multishot_receive_works(mut ring: IoUring) -> Result<(), PortError> {
+    let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(2) };
+    let pool = BufferPool::new(config).map_err(|_| OsError::new("mmap", libc::ENOMEM))?;
+    let mut window = Window::new(&ring, &pool, 1)?;
+    window.fill(&pool);
+    let (ours, theirs) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|error| OsError::new("socketpair", error.raw_os_error()))?;
+    rustix::io::write(&theirs, b"?").map_err(|e| OsError::new("write", e.raw_os_error()))?;
+    let entry = opcode::RecvMulti::new(types::Fd(ours.as_raw_fd()), GROUP).build();
+    // SAFETY: the entry points to no memory; the descriptor is open until this function ends, by
+    // which time the receive has completed, or the ring, which is dropped first, is gone.
+    unsafe { ring.submission().push(&entry) }
+        .map_err(|_| OsError::new("io_uring_enter", libc::EBUSY))?;
+    ring.submit_and_wait(1).map_err(|error| OsError::from_io("io_uring_enter", &error))?;
+    let Some(done) = ring.completion().next() else { return Err(missing("IORING_RECV_MULTISHOT")) };
+    if done.result() != 1 || !cqueue::more(done.flags()) {
+        return Err(missing("IORING_RECV_MULTISHOT"));
+    }
+    // End it before its window goes: the peer's end closes, and the last completion comes.
+    drop(theirs);
+    ring.submit_and_wait(1).map_err(|error| OsError::from_io("io_uring_enter", &error))?;
+    drop(ring);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_say_what_usually_is_the_cause() {
+        let hint = |code| refused(&io::Error::from_raw_os_error(code)).to_string();
+        assert!(hint(libc::EPERM).contains("io_uring_setup"), "{}", hint(libc::EPERM));
+        assert!(hint(libc::EPERM).contains("seccomp"));
+        assert!(hint(libc::ENOSYS).contains("no io_uring"));
+        assert!(hint(libc::ENOMEM).contains("ulimit -l"));
+        assert!(missing("IORING_FEAT_NODROP").to_string().contains("too old"));
+    }
+}

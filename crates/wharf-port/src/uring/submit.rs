@@ -1,0 +1,274 @@
+//! From an operation to a submission entry, and how operations are ended.
+
+use super::window::GROUP;
+use super::{At, Running, Sending, State, UringPort};
+use crate::memory::{Chain, Owner};
+use crate::port::{Operation, OperationKind, Shots, Socket, SubmitError, SubmitErrorKind};
+use io_uring::{opcode, squeue, types};
+use rustix::fd::{AsFd, AsRawFd};
+
+/// What a completion is of: the upper four bits of its user data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Tag {
+    Accept = 1,
+    Receive = 2,
+    Send = 3,
+    /// The answer to a cancel itself; what counts is the completion of its target.
+    Cancel = 4,
+    /// Another thread wrote to the eventfd.
+    Wake = 5,
+}
+
+/// User data: 4 bits of tag, 28 of place, 32 of generation.
+pub(super) fn user_data(tag: Tag, socket: Socket) -> u64 {
+    (u64::from(tag as u8) << 60) | (u64::from(socket.index) << 32) | u64::from(socket.generation)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the parts are masked to their widths")]
+pub(super) fn parts(user_data: u64) -> (Option<Tag>, Socket) {
+    let tag = match user_data >> 60 {
+        1 => Some(Tag::Accept),
+        2 => Some(Tag::Receive),
+        3 => Some(Tag::Send),
+        4 => Some(Tag::Cancel),
+        5 => Some(Tag::Wake),
+        _ => None,
+    };
+    let index = (user_data >> 32) as u32 & 0x0FFF_FFFF;
+    (tag, Socket { index, generation: user_data as u32 })
+}
+
+impl<T: Send> UringPort<T> {
+    pub(super) fn start(
+        &mut self,
+        socket: Socket,
+        operation: Operation,
+    ) -> Result<(), SubmitError> {
+        if let Some(kind) = self.objection(socket, &operation) {
+            return Err(SubmitError { kind, operation });
+        }
+        match operation {
+            Operation::Receive(shots) => self.arm_receive(socket, shots, At::Kernel),
+            Operation::Send(chain) => self.start_send(socket, chain),
+            Operation::Accept(shots) => self.arm_accept(socket, shots),
+            Operation::Close => self.start_close(socket),
+        }
+        Ok(())
+    }
+
+    fn objection(&mut self, socket: Socket, operation: &Operation) -> Option<SubmitErrorKind> {
+        let Some(entry) = self.sockets.get_mut(socket) else {
+            return Some(SubmitErrorKind::StaleSocket);
+        };
+        let state = &entry.state;
+        if state.closing {
+            return Some(SubmitErrorKind::Closing);
+        }
+        let (fits, busy) = match operation {
+            Operation::Accept(shots) => {
+                (state.listener && *shots != Shots::IfReady, state.accept.is_some())
+            }
+            Operation::Receive(_) => (!state.listener, state.receive.is_some()),
+            Operation::Send(chain) => (!state.listener && !chain.is_empty(), state.send.is_some()),
+            Operation::Close => (true, false),
+        };
+        match (fits, busy) {
+            (false, _) => Some(SubmitErrorKind::NotForThisSocket),
+            (true, true) => Some(SubmitErrorKind::Busy),
+            (true, false) => None,
+        }
+    }
+
+    /// Arms a receive of `shots`; `at` says whether for all of them or for one.
+    pub(super) fn arm_receive(&mut self, socket: Socket, shots: Shots, at: At) {
+        let Some(fd) = self.fd_of(socket) else { return };
+        let entry = if shots == Shots::Many && at == At::Kernel {
+            opcode::RecvMulti::new(fd, GROUP).build()
+        } else {
+            let flags = if shots == Shots::IfReady { libc::MSG_DONTWAIT } else { 0 };
+            opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+                .buf_group(GROUP)
+                .flags(flags)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        };
+        self.push_operation(socket, Tag::Receive, entry, |state| {
+            state.receive = Some(Running { shots, at, cancelled: false });
+        });
+    }
+
+    pub(super) fn arm_accept(&mut self, socket: Socket, shots: Shots) {
+        let Some(fd) = self.fd_of(socket) else { return };
+        let flags = libc::SOCK_CLOEXEC;
+        let entry = if shots == Shots::Many && self.multishot_accept {
+            opcode::AcceptMulti::new(fd).flags(flags).build()
+        } else {
+            let (no_address, no_length) = (std::ptr::null_mut(), std::ptr::null_mut());
+            opcode::Accept::new(fd, no_address, no_length).flags(flags).build()
+        };
+        self.push_operation(socket, Tag::Accept, entry, |state| {
+            state.accept = Some(Running { shots, at: At::Kernel, cancelled: false });
+        });
+    }
+
+    fn start_send(&mut self, socket: Socket, chain: Chain) {
+        let Some(fd) = self.fd_of(socket) else { return };
+        chain.set_owner(Owner::KernelSend);
+        // MSG_WAITALL: the kernel itself goes on after a short send, as long as the socket lives.
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let entry = if chain.entries() > 1 {
+            if self.vectors.is_full() {
+                self.hand_over();
+            }
+            if self.vectors.is_full() { None } else { Some(self.vectors.header_for(&chain)) }
+        } else {
+            None
+        };
+        let entry = match (entry, chain.slices().next()) {
+            (Some(header), _) =>
+            {
+                #[expect(clippy::cast_sign_loss, reason = "flags are bits")]
+                opcode::SendMsg::new(fd, header).flags(flags as u32).build()
+            }
+            // One buffer, or no header was to be had: the first buffer goes, a short send.
+            (None, Some(first)) => {
+                #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
+                let len = first.len() as u32;
+                opcode::Send::new(fd, first.as_ptr(), len).flags(flags).build()
+            }
+            (None, None) => return,
+        };
+        // The bytes stay where they are when the chain moves: its entries are in the pool's table.
+        self.push_operation(socket, Tag::Send, entry, |state| {
+            state.send = Some(Sending { chain, cancelled: false });
+        });
+    }
+
+    fn start_close(&mut self, socket: Socket) {
+        for kind in [OperationKind::Receive, OperationKind::Send, OperationKind::Accept] {
+            self.end(socket, kind);
+        }
+        if let Some(entry) = self.sockets.get_mut(socket) {
+            entry.state.closing = true;
+        }
+        self.report_later(socket);
+    }
+
+    /// Asks for the end of an operation.
+    pub(super) fn end(&mut self, socket: Socket, kind: OperationKind) {
+        let Some(entry) = self.sockets.get_mut(socket) else { return };
+        let state = &mut entry.state;
+        let running = match kind {
+            OperationKind::Receive => state.receive.as_mut(),
+            OperationKind::Accept => state.accept.as_mut(),
+            OperationKind::Send => {
+                if let Some(sending) = state.send.as_mut()
+                    && !sending.cancelled
+                {
+                    sending.cancelled = true;
+                    self.push_cancel(Tag::Send, socket);
+                }
+                return;
+            }
+            OperationKind::Close => return,
+        };
+        let Some(running) = running else { return };
+        if running.cancelled {
+            return;
+        }
+        running.cancelled = true;
+        if running.at == At::Starved {
+            running.at = At::Unreported;
+            self.starved.retain(|starved| *starved != socket);
+            self.report_later(socket);
+        } else {
+            let tag = if kind == OperationKind::Accept { Tag::Accept } else { Tag::Receive };
+            self.push_cancel(tag, socket);
+        }
+    }
+
+    /// Lets the next dequeue look at the socket.
+    pub(super) fn report_later(&mut self, socket: Socket) {
+        if let Some(entry) = self.sockets.get_mut(socket)
+            && !entry.state.queued
+        {
+            entry.state.queued = true;
+            self.unreported.push_back(socket);
+        }
+    }
+
+    /// Watches the eventfd, edge-triggered, until the ring is gone.
+    pub(super) fn watch_wake(&mut self) {
+        let fd = types::Fd(self.wake.as_fd().as_raw_fd());
+        let entry =
+            opcode::PollAdd::new(fd, libc::POLLIN.unsigned_abs().into()).multi(true).build();
+        let nobody = Socket { index: 0, generation: 0 };
+        self.push(entry.user_data(user_data(Tag::Wake, nobody)));
+    }
+
+    fn fd_of(&mut self, socket: Socket) -> Option<types::Fd> {
+        Some(types::Fd(self.sockets.get_mut(socket)?.state.fd.as_raw_fd()))
+    }
+
+    /// Pushes an operation's entry and notes with `note` that it is in the kernel.
+    fn push_operation(
+        &mut self,
+        socket: Socket,
+        tag: Tag,
+        entry: squeue::Entry,
+        note: impl FnOnce(&mut State),
+    ) {
+        let Some(place) = self.sockets.get_mut(socket) else { return };
+        place.state.in_kernel += 1;
+        note(&mut place.state);
+        self.in_kernel += 1;
+        self.push(entry.user_data(user_data(tag, socket)));
+    }
+
+    pub(super) fn push_cancel(&mut self, target: Tag, socket: Socket) {
+        let entry = opcode::AsyncCancel::new(user_data(target, socket)).build();
+        self.push(entry.user_data(user_data(Tag::Cancel, socket)));
+    }
+
+    fn push(&mut self, entry: squeue::Entry) {
+        if self.overflow.is_empty() {
+            if self.ring.submission().is_full() {
+                self.hand_over();
+            }
+            // SAFETY: what the entry points to lives until its completion: descriptors and chains
+            // are kept in the socket's place while `in_kernel` counts the operation
+            // (INV-URING-1), message headers until the entry is consumed (INV-URING-2), and the
+            // eventfd as long as the port.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+        }
+        self.overflow.push_back(entry);
+    }
+
+    /// Moves entries that found the queue full into it.
+    pub(super) fn push_overflow(&mut self) {
+        while let Some(entry) = self.overflow.front() {
+            // SAFETY: as in `push`; the entries were kept together with what they point to.
+            if unsafe { self.ring.submission().push(entry) }.is_err() {
+                return;
+            }
+            self.overflow.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_data_carries_tag_place_and_generation() {
+        let socket = Socket { index: 0x0ABC_DEF1, generation: 0xFFFF_FFFE };
+        for tag in [Tag::Accept, Tag::Receive, Tag::Send, Tag::Cancel, Tag::Wake] {
+            assert_eq!(parts(user_data(tag, socket)), (Some(tag), socket));
+        }
+        assert_eq!(parts(0).0, None);
+    }
+}

@@ -1,0 +1,64 @@
+//! Message headers for sends of several buffers.
+//!
+//! The kernel copies a message header and its vectors when it consumes the submission entry
+//! (IORING_FEAT_SUBMIT_STABLE), so a header is needed from submit to the next `io_uring_enter`
+//! and a small table serves any number of sends.
+
+use crate::memory::Chain;
+use std::ptr;
+
+/// Buffers that leave in one send; the rest of a longer chain is a short send.
+///
+/// 64 buffers of 2 KiB are 128 KiB, about what a socket's send buffer takes at once.
+pub(super) const VECTORS_MAX: usize = 64;
+
+/// Sends of several buffers in one submission; more are handed over in several.
+const HEADERS_MAX: usize = 128;
+
+#[derive(Debug)]
+pub(super) struct Vectors {
+    headers: Box<[Header]>,
+    used: usize,
+}
+
+#[derive(Debug)]
+struct Header {
+    message: libc::msghdr,
+    vectors: [libc::iovec; VECTORS_MAX],
+}
+
+impl Vectors {
+    pub(super) fn new() -> Self {
+        let empty = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        // SAFETY: all zeroes is a valid `msghdr`: null pointers with zero lengths.
+        let message: libc::msghdr = unsafe { std::mem::zeroed() };
+        let header = || Header { message, vectors: [empty; VECTORS_MAX] };
+        Self { headers: (0..HEADERS_MAX).map(|_| header()).collect(), used: 0 }
+    }
+
+    /// Whether every header is waiting for its submission.
+    pub(super) fn is_full(&self) -> bool {
+        self.used == self.headers.len()
+    }
+
+    /// The kernel has consumed every entry that was submitted.
+    pub(super) fn reset(&mut self) {
+        self.used = 0;
+    }
+
+    /// A header that names the first bytes of `chain`; valid until [`reset`](Self::reset).
+    pub(super) fn header_for(&mut self, chain: &Chain) -> *const libc::msghdr {
+        let header = &mut self.headers[self.used];
+        self.used += 1;
+        let mut count = 0;
+        for (vector, slice) in header.vectors.iter_mut().zip(chain.slices()) {
+            // The kernel only reads bytes that are to be sent; the type has no way to say so.
+            vector.iov_base = slice.as_ptr().cast_mut().cast();
+            vector.iov_len = slice.len();
+            count += 1;
+        }
+        header.message.msg_iov = header.vectors.as_mut_ptr();
+        header.message.msg_iovlen = count;
+        &raw const header.message
+    }
+}
