@@ -10,7 +10,7 @@ use super::IocpPort;
 use super::flight::Slot;
 use super::socket::{Found, is_connection_error, link_error, update_accept_context};
 use super::state::{Accept, Receive, Role, Send, link, listener};
-use super::wake::{BUFFER_KEY, INBOX_KEY, WAIT_MS_MAX};
+use super::wake::{WAIT_MS_MAX, WAKE_KEY};
 use crate::memory::{Buffer, Owner};
 use crate::port::{
     Completion, Completions, End, Key, OsError, Outcome, Port, PortError, Shots, Socket,
@@ -76,8 +76,7 @@ impl<T: marker::Send> IocpPort<T> {
             let entry = self.entries[index];
             if entry.lpOverlapped.is_null() {
                 match entry.lpCompletionKey {
-                    INBOX_KEY => self.counters.wakeups += 1,
-                    BUFFER_KEY => {}
+                    WAKE_KEY => self.counters.wakeups += 1,
                     _ => self.counters.stale += 1,
                 }
             } else if self.note(&entry).is_none() {
@@ -194,6 +193,8 @@ impl<T: marker::Send> IocpPort<T> {
         if let Send::Ended { sent, end } = link.send {
             link.send = Send::Idle;
             let chain = self.flight.take_chain(socket.index);
+            // What went out whole has not failed, whatever came after.
+            let end = end.filter(|_| sent < chain.len());
             completions.push(Completion { key, outcome: Outcome::Sent { chain, sent, end } });
         }
         if is_full(completions) {

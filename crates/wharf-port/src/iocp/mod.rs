@@ -37,7 +37,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::windows::io::{AsRawSocket, OwnedSocket};
 use std::sync::Arc;
 use std::time::Duration;
-use wake::{BUFFER_KEY, CompletionPort};
+use wake::CompletionPort;
 use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
 
@@ -109,14 +109,15 @@ impl<T: Send> IocpPort<T> {
         assert!(config.inbox_capacity > 0, "inbox_capacity: 0");
         // One thread owns the port, so one is all that runs.
         let port = Arc::new(CompletionPort::new(1)?);
-        let waker = Arc::clone(&port);
-        pool.set_waiter(Arc::new(move || waker.post(BUFFER_KEY)));
+        let inbox = Inbox::new(config.inbox_capacity, port.clone());
+        let waker = inbox.waker();
+        pool.set_waiter(Arc::new(move || waker.wake()));
         let stock = Stock::new(sockets_max);
         let accepts = stock.listeners_left + stock.surplus;
         Ok(Self {
             table: Table::new(sockets_max),
             flight: Flight::new(sockets_max, accepts),
-            inbox: Inbox::new(config.inbox_capacity, port.clone()),
+            inbox,
             port,
             pool,
             ready: Fifo::new(sockets_max),

@@ -17,10 +17,8 @@ pub(super) struct CompletionPort {
 
 /// Completion key of every socket: whose a completion is, its OVERLAPPED says.
 pub(super) const SOCKET_KEY: usize = 0;
-/// Completion key of a packet that says: look into the inbox.
-pub(super) const INBOX_KEY: usize = 1;
-/// Completion key of a packet that says: a buffer came home.
-pub(super) const BUFFER_KEY: usize = 2;
+/// Completion key of a packet that only ends a wait.
+pub(super) const WAKE_KEY: usize = 1;
 
 /// How often a packet is offered to a system that has no memory for it. Should all be in vain, the
 /// owner looks by itself after [`WAIT_MS_MAX`].
@@ -80,20 +78,6 @@ impl CompletionPort {
         if error.code() == WAIT_TIMEOUT.cast_signed() { Ok(0) } else { Err(error) }
     }
 
-    /// Puts a packet with this key into the port; see [`POST_ATTEMPTS_MAX`] for when it cannot.
-    pub(super) fn post(&self, key: usize) {
-        for _ in 0..POST_ATTEMPTS_MAX {
-            // SAFETY: the handle is open; no OVERLAPPED is passed, and none is looked for when the
-            // packet is dequeued (PostQueuedCompletionStatus page: lpOverlapped).
-            let posted =
-                unsafe { PostQueuedCompletionStatus(self.raw(), 0, key, std::ptr::null()) };
-            if posted != 0 {
-                return;
-            }
-            std::thread::yield_now();
-        }
-    }
-
     fn raw(&self) -> HANDLE {
         self.handle.as_raw_handle()
     }
@@ -101,7 +85,16 @@ impl CompletionPort {
 
 impl Wake for CompletionPort {
     fn wake(&self) {
-        self.post(INBOX_KEY);
+        for _ in 0..POST_ATTEMPTS_MAX {
+            // SAFETY: the handle is open; no OVERLAPPED is passed, and none is looked for when the
+            // packet is dequeued (PostQueuedCompletionStatus page: lpOverlapped).
+            let posted =
+                unsafe { PostQueuedCompletionStatus(self.raw(), 0, WAKE_KEY, std::ptr::null()) };
+            if posted != 0 {
+                return;
+            }
+            std::thread::yield_now();
+        }
     }
 }
 
