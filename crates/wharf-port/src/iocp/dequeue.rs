@@ -308,7 +308,11 @@ impl<T: marker::Send> IocpPort<T> {
         let Some((key, handle, listener)) = listener(&mut self.table, socket) else { return };
         let Some((accept, failure)) = listener.done.pop_front() else { return };
         let stream = self.flight.take_accepted(accept);
-        let peer = self.flight.peer(accept, &listener.calls);
+        // A failed accept has left no addresses.
+        let peer = match failure {
+            None => self.flight.peer(accept, &listener.calls),
+            Some(_) => None,
+        };
         self.accepts_free.push(accept);
         let (Accept::Active(shots) | Accept::Ending(shots, _)) = listener.accept else { return };
         let failure = match (failure, stream, peer) {

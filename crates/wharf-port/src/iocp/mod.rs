@@ -33,6 +33,7 @@ use socket::Handle;
 use state::{Accept, Link, Listener, Member, Receive, Role, Table};
 use std::collections::VecDeque;
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::{TcpListener, TcpStream};
 use std::os::windows::io::{AsRawSocket, OwnedSocket};
 use std::sync::Arc;
@@ -63,8 +64,12 @@ pub struct IocpPort<T: Send> {
     stock: Stock,
     entries: Box<[OVERLAPPED_ENTRY]>,
     posts_first: bool,
+    /// Whether operations that succeed at once may leave no packet, where the system can do that.
+    may_skip: bool,
     counters: Counters,
     clock: Clock,
+    /// The port belongs to the thread that made it, as on the other systems.
+    one_thread: PhantomData<*const ()>,
 }
 
 /// How many accepts the listeners may have out.
@@ -126,8 +131,10 @@ impl<T: Send> IocpPort<T> {
             stock,
             entries: vec![OVERLAPPED_ENTRY::default(); BATCH].into(),
             posts_first: false,
+            may_skip: true,
             counters: Counters::default(),
             clock: Clock::new(),
+            one_thread: PhantomData,
         })
     }
 
@@ -153,7 +160,7 @@ impl<T: Send> Port for IocpPort<T> {
             return Err(Refused { socket: stream, error });
         }
         let link = Link { receive: Receive::Idle, send: state::Send::Idle };
-        let handle = Handle::new(OwnedSocket::from(stream));
+        let handle = Handle::new(OwnedSocket::from(stream), self.may_skip);
         let member = Member { handle, role: Role::Link(link), closing: false };
         Ok(self.insert(key, member))
     }
@@ -189,7 +196,7 @@ impl<T: Send> Port for IocpPort<T> {
             posted: 0,
             done: VecDeque::with_capacity(stock as usize),
         });
-        let handle = Handle::new(OwnedSocket::from(listener));
+        let handle = Handle::new(OwnedSocket::from(listener), self.may_skip);
         Ok(self.insert(key, Member { handle, role, closing: false }))
     }
 

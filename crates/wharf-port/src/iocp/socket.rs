@@ -53,9 +53,9 @@ type NonNullFn<F> = <F as IntoIterator>::Item;
 
 impl Handle {
     /// Takes the socket over, after it was associated with a completion port.
-    pub(super) fn new(socket: OwnedSocket) -> Self {
+    pub(super) fn new(socket: OwnedSocket, may_skip: bool) -> Self {
         let mut handle = Self { socket, skips: false };
-        handle.skips = handle.is_ifs() && handle.skip_packets_on_success();
+        handle.skips = may_skip && handle.is_ifs() && handle.skip_packets_on_success();
         handle
     }
 
@@ -233,6 +233,34 @@ pub(super) fn link_error(call: &'static str, code: i32) -> OsError {
 
 /// Whether an accept's error concerns only the connection that was to be accepted.
 pub(super) fn is_connection_error(code: i32) -> bool {
-    // WSAENETDOWN and the unreachable ones, WSAENETRESET, aborted, reset, timed out.
-    [10050, 10051, 10052, 10053, 10054, 10060, 10064, 10065].contains(&code)
+    // WSAENETDOWN, unreachable net, WSAENETRESET, aborted, reset, not connected any more, timed
+    // out, host down, unreachable host.
+    [10050, 10051, 10052, 10053, 10054, 10057, 10060, 10064, 10065].contains(&code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+
+    #[test]
+    fn errors_of_connections_have_the_kinds_that_std_knows() {
+        for (code, kind) in [
+            (64, ErrorKind::ConnectionReset),
+            (121, ErrorKind::TimedOut),
+            (676, ErrorKind::ConnectionAborted),
+            (995, ErrorKind::ConnectionAborted),
+            (1225, ErrorKind::ConnectionRefused),
+            (1231, ErrorKind::NetworkUnreachable),
+            (1232, ErrorKind::HostUnreachable),
+            (1236, ErrorKind::ConnectionAborted),
+            (10054, ErrorKind::ConnectionReset),
+        ] {
+            let error = link_error("WSARecv", code);
+            assert_eq!(error.kind(), kind, "{code}: {error}");
+            assert!(is_connection_error(error.code()) || code == 1225, "{code}");
+        }
+        // Too many open sockets, and no buffer space, are no matter of one connection.
+        assert!(!is_connection_error(10024) && !is_connection_error(10055));
+    }
 }
