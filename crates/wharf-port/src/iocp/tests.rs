@@ -5,6 +5,8 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "whatever else comes is a failure")]
 
 use super::IocpPort;
+use super::flight::{Flight, Started};
+use super::socket::Handle;
 use crate::memory::{BufferPool, Chain, Ledger, Owner, PoolConfig};
 use crate::port::{
     Completion, Completions, End, Key, Operation, OperationKind, Outcome, Port, PortConfig, Shots,
@@ -13,10 +15,13 @@ use crate::port::{
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::windows::io::OwnedSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
+use windows_sys::Win32::Foundation::HANDLE;
+use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
 
 type TestPort = IocpPort<u64>;
 type Event = Completion<TestPort>;
@@ -687,4 +692,37 @@ fn operations_that_succeed_at_once_leave_no_packet() {
     assert_eq!(rig.port.flight.in_flight(), 0);
     assert!(matches!(rig.next_of(1), Outcome::Sent { sent: 5, end: None, .. }));
     rig.quiet();
+}
+
+#[test]
+fn what_is_in_flight_when_its_table_goes_stays_where_it_is() {
+    let pool =
+        BufferPool::new(PoolConfig { buffer_size_bytes: 1 << 20, ..PoolConfig::new(16) }).unwrap();
+    let port = super::wake::CompletionPort::new(1).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    port.associate(super::socket::raw_socket(&stream) as HANDLE).unwrap();
+    let handle = Handle::new(OwnedSocket::from(stream), true);
+    let socket = Socket { index: 0, generation: 1 };
+    let mut flight = Flight::new(1, 1);
+    assert_eq!(flight.receive(socket, &handle), Started::Pending);
+    let data = pattern(16 << 20);
+    let chain = pool.chain_of(&data, Owner::SendQueue).unwrap();
+    assert_eq!(flight.send(socket, &handle, chain), Started::Pending);
+    assert!(flight.land(std::ptr::null_mut()).is_none());
+    drop(flight);
+    assert_eq!(pool.ledger().kernel_send, 16);
+    // The system goes on reading from the buffers, and writing to the blocks.
+    let mut bytes = vec![0; data.len()];
+    peer.read_exact(&mut bytes).unwrap();
+    assert!(bytes == data);
+    peer.write_all(b"x").unwrap();
+    let mut entries = [OVERLAPPED_ENTRY::default(); 4];
+    let mut packets = 0;
+    while packets < 2 {
+        let count = port.dequeue(&mut entries, 20_000).unwrap();
+        assert!(count > 0, "{packets} packets came of 2");
+        packets += count;
+    }
 }
