@@ -288,7 +288,9 @@ impl<L: Lab> Bench<L> {
                 match peer.try_read(&mut bytes, len_left.min(READ_BYTES)) {
                     PeerRead::Bytes(_) => {}
                     PeerRead::WouldBlock => return false,
-                    end => panic!("{end:?} after {} of {len} bytes", bytes.len()),
+                    end @ (PeerRead::Eof | PeerRead::Reset) => {
+                        panic!("{end:?} after {} of {len} bytes", bytes.len())
+                    }
                 }
             }
             true
@@ -448,7 +450,7 @@ pub(super) fn read_to_end(peer: &mut impl Peer, bytes: &mut Vec<u8>) -> Option<P
         match peer.try_read(bytes, READ_BYTES) {
             PeerRead::Bytes(_) => {}
             PeerRead::WouldBlock => return None,
-            end => return Some(end),
+            end @ (PeerRead::Eof | PeerRead::Reset) => return Some(end),
         }
     }
 }

@@ -114,7 +114,8 @@ pub(super) fn run<L: Lab>(test: fn()) {
 pub(super) fn skip(reason: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
-    writeln!(std::io::stderr(), "{test}: skipped, because {reason}").unwrap();
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "{test}: skipped, because {reason}").unwrap();
 }
 
 /// Instantiates each named test for each back end, as `epoll::name`, `uring::name` and so on.

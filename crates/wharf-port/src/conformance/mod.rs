@@ -1,6 +1,96 @@
-//! One suite that every back end must pass.
+//! One suite that every back end must pass, the simulated one included.
+//!
+//! A test is generic over a [`lab::Lab`], which gives a port and peers; `each_back_end!` makes a
+//! copy of it for each back end, so that `cargo test conformance::order::uring` runs one part on one
+//! of them. A back end that this machine does not offer is reported as *skipped, because ...*.
+//!
+//! ```text
+//!   lab    what a test needs of the world: a port, a listener, peers that never block
+//!    ├ real     real sockets over loopback, on io_uring and epoll
+//!    └ bench    holds every completion of every test against what was submitted
+//! ```
+//!
+//! A new back end is one lab and one line in `each_back_end!`.
+//!
+//! # Which test keeps which promise
+//!
+//! | promise | file | tests |
+//! | --- | --- | --- |
+//! | INV-PORT-1 | `exactly_once` | `a_receive_of_one_completes_once` |
+//! |  |  | `a_receive_of_many_completes_until_the_peer_ends` |
+//! |  |  | `a_receive_if_ready_completes_at_once_either_way` |
+//! |  |  | `a_cancelled_receive_ends_once` |
+//! |  |  | `a_cancel_of_nothing_changes_nothing` |
+//! |  |  | `data_that_races_a_cancel_is_neither_lost_nor_doubled` |
+//! |  |  | `a_cancelled_send_says_how_much_it_sent` |
+//! |  |  | `an_accept_of_one_accepts_exactly_one` |
+//! |  |  | `an_accept_of_many_takes_a_storm_of_connections` |
+//! |  |  | `a_cancelled_accept_ends_once_and_loses_no_connection` |
+//! |  |  | `a_close_ends_receive_and_send_before_it_completes` |
+//! |  |  | `a_close_of_a_listener_ends_its_accept` |
+//! |  |  | `a_close_that_races_data_and_the_peers_end_completes_once` |
+//! |  |  | `a_peer_that_resets_ends_receive_and_send_once` |
+//! |  |  | `a_reset_is_told_to_at_least_one_operation` |
+//! |  |  | `a_second_operation_of_a_kind_is_busy_and_comes_back` |
+//! |  |  | `a_closing_socket_takes_nothing_more` |
+//! |  |  | `an_operation_that_does_not_fit_the_socket_comes_back` |
+//! | INV-PORT-2 | `ownership` | `a_blocked_send_keeps_its_buffers_until_it_completes` |
+//! |  |  | `late_data_never_lands_in_a_released_buffer` |
+//! |  |  | `a_received_buffer_is_the_programs_and_stays_as_it_is` |
+//! |  |  | `a_dropped_port_with_receives_in_flight_frees_all_and_ends_its_links` |
+//! |  |  | `a_dropped_port_with_blocked_sends_frees_all_and_ends_its_links` |
+//! |  |  | `a_dropped_port_with_accepts_in_flight_ends_what_came_in` |
+//! |  |  | `a_dropped_port_with_completions_that_nobody_dequeued_frees_all` |
+//! |  |  | `buffers_in_hand_outlive_the_port` |
+//! | INV-PORT-3 | `order` | `four_mebibytes_of_short_sends_arrive_in_order` |
+//! |  |  | `a_second_send_is_refused_and_the_first_arrives_whole` |
+//! |  |  | `a_chain_with_a_skipped_prefix_sends_only_the_rest` |
+//! |  |  | `a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole` |
+//! |  |  | `a_shared_chain_reaches_every_link_whole` |
+//! |  |  | `an_echo_in_both_directions_at_once_keeps_both_in_order` |
+//! |  |  | `many_small_sends_keep_their_order` |
+//! | INV-PORT-4 | `generations` | `a_stale_socket_is_refused` |
+//! |  |  | `a_stale_handle_leaves_the_next_owner_of_its_place_alone` |
+//! |  |  | `a_place_used_again_and_again_never_mixes_its_owners` |
+//! |  |  | `nothing_follows_the_completion_of_a_close` |
+//! |  |  | `a_full_table_gives_the_stream_back` |
+//! | INV-PORT-5 | `idle` | `two_hundred_idle_links_hold_no_more_than_one` |
+//! |  |  | `links_that_were_busy_hold_nothing_when_they_are_idle_again` |
+//! |  |  | `idle_links_leave_a_tiny_pool_to_the_program` |
+//! |  |  | `the_receive_window_is_at_most_what_was_configured_and_half_of_the_pool` |
+//! | INV-PORT-6 | `pool_empty` | `an_empty_pool_pauses_receives_and_fails_none` |
+//! |  |  | `one_buffer_that_comes_home_resumes_a_receive` |
+//! |  |  | `links_are_served_in_the_order_in_which_they_ran_out` |
+//! |  |  | `a_buffer_released_by_another_thread_wakes_a_sleeping_dequeue` |
+//! |  |  | `eight_flooding_links_on_two_buffers_are_all_served` |
+//! |  |  | `a_pool_of_one_buffer_serves_many_links` |
+//! |  |  | `a_paused_receive_can_be_cancelled_and_closed` |
+//! |  |  | `a_receive_if_ready_on_an_empty_pool_completes_once_and_loses_nothing` |
+//! |  |  | `a_link_whose_peer_ends_while_it_is_paused_still_gets_every_byte` |
+//! |  |  | `sends_and_accepts_go_on_while_the_pool_is_empty` |
+//! |  |  | `a_port_that_is_dropped_while_receives_are_paused_frees_all` |
+//! | INV-PORT-7 | `posts` | `packets_of_eight_threads_arrive_once_and_in_each_threads_order` |
+//! |  |  | `a_post_ends_a_wait_without_end` |
+//! |  |  | `a_wake_without_a_packet_ends_a_wait` |
+//! |  |  | `many_wakes_make_one` |
+//! |  |  | `a_full_inbox_gives_the_packet_back` |
+//! |  |  | `a_port_that_is_gone_gives_the_packet_back` |
+//! |  |  | `packets_that_do_not_fit_come_with_the_next_dequeue` |
+//! |  |  | `packets_and_bytes_come_side_by_side` |
+//! | beside the numbers | `beyond` | `a_wait_lasts_as_long_as_its_time_out` |
+//! |  |  | `a_time_out_of_zero_returns_at_once` |
+//! |  |  | `a_dequeue_with_something_there_does_not_wait` |
+//! |  |  | `completions_are_appended_up_to_the_capacity` |
+//! |  |  | `the_counters_and_the_clock_only_rise` |
+//! |  |  | `a_link_whose_peer_has_shut_down_can_still_send` |
+//! |  |  | `a_shutdown_ends_the_stream_after_the_last_byte` |
+//! |  |  | `a_link_that_has_shut_down_can_still_receive` |
+//! |  |  | `a_close_after_a_send_loses_no_byte` |
+//! | all at once | `crowd` | `a_crowd_of_links_keeps_every_promise` |
+
 mod bench;
 mod beyond;
+mod crowd;
 mod exactly_once;
 mod generations;
 mod idle;
@@ -10,3 +100,31 @@ mod ownership;
 mod pool_empty;
 mod posts;
 mod real;
+
+/// The table above, held against the sources: each name in it is a test, each test is in it.
+#[test]
+fn the_table_of_promises_names_every_test() {
+    let sources = [
+        include_str!("beyond.rs"),
+        include_str!("crowd.rs"),
+        include_str!("exactly_once.rs"),
+        include_str!("generations.rs"),
+        include_str!("idle.rs"),
+        include_str!("order.rs"),
+        include_str!("ownership.rs"),
+        include_str!("pool_empty.rs"),
+        include_str!("posts.rs"),
+    ];
+    let table = include_str!("mod.rs").lines().filter(|line| line.starts_with("//! | "));
+    let mut listed: Vec<_> =
+        table.filter_map(|line| line.strip_suffix("` |")?.rsplit('`').next()).collect();
+    let mut tests: Vec<_> = sources
+        .iter()
+        .filter_map(|source| source.split("each_back_end!(").nth(1)?.split(");").next())
+        .flat_map(|names| names.split(',').map(str::trim).filter(|name| !name.is_empty()))
+        .collect();
+    listed.sort_unstable();
+    tests.sort_unstable();
+    assert_eq!(listed, tests);
+    assert!(tests.len() > sources.len());
+}

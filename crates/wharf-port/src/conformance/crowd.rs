@@ -1,0 +1,242 @@
+//! All promises at once: a crowd of links on which everything happens at random.
+//!
+//! The method: a small generator, seeded, decides at each step which link does what: arm, send,
+//! cancel, shut down, close, and on the other side write, read, end, reset. The buffers are few and
+//! some are held for a while, so that receives pause. Streams are compared byte by byte in both
+//! directions, the bench checks every completion, and in the end everything has ended and every
+//! buffer is home. A failure names the seed.
+
+use super::bench::{Bench, Link, assert_pattern, churn, pattern};
+use super::lab::{Lab, Peer, PeerRead, Setup, each_back_end};
+use crate::memory::{Buffer, Chain, Owner};
+use crate::port::{Operation, OperationKind, Shots};
+use std::time::Duration;
+
+each_back_end!(a_crowd_of_links_keeps_every_promise);
+
+fn a_crowd_of_links_keeps_every_promise<L: Lab>() {
+    for seed in 1..=SEEDS {
+        // Read by whoever looks at the output of a failure.
+        println!("seed {seed}");
+        let mut crowd = Crowd::<L>::new(seed);
+        for _ in 0..STEPS {
+            crowd.step();
+        }
+        crowd.finish();
+    }
+}
+
+struct Crowd<L: Lab> {
+    bench: Bench<L>,
+    members: Vec<Member<L>>,
+    /// What the test holds back from the pool.
+    held: Vec<Buffer>,
+    random: Random,
+}
+
+/// A link, and how far each direction of it has come.
+struct Member<L: Lab> {
+    link: Link,
+    peer: Option<L::Peer>,
+    /// Bytes that the peer has written.
+    written: usize,
+    /// Bytes received by the port and found right.
+    compared: usize,
+    /// Bytes of what the port sent that the peer has read.
+    read: usize,
+    /// Bytes that are known to have been sent.
+    sent: usize,
+    /// What is left of a short send.
+    rest: Chain,
+    /// Whether the peer ended its stream.
+    peer_ended: bool,
+}
+
+impl<L: Lab> Crowd<L> {
+    fn new(seed: u64) -> Self {
+        let mut bench = Bench::new(Setup::small().narrow().buffers(24, 512));
+        let members = bench.links(8).into_iter().map(Member::new).collect();
+        Self { bench, members, held: Vec::new(), random: Random(seed) }
+    }
+
+    fn step(&mut self) {
+        let i = self.random.below(self.members.len());
+        let choice = self.random.below(100);
+        let Self { bench, members, held, random } = self;
+        let member = &mut members[i];
+        member.look(bench);
+        match choice {
+            0..25 => member.write(random.below(3_000)),
+            25..45 => member.read(random.below(5_000)),
+            45..60 => member.receive(bench, random),
+            60..75 => member.send(bench, random.below(4_000)),
+            75..80 => bench.cancel(member.link, random.kind()),
+            80..82 => held.extend(bench.pool.acquire(Owner::Application)),
+            82..85 => held.clear(),
+            85 => member.end(),
+            86 => churn(&bench.pool),
+            87 => member.replace(bench, random),
+            _ => {
+                bench.round(Duration::ZERO);
+            }
+        }
+    }
+
+    /// Everything that was written arrives, and everything ends.
+    fn finish(self) {
+        let Self { mut bench, mut members, held, .. } = self;
+        drop(held);
+        for member in &mut members {
+            member.end();
+            member.look(&mut bench);
+            let (link, written) = (member.link, member.written);
+            bench.until("all that a peer wrote", |bench| {
+                member.look(bench);
+                member.read(10_000);
+                if !bench.in_flight(link, OperationKind::Receive)
+                    && bench.of(link).received.len() < written
+                {
+                    bench.receive(link, Shots::Many);
+                }
+                bench.of(link).received.len() >= written
+            });
+            assert_eq!(bench.of(link).received.len(), written);
+            member.look(&mut bench);
+            bench.close(link);
+            bench.until("the close", |bench| {
+                member.read(10_000);
+                bench.of(link).closed
+            });
+            member.look(&mut bench);
+            member.last_read(&mut bench);
+        }
+        drop(members);
+        bench.finish();
+    }
+}
+
+impl<L: Lab> Member<L> {
+    fn new((link, peer): (Link, L::Peer)) -> Self {
+        Self {
+            link,
+            peer: Some(peer),
+            written: 0,
+            compared: 0,
+            read: 0,
+            sent: 0,
+            rest: Chain::new(),
+            peer_ended: false,
+        }
+    }
+
+    fn write(&mut self, len: usize) {
+        if let Some(peer) = &mut self.peer
+            && !self.peer_ended
+        {
+            self.written += peer.try_write(&pattern(self.link.key, self.written, len));
+        }
+    }
+
+    fn read(&mut self, len: usize) {
+        let mut bytes = Vec::new();
+        let Some(peer) = &mut self.peer else { return };
+        match peer.try_read(&mut bytes, len + 1) {
+            PeerRead::Bytes(_) => assert_pattern(!self.link.key, self.read, &bytes),
+            PeerRead::WouldBlock | PeerRead::Reset | PeerRead::Eof => {}
+        }
+        self.read += bytes.len();
+    }
+
+    fn receive(&self, bench: &mut Bench<L>, random: &mut Random) {
+        if !bench.in_flight(self.link, OperationKind::Receive) {
+            let shots = [Shots::One, Shots::Many, Shots::IfReady][random.below(3)];
+            bench.receive(self.link, shots);
+        }
+    }
+
+    /// Sends the rest of the send before, or new bytes.
+    fn send(&mut self, bench: &mut Bench<L>, len: usize) {
+        if bench.in_flight(self.link, OperationKind::Send) {
+            return;
+        }
+        let mut chain = std::mem::take(&mut self.rest);
+        if chain.is_empty() {
+            let bytes = pattern(!self.link.key, self.sent, len + 1);
+            match bench.pool.chain_of(&bytes, Owner::SendQueue) {
+                Ok(fresh) => chain = fresh,
+                Err(_no_room) => return,
+            }
+        }
+        bench.submit(self.link, Operation::Send(chain)).unwrap();
+    }
+
+    /// The peer ends its stream.
+    fn end(&mut self) {
+        if let Some(peer) = &mut self.peer
+            && !self.peer_ended
+        {
+            peer.shutdown_write();
+            self.peer_ended = true;
+        }
+    }
+
+    /// Closes the link, whatever is in flight on it, and puts a new one in its place.
+    fn replace(&mut self, bench: &mut Bench<L>, random: &mut Random) {
+        let peer = self.peer.take().expect("a link has a peer until it is replaced");
+        match random.below(3) {
+            0 => peer.reset(),
+            1 => drop(peer),
+            _ => self.peer = Some(peer),
+        }
+        bench.close(self.link);
+        let link = self.link;
+        bench.until("a link to be closed", |bench| bench.of(link).closed);
+        self.look(bench);
+        self.last_read(bench);
+        *self = Self::new(bench.link());
+    }
+
+    /// Takes what the port reported, and holds it against what is known.
+    fn look(&mut self, bench: &mut Bench<L>) {
+        while let Some(mut done) = bench.of(self.link).sent.pop_front() {
+            self.sent += done.sent;
+            done.chain.advance(done.sent);
+            self.rest = done.chain;
+        }
+        let received = &bench.of(self.link).received;
+        assert!(received.len() <= self.written, "more was received than was written");
+        assert_pattern(self.link.key, self.compared, &received[self.compared..]);
+        self.compared = received.len();
+    }
+
+    /// What a closed link has sent, and no more than that, may still arrive.
+    fn last_read(&mut self, bench: &mut Bench<L>) {
+        if let Some(peer) = &mut self.peer {
+            let (bytes, _end) = bench.peer_reads_to_end(peer);
+            assert_pattern(!self.link.key, self.read, &bytes);
+            self.read += bytes.len();
+            assert!(self.read <= self.sent, "{} read of {} sent", self.read, self.sent);
+        }
+    }
+}
+
+/// A xorshift generator: enough to be different, the same for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from((self.0 >> 33) % bound as u64).unwrap()
+    }
+
+    fn kind(&mut self) -> OperationKind {
+        if self.below(2) == 0 { OperationKind::Receive } else { OperationKind::Send }
+    }
+}
+
+/// More seeds find more; so many take about a second.
+const SEEDS: u64 = 12;
+
+const STEPS: u32 = 3_000;
