@@ -93,6 +93,7 @@ const STOCKED_LISTENERS: u32 = 4;
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Of which this at once.
 const DRAIN_STEP_MS: u32 = 100;
+const NO_PORT_HINT: &str = "the process has too many handles or the system too little memory";
 /// More places would not fit the index of a block.
 const SOCKETS_MAX: u32 = 268_435_454;
 
@@ -113,7 +114,8 @@ impl<T: Send> IocpPort<T> {
         assert!((1..=SOCKETS_MAX).contains(&sockets_max), "sockets_max: {sockets_max}");
         assert!(config.inbox_capacity > 0, "inbox_capacity: 0");
         // One thread owns the port, so one is all that runs.
-        let port = Arc::new(CompletionPort::new(1)?);
+        let port = CompletionPort::new(1).map_err(|os| PortError::new(os, Some(NO_PORT_HINT)))?;
+        let port = Arc::new(port);
         let inbox = Inbox::new(config.inbox_capacity, port.clone());
         let waker = inbox.waker();
         pool.set_waiter(Arc::new(move || waker.wake()));
