@@ -21,3 +21,18 @@ mod sync;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "hands addresses to the kernel; see its invariants")]
 pub mod uring;
+
+/// Bytes that a port of this shape takes for its tables, about: places, queues and rings.
+///
+/// Buffers are not in it; see [`memory::PoolConfig::size_bytes`].
+#[must_use]
+pub fn table_size_bytes(config: &port::PortConfig) -> u64 {
+    #[cfg(target_os = "linux")]
+    {
+        uring::table_size_bytes(config)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        u64::from(config.sockets_max) * 512
+    }
+}

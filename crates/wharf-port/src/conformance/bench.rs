@@ -104,6 +104,11 @@ impl<L: Lab> Bench<L> {
         bench
     }
 
+    /// From now on a dequeue brings so many completions at most.
+    pub(super) fn completions_max(&mut self, capacity: usize) {
+        self.completions = Vec::with_capacity(capacity);
+    }
+
     /// A connection: its side in the port, and its other end.
     pub(super) fn link(&mut self) -> (Link, L::Peer) {
         self.accept(Shots::One);

@@ -8,9 +8,11 @@ use crate::port::{
     Socket, SubmitErrorKind,
 };
 use rustix::net::{SendFlags, sockopt};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Barrier};
+use std::process::Command;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 type TestPort = EpollPort<u32>;
@@ -197,7 +199,7 @@ fn stuck(len: usize) -> (TestPort, Socket, TcpStream, Vec<u8>) {
 
 #[test]
 fn a_send_that_stopped_half_way_goes_on_when_there_is_room() {
-    let (mut port, _, mut peer, data) = stuck(4 << 20);
+    let (mut port, _, mut peer, data) = stuck(1 << 20);
     let mut got = vec![0; data.len()];
     std::thread::scope(|scope| {
         scope.spawn(|| peer.read_exact(&mut got).unwrap());
@@ -415,12 +417,67 @@ fn a_socket_that_always_has_work_does_not_keep_the_others_out() {
     });
 }
 
+/// Descriptors belong to the process, so the test runs in one of its own.
+#[test]
+fn an_accept_without_descriptors_fails_once_and_can_be_tried_again() {
+    let child = Command::new("sh")
+        .args(["-c", "ulimit -n 64 && exec \"$0\" --ignored --exact \"$1\""])
+        .arg(std::env::current_exe().unwrap())
+        .arg("epoll::tests::accept_with_few_descriptors")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+#[ignore = "run by the test above, with few descriptors"]
+fn accept_with_few_descriptors() {
+    let mut port = port(1, 1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let _peers: Vec<_> = (0..2).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let socket = port.associate_listener(listener, Key(1)).unwrap();
+    let hoard: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).take(99).collect();
+    assert!(hoard.len() < 99, "the descriptors must run out");
+    for _ in 0..2 {
+        port.submit(socket, Operation::Accept(Shots::Many)).unwrap();
+        let (_, outcome) = next(&mut port);
+        let Outcome::AcceptEnded(End::Failed(error)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!((error.call(), error.is_exhaustion()), ("accept4", true));
+        assert_quiet(&mut port);
+    }
+    drop(hoard);
+    port.submit(socket, Operation::Accept(Shots::One)).unwrap();
+    assert!(matches!(next(&mut port).1, Outcome::Accepted { last: true, .. }));
+    port.submit(socket, Operation::Accept(Shots::Many)).unwrap();
+    assert!(matches!(next(&mut port).1, Outcome::Accepted { last: false, .. }));
+    assert_quiet(&mut port);
+}
+
+#[test]
+fn a_full_table_gives_the_stream_back_and_a_wrong_operation_is_refused() {
+    let mut port = port(1, 1);
+    let (ours, _peer) = pair();
+    let (other, _other_peer) = pair();
+    let local = other.local_addr().unwrap();
+    let socket = port.associate(ours, Key(1)).unwrap();
+    let refused = port.associate(other, Key(2)).unwrap_err();
+    assert_eq!((refused.socket.local_addr().unwrap(), refused.error), (local, None));
+    for operation in [Operation::Accept(Shots::Many), Operation::Send(Chain::new())] {
+        let refused = port.submit(socket, operation).unwrap_err();
+        assert_eq!(refused.kind, SubmitErrorKind::NotForThisSocket);
+    }
+}
+
 /// An echo server of a few links over one port, as small as it can be.
 struct Echo {
     port: TestPort,
     links: Vec<Option<Link>>,
     opened: usize,
     closed: usize,
+    /// Is told when receiving pauses for the first time.
+    on_pause: Option<SyncSender<()>>,
 }
 
 struct Link {
@@ -436,7 +493,7 @@ impl Echo {
         let address = listener.local_addr().unwrap();
         let listener = port.associate_listener(listener, Key(u64::MAX)).unwrap();
         port.submit(listener, Operation::Accept(Shots::Many)).unwrap();
-        (Self { port, links: Vec::new(), opened: 0, closed: 0 }, address)
+        (Self { port, links: Vec::new(), opened: 0, closed: 0, on_pause: None }, address)
     }
 
     /// Serves until `links` links have come and gone.
@@ -447,6 +504,11 @@ impl Echo {
             self.port.dequeue(&mut completions, Some(Duration::from_secs(1))).unwrap();
             for completion in completions.drain(..) {
                 self.handle(completion);
+            }
+            if self.port.counters().receive_pauses > 0
+                && let Some(pause) = self.on_pause.take()
+            {
+                pause.send(()).unwrap();
             }
             let waited = self.port.now().since(start);
             assert!(waited < DEADLINE, "{} opened, {} closed", self.opened, self.closed);
@@ -509,17 +571,11 @@ fn echo_of_eight_mib_to_a_slow_reader() {
     std::thread::scope(|scope| {
         let mut reader = TcpStream::connect(address).unwrap();
         let mut writer = reader.try_clone().unwrap();
-        let (data, halfway) = (&data, Arc::new(Barrier::new(2)));
-        let blocked = Arc::clone(&halfway);
+        let (data, (sender, pause)) = (&data, sync_channel(1));
+        echo.on_pause = Some(sender);
+        scope.spawn(move || writer.write_all(data).unwrap());
         scope.spawn(move || {
-            // More than the buffers hold, less than they and the system's together do.
-            let (first, rest) = data.split_at(1 << 20);
-            writer.write_all(first).unwrap();
-            blocked.wait();
-            writer.write_all(rest).unwrap();
-        });
-        scope.spawn(move || {
-            halfway.wait();
+            pause.recv().unwrap();
             let mut got = vec![0; data.len()];
             for piece in got.chunks_mut(4096) {
                 reader.read_exact(piece).unwrap();
@@ -530,7 +586,7 @@ fn echo_of_eight_mib_to_a_slow_reader() {
         });
         echo.serve(1);
     });
-    assert!(echo.port.counters().receive_pauses > 0);
+    assert!(echo.on_pause.is_none());
 }
 
 #[test]

@@ -128,6 +128,17 @@ struct Sending {
     cancelled: bool,
 }
 
+/// Bytes that a port of this shape takes, about: places and queues, rings, and message headers.
+pub(crate) fn table_size_bytes(config: &PortConfig) -> u64 {
+    let (submissions, completions) = setup::queue_sizes(config.sockets_max);
+    let place = size_of::<State>() + 24 + 2 * size_of::<Socket>();
+    u64::from(config.sockets_max) * place as u64
+        + u64::from(submissions) * size_of::<squeue::Entry>() as u64
+        + u64::from(completions) * 16
+        + u64::from(config.receive_window) * 40
+        + Vectors::SIZE_BYTES as u64
+}
+
 impl<T: Send> UringPort<T> {
     /// Makes a port that receives into buffers of `pool`, which no other port uses.
     ///

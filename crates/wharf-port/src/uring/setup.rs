@@ -59,15 +59,20 @@ impl Ring {
     /// A ring whose completion queue holds what so many sockets complete between two dequeues.
     pub(super) fn for_sockets(sockets_max: u32) -> Result<Self, PortError> {
         probe()?;
-        // A turn submits a send and perhaps a receive for each socket that was busy; when the
-        // queue is full it is handed over early, so it need not hold the worst case.
-        let submissions = sockets_max.next_power_of_two().clamp(64, 2048);
-        // Two operations a socket, and a window of receives. An overflow is kept by the kernel
-        // (IORING_FEAT_NODROP) and costs time, not completions.
-        let completions = sockets_max.saturating_mul(2).saturating_add(1024);
-        let completions = completions.next_power_of_two().clamp(1024, 65_536);
+        let (submissions, completions) = queue_sizes(sockets_max);
         Ok(Self { ring: build(submissions, completions)?, multishot_accept: true })
     }
+}
+
+/// How many entries the two queues of a ring for so many sockets have.
+pub(super) fn queue_sizes(sockets_max: u32) -> (u32, u32) {
+    // A turn submits a send and perhaps a receive for each socket that was busy; when the
+    // queue is full it is handed over early, so it need not hold the worst case.
+    let submissions = sockets_max.next_power_of_two().clamp(64, 2048);
+    // Two operations a socket, and a window of receives. An overflow is kept by the kernel
+    // (IORING_FEAT_NODROP) and costs time, not completions.
+    let completions = sockets_max.saturating_mul(2).saturating_add(1024);
+    (submissions, completions.next_power_of_two().clamp(1024, 65_536))
 }
 
 /// Set-up flags from the newest to the oldest; each refused one is left out, and the next tried.

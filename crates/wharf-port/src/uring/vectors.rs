@@ -28,6 +28,8 @@ struct Header {
 }
 
 impl Vectors {
+    pub(super) const SIZE_BYTES: usize = HEADERS_MAX * size_of::<Header>();
+
     pub(super) fn new() -> Self {
         let empty = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
         // SAFETY: all zeroes is a valid `msghdr`: null pointers with zero lengths.

@@ -1,0 +1,140 @@
+//! How links end, one by one or all together. The phases are drawn in `link/slot.rs`.
+
+use super::worker::Worker;
+use crate::handler::{DisconnectReason, Handler};
+use crate::link::slot::{Phase, Receiving};
+use crate::server::shared::Command;
+use wharf_port::port::{Operation, OperationKind, Port};
+
+/// How a link is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// What is queued is sent first, and the peer hears the end before the socket goes.
+    Flush,
+    /// At once.
+    Now,
+}
+
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+    /// Ends a link; the first reason is the one that counts.
+    pub(super) fn close(&mut self, index: u32, reason: DisconnectReason, how: How) {
+        let slot = &mut self.core.slots[index];
+        slot.reason.get_or_insert(reason);
+        match (slot.phase, how) {
+            (Phase::Free | Phase::Closing, _) => {}
+            (Phase::Flushing | Phase::Lingering, How::Flush) => {}
+            (Phase::Open | Phase::Draining, How::Flush) => {
+                slot.phase = Phase::Flushing;
+                slot.touched = self.core.now;
+                slot.late_bytes = 0;
+                let holds = slot.holds();
+                self.start_time_out(index);
+                if !holds {
+                    self.flushed(index);
+                }
+            }
+            (_, How::Now) => {
+                slot.phase = Phase::Closing;
+                slot.queue = wharf_port::memory::Chain::new();
+                let socket = slot.socket;
+                self.core.recount(index);
+                if let Some(socket) = socket
+                    && let Err(error) = self.port.submit(socket, Operation::Close)
+                {
+                    debug_assert!(false, "{error}");
+                }
+            }
+        }
+    }
+
+    /// A closing link has nothing left to send.
+    pub(super) fn flushed(&mut self, index: u32) {
+        let slot = &mut self.core.slots[index];
+        let reason = slot.reason.unwrap_or(DisconnectReason::HandlerClosed);
+        if slot.input_over {
+            return self.close(index, reason, How::Now);
+        }
+        slot.phase = Phase::Lingering;
+        slot.touched = self.core.now;
+        let socket = slot.socket;
+        if let Some(socket) = socket {
+            self.port.shutdown(socket);
+        }
+        self.start_time_out(index);
+        self.steer(index);
+    }
+
+    /// The port has let go of a link: tells the handler, and gives the place back.
+    pub(super) fn closed(&mut self, index: u32) {
+        let slot = &mut self.core.slots[index];
+        let reason = slot.reason.unwrap_or(DisconnectReason::SystemError);
+        slot.socket = None;
+        if slot.connected {
+            self.core.shared.count_close(self.core.shard, reason);
+            self.call(index, |handler, worker, link| handler.on_disconnect(worker, link, reason));
+        }
+        self.states[index as usize] = H::State::default();
+        self.core.shared.note_generation(self.core.id(index), false);
+        self.wheel.clear(&mut self.core.slots, index);
+        // A flush may still be due for it; it finds a free place, or its next owner's queue.
+        self.core.slots.release(index);
+        self.core.shared.give_place_back(usize::from(self.core.shard));
+    }
+
+    /// Begins to drain when the server is asked to stop, and ends it by force in time.
+    ///
+    /// Draining, a link still handles what had arrived when it began, then sends all answers and
+    /// closes. So nothing that reached the server is left unanswered, and clients that never stop
+    /// sending cannot hold the server.
+    pub(super) fn check_stop(&mut self) {
+        let Some(drain) = self.core.shared.stopping() else { return };
+        let deadline = match self.drain_until {
+            Some(until) => {
+                // A later call may have shortened it.
+                until.min(self.core.now.after(drain))
+            }
+            None => self.core.now.after(drain),
+        };
+        if self.drain_until.is_none() {
+            self.stop_accepting();
+            self.for_each_live(|worker, index| worker.drain(index));
+        }
+        self.drain_until = Some(deadline);
+        if deadline <= self.core.now {
+            self.for_each_live(|worker, index| {
+                if worker.core.slots[index].phase != Phase::Closing {
+                    worker.core.stats().cut.add(1);
+                    worker.close(index, DisconnectReason::ServerStopping, How::Now);
+                }
+            });
+        }
+    }
+
+    fn drain(&mut self, index: u32) {
+        let slot = &mut self.core.slots[index];
+        if slot.phase != Phase::Open {
+            return;
+        }
+        slot.phase = Phase::Draining;
+        slot.late_bytes = 0;
+        if slot.receiving == Receiving::Armed {
+            slot.receiving = Receiving::Cancelling;
+            if let Some(socket) = slot.socket {
+                self.port.cancel(socket, OperationKind::Receive);
+            }
+        }
+        self.steer(index);
+    }
+
+    fn for_each_live(&mut self, mut act: impl FnMut(&mut Self, u32)) {
+        // None of the acts releases a place: that happens when the port says Closed.
+        for n in 0..self.core.slots.live_count() {
+            let index = self.core.slots.live(n);
+            act(self, index);
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.drain_until.is_some() && self.core.slots.live_count() == 0 && self.acceptor.is_closed()
+    }
+}

@@ -1,0 +1,67 @@
+//! From send queues to the port: one send in flight a link, with all that was queued behind it.
+
+use super::close::How;
+use super::dispatch::reason_of;
+use super::worker::Worker;
+use crate::handler::{DisconnectReason, Handler};
+use crate::link::slot::Phase;
+use crate::server::shared::Command;
+use wharf_port::memory::Chain;
+use wharf_port::port::{End, Operation, Port};
+
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+    /// Submits what this turn has queued.
+    pub(super) fn flush(&mut self) {
+        while let Some(index) = self.core.dirty.pop() {
+            let slot = &mut self.core.slots[index];
+            slot.dirty = false;
+            let Some(socket) = slot.socket else { continue };
+            if slot.sending || slot.queue.is_empty() || slot.phase == Phase::Closing {
+                continue;
+            }
+            let chain = std::mem::take(&mut slot.queue);
+            slot.in_flight = u32::try_from(chain.len()).unwrap_or(u32::MAX);
+            slot.sending = true;
+            if let Err(error) = self.port.submit(socket, Operation::Send(chain)) {
+                debug_assert!(false, "{error}");
+                (slot.sending, slot.in_flight) = (false, 0);
+                self.core.recount(index);
+                self.close(index, DisconnectReason::SystemError, How::Now);
+            }
+        }
+    }
+
+    pub(super) fn sent(&mut self, index: u32, mut chain: Chain, sent: usize, end: Option<End>) {
+        let now = self.core.now;
+        let slot = &mut self.core.slots[index];
+        (slot.sending, slot.in_flight) = (false, 0);
+        slot.totals.sent_bytes += sent as u64;
+        if slot.phase == Phase::Flushing && sent > 0 {
+            slot.touched = now;
+        }
+        chain.advance(sent);
+        if slot.phase != Phase::Closing {
+            // A short send: the rest goes before what was queued behind it.
+            chain.append_chain(std::mem::take(&mut slot.queue));
+            slot.queue = chain;
+        }
+        self.core.stats().sent_bytes.add(sent as u64);
+        if let Some(End::Failed(error)) = end {
+            self.close(index, reason_of(error), How::Now);
+        }
+        self.core.recount(index);
+        let slot = &self.core.slots[index];
+        if slot.phase == Phase::Closing {
+            return;
+        }
+        if !slot.queue.is_empty() {
+            self.core.mark_dirty(index);
+        } else if slot.is_served() {
+            let answer = self.call(index, |handler, worker, link| handler.on_sent(worker, link));
+            self.after_callback(index, answer);
+        } else if slot.phase == Phase::Flushing {
+            self.flushed(index);
+        }
+        self.steer(index);
+    }
+}

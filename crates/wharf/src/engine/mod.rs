@@ -1,0 +1,17 @@
+//! The engine: what a shard does with completions. It knows the port's contract and no back end.
+
+mod accept;
+mod close;
+mod dispatch;
+mod flush;
+mod time_out;
+mod worker;
+
+pub(crate) use time_out::timeout_scale;
+pub(crate) use worker::{Turn, Worker};
+
+/// Bytes that one link takes in the engine's tables: its place, its state, and its entries in the
+/// lists of free, live and dirty links.
+pub(crate) fn link_size_bytes<S>() -> usize {
+    size_of::<crate::link::slot::Slot>() + size_of::<S>() + 4 * size_of::<u32>()
+}

@@ -1,0 +1,157 @@
+//! One shard: a port, its links, and the thread's worker context. `turn` is the whole circle.
+//!
+//! ```text
+//!   socket ─► kernel ─► port.dequeue ─► dispatch ─► Handler ─► send queue ─► flush ─► port.submit
+//!      ▲                                                                                  │
+//!      └───────────────────────────────── kernel ◄────────────────────────────────────────┘
+//! ```
+//!
+//! A callback never reaches the port: it queues, and the flush at the end of the turn submits for
+//! all links at once. So no callback is entered again while it runs.
+
+use super::accept::Acceptor;
+use crate::handler::{Handler, WorkerId};
+use crate::link::core::Core;
+use crate::link::wheel::Wheel;
+use crate::server::shared::{Command, Shared};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+use wharf_port::memory::BufferPool;
+use wharf_port::port::{Completions, Port, PortError, Poster, Time};
+
+/// Completions that one turn takes; the rest waits for the next turn, which does not sleep.
+///
+/// Enough that a system call is shared by many messages; few enough that what they touch stays in
+/// the cache.
+const BATCH: usize = 256;
+
+/// One shard's engine, generic over its port.
+pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> {
+    pub(super) port: P,
+    pub(super) core: Core,
+    pub(super) wheel: Wheel,
+    pub(super) acceptor: Acceptor,
+    /// Every shard's inbox, for connections that this one accepts.
+    pub(super) posters: Box<[Poster<Command<P::Stream>>]>,
+    pub(super) handler: Arc<H>,
+    /// `None` after a panic, if no fresh one could be made.
+    pub(super) context: Option<H::Worker>,
+    /// The links' states, by place.
+    pub(super) states: Box<[H::State]>,
+    /// When the drain ends by force.
+    pub(super) drain_until: Option<Time>,
+    /// Why the shard stopped the server.
+    pub(super) failure: Option<String>,
+    completions: Completions<P>,
+    woke: Time,
+}
+
+/// Whether there is more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    GoOn,
+    /// The server is stopping and this shard has no links left.
+    Done,
+}
+
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+    /// Makes the shard and, by `on_worker_start`, its context.
+    pub(crate) fn new(
+        shard: u8,
+        port: P,
+        handler: Arc<H>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, String> {
+        let places = shared.settings.links_per_shard();
+        let wheel = Wheel::new(super::timeout_scale(shared.settings.idle), port.now());
+        let mut worker = Self {
+            core: Core::new(shard, places, port.pool().clone(), shared),
+            wheel,
+            acceptor: Acceptor::default(),
+            posters: Box::default(),
+            context: None,
+            states: (0..places).map(|_| H::State::default()).collect(),
+            drain_until: None,
+            failure: None,
+            completions: Completions::<P>::with_capacity(BATCH),
+            woke: port.now(),
+            handler,
+            port,
+        };
+        worker.core.now = worker.woke;
+        worker.make_context()?;
+        Ok(worker)
+    }
+
+    /// One round: waits, handles what has completed, and sends what that has queued.
+    ///
+    /// # Errors
+    ///
+    /// The port is broken; the worker is to be dropped.
+    pub(crate) fn turn(&mut self) -> Result<Turn, PortError> {
+        let wait = self.wait();
+        self.account();
+        self.port.dequeue(&mut self.completions, wait)?;
+        self.woke = self.port.now();
+        self.core.now = self.woke;
+        self.core.wanted = self.port.buffers_wanted();
+
+        let mut completions = std::mem::take(&mut self.completions);
+        for completion in completions.drain(..) {
+            self.dispatch(completion);
+        }
+        self.completions = completions;
+
+        self.expire();
+        self.check_stop();
+        self.accept_more();
+        self.flush();
+        Ok(if self.is_done() { Turn::Done } else { Turn::GoOn })
+    }
+
+    /// How long the port may wait: until the next time-out; `None` if there is none.
+    fn wait(&mut self) -> Option<Duration> {
+        let now = self.core.now;
+        let drain = self.drain_until.map(|time| time.since(now));
+        let accept = self.acceptor.retry_at().map(|time| time.since(now));
+        [self.wheel.wait(now), drain, accept].into_iter().flatten().min()
+    }
+
+    /// Publishes the counts of the turn that is over.
+    fn account(&mut self) {
+        let stats = self.core.stats();
+        stats.turns.add(1);
+        stats.busy_ns.add(self.port.now().0.saturating_sub(self.woke.0));
+        let port = self.port.counters();
+        stats.receive_pauses.set(port.receive_pauses);
+        stats.accept_aborts.set(port.accept_aborts);
+        stats.waits.set(port.waits);
+    }
+
+    /// Gives the thread a worker context, in place of the one it may have.
+    pub(super) fn make_context(&mut self) -> Result<(), String> {
+        let old = self.context.take();
+        // The old context may be what the panic left behind; its drop must not stop the worker.
+        let _panics_are_reported_by_the_hook = catch_unwind(AssertUnwindSafe(|| drop(old)));
+        let id = WorkerId(self.core.shard);
+        match catch_unwind(AssertUnwindSafe(|| self.handler.on_worker_start(id))) {
+            Ok(Ok(context)) => {
+                self.context = Some(context);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(format!("worker {id}: {error}")),
+            Err(_) => Err(format!("worker {id} panicked")),
+        }
+    }
+
+    /// How other threads reach this shard, and the pool that it receives and sends with.
+    pub(crate) fn reached_by(&self) -> (Poster<Command<P::Stream>>, BufferPool) {
+        (self.port.poster(), self.core.pool.clone())
+    }
+
+    /// Why the shard stopped the server, if it did.
+    pub(crate) fn failure(&mut self) -> Option<String> {
+        self.failure.take()
+    }
+}

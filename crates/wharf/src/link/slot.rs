@@ -1,0 +1,220 @@
+//! The table of links: places taken at start, used again with a new generation.
+//!
+//! ```text
+//!           adopt                 close, queue empty          end of input, or time
+//!   Free ──────────► Open ──► Flushing ──────────► Lingering ──────────┐
+//!    ▲                │  ╲       │ time                                ▼
+//!    │       stopping ▼   ╲──────┴──────── reset, error, cut ──────► Closing
+//!    │             Draining ── input dry ──► Flushing                  │
+//!    └────────────────────────── the port says Closed ─────────────────┘
+//! ```
+//!
+//! A link that closes in good order first sends what is queued, then tells the peer that nothing
+//! follows, and then reads and throws away what the peer still sends: closing a socket with unread
+//! bytes would reset the connection, and the peer's system would drop the last answers.
+
+use crate::handler::{DisconnectReason, Totals};
+use std::net::SocketAddr;
+use wharf_port::memory::Chain;
+use wharf_port::port::{Socket, Time};
+
+/// Where a link is in its life; see the drawing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Free,
+    Open,
+    /// The server stops: what has arrived is still handled.
+    Draining,
+    Flushing,
+    Lingering,
+    Closing,
+}
+
+/// The receive of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Receiving {
+    Off,
+    Armed,
+    /// Its last completion is awaited.
+    Cancelling,
+}
+
+/// One place of the table.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) generation: u32,
+    pub(crate) phase: Phase,
+    pub(crate) receiving: Receiving,
+    /// A send is in flight.
+    pub(crate) sending: bool,
+    /// In the list of links with something to flush.
+    pub(crate) dirty: bool,
+    /// Counted among the links that hold buffers.
+    pub(crate) counted: bool,
+    /// `on_connect` succeeded, so `on_disconnect` will come.
+    pub(crate) connected: bool,
+    /// Why it ends, once that is known.
+    pub(crate) reason: Option<DisconnectReason>,
+    /// What the callback that runs asked for.
+    pub(crate) close_asked: bool,
+    /// The peer has sent its last byte.
+    pub(crate) input_over: bool,
+    pub(crate) socket: Option<Socket>,
+    pub(crate) peer: SocketAddr,
+    /// What waits behind the send in flight.
+    pub(crate) queue: Chain,
+    /// Bytes of the send in flight.
+    pub(crate) in_flight: u32,
+    /// Bytes taken in since the link began to drain or linger.
+    pub(crate) late_bytes: u32,
+    /// When its current time-out began.
+    pub(crate) touched: Time,
+    pub(crate) totals: Totals,
+    /// Its place in the list of live links.
+    pub(crate) live_at: u32,
+    /// Its neighbours in its bucket of the timer wheel, and the bucket.
+    pub(crate) timer: super::wheel::Hook,
+}
+
+impl Slot {
+    fn free() -> Self {
+        Self {
+            generation: 0,
+            phase: Phase::Free,
+            receiving: Receiving::Off,
+            sending: false,
+            dirty: false,
+            counted: false,
+            connected: false,
+            reason: None,
+            close_asked: false,
+            input_over: false,
+            socket: None,
+            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
+            queue: Chain::new(),
+            in_flight: 0,
+            late_bytes: 0,
+            touched: Time::default(),
+            totals: Totals::default(),
+            live_at: 0,
+            timer: super::wheel::Hook::default(),
+        }
+    }
+
+    /// Bytes that the peer has not taken yet, as far as the server knows.
+    pub(crate) fn backlog(&self) -> usize {
+        self.queue.len() + self.in_flight as usize
+    }
+
+    /// Whether the link holds buffers.
+    pub(crate) fn holds(&self) -> bool {
+        self.sending || !self.queue.is_empty()
+    }
+
+    /// Whether the handler is still called for it.
+    pub(crate) fn is_served(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Draining)
+    }
+}
+
+/// All places of one shard.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    slots: Box<[Slot]>,
+    free: Vec<u32>,
+    /// The places that are not free, in no order.
+    live: Vec<u32>,
+}
+
+impl Slots {
+    pub(crate) fn new(capacity: u32) -> Self {
+        Self {
+            slots: (0..capacity).map(|_| Slot::free()).collect(),
+            free: (0..capacity).rev().collect(),
+            live: Vec::with_capacity(capacity as usize),
+        }
+    }
+
+    /// Takes a place, with a generation that it never had before.
+    #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 places")]
+    pub(crate) fn open(&mut self, peer: SocketAddr, now: Time) -> Option<u32> {
+        let index = self.free.pop()?;
+        let live_at = self.live.len() as u32;
+        self.live.push(index);
+        let slot = &mut self[index];
+        let generation = slot.generation.wrapping_add(1).max(1);
+        *slot =
+            Slot { generation, phase: Phase::Open, peer, touched: now, live_at, ..Slot::free() };
+        Some(index)
+    }
+
+    /// Gives a place back.
+    pub(crate) fn release(&mut self, index: u32) {
+        let generation = self[index].generation;
+        let live_at = self[index].live_at;
+        self.live.swap_remove(live_at as usize);
+        if let Some(moved) = self.live.get(live_at as usize).copied() {
+            self[moved].live_at = live_at;
+        }
+        self[index] = Slot { generation, ..Slot::free() };
+        self.free.push(index);
+    }
+
+    /// The place of the link that has this generation now.
+    pub(crate) fn find(&self, index: u32, generation: u32) -> Option<&Slot> {
+        let slot = self.slots.get(index as usize)?;
+        (slot.generation == generation && slot.phase != Phase::Free).then_some(slot)
+    }
+
+    /// The `n`th live place; each has a number below [`live_count`](Self::live_count).
+    pub(crate) fn live(&self, n: usize) -> u32 {
+        self.live[n]
+    }
+
+    pub(crate) fn live_count(&self) -> usize {
+        self.live.len()
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 places")]
+    pub(crate) fn capacity(&self) -> u32 {
+        self.slots.len() as u32
+    }
+}
+
+impl std::ops::Index<u32> for Slots {
+    type Output = Slot;
+
+    fn index(&self, index: u32) -> &Slot {
+        &self.slots[index as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Slots {
+    fn index_mut(&mut self, index: u32) -> &mut Slot {
+        &mut self.slots[index as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_used_again_with_another_generation() {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut slots = Slots::new(2);
+        let a = slots.open(peer, Time(1)).unwrap();
+        let b = slots.open(peer, Time(1)).unwrap();
+        assert_eq!(slots.open(peer, Time(1)), None);
+        let old = slots[a].generation;
+        slots.release(a);
+        assert!(slots.find(a, old).is_none());
+        assert_eq!((slots.live_count(), slots.live(0)), (1, b));
+        let again = slots.open(peer, Time(2)).unwrap();
+        assert_eq!((again, slots.live_count()), (a, 2));
+        assert!(slots.find(a, old).is_none());
+        assert!(slots.find(a, slots[a].generation).is_some());
+        slots.release(b);
+        assert_eq!(slots[again].live_at, 0);
+    }
+}

@@ -1,0 +1,189 @@
+//! The timer wheel: which links may have run out of time, without looking at all of them.
+//!
+//! Every link hangs in the bucket of the tick at which its time-out could end at the earliest.
+//! Receiving does not touch the wheel: it only notes the time. When a bucket's tick has come, each
+//! of its links is looked at, and one that was active meanwhile is hung up again, so the
+//! price is one look a link and time-out, whatever the traffic. (Hashed timing wheels: G. Varghese
+//! and T. Lauck, 1987, scheme 6.)
+
+use super::slot::Slots;
+use std::time::Duration;
+use wharf_port::port::Time;
+
+/// Buckets; a deadline further away than a turn of the wheel is looked at once a turn.
+const BUCKETS: u32 = 256;
+const NONE: u32 = u32::MAX;
+
+/// Where a slot hangs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hook {
+    bucket: u32,
+    next: u32,
+    previous: u32,
+}
+
+impl Default for Hook {
+    fn default() -> Self {
+        Self { bucket: NONE, next: NONE, previous: NONE }
+    }
+}
+
+/// The wheel of one shard.
+#[derive(Debug)]
+pub(crate) struct Wheel {
+    heads: [u32; BUCKETS as usize],
+    tick: Duration,
+    /// The tick whose bucket is looked at next.
+    current: u64,
+    /// No bucket before this tick's has a link.
+    earliest: u64,
+    /// Links that hang in it.
+    count: u32,
+}
+
+impl Wheel {
+    /// A wheel that is right for time-outs of about `timeout`: one tick late at most, and a tick is
+    /// a hundredth of it, within 1 ms to 1 s.
+    pub(crate) fn new(timeout: Duration, now: Time) -> Self {
+        let tick = (timeout / 100).clamp(Duration::from_millis(1), Duration::from_secs(1));
+        let mut wheel =
+            Self { heads: [NONE; BUCKETS as usize], tick, current: 0, earliest: 0, count: 0 };
+        wheel.current = wheel.tick_of(now);
+        wheel
+    }
+
+    /// Hangs a link up for `deadline`, after taking it from where it hung.
+    pub(crate) fn set(&mut self, slots: &mut Slots, index: u32, deadline: Time) {
+        self.clear(slots, index);
+        // The tick after the deadline: when that has begun, the deadline is over.
+        let due = (self.tick_of(deadline) + 1).max(self.current);
+        let due = due.min(self.current + u64::from(BUCKETS) - 1);
+        let bucket = bucket_of(due);
+        let head = self.heads[bucket as usize];
+        slots[index].timer = Hook { bucket, next: head, previous: NONE };
+        if head != NONE {
+            slots[head].timer.previous = index;
+        }
+        self.heads[bucket as usize] = index;
+        self.earliest = if self.count == 0 { due } else { self.earliest.min(due) };
+        self.count += 1;
+    }
+
+    /// Takes a link down, if it hangs.
+    pub(crate) fn clear(&mut self, slots: &mut Slots, index: u32) {
+        let Hook { bucket, next, previous } = slots[index].timer;
+        if bucket == NONE {
+            return;
+        }
+        if previous == NONE {
+            self.heads[bucket as usize] = next;
+        } else {
+            slots[previous].timer.next = next;
+        }
+        if next != NONE {
+            slots[next].timer.previous = previous;
+        }
+        slots[index].timer = Hook::default();
+        self.count -= 1;
+    }
+
+    /// Takes down and gives the next link whose bucket's tick has come; `None` if there is none.
+    pub(crate) fn next_due(&mut self, slots: &mut Slots, now: Time) -> Option<u32> {
+        let now = self.tick_of(now);
+        if now.saturating_sub(self.current) > u64::from(BUCKETS) {
+            // Time has jumped by more than a turn: one turn looks at all.
+            self.current = now - u64::from(BUCKETS);
+        }
+        while self.current <= now {
+            let head = self.heads[bucket_of(self.current) as usize];
+            if head != NONE {
+                self.clear(slots, head);
+                return Some(head);
+            }
+            if self.current == now {
+                return None;
+            }
+            self.current += 1;
+        }
+        None
+    }
+
+    /// How long until the next bucket with links is due; `None` if no link hangs.
+    pub(crate) fn wait(&mut self, now: Time) -> Option<Duration> {
+        if self.count == 0 {
+            return None;
+        }
+        let from = self.current.max(self.earliest);
+        let due = (from..self.current + u64::from(BUCKETS))
+            .find(|tick| self.heads[bucket_of(*tick) as usize] != NONE)?;
+        self.earliest = due;
+        let tick_ns = u64::try_from(self.tick.as_nanos()).unwrap_or(u64::MAX);
+        Some(Time(due.saturating_mul(tick_ns)).since(now))
+    }
+
+    fn tick_of(&self, time: Time) -> u64 {
+        time.0 / u64::try_from(self.tick.as_nanos()).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the remainder is below 256")]
+fn bucket_of(tick: u64) -> u32 {
+    (tick % u64::from(BUCKETS)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    const MS: u64 = 1_000_000;
+
+    fn slots(count: u32) -> Slots {
+        let mut slots = Slots::new(count);
+        for _ in 0..count {
+            slots.open(SocketAddr::from(([127, 0, 0, 1], 1)), Time(0)).unwrap();
+        }
+        slots
+    }
+
+    fn due(wheel: &mut Wheel, slots: &mut Slots, now: u64) -> Vec<u32> {
+        let mut due: Vec<_> =
+            std::iter::from_fn(|| wheel.next_due(slots, Time(now * MS))).collect();
+        due.sort_unstable();
+        due
+    }
+
+    #[test]
+    fn a_link_is_due_after_its_deadline_and_at_most_two_ticks_late() {
+        let mut slots = slots(3);
+        let mut wheel = Wheel::new(Duration::from_millis(1000), Time(0));
+        wheel.set(&mut slots, 0, Time(100 * MS));
+        wheel.set(&mut slots, 1, Time(105 * MS));
+        wheel.set(&mut slots, 2, Time(1500 * MS));
+        assert_eq!(wheel.wait(Time(0)), Some(Duration::from_millis(110)));
+        assert_eq!(due(&mut wheel, &mut slots, 105), []);
+        assert_eq!(due(&mut wheel, &mut slots, 120), [0, 1]);
+        assert_eq!(due(&mut wheel, &mut slots, 1500), []);
+        assert_eq!(due(&mut wheel, &mut slots, 1515), [2]);
+        assert_eq!(wheel.wait(Time(0)), None);
+    }
+
+    #[test]
+    fn a_link_can_be_taken_down_and_moved() {
+        let mut slots = slots(3);
+        let mut wheel = Wheel::new(Duration::from_millis(1000), Time(0));
+        (0..3).for_each(|i| wheel.set(&mut slots, i, Time(50 * MS)));
+        wheel.clear(&mut slots, 1);
+        wheel.set(&mut slots, 2, Time(500 * MS));
+        assert_eq!(due(&mut wheel, &mut slots, 70), [0]);
+        assert_eq!(due(&mut wheel, &mut slots, 520), [2]);
+    }
+
+    #[test]
+    fn a_jump_of_the_clock_finds_every_link_once() {
+        let mut slots = slots(3);
+        let mut wheel = Wheel::new(Duration::from_millis(1000), Time(0));
+        (0..3).for_each(|i| wheel.set(&mut slots, i, Time(u64::from(i) * 900 * MS)));
+        assert_eq!(due(&mut wheel, &mut slots, 3_600_000), [0, 1, 2]);
+    }
+}

@@ -1,0 +1,100 @@
+//! Which port carries the server: asked for, or found out.
+
+use crate::error::StartError;
+use std::fmt;
+use std::str::FromStr;
+
+/// A kind of completion port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BackEnd {
+    /// io_uring: Linux 6.1 and later, where it is allowed.
+    Uring,
+    /// epoll: every Linux.
+    Epoll,
+}
+
+impl BackEnd {
+    /// Its name in flags, `WHARF_BACKEND` and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+
+    /// Whether this machine has it.
+    ///
+    /// # Errors
+    ///
+    /// Why not, with the usual cause.
+    pub fn available(self) -> Result<(), String> {
+        match self {
+            Self::Uring => wharf_port::uring::probe().map_err(|error| error.to_string()),
+            Self::Epoll => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for BackEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for BackEnd {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "uring" | "io_uring" => Ok(Self::Uring),
+            "epoll" => Ok(Self::Epoll),
+            _ => Err(format!("{name:?} is no back end; there are uring and epoll")),
+        }
+    }
+}
+
+/// The back end that a server runs on, and why not a better one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Chosen {
+    /// The back end.
+    pub back_end: BackEnd,
+    /// Why io_uring was not taken, if it was wished for or nothing was said.
+    pub fallback: Option<String>,
+}
+
+/// What was asked for, or else what the variable `WHARF_BACKEND` says, or else the best that works.
+pub(super) fn choose(asked: Option<BackEnd>) -> Result<Chosen, StartError> {
+    let variable = std::env::var("WHARF_BACKEND").unwrap_or_default();
+    let asked = match (asked, variable.as_str()) {
+        (Some(back_end), _) => Some(back_end),
+        (None, "" | "auto") => None,
+        (None, name) => Some(name.parse().map_err(|reason| StartError::BackEnd {
+            name: name.to_owned(),
+            reason: format!("the variable WHARF_BACKEND: {reason}"),
+        })?),
+    };
+    match (asked, asked.unwrap_or(BackEnd::Uring).available()) {
+        (Some(back_end), Err(reason)) => {
+            Err(StartError::BackEnd { name: back_end.to_string(), reason })
+        }
+        (Some(back_end), Ok(())) => Ok(Chosen { back_end, fallback: None }),
+        (None, Ok(())) => Ok(Chosen { back_end: BackEnd::Uring, fallback: None }),
+        (None, Err(reason)) => Ok(Chosen { back_end: BackEnd::Epoll, fallback: Some(reason) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_ends_have_two_spellings_and_others_are_refused() {
+        assert_eq!("uring".parse(), Ok(BackEnd::Uring));
+        assert_eq!("io_uring".parse(), Ok(BackEnd::Uring));
+        assert_eq!("epoll".parse(), Ok(BackEnd::Epoll));
+        assert!("kqueue".parse::<BackEnd>().unwrap_err().contains("uring and epoll"));
+    }
+}

@@ -1,0 +1,83 @@
+//! The open-file limit: raised to what the links need, or an error with the figures.
+
+use crate::error::StartError;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// What became of the soft limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Raised {
+    pub(super) from: u64,
+    pub(super) to: u64,
+}
+
+/// Raises the soft limit to the hard one if fewer than `needed` descriptors are allowed.
+///
+/// To the hard limit and not to the figure, because the program itself opens files, too.
+pub(super) fn ensure(needed: u64) -> Result<Option<Raised>, StartError> {
+    let limit = getrlimit(Resource::Nofile);
+    // No figure means no limit.
+    let soft = limit.current.unwrap_or(u64::MAX);
+    let hard = limit.maximum.unwrap_or(u64::MAX);
+    if soft >= needed {
+        return Ok(None);
+    }
+    if hard < needed {
+        return Err(StartError::OpenFiles { needed, limit: hard });
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .map_err(|error| StartError::System { doing: "setrlimit(NOFILE)", source: error.into() })?;
+    Ok(Some(Raised { from: soft, to: hard }))
+}
+
+/// Bytes of memory that the machine, or the control group the process is in, can still give;
+/// `None` where the system does not say.
+pub(super) fn memory_available() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+    });
+    let group = std::fs::read_to_string("/proc/self/cgroup")
+        .ok()
+        .and_then(|text| text.lines().filter_map(group_limit).min());
+    [machine, group].into_iter().flatten().min()
+}
+
+/// The limit of one line of `/proc/self/cgroup` (cgroups(7)), less what the group uses already.
+fn group_limit(line: &str) -> Option<u64> {
+    let mut parts = line.splitn(3, ':');
+    let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+    let (root, limit, usage) = match controllers {
+        "" => ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        names if names.split(',').any(|name| name == "memory") => {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+        }
+        _ => return None,
+    };
+    let read = |file: &str| {
+        let text = std::fs::read_to_string(format!("{root}{path}/{file}")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    Some(read(limit)?.saturating_sub(read(usage).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_need_above_the_hard_limit_is_refused_with_the_figures() {
+        let Some(hard) = getrlimit(Resource::Nofile).maximum else {
+            println!("skipped, because this process has no limit for open files");
+            return;
+        };
+        let error = ensure(hard + 1).unwrap_err().to_string();
+        assert!(error.contains(&(hard + 1).to_string()) && error.contains("ulimit -Hn"), "{error}");
+        assert_eq!(ensure(1).unwrap(), None);
+    }
+
+    #[test]
+    fn the_machine_says_how_much_memory_is_there() {
+        assert!(memory_available().unwrap() > 1 << 20);
+        assert_eq!(group_limit("7:cpu,cpuacct:/x"), None);
+    }
+}

@@ -1,0 +1,93 @@
+//! Listening sockets, and the errors that are worth a text of their own.
+
+use crate::error::StartError;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::time::Duration;
+
+/// How long a taken address is tried again.
+///
+/// After a kill the kernel holds an io_uring server's socket for some ten milliseconds more. Less
+/// than a second, so that a real conflict is reported while the user still looks.
+const RETRY_FOR: Duration = Duration::from_millis(800);
+const RETRY_EVERY: Duration = Duration::from_millis(20);
+
+/// The addresses that `text` means.
+pub(super) fn resolve(text: &str) -> Result<Vec<SocketAddr>, StartError> {
+    let fault = |source| StartError::Address { given: text.to_owned(), source };
+    let mut found: Vec<SocketAddr> = text.to_socket_addrs().map_err(fault)?.collect();
+    found.dedup();
+    if found.is_empty() {
+        return Err(fault(io::Error::new(ErrorKind::NotFound, "the name has no address")));
+    }
+    Ok(found)
+}
+
+/// Binds and listens on `address`.
+pub(super) fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, StartError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let error = match try_listen(address, backlog) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => error,
+        };
+        match error.kind() {
+            ErrorKind::AddrInUse if waited < RETRY_FOR => {
+                std::thread::sleep(RETRY_EVERY);
+                waited += RETRY_EVERY;
+            }
+            ErrorKind::AddrInUse => return Err(StartError::AddressInUse(address)),
+            ErrorKind::AddrNotAvailable => return Err(StartError::AddressNotHere(address)),
+            ErrorKind::PermissionDenied => return Err(StartError::NoPermission(address)),
+            _ => return Err(StartError::System { doing: "listen", source: error }),
+        }
+    }
+}
+
+fn try_listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    // On Unix this frees the address of links in TIME_WAIT, and two listeners still exclude each
+    // other. On Windows it would let a second program take the port, so it stays off there.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    if domain == Domain::IPV6 {
+        // 0.0.0.0 and [::] can then be listened on side by side, on every system.
+        socket.set_only_v6(true)?;
+    }
+    // Accepted sockets inherit it. The engine sends once a turn what a turn has queued, so there is
+    // nothing for Nagle's algorithm to gather.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_address_is_reported_as_such() {
+        let first = listen("127.0.0.1:0".parse().unwrap(), 8).unwrap();
+        let address = first.local_addr().unwrap();
+        let error = listen(address, 8).unwrap_err();
+        assert!(matches!(error, StartError::AddressInUse(taken) if taken == address), "{error}");
+        assert!(error.to_string().contains("ss -ltnp"));
+    }
+
+    #[test]
+    fn a_foreign_address_is_reported_as_such() {
+        // 192.0.2.0/24 is reserved for documentation (RFC 5737), so no machine has it.
+        let error = listen("192.0.2.1:9527".parse().unwrap(), 8).unwrap_err();
+        assert!(matches!(error, StartError::AddressNotHere(_)), "{error}");
+    }
+
+    #[test]
+    fn nonsense_is_reported_with_what_was_given() {
+        let error = resolve("127.0.0.1").unwrap_err().to_string();
+        assert!(error.contains("\"127.0.0.1\"") && error.contains("127.0.0.1:9527"), "{error}");
+        assert_eq!(resolve("[::1]:80").unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,235 @@
+//! Threads: one a shard, started together, ended together.
+
+use super::back_end::{BackEnd, Chosen};
+use super::handle::Handle;
+use super::shared::{Command, Shared};
+use crate::engine::{Turn, Worker};
+use crate::error::{Error, Result, StartError};
+use crate::handler::Handler;
+use crate::limits::MemoryPlan;
+use crate::stats::Stats;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use wharf_port::epoll::EpollPort;
+use wharf_port::memory::BufferPool;
+use wharf_port::port::{Port, PortConfig, PortError, Poster};
+use wharf_port::uring::UringPort;
+
+/// A server that runs, and what it runs on.
+///
+/// Dropping it does not stop the server; [`Handle::stop`] does, and [`wait`](Self::wait) then says
+/// how it ended.
+#[derive(Debug)]
+pub struct Running {
+    pub(super) shared: Arc<Shared>,
+    pub(super) chosen: Chosen,
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) plan: MemoryPlan,
+    pub(super) files_raised: Option<(u64, u64)>,
+    pub(super) threads: Vec<JoinHandle<std::result::Result<(), String>>>,
+}
+
+/// How a server ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// The counters at the end; [`Stats::cut`] is how many links the drain did not finish.
+    pub stats: Stats,
+}
+
+impl Running {
+    /// The handle, to send, look and stop from any thread.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.shared))
+    }
+
+    /// The addresses that the server listens on, with the ports that the system chose.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The back end, and why it is not a better one.
+    #[must_use]
+    pub fn back_end(&self) -> &Chosen {
+        &self.chosen
+    }
+
+    /// The memory that was taken at start.
+    #[must_use]
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+
+    /// The soft limit for open files before and after, if it was raised.
+    #[must_use]
+    pub fn files_raised(&self) -> Option<(u64, u64)> {
+        self.files_raised
+    }
+
+    /// Whether every thread has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits until the server has stopped.
+    ///
+    /// # Errors
+    ///
+    /// Why it stopped by itself: a port broke, or no worker context could be made after a panic.
+    pub fn wait(self) -> Result<Stopped> {
+        let mut failures = Vec::new();
+        for thread in self.threads {
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => failures.push(reason),
+                Err(_) => failures.push("a shard's thread panicked".to_owned()),
+            }
+        }
+        if failures.is_empty() {
+            Ok(Stopped { stats: self.shared.stats() })
+        } else {
+            Err(Error::from(failures.join("; ")))
+        }
+    }
+}
+
+/// What a shard's thread tells when it is ready.
+struct Ready {
+    shard: usize,
+    poster: Poster<Command<TcpStream>>,
+    pool: BufferPool,
+}
+
+/// What it is told when all are.
+struct Begin {
+    listeners: Vec<TcpListener>,
+    posters: Box<[Poster<Command<TcpStream>>]>,
+}
+
+/// Starts the shards' threads on the chosen back end, and returns when all are running.
+pub(super) fn start_shards<H: Handler>(
+    back_end: BackEnd,
+    shared: &Arc<Shared>,
+    handler: &Arc<H>,
+    listeners: Vec<TcpListener>,
+) -> Result<Vec<JoinHandle<std::result::Result<(), String>>>, StartError> {
+    match back_end {
+        BackEnd::Uring => start_on(UringPort::new, shared, handler, listeners),
+        BackEnd::Epoll => start_on(EpollPort::new, shared, handler, listeners),
+    }
+}
+
+type Make<P> = fn(PortConfig, BufferPool) -> std::result::Result<P, PortError>;
+type Threads = Vec<JoinHandle<std::result::Result<(), String>>>;
+
+fn start_on<P, H>(
+    make: Make<P>,
+    shared: &Arc<Shared>,
+    handler: &Arc<H>,
+    listeners: Vec<TcpListener>,
+) -> Result<Threads, StartError>
+where
+    P: Port<Packet = Command<TcpStream>, Stream = TcpStream, Listener = TcpListener> + 'static,
+    H: Handler,
+{
+    let (report, reports) = channel();
+    let mut threads = Threads::new();
+    let mut begins = Vec::new();
+    let listener_count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
+    for shard in 0..u8::try_from(shared.shards.len() - 1).map_or(256, |last| u16::from(last) + 1) {
+        let (begin, begun) = channel();
+        begins.push(begin);
+        let (report, shared, handler) = (report.clone(), Arc::clone(shared), Arc::clone(handler));
+        let config = shared.settings.port(listener_count);
+        #[expect(clippy::cast_possible_truncation, reason = "there are at most 256 shards")]
+        let body = move || {
+            let worker = make_worker(shard as u8, make, config, &handler, &shared);
+            run(shard as u8, worker, &shared, &report, &begun)
+        };
+        let builder = std::thread::Builder::new().name(format!("wharf-{shard}"));
+        threads.push(builder.spawn(body).map_err(StartError::Thread)?);
+    }
+    drop(report);
+    let mut posters: Vec<Option<Poster<_>>> = (0..threads.len()).map(|_| None).collect();
+    for _ in 0..threads.len() {
+        // On an error the begins are dropped, and the threads that are ready end.
+        let ready: Ready = reports.recv().map_err(|_| died())??;
+        shared.connect(ready.shard, Box::new(ready.poster.clone()), ready.pool);
+        posters[ready.shard] = Some(ready.poster);
+    }
+    let posters: Box<[_]> = posters.into_iter().flatten().collect();
+    let mut listeners = Some(listeners);
+    for begin in begins {
+        let listeners = listeners.take().unwrap_or_default();
+        begin.send(Begin { listeners, posters: posters.clone() }).map_err(|_| died())?;
+    }
+    Ok(threads)
+}
+
+fn died() -> StartError {
+    StartError::Worker("a shard's thread ended before it was ready".to_owned())
+}
+
+fn make_worker<P, H>(
+    shard: u8,
+    make: Make<P>,
+    config: PortConfig,
+    handler: &Arc<H>,
+    shared: &Arc<Shared>,
+) -> Result<Worker<P, H>, StartError>
+where
+    P: Port<Packet = Command<TcpStream>, Stream = TcpStream, Listener = TcpListener>,
+    H: Handler,
+{
+    let pool = BufferPool::new(shared.settings.shard_pool()).map_err(StartError::Buffers)?;
+    let port = make(config, pool).map_err(|error| StartError::BackEnd {
+        name: "port".to_owned(),
+        reason: error.to_string(),
+    })?;
+    Worker::new(shard, port, Arc::clone(handler), Arc::clone(shared)).map_err(StartError::Worker)
+}
+
+/// A shard's thread: ten lines around `turn`.
+fn run<P, H>(
+    shard: u8,
+    worker: Result<Worker<P, H>, StartError>,
+    shared: &Arc<Shared>,
+    report: &Sender<Result<Ready, StartError>>,
+    begun: &Receiver<Begin>,
+) -> std::result::Result<(), String>
+where
+    P: Port<Packet = Command<TcpStream>, Stream = TcpStream, Listener = TcpListener>,
+    H: Handler,
+{
+    let mut worker = match worker {
+        Ok(worker) => worker,
+        Err(error) => {
+            let _nobody_waits = report.send(Err(error));
+            return Ok(());
+        }
+    };
+    let (poster, pool) = worker.reached_by();
+    let _nobody_waits = report.send(Ok(Ready { shard: shard.into(), poster, pool }));
+    let Ok(begin) = begun.recv() else { return Ok(()) };
+    // If this thread ends for whatever reason, the server does.
+    let _guard = StopOnDrop(shared);
+    worker.listen(begin.listeners, begin.posters)?;
+    while worker.turn().map_err(|error| error.to_string())? == Turn::GoOn {}
+    worker.failure().map_or(Ok(()), Err)
+}
+
+struct StopOnDrop<'a>(&'a Shared);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.0.stopping().is_none() {
+            self.0.stop(Duration::ZERO);
+        }
+    }
+}

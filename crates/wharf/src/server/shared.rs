@@ -1,0 +1,247 @@
+//! What the shards of one server and its handles share.
+
+use crate::error::SendError;
+use crate::handler::DisconnectReason;
+use crate::limits::Settings;
+use crate::link::LinkId;
+use crate::stats::{ShardStats, Stats, sum};
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+use wharf_port::memory::{BufferPool, Chain, Ledger, Owner};
+use wharf_port::port::{PostError, Poster};
+
+/// A command from one thread to a shard. `S` is a connection.
+#[derive(Debug)]
+pub(crate) enum Command<S> {
+    /// Take over this connection, for which a place has been counted.
+    Adopt {
+        stream: S,
+        peer: SocketAddr,
+    },
+    Send {
+        link: LinkId,
+        message: Chain,
+    },
+    Broadcast {
+        message: Chain,
+        except: Option<LinkId>,
+    },
+    Close {
+        link: LinkId,
+    },
+}
+
+/// A shard's inbox, without the type of its connections.
+pub(crate) trait Inlet: Send + Sync {
+    fn send(&self, link: LinkId, message: Chain) -> Result<(), SendError>;
+    fn broadcast(&self, message: Chain, except: Option<LinkId>) -> Result<(), SendError>;
+    fn close(&self, link: LinkId) -> Result<(), SendError>;
+    fn wake(&self);
+}
+
+impl<S: Send> Inlet for Poster<Command<S>> {
+    fn send(&self, link: LinkId, message: Chain) -> Result<(), SendError> {
+        self.post(Command::Send { link, message }).map_err(|error| refusal(&error))
+    }
+
+    fn broadcast(&self, message: Chain, except: Option<LinkId>) -> Result<(), SendError> {
+        self.post(Command::Broadcast { message, except }).map_err(|error| refusal(&error))
+    }
+
+    fn close(&self, link: LinkId) -> Result<(), SendError> {
+        self.post(Command::Close { link }).map_err(|error| refusal(&error))
+    }
+
+    fn wake(&self) {
+        Self::wake(self);
+    }
+}
+
+fn refusal<T>(error: &PostError<T>) -> SendError {
+    match error {
+        PostError::Closed(_) => SendError::Gone,
+        _ => SendError::Busy,
+    }
+}
+
+/// One server.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) shards: Box<[Shard]>,
+    /// Buffers for messages that cross threads or go to many links.
+    pub(crate) posts: BufferPool,
+    /// The accepting shard waits for a place to become free.
+    pub(crate) room_wanted: AtomicBool,
+    stopping: AtomicBool,
+    /// How long the drain may take, in nanoseconds.
+    drain_ns: AtomicU64,
+}
+
+/// What others see of a shard.
+pub(crate) struct Shard {
+    pub(crate) stats: ShardStats,
+    /// Places taken or promised.
+    pub(crate) open: AtomicU32,
+    /// The generation of each place's last link: lets a stale name be refused at once.
+    generations: Box<[AtomicU32]>,
+    reached: OnceLock<(Box<dyn Inlet>, BufferPool)>,
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard").field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(settings: Settings, posts: BufferPool) -> Self {
+        let places = settings.links_per_shard();
+        let shard = |_| Shard {
+            stats: ShardStats::default(),
+            open: AtomicU32::new(0),
+            generations: (0..places).map(|_| AtomicU32::new(0)).collect(),
+            reached: OnceLock::new(),
+        };
+        Self {
+            shards: (0..settings.shards).map(shard).collect(),
+            settings,
+            posts,
+            room_wanted: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            drain_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// Says how a shard is reached; once, before the server is running.
+    pub(crate) fn connect(&self, shard: usize, inlet: Box<dyn Inlet>, pool: BufferPool) {
+        let _set_once = self.shards[shard].reached.set((inlet, pool));
+    }
+
+    pub(crate) fn inlet(&self, shard: usize) -> Option<&dyn Inlet> {
+        Some(&*self.shards.get(shard)?.reached.get()?.0)
+    }
+
+    /// Notes that a place has a new link, or (with the next generation) none.
+    pub(crate) fn note_generation(&self, link: LinkId, alive: bool) {
+        let place = &self.shards[link.shard()].generations[link.index() as usize];
+        place.store(if alive { link.generation() } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Whether the link is alive, as far as another thread can know.
+    pub(crate) fn is_alive(&self, link: LinkId) -> bool {
+        self.shards
+            .get(link.shard())
+            .and_then(|shard| shard.generations.get(link.index() as usize))
+            .is_some_and(|place| place.load(Ordering::Relaxed) == link.generation())
+    }
+
+    /// A copy of `data` in buffers that any shard can send from.
+    pub(crate) fn message(&self, data: &[u8]) -> Result<Chain, SendError> {
+        if data.len() > self.settings.send_queue_bytes as usize {
+            return Err(SendError::TooLarge);
+        }
+        self.posts.chain_of(data, Owner::Shared).map_err(|_| SendError::NoBuffers)
+    }
+
+    /// Posts a broadcast to every shard but one.
+    pub(crate) fn broadcast_to_shards(
+        &self,
+        message: &Chain,
+        except: Option<LinkId>,
+        skip: Option<u8>,
+    ) -> Result<(), SendError> {
+        let mut result = Ok(());
+        for shard in 0..self.shards.len() {
+            if skip.map(usize::from) == Some(shard) {
+                continue;
+            }
+            let mut copy = Chain::new();
+            let posted = copy
+                .share(&self.posts, message)
+                .map_err(|_| SendError::NoBuffers)
+                .and_then(|()| match self.inlet(shard) {
+                    Some(inlet) => inlet.broadcast(copy, except),
+                    None => Err(SendError::Gone),
+                });
+            result = result.and(posted);
+        }
+        result
+    }
+
+    /// Places that are free in all shards together.
+    pub(crate) fn room(&self) -> u32 {
+        // SeqCst: ordered with `room_wanted`, see `give_place_back`.
+        let open: u32 = self.shards.iter().map(|shard| shard.open.load(Ordering::SeqCst)).sum();
+        self.settings.links.saturating_sub(open)
+    }
+
+    /// Takes a place in the shard with the fewest links; `None` if every place is taken.
+    pub(crate) fn take_place(&self) -> Option<usize> {
+        if self.room() == 0 {
+            return None;
+        }
+        let places = self.settings.links_per_shard();
+        let open = |shard: &usize| self.shards[*shard].open.load(Ordering::Relaxed);
+        let shard = (0..self.shards.len()).min_by_key(open)?;
+        if open(&shard) >= places {
+            return None;
+        }
+        self.shards[shard].open.fetch_add(1, Ordering::SeqCst);
+        Some(shard)
+    }
+
+    /// Gives a place back, and wakes the accepting shard if it waits for one.
+    ///
+    /// That shard first says that it wants room and then counts; here the count changes first and
+    /// the wish is read after. All four are `SeqCst`, so one of the two sees the other.
+    pub(crate) fn give_place_back(&self, shard: usize) {
+        self.shards[shard].open.fetch_sub(1, Ordering::SeqCst);
+        if self.room_wanted.load(Ordering::SeqCst)
+            && self.room_wanted.swap(false, Ordering::SeqCst)
+            && let Some(inlet) = self.inlet(0)
+        {
+            inlet.wake();
+        }
+    }
+
+    /// Asks all shards to drain within `drain`; a later call changes how long that may take.
+    pub(crate) fn stop(&self, drain: Duration) {
+        let drain_ns = u64::try_from(drain.as_nanos()).unwrap_or(u64::MAX);
+        self.drain_ns.store(drain_ns, Ordering::Relaxed);
+        // Release pairs with the acquire in `stopping`.
+        self.stopping.store(true, Ordering::Release);
+        for shard in 0..self.shards.len() {
+            if let Some(inlet) = self.inlet(shard) {
+                inlet.wake();
+            }
+        }
+    }
+
+    /// How long the drain may take, if the server is stopping.
+    pub(crate) fn stopping(&self) -> Option<Duration> {
+        let stopping = self.stopping.load(Ordering::Acquire);
+        stopping.then(|| Duration::from_nanos(self.drain_ns.load(Ordering::Relaxed)))
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            links_limit: self.settings.links,
+            post_buffers: self.posts.ledger(),
+            ..Stats::default()
+        };
+        for shard in &self.shards {
+            stats.add(&shard.stats, shard.open.load(Ordering::Relaxed));
+            let ledger = shard.reached.get().map_or(Ledger::default(), |(_, pool)| pool.ledger());
+            stats.buffers = sum(stats.buffers, ledger);
+        }
+        stats
+    }
+
+    /// Counts a link's end.
+    pub(crate) fn count_close(&self, shard: u8, reason: DisconnectReason) {
+        self.shards[usize::from(shard)].stats.closes[reason as usize].add(1);
+    }
+}
