@@ -12,9 +12,7 @@ use super::socket::{Found, is_connection_error, link_error, update_accept_contex
 use super::state::{Accept, Receive, Role, Send, link, listener};
 use super::wake::{WAIT_MS_MAX, WAKE_KEY};
 use crate::memory::{Buffer, Owner};
-use crate::port::{
-    Completion, Completions, End, Key, OsError, Outcome, PortError, Shots, Socket,
-};
+use crate::port::{Completion, Completions, End, Key, OsError, Outcome, PortError, Shots, Socket};
 use std::marker;
 use std::time::Duration;
 use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;

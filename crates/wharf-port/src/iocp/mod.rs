@@ -19,6 +19,7 @@ mod socket;
 mod state;
 mod submit;
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 mod wake;
 
