@@ -4,8 +4,14 @@
 #[cfg(test)] // Two attributes, because clippy knows tests only by this one.
 #[cfg(not(loom))]
 mod conformance;
+#[cfg(windows)]
+#[expect(unsafe_code, reason = "registers a function with the system; see its invariants")]
+pub mod console;
 #[cfg(target_os = "linux")]
 pub mod epoll;
+#[cfg(windows)]
+#[expect(unsafe_code, reason = "Winsock calls, and memory that the kernel writes; see flight.rs")]
+pub mod iocp;
 #[cfg(target_os = "linux")]
 mod linux;
 #[expect(unsafe_code, reason = "hands out pieces of one mapping; see its invariants")]
@@ -14,9 +20,14 @@ pub mod port;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod sync;
+#[cfg(any(target_os = "linux", windows))]
+mod system;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "hands addresses to the kernel; see its invariants")]
 pub mod uring;
+
+#[cfg(any(target_os = "linux", windows))]
+pub use system::SystemPort;
 
 /// Bytes that a port of this shape takes for its tables, about: places, queues and rings.
 ///

@@ -17,7 +17,7 @@ use wharf_port::port::{Completion, End, Operation, OperationKind, OsError, Outco
 const LATE_BYTES_MAX: u32 = 8 << 20;
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
-    pub(super) fn dispatch(&mut self, completion: Completion<P>) {
+    pub(super) fn dispatch(&mut self, completion: Completion<P::Stream, P::Packet>) {
         let Completion { key, outcome } = completion;
         if let Outcome::Posted(command) = outcome {
             return self.obey(command);
