@@ -30,10 +30,11 @@ pub(crate) struct Look {
     /// `auto` is for terminals only, and heeds NO_COLOR, CLICOLOR_FORCE and CLICOLOR.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", env = "WHARF_COLOR")]
     #[arg(hide_env = true, hide_default_value = true, hide_possible_values = true)]
-    #[arg(hide_short_help = true)]
+    #[arg(hide_short_help = true, display_order = 100)]
     pub(crate) color: Color,
     /// Draw with ASCII only; the default where the locale is not UTF-8
     #[arg(long, global = true, env = "WHARF_ASCII", hide_env = true, hide_short_help = true)]
+    #[arg(display_order = 101)]
     pub(crate) ascii: bool,
 }
 
@@ -54,7 +55,7 @@ pub(crate) enum Command {
 #[command(before_help = SERVE_EXAMPLES, after_long_help = SERVE_MORE, help_template = TEMPLATE)]
 #[command(max_term_width = 100)]
 pub(crate) struct Serve {
-    /// echo, discard, chargen or chat [echo]
+    /// What to serve: echo, discard, chargen or chat [echo]
     ///
     /// `echo` (RFC 862) answers with what it gets; `discard` (RFC 863) throws it away; `chargen`
     /// (RFC 864) sends lines of all printable characters for ever; `chat` passes each line on to
@@ -107,7 +108,7 @@ pub(crate) struct Serve {
     #[arg(value_parser = parse_count)]
     pub(crate) shards: Option<u32>,
 
-    /// auto, uring or epoll [auto]
+    /// Back end: auto, uring or epoll [auto]
     ///
     /// `auto` takes io_uring where it works (Linux 6.1 and later, if nothing forbids it), else
     /// epoll, and says why. `uring` does not start without io_uring.
@@ -225,7 +226,9 @@ const SERVE_MORE: &str = "\
 Units: sizes 2048, 2KiB = 2K, 10kB = 10k; counts 3000, 10k; times 1.5s, 200ms, 2m, 0.
 
 Each option is also a variable: --buffer-size is WHARF_BUFFER_SIZE. A flag beats its variable.
-WHARF_LOG sets what is logged: error, warn, info (the default), debug, or per target: info,wharf=debug.
+
+WHARF_LOG sets what is logged: off, error, warn, info (the default) or debug, or that for each part
+of the program: info,wharf=debug.
 
 Exit status:
     0  stopped in good order

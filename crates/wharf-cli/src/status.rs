@@ -189,19 +189,21 @@ impl Figures {
             let left = span(Duration::from_secs(left.as_secs()));
             let links = thousands(self.links);
             let plural = if self.links == 1 { "" } else { "s" };
-            return row.right(&format!(
-                " draining: {links} link{plural} left, {left} to go; Ctrl-C again ends at once"
-            ));
+            return row
+                .push(&format!(" draining: {links} link{plural} left"), "")
+                .push(&format!(", {left} to go"), "")
+                .right("; Ctrl-C again ends at once");
         }
-        let faults = self.faults.iter().map(|(name, n)| format!(", {} {name}", thousands(*n)));
-        let faults: String = faults.collect();
-        let seconds = Duration::from_secs(self.up.as_secs().max(1));
-        let up = format!(" up {}", span(seconds));
-        if faults.is_empty() {
-            row.right(&format!("{up}, no faults"))
-        } else {
-            row.push(&up, "").right_in(&faults, YELLOW)
+        // In whole seconds; the first is rounded up, or it would be shown in milliseconds.
+        let up = span(Duration::from_secs(self.up.as_secs().max(1)));
+        let row = row.push(&format!(" up {up}"), "");
+        if self.faults.is_empty() {
+            return row.right(", no faults");
         }
+        let each = |row: Row, (name, count): &(&str, u64)| {
+            row.push(&format!(", {} {name}", thousands(*count)), YELLOW)
+        };
+        self.faults.iter().fold(row, each).text
     }
 }
 
@@ -266,18 +268,19 @@ impl Row {
         self.push(text, "").text
     }
 
-    fn right_in(self, text: &str, code: &str) -> String {
-        self.push(text, code).text
-    }
-
+    /// Adds a part, whole or not at all: half a number would be another number. Nothing comes
+    /// after a part that has no room.
     fn push(mut self, text: &str, code: &str) -> Self {
         // All that is drawn is one column wide.
-        let fitting: String = text.chars().take(self.room).collect();
-        self.room -= fitting.chars().count();
-        if self.style.color && !code.is_empty() && !fitting.is_empty() {
-            self.text.extend([code, &fitting, PLAIN]);
+        let Some(room) = self.room.checked_sub(text.chars().count()) else {
+            self.room = 0;
+            return self;
+        };
+        self.room = room;
+        if self.style.color && !code.is_empty() && !text.is_empty() {
+            self.text.extend([code, text, PLAIN]);
         } else {
-            self.text.push_str(&fitting);
+            self.text.push_str(text);
         }
         self
     }
@@ -319,9 +322,19 @@ mod tests {
             " up 1 min 40 s, no faults",
         ];
         assert_eq!(lines, expected);
-        for width in 1..90 {
-            let lines = figures(2).lines(width, PLAIN_STYLE, None);
-            assert!(lines.iter().all(|line| line.chars().count() < width.max(1)), "{width}");
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_fewer_parts_and_no_half_numbers() {
+        let wide = figures(2).lines(80, PLAIN_STYLE, None);
+        for width in 1..80 {
+            for (line, whole) in figures(2).lines(width, PLAIN_STYLE, None).iter().zip(&wide) {
+                assert!(line.chars().count() < width && whole.starts_with(line), "{line}");
+                let rest = &whole[line.len()..];
+                let cut = line.ends_with(|c: char| c.is_ascii_digit())
+                    && rest.starts_with(|c: char| c.is_ascii_digit() || c == ',');
+                assert!(!cut || rest.starts_with(", "), "{line}");
+            }
         }
     }
 
