@@ -173,9 +173,13 @@ pub(crate) enum Backend {
     // An empty variable says nothing, as in the library.
     #[value(alias = "")]
     Auto,
+    #[cfg(not(windows))]
     #[value(alias = "io_uring")]
     Uring,
+    #[cfg(not(windows))]
     Epoll,
+    #[cfg(windows)]
+    Iocp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -5,7 +5,6 @@
 
 use crate::screen::{Screen, Style};
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -50,10 +49,17 @@ pub(crate) fn start(screen: &Screen, style: Style) -> Result<(), String> {
 }
 
 /// Whether standard error is the stream that systemd says goes to its journal (systemd.exec(5)).
+#[cfg(unix)]
 fn is_journal() -> bool {
+    use std::os::unix::fs::MetadataExt;
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     std::fs::metadata("/proc/self/fd/2")
         .is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
+}
+
+#[cfg(not(unix))]
+fn is_journal() -> bool {
+    false
 }
 
 #[derive(Clone, Copy, Debug)]

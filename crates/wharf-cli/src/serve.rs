@@ -42,20 +42,36 @@ pub(crate) fn serve(flags: &Serve, screen: &Screen, style: Style) -> wharf::Resu
     ended
 }
 
-/// The back end to insist on, and why it is not io_uring although that was wished for.
+/// The back end to insist on, and why it is not a better one although that was wished for.
 ///
 /// Left alone, the library would read `WHARF_BACKEND` once more, and `--backend auto` could not
 /// override it.
 fn choose(asked: Backend) -> (BackEnd, Option<String>) {
     match asked {
+        #[cfg(not(windows))]
         Backend::Uring => (BackEnd::Uring, None),
+        #[cfg(not(windows))]
         Backend::Epoll => (BackEnd::Epoll, None),
-        Backend::Auto => match BackEnd::Uring.available() {
-            Ok(()) => (BackEnd::Uring, None),
-            Err(reason) => (BackEnd::Epoll, Some(reason)),
-        },
+        #[cfg(windows)]
+        Backend::Iocp => (BackEnd::Iocp, None),
+        Backend::Auto => {
+            let mut reason = None;
+            for back_end in BEST_FIRST {
+                match back_end.available() {
+                    Ok(()) => return (back_end, reason),
+                    Err(refusal) => reason.get_or_insert(refusal),
+                };
+            }
+            // The start will fail with the reason.
+            (BEST_FIRST[0], None)
+        }
     }
 }
+
+#[cfg(not(windows))]
+const BEST_FIRST: [BackEnd; 2] = [BackEnd::Uring, BackEnd::Epoll];
+#[cfg(windows)]
+const BEST_FIRST: [BackEnd; 1] = [BackEnd::Iocp];
 
 /// Every setting of the library has a flag.
 fn builder(flags: &Serve) -> Builder {
@@ -96,7 +112,8 @@ fn banner(flags: &Serve, running: &Running, fallback: Option<String>, style: Sty
         if workers == 1 { "" } else { "s" },
     );
     if let Some(reason) = fallback {
-        tracing::warn!("epoll, because io_uring does not work here: {reason}");
+        let (best, taken) = (BEST_FIRST[0], running.back_end().back_end);
+        tracing::warn!("no {best} here, so {taken}: {reason}");
     }
     tracing::info!(
         "memory: {} links + {} x {} buffers = {}, fixed",
@@ -112,7 +129,7 @@ fn banner(flags: &Serve, running: &Running, fallback: Option<String>, style: Sty
     let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     tracing::info!("ready: {} on {}", flags.app.name(), list.join(", "));
     if let Some(address) = addresses.first() {
-        let stop = if style.live {
+        let stop = if style.live || cfg!(windows) {
             "Ctrl-C drains and stops".to_owned()
         } else {
             format!("kill {} drains and stops", std::process::id())
