@@ -4,6 +4,7 @@ use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::{Phase, Receiving};
 use crate::server::shared::Command;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use wharf_port::port::{Operation, OperationKind, Port};
 
 /// How a link is closed.
@@ -73,11 +74,19 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             self.core.shared.count_close(self.core.shard, reason);
             self.call(index, |handler, worker, link| handler.on_disconnect(worker, link, reason));
         }
-        self.states[index as usize] = H::State::default();
+        self.renew_state(index);
         self.core.shared.note_generation(self.core.id(index), false);
         self.wheel.clear(&mut self.core.slots, index);
         self.core.slots.release(index);
         self.core.shared.give_place_back(usize::from(self.core.shard));
+    }
+
+    /// Puts a fresh state into a place. Making one and dropping the old one is the user's code.
+    fn renew_state(&mut self, index: u32) {
+        let place = &mut self.states[index as usize];
+        if catch_unwind(AssertUnwindSafe(|| *place = H::State::default())).is_err() {
+            self.core.stats().handler_panics.add(1);
+        }
     }
 
     /// Begins to drain when the server is asked to stop, and ends it by force in time.
