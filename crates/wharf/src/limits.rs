@@ -77,20 +77,18 @@ impl Settings {
         range("buffer_size", self.buffer_size_bytes, 64, 1 << 20);
         range("send_queue", self.send_queue_bytes, 1, 1 << 30);
         range("backlog", self.backlog, 1, 65_535);
-        if faults.is_empty() {
-            let needed = 4 * self.shards + 1;
-            if self.buffers < needed {
-                faults.push(format!(
-                    "buffers is {}, but {} shards need at least {needed}",
-                    self.buffers, self.shards
-                ));
-            }
-            if self.links < self.shards {
-                faults.push(format!(
-                    "links is {}, but each of {} shards needs one",
-                    self.links, self.shards
-                ));
-            }
+        let needed = self.shards.saturating_mul(4).saturating_add(1);
+        if self.buffers < needed {
+            faults.push(format!(
+                "buffers is {}, but {} shards need at least {needed}",
+                self.buffers, self.shards
+            ));
+        }
+        if self.links < self.shards {
+            faults.push(format!(
+                "links is {}, but each of {} shards needs one",
+                self.links, self.shards
+            ));
         }
         if faults.is_empty() { Ok(()) } else { Err(StartError::Settings(faults)) }
     }
