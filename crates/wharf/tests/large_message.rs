@@ -9,7 +9,9 @@ mod util;
 
 use std::io::Write;
 use std::sync::Arc;
-use util::{Case, TestServer, bytes, each_back_end, echo, exchange, expect_bytes, finish, on_receive};
+use util::{
+    Case, TestServer, bytes, each_back_end, echo, exchange, expect_bytes, finish, on_receive,
+};
 use wharf::{Link, Result, SendError};
 
 each_back_end!(
