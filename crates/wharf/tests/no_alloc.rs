@@ -166,8 +166,9 @@ fn large_messages_allocate_nothing(case: &Case) {
                 let data = bytes(n, 200_000);
                 std::thread::scope(|scope| {
                     let stream = &client;
-                    scope.spawn(|| { stream }.write_all(&data).unwrap());
-                    util::read_back(stream, &data);
+                    let data = &data;
+                    scope.spawn(move || { stream }.write_all(data).unwrap());
+                    util::read_back(stream, data);
                 });
             }
             finish(&mut client);
