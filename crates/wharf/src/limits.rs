@@ -42,6 +42,8 @@ const INBOX_CAPACITY: u32 = 4096;
 /// have waiting while all others have as many.
 const SHARED_ENTRIES_PER_LINK: u32 = 4;
 const SHARDS_MAX: u32 = 256;
+/// Some hundred buffers keep a core busy and stay in its cache.
+const WINDOW_MAX: u32 = 512;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -115,8 +117,15 @@ impl Settings {
         pool
     }
 
+    /// Buffers that a shard's port may keep for receiving: a quarter, so that there is always more
+    /// to answer with than can come in at once.
+    pub(crate) fn receive_window(&self) -> u32 {
+        (self.shard_pool().buffers / 4).clamp(1, WINDOW_MAX)
+    }
+
     pub(crate) fn port(&self, listeners: u32) -> PortConfig {
         let mut port = PortConfig::new(self.links_per_shard() + listeners);
+        port.receive_window = self.receive_window();
         port.inbox_capacity = INBOX_CAPACITY;
         port
     }

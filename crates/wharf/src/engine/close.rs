@@ -2,10 +2,10 @@
 
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
-use crate::link::slot::{Phase, Receiving};
+use crate::link::slot::Phase;
 use crate::server::shared::Command;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use wharf_port::port::{Operation, OperationKind, Port};
+use wharf_port::port::{Operation, Port};
 
 /// How a link is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub(super) enum How {
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Ends a link; the first reason is the one that counts.
     pub(super) fn close(&mut self, index: u32, reason: DisconnectReason, how: How) {
+        // From here on other threads are told that it is gone.
+        self.core.shared.note_generation(self.core.id(index), false);
         let slot = &mut self.core.slots[index];
         slot.reason.get_or_insert(reason);
         match (slot.phase, how) {
@@ -75,9 +77,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             self.call(index, |handler, worker, link| handler.on_disconnect(worker, link, reason));
         }
         self.renew_state(index);
-        self.core.shared.note_generation(self.core.id(index), false);
         self.wheel.clear(&mut self.core.slots, index);
-        self.core.slots.release(index);
+        self.core.release(index);
         self.core.shared.give_place_back(usize::from(self.core.shard));
     }
 
@@ -121,16 +122,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         slot.phase = Phase::Draining;
         slot.late_bytes = 0;
-        if slot.receiving == Receiving::Armed {
-            slot.receiving = Receiving::Cancelling;
-            if let Some(socket) = slot.socket {
-                self.port.cancel(socket, OperationKind::Receive);
-            }
-        }
+        self.stop_receiving(index);
         self.steer(index);
     }
 
-    fn for_each_live(&mut self, mut act: impl FnMut(&mut Self, u32)) {
+    pub(super) fn for_each_live(&mut self, mut act: impl FnMut(&mut Self, u32)) {
         // None of the acts releases a place: that happens when the port says Closed.
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live(n);
