@@ -12,8 +12,8 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use util::{
-    Case, Record, TestServer, bytes, connect_small_window, each_back_end, echo, eventually, finish,
-    now, read_back, round_trip,
+    Case, PATIENCE, Record, TestServer, bytes, connect_small_window, each_back_end, echo,
+    eventually, finish, now, read_back, round_trip,
 };
 use wharf::{DisconnectReason, Handler, Link, Result, SendError};
 
@@ -36,7 +36,7 @@ fn flood<'scope>(
 ) {
     scope.spawn(move || {
         for piece in data.chunks(16 * 1024) {
-            let deadline = now() + Duration::from_secs(40);
+            let deadline = now() + PATIENCE;
             let mut rest = piece;
             while !rest.is_empty() {
                 match stream.write(rest) {
