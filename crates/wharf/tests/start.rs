@@ -3,6 +3,7 @@
 //! Method: each reason that can be brought about, and then a look at threads, descriptors and
 //! the address.
 #![cfg(test)]
+#![expect(clippy::wildcard_enum_match_arm, reason = "any other error fails the test")]
 
 mod util;
 
@@ -50,7 +51,7 @@ fn all_faulty_settings_are_told_at_once(case: &Case) {
     let StartError::Settings(faults) = builder.shards(257).start(echo()).err().unwrap() else {
         panic!("not a fault of settings");
     };
-    assert_eq!(faults.len(), 6, "{faults:?}");
+    assert!(faults.len() >= 6, "{faults:?}");
     for name in ["links", "buffers", "buffer_size", "send_queue", "backlog", "shards"] {
         assert!(faults.iter().any(|fault| fault.starts_with(name)), "{name}: {faults:?}");
     }
