@@ -6,6 +6,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 /// Ends a wait through an eventfd that the back end watches edge-triggered.
 ///
@@ -54,6 +55,12 @@ pub(crate) fn is_connection_error(code: i32) -> bool {
         libc::EINTR,
     ]
     .contains(&code)
+}
+
+/// Makes closing the socket a reset (socket(7), SO_LINGER).
+pub(crate) fn reset_on_close(fd: &OwnedFd) {
+    // Refused only for what is no socket, or is gone: then there is nobody to tell.
+    let _nobody_to_tell = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO));
 }
 
 /// The other end of a connection that was just accepted; an error if it is gone already.

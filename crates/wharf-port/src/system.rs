@@ -74,11 +74,8 @@ impl<T: Send> SystemPort<T> {
     /// If a figure of `config` is outside the range stated there.
     #[cfg(target_os = "linux")]
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
-        match crate::uring::probe() {
-            Ok(()) => {
-                let inner = Inner::Uring(Box::new(UringPort::new(config, pool)?));
-                Ok(Self { inner, fallback: None })
-            }
+        match UringPort::new(config, pool.clone()) {
+            Ok(port) => Ok(Self { inner: Inner::Uring(Box::new(port)), fallback: None }),
             Err(refusal) => {
                 let inner = Inner::Epoll(Box::new(EpollPort::new(config, pool)?));
                 Ok(Self { inner, fallback: Some(refusal) })
@@ -148,6 +145,10 @@ impl<T: Send> Port for SystemPort<T> {
 
     fn shutdown(&mut self, socket: Socket) {
         forward!(mut self, port => port.shutdown(socket));
+    }
+
+    fn abandon(&mut self, socket: Socket) {
+        forward!(mut self, port => port.abandon(socket));
     }
 
     fn dequeue(

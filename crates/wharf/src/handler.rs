@@ -19,7 +19,8 @@ use std::io;
 /// # Panics
 ///
 /// A panic in a callback closes that link, is counted, and the worker goes on with a fresh context.
-/// `on_disconnect` is still called, with the state as the panic left it.
+/// `on_disconnect` is still called, with the state as the panic left it. Only if no fresh context can
+/// be made does the server stop, and the links of that worker then end without `on_disconnect`.
 pub trait Handler: Send + Sync + Sized + 'static {
     /// The context of a worker thread, such as a database connection. It is made and dropped on
     /// that thread and need not be `Send`.

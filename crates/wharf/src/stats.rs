@@ -10,6 +10,7 @@ use wharf_port::memory::Ledger;
 pub(crate) struct ShardStats {
     pub(crate) accepted: Counter,
     pub(crate) refused_full: Counter,
+    pub(crate) refused_stopping: Counter,
     pub(crate) accept_failures: Counter,
     pub(crate) connects: Counter,
     pub(crate) rejects: Counter,
@@ -67,8 +68,10 @@ pub struct Stats {
     pub post_buffers: Ledger,
     /// Connections taken from the system.
     pub accepted: u64,
-    /// Connections closed at once because the table was full.
+    /// Connections closed at once because the table was full, or a shard too far behind.
     pub refused_full: u64,
+    /// Connections closed at once because the server was stopping.
+    pub refused_stopping: u64,
     /// Accepts that the system refused, for want of descriptors for example.
     pub accept_failures: u64,
     /// Connections that were gone before they were accepted.
@@ -89,11 +92,11 @@ pub struct Stats {
     pub sent_messages: u64,
     /// Bytes handed to the system to be sent.
     pub sent_bytes: u64,
-    /// Sends that found no room and returned an error.
+    /// Messages that found no room in a link's queue: a send's error, a broadcast's skip.
     pub send_refusals: u64,
     /// Links that a broadcast left out because their queue had no room.
     pub broadcast_skips: u64,
-    /// Posted messages whose link was gone.
+    /// Posted messages that were dropped because their link was gone or had no room.
     pub stale_posts: u64,
     /// Panics in the handler.
     pub handler_panics: u64,
@@ -113,7 +116,8 @@ pub struct WorkerStats {
     pub turns: u64,
     /// Handler calls.
     pub calls: u64,
-    /// Nanoseconds outside of waiting for completions.
+    /// Nanoseconds of wall time outside of the port's dequeue. What the kernel does for sends and
+    /// receives is in it on epoll and mostly not on io_uring, so compare it with itself only.
     pub busy_ns: u64,
     /// System calls that waited for or looked for completions.
     pub waits: u64,
@@ -131,6 +135,7 @@ impl Stats {
         self.links += links;
         self.accepted += shard.accepted.get();
         self.refused_full += shard.refused_full.get();
+        self.refused_stopping += shard.refused_stopping.get();
         self.accept_failures += shard.accept_failures.get();
         self.accept_aborts += shard.accept_aborts.get();
         self.connects += shard.connects.get();

@@ -22,6 +22,7 @@ impl<T: Send> EpollPort<T> {
             return Ok(());
         }
         self.packets_first = !self.packets_first;
+        self.receives_left = self.receives_max;
         let before = completions.len();
         let noted = self.collect(completions);
         let has_something = noted || completions.len() > before;
@@ -136,7 +137,11 @@ impl<T: Send> EpollPort<T> {
     fn feed(&mut self, socket: Socket, completions: &mut Completions<Self>) -> bool {
         if let Some(entry) = self.sockets.get_mut(socket) {
             if let Intake::Armed(shots) = entry.state.intake {
+                if self.receives_left == 0 {
+                    return false;
+                }
                 let Some(buffer) = self.pool.acquire(Owner::Application) else { return false };
+                self.receives_left -= 1;
                 push(completions, entry.key, entry.state.receive(shots, buffer));
             }
             entry.state.starved = false;
@@ -180,12 +185,14 @@ impl<T: Send> EpollPort<T> {
     /// Receives once, or puts the socket behind the others that wait for a buffer.
     fn receive(&mut self, socket: Socket, shots: Shots, completions: &mut Completions<Self>) {
         let Some(Entry { key, state }) = self.sockets.get_mut(socket) else { return };
-        if state.starved || !(state.readable || shots == Shots::IfReady) {
+        let has_reason = state.readable || shots == Shots::IfReady;
+        if state.starved || !has_reason || self.receives_left == 0 {
             return;
         }
         let buffer =
             if self.starved.is_empty() { self.pool.acquire(Owner::Application) } else { None };
         if let Some(buffer) = buffer {
+            self.receives_left -= 1;
             push(completions, *key, state.receive(shots, buffer));
         } else {
             state.starved = true;

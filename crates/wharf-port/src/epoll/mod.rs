@@ -39,7 +39,7 @@ mod submit;
 mod tests;
 
 use self::socket::{Role, SocketState};
-use crate::linux::{Clock, EventFd};
+use crate::linux::{self, Clock, EventFd};
 use crate::memory::BufferPool;
 use crate::port::{
     Completions, Counters, Entry, Inbox, Key, Operation, OperationKind, Port, PortConfig,
@@ -57,8 +57,7 @@ use std::time::Duration;
 
 /// A completion port on epoll, for Linux without io_uring.
 ///
-/// It belongs to the thread that made it and is not `Send`. A pool serves one port: it remembers
-/// one port only to be woken when a buffer comes home, the first that was made with it.
+/// It belongs to the thread that made it and is not `Send`. A pool serves one port.
 ///
 /// Dropping a port closes its sockets. Nothing is ever in flight with the kernel, so there is
 /// nothing to wait for.
@@ -85,6 +84,9 @@ pub struct EpollPort<T: Send> {
     /// Packets are handed over before what the sockets have; changes with every dequeue, so that
     /// neither can keep the other out when the room is small.
     packets_first: bool,
+    /// Receives that this dequeue may still do, and that each may.
+    receives_left: u32,
+    receives_max: u32,
     counters: Counters,
     clock: Clock,
     /// One thread's, as the ring of the other Linux back end is, so that they can be exchanged.
@@ -94,11 +96,10 @@ pub struct EpollPort<T: Send> {
 impl<T: Send> EpollPort<T> {
     /// Makes a port that receives into buffers of `pool`.
     ///
-    /// `config.receive_window` means nothing here.
-    ///
     /// # Errors
     ///
-    /// The system's answer to `epoll_create1`, `eventfd` or `epoll_ctl`.
+    /// The system's answer to `epoll_create1`, `eventfd` or `epoll_ctl`, or that the pool serves
+    /// another port.
     ///
     /// # Panics
     ///
@@ -124,6 +125,8 @@ impl<T: Send> EpollPort<T> {
             starved: VecDeque::with_capacity(2 * sockets_max as usize),
             events: Vec::with_capacity(EVENTS_MAX),
             look_is_due: true,
+            receives_max: config.receive_window,
+            receives_left: 0,
             packets_first: true,
             counters: Counters::default(),
             clock: Clock::new(),
@@ -198,6 +201,12 @@ impl<T: Send> Port for EpollPort<T> {
 
     fn shutdown(&mut self, socket: Socket) {
         self.end_sending(socket);
+    }
+
+    fn abandon(&mut self, socket: Socket) {
+        if let Some(entry) = self.sockets.get_mut(socket) {
+            linux::reset_on_close(&entry.state.fd);
+        }
     }
 
     fn dequeue(

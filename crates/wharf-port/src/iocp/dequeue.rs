@@ -31,6 +31,7 @@ impl<T: marker::Send> IocpPort<T> {
             return Ok(());
         }
         self.wait(timeout)?;
+        self.receives_left = self.receives_max;
         // Where the vector is short, sockets and posts take turns at being served first.
         self.posts_first = !self.posts_first;
         if self.posts_first {
@@ -138,10 +139,11 @@ impl<T: marker::Send> IocpPort<T> {
     /// Serves those that waited for a buffer, then every socket that has something to be done.
     fn visit_all(&mut self, completions: &mut Completions<Self>) {
         for _ in 0..self.starved.len() {
-            if is_full(completions) {
+            if is_full(completions) || self.receives_left == 0 {
                 break;
             }
             let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else { break };
+            self.receives_left -= 1;
             let Some(socket) = self.starved.pop() else { break };
             if let Some((_, _, link)) = link(&mut self.table, socket)
                 && let Receive::Starved(shots) = link.receive
@@ -206,6 +208,11 @@ impl<T: marker::Send> IocpPort<T> {
             }
             Receive::Ready(_) => {
                 for _ in 0..RECEIVES_PER_VISIT {
+                    if self.receives_left == 0 {
+                        self.ready.push(socket);
+                        return;
+                    }
+                    self.receives_left -= 1;
                     // Those that ran out before come first.
                     let may_take = self.starved.is_empty() && !is_full(completions);
                     let acquire = || self.pool.acquire(Owner::KernelReceive);

@@ -65,6 +65,9 @@ pub struct IocpPort<T: Send> {
     stock: Stock,
     entries: Box<[OVERLAPPED_ENTRY]>,
     posts_first: bool,
+    /// Receives that this dequeue may still do, and that each may.
+    receives_left: u32,
+    receives_max: u32,
     /// Whether operations that succeed at once may leave no packet, where the system can do that.
     may_skip: bool,
     counters: Counters,
@@ -101,8 +104,6 @@ const SOCKETS_MAX: u32 = 268_435_454;
 impl<T: Send> IocpPort<T> {
     /// A port with the tables that `config` asks for, receiving into buffers of `pool`.
     ///
-    /// `config.receive_window` is of no concern here: the kernel is given no buffers in advance.
-    ///
     /// # Errors
     ///
     /// [`PortError`] if the system has no completion port to give.
@@ -134,6 +135,8 @@ impl<T: Send> IocpPort<T> {
             stock,
             entries: vec![OVERLAPPED_ENTRY::default(); BATCH].into(),
             posts_first: false,
+            receives_left: 0,
+            receives_max: config.receive_window,
             may_skip: true,
             counters: Counters::default(),
             clock: Clock::new(),
@@ -214,6 +217,12 @@ impl<T: Send> Port for IocpPort<T> {
     fn shutdown(&mut self, socket: Socket) {
         if let Some((_, handle, _)) = state::link(&mut self.table, socket) {
             handle.shutdown();
+        }
+    }
+
+    fn abandon(&mut self, socket: Socket) {
+        if let Some((_, handle, _)) = state::link(&mut self.table, socket) {
+            handle.reset_on_close();
         }
     }
 

@@ -7,9 +7,9 @@ use std::net::{TcpListener, TcpStream};
 use std::os::windows::io::{AsRawSocket, FromRawSocket, OwnedSocket};
 use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Networking::WinSock::{
-    AF_INET, AF_INET6, INVALID_SOCKET, IPPROTO_TCP, LPFN_ACCEPTEX, LPFN_GETACCEPTEXSOCKADDRS,
-    MSG_PEEK, SD_SEND, SIO_GET_EXTENSION_FUNCTION_POINTER, SO_PROTOCOL_INFOW,
-    SO_UPDATE_ACCEPT_CONTEXT, SOCK_STREAM, SOCKET, SOCKET_ERROR, SOL_SOCKET,
+    AF_INET, AF_INET6, INVALID_SOCKET, IPPROTO_TCP, LINGER, LPFN_ACCEPTEX,
+    LPFN_GETACCEPTEXSOCKADDRS, MSG_PEEK, SD_SEND, SIO_GET_EXTENSION_FUNCTION_POINTER, SO_LINGER,
+    SO_PROTOCOL_INFOW, SO_UPDATE_ACCEPT_CONTEXT, SOCK_STREAM, SOCKET, SOCKET_ERROR, SOL_SOCKET,
     WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSAEWOULDBLOCK, WSAID_ACCEPTEX,
     WSAID_GETACCEPTEXSOCKADDRS, WSAIoctl, WSAPROTOCOL_INFOW, WSASocketW, XP1_IFS_HANDLES,
     getsockopt, recv, setsockopt, shutdown,
@@ -95,6 +95,16 @@ impl Handle {
     pub(super) fn shutdown(&self) {
         // SAFETY: the socket is open; no memory is passed.
         let _reported_by_receive = unsafe { shutdown(self.raw(), SD_SEND) };
+    }
+
+    /// Makes closing the socket a reset.
+    pub(super) fn reset_on_close(&self) {
+        let at_once = LINGER { l_onoff: 1, l_linger: 0 };
+        let from = (&raw const at_once).cast();
+        let size = size_u32::<LINGER>().cast_signed();
+        // SAFETY: the socket is open; the option's value is a LINGER of `size` bytes
+        // (setsockopt page: SO_LINGER).
+        let _nobody_to_tell = unsafe { setsockopt(self.raw(), SOL_SOCKET, SO_LINGER, from, size) };
     }
 
     /// Whether the socket is a file handle of the kernel's. With a layered provider that is not,

@@ -73,7 +73,7 @@ impl Chain {
         owner: Owner,
         buffers_max: u32,
     ) -> Result<(), NoRoom> {
-        let room = self.last().map_or(0, Buffer::room) as usize;
+        let room = self.room();
         let rest = data.len().saturating_sub(room);
         let needed = rest.div_ceil(pool.buffer_size_bytes() as usize);
         if needed > buffers_max as usize {
@@ -169,6 +169,34 @@ impl Chain {
         Ok(())
     }
 
+    /// Takes whole buffers off the front, as many as have `len_max` bytes together, but one at least.
+    #[must_use]
+    pub fn take_front(&mut self, len_max: usize) -> Self {
+        if self.len <= len_max {
+            return std::mem::take(self);
+        }
+        let mut front = Self { head: self.head, skipped: self.skipped, ..Self::new() };
+        while self.entries > 0 {
+            let index = self.head;
+            let len = self.entry(index).len() - self.skipped as usize;
+            if front.entries > 0 && front.len + len > len_max {
+                break;
+            }
+            front.pool = self.pool;
+            front.tail = index;
+            front.entries += 1;
+            front.len += len;
+            self.head = pool_of(self.pool).nodes[index as usize].next.load(Ordering::Relaxed);
+            self.entries -= 1;
+            self.len -= len;
+            self.skipped = 0;
+        }
+        if self.entries == 0 {
+            self.pool = None;
+        }
+        front
+    }
+
     /// Drops the first `len` bytes: they have been sent.
     ///
     /// # Panics
@@ -191,6 +219,12 @@ impl Chain {
             rest -= left;
             drop(self.pop());
         }
+    }
+
+    /// Bytes that fit into the last buffer behind what is there.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.last().map_or(0, Buffer::room) as usize
     }
 
     /// Marks the holder of every buffer in the chain.
@@ -368,6 +402,23 @@ mod tests {
         chain.advance(80);
         assert!(chain.is_empty());
         assert_eq!(pool.free(), 3);
+    }
+
+    #[test]
+    fn the_front_of_a_chain_can_be_taken_off_at_a_buffer() {
+        let pool = pool(3);
+        let all: Vec<u8> = (0..150).collect();
+        let mut chain = pool.chain_of(&all, Owner::SendQueue).unwrap();
+        chain.advance(10);
+        let mut front = chain.take_front(60);
+        assert_eq!((bytes(&front), bytes(&chain)), (all[10..64].to_vec(), all[64..].to_vec()));
+        front.advance(54);
+        front.append_chain(chain.take_front(1));
+        assert_eq!((bytes(&front), bytes(&chain)), (all[64..128].to_vec(), all[128..].to_vec()));
+        assert_eq!(bytes(&chain.take_front(1000)), all[128..]);
+        assert!(chain.is_empty() && chain.take_front(1).is_empty());
+        drop(front);
+        assert_eq!((pool.free(), pool.free_entries()), (3, 5));
     }
 
     #[test]

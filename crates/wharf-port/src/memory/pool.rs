@@ -36,7 +36,7 @@ impl PoolConfig {
         let header = size_of::<Header>() as u64 + 4;
         let node = size_of::<Node>() as u64 + 4;
         let buffers = u64::from(self.buffers);
-        buffers * (u64::from(self.stride_bytes()) + header)
+        buffers * (u64::from(self.buffer_size_bytes).next_multiple_of(64) + header)
             + (buffers + u64::from(self.shared_entries)) * node
     }
 
@@ -66,6 +66,11 @@ pub enum Owner {
 }
 
 impl Owner {
+    /// The tag of a buffer that is out: it becomes free by being dropped, and not by saying so.
+    fn of_one_out(self) -> Self {
+        if self == Self::Free { Self::Application } else { self }
+    }
+
     const ALL: [Self; 6] = [
         Self::Free,
         Self::KernelReceive,
@@ -113,7 +118,9 @@ pub(crate) struct InUse;
 
 /// A fixed set of equal I/O buffers, taken at start and never grown.
 ///
-/// A clone is another handle to the same pool. Buffers are handed out last in, first out.
+/// A clone is another handle to the same pool. Buffers are handed out last in, first out. The
+/// memory goes back to the system with the last handle, if all buffers are home by then; else it
+/// stays mapped until the process ends.
 ///
 /// # Invariants
 ///
@@ -212,7 +219,7 @@ impl BufferPool {
         debug_assert_eq!(header.references.load(Ordering::Relaxed), 0, "buffer {index} was out");
         // Relaxed: the index came by an acquire from the free list, and nobody else has it.
         header.references.store(1, Ordering::Relaxed);
-        header.owner.store(owner as u8, Ordering::Relaxed);
+        header.owner.store(owner.of_one_out() as u8, Ordering::Relaxed);
         Some(Buffer { pool: self.inner, index, len: 0 })
     }
 
@@ -314,7 +321,11 @@ impl BufferPool {
 impl Clone for BufferPool {
     fn clone(&self) -> Self {
         // Relaxed: the clone is made from a handle, so the count cannot be on its way to 0.
-        self.inner().handles.fetch_add(1, Ordering::Relaxed);
+        if self.inner().handles.fetch_add(1, Ordering::Relaxed) > u32::MAX / 2 {
+            // Only handles that were forgotten get here. A count that wraps would free what is in
+            // use, so there is nothing left but to end, as `Arc` does.
+            std::process::abort();
+        }
         Self { inner: self.inner }
     }
 }
@@ -460,10 +471,9 @@ impl Buffer {
 
     /// Marks who holds the buffer now; the mark [`Owner::Shared`] stays until it is free.
     pub fn set_owner(&self, owner: Owner) {
-        debug_assert!(owner != Owner::Free, "a buffer becomes free when it is dropped");
         let tag = &self.header().owner;
         if tag.load(Ordering::Relaxed) != Owner::Shared as u8 {
-            tag.store(owner as u8, Ordering::Relaxed);
+            tag.store(owner.of_one_out() as u8, Ordering::Relaxed);
         }
     }
 
@@ -507,7 +517,9 @@ impl Clone for Buffer {
     fn clone(&self) -> Self {
         // Relaxed: made from a handle, so the count cannot be on its way to 0.
         let before = self.header().references.fetch_add(1, Ordering::Relaxed);
-        assert!(before < u32::MAX / 2, "more handles to one buffer than there can be");
+        if before > u32::MAX / 2 {
+            std::process::abort(); // As for the pool's handles.
+        }
         self.header().owner.store(Owner::Shared as u8, Ordering::Relaxed);
         Self { pool: self.pool, index: self.index, len: self.len }
     }

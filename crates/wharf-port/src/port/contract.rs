@@ -69,6 +69,16 @@ pub trait Port: Sized {
     /// Meant for when no send is in flight; one that is may be cut short. An error of the system is not reported here: the receive that is in flight reports it.
     fn shutdown(&mut self, socket: Socket);
 
+    /// Makes the close of the socket, when it comes, a reset: the peer then learns that bytes are
+    /// missing, and does not take what it has for all. Does nothing on a stale socket.
+    ///
+    /// # Platforms
+    ///
+    /// The simulated port closes as always.
+    fn abandon(&mut self, socket: Socket) {
+        let _ = socket;
+    }
+
     /// Hands over what was submitted and appends what has completed to `completions`, up to its
     /// capacity.
     ///
@@ -114,8 +124,8 @@ pub trait Port: Sized {
 pub struct PortConfig {
     /// Sockets that can be associated at once, listeners included; 1 to 268,435,454.
     pub sockets_max: u32,
-    /// Buffers kept with the kernel to receive into, where the back end does so; 1 to 32,768.
-    /// At most half of the pool is used for it.
+    /// The most buffers that one dequeue brings received bytes in; 1 to 32,768. Where the back end
+    /// lends buffers to the kernel it is also how many, but at most half of the pool.
     pub receive_window: u32,
     /// Packets that can wait in the port's inbox; at least 1.
     pub inbox_capacity: u32,

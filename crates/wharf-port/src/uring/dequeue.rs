@@ -6,6 +6,7 @@
 use super::submit::{Tag, parts};
 use super::{At, Running, UringPort};
 use crate::linux;
+use crate::memory::Owner;
 use crate::port::{
     Completion, Completions, End, Key, OperationKind, OsError, Outcome, PortError, Shots, Socket,
     SocketTable,
@@ -15,8 +16,9 @@ use rustix::fd::{FromRawFd, OwnedFd};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// `io_uring_enter` failing this often in a row, each time for want of memory, breaks the port.
-const FAILURES_MAX: u32 = 1000;
+/// `io_uring_enter` failing this often in a row, for want of memory and a millisecond apart, breaks
+/// the port.
+const FAILURES_MAX: u32 = 5000;
 
 /// `struct io_uring_getevents_arg` of the kernel's ABI.
 #[repr(C)]
@@ -44,12 +46,17 @@ impl<T: Send> UringPort<T> {
         timeout: Option<Duration>,
     ) -> Result<(), PortError> {
         let before = completions.len();
-        let notified = self.inbox.notified();
+        // With little room packets and sockets take turns at being first, so that neither can keep
+        // the other out.
+        self.packets_first = !self.packets_first;
+        let notified = self.packets_first && self.take_packets(completions);
         self.report(completions);
         self.feed();
+        self.push_overflow();
         let idle = completions.len() == before
             && completions.len() < completions.capacity()
             && !notified
+            && self.overflow.is_empty()
             && self.ring.completion().is_empty();
         if idle && timeout != Some(Duration::ZERO) && self.may_sleep() {
             self.enter(1, timeout)?;
@@ -57,12 +64,9 @@ impl<T: Send> UringPort<T> {
             self.enter(0, Some(Duration::ZERO))?;
         }
         self.pool.set_waiting(false);
-        let notified = self.inbox.notified() || notified;
         self.reap(completions);
         self.report(completions);
-        if notified {
-            self.take_packets(completions);
-        }
+        self.take_packets(completions);
         Ok(())
     }
 
@@ -120,7 +124,7 @@ impl<T: Send> UringPort<T> {
         // the call.
         let result =
             unsafe { self.ring.submitter().enter(to_submit, min_complete, flags, Some(&argument)) };
-        if self.ring.submission().is_empty() {
+        if self.ring.submission().is_empty() && self.overflow.is_empty() {
             self.vectors.reset();
         }
         let Err(error) = result else {
@@ -132,6 +136,8 @@ impl<T: Send> UringPort<T> {
             Some(libc::ETIME | libc::EINTR | libc::EBUSY) => Ok(()),
             Some(libc::EAGAIN | libc::ENOMEM) if self.failures < FAILURES_MAX => {
                 self.failures += 1;
+                // The kernel is short of memory; what is in flight gives some back.
+                std::thread::sleep(Duration::from_millis(1));
                 Ok(())
             }
             _ => Err(OsError::from_io("io_uring_enter", &error).into()),
@@ -211,7 +217,24 @@ impl<T: Send> UringPort<T> {
                         self.counters.receive_pauses += 1;
                     }
                     state.receive = Some(Running { at: At::Starved, ..running });
-                    self.starved.push_back(socket);
+                    if running.at == At::KernelOnce {
+                        // Others took the buffer of its turn: it is still the next.
+                        self.starved.push_front(socket);
+                    } else {
+                        self.starved.push_back(socket);
+                    }
+                    return None;
+                }
+                End::Cancelled
+            }
+            (result, _)
+                if result == -libc::EAGAIN
+                    && running.at == At::KernelOnce
+                    && running.shots != Shots::IfReady =>
+            {
+                if !running.cancelled {
+                    // There were no bytes after all: it waits for them like the others.
+                    self.arm_receive(socket, running.shots, At::Kernel);
                     return None;
                 }
                 End::Cancelled
@@ -242,6 +265,7 @@ impl<T: Send> UringPort<T> {
     fn sent(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
         let key = self.arrived(socket, false)?;
         let sending = self.sockets.get_mut(socket)?.state.send.take()?;
+        sending.chain.set_owner(Owner::Application);
         let sent = usize::try_from(done.result()).unwrap_or(0);
         let end = if done.result() < 0 {
             Some(end_of("send", done.result()))
@@ -260,8 +284,12 @@ impl<T: Send> UringPort<T> {
             TcpStream::from(unsafe { OwnedFd::from_raw_fd(done.result()) })
         });
         let key = self.arrived(socket, more)?;
+        let running = self.sockets.get_mut(socket)?.state.accept?;
+        if more && running.cancelled {
+            // The cancel came between two shots and did not find the operation.
+            self.push_cancel(Tag::Accept, socket);
+        }
         let state = &mut self.sockets.get_mut(socket)?.state;
-        let running = state.accept?;
         let over = running.cancelled || state.closing;
         let go_on = running.shots == Shots::Many && !over;
         if let Some(stream) = stream {
@@ -325,13 +353,18 @@ impl<T: Send> UringPort<T> {
         }
     }
 
-    fn take_packets(&mut self, completions: &mut Completions<Self>) {
+    /// Takes what was posted, as far as there is room; says whether anything was.
+    fn take_packets(&mut self, completions: &mut Completions<Self>) -> bool {
+        if !self.inbox.notified() {
+            return false;
+        }
         while completions.len() < completions.capacity() {
-            let Some(packet) = self.inbox.take() else { return };
+            let Some(packet) = self.inbox.take() else { return true };
             completions.push(Completion { key: Key(0), outcome: Outcome::Posted(packet) });
         }
         // There was no room to look whether more packets wait.
         self.inbox.mark();
+        true
     }
 }
 

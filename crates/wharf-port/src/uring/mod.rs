@@ -31,7 +31,7 @@ mod window;
 
 pub use setup::probe;
 
-use crate::linux::{Clock, EventFd};
+use crate::linux::{self, Clock, EventFd};
 use crate::memory::{BufferPool, Chain};
 use crate::port::{
     Completions, Counters, Inbox, Key, Operation, OperationKind, Port, PortConfig, PortError,
@@ -73,10 +73,11 @@ pub struct UringPort<T: Send> {
     unreported: VecDeque<Socket>,
     /// Sockets that wait for a buffer, in the order in which they ran out.
     starved: VecDeque<Socket>,
-    /// Receives in the kernel that took their turn: each has a lent buffer coming to it.
+    /// Receives in the kernel that took their turn; no more than there are lent buffers.
     armed_once: u32,
     /// Operations in the kernel whose last completion has not been seen.
     in_kernel: u32,
+    packets_first: bool,
     /// Failed `io_uring_enter` calls in a row.
     failures: u32,
     multishot_accept: bool,
@@ -158,7 +159,6 @@ impl<T: Send> UringPort<T> {
         let wake = Arc::new(EventFd::new()?);
         let inbox = Inbox::new(config.inbox_capacity, Arc::<EventFd>::clone(&wake));
         let waker = inbox.waker();
-        pool.set_waiter(Arc::new(move || waker.wake()))?;
         let places = config.sockets_max as usize;
         let mut port = Self {
             window: Window::new(&ring, &pool, config.receive_window)?,
@@ -170,6 +170,7 @@ impl<T: Send> UringPort<T> {
             starved: VecDeque::with_capacity(places),
             armed_once: 0,
             in_kernel: 0,
+            packets_first: false,
             failures: 0,
             multishot_accept,
             inbox,
@@ -179,6 +180,8 @@ impl<T: Send> UringPort<T> {
             counters: Counters::default(),
             one_thread: PhantomData,
         };
+        // Last, so that a pool whose port could not be made is still free for another.
+        port.pool.set_waiter(Arc::new(move || waker.wake()))?;
         port.watch_wake();
         Ok(port)
     }
@@ -235,6 +238,12 @@ impl<T: Send> Port for UringPort<T> {
         if let Some(entry) = self.sockets.get_mut(socket) {
             // ENOTCONN: the peer is gone, which the receive reports.
             let _gone = rustix::net::shutdown(&entry.state.fd, rustix::net::Shutdown::Write);
+        }
+    }
+
+    fn abandon(&mut self, socket: Socket) {
+        if let Some(entry) = self.sockets.get_mut(socket) {
+            linux::reset_on_close(&entry.state.fd);
         }
     }
 

@@ -6,6 +6,7 @@ use crate::port::{OsError, PortError};
 use io_uring::{IoUring, Probe, cqueue, opcode, types};
 use rustix::fd::AsRawFd;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A ring, and what was found out about it.
 pub(super) struct Ring {
@@ -24,8 +25,23 @@ pub(super) struct Ring {
 ///
 /// # Cost
 ///
-/// About ten system calls; well under a millisecond.
+/// A thread of its own and about ten system calls, well under a millisecond; nothing once it has
+/// succeeded. On a thread of its own because the kernel, when a ring goes, interrupts the system
+/// call that the thread which used it is in: the caller's reads would fail with `EINTR`.
 pub fn probe() -> Result<(), PortError> {
+    static WORKS: AtomicBool = AtomicBool::new(false);
+    // Relaxed: the answer is the same whoever finds it.
+    if WORKS.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let prober = std::thread::Builder::new().name("wharf-probe".to_owned()).spawn(try_out);
+    let prober = prober.map_err(|error| OsError::from_io("pthread_create", &error))?;
+    prober.join().unwrap_or_else(|_| Err(missing("io_uring")))?;
+    WORKS.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+fn try_out() -> Result<(), PortError> {
     let ring = build(8, 64)?;
     let params = ring.params();
     let features = [
@@ -134,11 +150,13 @@ fn missing(call: &'static str) -> PortError {
 }
 
 /// Receives a byte over a socket pair by a multishot receive from a provided-buffer ring.
-fn multishot_receive_works(mut ring: IoUring) -> Result<(), PortError> {
+fn multishot_receive_works(ring: IoUring) -> Result<(), PortError> {
     let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(2) };
     let pool = BufferPool::new(config).map_err(|_| OsError::new("mmap", libc::ENOMEM))?;
     let mut window = Window::new(&ring, &pool, 1)?;
     window.fill(&pool);
+    // From here on the ring is the last local that holds memory, so it is dropped first.
+    let mut ring = ring;
     let (ours, theirs) = rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,
         rustix::net::SocketType::STREAM,
@@ -152,16 +170,24 @@ fn multishot_receive_works(mut ring: IoUring) -> Result<(), PortError> {
     // which time the receive has completed, or the ring, which is dropped first, is gone.
     unsafe { ring.submission().push(&entry) }
         .map_err(|_| OsError::new("io_uring_enter", libc::EBUSY))?;
-    ring.submit_and_wait(1).map_err(|error| OsError::from_io("io_uring_enter", &error))?;
+    wait_for_one(&ring)?;
     let Some(done) = ring.completion().next() else { return Err(missing("IORING_RECV_MULTISHOT")) };
     if done.result() != 1 || !cqueue::more(done.flags()) {
         return Err(missing("IORING_RECV_MULTISHOT"));
     }
     // End it before its window goes: the peer's end closes, and the last completion comes.
     drop(theirs);
-    ring.submit_and_wait(1).map_err(|error| OsError::from_io("io_uring_enter", &error))?;
-    drop(ring);
-    Ok(())
+    Ok(wait_for_one(&ring)?)
+}
+
+fn wait_for_one(ring: &IoUring) -> Result<(), OsError> {
+    loop {
+        match ring.submit_and_wait(1) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(OsError::from_io("io_uring_enter", &error)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -86,7 +86,9 @@ impl<T: Send> UringPort<T> {
         let entry = if shots == Shots::Many && at == At::Kernel {
             opcode::RecvMulti::new(fd, GROUP).build()
         } else {
-            let flags = if shots == Shots::IfReady { libc::MSG_DONTWAIT } else { 0 };
+            // A turn does not wait either: it would keep a buffer from those that have bytes.
+            let waits = shots != Shots::IfReady && at != At::KernelOnce;
+            let flags = if waits { 0 } else { libc::MSG_DONTWAIT };
             opcode::Recv::new(fd, std::ptr::null_mut(), 0)
                 .buf_group(GROUP)
                 .flags(flags)

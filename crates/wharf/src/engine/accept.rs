@@ -7,6 +7,7 @@ use super::worker::Worker;
 use crate::handler::Handler;
 use crate::limits::WhenFull;
 use crate::server::shared::Command;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,12 +17,13 @@ use wharf_port::port::{End, Key, Operation, OperationKind, Outcome, Port, Shots,
 /// once it would fail again, some hundred thousand times a second.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
-/// The listeners of a shard; only the first shard has some.
-#[derive(Debug, Default)]
-pub(super) struct Acceptor {
+/// The listeners of a shard; only the first shard has some. `S` is a connection.
+#[derive(Debug)]
+pub(super) struct Acceptor<S> {
     listeners: Vec<Listener>,
-    /// Which listener is armed first; goes round, so that with little room each gets its turn.
-    first: usize,
+    /// Connections that were accepted and found no place: with one place left and two listeners
+    /// armed, two may come. They wait for one as if they were still in the backlog.
+    waiting: VecDeque<(S, SocketAddr)>,
 }
 
 #[derive(Debug)]
@@ -34,7 +36,11 @@ struct Listener {
     retry_at: Option<Time>,
 }
 
-impl Acceptor {
+impl<S> Acceptor<S> {
+    pub(super) fn new() -> Self {
+        Self { listeners: Vec::new(), waiting: VecDeque::new() }
+    }
+
     pub(super) fn retry_at(&self) -> Option<Time> {
         self.listeners.iter().filter_map(|listener| listener.retry_at).min()
     }
@@ -65,51 +71,63 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 retry_at: None,
             });
         }
+        // As many as can be accepted before a cancel takes effect, about.
+        let listeners = self.acceptor.listeners.len();
+        let backlog = self.core.shared.settings.backlog as usize;
+        self.acceptor.waiting.reserve(if listeners == 0 { 0 } else { listeners + backlog });
         self.accept_more();
         Ok(())
     }
 
-    /// Arms the listeners as far as there is room.
+    /// Gives places to connections that wait for one, and arms the listeners if there are more.
     ///
     /// With plenty of room an accept stays armed for as many as come. Near the limit each takes
-    /// one connection at a time, so that not one too many is taken from the backlog.
+    /// one connection at a time, so that the others stay in the backlog.
     pub(super) fn accept_more(&mut self) {
         if self.acceptor.listeners.is_empty() || self.drain_until.is_some() {
             return;
         }
-        let mut room = self.core.shared.room();
+        self.place_waiting();
+        let listeners = u32::try_from(self.acceptor.listeners.len()).unwrap_or(u32::MAX);
         let settings = &self.core.shared.settings;
         let waits = settings.when_full == WhenFull::Wait;
-        let plenty = !waits || room > settings.backlog.saturating_mul(2);
-        if waits && room == 0 {
+        let at_once = settings.backlog.saturating_mul(listeners);
+        let mut room = self.core.shared.room();
+        if waits && (room == 0 || !self.acceptor.waiting.is_empty()) {
             // Say that room is wanted, then look again: see `Shared::give_place_back`.
             self.core.shared.room_wanted.store(true, Ordering::SeqCst);
             room = self.core.shared.room();
+            self.place_waiting();
         }
+        let plenty = !waits || room > at_once;
+        let may_take = plenty || (room > 0 && self.acceptor.waiting.is_empty());
         let now = self.core.now;
-        let count = self.acceptor.listeners.len();
-        self.acceptor.first = (self.acceptor.first + 1) % count;
-        let one_by_one = self.acceptor.listeners.iter().filter(|l| l.armed.is_some()).count();
-        let mut takes = room.saturating_sub(u32::try_from(one_by_one).unwrap_or(u32::MAX));
-        for n in 0..count {
-            let listener = &mut self.acceptor.listeners[(self.acceptor.first + n) % count];
+        for listener in &mut self.acceptor.listeners {
             let Some(socket) = listener.socket else { continue };
             if listener.armed == Some(Shots::Many) && !plenty && !listener.cancelling {
                 listener.cancelling = true;
                 self.port.cancel(socket, OperationKind::Accept);
             }
-            if listener.armed.is_some() || listener.retry_at.is_some_and(|time| time > now) {
+            let rests = listener.retry_at.is_some_and(|time| time > now);
+            if listener.armed.is_some() || rests || !may_take {
                 continue;
             }
             listener.retry_at = None;
-            if !plenty && takes == 0 {
-                continue;
-            }
-            takes = takes.saturating_sub(1);
             let shots = if plenty { Shots::Many } else { Shots::One };
             match self.port.submit(socket, Operation::Accept(shots)) {
                 Ok(()) => (listener.armed, listener.cancelling) = (Some(shots), false),
                 Err(error) => debug_assert!(false, "{error}"),
+            }
+        }
+    }
+
+    /// Gives places to connections that wait for one, those first that came first.
+    fn place_waiting(&mut self) {
+        for _ in 0..self.acceptor.waiting.len() {
+            let Some((stream, peer)) = self.acceptor.waiting.pop_front() else { return };
+            if let Some(back) = self.place(stream, peer) {
+                self.acceptor.waiting.push_front((back, peer));
+                return;
             }
         }
     }
@@ -126,7 +144,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                     listener.armed = None;
                 }
                 self.core.stats().accepted.add(1);
-                self.place(stream, peer);
+                self.admit(stream, peer);
             }
             Outcome::AcceptEnded(end) => {
                 listener.armed = None;
@@ -141,23 +159,39 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
     }
 
-    /// Finds a place for a connection, here or in another shard; without one it is closed.
-    fn place(&mut self, stream: P::Stream, peer: SocketAddr) {
-        let Some(shard) = self.core.shared.take_place() else {
+    /// A place for a connection, now or when there is one; or it is closed, as the setting says.
+    fn admit(&mut self, stream: P::Stream, peer: SocketAddr) {
+        let others_wait = !self.acceptor.waiting.is_empty();
+        let back = if others_wait { Some(stream) } else { self.place(stream, peer) };
+        let Some(stream) = back else { return };
+        let waits = self.core.shared.settings.when_full == WhenFull::Wait;
+        if waits && self.acceptor.waiting.len() < self.acceptor.waiting.capacity() {
+            self.acceptor.waiting.push_back((stream, peer));
+        } else {
             self.core.stats().refused_full.add(1);
-            return;
-        };
-        if shard == usize::from(self.core.shard) {
-            return self.adopt(stream, peer);
         }
-        if self.posters[shard].post(Command::Adopt { stream, peer }).is_err() {
-            // That shard is far behind, or gone; the connection is dropped with the error.
-            self.core.stats().refused_full.add(1);
-            self.core.shared.give_place_back(shard);
+    }
+
+    /// Finds a place for a connection, here or in another shard; gives it back without one.
+    fn place(&mut self, stream: P::Stream, peer: SocketAddr) -> Option<P::Stream> {
+        let Some(shard) = self.core.shared.take_place() else { return Some(stream) };
+        if shard == usize::from(self.core.shard) {
+            self.adopt(stream, peer);
+            return None;
+        }
+        let refused = self.posters[shard].post(Command::Adopt { stream, peer }).err()?;
+        // That shard is far behind, or gone.
+        self.core.shared.give_place_back(shard);
+        match refused.into_packet() {
+            Command::Adopt { stream, .. } => Some(stream),
+            _ => None,
         }
     }
 
     pub(super) fn stop_accepting(&mut self) {
+        let waiting = self.acceptor.waiting.len() as u64;
+        self.core.stats().refused_stopping.add(waiting);
+        self.acceptor.waiting.clear();
         for listener in &self.acceptor.listeners {
             if let Some(socket) = listener.socket
                 && let Err(error) = self.port.submit(socket, Operation::Close)

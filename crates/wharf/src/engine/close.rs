@@ -5,6 +5,7 @@ use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::Phase;
 use crate::server::shared::Command;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use wharf_port::memory::Chain;
 use wharf_port::port::{Operation, Port};
 
 /// How a link is closed.
@@ -37,13 +38,16 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 }
             }
             (_, How::Now) => {
+                let loses_bytes = slot.holds();
                 slot.phase = Phase::Closing;
-                slot.queue = wharf_port::memory::Chain::new();
+                slot.queue = Chain::new();
                 let socket = slot.socket;
                 self.core.recount(index);
-                if let Some(socket) = socket
-                    && let Err(error) = self.port.submit(socket, Operation::Close)
-                {
+                let Some(socket) = socket else { return };
+                if loses_bytes {
+                    self.port.abandon(socket);
+                }
+                if let Err(error) = self.port.submit(socket, Operation::Close) {
                     debug_assert!(false, "{error}");
                 }
             }
@@ -97,7 +101,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// sending cannot hold the server.
     pub(super) fn check_stop(&mut self) {
         let Some(drain) = self.core.shared.stopping() else { return };
-        let deadline = self.core.now.after(drain);
+        // The clock itself: a handler may have taken its time before it asked for the stop.
+        let deadline = self.port.now().after(drain);
         // A later call may have shortened the time.
         let deadline = self.drain_until.map_or(deadline, |until| until.min(deadline));
         if self.drain_until.is_none() {
@@ -107,10 +112,15 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.drain_until = Some(deadline);
         if deadline <= self.core.now {
             self.for_each_live(|worker, index| {
-                if worker.core.slots[index].phase != Phase::Closing {
-                    worker.core.stats().cut.add(1);
-                    worker.close(index, DisconnectReason::ServerStopping, How::Now);
+                let slot = &worker.core.slots[index];
+                if slot.phase == Phase::Closing {
+                    return;
                 }
+                // One that only waits for its peer's end has got everything out.
+                if slot.phase != Phase::Lingering {
+                    worker.core.stats().cut.add(1);
+                }
+                worker.close(index, DisconnectReason::ServerStopping, How::Now);
             });
         }
     }
@@ -134,7 +144,15 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
     }
 
-    pub(super) fn is_done(&self) -> bool {
-        self.drain_until.is_some() && self.core.slots.live_count() == 0 && self.acceptor.is_closed()
+    /// Whether the shard has nothing left to do; `saw_all` says that its inbox was empty after the
+    /// last connection had been handed over.
+    pub(super) fn is_done(&self, saw_all: bool) -> bool {
+        if self.drain_until.is_none() || !self.acceptor.is_closed() {
+            return false;
+        }
+        if self.core.shard == 0 {
+            self.core.shared.end_accepting();
+        }
+        self.core.slots.live_count() == 0 && (saw_all || self.core.shard == 0)
     }
 }

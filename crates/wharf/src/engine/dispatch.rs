@@ -4,7 +4,7 @@ use super::close::How;
 use super::worker::Worker;
 use crate::Result;
 use crate::handler::{DisconnectReason, Handler};
-use crate::link::slot::{Phase, Receiving};
+use crate::link::slot::{Phase, Receiving, Slot};
 use crate::link::{Link, LinkId};
 use crate::server::shared::Command;
 use std::io::ErrorKind;
@@ -12,9 +12,11 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use wharf_port::port::{Completion, End, Operation, OperationKind, OsError, Outcome, Port, Shots};
 
-/// Bytes that a closing link reads and throws away, or a draining one still handles, before it is
-/// closed all the same. More than a socket's receive buffer holds by default.
-const LATE_BYTES_MAX: u32 = 8 << 20;
+/// Bytes that a draining link still handles: what the system can have taken from the peer before
+/// the drain began, a receive buffer at its largest by default (tcp_rmem).
+const DRAIN_BYTES_MAX: u32 = 8 << 20;
+/// Bytes that a lingering link throws away before it is closed all the same.
+const LINGER_BYTES_MAX: u32 = 64 << 20;
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     pub(super) fn dispatch(&mut self, completion: Completion<P::Stream, P::Packet>) {
@@ -72,12 +74,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Makes a link of a connection for which a place has been counted.
     pub(super) fn adopt(&mut self, stream: P::Stream, peer: SocketAddr) {
         let shard = usize::from(self.core.shard);
-        let place = if self.drain_until.is_some() {
-            None
-        } else {
-            self.core.slots.open(peer, self.core.now)
-        };
-        let Some(index) = place else {
+        if self.drain_until.is_some() {
+            self.core.stats().refused_stopping.add(1);
+            return self.core.shared.give_place_back(shard);
+        }
+        let Some(index) = self.core.slots.open(peer, self.core.now) else {
+            debug_assert!(false, "a place was counted for it");
             self.core.stats().refused_full.add(1);
             return self.core.shared.give_place_back(shard);
         };
@@ -127,8 +129,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 self.call(index, |handler, worker, link| handler.on_receive(worker, link, data));
             self.after_callback(index, answer);
         }
-        let slot = &self.core.slots[index];
-        if slot.late_bytes > LATE_BYTES_MAX && slot.phase != Phase::Closing {
+        let Slot { phase, late_bytes, .. } = self.core.slots[index];
+        if phase == Phase::Draining && late_bytes > DRAIN_BYTES_MAX {
+            self.close(index, DisconnectReason::ServerStopping, How::Flush);
+        } else if phase == Phase::Lingering && late_bytes > LINGER_BYTES_MAX {
             self.close(index, DisconnectReason::ServerStopping, How::Now);
         }
         self.steer(index);
@@ -148,7 +152,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 }
             }
             End::Failed(error) => self.close(index, reason_of(error), How::Now),
-            End::NotReady => self.close(index, DisconnectReason::ServerStopping, How::Flush),
+            End::NotReady => {
+                self.close(index, DisconnectReason::ServerStopping, How::Flush);
+                // It may have been closing already, and lingers without a receive.
+                self.steer(index);
+            }
             _ => self.steer(index),
         }
     }
@@ -212,9 +220,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         // after each of its calls.
         let result = catch_unwind(AssertUnwindSafe(|| callback(handler, context, &mut link)));
         self.core.stats().calls.add(1);
-        if let Ok(answer) = result {
-            return Some(answer);
-        }
+        let payload = match result {
+            Ok(answer) => return Some(answer),
+            Err(payload) => payload,
+        };
+        guarded(|| drop(payload));
         self.core.stats().handler_panics.add(1);
         if let Err(reason) = self.make_context() {
             tracing::error!(reason, "no fresh worker context after a panic: stopping the server");
@@ -234,12 +244,26 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             }
             Some(Err(error)) => {
                 let reason = DisconnectReason::of_error(&error);
-                tracing::debug!(link = %self.core.id(index), %error, "the handler closes a link");
+                let link = self.core.id(index);
+                // To show an error and to drop it may be the user's code.
+                guarded(move || {
+                    tracing::debug!(%link, %error, "the handler closes a link");
+                    drop(error);
+                });
                 let slow = reason == DisconnectReason::SlowReader;
                 self.close(index, reason, if slow { How::Now } else { How::Flush });
             }
             None => self.close(index, DisconnectReason::HandlerPanic, How::Now),
         }
+    }
+}
+
+/// Runs what may be the user's code, outside of callbacks; a panic in it is reported by the panic
+/// hook and changes nothing.
+pub(super) fn guarded(act: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(act)) {
+        // Its own drop could panic again.
+        let _leaked = std::mem::ManuallyDrop::new(payload);
     }
 }
 

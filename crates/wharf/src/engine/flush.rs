@@ -4,10 +4,14 @@ use super::close::How;
 use super::dispatch::reason_of;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
-use crate::link::slot::Phase;
+use crate::link::slot::{Phase, Receiving};
 use crate::server::shared::Command;
 use wharf_port::memory::Chain;
 use wharf_port::port::{End, Operation, Port};
+
+/// Bytes of one send. A peer that takes as many before a time-out ends shows that it reads; it is
+/// about what a socket's send buffer takes at once.
+const SEND_BYTES_MAX: usize = 128 * 1024;
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Submits what this turn has queued.
@@ -19,7 +23,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             if slot.sending || slot.queue.is_empty() || slot.phase == Phase::Closing {
                 continue;
             }
-            let chain = std::mem::take(&mut slot.queue);
+            let chain = slot.queue.take_front(SEND_BYTES_MAX);
             slot.in_flight = u32::try_from(chain.len()).unwrap_or(u32::MAX);
             slot.sending = true;
             if let Err(error) = self.port.submit(socket, Operation::Send(chain)) {
@@ -63,7 +67,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let slot = &mut self.core.slots[index];
         (slot.sending, slot.in_flight) = (false, 0);
         slot.totals.sent_bytes += sent as u64;
-        if slot.phase == Phase::Flushing && sent > 0 {
+        // While a link is not read from, its peer shows by reading that it is there.
+        let is_paused = slot.phase == Phase::Open && slot.receiving != Receiving::Armed;
+        if sent > 0 && (is_paused || slot.phase == Phase::Flushing) {
             slot.touched = now;
         }
         chain.advance(sent);

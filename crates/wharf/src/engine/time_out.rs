@@ -3,13 +3,13 @@
 use super::close::How;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler, Idle};
-use crate::link::slot::{Phase, Slot};
+use crate::link::slot::{Phase, Receiving, Slot};
 use crate::server::shared::Command;
 use std::time::Duration;
 use wharf_port::port::{Port, Time};
 
-/// How long a closing link waits for its peer to take any of what is queued.
-const FLUSH_MAX: Duration = Duration::from_secs(10);
+/// How long a closing link waits for its peer to take the next part of what is queued.
+const FLUSH_MAX: Duration = Duration::from_secs(30);
 /// How long a link that has sent its end waits for the peer's.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
@@ -43,7 +43,14 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         while let Some(index) = self.wheel.next_due(&mut self.core.slots, self.core.now) {
             let slot = &self.core.slots[index];
             let over = self.deadline(slot).is_some_and(|deadline| deadline <= self.core.now);
-            if over && slot.phase == Phase::Open {
+            if over
+                && slot.phase == Phase::Open
+                && slot.holds()
+                && slot.receiving != Receiving::Armed
+            {
+                // Not the peer is silent: it is not heard, because it does not read.
+                self.close(index, DisconnectReason::SlowReader, How::Now);
+            } else if over && slot.phase == Phase::Open {
                 let peer_reads = !slot.holds();
                 let answer =
                     self.call(index, |handler, worker, link| handler.on_idle(worker, link));

@@ -31,7 +31,7 @@ pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Hand
     pub(super) port: P,
     pub(super) core: Core,
     pub(super) wheel: Wheel,
-    pub(super) acceptor: Acceptor,
+    pub(super) acceptor: Acceptor<P::Stream>,
     /// Every shard's inbox, for connections that this one accepts.
     pub(super) posters: Box<[Poster<Command<P::Stream>>]>,
     pub(super) handler: Arc<H>,
@@ -70,7 +70,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let mut worker = Self {
             core: Core::new(shard, places, port.pool().clone(), shared),
             wheel,
-            acceptor: Acceptor::default(),
+            acceptor: Acceptor::new(),
             posters: Box::default(),
             context: None,
             states: (0..places).map(|_| H::State::default()).collect(),
@@ -95,9 +95,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     ///
     /// The port is broken; the worker is to be dropped.
     pub(crate) fn turn(&mut self) -> Result<Turn, PortError> {
-        let wait = self.wait();
-        self.account();
+        let now = self.port.now();
+        self.account(now);
+        let wait = self.wait(now);
+        let nothing_is_handed_over = !self.core.shared.is_accepting();
         self.port.dequeue(&mut self.completions, wait)?;
+        let saw_all = nothing_is_handed_over && self.completions.len() < BATCH;
         self.woke = self.port.now();
         self.core.now = self.woke;
         self.core.wanted = self.port.buffers_wanted();
@@ -113,22 +116,21 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.accept_more();
         self.share_buffers();
         self.flush();
-        Ok(if self.is_done() { Turn::Done } else { Turn::GoOn })
+        Ok(if self.is_done(saw_all) { Turn::Done } else { Turn::GoOn })
     }
 
     /// How long the port may wait: until the next time-out; `None` if there is none.
-    fn wait(&mut self) -> Option<Duration> {
-        let now = self.core.now;
+    fn wait(&mut self, now: Time) -> Option<Duration> {
         let drain = self.drain_until.map(|time| time.since(now));
         let accept = self.acceptor.retry_at().map(|time| time.since(now));
         [self.wheel.wait(now), drain, accept].into_iter().flatten().min()
     }
 
     /// Publishes the counts of the turn that is over.
-    fn account(&mut self) {
+    fn account(&mut self, now: Time) {
         let stats = self.core.stats();
         stats.turns.add(1);
-        stats.busy_ns.add(self.port.now().0.saturating_sub(self.woke.0));
+        stats.busy_ns.add(now.0.saturating_sub(self.woke.0));
         let port = self.port.counters();
         stats.receive_pauses.set(port.receive_pauses);
         stats.accept_aborts.set(port.accept_aborts);

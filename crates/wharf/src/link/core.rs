@@ -136,19 +136,46 @@ impl Core {
 
     /// Gives a place back.
     pub(crate) fn release(&mut self, index: u32) {
+        if self.slots[index].dirty {
+            self.dirty.retain(|dirty| *dirty != index);
+        }
         if self.slots[index].wants > 0 {
             self.short.retain(|short| *short != index);
         }
         self.slots.release(index);
     }
 
-    /// Queues other handles to the buffers of `message` on a link.
+    /// Queues a message that came from another thread, or goes to many links.
+    ///
+    /// A link with nothing to send shares the message's own buffers. One that has something still
+    /// to send gets a copy, in buffers of its own: so a link that does not read keeps one shared
+    /// message from coming home, and not all that come after it.
     pub(crate) fn queue_shared(&mut self, index: u32, message: &Chain) -> Result<(), SendError> {
         let result = self.room_for(index, message.len()).and_then(|()| {
+            if self.slots[index].holds() {
+                return self.queue_copy(index, message);
+            }
             let queue = &mut self.slots[index].queue;
             queue.share(&self.pool, message).map_err(|_| SendError::NoBuffers)
         });
         self.queued(index, result)
+    }
+
+    fn queue_copy(&mut self, index: u32, message: &Chain) -> Result<(), SendError> {
+        let allowance = self.allowance(index).min(self.pool.free_entries());
+        let queue = &mut self.slots[index].queue;
+        let rest = message.len().saturating_sub(queue.room());
+        let needed = rest.div_ceil(self.pool.buffer_size_bytes() as usize);
+        if needed > allowance as usize {
+            return Err(SendError::NoBuffers);
+        }
+        for slice in message.slices() {
+            // Enough were counted above, and nobody else takes from this pool.
+            queue
+                .append(&self.pool, slice, Owner::SendQueue, u32::MAX)
+                .map_err(|_| SendError::NoBuffers)?;
+        }
+        Ok(())
     }
 
     /// Queues `message` on every open link of this shard but `except`; those without room are left

@@ -56,11 +56,17 @@ fn group_limit(line: &str) -> Option<u64> {
         }
         _ => return None,
     };
-    let read = |file: &str| {
-        let text = std::fs::read_to_string(format!("{root}{path}/{file}")).ok()?;
+    let read = |group: &std::path::Path, file: &str| {
+        let text = std::fs::read_to_string(group.join(file)).ok()?;
         text.trim().parse::<u64>().ok()
     };
-    Some(read(limit)?.saturating_sub(read(usage).unwrap_or(0)))
+    // A limit on any group above counts, too.
+    let group = std::path::PathBuf::from(format!("{root}{path}"));
+    group
+        .ancestors()
+        .take_while(|above| above.starts_with(root))
+        .filter_map(|above| Some(read(above, limit)?.saturating_sub(read(above, usage)?)))
+        .min()
 }
 
 #[cfg(test)]

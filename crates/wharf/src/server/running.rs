@@ -9,6 +9,7 @@ use crate::handler::Handler;
 use crate::limits::MemoryPlan;
 use crate::stats::Stats;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -155,23 +156,48 @@ where
     let mut threads = Threads::new();
     let mut begins = Vec::new();
     let listener_count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
-    for shard in 0..u8::try_from(shared.shards.len() - 1).map_or(256, |last| u16::from(last) + 1) {
+    let mut started = Ok(());
+    for shard in 0..shared.shards.len() {
+        // There are at most 256 shards.
+        let number = u8::try_from(shard).unwrap_or(u8::MAX);
         let (begin, begun) = channel();
-        begins.push(begin);
         let (report, shared, handler) = (report.clone(), Arc::clone(shared), Arc::clone(handler));
         let config = shared.settings.port(listener_count);
-        #[expect(clippy::cast_possible_truncation, reason = "there are at most 256 shards")]
         let body = move || {
-            let worker = make_worker(shard as u8, make, config, &handler, &shared);
-            run(shard as u8, worker, &shared, &report, &begun)
+            // Whatever user code panics here, the starter hears of it.
+            let made = AssertUnwindSafe(|| make_worker(number, make, config, &handler, &shared));
+            let worker = catch_unwind(made).unwrap_or_else(|_| Err(died()));
+            run(number, worker, &shared, report, &begun)
         };
-        let builder = std::thread::Builder::new().name(format!("wharf-{shard}"));
-        threads.push(builder.spawn(body).map_err(StartError::Thread)?);
+        match std::thread::Builder::new().name(format!("wharf-{shard}")).spawn(body) {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                started = Err(StartError::Thread(error));
+                break;
+            }
+        }
+        begins.push(begin);
     }
     drop(report);
-    let mut posters: Vec<Option<Poster<_>>> = (0..threads.len()).map(|_| None).collect();
-    for _ in 0..threads.len() {
-        // On an error the begins are dropped, and the threads that are ready end.
+    let begun = started.and_then(|()| begin_all(shared, &reports, begins, listeners));
+    if begun.is_err() {
+        // Those that are ready were told nothing, so they end.
+        for thread in threads.drain(..) {
+            let _its_error_is_not_the_first = thread.join();
+        }
+    }
+    begun.map(|()| threads)
+}
+
+/// Waits until every shard is ready, and lets them all begin.
+fn begin_all(
+    shared: &Shared,
+    reports: &Receiver<Result<Ready, StartError>>,
+    begins: Vec<Sender<Begin>>,
+    listeners: Vec<TcpListener>,
+) -> Result<(), StartError> {
+    let mut posters: Vec<Option<Poster<_>>> = begins.iter().map(|_| None).collect();
+    for _ in 0..begins.len() {
         let ready: Ready = reports.recv().map_err(|_| died())??;
         shared.connect(ready.shard, Box::new(ready.poster.clone()), ready.pool);
         posters[ready.shard] = Some(ready.poster);
@@ -182,11 +208,11 @@ where
         let listeners = listeners.take().unwrap_or_default();
         begin.send(Begin { listeners, posters: posters.clone() }).map_err(|_| died())?;
     }
-    Ok(threads)
+    Ok(())
 }
 
 fn died() -> StartError {
-    StartError::Worker("a shard's thread ended before it was ready".to_owned())
+    StartError::Worker("a shard's thread panicked before it was ready".to_owned())
 }
 
 fn make_worker<P, H>(
@@ -213,7 +239,7 @@ fn run<P, H>(
     shard: u8,
     worker: Result<Worker<P, H>, StartError>,
     shared: &Arc<Shared>,
-    report: &Sender<Result<Ready, StartError>>,
+    report: Sender<Result<Ready, StartError>>,
     begun: &Receiver<Begin>,
 ) -> std::result::Result<(), String>
 where
@@ -229,20 +255,27 @@ where
     };
     let (poster, pool) = worker.reached_by();
     let _nobody_waits = report.send(Ok(Ready { shard: shard.into(), poster, pool }));
+    drop(report);
     let Ok(begin) = begun.recv() else { return Ok(()) };
     // If this thread ends for whatever reason, the server does.
-    let _guard = StopOnDrop(shared);
+    let _guard = StopOnDrop { shared, shard };
     worker.listen(begin.listeners, begin.posters)?;
     while worker.turn().map_err(|error| error.to_string())? == Turn::GoOn {}
     worker.failure().map_or(Ok(()), Err)
 }
 
-struct StopOnDrop<'a>(&'a Shared);
+struct StopOnDrop<'a> {
+    shared: &'a Shared,
+    shard: u8,
+}
 
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
-        if self.0.stopping().is_none() {
-            self.0.stop(Duration::ZERO);
+        if self.shared.stopping().is_none() {
+            self.shared.stop(Duration::ZERO);
+        }
+        if self.shard == 0 {
+            self.shared.end_accepting();
         }
     }
 }

@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     /// The accepting shard waits for a place to become free.
     pub(crate) room_wanted: AtomicBool,
     stopping: AtomicBool,
+    /// The accepting shard may still hand connections over.
+    accepting: AtomicBool,
     /// How long the drain may take, in nanoseconds.
     drain_ns: AtomicU64,
 }
@@ -111,6 +113,7 @@ impl Shared {
             posts,
             room_wanted: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            accepting: AtomicBool::new(true),
             drain_ns: AtomicU64::new(0),
         }
     }
@@ -213,6 +216,22 @@ impl Shared {
         self.drain_ns.store(drain_ns, Ordering::Relaxed);
         // Release pairs with the acquire in `stopping`.
         self.stopping.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// The accepting shard hands nothing over any more: the others may end.
+    pub(crate) fn end_accepting(&self) {
+        // AcqRel: what was handed over before is in the inboxes for whoever sees it.
+        if self.accepting.swap(false, Ordering::AcqRel) {
+            self.wake_all();
+        }
+    }
+
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.accepting.load(Ordering::Acquire)
+    }
+
+    fn wake_all(&self) {
         for shard in 0..self.shards.len() {
             if let Some(inlet) = self.inlet(shard) {
                 inlet.wake();
