@@ -82,9 +82,12 @@ fn a_handle_sends_messages_of_many_buffers(case: &Case) {
     let server = TestServer::start(settings(case), handler);
     let mut client = server.connect();
     let id = record.id(0);
+    let mut sent = 0;
     for size in sizes() {
         server.handle.send(id, &bytes(size as u64, size)).unwrap();
         expect_bytes(&mut client, &bytes(size as u64, size));
+        sent += size as u64;
+        wait_for_sent(&server, sent);
     }
     finish(&mut client);
     server.stop();
@@ -94,15 +97,24 @@ fn a_broadcast_of_many_buffers_arrives_whole(case: &Case) {
     let server = TestServer::start(settings(case), echo());
     let mut clients = [server.connect(), server.connect(), server.connect()];
     server.wait_for_links(3);
+    let mut sent = 0;
     for size in sizes() {
         server.handle.broadcast(&bytes(size as u64, size), None).unwrap();
         for client in &mut clients {
             expect_bytes(client, &bytes(size as u64, size));
         }
+        sent += 3 * size as u64;
+        wait_for_sent(&server, sent);
     }
     drop(clients);
     let stats = server.stop();
     assert_eq!(stats.broadcast_skips, 0);
+}
+
+/// A client can have all bytes before the server has heard that they left; until then they fill the
+/// queue.
+fn wait_for_sent(server: &TestServer, bytes: u64) {
+    util::eventually(|| server.stats().sent_bytes >= bytes, "the server hears that all has left");
 }
 
 fn a_message_as_large_as_the_queue_fits_and_one_byte_more_does_not(case: &Case) {
