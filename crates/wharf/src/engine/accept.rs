@@ -6,6 +6,7 @@
 use super::worker::Worker;
 use crate::handler::Handler;
 use crate::limits::WhenFull;
+use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -79,7 +80,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         let mut room = self.core.shared.room();
         let settings = &self.core.shared.settings;
-        let waits = settings.when_full == WhenFull::Wait;
+        let waits = settings.when_full == WhenFull::Wait
+            && !self.core.shared.planted.is(EnginePlant::AcceptPastLimit);
         let plenty = !waits || room > settings.backlog.saturating_mul(2);
         if waits && room == 0 {
             // Say that room is wanted, then look again: see `Shared::give_place_back`.

@@ -3,6 +3,7 @@
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::{Phase, Receiving};
+use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use wharf_port::port::{Operation, OperationKind, Port};
 
@@ -25,6 +26,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             (Phase::Flushing | Phase::Lingering, How::Flush) => {}
             (Phase::Open | Phase::Draining, How::Flush) => {
                 slot.phase = Phase::Flushing;
+                if self.core.shared.planted.strikes(EnginePlant::DropQueueAtClose) {
+                    slot.queue = wharf_port::memory::Chain::new();
+                }
                 slot.touched = self.core.now;
                 slot.late_bytes = 0;
                 let holds = slot.holds();
@@ -51,7 +55,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     pub(super) fn flushed(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
         let reason = slot.reason.unwrap_or(DisconnectReason::HandlerClosed);
-        if slot.input_over {
+        if slot.input_over || self.core.shared.planted.strikes(EnginePlant::SkipLinger) {
             return self.close(index, reason, How::Now);
         }
         slot.phase = Phase::Lingering;
@@ -72,11 +76,18 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if slot.connected {
             self.core.shared.count_close(self.core.shard, reason);
             self.call(index, |handler, worker, link| handler.on_disconnect(worker, link, reason));
+            if self.core.shared.planted.strikes(EnginePlant::DisconnectTwice) {
+                self.call(index, |h, worker, link| h.on_disconnect(worker, link, reason));
+            }
         }
-        self.states[index as usize] = H::State::default();
+        if !self.core.shared.planted.strikes(EnginePlant::KeepState) {
+            self.states[index as usize] = H::State::default();
+        }
         self.core.shared.note_generation(self.core.id(index), false);
         self.wheel.clear(&mut self.core.slots, index);
-        self.core.slots.release(index);
+        if !self.core.shared.planted.strikes(EnginePlant::LeakSlot) {
+            self.core.slots.release(index);
+        }
         self.core.shared.give_place_back(usize::from(self.core.shard));
     }
 
@@ -95,7 +106,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             self.for_each_live(|worker, index| worker.drain(index));
         }
         self.drain_until = Some(deadline);
-        if deadline <= self.core.now {
+        if deadline <= self.core.now && !self.core.shared.planted.is(EnginePlant::NeverCut) {
             self.for_each_live(|worker, index| {
                 if worker.core.slots[index].phase != Phase::Closing {
                     worker.core.stats().cut.add(1);

@@ -98,6 +98,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.core.wanted = self.port.buffers_wanted();
 
         let mut completions = std::mem::take(&mut self.completions);
+        self.core.stats().completions.add(completions.len() as u64);
         for completion in completions.drain(..) {
             self.dispatch(completion);
         }

@@ -3,6 +3,7 @@
 use super::id::LinkId;
 use super::slot::{Phase, Slots};
 use crate::error::SendError;
+use crate::plant::EnginePlant;
 use crate::server::shared::Shared;
 use crate::stats::ShardStats;
 use std::sync::Arc;
@@ -52,7 +53,8 @@ impl Core {
         if data.is_empty() {
             return Ok(());
         }
-        let allowance = self.allowance(index);
+        let ignored = self.shared.planted.is(EnginePlant::IgnoreAllowance);
+        let allowance = if ignored { u32::MAX } else { self.allowance(index) };
         let result = self.room_for(index, data.len()).and_then(|()| {
             let queue = &mut self.slots[index].queue;
             queue
@@ -76,6 +78,7 @@ impl Core {
     pub(crate) fn broadcast(&mut self, message: &Chain, except: Option<u32>) {
         for n in 0..self.slots.live_count() {
             let index = self.slots.live(n);
+            let except = except.filter(|_| !self.shared.planted.is(EnginePlant::BroadcastToSender));
             if Some(index) == except || self.slots[index].phase != Phase::Open {
                 continue;
             }
@@ -105,6 +108,8 @@ impl Core {
             Err(SendError::Gone)
         } else if len > limit {
             Err(SendError::TooLarge)
+        } else if self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
+            Ok(())
         } else if slot.backlog() + len > limit {
             Err(SendError::QueueFull)
         } else {
@@ -135,7 +140,7 @@ impl Core {
     /// Keeps the count of links that hold buffers, after one's queue or send has changed.
     pub(crate) fn recount(&mut self, index: u32) {
         let slot = &mut self.slots[index];
-        if slot.holds() != slot.counted {
+        if slot.holds() != slot.counted && !self.shared.planted.strikes(EnginePlant::Miscount) {
             slot.counted = slot.holds();
             if slot.counted { self.holding += 1 } else { self.holding -= 1 }
         }
