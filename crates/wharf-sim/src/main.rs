@@ -99,6 +99,9 @@ fn run_seeds(args: &Args, workloads: &[Workload]) -> ExitCode {
                  --trace"
             ));
             sum.runs += 1;
+            if args.trace {
+                println!("{plan:#?}");
+            }
             match run(&plan, tracer) {
                 Ok(report) => {
                     sum.completions += report.completions;

@@ -127,6 +127,7 @@ impl Plan {
         let shards = rng.one_of(&[1, 1, 2, 3]);
         let places = rng.one_of(&[2, 4, 8, 24]);
         let links = shards * places - rng.one_of(&[0, 0, 1]);
+        let at_once = (links * rng.one_of(&[1, 4, 8, 16]) / 8).clamp(1, 96);
         let buffer_size = rng.one_of(&[64, 64, 100, 512]);
         // Each link can have one message on its way if there are two buffers for each place.
         let shard_buffers = places * rng.one_of(&[2, 3, 8]) + rng.one_of(&[2, 8]);
@@ -144,8 +145,8 @@ impl Plan {
             .send_queue(send_queue)
             .idle(Duration::from_secs(idle))
             .when_full(when_full)
-            .backlog(rng.one_of(&[1, 2, 16]));
-        let at_once = (links * rng.one_of(&[1, 2, 4]) / 2).clamp(1, 96);
+            // With room for two backlogs an accept takes all that come.
+            .backlog(rng.one_of(&[at_once / 2 + 1, at_once, 1_000]));
         // Small sockets take a round trip for every few bytes, and closing links have 10 s.
         let socket = config.faults.socket_buffer_bytes as usize;
         let text_max = rng.one_of(&[64, 1_000, 20_000]).min(socket * 128);
@@ -236,7 +237,9 @@ impl ClientPlan {
         let len = text.len();
         let manner = match rng.below(12) {
             0..4 => Manner::Plain,
-            4..8 => Manner::FinishEarly,
+            // Who waits for room is not told of it any more when the peer has finished.
+            4..8 if !plan.patient => Manner::FinishEarly,
+            4..8 => Manner::Plain,
             8 => Manner::Leaves(rng.below_len(len), rng.below(2) == 0),
             9..11 => {
                 Manner::Sleeps(rng.below_len(len), Duration::from_micros(1 + rng.below(50_000)))

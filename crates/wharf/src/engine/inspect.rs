@@ -80,6 +80,32 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         Ok(())
     }
 
+    /// What the shard has done and has now, for a trace.
+    pub(crate) fn describe(&self) -> String {
+        use std::fmt::Write;
+        let stats = self.core.stats();
+        let mut text = format!(
+            "{} completions, {} calls in all; {} links, {:?}",
+            stats.completions.get(),
+            stats.calls.get(),
+            self.core.slots.live_count(),
+            self.core.pool.ledger(),
+        );
+        for n in 0..self.core.slots.live_count() {
+            let index = self.core.slots.live(n);
+            let Slot { phase, receiving, sending, in_flight, queue, totals, .. } =
+                &self.core.slots[index];
+            let (queued, received, sent) = (queue.len(), totals.received_bytes, totals.sent_bytes);
+            let _cannot_fail = write!(
+                text,
+                "\n           {} {phase:?}, receiving {receiving:?}, sending {sending} \
+                 {in_flight}, queued {queued}, received {received}, sent {sent}",
+                self.core.id(index)
+            );
+        }
+        text
+    }
+
     /// Completions that named no live operation.
     pub(crate) fn stale(&self) -> u64 {
         self.port.counters().stale

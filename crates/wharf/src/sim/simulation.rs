@@ -116,6 +116,8 @@ pub(super) struct Peer {
     pub(super) cut: Option<String>,
     /// A fault of the world has struck its connection.
     pub(super) harmed: bool,
+    /// The alarm that counts; earlier and later ones are stale.
+    alarm: Option<Time>,
 }
 
 impl<H: Handler> Simulation<H> {
@@ -335,8 +337,17 @@ impl<H: Handler> Simulation<H> {
         while let Some(tag) = self.world.ready_client() {
             self.woken.extend(u32::try_from(tag));
         }
-        while self.alarms.peek().is_some_and(|Reverse((time, _))| *time <= self.world.now()) {
-            self.woken.extend(self.alarms.pop().map(|Reverse((_, number))| number));
+        while let Some(Reverse((time, number))) = self.alarms.peek().copied() {
+            let peer = &mut self.clients[number as usize];
+            let counts = peer.alarm == Some(time) && peer.client.is_some();
+            if counts && time > self.world.now() {
+                break;
+            }
+            self.alarms.pop();
+            if counts {
+                peer.alarm = None;
+                self.woken.push_back(number);
+            }
         }
     }
 
@@ -352,11 +363,13 @@ impl<H: Handler> Simulation<H> {
     }
 
     fn turn(&mut self, shard: usize) -> Result<(), String> {
-        self.tell(|| format!("shard {shard} turns"));
         let Some(worker) = &mut self.shards[shard].worker else { return Ok(()) };
         let turn = catch_unwind(AssertUnwindSafe(|| worker.turn()))
             .map_err(|payload| format!("shard {shard} panicked: {}", panic_text(&*payload)))?
             .map_err(|error| format!("shard {shard}'s port broke: {error}"))?;
+        if let Some(tracer) = &mut self.tracer {
+            tracer(&format!("{:>8} shard {shard}: {}", self.steps, worker.describe()));
+        }
         if let Some(reason) = worker.failure() {
             return Err(format!("shard {shard} has no worker context: {reason}"));
         }
@@ -386,7 +399,11 @@ impl<H: Handler> Simulation<H> {
             Next::Sleep(until) => {
                 // One that does not sleep at all would stop the clock.
                 let until = until.max(now.after(Duration::from_nanos(1)));
-                self.alarms.push(Reverse((until, number)));
+                let alarm = &mut self.clients[number as usize].alarm;
+                if alarm.is_none_or(|time| until < time) {
+                    *alarm = Some(until);
+                    self.alarms.push(Reverse((until, number)));
+                }
                 return Ok(());
             }
             Next::Close => self.end_client(number, None, false),
