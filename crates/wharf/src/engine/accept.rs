@@ -53,6 +53,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         posters: Box<[wharf_port::port::Poster<Command<P::Stream>>]>,
     ) -> Result<(), String> {
         self.posters = posters;
+        self.parked.reserve_exact(listeners.len());
         for (number, listener) in (0_u64..).zip(listeners) {
             // Links' keys have a generation in their upper half, which is never 0.
             let socket = self
@@ -72,12 +73,15 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     /// Arms the listeners as far as there is room.
     ///
-    /// With plenty of room an accept stays armed for as many as come. Near the limit each takes
-    /// one connection at a time, so that not one too many is taken from the backlog.
+    /// With plenty of room an accept stays armed for as many as come. Near the limit each listener
+    /// takes one connection at a time; what that is too many, one a listener at most, is parked
+    /// until there is room. A listener without an accept would starve while another one, to which
+    /// nobody connects, holds the last place.
     pub(super) fn accept_more(&mut self) {
         if self.acceptor.listeners.is_empty() || self.drain_until.is_some() {
             return;
         }
+        self.place_parked();
         let mut room = self.core.shared.room();
         let settings = &self.core.shared.settings;
         let waits = settings.when_full == WhenFull::Wait
@@ -86,13 +90,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if waits && room == 0 {
             // Say that room is wanted, then look again: see `Shared::give_place_back`.
             self.core.shared.room_wanted.store(true, Ordering::SeqCst);
+            self.place_parked();
             room = self.core.shared.room();
         }
         let now = self.core.now;
         let count = self.acceptor.listeners.len();
         self.acceptor.first = (self.acceptor.first + 1) % count;
-        let one_by_one = self.acceptor.listeners.iter().filter(|l| l.armed.is_some()).count();
-        let mut takes = room.saturating_sub(u32::try_from(one_by_one).unwrap_or(u32::MAX));
         for n in 0..count {
             let listener = &mut self.acceptor.listeners[(self.acceptor.first + n) % count];
             let Some(socket) = listener.socket else { continue };
@@ -104,10 +107,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 continue;
             }
             listener.retry_at = None;
-            if !plenty && takes == 0 {
+            if !plenty && room == 0 {
                 continue;
             }
-            takes = takes.saturating_sub(1);
             let shots = if plenty { Shots::Many } else { Shots::One };
             match self.port.submit(socket, Operation::Accept(shots)) {
                 Ok(()) => (listener.armed, listener.cancelling) = (Some(shots), false),
@@ -143,10 +145,16 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
     }
 
-    /// Finds a place for a connection, here or in another shard; without one it is closed.
+    /// Finds a place for a connection, here or in another shard; without one it waits or is
+    /// closed.
     fn place(&mut self, stream: P::Stream, peer: SocketAddr) {
         let Some(shard) = self.core.shared.take_place() else {
-            self.core.stats().refused_full.add(1);
+            let waits = self.core.shared.settings.when_full == WhenFull::Wait;
+            if waits && self.drain_until.is_none() && self.parked.len() < self.parked.capacity() {
+                self.parked.push_back((stream, peer));
+            } else {
+                self.core.stats().refused_full.add(1);
+            }
             return;
         };
         if shard == usize::from(self.core.shard) {
@@ -159,7 +167,17 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
     }
 
+    fn place_parked(&mut self) {
+        while self.core.shared.room() > 0
+            && let Some((stream, peer)) = self.parked.pop_front()
+        {
+            self.place(stream, peer);
+        }
+    }
+
     pub(super) fn stop_accepting(&mut self) {
+        self.core.stats().refused_full.add(self.parked.len() as u64);
+        self.parked.clear();
         for listener in &self.acceptor.listeners {
             if let Some(socket) = listener.socket
                 && let Err(error) = self.port.submit(socket, Operation::Close)

@@ -14,6 +14,8 @@ pub(crate) struct Census {
     pub(crate) live: u32,
     /// Those of them for which `on_disconnect` is still to come.
     pub(crate) connected: u32,
+    /// Connections that were accepted and wait for a place.
+    pub(crate) parked: u32,
 }
 
 macro_rules! ensure {
@@ -47,7 +49,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             connected += u32::from(slot.connected);
         }
         ensure!(holding == self.core.holding, "{holding} links hold, not {}", self.core.holding);
-        Ok(Census { live: u32::try_from(live).unwrap_or(u32::MAX), connected })
+        let [live, parked] =
+            [live, self.parked.len()].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        Ok(Census { live, connected, parked })
     }
 
     fn inspect_slot(&self, slot: &Slot) -> Result<(), String> {

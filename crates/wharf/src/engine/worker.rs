@@ -14,6 +14,8 @@ use crate::handler::{Handler, WorkerId};
 use crate::link::core::Core;
 use crate::link::wheel::Wheel;
 use crate::server::shared::{Command, Shared};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +34,8 @@ pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Hand
     pub(super) core: Core,
     pub(super) wheel: Wheel,
     pub(super) acceptor: Acceptor,
+    /// Connections that were accepted when another listener's had just taken the last place.
+    pub(super) parked: VecDeque<(P::Stream, SocketAddr)>,
     /// Every shard's inbox, for connections that this one accepts.
     pub(super) posters: Box<[Poster<Command<P::Stream>>]>,
     pub(super) handler: Arc<H>,
@@ -69,6 +73,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             core: Core::new(shard, places, port.pool().clone(), shared),
             wheel,
             acceptor: Acceptor::default(),
+            parked: VecDeque::new(),
             posters: Box::default(),
             context: None,
             states: (0..places).map(|_| H::State::default()).collect(),

@@ -34,7 +34,8 @@ impl<H: Handler> Simulation<H> {
         let live: u64 = self.shards.iter().map(|shard| u64::from(shard.census.live)).sum();
         ensure!(open >= live, "{live} links live, but {open} counted");
         // What is on its way to its shard has been promised a place.
-        let pending = open - live;
+        let parked: u64 = self.shards.iter().map(|shard| u64::from(shard.census.parked)).sum();
+        let pending = open - live + parked;
         let [accepted, refused, rejects, connects] = [
             sum(|stats| &stats.accepted),
             sum(|stats| &stats.refused_full),
