@@ -88,4 +88,4 @@ fn failure(plan: &Plan, payload: &dyn Any) -> SimFailure {
 
 /// Steps without a new client, after which one comes all the same: those that are there may wait
 /// for ever, because a fault has struck them.
-const PATIENCE: u32 = 20_000;
+const PATIENCE: u32 = 1_500;

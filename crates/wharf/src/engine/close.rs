@@ -28,7 +28,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 slot.phase = Phase::Flushing;
                 if self.core.shared.planted.strikes(EnginePlant::DropQueueAtClose) {
                     slot.queue = wharf_port::memory::Chain::new();
+                    self.core.recount(index);
                 }
+                let slot = &mut self.core.slots[index];
                 slot.touched = self.core.now;
                 slot.late_bytes = 0;
                 let holds = slot.holds();

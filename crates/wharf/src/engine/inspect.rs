@@ -5,7 +5,7 @@ use crate::handler::Handler;
 use crate::link::slot::{Phase, Receiving, Slot};
 use crate::server::shared::Command;
 use std::time::Duration;
-use wharf_port::port::Port;
+use wharf_port::port::{Port, Time};
 
 /// A shard's links, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,15 +84,24 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         Ok(())
     }
 
+    /// When the shard wants to turn again, whatever comes.
+    pub(crate) fn wakes_at(&mut self) -> Option<Time> {
+        let now = self.core.now;
+        self.wait().map(|wait| now.after(wait))
+    }
+
     /// What the shard has done and has now, for a trace.
     pub(crate) fn describe(&self) -> String {
         use std::fmt::Write;
         let stats = self.core.stats();
         let mut text = format!(
-            "{} completions, {} calls in all; {} links, {:?}",
+            "at {} ns, {} completions, {} calls in all; {} links, drain until {:?}, accepts {}, {:?}",
+            self.core.now.0,
             stats.completions.get(),
             stats.calls.get(),
             self.core.slots.live_count(),
+            self.drain_until,
+            !self.acceptor.is_closed(),
             self.core.pool.ledger(),
         );
         for n in 0..self.core.slots.live_count() {

@@ -117,7 +117,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     }
 
     /// How long the port may wait: until the next time-out; `None` if there is none.
-    fn wait(&mut self) -> Option<Duration> {
+    pub(super) fn wait(&mut self) -> Option<Duration> {
         let now = self.core.now;
         let drain = self.drain_until.map(|time| time.since(now));
         let accept = self.acceptor.retry_at().map(|time| time.since(now));

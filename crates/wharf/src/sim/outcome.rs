@@ -61,7 +61,9 @@ impl<H: Handler> Simulation<H> {
             let jumped = self.jumps && self.world.counts().of(FaultKind::ClockJump) > struck;
             if !went_on || self.steps > steps_max || (!jumped && self.now() > deadline) {
                 let left = self.links_open();
-                return Err(self.fail(format!("the server does not stop: {left} links are left")));
+                let why = if went_on { "in time" } else { "any more" };
+                let what = format!("the server does not stop {why}: {left} links are left");
+                return Err(self.fail(what));
             }
         }
         Ok(())
@@ -178,7 +180,8 @@ impl<H: Handler> Simulation<H> {
             Fate::Over(Idle) => !self.shared.settings.idle.is_zero(),
             Fate::Over(SlowReader | HandlerPanic | Kicked) => true,
             Fate::Over(ServerStopping) => stopping,
-            Fate::Over(_) => false,
+            // A link that was closing already when the drain cut it keeps its first reason.
+            Fate::Over(_) => stopping && self.stats().cut > 0,
         }
     }
 

@@ -104,6 +104,8 @@ pub(super) struct Shard<H: Handler> {
     pub(super) pool: BufferPool,
     pub(super) entries: u32,
     pub(super) census: Census,
+    /// It turns again at once.
+    again: bool,
 }
 
 /// A client as the simulation sees it.
@@ -196,7 +198,7 @@ impl<H: Handler> Simulation<H> {
             posters.push(poster);
             let entries = config.buffers + config.shared_entries;
             let census = Census::default();
-            self.shards.push(Shard { worker: Some(worker), pool, entries, census });
+            self.shards.push(Shard { worker: Some(worker), pool, entries, census, again: false });
         }
         let mut listeners = Vec::new();
         for _ in 0..listener_count {
@@ -313,7 +315,8 @@ impl<H: Handler> Simulation<H> {
         self.wake_clients();
         let runnable = |shard: &usize| {
             let number = u32::try_from(*shard).unwrap_or(u32::MAX);
-            self.shards[*shard].worker.is_some() && self.world.is_runnable(number)
+            self.shards[*shard].worker.is_some()
+                && (self.shards[*shard].again || self.world.is_runnable(number))
         };
         let count = (0..self.shards.len()).filter(runnable).count();
         let choices = count + usize::from(!self.woken.is_empty());
@@ -364,6 +367,7 @@ impl<H: Handler> Simulation<H> {
 
     fn turn(&mut self, shard: usize) -> Result<(), String> {
         let Some(worker) = &mut self.shards[shard].worker else { return Ok(()) };
+        let before = worker.wakes_at();
         let turn = catch_unwind(AssertUnwindSafe(|| worker.turn()))
             .map_err(|payload| format!("shard {shard} panicked: {}", panic_text(&*payload)))?
             .map_err(|error| format!("shard {shard}'s port broke: {error}"))?;
@@ -373,8 +377,12 @@ impl<H: Handler> Simulation<H> {
         if let Some(reason) = worker.failure() {
             return Err(format!("shard {shard} has no worker context: {reason}"));
         }
-        self.shards[shard].census =
-            worker.inspect().map_err(|what| format!("shard {shard}: {what}"))?;
+        // A real port that was merely woken does not wait on with the time-out it had before.
+        let after = worker.wakes_at();
+        let sooner = after.is_some_and(|after| before.is_none_or(|before| after < before));
+        let census = worker.inspect().map_err(|what| format!("shard {shard}: {what}"))?;
+        // A real port that was merely woken does not wait on with the time-out it had before.
+        (self.shards[shard].census, self.shards[shard].again) = (census, sooner);
         if turn == Turn::Done {
             self.shard_done(shard)?;
         }
