@@ -59,7 +59,7 @@ fn try_main(args: &Args) -> Result<ExitCode, String> {
         name => vec![name.parse()?],
     };
     if let Some(name) = &args.plant {
-        return find_plants(args, name, &workloads);
+        return find_plants(args, name);
     }
     Ok(run_seeds(args, &workloads))
 }
@@ -146,10 +146,9 @@ fn print(sum: &Sum, seconds: f64) {
     println!("{violations:>10}  violations");
 }
 
-fn find_plants(args: &Args, name: &str, workloads: &[Workload]) -> Result<ExitCode, String> {
+fn find_plants(args: &Args, name: &str) -> Result<ExitCode, String> {
     let all: Vec<Planted> =
         if name == "all" { Planted::all().collect() } else { vec![name.parse()?] };
-    let _ = workloads;
     // A planted fault may panic, and does so in its thousands.
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = 0;
@@ -165,7 +164,7 @@ fn find_plants(args: &Args, name: &str, workloads: &[Workload]) -> Result<ExitCo
             }
             None => {
                 missed += 1;
-                println!("{planted:<26} not found in {} seeds", args.seeds);
+                println!("{:<26} not found in {} seeds", planted.to_string(), args.seeds);
             }
         }
     }

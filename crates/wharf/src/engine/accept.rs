@@ -40,6 +40,15 @@ impl Acceptor {
         self.listeners.iter().filter_map(|listener| listener.retry_at).min()
     }
 
+    /// Whether a listener takes no connections, though it is neither closed nor at rest.
+    #[cfg(feature = "sim")]
+    pub(super) fn wants_room(&self) -> bool {
+        let waits = |listener: &Listener| {
+            listener.socket.is_some() && listener.armed.is_none() && listener.retry_at.is_none()
+        };
+        self.listeners.iter().any(waits)
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.listeners.iter().all(|listener| listener.socket.is_none())
     }

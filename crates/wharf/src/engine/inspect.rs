@@ -84,6 +84,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         Ok(())
     }
 
+    /// Whether a listener waits for room in the table, and nothing else.
+    pub(crate) fn wants_room(&self) -> bool {
+        self.drain_until.is_none() && self.acceptor.wants_room()
+    }
+
     /// When the shard wants to turn again, whatever comes.
     pub(crate) fn wakes_at(&mut self) -> Option<Time> {
         let now = self.core.now;

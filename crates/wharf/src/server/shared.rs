@@ -208,7 +208,7 @@ impl Shared {
         self.shards[shard].open.fetch_sub(1, Ordering::SeqCst);
         if self.room_wanted.load(Ordering::SeqCst)
             && self.room_wanted.swap(false, Ordering::SeqCst)
-            && !self.planted.strikes(EnginePlant::ForgetRoomWake)
+            && !self.planted.is(EnginePlant::ForgetRoomWake)
             && let Some(inlet) = self.inlet(0)
         {
             inlet.wake();

@@ -1,6 +1,6 @@
 //! What must hold after each step.
 
-use super::simulation::Simulation;
+use super::simulation::{SimWorker, Simulation};
 use crate::engine::ensure;
 use crate::handler::Handler;
 use crate::stats::{Counter, ShardStats};
@@ -13,10 +13,11 @@ impl<H: Handler> Simulation<H> {
             return Err(fault.clone());
         }
         self.shared_seen |= self.shared.posts.free() < self.shared.posts.capacity();
-        if self.steps % COUNTERS_EACH == 0 {
+        if self.steps.is_multiple_of(COUNTERS_EACH) {
             self.check_counters()?;
+            self.check_room()?;
         }
-        if self.steps % BUFFERS_EACH == 0 {
+        if self.steps.is_multiple_of(BUFFERS_EACH) {
             self.check_tables()?;
         }
         Ok(())
@@ -61,6 +62,14 @@ impl<H: Handler> Simulation<H> {
         );
         let panics = sum(|stats| &stats.handler_panics);
         ensure!(panics == tally.planned_panics, "{panics} panics, {}", tally.planned_panics);
+        Ok(())
+    }
+
+    /// While there is room in the table, the accepting shard does not sleep without accepting.
+    fn check_room(&self) -> Result<(), String> {
+        let wants = self.shards[0].worker.as_ref().is_some_and(SimWorker::wants_room);
+        let sleeps = wants && self.shared.stopping().is_none() && !self.is_runnable(0);
+        ensure!(!sleeps || self.shared.room() == 0, "shard 0 waits for room, but there is some");
         Ok(())
     }
 

@@ -25,7 +25,7 @@ impl<H: Handler> Simulation<H> {
         let steps_max = self.steps + SETTLE_STEPS_MAX;
         self.give_up_damaged();
         while self.clients_open > 0 || self.links_open() > 0 {
-            if self.steps % 64 == 0 {
+            if self.steps.is_multiple_of(64) {
                 self.give_up_damaged();
             }
             let late = self.now() > deadline || self.steps > steps_max;

@@ -96,7 +96,7 @@ pub struct Simulation<H: Handler> {
 }
 
 type Tracer = Box<dyn FnMut(&str)>;
-type SimWorker<H> = Worker<SimPort<Command<SimStream>>, Checked<H>>;
+pub(super) type SimWorker<H> = Worker<SimPort<Command<SimStream>>, Checked<H>>;
 
 pub(super) struct Shard<H: Handler> {
     /// `None` once it is done.
@@ -313,18 +313,14 @@ impl<H: Handler> Simulation<H> {
     /// One goes on. `Ok(false)`: nobody could, and time stands still.
     fn act(&mut self) -> Result<bool, String> {
         self.wake_clients();
-        let runnable = |shard: &usize| {
-            let number = u32::try_from(*shard).unwrap_or(u32::MAX);
-            self.shards[*shard].worker.is_some()
-                && (self.shards[*shard].again || self.world.is_runnable(number))
-        };
-        let count = (0..self.shards.len()).filter(runnable).count();
+        let count = (0..self.shards.len()).filter(|shard| self.is_runnable(*shard)).count();
         let choices = count + usize::from(!self.woken.is_empty());
         if choices == 0 {
             return Ok(self.pass_time());
         }
         let choice = self.rng.below_len(choices);
-        match (0..self.shards.len()).filter(runnable).nth(choice) {
+        let mut runnable = (0..self.shards.len()).filter(|shard| self.is_runnable(*shard));
+        match runnable.nth(choice) {
             Some(shard) => self.turn(shard)?,
             None => {
                 for _ in 0..=self.rng.below(CLIENTS_A_STEP) {
@@ -334,6 +330,13 @@ impl<H: Handler> Simulation<H> {
             }
         }
         Ok(true)
+    }
+
+    /// Whether a shard has something to do.
+    pub(super) fn is_runnable(&self, number: usize) -> bool {
+        let shard = &self.shards[number];
+        let port = u32::try_from(number).unwrap_or(u32::MAX);
+        shard.worker.is_some() && (shard.again || self.world.is_runnable(port))
     }
 
     fn wake_clients(&mut self) {
