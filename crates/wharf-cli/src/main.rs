@@ -1,2 +1,76 @@
-//! wharf
-fn main() {}
+//! The program `wharf`. Here: from the command line to a command, and from its end to an exit code.
+#![forbid(unsafe_code)]
+
+mod apps;
+mod flags;
+mod log;
+mod screen;
+mod serve;
+mod status;
+mod units;
+
+use clap::Parser;
+use flags::{Command, Flags};
+use screen::{Screen, Style};
+use serve::Ended;
+use std::process::ExitCode;
+use wharf::{Error, StartError};
+
+fn main() -> ExitCode {
+    if std::env::args_os().len() <= 1 {
+        complain(flags::FIRST_STEPS);
+        return USAGE.into();
+    }
+    let flags = match Flags::try_parse() {
+        Ok(flags) => flags,
+        Err(error) => return usage(&error),
+    };
+    let style = Style::find_out(flags.look);
+    let screen = Screen::new();
+    if let Err(error) = log::start(&screen, style) {
+        complain(&format!("error: {error}"));
+        return USAGE.into();
+    }
+    let Command::Serve(settings) = flags.command;
+    match serve::serve(&settings, &screen, style) {
+        Ok(Ended::Drained) => ExitCode::SUCCESS,
+        Ok(Ended::LinksCut) => DRAIN_RAN_OUT.into(),
+        Ok(Ended::AtOnce(signal)) => std::process::exit(128 + signal.number()),
+        Err(error) => {
+            complain(&format!("error: {error}"));
+            code_of(&error)
+        }
+    }
+}
+
+// 0 is success, 130 and 143 are 128 and the number of a second signal; `wharf serve --help` and the
+// tests list them, too.
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const SETTINGS: u8 = 3;
+const MACHINE: u8 = 4;
+const DRAIN_RAN_OUT: u8 = 5;
+
+/// Help and version are asked for and no faults; all else is.
+fn usage(error: &clap::Error) -> ExitCode {
+    // If nobody can read it, there is nobody to tell.
+    let _nobody_reads = error.print();
+    if let Some(variable) = flags::variable_at_fault(error) {
+        complain(&format!("The value comes from the environment variable {variable}."));
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED))
+}
+
+fn code_of(error: &Error) -> ExitCode {
+    ExitCode::from(match error {
+        Error::Start(StartError::Settings(_) | StartError::Address { .. }) => SETTINGS,
+        Error::Start(StartError::Worker(_)) => FAILED,
+        Error::Start(_) => MACHINE,
+        Error::Send(_) | Error::Io(_) | Error::Other(_) | _ => FAILED,
+    })
+}
+
+fn complain(text: &str) {
+    use std::io::Write;
+    let _nobody_reads = writeln!(std::io::stderr(), "{text}");
+}

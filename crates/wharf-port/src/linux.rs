@@ -1,11 +1,11 @@
-//! What both Linux back ends need of the system: a wake-up, a clock, and the sorting of errors.
+//! What both Linux back ends need of the system: a wake-up, and the sorting of errors.
 
-use crate::port::{OsError, Time, Wake};
+pub(crate) use crate::port::Clock;
+use crate::port::{OsError, Wake};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
 
 /// Ends a wait through an eventfd that the back end watches edge-triggered.
 ///
@@ -35,27 +35,6 @@ impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-/// The port's clock: the system's monotonic one, counted from when the port was made.
-#[derive(Debug)]
-pub(crate) struct Clock {
-    start: Instant,
-}
-
-impl Clock {
-    pub(crate) fn new() -> Self {
-        Self { start: now() }
-    }
-
-    pub(crate) fn now(&self) -> Time {
-        Time::default().after(now().duration_since(self.start))
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the one place where real time comes in on Linux")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 /// Whether an error of accept concerns only the connection that was to be accepted, so that the

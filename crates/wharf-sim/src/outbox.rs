@@ -9,8 +9,8 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Sends `data` after all that is owed. A patient handler keeps what finds no room, as long as
-    /// something is on its way, because `on_sent` then comes.
+    /// Sends `data` after all that is owed. A patient handler keeps what finds no room until `on_sent`
+    /// comes: the engine promises that it does.
     pub(crate) fn send<S>(
         link: &mut Link<'_, S>,
         data: &[u8],
@@ -23,9 +23,7 @@ impl Outbox {
         }
         match link.send(data) {
             Ok(()) => Ok(()),
-            Err(SendError::QueueFull | SendError::NoBuffers)
-                if patient && link.backlog_bytes() > 0 =>
-            {
+            Err(SendError::QueueFull | SendError::NoBuffers) if patient => {
                 outbox(link.state()).owed.extend_from_slice(data);
                 Ok(())
             }
@@ -45,9 +43,7 @@ impl Outbox {
             let (first, after) = rest.split_at(piece.min(rest.len()));
             match link.send(first) {
                 Ok(()) => rest = after,
-                Err(SendError::QueueFull | SendError::NoBuffers) if link.backlog_bytes() > 0 => {
-                    break;
-                }
+                Err(SendError::QueueFull | SendError::NoBuffers) => break,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -150,7 +150,9 @@ impl Plan {
         // Small sockets take a round trip for every few bytes, and closing links have 10 s.
         let socket = config.faults.socket_buffer_bytes as usize;
         let text_max = rng.one_of(&[64, 1_000, 20_000]).min(socket * 128);
-        let message_max = (send_queue as usize / 2).min(text_max).max(1);
+        // A quarter of the buffers is neither for receiving nor kept for links that hold none.
+        let message_max = (send_queue / 2).min(shard_buffers / 4 * buffer_size) as usize;
+        let message_max = message_max.min(text_max).max(1);
         Self {
             workload,
             config,

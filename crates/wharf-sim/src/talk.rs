@@ -108,8 +108,15 @@ impl Handler for Talk {
         if link.state().received % 2 == 0 { Idle::Keep } else { Idle::Close }
     }
 
-    fn on_disconnect(&self, rng: &mut Rng, link: &mut Link<'_, TalkState>, _: DisconnectReason) {
+    fn on_disconnect(
+        &self,
+        rng: &mut Rng,
+        link: &mut Link<'_, TalkState>,
+        reason: DisconnectReason,
+    ) {
         assert!(link.send(b"late").is_err(), "a closed link takes bytes");
+        let slow = reason == DisconnectReason::SlowReader;
+        assert!(!(slow && self.plan.patient), "closed for want of room, though it can wait");
         let (totals, received) = (link.totals(), link.state().received);
         assert!(totals.received_bytes >= received as u64, "{totals:?}, {received} received");
         self.chance.panic(rng);

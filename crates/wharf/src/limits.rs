@@ -42,6 +42,8 @@ const INBOX_CAPACITY: u32 = 4096;
 /// have waiting while all others have as many.
 const SHARED_ENTRIES_PER_LINK: u32 = 4;
 const SHARDS_MAX: u32 = 256;
+/// Some hundred buffers keep a core busy and stay in its cache.
+const WINDOW_MAX: u32 = 512;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -77,20 +79,18 @@ impl Settings {
         range("buffer_size", self.buffer_size_bytes, 64, 1 << 20);
         range("send_queue", self.send_queue_bytes, 1, 1 << 30);
         range("backlog", self.backlog, 1, 65_535);
-        if faults.is_empty() {
-            let needed = 4 * self.shards + 1;
-            if self.buffers < needed {
-                faults.push(format!(
-                    "buffers is {}, but {} shards need at least {needed}",
-                    self.buffers, self.shards
-                ));
-            }
-            if self.links < self.shards {
-                faults.push(format!(
-                    "links is {}, but each of {} shards needs one",
-                    self.links, self.shards
-                ));
-            }
+        let needed = self.shards.saturating_mul(4).saturating_add(1);
+        if self.buffers < needed {
+            faults.push(format!(
+                "buffers is {}, but {} shards need at least {needed}",
+                self.buffers, self.shards
+            ));
+        }
+        if self.links < self.shards {
+            faults.push(format!(
+                "links is {}, but each of {} shards needs one",
+                self.links, self.shards
+            ));
         }
         if faults.is_empty() { Ok(()) } else { Err(StartError::Settings(faults)) }
     }
@@ -117,8 +117,15 @@ impl Settings {
         pool
     }
 
+    /// Buffers that a shard's port may keep for receiving: a quarter, so that there is always more
+    /// to answer with than can come in at once.
+    pub(crate) fn receive_window(&self) -> u32 {
+        (self.shard_pool().buffers / 4).clamp(1, WINDOW_MAX)
+    }
+
     pub(crate) fn port(&self, listeners: u32) -> PortConfig {
         let mut port = PortConfig::new(self.links_per_shard() + listeners);
+        port.receive_window = self.receive_window();
         port.inbox_capacity = INBOX_CAPACITY;
         port
     }

@@ -341,7 +341,7 @@ impl<L: Lab> Bench<L> {
         pool
     }
 
-    fn absorb(&mut self, completion: Completion<L::Port>) {
+    fn absorb(&mut self, completion: Completion<<L::Port as Port>::Stream, u64>) {
         let key = completion.key.0;
         self.note(format!("{key}: {:?}", completion.outcome));
         if let Outcome::Posted(packet) = completion.outcome {

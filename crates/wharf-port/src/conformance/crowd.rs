@@ -88,13 +88,16 @@ impl<L: Lab> Crowd<L> {
     fn finish(self) {
         let Self { mut bench, mut members, held, .. } = self;
         drop(held);
-        for member in &mut members {
-            member.end();
-            member.look(&mut bench);
-            let (link, written) = (member.link, member.written);
+        for i in 0..members.len() {
+            members[i].end();
+            let (link, written) = (members[i].link, members[i].written);
             bench.until("all that a peer wrote", |bench| {
-                member.look(bench);
-                member.read(10_000);
+                // What the others have sent, or cannot send, must not keep the buffers.
+                for member in &mut members {
+                    member.look(bench);
+                    member.rest = Chain::new();
+                    member.read(10_000);
+                }
                 if !bench.in_flight(link, OperationKind::Receive)
                     && bench.of(link).received.len() < written
                 {
@@ -102,6 +105,7 @@ impl<L: Lab> Crowd<L> {
                 }
                 bench.of(link).received.len() >= written
             });
+            let member = &mut members[i];
             assert_eq!(bench.of(link).received.len(), written);
             member.look(&mut bench);
             bench.close(link);

@@ -127,6 +127,8 @@ macro_rules! each_back_end {
         crate::conformance::lab::on_back_end!(epoll, real::EpollLab, $($test)+);
         #[cfg(target_os = "linux")]
         crate::conformance::lab::on_back_end!(uring, real::UringLab, $($test)+);
+        #[cfg(windows)]
+        crate::conformance::lab::on_back_end!(iocp, real::IocpLab, $($test)+);
         crate::conformance::lab::on_back_end!(sim, sim_lab::CalmLab, $($test)+);
         crate::conformance::lab::on_back_end!(sim_rough, sim_lab::RoughLab, $($test)+);
     };

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   lab    what a test needs of the world: a port, a listener, peers that never block
-//!    ├ real     real sockets over loopback, on io_uring and epoll
+//!    ├ real     real sockets over loopback, on io_uring, epoll and IOCP
 //!    ├ sim_lab  the simulated network, without faults and with some
 //!    └ bench    holds every completion of every test against what was submitted
 //! ```

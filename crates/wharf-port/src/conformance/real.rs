@@ -9,8 +9,12 @@ use std::marker::PhantomData;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+#[cfg(target_os = "linux")]
 pub(super) type EpollLab = RealLab<Epoll>;
+#[cfg(target_os = "linux")]
 pub(super) type UringLab = RealLab<Uring>;
+#[cfg(windows)]
+pub(super) type IocpLab = RealLab<Iocp>;
 
 /// How a back end on real sockets is made.
 pub(super) trait BackEnd {
@@ -22,8 +26,10 @@ pub(super) trait BackEnd {
     fn is_missing(error: &PortError) -> bool;
 }
 
+#[cfg(target_os = "linux")]
 pub(super) enum Epoll {}
 
+#[cfg(target_os = "linux")]
 impl BackEnd for Epoll {
     type Port = crate::epoll::EpollPort<u64>;
 
@@ -36,8 +42,10 @@ impl BackEnd for Epoll {
     }
 }
 
+#[cfg(target_os = "linux")]
 pub(super) enum Uring {}
 
+#[cfg(target_os = "linux")]
 impl BackEnd for Uring {
     type Port = crate::uring::UringPort<u64>;
 
@@ -49,6 +57,22 @@ impl BackEnd for Uring {
     fn is_missing(error: &PortError) -> bool {
         let os = error.os();
         os.call() == "io_uring_setup" && [libc::ENOSYS, libc::EPERM].contains(&os.code())
+    }
+}
+
+#[cfg(windows)]
+pub(super) enum Iocp {}
+
+#[cfg(windows)]
+impl BackEnd for Iocp {
+    type Port = crate::iocp::IocpPort<u64>;
+
+    fn port(config: PortConfig, pool: BufferPool) -> Result<Self::Port, PortError> {
+        Self::Port::new(config, pool)
+    }
+
+    fn is_missing(_error: &PortError) -> bool {
+        false
     }
 }
 
@@ -98,7 +122,7 @@ impl<B: BackEnd> Lab for RealLab<B> {
         socket.set_nonblocking(true).unwrap();
         let address = self.address.expect("listen comes first");
         if let Err(error) = socket.connect(&address.into()) {
-            assert_eq!(error.raw_os_error(), Some(libc::EINPROGRESS), "connect: {error}");
+            assert_eq!(error.raw_os_error(), Some(CONNECTING), "connect: {error}");
         }
         TcpPeer { stream: socket.into() }
     }
@@ -173,8 +197,19 @@ fn now() -> Instant {
     Instant::now()
 }
 
+/// What a connect answers that does not wait: EINPROGRESS (connect(2)).
+#[cfg(target_os = "linux")]
+const CONNECTING: i32 = libc::EINPROGRESS;
+/// WSAEWOULDBLOCK (connect page).
+#[cfg(windows)]
+const CONNECTING: i32 = 10035;
+
 /// Long enough for a busy machine; a test that passes never waits for it.
+#[cfg(not(windows))]
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Under Wine a system call is a question to its server.
+#[cfg(windows)]
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Connections that may wait to be accepted: more than any test opens at once.
 const BACKLOG: i32 = 1024;

@@ -37,8 +37,11 @@ fn pair() -> (TcpStream, TcpStream) {
 }
 
 /// Dequeues until `done` says so of a completion.
-fn run(port: &mut TestPort, mut done: impl FnMut(&mut TestPort, Completion<TestPort>) -> bool) {
-    let mut completions = Completions::with_capacity(8);
+fn run(
+    port: &mut TestPort,
+    mut done: impl FnMut(&mut TestPort, Completion<TcpStream, u32>) -> bool,
+) {
+    let mut completions = Completions::<TestPort>::with_capacity(8);
     let start = port.now();
     loop {
         port.dequeue(&mut completions, Some(Duration::from_secs(1))).unwrap();
@@ -66,7 +69,7 @@ fn next(port: &mut TestPort) -> (Key, TestOutcome) {
 
 /// Looks twice, as a look at epoll may be left out once, and finds nothing.
 fn assert_quiet(port: &mut TestPort) {
-    let mut completions = Completions::with_capacity(8);
+    let mut completions = Completions::<TestPort>::with_capacity(8);
     for _ in 0..2 {
         port.dequeue(&mut completions, Some(Duration::ZERO)).unwrap();
         assert!(completions.is_empty(), "{completions:?}");
@@ -246,7 +249,7 @@ fn close_completes_everything_first_and_in_a_room_of_one() {
     for operation in [Operation::Close, Operation::Receive(Shots::One)] {
         assert_eq!(port.submit(socket, operation).unwrap_err().kind, SubmitErrorKind::Closing);
     }
-    let mut completions = Completions::with_capacity(1);
+    let mut completions = Completions::<TestPort>::with_capacity(1);
     let mut outcomes = Vec::new();
     for _ in 0..3 {
         port.dequeue(&mut completions, None).unwrap();
@@ -379,7 +382,7 @@ fn posts_wake_a_sleeper_and_lose_nothing() {
 fn a_bare_wake_ends_the_next_wait() {
     let mut port = port(1, 1);
     port.poster().wake();
-    let mut completions = Completions::with_capacity(1);
+    let mut completions = Completions::<TestPort>::with_capacity(1);
     port.dequeue(&mut completions, None).unwrap();
     assert!(completions.is_empty());
     std::thread::scope(|scope| {
@@ -499,7 +502,7 @@ impl Echo {
     /// Serves until `links` links have come and gone.
     fn serve(&mut self, links: usize) {
         let start = self.port.now();
-        let mut completions = Completions::with_capacity(16);
+        let mut completions = Completions::<TestPort>::with_capacity(16);
         while self.closed < links {
             self.port.dequeue(&mut completions, Some(Duration::from_secs(1))).unwrap();
             for completion in completions.drain(..) {
@@ -519,7 +522,7 @@ impl Echo {
         assert_eq!(self.port.counters().stale, 0);
     }
 
-    fn handle(&mut self, completion: Completion<TestPort>) {
+    fn handle(&mut self, completion: Completion<TcpStream, u32>) {
         let place = usize::try_from(completion.key.0).unwrap();
         match completion.outcome {
             Outcome::Accepted { stream, last: false, .. } => {

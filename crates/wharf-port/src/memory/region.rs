@@ -67,6 +67,41 @@ fn unmap(base: NonNull<u8>, size_bytes: usize) {
     debug_assert!(result.is_ok(), "munmap: {result:?}");
 }
 
+#[cfg(windows)]
+fn map(size_bytes: usize) -> io::Result<NonNull<u8>> {
+    use windows_sys::Win32::System::Memory::{
+        MEM_COMMIT, MEM_RESERVE, PAGE_READWRITE, VirtualAlloc,
+    };
+    // SAFETY: new pages at an address of the system's choice touch no memory that exists already
+    // (VirtualAlloc page: lpAddress).
+    let address = unsafe {
+        VirtualAlloc(std::ptr::null(), size_bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE)
+    };
+    let base = NonNull::new(address.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
+    // Committed pages are promised but not there yet: the first write to each brings it in.
+    for offset in (0..size_bytes).step_by(PAGE_SIZE_BYTES) {
+        // SAFETY: the offset lies inside the allocation just made.
+        let page = unsafe { base.add(offset) };
+        // SAFETY: the byte is writable memory (PAGE_READWRITE) that nobody else knows of yet.
+        unsafe { page.write_volatile(0) };
+    }
+    Ok(base)
+}
+
+#[cfg(windows)]
+fn unmap(base: NonNull<u8>, size_bytes: usize) {
+    use windows_sys::Win32::System::Memory::{MEM_RELEASE, VirtualFree};
+    // SAFETY: `base` came from `VirtualAlloc`, and size 0 with MEM_RELEASE frees that allocation
+    // whole (VirtualFree page: dwSize); the owner of the region gives it up, so nobody refers to
+    // it any more (INV-POOL-3).
+    let freed = unsafe { VirtualFree(base.as_ptr().cast(), 0, MEM_RELEASE) };
+    debug_assert!(freed != 0, "VirtualFree of {size_bytes}: {}", io::Error::last_os_error());
+}
+
+/// The smallest page of Windows on x86-64 and ARM64.
+#[cfg(windows)]
+const PAGE_SIZE_BYTES: usize = 4096;
+
 /// The system refused memory at start.
 #[derive(Debug)]
 pub struct MemoryError {

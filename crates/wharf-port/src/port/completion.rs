@@ -6,19 +6,21 @@ use std::fmt;
 use std::net::SocketAddr;
 
 /// One thing that happened: to the operation in flight on the socket with this key, or a packet.
+///
+/// `S` is an accepted connection, `T` a posted packet.
 #[expect(
     clippy::exhaustive_structs,
     reason = "whose, and what: back ends build it, users match it"
 )]
-pub struct Completion<P: Port> {
+pub struct Completion<S, T> {
     /// The key of the socket; 0 for a posted packet.
     pub key: Key,
     /// What happened.
-    pub outcome: Outcome<P::Stream, P::Packet>,
+    pub outcome: Outcome<S, T>,
 }
 
 /// Where [`Port::dequeue`] puts completions: it fills the vector up to its capacity.
-pub type Completions<P> = Vec<Completion<P>>;
+pub type Completions<P> = Vec<Completion<<P as Port>::Stream, <P as Port>::Packet>>;
 
 /// What a completion says. `S` is an accepted connection, `T` a posted packet.
 #[non_exhaustive]
@@ -72,7 +74,7 @@ pub enum End {
     Failed(OsError),
 }
 
-impl<P: Port> fmt::Debug for Completion<P> {
+impl<S, T> fmt::Debug for Completion<S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Completion")
             .field("key", &self.key)

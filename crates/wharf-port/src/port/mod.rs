@@ -31,6 +31,7 @@
 //! - **INV-PORT-7** A post from any thread wakes a sleeping dequeue; wake-ups coalesce; no packet
 //!   is lost while the port lives.
 
+mod clock;
 mod completion;
 mod contract;
 mod error;
@@ -47,6 +48,7 @@ pub use operation::{
     Key, Operation, OperationKind, Refused, Shots, Socket, SubmitError, SubmitErrorKind,
 };
 
+pub(crate) use clock::Clock;
 pub(crate) use inbox::Inbox;
 pub(crate) use table::{Entry, SocketTable};
 pub(crate) use wake::Wake;

@@ -133,3 +133,14 @@ pub struct Refused<S> {
     /// Why: the table is full (`None`), or the system's answer.
     pub error: Option<super::OsError>,
 }
+
+impl<S> fmt::Display for Refused<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.error {
+            None => f.write_str("the port's table of sockets is full"),
+            Some(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<S: fmt::Debug> std::error::Error for Refused<S> {}

@@ -192,7 +192,7 @@ impl Kernel {
         core: &mut Core,
         world: &World,
         ready: Ready,
-    ) -> Completion<SimPort<T>> {
+    ) -> Completion<SimStream, T> {
         let Ready { socket, key, done } = ready;
         core.note(core.now_ns ^ key.0.rotate_left(32) ^ u64::from(self.port));
         match self.sockets.get_mut(socket) {

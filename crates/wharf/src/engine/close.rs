@@ -2,10 +2,11 @@
 
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
-use crate::link::slot::{Phase, Receiving};
+use crate::link::slot::Phase;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
-use wharf_port::port::{Operation, OperationKind, Port};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use wharf_port::port::{Operation, Port};
 
 /// How a link is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(super) enum How {
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Ends a link; the first reason is the one that counts.
     pub(super) fn close(&mut self, index: u32, reason: DisconnectReason, how: How) {
+        // From here on other threads are told that it is gone.
+        self.core.shared.note_generation(self.core.id(index), false);
         let slot = &mut self.core.slots[index];
         slot.reason.get_or_insert(reason);
         match (slot.phase, how) {
@@ -83,14 +86,21 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             }
         }
         if !self.core.shared.planted.strikes(EnginePlant::KeepState) {
-            self.states[index as usize] = H::State::default();
+            self.renew_state(index);
         }
-        self.core.shared.note_generation(self.core.id(index), false);
         self.wheel.clear(&mut self.core.slots, index);
         if !self.core.shared.planted.strikes(EnginePlant::LeakSlot) {
-            self.core.slots.release(index);
+            self.core.release(index);
         }
         self.core.shared.give_place_back(usize::from(self.core.shard));
+    }
+
+    /// Puts a fresh state into a place. Making one and dropping the old one is the user's code.
+    fn renew_state(&mut self, index: u32) {
+        let place = &mut self.states[index as usize];
+        if catch_unwind(AssertUnwindSafe(|| *place = H::State::default())).is_err() {
+            self.core.stats().handler_panics.add(1);
+        }
     }
 
     /// Begins to drain when the server is asked to stop, and ends it by force in time.
@@ -125,16 +135,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         slot.phase = Phase::Draining;
         slot.late_bytes = 0;
-        if slot.receiving == Receiving::Armed {
-            slot.receiving = Receiving::Cancelling;
-            if let Some(socket) = slot.socket {
-                self.port.cancel(socket, OperationKind::Receive);
-            }
-        }
+        self.stop_receiving(index);
         self.steer(index);
     }
 
-    fn for_each_live(&mut self, mut act: impl FnMut(&mut Self, u32)) {
+    pub(super) fn for_each_live(&mut self, mut act: impl FnMut(&mut Self, u32)) {
         // None of the acts releases a place: that happens when the port says Closed.
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live(n);

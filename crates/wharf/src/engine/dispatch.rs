@@ -18,7 +18,7 @@ use wharf_port::port::{Completion, End, Operation, OperationKind, OsError, Outco
 const LATE_BYTES_MAX: u32 = 8 << 20;
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
-    pub(super) fn dispatch(&mut self, completion: Completion<P>) {
+    pub(super) fn dispatch(&mut self, completion: Completion<P::Stream, P::Packet>) {
         let Completion { key, outcome } = completion;
         if let Outcome::Posted(command) = outcome {
             return self.obey(command);
@@ -32,7 +32,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             return;
         }
         match outcome {
-            Outcome::Received { buffer, last } => self.received(index, &buffer, last),
+            Outcome::Received { buffer, last } => {
+                self.core.begin_answer();
+                self.received(index, &buffer, last);
+                drop(buffer);
+                self.core.end_answer();
+            }
             Outcome::ReceiveEnded(end) => self.receive_ended(index, end),
             Outcome::Sent { chain, sent, end } => self.sent(index, chain, sent, end),
             Outcome::Closed => self.closed(index),
@@ -154,32 +159,29 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     /// Starts, pauses or resumes receiving, as the link's phase and backlog ask for.
     ///
-    /// A link whose peer does not read is not read from either, above a quarter of its send queue
-    /// or when it may take no more buffers; what had been received already is still handled.
+    /// A link whose peer does not read is not read from either, above a quarter of its send queue;
+    /// what had been received by then is still handled. When buffers are short, a link takes one
+    /// buffer at a time, and only when all answers before have left: the one buffer that is kept for
+    /// it then holds the next answer.
     pub(super) fn steer(&mut self, index: u32) {
         let slot = &self.core.slots[index];
         let Some(socket) = slot.socket else { return };
         let backlog = slot.backlog();
         let pause_at = self.core.shared.settings.send_queue_bytes as usize / 4;
-        let short_of_buffers = self.core.allowance(index) == 0;
-        let pressed = backlog > pause_at || (backlog > 0 && short_of_buffers);
+        // Half-way down, so that it does not start and stop with each message.
+        let resume_at = if self.pressed { 0 } else { pause_at / 2 };
         let shots = match slot.phase {
-            // With buffers short, links take one at a time.
-            Phase::Open if short_of_buffers => Shots::One,
+            Phase::Open if self.pressed => Shots::One,
             Phase::Open | Phase::Lingering => Shots::Many,
             Phase::Draining => Shots::IfReady,
             Phase::Free | Phase::Flushing | Phase::Closing => return,
         };
         match slot.receiving {
-            Receiving::Armed if pressed => {
-                self.core.slots[index].receiving = Receiving::Cancelling;
-                self.port.cancel(socket, OperationKind::Receive);
-            }
-            // Half-way down, so that it does not start and stop with each message.
+            Receiving::Armed if backlog > pause_at => self.stop_receiving(index),
             Receiving::Off
                 if slot.totals.received_count > 0
                     && self.core.shared.planted.strikes(EnginePlant::NeverResume) => {}
-            Receiving::Off if !pressed && backlog <= pause_at / 2 && !slot.input_over => {
+            Receiving::Off if backlog <= resume_at && !slot.input_over => {
                 match self.port.submit(socket, Operation::Receive(shots)) {
                     Ok(()) => self.core.slots[index].receiving = Receiving::Armed,
                     Err(error) => {
@@ -189,6 +191,17 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 }
             }
             Receiving::Off | Receiving::Armed | Receiving::Cancelling => {}
+        }
+    }
+
+    /// Cancels the receive that is armed; its last completion comes later.
+    pub(super) fn stop_receiving(&mut self, index: u32) {
+        let slot = &mut self.core.slots[index];
+        if slot.receiving == Receiving::Armed
+            && let Some(socket) = slot.socket
+        {
+            slot.receiving = Receiving::Cancelling;
+            self.port.cancel(socket, OperationKind::Receive);
         }
     }
 

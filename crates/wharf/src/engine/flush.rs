@@ -35,6 +35,33 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
     }
 
+    /// Looks whether buffers have become short, or plenty, and tells links that wait for some.
+    pub(super) fn share_buffers(&mut self) {
+        // Once for each: a handler may ask for more than there is, again and again.
+        for _ in 0..self.core.short.len() {
+            let Some(index) = self.core.next_relieved() else { break };
+            if self.core.slots[index].is_served() && !self.core.slots[index].holds() {
+                self.drained(index);
+            }
+        }
+        let pressed = self.core.is_pressed(self.pressed);
+        if pressed && !self.pressed {
+            // Links that receive again and again take turns from now on.
+            self.for_each_live(|worker, index| {
+                if worker.core.slots[index].phase == Phase::Open {
+                    worker.stop_receiving(index);
+                }
+            });
+        }
+        self.pressed = pressed;
+    }
+
+    /// Tells the handler that a link has nothing left to send.
+    fn drained(&mut self, index: u32) {
+        let answer = self.call(index, |handler, worker, link| handler.on_sent(worker, link));
+        self.after_callback(index, answer);
+    }
+
     pub(super) fn sent(&mut self, index: u32, mut chain: Chain, sent: usize, end: Option<End>) {
         let now = self.core.now;
         let slot = &mut self.core.slots[index];
@@ -70,8 +97,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if !slot.queue.is_empty() {
             self.core.mark_dirty(index);
         } else if slot.is_served() {
-            let answer = self.call(index, |handler, worker, link| handler.on_sent(worker, link));
-            self.after_callback(index, answer);
+            self.drained(index);
         } else if slot.phase == Phase::Flushing {
             self.flushed(index);
         }

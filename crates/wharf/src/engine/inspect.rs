@@ -73,7 +73,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let idle = self.core.shared.settings.idle;
         let timed = match phase {
             Phase::Open => !idle.is_zero(),
-            Phase::Flushing | Phase::Lingering => true,
+            Phase::Lingering => true,
+            Phase::Flushing => self.drain_until.is_none(),
             Phase::Free | Phase::Draining | Phase::Closing => false,
         };
         ensure!(!timed || slot.timer.hangs(), "{phase:?} without a time-out");
@@ -82,6 +83,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let silent = self.core.now.since(slot.touched);
         ensure!(phase != Phase::Open || !timed || silent <= late, "idle for {silent:?}");
         Ok(())
+    }
+
+    /// Buffers that the shard keeps although it has no links.
+    pub(crate) fn set_aside(&self) -> u32 {
+        u32::from(self.core.has_set_aside())
     }
 
     /// Whether a listener waits for room in the table, and nothing else.

@@ -34,10 +34,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     fn deadline(&self, slot: &Slot) -> Option<Time> {
         let span = match slot.phase {
             Phase::Open => self.core.shared.settings.idle,
-            Phase::Flushing => FLUSH_MAX,
+            Phase::Flushing if self.drain_until.is_none() => FLUSH_MAX,
             Phase::Lingering => LINGER_MAX,
-            // The drain has its own end, and a closing link is the port's business.
-            Phase::Free | Phase::Draining | Phase::Closing => Duration::ZERO,
+            // A drain has its own end, and a closing link is the port's business.
+            Phase::Free | Phase::Draining | Phase::Flushing | Phase::Closing => Duration::ZERO,
         };
         (!span.is_zero()).then(|| slot.touched.after(span))
     }
@@ -48,12 +48,18 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             let slot = &self.core.slots[index];
             let over = self.deadline(slot).is_some_and(|deadline| deadline <= self.core.now);
             if over && slot.phase == Phase::Open {
+                let peer_reads = !slot.holds();
                 let answer =
                     self.call(index, |handler, worker, link| handler.on_idle(worker, link));
                 self.core.slots[index].touched = self.core.now;
                 match answer {
                     Some(Idle::Keep) => self.after_callback(index, Some(Ok(()))),
-                    Some(Idle::Close) => self.close(index, DisconnectReason::Idle, How::Now),
+                    Some(Idle::Close) => {
+                        // A last word is sent, unless older words are still unread.
+                        let has_last_word = peer_reads && self.core.slots[index].holds();
+                        let how = if has_last_word { How::Flush } else { How::Now };
+                        self.close(index, DisconnectReason::Idle, how);
+                    }
                     None => self.after_callback(index, None),
                 }
             } else if over {

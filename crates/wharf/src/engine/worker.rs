@@ -43,6 +43,8 @@ pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Hand
     pub(super) context: Option<H::Worker>,
     /// The links' states, by place.
     pub(super) states: Box<[H::State]>,
+    /// Buffers are short, so links receive one buffer at a time.
+    pub(super) pressed: bool,
     /// When the drain ends by force.
     pub(super) drain_until: Option<Time>,
     /// Why the shard stopped the server.
@@ -77,6 +79,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             posters: Box::default(),
             context: None,
             states: (0..places).map(|_| H::State::default()).collect(),
+            pressed: false,
             drain_until: None,
             failure: None,
             completions: Completions::<P>::with_capacity(BATCH),
@@ -85,6 +88,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             port,
         };
         worker.core.now = worker.woke;
+        worker.core.end_answer();
+        worker.share_buffers();
         worker.make_context()?;
         Ok(worker)
     }
@@ -112,6 +117,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.expire();
         self.check_stop();
         self.accept_more();
+        self.share_buffers();
         self.flush();
         Ok(if self.is_done() { Turn::Done } else { Turn::GoOn })
     }

@@ -6,8 +6,9 @@ use crate::error::SendError;
 use crate::plant::EnginePlant;
 use crate::server::shared::Shared;
 use crate::stats::ShardStats;
+use std::collections::VecDeque;
 use std::sync::Arc;
-use wharf_port::memory::{BufferPool, Chain, Owner};
+use wharf_port::memory::{Buffer, BufferPool, Chain, Owner};
 use wharf_port::port::Time;
 
 /// One shard's links and what they send.
@@ -24,6 +25,16 @@ pub(crate) struct Core {
     pub(crate) holding: u32,
     /// Buffers that the port will take back for receiving.
     pub(crate) wanted: u32,
+    /// Links that were refused buffers while they held none: nothing of theirs will be sent and
+    /// tell them to go on, so they are told when there are some.
+    pub(crate) short: VecDeque<u32>,
+    /// Buffers that can be received into in one turn.
+    window: u32,
+    /// A buffer set aside for the answer to a received one when no other is free: the received
+    /// one comes home right after, and takes its place. So what came in can always be answered.
+    set_aside: Option<Buffer>,
+    /// A received buffer is being handled.
+    answering: bool,
 }
 
 impl Core {
@@ -33,10 +44,14 @@ impl Core {
             now: Time::default(),
             slots: Slots::new(capacity),
             pool,
-            shared,
             dirty: Vec::with_capacity(capacity as usize),
             holding: 0,
             wanted: 0,
+            short: VecDeque::with_capacity(capacity as usize),
+            window: shared.settings.receive_window(),
+            set_aside: None,
+            answering: false,
+            shared,
         }
     }
 
@@ -57,11 +72,81 @@ impl Core {
         let allowance = if ignored { u32::MAX } else { self.allowance(index) };
         let result = self.room_for(index, data.len()).and_then(|()| {
             let queue = &mut self.slots[index].queue;
-            queue
-                .append(&self.pool, data, Owner::SendQueue, allowance)
-                .map_err(|_| SendError::NoBuffers)
+            match queue.append(&self.pool, data, Owner::SendQueue, allowance) {
+                Ok(()) => Ok(()),
+                Err(_) if self.answer_with_the_one_set_aside(index, data) => Ok(()),
+                Err(_) => Err(self.short_of_buffers(index, data.len())),
+            }
         });
         self.queued(index, result)
+    }
+
+    /// A received buffer is about to be handled: its answer may use the buffer set aside.
+    pub(crate) fn begin_answer(&mut self) {
+        self.answering = true;
+    }
+
+    /// The received buffer is home again.
+    pub(crate) fn end_answer(&mut self) {
+        self.answering = false;
+        if self.set_aside.is_none() {
+            self.set_aside = self.pool.acquire(Owner::Application);
+        }
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn has_set_aside(&self) -> bool {
+        self.set_aside.is_some()
+    }
+
+    fn answer_with_the_one_set_aside(&mut self, index: u32, data: &[u8]) -> bool {
+        let slot = &mut self.slots[index];
+        if !self.answering || slot.holds() || data.len() > self.pool.buffer_size_bytes() as usize {
+            return false;
+        }
+        let Some(mut buffer) = self.set_aside.take() else { return false };
+        buffer.append(data);
+        buffer.set_owner(Owner::SendQueue);
+        slot.queue.push(&self.pool, buffer).is_ok()
+    }
+
+    /// Notes that a link could not get the buffers for `len` bytes, and says what its handler is
+    /// told.
+    fn short_of_buffers(&mut self, index: u32, len: usize) -> SendError {
+        let needed = len.div_ceil(self.pool.buffer_size_bytes() as usize);
+        let needed = u32::try_from(needed).unwrap_or(u32::MAX);
+        if needed > self.pool.capacity().saturating_sub(self.window + self.reserve()).max(1) {
+            return SendError::TooLarge;
+        }
+        let slot = &mut self.slots[index];
+        if !slot.holds() {
+            if slot.wants == 0 {
+                self.short.push_back(index);
+            }
+            slot.wants = needed;
+        }
+        SendError::NoBuffers
+    }
+
+    /// Takes out the next link that was refused buffers and can have them now.
+    pub(crate) fn next_relieved(&mut self) -> Option<u32> {
+        for _ in 0..self.short.len() {
+            let index = self.short.pop_front()?;
+            if self.allowance(index) >= self.slots[index].wants {
+                self.slots[index].wants = 0;
+                return Some(index);
+            }
+            self.short.push_back(index);
+        }
+        None
+    }
+
+    /// Gives a place back.
+    pub(crate) fn release(&mut self, index: u32) {
+        if self.slots[index].wants > 0 {
+            self.short.retain(|short| *short != index);
+        }
+        self.slots.release(index);
     }
 
     /// Queues other handles to the buffers of `message` on a link.
@@ -94,11 +179,27 @@ impl Core {
     /// port wants for receiving, and one buffer for every link that holds none, up to half of the
     /// pool: so whatever others do, each link can always have one message on its way.
     pub(crate) fn allowance(&self, index: u32) -> u32 {
-        let free = self.pool.free();
-        let reserve = self.slots.capacity().min(self.pool.capacity() / 2);
-        let kept = self.wanted + reserve.saturating_sub(self.holding);
-        let spare = free.saturating_sub(kept);
-        if self.slots[index].holds() { spare } else { spare.max(1).min(free) }
+        let spare = self.spare();
+        if self.slots[index].holds() { spare } else { spare.max(1).min(self.pool.free()) }
+    }
+
+    /// Whether buffers are so short that what can come in at once, on links that go on receiving
+    /// for a moment after they were told not to, could need more than there are: twice the window,
+    /// what is being handled and what is on its way.
+    pub(crate) fn is_pressed(&self, was_pressed: bool) -> bool {
+        // Three times the window ends it, so that it does not come and go.
+        self.spare() < self.window * if was_pressed { 3 } else { 2 }
+    }
+
+    /// Buffers beyond those that are kept for receiving and for links that hold none.
+    fn spare(&self) -> u32 {
+        let kept = self.wanted + self.reserve().saturating_sub(self.holding);
+        self.pool.free().saturating_sub(kept)
+    }
+
+    /// Buffers that are kept for links that hold none.
+    fn reserve(&self) -> u32 {
+        self.slots.capacity().min(self.pool.capacity() / 2)
     }
 
     fn room_for(&self, index: u32, len: usize) -> Result<(), SendError> {

@@ -65,6 +65,8 @@ pub(crate) struct Slot {
     pub(crate) queue: Chain,
     /// Bytes of the send in flight.
     pub(crate) in_flight: u32,
+    /// Buffers that it was refused and waits for; 0 = none.
+    pub(crate) wants: u32,
     /// Bytes taken in since the link began to drain or linger.
     pub(crate) late_bytes: u32,
     /// When its current time-out began.
@@ -93,6 +95,7 @@ impl Slot {
             peer: SocketAddr::from(([0, 0, 0, 0], 0)),
             queue: Chain::new(),
             in_flight: 0,
+            wants: 0,
             late_bytes: 0,
             touched: Time::default(),
             totals: Totals::default(),

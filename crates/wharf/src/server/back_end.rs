@@ -12,6 +12,8 @@ pub enum BackEnd {
     Uring,
     /// epoll: every Linux.
     Epoll,
+    /// I/O completion ports: Windows.
+    Iocp,
 }
 
 impl BackEnd {
@@ -21,6 +23,7 @@ impl BackEnd {
         match self {
             Self::Uring => "io_uring",
             Self::Epoll => "epoll",
+            Self::Iocp => "iocp",
         }
     }
 
@@ -31,8 +34,15 @@ impl BackEnd {
     /// Why not, with the usual cause.
     pub fn available(self) -> Result<(), String> {
         match self {
+            #[cfg(target_os = "linux")]
             Self::Uring => wharf_port::uring::probe().map_err(|error| error.to_string()),
+            #[cfg(target_os = "linux")]
             Self::Epoll => Ok(()),
+            #[cfg(windows)]
+            Self::Iocp => Ok(()),
+            #[expect(clippy::allow_attributes, reason = "each system has others that are left")]
+            #[allow(unreachable_patterns, reason = "as above")]
+            other => Err(format!("{other} is a back end of another system")),
         }
     }
 }
@@ -50,7 +60,8 @@ impl FromStr for BackEnd {
         match name {
             "uring" | "io_uring" => Ok(Self::Uring),
             "epoll" => Ok(Self::Epoll),
-            _ => Err(format!("{name:?} is no back end; there are uring and epoll")),
+            "iocp" => Ok(Self::Iocp),
+            _ => Err(format!("{name:?} is no back end; there are uring, epoll and iocp")),
         }
     }
 }
@@ -61,7 +72,7 @@ impl FromStr for BackEnd {
 pub struct Chosen {
     /// The back end.
     pub back_end: BackEnd,
-    /// Why io_uring was not taken, if it was wished for or nothing was said.
+    /// Why the best one was not taken, if it was not.
     pub fallback: Option<String>,
 }
 
@@ -76,15 +87,25 @@ pub(super) fn choose(asked: Option<BackEnd>) -> Result<Chosen, StartError> {
             reason: format!("the variable WHARF_BACKEND: {reason}"),
         })?),
     };
-    match (asked, asked.unwrap_or(BackEnd::Uring).available()) {
-        (Some(back_end), Err(reason)) => {
-            Err(StartError::BackEnd { name: back_end.to_string(), reason })
+    let back_end = asked.unwrap_or(BEST);
+    match (asked, back_end.available()) {
+        (_, Ok(())) => Ok(Chosen { back_end, fallback: None }),
+        (None, Err(reason)) if NEXT != BEST => {
+            Ok(Chosen { back_end: NEXT, fallback: Some(reason) })
         }
-        (Some(back_end), Ok(())) => Ok(Chosen { back_end, fallback: None }),
-        (None, Ok(())) => Ok(Chosen { back_end: BackEnd::Uring, fallback: None }),
-        (None, Err(reason)) => Ok(Chosen { back_end: BackEnd::Epoll, fallback: Some(reason) }),
+        (_, Err(reason)) => Err(StartError::BackEnd { name: back_end.to_string(), reason }),
     }
 }
+
+/// The back end that is taken if it works, and the one that is taken else.
+#[cfg(not(windows))]
+const BEST: BackEnd = BackEnd::Uring;
+#[cfg(not(windows))]
+const NEXT: BackEnd = BackEnd::Epoll;
+#[cfg(windows)]
+const BEST: BackEnd = BackEnd::Iocp;
+#[cfg(windows)]
+const NEXT: BackEnd = BackEnd::Iocp;
 
 #[cfg(test)]
 mod tests {
@@ -95,6 +116,6 @@ mod tests {
         assert_eq!("uring".parse(), Ok(BackEnd::Uring));
         assert_eq!("io_uring".parse(), Ok(BackEnd::Uring));
         assert_eq!("epoll".parse(), Ok(BackEnd::Epoll));
-        assert!("kqueue".parse::<BackEnd>().unwrap_err().contains("uring and epoll"));
+        assert!("kqueue".parse::<BackEnd>().unwrap_err().contains("uring, epoll and iocp"));
     }
 }

@@ -4,7 +4,7 @@ use super::back_end::{BackEnd, choose};
 use super::running::{Running, Stopped, start_shards};
 use super::shared::Shared;
 use super::signals::StopSignals;
-use super::{files, listen};
+use super::{listen, machine};
 use crate::engine;
 use crate::error::{Result, StartError};
 use crate::handler::Handler;
@@ -134,10 +134,10 @@ impl Builder {
         let listener_count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let plan = self.settings.plan(engine::link_size_bytes::<H::State>(), listener_count);
         let needed = plan.total_bytes();
-        if let Some(available) = files::memory_available().filter(|there| *there < needed) {
+        if let Some(available) = machine::memory_available().filter(|there| *there < needed) {
             return Err(StartError::Memory { needed, available });
         }
-        let raised = files::ensure(self.settings.files(listener_count))?;
+        let files_raised = machine::ensure_files(self.settings.files(listener_count))?;
         let chosen = choose(self.settings.back_end)?;
         let mut listeners = Vec::new();
         for address in addresses {
@@ -150,7 +150,6 @@ impl Builder {
         let posts = BufferPool::new(self.settings.post_pool()).map_err(StartError::Buffers)?;
         let shared = Arc::new(Shared::new(self.settings, posts));
         let threads = start_shards(chosen.back_end, &shared, &Arc::new(handler), listeners)?;
-        let files_raised = raised.map(|raised| (raised.from, raised.to));
         Ok(Running { shared, chosen, addresses, plan, files_raised, threads })
     }
 

@@ -2,9 +2,9 @@
 
 mod back_end;
 mod builder;
-mod files;
 mod handle;
 mod listen;
+mod machine;
 mod running;
 pub(crate) mod shared;
 mod signals;

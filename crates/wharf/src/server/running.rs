@@ -13,9 +13,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
+#[cfg(target_os = "linux")]
 use wharf_port::epoll::EpollPort;
+#[cfg(windows)]
+use wharf_port::iocp::IocpPort;
 use wharf_port::memory::BufferPool;
 use wharf_port::port::{Port, PortConfig, PortError, Poster};
+#[cfg(target_os = "linux")]
 use wharf_port::uring::UringPort;
 
 /// A server that runs, and what it runs on.
@@ -120,8 +124,17 @@ pub(super) fn start_shards<H: Handler>(
     listeners: Vec<TcpListener>,
 ) -> Result<Vec<JoinHandle<std::result::Result<(), String>>>, StartError> {
     match back_end {
+        #[cfg(target_os = "linux")]
         BackEnd::Uring => start_on(UringPort::new, shared, handler, listeners),
+        #[cfg(target_os = "linux")]
         BackEnd::Epoll => start_on(EpollPort::new, shared, handler, listeners),
+        #[cfg(windows)]
+        BackEnd::Iocp => start_on(IocpPort::new, shared, handler, listeners),
+        // `choose` has asked `available` before.
+        other => Err(StartError::BackEnd {
+            name: other.to_string(),
+            reason: "it is a back end of another system".to_owned(),
+        }),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::contract::Fate;
 use super::failure::{SimFailure, SimReport};
-use super::simulation::Simulation;
+use super::simulation::{SimWorker, Simulation};
 use super::{FaultKind, Faults, SimClient};
 use crate::engine::ensure;
 use crate::handler::{DisconnectReason, Handler};
@@ -112,8 +112,10 @@ impl<H: Handler> Simulation<H> {
     pub(super) fn shard_done(&mut self, number: usize) -> Result<(), String> {
         let shard = &mut self.shards[number];
         let (ledger, entries) = (shard.pool.ledger(), shard.pool.free_entries());
+        let set_aside = shard.worker.as_ref().map_or(0, SimWorker::set_aside);
         ensure!(shard.census.live == 0, "shard {number} is done with {:?}", shard.census);
-        ensure!(ledger.free == shard.pool.capacity(), "shard {number} has not all: {ledger:?}");
+        let home = ledger.free + set_aside;
+        ensure!(home == shard.pool.capacity(), "shard {number} has not all: {ledger:?}");
         ensure!(entries == shard.entries, "shard {number} has {entries} of {}", shard.entries);
         let Some(worker) = shard.worker.take() else { return Ok(()) };
         let stale = worker.stale();

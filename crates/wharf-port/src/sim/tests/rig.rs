@@ -245,7 +245,7 @@ impl Rig {
         Ok(())
     }
 
-    fn handle(&mut self, completion: Completion<SimPort<u64>>) -> Verdict {
+    fn handle(&mut self, completion: Completion<SimStream, u64>) -> Verdict {
         let key = completion.key.0;
         match completion.outcome {
             Outcome::Posted(packet) => {

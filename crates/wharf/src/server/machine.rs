@@ -1,19 +1,15 @@
-//! The open-file limit: raised to what the links need, or an error with the figures.
+//! What the machine allows: open files and memory.
 
 use crate::error::StartError;
+#[cfg(unix)]
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What became of the soft limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Raised {
-    pub(super) from: u64,
-    pub(super) to: u64,
-}
-
-/// Raises the soft limit to the hard one if fewer than `needed` descriptors are allowed.
+/// Raises the soft limit for open files to the hard one if fewer than `needed` are allowed, and
+/// says from where to where.
 ///
 /// To the hard limit and not to the figure, because the program itself opens files, too.
-pub(super) fn ensure(needed: u64) -> Result<Option<Raised>, StartError> {
+#[cfg(unix)]
+pub(super) fn ensure_files(needed: u64) -> Result<Option<(u64, u64)>, StartError> {
     let limit = getrlimit(Resource::Nofile);
     // No figure means no limit.
     let soft = limit.current.unwrap_or(u64::MAX);
@@ -26,11 +22,18 @@ pub(super) fn ensure(needed: u64) -> Result<Option<Raised>, StartError> {
     }
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
         .map_err(|error| StartError::System { doing: "setrlimit(NOFILE)", source: error.into() })?;
-    Ok(Some(Raised { from: soft, to: hard }))
+    Ok(Some((soft, hard)))
+}
+
+/// Windows has no such limit: sockets are bounded by memory.
+#[cfg(windows)]
+#[expect(clippy::unnecessary_wraps, reason = "the same as on other systems")]
+pub(super) fn ensure_files(_: u64) -> Result<Option<(u64, u64)>, StartError> {
+    Ok(None)
 }
 
 /// Bytes of memory that the machine, or the control group the process is in, can still give;
-/// `None` where the system does not say.
+/// `None` where the system does not say so in a file.
 pub(super) fn memory_available() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
@@ -61,6 +64,7 @@ fn group_limit(line: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 
@@ -70,9 +74,9 @@ mod tests {
             println!("skipped, because this process has no limit for open files");
             return;
         };
-        let error = ensure(hard + 1).unwrap_err().to_string();
+        let error = ensure_files(hard + 1).unwrap_err().to_string();
         assert!(error.contains(&(hard + 1).to_string()) && error.contains("ulimit -Hn"), "{error}");
-        assert_eq!(ensure(1).unwrap(), None);
+        assert_eq!(ensure_files(1).unwrap(), None);
     }
 
     #[test]

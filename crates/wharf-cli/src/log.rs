@@ -1,0 +1,154 @@
+//! The log: `2026-11-21T10:15:02.114Z INFO message key=value`, in UTC, to standard error.
+//!
+//! A terminal gets the time of day only: whoever watches knows the date. The journal of systemd
+//! gets no time, since it notes its own.
+
+use crate::screen::{Screen, Style};
+use std::fmt;
+use std::time::{Duration, SystemTime};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// Sends all events to the screen from now on.
+///
+/// # Errors
+///
+/// The filter in `WHARF_LOG` is not one.
+pub(crate) fn start(screen: &Screen, style: Style) -> Result<(), String> {
+    let filter = std::env::var("WHARF_LOG").unwrap_or_default();
+    let filter = if filter.is_empty() { "info" } else { &filter };
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        format!(
+            "the variable WHARF_LOG is {filter:?}, which is no filter ({error}); write it as \
+             info, debug, or info,wharf=debug"
+        )
+    })?;
+    let time = match style.live {
+        true => Time::OfDay,
+        false if is_journal() => Time::None,
+        false => Time::Full,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(style.color)
+        .with_writer(screen.clone())
+        .event_format(Format { time })
+        .finish();
+    tracing::subscriber::set_global_default(subscriber).map_err(|error| error.to_string())?;
+    // The usual report of a panic would be written across the live figures.
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        tracing::error!(at, thread, "panic: {}", panic.payload_as_str().unwrap_or("no text"));
+    }));
+    Ok(())
+}
+
+/// Whether standard error is the stream that systemd says goes to its journal (systemd.exec(5)).
+#[cfg(unix)]
+fn is_journal() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    std::fs::metadata("/proc/self/fd/2")
+        .is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
+}
+
+#[cfg(not(unix))]
+fn is_journal() -> bool {
+    false
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Time {
+    Full,
+    OfDay,
+    None,
+}
+
+#[derive(Debug)]
+struct Format {
+    time: Time,
+}
+
+impl<S, N> FormatEvent<S, N> for Format
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let color = out.has_ansi_escapes();
+        let paint = |code: &'static str| if color { code } else { "" };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        match self.time {
+            Time::Full => write!(out, "{}{}{} ", paint(DIM), utc(now), paint(PLAIN))?,
+            Time::OfDay => write!(out, "{}{}{} ", paint(DIM), &utc(now)[11..], paint(PLAIN))?,
+            Time::None => {}
+        }
+        let level = *event.metadata().level();
+        let code = match level {
+            Level::ERROR => "\x1b[1;31m",
+            Level::WARN => "\x1b[33m",
+            Level::INFO => "\x1b[32m",
+            _ => DIM,
+        };
+        write!(out, "{}{level}{} ", paint(code), paint(PLAIN))?;
+        context.format_fields(out.by_ref(), event)?;
+        writeln!(out)
+    }
+}
+
+const DIM: &str = "\x1b[2m";
+const PLAIN: &str = "\x1b[0m";
+
+/// A time since 1970 as `2026-11-21T10:15:02.114Z`.
+fn utc(since_1970: Duration) -> String {
+    let seconds = since_1970.as_secs();
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Days counted from 1 March of the year 0, so that the leap day is the last of its year; in
+    // 400 years there are 146,097 days.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // Five months, from March and from August, have 153 days.
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next_year) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    format!(
+        "{:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
+        era * 400 + year + next_year,
+        second / 3_600,
+        second / 60 % 60,
+        second % 60,
+        since_1970.subsec_millis()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_in_rfc_3339() {
+        // The figures are those of `date -u -d @SECONDS`.
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00.114Z"),
+            (951_782_400, "2000-02-29T00:00:00.114Z"),
+            (951_868_799, "2000-02-29T23:59:59.114Z"),
+            (1_709_251_199, "2024-02-29T23:59:59.114Z"),
+            (1_795_256_102, "2026-11-21T10:15:02.114Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.114Z"),
+        ] {
+            assert_eq!(utc(Duration::from_secs(seconds) + Duration::from_millis(114)), text);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Standard error, shared by the log and the live figures.
+//!
+//! The figures are a block of lines at the bottom. A log line takes the block away, is written, and
+//! puts it back, all in one write: so log lines scroll above it, none is lost and nothing flickers.
+
+use crate::flags::{Color, Look};
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, PoisonError};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// What the terminal, or whatever stands in for it, can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Style {
+    pub(crate) color: bool,
+    pub(crate) unicode: bool,
+    /// Lines can be drawn over.
+    pub(crate) live: bool,
+}
+
+impl Style {
+    /// What was asked for, what the environment says, and what standard error is.
+    pub(crate) fn find_out(look: Look) -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let live =
+            io::stderr().is_terminal() && variable("TERM").is_some_and(|term| term != "dumb");
+        let color = match look.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto if variable("NO_COLOR").is_some() => false,
+            Color::Auto if variable("CLICOLOR_FORCE").is_some_and(|value| value != "0") => true,
+            Color::Auto => live && variable("CLICOLOR").is_none_or(|value| value != "0"),
+        };
+        // The first of them that is set decides (locale(7)).
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable);
+        let utf8 = locale.is_some_and(|locale| {
+            let locale = locale.to_lowercase();
+            locale.contains("utf-8") || locale.contains("utf8")
+        });
+        Self { color, unicode: utf8 && !look.ascii, live }
+    }
+}
+
+/// Standard error. Clones write to the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Screen {
+    #[expect(clippy::disallowed_types, reason = "shards log and the main thread draws, seldom")]
+    block: Arc<std::sync::Mutex<Block>>,
+}
+
+/// The lines at the bottom.
+#[derive(Debug, Default)]
+struct Block {
+    text: String,
+    /// Lines of it that are on the screen now.
+    drawn: usize,
+}
+
+impl Screen {
+    #[expect(clippy::disallowed_types, reason = "see the field")]
+    pub(crate) fn new() -> Self {
+        Self { block: Arc::new(std::sync::Mutex::new(Block::default())) }
+    }
+
+    /// Shows `lines` at the bottom, in place of those that are there. Each must be narrower than
+    /// the terminal.
+    pub(crate) fn draw(&self, lines: &[String]) {
+        let mut text = lines.join("\n");
+        if !lines.is_empty() {
+            text.push('\n');
+        }
+        self.write(b"", Some(text));
+    }
+
+    /// Takes the lines at the bottom away.
+    pub(crate) fn clear(&self) {
+        self.draw(&[]);
+    }
+
+    /// How many columns and rows there are; 80 by 24 if nobody knows.
+    pub(crate) fn size() -> (usize, usize) {
+        match terminal_size::terminal_size_of(io::stderr()) {
+            Some((columns, rows)) if columns.0 > 0 => (columns.0.into(), rows.0.into()),
+            _ => (80, 24),
+        }
+    }
+
+    /// Writes above the block, which becomes `block` if that is given.
+    fn write(&self, above: &[u8], block: Option<String>) {
+        // A panic while the lock is held leaves a stale block at worst.
+        let mut shown = self.block.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = Vec::with_capacity(1024);
+        if shown.drawn > 0 {
+            // To the first column of the block's first line, and nothing from there on.
+            bytes.extend_from_slice(format!("\r\x1b[{}A\x1b[J", shown.drawn).as_bytes());
+        }
+        bytes.extend_from_slice(above);
+        if let Some(text) = block {
+            shown.text = text;
+        }
+        bytes.extend_from_slice(shown.text.as_bytes());
+        shown.drawn = shown.text.matches('\n').count();
+        // If nobody can read standard error, there is nobody to tell.
+        let _nobody_reads = io::stderr().lock().write_all(&bytes);
+    }
+}
+
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Self::write(self, bytes, None);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Screen {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}

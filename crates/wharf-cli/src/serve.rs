@@ -1,0 +1,298 @@
+//! `wharf serve`: starts a server, shows what it does, and ends it in good order.
+
+use crate::apps::{Chargen, Chat, Discard, Echo};
+use crate::flags::{App, Backend, Serve, WhenFull};
+use crate::screen::{Screen, Style};
+use crate::status::{Sampler, now};
+use crate::units::{buffer_size, bytes, span, thousands};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+use wharf::{BackEnd, Builder, Running, Server, StartError, StopSignal, StopSignals};
+
+/// How serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// In good order.
+    Drained,
+    /// The drain ran out of time.
+    LinksCut,
+    /// A second signal came while links were finishing.
+    AtOnce(StopSignal),
+}
+
+/// Serves until a signal says to stop.
+///
+/// # Errors
+///
+/// The server did not start, or stopped by itself.
+pub(crate) fn serve(flags: &Serve, screen: &Screen, style: Style) -> wharf::Result<Ended> {
+    let mut signals = StopSignals::catch()
+        .map_err(|source| StartError::System { doing: "catching signals", source })?;
+    let (back_end, fallback) = choose(flags.backend);
+    let builder = builder(flags).back_end(back_end);
+    let running = match flags.app {
+        App::Echo => builder.start(Echo)?,
+        App::Discard => builder.start(Discard)?,
+        App::Chargen => builder.start(Chargen::new(flags.buffer_size, flags.send_queue))?,
+        App::Chat => builder.start(Chat::default())?,
+    };
+    banner(flags, &running, fallback, style);
+    let ended = watch(flags, running, &mut signals, &mut Show::new(flags, screen, style));
+    screen.clear();
+    ended
+}
+
+/// The back end to insist on, and why it is not a better one although that was wished for.
+///
+/// Left alone, the library would read `WHARF_BACKEND` once more, and `--backend auto` could not
+/// override it.
+fn choose(asked: Backend) -> (BackEnd, Option<String>) {
+    match asked {
+        #[cfg(not(windows))]
+        Backend::Uring => (BackEnd::Uring, None),
+        #[cfg(not(windows))]
+        Backend::Epoll => (BackEnd::Epoll, None),
+        #[cfg(windows)]
+        Backend::Iocp => (BackEnd::Iocp, None),
+        Backend::Auto => {
+            let mut reason = None;
+            for back_end in BEST_FIRST {
+                match back_end.available() {
+                    Ok(()) => return (back_end, reason),
+                    Err(refusal) => reason.get_or_insert(refusal),
+                };
+            }
+            // The start will fail with the reason.
+            (BEST_FIRST[0], None)
+        }
+    }
+}
+
+#[cfg(not(windows))]
+const BEST_FIRST: [BackEnd; 2] = [BackEnd::Uring, BackEnd::Epoll];
+#[cfg(windows)]
+const BEST_FIRST: [BackEnd; 1] = [BackEnd::Iocp];
+
+/// Every setting of the library has a flag.
+fn builder(flags: &Serve) -> Builder {
+    let idle = flags.idle.unwrap_or(match flags.app {
+        // People think longer than programs do.
+        App::Chat => Duration::from_mins(30),
+        App::Echo | App::Discard | App::Chargen => Duration::from_mins(1),
+    });
+    let mut builder = Server::builder()
+        .links(flags.links)
+        .buffers(flags.buffers)
+        .buffer_size(flags.buffer_size)
+        .send_queue(flags.send_queue)
+        .idle(idle)
+        .backlog(flags.backlog)
+        .when_full(match flags.when_full {
+            WhenFull::Wait => wharf::WhenFull::Wait,
+            WhenFull::Refuse => wharf::WhenFull::Refuse,
+        });
+    if let Some(shards) = flags.shards {
+        builder = builder.shards(shards);
+    }
+    for address in &flags.listen {
+        builder = builder.listen(address);
+    }
+    builder
+}
+
+/// Says what runs, on what, with how much, where, how to try it and how to stop it.
+fn banner(flags: &Serve, running: &Running, fallback: Option<String>, style: Style) {
+    let workers = running.handle().stats().workers.len();
+    tracing::info!(
+        "wharf {}, pid {}: {} on {}, {workers} worker{}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id(),
+        running.back_end().back_end,
+        kernel(),
+        if workers == 1 { "" } else { "s" },
+    );
+    if let Some(reason) = fallback {
+        let (best, taken) = (BEST_FIRST[0], running.back_end().back_end);
+        tracing::warn!("no {best} here, so {taken}: {reason}");
+    }
+    tracing::info!(
+        "memory: {} links + {} x {} buffers = {}, fixed",
+        thousands(flags.links.into()),
+        thousands(flags.buffers.into()),
+        buffer_size(flags.buffer_size),
+        bytes(running.plan().total_bytes()),
+    );
+    if let Some((from, to)) = running.files_raised() {
+        tracing::info!("files: limit raised from {} to {}", thousands(from), thousands(to));
+    }
+    let addresses = running.local_addrs();
+    let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    tracing::info!("ready: {} on {}", flags.app.name(), list.join(", "));
+    if let Some(address) = addresses.first() {
+        let stop = if style.live || cfg!(windows) {
+            "Ctrl-C drains and stops".to_owned()
+        } else {
+            format!("kill {} drains and stops", std::process::id())
+        };
+        tracing::info!("try: {}; {stop}", how_to_try(flags.app, *address));
+    }
+}
+
+fn how_to_try(app: App, address: SocketAddr) -> String {
+    let mut host = address.ip();
+    if host.is_unspecified() {
+        let here = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+        host = if host.is_ipv4() { here.0 } else { here.1 };
+    }
+    let client = format!("nc {host} {}", address.port());
+    match app {
+        App::Echo | App::Chat => client,
+        App::Discard => format!("{client} < FILE"),
+        App::Chargen => format!("{client} | head"),
+    }
+}
+
+/// The system's name and the first two parts of its version.
+fn kernel() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.trim().split(['.', '-']);
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => format!("Linux {major}.{minor}"),
+        _ => std::env::consts::OS.to_owned(),
+    }
+}
+
+/// Waits for the end and shows figures meanwhile.
+fn watch(
+    flags: &Serve,
+    running: Running,
+    signals: &mut StopSignals,
+    show: &mut Show<'_>,
+) -> wharf::Result<Ended> {
+    let handle = running.handle();
+    let mut ending: Option<Ending> = None;
+    while !running.is_finished() {
+        let wait = if ending.is_some() { WAIT_AT_END } else { WAIT };
+        match (signals.wait(Some(wait)), &ending) {
+            (Some(signal), None) => {
+                let links = handle.stats().links.into();
+                let what = match links {
+                    0 => "no link is open".to_owned(),
+                    1 => format!("1 link has {} to finish", span(flags.drain)),
+                    _ => format!("{} links have {} to finish", thousands(links), span(flags.drain)),
+                };
+                tracing::info!("stopping on {}: {what}", signal.name());
+                handle.stop(flags.drain);
+                ending = Some(Ending { links, until: now() + flags.drain.min(FOR_EVER) });
+            }
+            (Some(signal), Some(_)) => {
+                show.screen.clear();
+                let left = thousands(handle.stats().links.into());
+                tracing::warn!("stopped at once by a second {}: {left} links cut", signal.name());
+                return Ok(Ended::AtOnce(signal));
+            }
+            (None, _) => {}
+        }
+        show.refresh(&running, ending.as_ref());
+    }
+    show.screen.clear();
+    let Some(ending) = ending else {
+        return match running.wait() {
+            Ok(_) => Err("the server stopped by itself".into()),
+            Err(error) => Err(error),
+        };
+    };
+    let stats = running.wait()?.stats;
+    let drained = thousands(ending.links.saturating_sub(stats.cut));
+    let (cut, received) = (thousands(stats.cut), thousands(stats.received_messages));
+    let sent = thousands(stats.sent_messages);
+    if stats.cut == 0 {
+        tracing::info!("stopped: {drained} drained, 0 cut; {received} messages in, {sent} out");
+        return Ok(Ended::Drained);
+    }
+    tracing::warn!(
+        "stopped: {drained} drained, {cut} cut after {}; {received} messages in, {sent} out",
+        span(flags.drain)
+    );
+    Ok(Ended::LinksCut)
+}
+
+/// The drain.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    /// Links there were when it began.
+    links: u64,
+    until: Instant,
+}
+
+/// Four times a second is often enough for the eye, and seldom enough to cost nothing.
+const WAIT: Duration = Duration::from_millis(250);
+/// Short, so that the program ends soon after its last link.
+const WAIT_AT_END: Duration = Duration::from_millis(10);
+/// A clock can add this without overflow.
+const FOR_EVER: Duration = Duration::from_hours(24 * 365);
+
+/// Where the figures go, and when.
+#[derive(Debug)]
+struct Show<'a> {
+    screen: &'a Screen,
+    style: Style,
+    sampler: Sampler,
+    every: Option<Duration>,
+    next: Instant,
+}
+
+impl<'a> Show<'a> {
+    fn new(flags: &Serve, screen: &'a Screen, style: Style) -> Self {
+        let wished = (!flags.stats.is_zero()).then_some(flags.stats.min(FOR_EVER));
+        let every = if style.live { wished.map(|_| WAIT) } else { wished };
+        let next = now() + every.unwrap_or_default();
+        // Live rates are those of the last second.
+        let sampler = Sampler::new(if style.live { 4 } else { 1 });
+        Self { screen, style, sampler, every, next }
+    }
+
+    fn refresh(&mut self, running: &Running, ending: Option<&Ending>) {
+        let Some(every) = self.every else { return };
+        let time = now();
+        if time < self.next {
+            return;
+        }
+        self.next = (self.next + every).max(time);
+        let figures = self.sampler.sample(running.handle().stats());
+        if !self.style.live {
+            return figures.log();
+        }
+        let (columns, rows) = Screen::size();
+        let left = ending.map(|ending| ending.until.saturating_duration_since(time));
+        let mut lines = figures.lines(columns, self.style, left);
+        if lines.len() >= rows {
+            // Only what is on the screen can be drawn over.
+            lines.drain(..lines.len() - 1);
+        }
+        self.screen.draw(&lines);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::{Command, Flags};
+    use clap::Parser;
+
+    #[test]
+    fn the_defaults_are_those_of_the_library() {
+        let Command::Serve(flags) = Flags::parse_from(["wharf", "serve"]).command;
+        let ours = format!("{:?}", builder(&flags));
+        let library = format!("{:?}", Server::builder().listen("127.0.0.1:9527"));
+        assert_eq!(ours, library);
+    }
+
+    #[test]
+    fn the_way_to_try_it_names_an_address_that_can_be_reached() {
+        let text = |app, address: &str| how_to_try(app, address.parse().unwrap());
+        assert_eq!(text(App::Echo, "127.0.0.1:9527"), "nc 127.0.0.1 9527");
+        assert_eq!(text(App::Chat, "[::]:9527"), "nc ::1 9527");
+        assert_eq!(text(App::Chargen, "0.0.0.0:19"), "nc 127.0.0.1 19 | head");
+    }
+}

@@ -1,0 +1,379 @@
+//! The figures of a running server: live lines for a terminal, a line of the log elsewhere.
+
+use crate::screen::Style;
+use crate::units::{bytes, span, thousands};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+use wharf::{DisconnectReason, Stats};
+
+/// Readings of the counters, the oldest of which give the rates.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    started: Instant,
+    samples: VecDeque<(Instant, Stats)>,
+    kept: usize,
+}
+
+impl Sampler {
+    /// Rates are those since `kept` readings ago.
+    pub(crate) fn new(kept: usize) -> Self {
+        Self { started: now(), samples: VecDeque::with_capacity(kept + 1), kept }
+    }
+
+    /// Takes another reading; what it shows, and how fast that changed.
+    pub(crate) fn sample(&mut self, stats: Stats) -> Figures {
+        let at = now();
+        let oldest = self.samples.front();
+        let elapsed = oldest.map_or(at - self.started, |oldest| at - oldest.0);
+        let nothing = Stats::default();
+        let before = oldest.map_or(&nothing, |oldest| &oldest.1);
+        let figures = Figures::new(before, &stats, elapsed, at - self.started);
+        self.samples.push_back((at, stats));
+        if self.samples.len() > self.kept {
+            self.samples.pop_front();
+        }
+        figures
+    }
+}
+
+/// The time for what people look at; the engine has a clock of its own.
+#[expect(clippy::disallowed_methods, reason = "the program is not simulated")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// What is shown.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Figures {
+    up: Duration,
+    links: u64,
+    links_limit: u64,
+    buffers: u64,
+    buffers_limit: u64,
+    input: Flow,
+    output: Flow,
+    accepts: u64,
+    workers: Vec<WorkerFigures>,
+    /// What went wrong since the start, and how often.
+    faults: Vec<(&'static str, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Flow {
+    messages_per_second: u64,
+    bytes_per_second: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct WorkerFigures {
+    calls: u64,
+    links: u64,
+    /// From 0 to 1.
+    busy: f64,
+}
+
+impl Figures {
+    fn new(before: &Stats, stats: &Stats, elapsed: Duration, up: Duration) -> Self {
+        let seconds = elapsed.as_secs_f64().max(1e-3);
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rates are rounded, and counts only rise"
+        )]
+        let rate = |now: u64, then: u64| (now.saturating_sub(then) as f64 / seconds).round() as u64;
+        let ledgers = [&stats.buffers, &stats.post_buffers];
+        // A buffer in which the kernel may receive is not in use: nothing waits in it.
+        let used = ledgers.map(|ledger| ledger.total() - ledger.free - ledger.kernel_receive);
+        let workers = stats.workers.iter().enumerate().map(|(number, worker)| {
+            let before = before.workers.get(number).map_or(0, |worker| worker.busy_ns);
+            let busy = Duration::from_nanos(worker.busy_ns.saturating_sub(before));
+            let busy = (busy.as_secs_f64() / seconds).min(1.0);
+            WorkerFigures { calls: worker.calls, links: worker.links.into(), busy }
+        });
+        Self {
+            up,
+            links: stats.links.into(),
+            links_limit: stats.links_limit.into(),
+            buffers: used.into_iter().map(u64::from).sum(),
+            buffers_limit: ledgers.iter().map(|ledger| u64::from(ledger.total())).sum(),
+            input: Flow {
+                messages_per_second: rate(stats.received_messages, before.received_messages),
+                bytes_per_second: rate(stats.received_bytes, before.received_bytes),
+            },
+            output: Flow {
+                messages_per_second: rate(stats.sent_messages, before.sent_messages),
+                bytes_per_second: rate(stats.sent_bytes, before.sent_bytes),
+            },
+            accepts: stats.accepted,
+            workers: workers.collect(),
+            faults: faults(stats),
+        }
+    }
+
+    /// The mean over all workers.
+    fn busy(&self) -> f64 {
+        let count = u32::try_from(self.workers.len().max(1)).unwrap_or(u32::MAX);
+        self.workers.iter().map(|worker| worker.busy).sum::<f64>() / f64::from(count)
+    }
+
+    /// Writes the figures to the log.
+    pub(crate) fn log(&self) {
+        tracing::info!(
+            up_s = self.up.as_secs(),
+            links = self.links,
+            links_limit = self.links_limit,
+            buffers_in_use = self.buffers,
+            buffers_limit = self.buffers_limit,
+            accepts = self.accepts,
+            receive_per_s = self.input.messages_per_second,
+            receive_bytes_per_s = self.input.bytes_per_second,
+            send_per_s = self.output.messages_per_second,
+            send_bytes_per_s = self.output.bytes_per_second,
+            busy_percent = percent(self.busy()),
+            faults = self.faults.iter().map(|fault| fault.1).sum::<u64>(),
+            "stats"
+        );
+    }
+
+    /// The figures as lines that are less than `width` wide, under a blank one.
+    pub(crate) fn lines(
+        &self,
+        width: usize,
+        style: Style,
+        ending: Option<Duration>,
+    ) -> Vec<String> {
+        let row = || Row { text: String::new(), room: width.saturating_sub(1), style };
+        let flow = |name: &str, flow: Flow| {
+            format!(
+                "   {name:<3}{:>10} msg/s {:>9}",
+                thousands(flow.messages_per_second),
+                format!("{}/s", bytes(flow.bytes_per_second))
+            )
+        };
+        let of = |n: u64, limit: u64| format!("{:>7} of {:>7}", thousands(n), thousands(limit));
+        let mut lines = vec![
+            String::new(),
+            row()
+                .left("links", &of(self.links, self.links_limit))
+                .bar(share(self.links, self.links_limit))
+                .right(&flow("in", self.input)),
+            row()
+                .left("buffers", &of(self.buffers, self.buffers_limit))
+                .bar(share(self.buffers, self.buffers_limit))
+                .right(&flow("out", self.output)),
+        ];
+        if self.workers.len() <= WORKERS_SHOWN_MAX {
+            for (number, worker) in self.workers.iter().enumerate() {
+                let label = format!("worker {number}");
+                let left = row().left(&label, &format!("{:>12} calls", thousands(worker.calls)));
+                let links = thousands(worker.links);
+                let plural = if worker.links == 1 { "" } else { "s" };
+                lines.push(left.bar(worker.busy).right(&format!("   {links} link{plural}")));
+            }
+        } else {
+            let calls = thousands(self.workers.iter().map(|worker| worker.calls).sum());
+            let left = row().left("workers", &format!("{calls:>12} calls"));
+            let most = self.workers.iter().map(|worker| worker.busy).fold(0.0, f64::max);
+            let right = format!("   {} workers, busiest {} %", self.workers.len(), percent(most));
+            lines.push(left.bar(self.busy()).right(&right));
+        }
+        lines.push(self.last_line(row(), ending));
+        lines
+    }
+
+    fn last_line(&self, row: Row, ending: Option<Duration>) -> String {
+        if let Some(left) = ending {
+            // Whole seconds, so that the line is calm.
+            let left = left.saturating_add(Duration::from_millis(999));
+            let left = span(Duration::from_secs(left.as_secs()));
+            let links = thousands(self.links);
+            let plural = if self.links == 1 { "" } else { "s" };
+            return row
+                .push(&format!(" draining: {links} link{plural} left"), "")
+                .push(&format!(", {left} to go"), "")
+                .right("; Ctrl-C again ends at once");
+        }
+        // In whole seconds; the first is rounded up, or it would be shown in milliseconds.
+        let up = span(Duration::from_secs(self.up.as_secs().max(1)));
+        let row = row.push(&format!(" up {up}"), "");
+        if self.faults.is_empty() {
+            return row.right(", no faults");
+        }
+        let each = |row: Row, (name, count): &(&str, u64)| {
+            row.push(&format!(", {} {name}", thousands(*count)), YELLOW)
+        };
+        self.faults.iter().fold(row, each).text
+    }
+}
+
+/// What went wrong, where something did.
+fn faults(stats: &Stats) -> Vec<(&'static str, u64)> {
+    let slow = stats.closed(DisconnectReason::SlowReader);
+    let all = [
+        ("handler panics", stats.handler_panics),
+        ("failed accepts", stats.accept_failures),
+        ("refused: links full", stats.refused_full),
+        ("waits for a buffer", stats.receive_pauses),
+        ("slow readers closed", slow),
+        ("broadcasts left out", stats.broadcast_skips),
+        ("system errors", stats.closed(DisconnectReason::SystemError)),
+    ];
+    all.into_iter().filter(|fault| fault.1 > 0).collect()
+}
+
+/// Rows for single workers; more would fill a small terminal.
+const WORKERS_SHOWN_MAX: usize = 4;
+const BAR_WIDTH: usize = 10;
+/// From here on a bar warns.
+const NEARLY_FULL: f64 = 0.9;
+const CYAN: &str = "\x1b[36m";
+const YELLOW: &str = "\x1b[33m";
+const DIM: &str = "\x1b[2m";
+const PLAIN: &str = "\x1b[0m";
+
+#[expect(clippy::cast_precision_loss, reason = "a bar has ten places")]
+fn share(n: u64, limit: u64) -> f64 {
+    n as f64 / limit.max(1) as f64
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 100")]
+fn percent(share: f64) -> u64 {
+    (share.clamp(0.0, 1.0) * 100.0).round() as u64
+}
+
+/// A line in the making that never grows wider than the terminal.
+struct Row {
+    text: String,
+    room: usize,
+    style: Style,
+}
+
+impl Row {
+    fn left(self, label: &str, value: &str) -> Self {
+        self.push(&format!(" {label:<9}{value:>18}  "), "")
+    }
+
+    fn bar(self, share: f64) -> Self {
+        let (full, rest) = if self.style.unicode { ("█", "░") } else { ("#", ".") };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 10")]
+        let cells = (share.clamp(0.0, 1.0) * BAR_WIDTH as f64).round() as usize;
+        let code = if share >= NEARLY_FULL { YELLOW } else { CYAN };
+        self.push(&full.repeat(cells), code)
+            .push(&rest.repeat(BAR_WIDTH - cells), DIM)
+            .push(&format!(" {:>3} %", percent(share)), "")
+    }
+
+    fn right(self, text: &str) -> String {
+        self.push(text, "").text
+    }
+
+    /// Adds a part, whole or not at all: half a number would be another number. Nothing comes
+    /// after a part that has no room.
+    fn push(mut self, text: &str, code: &str) -> Self {
+        // All that is drawn is one column wide.
+        let Some(room) = self.room.checked_sub(text.chars().count()) else {
+            self.room = 0;
+            return self;
+        };
+        self.room = room;
+        if self.style.color && !code.is_empty() && !text.is_empty() {
+            self.text.extend([code, text, PLAIN]);
+        } else {
+            self.text.push_str(text);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf::WorkerStats;
+
+    const PLAIN_STYLE: Style = Style { color: false, unicode: true, live: true };
+
+    fn figures(workers: usize) -> Figures {
+        let (mut before, mut stats) = (Stats::default(), Stats::default());
+        stats.links = 1_204;
+        stats.links_limit = 3_000;
+        stats.buffers.free = 7_089;
+        stats.buffers.send_queue = 2_911;
+        before.received_messages = 1_000;
+        stats.received_messages = 365_602;
+        stats.received_bytes = 23_400_000;
+        for _ in 0..workers {
+            let mut worker = WorkerStats::default();
+            (worker.links, worker.calls, worker.busy_ns) = (602, 9_120_334, 1_220_000_000);
+            stats.workers.push(worker);
+        }
+        Figures::new(&before, &stats, Duration::from_secs(2), Duration::from_secs(100))
+    }
+
+    #[test]
+    fn the_block_is_calm_and_fits_80_columns() {
+        let lines = figures(2).lines(80, PLAIN_STYLE, None);
+        let expected = [
+            "",
+            " links      1,204 of   3,000  ████░░░░░░  40 %   in    182,301 msg/s 11.7 MB/s",
+            " buffers    2,911 of  10,000  ███░░░░░░░  29 %   out         0 msg/s     0 B/s",
+            " worker 0    9,120,334 calls  ██████░░░░  61 %   602 links",
+            " worker 1    9,120,334 calls  ██████░░░░  61 %   602 links",
+            " up 1 min 40 s, no faults",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_fewer_parts_and_no_half_numbers() {
+        let wide = figures(2).lines(80, PLAIN_STYLE, None);
+        for width in 1..80 {
+            for (line, whole) in figures(2).lines(width, PLAIN_STYLE, None).iter().zip(&wide) {
+                assert!(line.chars().count() < width && whole.starts_with(line), "{line}");
+                let rest = &whole[line.len()..];
+                let cut = line.ends_with(|c: char| c.is_ascii_digit())
+                    && rest.starts_with(|c: char| c.is_ascii_digit() || c == ',');
+                assert!(!cut || rest.starts_with(", "), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_workers_share_a_row() {
+        let lines = figures(16).lines(80, PLAIN_STYLE, None);
+        assert_eq!(lines.len(), 5);
+        assert!(lines[3].ends_with("61 %   16 workers, busiest 61 %"), "{}", lines[3]);
+    }
+
+    #[test]
+    fn faults_are_named_and_counted() {
+        let mut stats = Stats::default();
+        (stats.handler_panics, stats.refused_full) = (2, 1_000);
+        let second = Duration::from_secs(1);
+        let figures = Figures::new(&Stats::default(), &stats, second, second);
+        let last = figures.lines(80, PLAIN_STYLE, None).pop().unwrap();
+        assert_eq!(last, " up 1 s, 2 handler panics, 1,000 refused: links full");
+    }
+
+    #[test]
+    fn a_plain_terminal_gets_plain_signs() {
+        let style = Style { color: false, unicode: false, live: true };
+        let lines = figures(2).lines(80, style, Some(Duration::from_millis(7_400)));
+        assert!(lines.iter().all(|line| line.is_ascii()), "{lines:?}");
+        assert_eq!(
+            lines.last().unwrap(),
+            " draining: 1,204 links left, 8 s to go; Ctrl-C again ends at once"
+        );
+    }
+
+    #[test]
+    fn colour_is_added_to_the_same_text() {
+        let style = Style { color: true, ..PLAIN_STYLE };
+        let mut text = figures(2).lines(80, style, None).join("\n");
+        assert!(text.contains("\x1b[36m████\x1b[0m"));
+        for code in [CYAN, YELLOW, DIM, PLAIN] {
+            text = text.replace(code, "");
+        }
+        assert_eq!(text, figures(2).lines(80, PLAIN_STYLE, None).join("\n"));
+    }
+}

@@ -1,0 +1,23 @@
+//! The program from outside, on both back ends: what it prints, answers and refuses, and how it ends.
+//!
+//! Each test starts the built binary on a port of the system's choice and reads the address from its
+//! banner. Nothing sleeps for luck: all waits are for a condition, with a deadline.
+#![cfg(test)]
+#![cfg(unix)]
+#![expect(clippy::disallowed_methods, reason = "deadlines and the drain are in real time")]
+
+mod apps;
+mod clients;
+mod common;
+mod errors;
+mod screen;
+mod stop;
+
+/// Makes each function a test on io_uring and one on epoll.
+macro_rules! each_back_end {
+    ($($name:ident),+ $(,)?) => {
+        mod uring { $(#[test] fn $name() { super::$name("uring"); })+ }
+        mod epoll { $(#[test] fn $name() { super::$name("epoll"); })+ }
+    };
+}
+use each_back_end;

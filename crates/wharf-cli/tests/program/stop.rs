@@ -1,0 +1,146 @@
+//! How it ends: every byte that it took is answered, in time, and the exit code says how it went.
+
+use super::common::{Server, read_until};
+use super::each_back_end;
+use rustix::process::Signal;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+each_back_end! {
+    a_signal_under_load_loses_no_answer,
+    a_silent_server_ends_at_once_on_either_signal,
+    links_that_do_not_finish_are_cut_when_the_drain_is_over,
+    a_second_signal_ends_it_at_once,
+}
+
+/// Eight clients send without pause, and a ninth stops between two messages. What comes back must be
+/// a prefix of what was sent, and for who stopped sending in time, all of it.
+fn a_signal_under_load_loses_no_answer(back_end: &str) {
+    const CLIENTS: u8 = 8;
+    let Some(mut server) = Server::start(back_end, &["--drain", "5s"]) else { return };
+    let running = Barrier::new(usize::from(CLIENTS) + 1);
+    let answered: u64 = std::thread::scope(|scope| {
+        let client = |number: u8| {
+            let mut link = server.connect();
+            let running = &running;
+            move || {
+                let message = [number; 200];
+                let mut answer = [0; 200];
+                let mut answered = 0_u64;
+                loop {
+                    if answered == 20 {
+                        running.wait();
+                    }
+                    // The server has closed: at a message's border or within one.
+                    if link.write_all(&message).is_err() {
+                        return answered;
+                    }
+                    let mut len = 0;
+                    while len < answer.len() {
+                        match link.read(&mut answer[len..]) {
+                            Ok(0) | Err(_) => break,
+                            Ok(n) => len += n,
+                        }
+                    }
+                    assert!(answer[..len].iter().all(|byte| *byte == number), "{answer:?}");
+                    if len < answer.len() {
+                        return answered;
+                    }
+                    answered += 1;
+                }
+            }
+        };
+        let clients: Vec<_> = (1..=CLIENTS).map(|number| scope.spawn(client(number))).collect();
+        let mut calm = server.connect();
+        calm.write_all(b"before").expect("it reads");
+        running.wait();
+        server.signal(Signal::TERM);
+        let mut rest = Vec::new();
+        calm.read_to_end(&mut rest).expect("it closes in good order");
+        assert_eq!(rest, b"before");
+        clients.into_iter().map(|client| client.join().expect("right answers")).sum()
+    });
+    let (status, took) = server.wait();
+    assert_eq!(status.code(), Some(0), "{:#?}", server.log);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(answered >= u64::from(CLIENTS) * 20, "{answered}");
+    let log = server.log.join("\n");
+    assert!(log.contains("INFO stopping on SIGTERM: 9 links have 5 s to finish"), "{log}");
+    assert!(log.contains("INFO stopped: 9 drained, 0 cut; "), "{log}");
+}
+
+fn a_silent_server_ends_at_once_on_either_signal(back_end: &str) {
+    for (signal, name) in [(Signal::INT, "SIGINT"), (Signal::TERM, "SIGTERM")] {
+        let Some(mut server) = Server::start(back_end, &["--app", "chat"]) else { return };
+        server.signal(signal);
+        let (status, took) = server.wait();
+        assert_eq!(status.code(), Some(0), "{:#?}", server.log);
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        let log = server.log.join("\n");
+        assert!(log.contains(&format!("stopping on {name}: no link is open")), "{log}");
+    }
+}
+
+/// A client that asks for much and reads nothing keeps its link from finishing.
+fn stuck_link(server: &Server) -> std::net::TcpStream {
+    let mut link = server.connect();
+    // More than the sockets' buffers and the send queue hold together.
+    link.set_write_timeout(Some(Duration::from_millis(500))).expect("a time-out");
+    let piece = vec![b'x'; 65_536];
+    for _ in 0..1_000 {
+        if link.write_all(&piece).is_err() {
+            return link;
+        }
+    }
+    panic!("the server took 64 MB from a client that reads nothing");
+}
+
+fn links_that_do_not_finish_are_cut_when_the_drain_is_over(back_end: &str) {
+    let Some(mut server) = Server::start(back_end, &["--drain", "300ms"]) else { return };
+    let _stuck = stuck_link(&server);
+    let begin = Instant::now();
+    server.signal(Signal::TERM);
+    let (status, _) = server.wait();
+    let took = begin.elapsed();
+    assert_eq!(status.code(), Some(5), "{:#?}", server.log);
+    assert!(took >= Duration::from_millis(290) && took < Duration::from_secs(3), "{took:?}");
+    let log = server.log.join("\n");
+    assert!(log.contains("WARN stopped: 0 drained, 1 cut after 300 ms; "), "{log}");
+}
+
+fn a_second_signal_ends_it_at_once(back_end: &str) {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let Some(mut server) = Server::start(back_end, &["--drain", "1h"]) else { return };
+        let _stuck = stuck_link(&server);
+        server.signal(signal);
+        server.wait_for_line(" stopping on ").expect("it begins to drain");
+        server.signal(signal);
+        let (status, took) = server.wait();
+        assert_eq!(status.code(), Some(code), "{:#?}", server.log);
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(server.log.join("\n").contains("WARN stopped at once by a second "));
+    }
+}
+
+/// After the signal nobody new is served, and who is there may finish.
+#[test]
+fn a_draining_server_takes_nobody_new() {
+    let Some(mut server) = Server::start("auto", &["--drain", "1h"]) else { return };
+    let mut link = server.connect();
+    link.write_all(b"x\n").expect("it reads");
+    read_until(&mut link, "x\n");
+    let _stuck = stuck_link(&server);
+    server.signal(Signal::TERM);
+    server.wait_for_line(" stopping on ").expect("it begins to drain");
+    let mut rest = Vec::new();
+    link.read_to_end(&mut rest).expect("the link that has nothing to finish is closed");
+    assert!(rest.is_empty());
+    let refused = std::net::TcpStream::connect(server.addresses[0]);
+    let served = refused.is_ok_and(|mut late| {
+        let _half = late.write_all(b"late").and_then(|()| late.shutdown(Shutdown::Write));
+        late.read_to_end(&mut rest).is_ok() && !rest.is_empty()
+    });
+    assert!(!served);
+}

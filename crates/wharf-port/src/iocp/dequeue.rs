@@ -1,0 +1,355 @@
+//! Completions come out.
+//!
+//! A turn of [`dequeue`](crate::port::Port::dequeue) has three steps. It takes a batch of packets
+//! from the system's completion port and notes in each socket's state what they say; it visits the
+//! sockets that have something to report or to read, each once; it takes what other threads
+//! posted. What does not fit into the caller's vector stays in the states, so nothing is queued
+//! twice and nothing has to be allocated.
+
+use super::IocpPort;
+use super::flight::Slot;
+use super::socket::{Found, is_connection_error, link_error, update_accept_context};
+use super::state::{Accept, Receive, Role, Send, link, listener};
+use super::wake::{WAIT_MS_MAX, WAKE_KEY};
+use crate::memory::{Buffer, Owner};
+use crate::port::{Completion, Completions, End, Key, OsError, Outcome, PortError, Shots, Socket};
+use std::marker;
+use std::time::Duration;
+use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
+
+/// How many buffers one visit may fill. A link that sends without pause is visited again in the
+/// next turn, after all others.
+const RECEIVES_PER_VISIT: u32 = 8;
+
+impl<T: marker::Send> IocpPort<T> {
+    pub(super) fn turn(
+        &mut self,
+        completions: &mut Completions<Self>,
+        timeout: Option<Duration>,
+    ) -> Result<(), PortError> {
+        if is_full(completions) {
+            return Ok(());
+        }
+        self.wait(timeout)?;
+        // Where the vector is short, sockets and posts take turns at being served first.
+        self.posts_first = !self.posts_first;
+        if self.posts_first {
+            self.take_posts(completions);
+            self.visit_all(completions);
+        } else {
+            self.visit_all(completions);
+            self.take_posts(completions);
+        }
+        Ok(())
+    }
+
+    /// Notes what has completed; sleeps until something does, if nothing is there to be done.
+    fn wait(&mut self, timeout: Option<Duration>) -> Result<(), OsError> {
+        let mut wait_ms = timeout.map_or(WAIT_MS_MAX, milliseconds);
+        let starving = !self.starved.is_empty();
+        if !self.ready.is_empty() || (starving && !self.pool.is_empty()) {
+            wait_ms = 0;
+        }
+        if wait_ms != 0 && starving {
+            self.pool.set_waiting(true);
+            if !self.pool.is_empty() {
+                wait_ms = 0;
+            }
+        }
+        if wait_ms != 0 && !self.inbox.fall_asleep() {
+            wait_ms = 0;
+        }
+        let result = self.poll(wait_ms);
+        if starving {
+            self.pool.set_waiting(false);
+        }
+        result
+    }
+
+    /// Takes one batch of packets, and notes what they say.
+    pub(super) fn poll(&mut self, wait_ms: u32) -> Result<(), OsError> {
+        self.counters.waits += 1;
+        let count = self.port.dequeue(&mut self.entries, wait_ms)?;
+        for index in 0..count {
+            let entry = self.entries[index];
+            if entry.lpOverlapped.is_null() {
+                match entry.lpCompletionKey {
+                    WAKE_KEY => self.counters.wakeups += 1,
+                    _ => self.counters.stale += 1,
+                }
+            } else if self.note(&entry).is_none() {
+                self.counters.stale += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// `None` if the packet names no live operation.
+    fn note(&mut self, entry: &OVERLAPPED_ENTRY) -> Option<()> {
+        let (slot, socket) = self.flight.land(entry.lpOverlapped)?;
+        let member = &mut self.table.get_mut(socket)?.state;
+        let call = match slot {
+            Slot::Receive(_) => "WSARecv",
+            Slot::Send(_) => "WSASend",
+            Slot::Accept(_) => "AcceptEx",
+        };
+        let failure = match entry.Internal {
+            0 => None,
+            _ => Some(End::Failed(self.flight.error(slot, call, &member.handle))),
+        };
+        match (slot, &mut member.role) {
+            (Slot::Receive(_), Role::Link(link)) => {
+                let Receive::Waiting { shots, cancelled } = link.receive else { return None };
+                link.receive = match failure {
+                    // Also if there are bytes: they stay where they are.
+                    _ if cancelled => Receive::Ended(End::Cancelled),
+                    None => Receive::Ready(shots),
+                    Some(end) => Receive::Ended(end),
+                };
+            }
+            (Slot::Send(_), Role::Link(link)) => {
+                let Send::InFlight { cancelled } = link.send else { return None };
+                let end = if cancelled { failure.map(|_| End::Cancelled) } else { failure };
+                let sent = entry.dwNumberOfBytesTransferred as usize;
+                link.send = Send::Ended { sent, end };
+            }
+            (Slot::Accept(accept), Role::Listener(listener)) => {
+                listener.posted -= 1;
+                listener.done.push_back((accept, failure));
+            }
+            (Slot::Receive(_) | Slot::Send(_), Role::Listener(_))
+            | (Slot::Accept(_), Role::Link(_)) => return None,
+        }
+        self.ready.push(socket);
+        Some(())
+    }
+
+    fn take_posts(&mut self, completions: &mut Completions<Self>) {
+        if !self.inbox.notified() {
+            return;
+        }
+        while !is_full(completions) {
+            let Some(packet) = self.inbox.take() else { return };
+            completions.push(Completion { key: Key(0), outcome: Outcome::Posted(packet) });
+        }
+        self.inbox.mark();
+    }
+
+    /// Serves those that waited for a buffer, then every socket that has something to be done.
+    fn visit_all(&mut self, completions: &mut Completions<Self>) {
+        for _ in 0..self.starved.len() {
+            if is_full(completions) {
+                break;
+            }
+            let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else { break };
+            let Some(socket) = self.starved.pop() else { break };
+            if let Some((_, _, link)) = link(&mut self.table, socket)
+                && let Receive::Starved(shots) = link.receive
+            {
+                link.receive = Receive::Ready(shots);
+                self.receive_once(socket, Some(buffer), completions);
+            }
+        }
+        for _ in 0..self.ready.len() {
+            if is_full(completions) {
+                break;
+            }
+            let Some(socket) = self.ready.pop() else { break };
+            self.visit(socket, completions);
+        }
+    }
+
+    /// Reports what has ended on the socket, reads what is there, closes it if that is due. If the
+    /// vector fills up the socket is queued again.
+    fn visit(&mut self, socket: Socket, completions: &mut Completions<Self>) {
+        let Some(entry) = self.table.get_mut(socket) else { return };
+        match &entry.state.role {
+            Role::Link(_) => self.visit_link(socket, completions),
+            Role::Listener(_) => self.visit_listener(socket, completions),
+        }
+        let Some(entry) = self.table.get_mut(socket) else { return };
+        if !entry.state.closing || !entry.state.is_idle() {
+            return;
+        }
+        if is_full(completions) {
+            self.ready.push(socket);
+            return;
+        }
+        let key = entry.key;
+        self.ready.remove(socket);
+        self.starved.remove(socket);
+        if let Some(entry) = self.table.remove(socket)
+            && let Role::Listener(listener) = &entry.state.role
+        {
+            self.stock.give_back(listener.stock);
+        }
+        completions.push(Completion { key, outcome: Outcome::Closed });
+    }
+
+    fn visit_link(&mut self, socket: Socket, completions: &mut Completions<Self>) {
+        let Some((key, _, link)) = link(&mut self.table, socket) else { return };
+        if let Send::Ended { sent, end } = link.send {
+            link.send = Send::Idle;
+            let chain = self.flight.take_chain(socket.index);
+            // What went out whole has not failed, whatever came after.
+            let end = end.filter(|_| sent < chain.len());
+            completions.push(Completion { key, outcome: Outcome::Sent { chain, sent, end } });
+        }
+        if is_full(completions) {
+            self.ready.push(socket);
+            return;
+        }
+        match link.receive {
+            Receive::Ended(end) => {
+                link.receive = Receive::Idle;
+                completions.push(Completion { key, outcome: Outcome::ReceiveEnded(end) });
+            }
+            Receive::Ready(_) => {
+                for _ in 0..RECEIVES_PER_VISIT {
+                    // Those that ran out before come first.
+                    let may_take = self.starved.is_empty() && !is_full(completions);
+                    let acquire = || self.pool.acquire(Owner::KernelReceive);
+                    let buffer = may_take.then(acquire).flatten();
+                    if !self.receive_once(socket, buffer, completions) {
+                        return;
+                    }
+                }
+            }
+            Receive::Idle | Receive::Waiting { .. } | Receive::Starved(_) => {}
+        }
+    }
+
+    /// Reads into `buffer` what there is on a link whose receive is ready, or queues the link for a
+    /// buffer if there is none. Says whether there is reason to read another one.
+    fn receive_once(
+        &mut self,
+        socket: Socket,
+        mut buffer: Option<Buffer>,
+        completions: &mut Completions<Self>,
+    ) -> bool {
+        let Some((key, handle, link)) = link(&mut self.table, socket) else { return false };
+        let Receive::Ready(shots) = link.receive else { return false };
+        if is_full(completions) {
+            self.ready.push(socket);
+            return false;
+        }
+        let found = match &mut buffer {
+            Some(buffer) => handle.receive(buffer),
+            // An end can be reported, and a false alarm dropped, without a buffer.
+            None => handle.peek(),
+        };
+        let end = match (found, buffer) {
+            (Found::Bytes(_), None) => {
+                link.receive = Receive::Starved(shots);
+                self.starved.push(socket);
+                self.counters.receive_pauses += 1;
+                return false;
+            }
+            (Found::Bytes(len), Some(buffer)) => {
+                buffer.set_owner(Owner::Application);
+                let is_full_buffer = len == buffer.capacity();
+                let last = shots != Shots::Many;
+                completions.push(Completion { key, outcome: Outcome::Received { buffer, last } });
+                if last {
+                    link.receive = Receive::Idle;
+                    return false;
+                }
+                if is_full_buffer {
+                    self.ready.push(socket);
+                    return true;
+                }
+                None
+            }
+            (Found::Nothing, _) if shots == Shots::IfReady => Some(End::NotReady),
+            (Found::Nothing, _) => None,
+            (Found::EndOfStream, _) => Some(End::PeerClosed),
+            (Found::Failed(error), _) => Some(End::Failed(error)),
+        };
+        if let Some(end) = end {
+            link.receive = Receive::Idle;
+            completions.push(Completion { key, outcome: Outcome::ReceiveEnded(end) });
+        } else {
+            link.receive = Receive::after(self.flight.receive(socket, handle), shots);
+            if !matches!(link.receive, Receive::Waiting { .. }) {
+                self.ready.push(socket);
+            }
+        }
+        false
+    }
+
+    fn visit_listener(&mut self, socket: Socket, completions: &mut Completions<Self>) {
+        // New accepts are posted below, so what is done by then waits for the next turn.
+        let Some((_, _, state)) = listener(&mut self.table, socket) else { return };
+        for _ in 0..state.done.len() {
+            if is_full(completions) {
+                self.ready.push(socket);
+                return;
+            }
+            self.take_connection(socket, completions);
+        }
+        self.top_up(socket);
+        let Some((key, _, listener)) = listener(&mut self.table, socket) else { return };
+        if let Accept::Ending(_, end) = listener.accept
+            && listener.out() == 0
+        {
+            if is_full(completions) {
+                self.ready.push(socket);
+            } else {
+                listener.accept = Accept::Idle;
+                completions.push(Completion { key, outcome: Outcome::AcceptEnded(end) });
+            }
+        }
+    }
+
+    /// Reports the first accept that is done, or counts it if it failed.
+    fn take_connection(&mut self, socket: Socket, completions: &mut Completions<Self>) {
+        let Some((key, handle, listener)) = listener(&mut self.table, socket) else { return };
+        let Some((accept, failure)) = listener.done.pop_front() else { return };
+        let stream = self.flight.take_accepted(accept);
+        // A failed accept has left no addresses.
+        let peer = match failure {
+            None => self.flight.peer(accept, &listener.calls),
+            Some(_) => None,
+        };
+        self.accepts_free.push(accept);
+        let (Accept::Active(shots) | Accept::Ending(shots, _)) = listener.accept else { return };
+        let failure = match (failure, stream, peer) {
+            (None, Some(stream), Some(peer)) => match update_accept_context(&stream, handle) {
+                Ok(()) => {
+                    let last = shots != Shots::Many;
+                    if last {
+                        listener.accept = Accept::Idle;
+                    }
+                    let outcome = Outcome::Accepted { stream, peer, last };
+                    completions.push(Completion { key, outcome });
+                    return;
+                }
+                Err(error) => End::Failed(link_error(error.call(), error.code())),
+            },
+            (Some(failure), _, _) => failure,
+            // AcceptEx gave no address that we know: the connection is of no use.
+            (None, _, _) => End::Failed(OsError::new("GetAcceptExSockaddrs", 10053)),
+        };
+        // After a cancel that is how the accepts end that had no connection yet.
+        if let Accept::Active(_) = listener.accept
+            && let End::Failed(error) = failure
+        {
+            if is_connection_error(error.code()) {
+                self.counters.accept_aborts += 1;
+            } else {
+                listener.accept = Accept::Ending(shots, failure);
+                handle.cancel_all();
+            }
+        }
+    }
+}
+
+fn is_full<C>(completions: &Vec<C>) -> bool {
+    completions.len() == completions.capacity()
+}
+
+/// The time-out in the system's terms; never less than asked for.
+fn milliseconds(timeout: Duration) -> u32 {
+    let whole = timeout.as_nanos().div_ceil(1_000_000);
+    u32::try_from(whole).unwrap_or(u32::MAX).min(WAIT_MS_MAX)
+}

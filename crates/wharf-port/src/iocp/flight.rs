@@ -1,0 +1,424 @@
+//! What the kernel reads and writes while an operation is in flight, and the calls that start one.
+//!
+//! ```text
+//!   blocks     | place 0: receive, send | place 1: receive, send | ... | accept 0 | accept 1 | ...
+//!              each begins with its OVERLAPPED, so the kernel's pointer names the block
+//!   chains     | place 0 | place 1 | ...            what a send reads
+//!   addresses  | accept 0 | accept 1 | ...          where AcceptEx writes the two ends
+//!   accepted   | accept 0 | accept 1 | ...          the sockets that AcceptEx fills
+//! ```
+//!
+//! # Invariants
+//!
+//! - **INV-IOCP-1** Blocks and addresses are allocated once, never move, and are touched while in
+//!   flight by the kernel alone. They are freed with the [`Flight`], unless one is in flight then;
+//!   in that case they stay for ever.
+//! - **INV-IOCP-2** A block is in flight from a call that returned "pending" (or success, where
+//!   the completion port is told of that too) until its packet is [landed](Flight::land); there is
+//!   exactly one packet for each such call.
+//! - **INV-IOCP-3** The chain of a send in flight is neither changed nor dropped.
+
+use super::socket::{AcceptCalls, Handle, link_error, raw_socket, size_u32};
+use super::wake::last_error;
+use crate::memory::{Chain, Owner};
+use crate::port::{OsError, Socket};
+use std::mem::ManuallyDrop;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream};
+use std::ptr::NonNull;
+use windows_sys::Win32::Foundation::{ERROR_IO_PENDING, HANDLE};
+use windows_sys::Win32::Networking::WinSock::{
+    AF_INET, AF_INET6, SOCKADDR, SOCKADDR_IN, SOCKADDR_IN6, SOCKADDR_STORAGE, WSABUF,
+    WSAGetOverlappedResult, WSARecv, WSASend,
+};
+use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
+
+/// See the module's drawing.
+pub(super) struct Flight {
+    blocks: NonNull<Block>,
+    addresses: NonNull<Addresses>,
+    tags: Box<[Tag]>,
+    chains: ManuallyDrop<Box<[Chain]>>,
+    accepted: Box<[Option<TcpStream>]>,
+    sockets_max: u32,
+    in_flight: u32,
+}
+
+/// The kernel's part of an operation. The header is first: its address is the block's.
+#[repr(C)]
+struct Block {
+    header: OVERLAPPED,
+    /// WSARecv's in and out flags; some systems write them when the operation completes.
+    flags: u32,
+}
+
+/// Room for the local and the remote address, each with the 16 bytes that AcceptEx asks for beyond
+/// the largest address.
+#[repr(C, align(8))]
+struct Addresses([u8; 2 * ADDRESS_SIZE_BYTES as usize]);
+
+const ADDRESS_SIZE_BYTES: u32 = size_u32::<SOCKADDR_STORAGE>() + 16;
+const _: () = assert!(std::mem::offset_of!(Block, header) == 0);
+
+/// Our part of an operation.
+#[derive(Clone, Copy)]
+struct Tag {
+    socket: Socket,
+    in_flight: bool,
+}
+
+/// Which operation of which place, or which accept.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Slot {
+    Receive(u32),
+    Send(u32),
+    Accept(u32),
+}
+
+/// What became of a call that starts an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Started {
+    /// A packet will come.
+    Pending,
+    /// It is done, and no packet will come.
+    Done,
+    /// Nothing was started, and no packet will come.
+    Failed(OsError),
+}
+
+/// The most buffers that one WSASend is given; a longer chain is sent short.
+pub(super) const GATHER_MAX: usize = 64;
+
+impl Flight {
+    pub(super) fn new(sockets_max: u32, accepts: u32) -> Self {
+        let blocks: Vec<Block> = (0..2 * sockets_max + accepts).map(|_| Block::new()).collect();
+        let nobody = Tag { socket: Socket { index: 0, generation: 0 }, in_flight: false };
+        let tags = vec![nobody; blocks.len()].into();
+        let addresses: Vec<Addresses> =
+            (0..accepts).map(|_| Addresses([0; 2 * ADDRESS_SIZE_BYTES as usize])).collect();
+        Self {
+            blocks: leak(blocks),
+            addresses: leak(addresses),
+            tags,
+            chains: ManuallyDrop::new((0..sockets_max).map(|_| Chain::new()).collect()),
+            accepted: (0..accepts).map(|_| None).collect(),
+            sockets_max,
+            in_flight: 0,
+        }
+    }
+
+    /// How many packets are still to come.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Starts a receive of no bytes: it completes when there are some, or the stream has ended.
+    pub(super) fn receive(&mut self, socket: Socket, handle: &Handle) -> Started {
+        let slot = Slot::Receive(socket.index);
+        let block = self.begin(slot, socket);
+        // SAFETY: the block is in the table (`begin`).
+        let flags = unsafe { &raw mut (*block).flags };
+        let nothing = WSABUF { len: 0, buf: std::ptr::null_mut() };
+        // SAFETY: the socket is open and overlapped; the WSABUF is captured before the call
+        // returns (WSARecv page: lpBuffers), and names no memory; flags and OVERLAPPED lie in a
+        // block that stays until the packet has landed (INV-IOCP-1); no count is asked for
+        // (lpNumberOfBytesRecvd).
+        let result = unsafe {
+            WSARecv(
+                handle.raw(),
+                &raw const nothing,
+                1,
+                std::ptr::null_mut(),
+                flags,
+                block.cast(),
+                None,
+            )
+        };
+        self.began(slot, result == 0, "WSARecv", handle)
+    }
+
+    /// Starts a send of the chain's first [`GATHER_MAX`] buffers. The chain stays here until
+    /// [`take_chain`](Self::take_chain), also when the send fails.
+    pub(super) fn send(&mut self, socket: Socket, handle: &Handle, chain: Chain) -> Started {
+        let slot = Slot::Send(socket.index);
+        let block = self.begin(slot, socket);
+        chain.set_owner(Owner::KernelSend);
+        let mut gather = [WSABUF { len: 0, buf: std::ptr::null_mut() }; GATHER_MAX];
+        let mut count = 0;
+        for (to, bytes) in gather.iter_mut().zip(chain.slices()) {
+            #[expect(clippy::cast_possible_truncation, reason = "a buffer has at most 1 MiB")]
+            let len = bytes.len() as u32;
+            *to = WSABUF { len, buf: bytes.as_ptr().cast_mut() };
+            count += 1;
+        }
+        self.chains[socket.index as usize] = chain;
+        // SAFETY: the socket is open and overlapped; the array of WSABUFs is captured before the
+        // call returns (WSASend page: lpBuffers); the bytes that they name are read only, and
+        // belong to a chain that stays until the packet has landed (INV-IOCP-3), as do the block
+        // and its OVERLAPPED (INV-IOCP-1); no count is asked for (lpNumberOfBytesSent).
+        let result = unsafe {
+            WSASend(
+                handle.raw(),
+                gather.as_ptr(),
+                count,
+                std::ptr::null_mut(),
+                0,
+                block.cast(),
+                None,
+            )
+        };
+        self.began(slot, result == 0, "WSASend", handle)
+    }
+
+    /// Starts an accept that fills `stream`, which is to be had from
+    /// [`take_accepted`](Self::take_accepted) when it is over.
+    pub(super) fn accept(
+        &mut self,
+        accept: u32,
+        listener: Socket,
+        (handle, calls): (&Handle, &AcceptCalls),
+        stream: TcpStream,
+    ) -> Started {
+        let slot = Slot::Accept(accept);
+        let block = self.begin(slot, listener);
+        let addresses = self.addresses_of(accept);
+        let accept_socket = raw_socket(&stream);
+        self.accepted[accept as usize] = Some(stream);
+        let mut received = 0;
+        // SAFETY: both sockets are open, the second unbound; the addresses have twice the stated
+        // room and, with the OVERLAPPED, stay until the packet has landed (INV-IOCP-1); no data is
+        // asked for; `received` is written only before the call returns (AcceptEx page:
+        // lpOutputBuffer, lpdwBytesReceived).
+        let done = unsafe {
+            (calls.accept)(
+                handle.raw(),
+                accept_socket,
+                addresses.as_ptr().cast(),
+                0,
+                ADDRESS_SIZE_BYTES,
+                ADDRESS_SIZE_BYTES,
+                &raw mut received,
+                block.cast(),
+            )
+        };
+        self.began(slot, done != 0, "AcceptEx", handle)
+    }
+
+    /// Asks for the end of this operation. If its packet is there already, that does nothing.
+    pub(super) fn cancel(&mut self, slot: Slot, handle: &Handle) {
+        let block = self.block(slot);
+        // SAFETY: the socket is open; the OVERLAPPED is compared with those in flight and not
+        // read (CancelIoEx page: lpOverlapped), and its memory is there all the same (INV-IOCP-1).
+        let _not_found = unsafe { CancelIoEx(handle.raw() as HANDLE, block.cast()) };
+    }
+
+    /// The operation whose packet came with `overlapped`, and whose socket it is. `None` if it is
+    /// not one of ours in flight.
+    pub(super) fn land(&mut self, overlapped: *mut OVERLAPPED) -> Option<(Slot, Socket)> {
+        let offset = overlapped.addr().checked_sub(self.blocks.addr().get())?;
+        let index = offset / size_of::<Block>();
+        let tag = self.tags.get_mut(index)?;
+        if !offset.is_multiple_of(size_of::<Block>()) || !tag.in_flight {
+            return None;
+        }
+        tag.in_flight = false;
+        self.in_flight -= 1;
+        let socket = tag.socket;
+        Some((self.slot(index), socket))
+    }
+
+    /// Bytes that an operation moved which is over.
+    pub(super) fn moved(&self, slot: Slot) -> usize {
+        assert!(!self.tags[self.index(slot)].in_flight, "{slot:?} is in flight");
+        // SAFETY: the block is in the table, and not in flight, so the kernel does not write to
+        // it (INV-IOCP-2).
+        unsafe { (*self.block(slot)).header.InternalHigh }
+    }
+
+    /// Why an operation failed whose packet said so and has landed.
+    pub(super) fn error(&self, slot: Slot, call: &'static str, handle: &Handle) -> OsError {
+        assert!(!self.tags[self.index(slot)].in_flight, "{slot:?} is in flight");
+        let (mut bytes, mut flags) = (0, 0);
+        // SAFETY: the socket is open; the OVERLAPPED is that of an operation which is over, so the
+        // call only translates its status; the two results are ours to write
+        // (WSAGetOverlappedResult page).
+        let result = unsafe {
+            WSAGetOverlappedResult(
+                handle.raw(),
+                self.block(slot).cast(),
+                &raw mut bytes,
+                0,
+                &raw mut flags,
+            )
+        };
+        // The packet said failure, so a success here would be a fault of the system's.
+        if result != 0 {
+            OsError::new(call, 10053)
+        } else {
+            link_error(call, last_error(call).code())
+        }
+    }
+
+    /// The chain of a send that is over.
+    pub(super) fn take_chain(&mut self, place: u32) -> Chain {
+        assert!(!self.tags[self.index(Slot::Send(place))].in_flight, "the send is in flight");
+        std::mem::take(&mut self.chains[place as usize])
+    }
+
+    /// The socket of an accept that is over, successful or not.
+    pub(super) fn take_accepted(&mut self, accept: u32) -> Option<TcpStream> {
+        assert!(!self.tags[self.index(Slot::Accept(accept))].in_flight, "it is in flight");
+        self.accepted[accept as usize].take()
+    }
+
+    /// The other end of the connection that an accept took which is over.
+    pub(super) fn peer(&self, accept: u32, calls: &AcceptCalls) -> Option<SocketAddr> {
+        assert!(!self.tags[self.index(Slot::Accept(accept))].in_flight, "it is in flight");
+        let mut local = std::ptr::null_mut();
+        let mut remote: *mut SOCKADDR = std::ptr::null_mut();
+        let (mut local_len, mut remote_len) = (0, 0);
+        // SAFETY: the addresses are as AcceptEx left them, with the same three sizes
+        // (GetAcceptExSockaddrs page: lpOutputBuffer); the results are ours to write.
+        unsafe {
+            (calls.addresses)(
+                self.addresses_of(accept).as_ptr().cast(),
+                0,
+                ADDRESS_SIZE_BYTES,
+                ADDRESS_SIZE_BYTES,
+                &raw mut local,
+                &raw mut local_len,
+                &raw mut remote,
+                &raw mut remote_len,
+            );
+        }
+        let len = usize::try_from(remote_len).unwrap_or(0);
+        if remote.is_null() || len < size_of::<SOCKADDR_IN>() {
+            return None;
+        }
+        // SAFETY: not null, so it points to an address of `len` bytes in the buffer, and every
+        // kind of address starts with its family.
+        let family = unsafe { remote.cast::<u16>().read_unaligned() };
+        if family == AF_INET {
+            // SAFETY: an address of this family, as long as it should be; plain data.
+            let ip4 = unsafe { remote.cast::<SOCKADDR_IN>().read_unaligned() };
+            // SAFETY: the union's members are views of the same four bytes.
+            let bytes = unsafe { ip4.sin_addr.S_un.S_addr }.to_ne_bytes();
+            return Some((bytes, u16::from_be(ip4.sin_port)).into());
+        }
+        if family != AF_INET6 || len < size_of::<SOCKADDR_IN6>() {
+            return None;
+        }
+        // SAFETY: an address of this family, as long as it should be; plain data.
+        let ip6 = unsafe { remote.cast::<SOCKADDR_IN6>().read_unaligned() };
+        // SAFETY: the union's members are views of the same 16 bytes.
+        let address = Ipv6Addr::from(unsafe { ip6.sin6_addr.u.Byte });
+        // SAFETY: the union's members are views of the same four bytes.
+        let scope = unsafe { ip6.Anonymous.sin6_scope_id };
+        let port = u16::from_be(ip6.sin6_port);
+        Some(SocketAddrV6::new(address, port, ip6.sin6_flowinfo, scope).into())
+    }
+
+    /// Marks the operation as in flight, and clears its block.
+    fn begin(&mut self, slot: Slot, socket: Socket) -> *mut Block {
+        let index = self.index(slot);
+        assert!(!self.tags[index].in_flight, "{slot:?} is in flight already");
+        self.tags[index] = Tag { socket, in_flight: true };
+        self.in_flight += 1;
+        let block = self.block(slot);
+        // SAFETY: the block is in the table, and was not in flight, so it is ours (INV-IOCP-2).
+        unsafe { block.write(Block::new()) };
+        block
+    }
+
+    /// Reads what the call just made has answered.
+    fn began(&mut self, slot: Slot, ok: bool, call: &'static str, handle: &Handle) -> Started {
+        let error = if ok { None } else { Some(last_error(call)) };
+        let started = match error {
+            None if handle.skips => Started::Done,
+            None => Started::Pending,
+            // WSA_IO_PENDING is the same number.
+            Some(error) if error.code() == ERROR_IO_PENDING.cast_signed() => Started::Pending,
+            Some(error) => Started::Failed(link_error(call, error.code())),
+        };
+        if started != Started::Pending {
+            let index = self.index(slot);
+            self.tags[index].in_flight = false;
+            self.in_flight -= 1;
+        }
+        started
+    }
+
+    fn block(&self, slot: Slot) -> *mut Block {
+        let index = self.index(slot);
+        assert!(index < self.tags.len(), "block {index} of {}", self.tags.len());
+        // SAFETY: there are as many blocks as tags, in one allocation.
+        unsafe { self.blocks.add(index) }.as_ptr()
+    }
+
+    fn addresses_of(&self, accept: u32) -> NonNull<Addresses> {
+        assert!((accept as usize) < self.accepted.len(), "accept {accept}");
+        // SAFETY: there are as many as accepts, in one allocation.
+        unsafe { self.addresses.add(accept as usize) }
+    }
+
+    fn index(&self, slot: Slot) -> usize {
+        (match slot {
+            Slot::Receive(place) => 2 * place,
+            Slot::Send(place) => 2 * place + 1,
+            Slot::Accept(accept) => 2 * self.sockets_max + accept,
+        }) as usize
+    }
+
+    /// The operation of the block at `index`, which is in the table.
+    fn slot(&self, index: usize) -> Slot {
+        #[expect(clippy::cast_possible_truncation, reason = "the table's size is a u32")]
+        let index = index as u32;
+        match index.checked_sub(2 * self.sockets_max) {
+            Some(accept) => Slot::Accept(accept),
+            None if index.is_multiple_of(2) => Slot::Receive(index / 2),
+            None => Slot::Send(index / 2),
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if self.in_flight != 0 {
+            // The kernel may still write to a block or read from a chain: those stay for ever.
+            for place in 0..self.sockets_max {
+                if !self.tags[self.index(Slot::Send(place))].in_flight {
+                    drop(self.take_chain(place));
+                }
+            }
+            return;
+        }
+        // SAFETY: nothing is in flight (INV-IOCP-1), and this value, which is going, made it with
+        // `leak` and this length.
+        drop(unsafe { unleak(self.blocks, self.tags.len()) });
+        // SAFETY: as above.
+        drop(unsafe { unleak(self.addresses, self.accepted.len()) });
+        // SAFETY: dropped here only, and not used again.
+        unsafe { ManuallyDrop::drop(&mut self.chains) };
+    }
+}
+
+impl Block {
+    fn new() -> Self {
+        Self { header: OVERLAPPED::default(), flags: 0 }
+    }
+}
+
+/// Gives an allocation up to raw pointers, so that no reference claims what the kernel writes.
+fn leak<T>(items: Vec<T>) -> NonNull<T> {
+    NonNull::from(Box::leak(items.into_boxed_slice())).cast()
+}
+
+/// The opposite of [`leak`].
+///
+/// # Safety
+///
+/// `start` and `len` are from one call of `leak`, and are given back once.
+unsafe fn unleak<T>(start: NonNull<T>, len: usize) -> Box<[T]> {
+    let slice = NonNull::slice_from_raw_parts(start, len);
+    // SAFETY: the caller's promise.
+    unsafe { Box::from_raw(slice.as_ptr()) }
+}

@@ -1,0 +1,266 @@
+//! One overlapped socket, and the calls on it that are done when they return.
+
+use super::wake::last_error;
+use crate::memory::Buffer;
+use crate::port::OsError;
+use std::net::{TcpListener, TcpStream};
+use std::os::windows::io::{AsRawSocket, FromRawSocket, OwnedSocket};
+use windows_sys::Win32::Foundation::HANDLE;
+use windows_sys::Win32::Networking::WinSock::{
+    AF_INET, AF_INET6, INVALID_SOCKET, IPPROTO_TCP, LPFN_ACCEPTEX, LPFN_GETACCEPTEXSOCKADDRS,
+    MSG_PEEK, SD_SEND, SIO_GET_EXTENSION_FUNCTION_POINTER, SO_PROTOCOL_INFOW,
+    SO_UPDATE_ACCEPT_CONTEXT, SOCK_STREAM, SOCKET, SOCKET_ERROR, SOL_SOCKET,
+    WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSAEWOULDBLOCK, WSAID_ACCEPTEX,
+    WSAID_GETACCEPTEXSOCKADDRS, WSAIoctl, WSAPROTOCOL_INFOW, WSASocketW, XP1_IFS_HANDLES,
+    getsockopt, recv, setsockopt, shutdown,
+};
+use windows_sys::Win32::Storage::FileSystem::SetFileCompletionNotificationModes;
+use windows_sys::Win32::System::IO::CancelIoEx;
+use windows_sys::Win32::System::WindowsProgramming::{
+    FILE_SKIP_COMPLETION_PORT_ON_SUCCESS, FILE_SKIP_SET_EVENT_ON_HANDLE,
+};
+use windows_sys::core::GUID;
+
+/// A socket that the port owns; dropping it closes it.
+#[derive(Debug)]
+pub(super) struct Handle {
+    socket: OwnedSocket,
+    /// Whether an operation that succeeds at once leaves no packet in the completion port.
+    pub(super) skips: bool,
+}
+
+/// What a receive that does not wait found.
+pub(super) enum Found {
+    /// This many bytes, at least one.
+    Bytes(u32),
+    /// The peer's last byte has been read before.
+    EndOfStream,
+    /// Nothing yet.
+    Nothing,
+    /// The system said no.
+    Failed(OsError),
+}
+
+/// The two functions of a listener's provider that Winsock does not export by name.
+#[derive(Clone, Copy)]
+pub(super) struct AcceptCalls {
+    pub(super) accept: NonNullFn<LPFN_ACCEPTEX>,
+    pub(super) addresses: NonNullFn<LPFN_GETACCEPTEXSOCKADDRS>,
+}
+
+/// An `Option` of a function pointer that was looked at once.
+type NonNullFn<F> = <F as IntoIterator>::Item;
+
+impl Handle {
+    /// Takes the socket over, after it was associated with a completion port.
+    pub(super) fn new(socket: OwnedSocket, may_skip: bool) -> Self {
+        let mut handle = Self { socket, skips: false };
+        handle.skips = may_skip && handle.is_ifs() && handle.skip_packets_on_success();
+        handle
+    }
+
+    pub(super) fn raw(&self) -> SOCKET {
+        raw_socket(&self.socket)
+    }
+
+    /// Takes the bytes that are there into the empty `buffer`. The socket does not block.
+    pub(super) fn receive(&self, buffer: &mut Buffer) -> Found {
+        let room = i32::try_from(buffer.capacity()).unwrap_or(i32::MAX);
+        // SAFETY: the socket is open; the buffer's slot has `room` bytes, and this is its only
+        // handle, as it comes fresh from the pool and shows no byte yet (INV-POOL-2). The call
+        // is done with it when it returns (recv page: no OVERLAPPED).
+        let received = unsafe { recv(self.raw(), buffer.bytes().as_ptr(), room, 0) };
+        let found = Found::of(received);
+        if let Found::Bytes(len) = found {
+            buffer.set_len(len);
+        }
+        found
+    }
+
+    /// As [`receive`](Self::receive), but takes nothing and needs no buffer.
+    pub(super) fn peek(&self) -> Found {
+        let mut byte = 0_u8;
+        // SAFETY: the socket is open; one byte of the stack is ours, and the call is done with it
+        // when it returns.
+        Found::of(unsafe { recv(self.raw(), &raw mut byte, 1, MSG_PEEK) })
+    }
+
+    /// Asks for the end of all operations in flight on the socket.
+    pub(super) fn cancel_all(&self) {
+        // SAFETY: the socket is open; no OVERLAPPED means all of this process
+        // (CancelIoEx page: lpOverlapped).
+        let _not_found = unsafe { CancelIoEx(self.raw() as HANDLE, std::ptr::null()) };
+    }
+
+    pub(super) fn shutdown(&self) {
+        // SAFETY: the socket is open; no memory is passed.
+        let _reported_by_receive = unsafe { shutdown(self.raw(), SD_SEND) };
+    }
+
+    /// Whether the socket is a file handle of the kernel's. With a layered provider that is not,
+    /// packets that were skipped would be missed (Microsoft's support article 2568167).
+    fn is_ifs(&self) -> bool {
+        let mut info = WSAPROTOCOL_INFOW::default();
+        let mut size = size_u32::<WSAPROTOCOL_INFOW>().cast_signed();
+        let to = (&raw mut info).cast();
+        // SAFETY: the socket is open; `info` has `size` bytes and is plain data in which every
+        // pattern is valid (getsockopt page: optval, optlen).
+        let result =
+            unsafe { getsockopt(self.raw(), SOL_SOCKET, SO_PROTOCOL_INFOW, to, &raw mut size) };
+        result == 0 && info.dwServiceFlags1 & XP1_IFS_HANDLES != 0
+    }
+
+    fn skip_packets_on_success(&self) -> bool {
+        #[expect(clippy::cast_possible_truncation, reason = "the two flags are 1 and 2")]
+        let flags = (FILE_SKIP_COMPLETION_PORT_ON_SUCCESS | FILE_SKIP_SET_EVENT_ON_HANDLE) as u8;
+        // SAFETY: the socket is open; no memory is passed.
+        unsafe { SetFileCompletionNotificationModes(self.raw() as HANDLE, flags) != 0 }
+    }
+}
+
+impl Found {
+    fn of(received: i32) -> Self {
+        match u32::try_from(received) {
+            Ok(0) => Self::EndOfStream,
+            Ok(len) => Self::Bytes(len),
+            Err(_) => {
+                debug_assert_eq!(received, SOCKET_ERROR);
+                let error = last_error("recv");
+                if error.code() == WSAEWOULDBLOCK {
+                    Self::Nothing
+                } else {
+                    Self::Failed(link_error("recv", error.code()))
+                }
+            }
+        }
+    }
+}
+
+/// Gets AcceptEx and its companion from the listener's provider.
+pub(super) fn accept_calls(listener: &TcpListener) -> Result<AcceptCalls, OsError> {
+    const MISSING: OsError = OsError::new("WSAIoctl", 10045); // WSAEOPNOTSUPP
+    let accept: LPFN_ACCEPTEX = extension(listener, &WSAID_ACCEPTEX)?;
+    let addresses: LPFN_GETACCEPTEXSOCKADDRS = extension(listener, &WSAID_GETACCEPTEXSOCKADDRS)?;
+    match (accept, addresses) {
+        (Some(accept), Some(addresses)) => Ok(AcceptCalls { accept, addresses }),
+        _ => Err(MISSING),
+    }
+}
+
+/// A fresh socket for AcceptEx to fill, of the listener's family.
+pub(super) fn accept_socket(is_ipv6: bool) -> Result<TcpStream, OsError> {
+    let family = i32::from(if is_ipv6 { AF_INET6 } else { AF_INET });
+    let flags = WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT;
+    // SAFETY: no memory is passed; without protocol information the three figures choose the
+    // provider (WSASocketW page: lpProtocolInfo).
+    let socket =
+        unsafe { WSASocketW(family, SOCK_STREAM, IPPROTO_TCP, std::ptr::null(), 0, flags) };
+    if socket == INVALID_SOCKET {
+        return Err(last_error("WSASocketW"));
+    }
+    // SAFETY: the call just made the socket, so nobody else owns it; it is TCP's.
+    Ok(unsafe { TcpStream::from_raw_socket(socket as u64) })
+}
+
+/// Makes `stream`, which AcceptEx has filled, a connection in the eyes of the other calls.
+pub(super) fn update_accept_context(stream: &TcpStream, listener: &Handle) -> Result<(), OsError> {
+    let listener = listener.raw();
+    let from = (&raw const listener).cast();
+    let size = size_u32::<SOCKET>().cast_signed();
+    // SAFETY: the stream is open; the option's value is the listening socket, of `size` bytes
+    // (AcceptEx page: SO_UPDATE_ACCEPT_CONTEXT).
+    let result =
+        unsafe { setsockopt(raw_socket(stream), SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT, from, size) };
+    if result == 0 { Ok(()) } else { Err(last_error("setsockopt")) }
+}
+
+/// Asks the provider for a function. `F` is an `Option` of the type of the function `id`.
+fn extension<F: Default>(listener: &TcpListener, id: &GUID) -> Result<F, OsError> {
+    const { assert!(size_of::<F>() == size_of::<usize>(), "a function pointer or none") };
+    let mut function = F::default();
+    let mut size = 0;
+    // SAFETY: the socket is open; the id is read and a pointer is written within the sizes
+    // given; the private callers name the type that belongs to the id
+    // (WSAIoctl page: SIO_GET_EXTENSION_FUNCTION_POINTER). Without OVERLAPPED it is done when
+    // it returns.
+    let result = unsafe {
+        WSAIoctl(
+            raw_socket(listener),
+            SIO_GET_EXTENSION_FUNCTION_POINTER,
+            std::ptr::from_ref(id).cast(),
+            size_u32::<GUID>(),
+            (&raw mut function).cast(),
+            size_u32::<F>(),
+            &raw mut size,
+            std::ptr::null_mut(),
+            None,
+        )
+    };
+    if result == 0 { Ok(function) } else { Err(last_error("WSAIoctl")) }
+}
+
+/// The size of a type, as Winsock wants it.
+pub(super) const fn size_u32<T>() -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "used with types of some hundred bytes")]
+    {
+        size_of::<T>() as u32
+    }
+}
+
+pub(super) fn raw_socket(socket: &impl AsRawSocket) -> SOCKET {
+    #[expect(clippy::cast_possible_truncation, reason = "std's type is as wide as Winsock's")]
+    {
+        socket.as_raw_socket() as SOCKET
+    }
+}
+
+/// An error of a connection in Winsock's own codes, whichever layer named it.
+///
+/// A completion's status comes through several translations, and what the kernel calls a deleted
+/// name is a reset peer to everyone else. std knows the kinds of Winsock's codes only.
+pub(super) fn link_error(call: &'static str, code: i32) -> OsError {
+    let code = match code {
+        64 => 10054,               // ERROR_NETNAME_DELETED: WSAECONNRESET
+        121 => 10060,              // ERROR_SEM_TIMEOUT: WSAETIMEDOUT
+        676 | 995 | 1236 => 10053, // port closed, operation or connection aborted: WSAECONNABORTED
+        1225 => 10061,             // ERROR_CONNECTION_REFUSED: WSAECONNREFUSED
+        1231 => 10051,             // ERROR_NETWORK_UNREACHABLE: WSAENETUNREACH
+        1232 => 10065,             // ERROR_HOST_UNREACHABLE: WSAEHOSTUNREACH
+        other => other,
+    };
+    OsError::new(call, code)
+}
+
+/// Whether an accept's error concerns only the connection that was to be accepted.
+pub(super) fn is_connection_error(code: i32) -> bool {
+    // WSAENETDOWN, unreachable net, WSAENETRESET, aborted, reset, not connected any more, timed
+    // out, host down, unreachable host.
+    [10050, 10051, 10052, 10053, 10054, 10057, 10060, 10064, 10065].contains(&code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+
+    #[test]
+    fn errors_of_connections_have_the_kinds_that_std_knows() {
+        for (code, kind) in [
+            (64, ErrorKind::ConnectionReset),
+            (121, ErrorKind::TimedOut),
+            (676, ErrorKind::ConnectionAborted),
+            (995, ErrorKind::ConnectionAborted),
+            (1225, ErrorKind::ConnectionRefused),
+            (1231, ErrorKind::NetworkUnreachable),
+            (1232, ErrorKind::HostUnreachable),
+            (1236, ErrorKind::ConnectionAborted),
+            (10054, ErrorKind::ConnectionReset),
+        ] {
+            let error = link_error("WSARecv", code);
+            assert_eq!(error.kind(), kind, "{code}: {error}");
+            assert!(is_connection_error(error.code()) || code == 1225, "{code}");
+        }
+        // Too many open sockets, and no buffer space, are no matter of one connection.
+        assert!(!is_connection_error(10024) && !is_connection_error(10055));
+    }
+}

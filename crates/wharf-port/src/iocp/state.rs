@@ -1,0 +1,141 @@
+//! What the port knows of one socket.
+//!
+//! ```text
+//!   receive:  Idle ─submit─► Waiting ─packet─► Ready ─bytes─► Idle, or Waiting again
+//!                               │                │ pool empty
+//!                               │                ▼
+//!                               │             Starved ─buffer─► as Ready
+//!                               └─ error, cancel ──► Ended ─reported─► Idle
+//!   send:     Idle ─submit─► InFlight ─packet─► Ended ─reported─► Idle
+//!   accept:   Idle ─submit─► Active ─cancel, error─► Ending ─none left─► Idle
+//! ```
+//!
+//! A kind that is not `Idle` counts as in flight for the port's user: what it ended with may still
+//! have to be dequeued.
+
+use super::flight::Started;
+use super::socket::{AcceptCalls, Handle};
+use crate::port::{End, Entry, Key, Shots, Socket, SocketTable};
+use std::collections::VecDeque;
+
+pub(super) type Table = SocketTable<Member>;
+
+/// An associated socket.
+pub(super) struct Member {
+    pub(super) handle: Handle,
+    pub(super) role: Role,
+    /// Whether a close was submitted.
+    pub(super) closing: bool,
+}
+
+pub(super) enum Role {
+    Link(Link),
+    Listener(Listener),
+}
+
+/// A connection.
+pub(super) struct Link {
+    pub(super) receive: Receive,
+    pub(super) send: Send,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receive {
+    Idle,
+    /// A receive of no bytes is in flight.
+    Waiting {
+        shots: Shots,
+        cancelled: bool,
+    },
+    /// There is something to read; the socket is in the queue of those to be visited.
+    Ready(Shots),
+    /// There is something to read, but no buffer; the socket is in the queue for one.
+    Starved(Shots),
+    Ended(End),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Send {
+    Idle,
+    InFlight { cancelled: bool },
+    Ended { sent: usize, end: Option<End> },
+}
+
+/// A listening socket.
+pub(super) struct Listener {
+    pub(super) calls: AcceptCalls,
+    pub(super) is_ipv6: bool,
+    pub(super) accept: Accept,
+    /// How many accepts it may have posted.
+    pub(super) stock: u32,
+    /// How many accepts are in flight.
+    pub(super) posted: u32,
+    /// Accepts that are over and not looked at yet, with how they went. Has room for `stock`.
+    pub(super) done: VecDeque<(u32, Option<End>)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accept {
+    Idle,
+    Active(Shots),
+    /// No further accepts are posted; when none is left it ends like this.
+    Ending(Shots, End),
+}
+
+impl Member {
+    /// Whether all that was submitted has been reported.
+    pub(super) fn is_idle(&self) -> bool {
+        match &self.role {
+            Role::Link(link) => link.receive == Receive::Idle && link.send == Send::Idle,
+            Role::Listener(listener) => listener.accept == Accept::Idle && listener.out() == 0,
+        }
+    }
+}
+
+impl Listener {
+    /// How many accepts it has taken from the port's table.
+    pub(super) fn out(&self) -> u32 {
+        self.posted.saturating_add(u32::try_from(self.done.len()).unwrap_or(u32::MAX))
+    }
+}
+
+impl Receive {
+    /// The state after a receive of no bytes was started. Unless it is `Waiting`, the socket is to
+    /// be visited.
+    pub(super) fn after(started: Started, shots: Shots) -> Self {
+        match started {
+            Started::Pending => Self::Waiting { shots, cancelled: false },
+            Started::Done => Self::Ready(shots),
+            Started::Failed(error) => Self::Ended(End::Failed(error)),
+        }
+    }
+
+    /// The state after somebody asked for the end, which may have come already.
+    pub(super) fn after_cancel(self) -> Self {
+        match self {
+            Self::Waiting { shots, .. } => Self::Waiting { shots, cancelled: true },
+            Self::Ready(_) | Self::Starved(_) => Self::Ended(End::Cancelled),
+            Self::Idle | Self::Ended(_) => self,
+        }
+    }
+}
+
+/// The connection with this handle, unless it is stale or a listener.
+pub(super) fn link(table: &mut Table, socket: Socket) -> Option<(Key, &Handle, &mut Link)> {
+    match table.get_mut(socket)? {
+        Entry { key, state: Member { handle, role: Role::Link(link), .. } } => {
+            Some((*key, handle, link))
+        }
+        Entry { state: Member { role: Role::Listener(_), .. }, .. } => None,
+    }
+}
+
+/// The listener with this handle, unless it is stale or a connection.
+pub(super) fn listener(table: &mut Table, socket: Socket) -> Option<(Key, &Handle, &mut Listener)> {
+    match table.get_mut(socket)? {
+        Entry { key, state: Member { handle, role: Role::Listener(listener), .. } } => {
+            Some((*key, handle, listener))
+        }
+        Entry { state: Member { role: Role::Link(_), .. }, .. } => None,
+    }
+}

@@ -1,0 +1,178 @@
+//! Operations go in: started at once where the system has to be asked, else noted for the next
+//! dequeue.
+
+use super::IocpPort;
+use super::flight::{Slot, Started};
+use super::socket::{accept_socket, is_connection_error};
+use super::state::{Accept, Receive, Role, Send, link, listener};
+use crate::memory::Chain;
+use crate::port::{End, Operation, OperationKind, Shots, Socket, SubmitError, SubmitErrorKind};
+use std::marker;
+
+impl<T: marker::Send> IocpPort<T> {
+    pub(super) fn submit_operation(
+        &mut self,
+        socket: Socket,
+        operation: Operation,
+    ) -> Result<(), SubmitError> {
+        if let Err(kind) = self.check(socket, &operation) {
+            return Err(SubmitError { kind, operation });
+        }
+        match operation {
+            Operation::Accept(shots) => self.start_accept(socket, shots),
+            Operation::Receive(shots) => self.start_receive(socket, shots),
+            Operation::Send(chain) => self.start_send(socket, chain),
+            Operation::Close => self.start_close(socket),
+        }
+        Ok(())
+    }
+
+    pub(super) fn cancel_operation(&mut self, socket: Socket, kind: OperationKind) {
+        match kind {
+            OperationKind::Accept => self.cancel_accept(socket),
+            OperationKind::Receive => self.cancel_receive(socket),
+            OperationKind::Send => self.cancel_send(socket),
+            OperationKind::Close => {}
+        }
+    }
+
+    fn check(&mut self, socket: Socket, operation: &Operation) -> Result<(), SubmitErrorKind> {
+        let entry = self.table.get_mut(socket).ok_or(SubmitErrorKind::StaleSocket)?;
+        if entry.state.closing {
+            return Err(SubmitErrorKind::Closing);
+        }
+        let is_free = match (operation, &entry.state.role) {
+            (Operation::Close, _) => true,
+            (Operation::Accept(Shots::One | Shots::Many), Role::Listener(listener)) => {
+                listener.accept == Accept::Idle
+            }
+            (Operation::Receive(_), Role::Link(link)) => link.receive == Receive::Idle,
+            (Operation::Send(chain), Role::Link(link)) if !chain.is_empty() => {
+                link.send == Send::Idle
+            }
+            (Operation::Accept(_) | Operation::Receive(_) | Operation::Send(_), _) => {
+                return Err(SubmitErrorKind::NotForThisSocket);
+            }
+        };
+        if is_free { Ok(()) } else { Err(SubmitErrorKind::Busy) }
+    }
+
+    fn start_receive(&mut self, socket: Socket, shots: Shots) {
+        let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
+        link.receive = match shots {
+            Shots::IfReady => Receive::Ready(shots),
+            Shots::One | Shots::Many => Receive::after(self.flight.receive(socket, handle), shots),
+        };
+        if !matches!(link.receive, Receive::Waiting { .. }) {
+            self.ready.push(socket);
+        }
+    }
+
+    fn start_send(&mut self, socket: Socket, chain: Chain) {
+        let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
+        link.send = match self.flight.send(socket, handle, chain) {
+            Started::Pending => Send::InFlight { cancelled: false },
+            Started::Done => {
+                Send::Ended { sent: self.flight.moved(Slot::Send(socket.index)), end: None }
+            }
+            Started::Failed(error) => Send::Ended { sent: 0, end: Some(End::Failed(error)) },
+        };
+        if !matches!(link.send, Send::InFlight { .. }) {
+            self.ready.push(socket);
+        }
+    }
+
+    fn start_accept(&mut self, socket: Socket, shots: Shots) {
+        let Some((_, _, listener)) = listener(&mut self.table, socket) else { return };
+        listener.accept = Accept::Active(shots);
+        self.top_up(socket);
+    }
+
+    /// Cancels everything on the socket; what is left to do, visits do.
+    fn start_close(&mut self, socket: Socket) {
+        let Some(entry) = self.table.get_mut(socket) else { return };
+        let member = &mut entry.state;
+        member.closing = true;
+        match &mut member.role {
+            Role::Link(link) => {
+                link.receive = link.receive.after_cancel();
+                if let Send::InFlight { cancelled } = &mut link.send {
+                    *cancelled = true;
+                }
+                self.starved.remove(socket);
+            }
+            Role::Listener(listener) => {
+                if let Accept::Active(shots) = listener.accept {
+                    listener.accept = Accept::Ending(shots, End::Cancelled);
+                }
+            }
+        }
+        member.handle.cancel_all();
+        self.ready.push(socket);
+    }
+
+    fn cancel_receive(&mut self, socket: Socket) {
+        let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
+        link.receive = link.receive.after_cancel();
+        if let Receive::Waiting { .. } = link.receive {
+            self.flight.cancel(Slot::Receive(socket.index), handle);
+        } else {
+            self.starved.remove(socket);
+            self.ready.push(socket);
+        }
+    }
+
+    fn cancel_send(&mut self, socket: Socket) {
+        let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
+        if let Send::InFlight { cancelled } = &mut link.send {
+            *cancelled = true;
+            self.flight.cancel(Slot::Send(socket.index), handle);
+        }
+    }
+
+    fn cancel_accept(&mut self, socket: Socket) {
+        let Some((_, handle, listener)) = listener(&mut self.table, socket) else { return };
+        if let Accept::Active(shots) = listener.accept {
+            listener.accept = Accept::Ending(shots, End::Cancelled);
+            handle.cancel_all();
+            self.ready.push(socket);
+        }
+    }
+
+    /// Posts as many accepts as the listener may still have. If the system has no room for that
+    /// it makes do with fewer, and ends only when it has none.
+    pub(super) fn top_up(&mut self, socket: Socket) {
+        let Some((_, handle, listener)) = listener(&mut self.table, socket) else { return };
+        let Accept::Active(shots) = listener.accept else { return };
+        let wanted = if shots == Shots::Many { listener.stock } else { 1 };
+        while listener.out() < wanted
+            && let Some(accept) = self.accepts_free.pop()
+        {
+            let started = match accept_socket(listener.is_ipv6) {
+                Ok(stream) => self.flight.accept(accept, socket, (handle, &listener.calls), stream),
+                Err(error) => Started::Failed(error),
+            };
+            match started {
+                Started::Pending => listener.posted += 1,
+                Started::Done => listener.done.push_back((accept, None)),
+                Started::Failed(error) => {
+                    drop(self.flight.take_accepted(accept));
+                    self.accepts_free.push(accept);
+                    if is_connection_error(error.code()) {
+                        self.counters.accept_aborts += 1;
+                        self.ready.push(socket);
+                    } else if listener.out() == 0 {
+                        listener.accept = Accept::Ending(shots, End::Failed(error));
+                        self.ready.push(socket);
+                    }
+                    // Else the next accept that is over tries again, and not the next turn: a
+                    // system without descriptors would be asked for ever.
+                    break;
+                }
+            }
+        }
+        if !listener.done.is_empty() {
+            self.ready.push(socket);
+        }
+    }
+}

@@ -1,0 +1,728 @@
+//! Promise: what the contract says holds on Windows, with real sockets on the loopback.
+//!
+//! Method: one thread owns the port and dequeues until what is expected has come, or a deadline is
+//! over; the peers are std's blocking sockets. Wine is slow, so deadlines are generous.
+#![expect(clippy::wildcard_enum_match_arm, reason = "whatever else comes is a failure")]
+
+use super::IocpPort;
+use super::flight::{Flight, Started};
+use super::socket::Handle;
+use crate::memory::{BufferPool, Chain, Ledger, Owner, PoolConfig};
+use crate::port::{
+    Completion, Completions, End, Key, Operation, OperationKind, Outcome, Port, PortConfig, Shots,
+    Socket, SubmitErrorKind,
+};
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::windows::io::OwnedSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+use windows_sys::Win32::Foundation::HANDLE;
+use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
+
+type TestPort = IocpPort<u64>;
+type Event = Completion<TcpStream, u64>;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_millis(50);
+
+/// A port, and what it has said that nobody has asked for yet.
+struct Rig {
+    port: TestPort,
+    pool: BufferPool,
+    batch: Completions<TestPort>,
+    events: Vec<Event>,
+}
+
+impl Rig {
+    fn new(sockets_max: u32, buffers: u32, buffer_size_bytes: u32) -> Self {
+        let config = PoolConfig { buffer_size_bytes, ..PoolConfig::new(buffers) };
+        let pool = BufferPool::new(config).unwrap();
+        let port = TestPort::new(PortConfig::new(sockets_max), pool.clone()).unwrap();
+        Self { port, pool, batch: Vec::with_capacity(32), events: Vec::new() }
+    }
+
+    /// A connection: its socket in the port, and its other end.
+    fn link(&mut self, key: u64) -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peer.set_read_timeout(Some(DEADLINE)).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        (self.port.associate(stream, Key(key)).unwrap(), peer)
+    }
+
+    fn listener(&mut self, key: u64) -> (Socket, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        (self.port.associate_listener(listener, Key(key)).unwrap(), address)
+    }
+
+    fn submit(&mut self, socket: Socket, operation: Operation) {
+        self.port.submit(socket, operation).unwrap();
+    }
+
+    fn chain(&self, data: &[u8]) -> Chain {
+        self.pool.chain_of(data, Owner::SendQueue).unwrap()
+    }
+
+    fn turn(&mut self, timeout: Duration) {
+        self.port.dequeue(&mut self.batch, Some(timeout)).unwrap();
+        self.events.append(&mut self.batch);
+    }
+
+    /// The next completion for which `wanted` holds; those before it are kept.
+    #[track_caller]
+    fn next(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
+        let start = self.port.now();
+        loop {
+            if let Some(index) = self.events.iter().position(&wanted) {
+                return self.events.remove(index);
+            }
+            let left = self.port.now().since(start) < DEADLINE;
+            assert!(left, "nothing came; there are {:?}; {:?}", self.events, self.port);
+            self.turn(STEP);
+        }
+    }
+
+    /// The next completion with this key.
+    #[track_caller]
+    fn next_of(&mut self, key: u64) -> Outcome<TcpStream, u64> {
+        self.next(|event| event.key == Key(key)).outcome
+    }
+
+    /// Sees to it that nothing comes for a while.
+    #[track_caller]
+    fn quiet(&mut self) {
+        let start = self.port.now();
+        while self.port.now().since(start) < Duration::from_millis(150) {
+            self.turn(STEP);
+            assert!(self.events.is_empty(), "{:?}", self.events);
+        }
+    }
+
+    #[track_caller]
+    fn close(&mut self, socket: Socket, key: u64) {
+        self.submit(socket, Operation::Close);
+        loop {
+            if let Outcome::Closed = self.next_of(key) {
+                return;
+            }
+        }
+    }
+
+    #[track_caller]
+    fn all_home(&self) {
+        let capacity = self.pool.capacity();
+        assert_eq!(self.pool.ledger(), Ledger { free: capacity, ..Ledger::default() });
+        assert_eq!(self.port.counters().stale, 0);
+    }
+}
+
+#[track_caller]
+fn received(outcome: Outcome<TcpStream, u64>) -> (Vec<u8>, bool) {
+    match outcome {
+        Outcome::Received { buffer, last } => (buffer.to_vec(), last),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn receive_end(outcome: Outcome<TcpStream, u64>) -> End {
+    match outcome {
+        Outcome::ReceiveEnded(end) => end,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Bytes in which every shift and swap shows.
+fn pattern(len: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_u32;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        })
+        .collect()
+}
+
+/// Sends back what comes, until every link has ended; queues what comes while a send is out.
+fn echo_until_all_ended(rig: &mut Rig, links: &HashMap<u64, Socket>) {
+    let mut queues: HashMap<u64, (Chain, bool)> = HashMap::new();
+    let mut ended = 0;
+    while ended < links.len() {
+        let Completion { key: Key(key), outcome } = rig.next(|_| true);
+        let (queue, sending) = queues.entry(key).or_default();
+        match outcome {
+            Outcome::Received { buffer, last: false } => queue.push(&rig.pool, buffer).unwrap(),
+            Outcome::Sent { mut chain, sent, end: None } => {
+                *sending = false;
+                chain.advance(sent);
+                chain.append_chain(std::mem::take(queue));
+                *queue = chain;
+            }
+            Outcome::ReceiveEnded(End::PeerClosed) => ended += 1,
+            other => panic!("{other:?}"),
+        }
+        if !*sending && !queue.is_empty() {
+            *sending = true;
+            let chain = std::mem::take(queue);
+            rig.port.submit(links[&key], Operation::Send(chain)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn echo_returns_every_byte() {
+    for len in [1, 63, 64, 65, 4096, 100_000, 1 << 20] {
+        echo_returns(len, true);
+    }
+}
+
+#[test]
+fn echo_returns_every_byte_when_all_completions_come_as_packets() {
+    for len in [1, 4096, 1 << 20] {
+        echo_returns(len, false);
+    }
+}
+
+fn echo_returns(len: usize, may_skip: bool) {
+    let mut rig = Rig::new(4, 4096, 2048);
+    rig.port.may_skip = may_skip;
+    let (socket, peer) = rig.link(1);
+    rig.submit(socket, Operation::Receive(Shots::Many));
+    let data = pattern(len);
+    thread::scope(|scope| {
+        let mut writer = peer.try_clone().unwrap();
+        let mut reader = peer;
+        let data = &data;
+        scope.spawn(move || writer.write_all(data).unwrap());
+        scope.spawn(move || {
+            let mut back = vec![0; data.len()];
+            reader.read_exact(&mut back).unwrap();
+            assert!(back == *data, "{len} bytes came back changed");
+            reader.shutdown(Shutdown::Write).unwrap();
+        });
+        echo_until_all_ended(&mut rig, &HashMap::from([(1, socket)]));
+    });
+    rig.close(socket, 1);
+    rig.all_home();
+}
+
+#[test]
+fn two_hundred_links_echo_at_once() {
+    two_hundred_links_echo(true);
+}
+
+#[test]
+fn two_hundred_links_echo_when_all_completions_come_as_packets() {
+    two_hundred_links_echo(false);
+}
+
+fn two_hundred_links_echo(may_skip: bool) {
+    const LINKS: u64 = 200;
+    let mut rig = Rig::new(256, 1024, 256);
+    rig.port.may_skip = may_skip;
+    let (listener, address) = rig.listener(0);
+    rig.submit(listener, Operation::Accept(Shots::Many));
+    thread::scope(|scope| {
+        for part in 0..4_u8 {
+            scope.spawn(move || {
+                let mut peers: Vec<_> =
+                    (0..LINKS / 4).map(|_| TcpStream::connect(address).unwrap()).collect();
+                for round in 0..5_u8 {
+                    for peer in &mut peers {
+                        peer.write_all(&[part, round, 7]).unwrap();
+                    }
+                    for peer in &mut peers {
+                        let mut back = [0; 3];
+                        peer.read_exact(&mut back).unwrap();
+                        assert_eq!(back, [part, round, 7]);
+                    }
+                }
+            });
+        }
+        let mut links = HashMap::new();
+        while (links.len() as u64) < LINKS {
+            let Outcome::Accepted { stream, peer, last } = rig.next_of(0) else { panic!() };
+            assert_eq!((stream.peer_addr().unwrap(), last), (peer, false));
+            let key = links.len() as u64 + 1;
+            let socket = rig.port.associate(stream, Key(key)).unwrap();
+            rig.submit(socket, Operation::Receive(Shots::Many));
+            links.insert(key, socket);
+        }
+        echo_until_all_ended(&mut rig, &links);
+        for (key, socket) in links {
+            rig.close(socket, key);
+        }
+    });
+    rig.close(listener, 0);
+    rig.all_home();
+}
+
+#[test]
+fn an_idle_link_holds_no_buffer_and_one_shot_takes_one() {
+    let mut rig = Rig::new(4, 4, 64);
+    let (socket, mut peer) = rig.link(1);
+    rig.submit(socket, Operation::Receive(Shots::One));
+    rig.quiet();
+    assert_eq!(rig.pool.free(), 4);
+    peer.write_all(b"one").unwrap();
+    assert_eq!(received(rig.next_of(1)), (b"one".to_vec(), true));
+    peer.write_all(b"two").unwrap();
+    rig.quiet();
+    rig.submit(socket, Operation::Receive(Shots::One));
+    assert_eq!(received(rig.next_of(1)), (b"two".to_vec(), true));
+}
+
+#[test]
+fn if_ready_never_waits() {
+    let mut rig = Rig::new(4, 4, 64);
+    let (socket, mut peer) = rig.link(1);
+    rig.submit(socket, Operation::Receive(Shots::IfReady));
+    assert_eq!(receive_end(rig.next_of(1)), End::NotReady);
+    peer.write_all(b"there").unwrap();
+    rig.submit(socket, Operation::Receive(Shots::One));
+    let _arrived = rig.next_of(1);
+    peer.write_all(b"more").unwrap();
+    // When the bytes arrive is the network's business; that the answer comes at once is ours.
+    let start = rig.port.now();
+    loop {
+        rig.submit(socket, Operation::Receive(Shots::IfReady));
+        rig.turn(DEADLINE);
+        let event = rig.events.pop().expect("one turn answers");
+        if let Outcome::Received { buffer, last } = event.outcome {
+            assert_eq!((&*buffer, last), (&b"more"[..], true));
+            break;
+        }
+        assert!(rig.port.now().since(start) < DEADLINE);
+    }
+}
+
+#[test]
+fn the_end_of_a_stream_and_a_reset_are_told_apart() {
+    let mut rig = Rig::new(4, 4, 64);
+    let (ending, peer) = rig.link(1);
+    rig.submit(ending, Operation::Receive(Shots::Many));
+    peer.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(receive_end(rig.next_of(1)), End::PeerClosed);
+    drop(peer);
+    // A close with unread bytes resets the connection.
+    let (reset, mut peer) = rig.link(2);
+    let chain = rig.chain(b"never read");
+    rig.submit(reset, Operation::Send(chain));
+    assert!(matches!(rig.next_of(2), Outcome::Sent { sent: 10, end: None, .. }));
+    rig.submit(reset, Operation::Receive(Shots::Many));
+    let mut first = [0; 1];
+    peer.read_exact(&mut first).unwrap();
+    drop(peer);
+    let End::Failed(error) = receive_end(rig.next_of(2)) else { panic!("no reset") };
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+}
+
+#[test]
+fn a_cancelled_receive_ends_once_and_loses_nothing() {
+    let mut rig = Rig::new(4, 4, 64);
+    let (socket, mut peer) = rig.link(1);
+    for round in 0..20_u8 {
+        rig.submit(socket, Operation::Receive(Shots::Many));
+        if round % 2 == 0 {
+            peer.write_all(&[round]).unwrap();
+        }
+        rig.port.cancel(socket, OperationKind::Receive);
+        rig.port.cancel(socket, OperationKind::Receive);
+        assert_eq!(receive_end(rig.next_of(1)), End::Cancelled);
+    }
+    rig.quiet();
+    rig.submit(socket, Operation::Receive(Shots::Many));
+    let mut bytes = Vec::new();
+    while bytes.len() < 10 {
+        bytes.extend(received(rig.next_of(1)).0);
+    }
+    assert_eq!(bytes, [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]);
+}
+
+#[test]
+fn a_send_that_the_peer_does_not_read_can_be_cancelled() {
+    let mut rig = Rig::new(4, 2048, 1 << 16);
+    let (socket, peer) = rig.link(1);
+    let data = vec![7; 4 << 20];
+    // Sends until one stays in flight.
+    loop {
+        let chain = rig.chain(&data);
+        rig.submit(socket, Operation::Send(chain));
+        rig.turn(Duration::from_millis(300));
+        if rig.events.pop().is_none() {
+            break;
+        }
+    }
+    assert!(rig.pool.ledger().kernel_send > 0);
+    let chain = rig.chain(b"second");
+    let refused = rig.port.submit(socket, Operation::Send(chain)).unwrap_err();
+    assert_eq!(refused.kind, SubmitErrorKind::Busy);
+    drop(refused);
+    rig.port.cancel(socket, OperationKind::Send);
+    let Outcome::Sent { chain, sent, end } = rig.next_of(1) else { panic!() };
+    assert_eq!((chain.len(), end), (data.len(), Some(End::Cancelled)));
+    assert!(sent < data.len());
+    drop((chain, peer));
+    rig.close(socket, 1);
+    rig.all_home();
+}
+
+#[test]
+fn a_close_ends_what_is_in_flight_and_is_the_last_that_is_heard() {
+    let mut rig = Rig::new(1, 512, 1 << 16);
+    let (socket, mut peer) = rig.link(1);
+    rig.submit(socket, Operation::Receive(Shots::Many));
+    let data = vec![7; 16 << 20];
+    let chain = rig.chain(&data);
+    rig.submit(socket, Operation::Send(chain));
+    rig.submit(socket, Operation::Close);
+    let refused = rig.port.submit(socket, Operation::Receive(Shots::One)).unwrap_err();
+    assert_eq!(refused.kind, SubmitErrorKind::Closing);
+    let (mut sends, mut receives) = (0, 0);
+    loop {
+        match rig.next_of(1) {
+            Outcome::Sent { .. } => sends += 1,
+            Outcome::ReceiveEnded(end) => {
+                assert_eq!(end, End::Cancelled);
+                receives += 1;
+            }
+            Outcome::Closed => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((sends, receives), (1, 1));
+    let refused = rig.port.submit(socket, Operation::Close).unwrap_err();
+    assert_eq!(refused.kind, SubmitErrorKind::StaleSocket);
+    // The peer hears of it: the end of the stream, or a reset if bytes were lost.
+    let mut bytes = Vec::new();
+    let _end = peer.read_to_end(&mut bytes);
+    assert!(bytes.len() <= data.len());
+    // The place is free, and its next owner hears only of itself.
+    let (next, mut peer) = rig.link(2);
+    assert_eq!(next.index, socket.index);
+    rig.submit(next, Operation::Receive(Shots::One));
+    peer.write_all(b"new").unwrap();
+    assert_eq!(received(rig.next(|_| true).outcome), (b"new".to_vec(), true));
+    rig.close(next, 2);
+    rig.all_home();
+}
+
+#[test]
+fn a_dropped_port_leaves_no_buffer_out_and_closes_its_sockets() {
+    let mut rig = Rig::new(8, 512, 1 << 16);
+    let mut peers = Vec::new();
+    for key in 1..=4 {
+        let (socket, peer) = rig.link(key);
+        rig.submit(socket, Operation::Receive(Shots::Many));
+        let chain = rig.chain(&vec![7; 4 << 20]);
+        rig.submit(socket, Operation::Send(chain));
+        peers.push(peer);
+    }
+    let (listener, address) = rig.listener(9);
+    rig.submit(listener, Operation::Accept(Shots::Many));
+    let (poster, pool) = (rig.port.poster(), rig.pool.clone());
+    assert!(rig.port.flight.in_flight() > 4);
+    drop(rig);
+    assert_eq!(pool.free(), pool.capacity());
+    assert!(matches!(poster.post(1), Err(crate::port::PostError::Closed(1))));
+    for mut peer in peers {
+        let mut bytes = Vec::new();
+        let _end = peer.read_to_end(&mut bytes);
+    }
+    assert!(TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_err());
+}
+
+#[test]
+fn posts_from_threads_wake_the_owner_and_none_is_lost() {
+    const EACH: u64 = 300;
+    let mut rig = Rig::new(1, 1, 64);
+    let poster = rig.port.poster();
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            let poster = poster.clone();
+            scope.spawn(move || {
+                for packet in 1..=EACH {
+                    let mut packet = packet;
+                    while let Err(error) = poster.post(packet) {
+                        packet = error.into_packet();
+                        thread::yield_now();
+                    }
+                    if packet % 50 == 0 {
+                        // So that the owner falls asleep in between.
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                }
+            });
+        }
+        let mut sum = 0;
+        for _ in 0..3 * EACH {
+            let Outcome::Posted(packet) = rig.next(|_| true).outcome else { panic!() };
+            sum += packet;
+        }
+        assert_eq!(sum, 3 * EACH * (EACH + 1) / 2);
+    });
+    assert!(rig.port.counters().wakeups > 0);
+    rig.quiet();
+}
+
+#[test]
+fn a_post_ends_a_wait_without_end() {
+    let mut rig = Rig::new(1, 1, 64);
+    let poster = rig.port.poster();
+    let posted = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&posted);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            posted.store(true, Ordering::SeqCst);
+            poster.post(5).unwrap();
+        });
+        rig.port.dequeue(&mut rig.batch, None).unwrap();
+        assert!(seen.load(Ordering::SeqCst));
+        assert!(matches!(rig.batch[..], [Completion { outcome: Outcome::Posted(5), .. }]));
+    });
+}
+
+#[test]
+fn an_empty_pool_pauses_in_order_and_resumes_from_any_thread() {
+    let mut rig = Rig::new(8, 2, 64);
+    let held = [rig.pool.acquire(Owner::Application), rig.pool.acquire(Owner::Application)];
+    let mut links = Vec::new();
+    for key in 1..=3 {
+        let (socket, mut peer) = rig.link(key);
+        rig.submit(socket, Operation::Receive(Shots::Many));
+        peer.write_all(&[u8::try_from(key).unwrap(); 100]).unwrap();
+        // One after the other, so that the order in which they run out is known.
+        let pauses = rig.port.counters().receive_pauses;
+        while rig.port.counters().receive_pauses == pauses {
+            rig.turn(STEP);
+        }
+        links.push((socket, peer));
+    }
+    rig.quiet();
+    // An end needs no buffer.
+    let (ending, peer) = rig.link(4);
+    rig.submit(ending, Operation::Receive(Shots::Many));
+    drop(peer);
+    assert_eq!(receive_end(rig.next_of(4)), End::PeerClosed);
+    // Nor does a cancel, and it gives up the place in the queue.
+    rig.port.cancel(links[1].0, OperationKind::Receive);
+    assert_eq!(receive_end(rig.next_of(2)), End::Cancelled);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            drop(held);
+        });
+        rig.port.dequeue(&mut rig.batch, None).unwrap();
+    });
+    rig.events.append(&mut rig.batch);
+    let mut order = Vec::new();
+    let mut bytes = HashMap::<u64, usize>::new();
+    while bytes.values().sum::<usize>() < 200 {
+        let event = rig.next(|_| true);
+        order.push(event.key.0);
+        *bytes.entry(event.key.0).or_default() += received(event.outcome).0.len();
+    }
+    assert_eq!(order[..2], [1, 3]);
+    assert_eq!(bytes, HashMap::from([(1, 100), (3, 100)]));
+    for (key, (socket, _)) in (1..).zip(links) {
+        rig.close(socket, key);
+    }
+    rig.close(ending, 4);
+    rig.all_home();
+}
+
+#[test]
+fn a_stock_of_accepts_takes_a_burst_and_a_cancel_delivers_what_came() {
+    let mut rig = Rig::new(128, 4, 64);
+    let (listener, address) = rig.listener(1);
+    rig.submit(listener, Operation::Accept(Shots::Many));
+    assert_eq!(rig.port.flight.in_flight(), 64);
+    let peers: Vec<_> = (0..100).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut addresses: Vec<_> = peers.iter().map(|peer| peer.local_addr().unwrap()).collect();
+    let mut accepted = Vec::new();
+    while accepted.len() < 80 {
+        let Outcome::Accepted { peer, last: false, .. } = rig.next_of(1) else { panic!() };
+        accepted.push(peer);
+    }
+    rig.port.cancel(listener, OperationKind::Accept);
+    loop {
+        match rig.next_of(1) {
+            Outcome::Accepted { peer, last: false, .. } => accepted.push(peer),
+            Outcome::AcceptEnded(end) => {
+                assert_eq!(end, End::Cancelled);
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(rig.port.flight.in_flight(), 0);
+    // The listener still listens: those that are left, and a new one, come with the next accepts.
+    let late = TcpStream::connect(address).unwrap();
+    addresses.push(late.local_addr().unwrap());
+    while accepted.len() < addresses.len() {
+        rig.submit(listener, Operation::Accept(Shots::One));
+        let Outcome::Accepted { peer, last: true, .. } = rig.next_of(1) else { panic!() };
+        accepted.push(peer);
+    }
+    accepted.sort();
+    addresses.sort();
+    assert_eq!(accepted, addresses);
+    rig.quiet();
+    rig.submit(listener, Operation::Accept(Shots::One));
+    rig.close(listener, 1);
+    assert_eq!(rig.port.accepts_free.len(), 64 + 3 * 63 + 127);
+}
+
+#[test]
+fn ipv6_peers_are_named() {
+    let mut rig = Rig::new(4, 4, 64);
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        println!("skipped, because there is no IPv6 here");
+        return;
+    };
+    let address = listener.local_addr().unwrap();
+    let socket = rig.port.associate_listener(listener, Key(1)).unwrap();
+    rig.submit(socket, Operation::Accept(Shots::One));
+    let client = TcpStream::connect(address).unwrap();
+    let Outcome::Accepted { peer, .. } = rig.next_of(1) else { panic!() };
+    assert_eq!(peer, client.local_addr().unwrap());
+}
+
+#[test]
+fn a_full_table_and_a_second_port_give_the_socket_back() {
+    let mut rig = Rig::new(1, 4, 64);
+    let (first, _peer) = rig.link(1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = rig.port.associate_listener(listener, Key(2)).unwrap_err();
+    assert_eq!(refused.error, None);
+    let mut peer = TcpStream::connect(refused.socket.local_addr().unwrap()).unwrap();
+    let (stream, _) = refused.socket.accept().unwrap();
+    let mut refused = rig.port.associate(stream, Key(3)).unwrap_err();
+    assert_eq!(refused.error, None);
+    // It is as it was: it blocks.
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            peer.write_all(b"x").unwrap();
+        });
+        refused.socket.read_exact(&mut [0]).unwrap();
+    });
+    let twin = refused.socket.try_clone().unwrap();
+    let mut other = Rig::new(1, 1, 64);
+    other.port.associate(twin, Key(4)).unwrap();
+    rig.close(first, 1);
+    let refused = rig.port.associate(refused.socket, Key(5)).unwrap_err();
+    assert!(refused.error.is_some());
+}
+
+#[test]
+fn operations_that_do_not_fit_are_given_back() {
+    let mut rig = Rig::new(4, 4, 64);
+    let (link, _peer) = rig.link(1);
+    let (listener, _) = rig.listener(2);
+    let mut kind = |socket, operation| rig.port.submit(socket, operation).unwrap_err().kind;
+    let wrong = SubmitErrorKind::NotForThisSocket;
+    assert_eq!(kind(link, Operation::Accept(Shots::One)), wrong);
+    assert_eq!(kind(link, Operation::Send(Chain::new())), wrong);
+    assert_eq!(kind(listener, Operation::Accept(Shots::IfReady)), wrong);
+    assert_eq!(kind(listener, Operation::Receive(Shots::One)), wrong);
+    rig.submit(link, Operation::Receive(Shots::One));
+    rig.submit(listener, Operation::Accept(Shots::Many));
+    let mut kind = |socket, operation| rig.port.submit(socket, operation).unwrap_err().kind;
+    assert_eq!(kind(link, Operation::Receive(Shots::Many)), SubmitErrorKind::Busy);
+    assert_eq!(kind(listener, Operation::Accept(Shots::Many)), SubmitErrorKind::Busy);
+}
+
+#[test]
+fn a_shutdown_lets_the_peer_read_to_the_end_and_answer() {
+    let mut rig = Rig::new(4, 64, 2048);
+    let (socket, mut peer) = rig.link(1);
+    let data = pattern(50_000);
+    let chain = rig.chain(&data);
+    rig.submit(socket, Operation::Send(chain));
+    rig.port.shutdown(socket);
+    let mut bytes = Vec::new();
+    peer.read_to_end(&mut bytes).unwrap();
+    assert!(matches!(rig.next_of(1), Outcome::Sent { sent: 50_000, end: None, .. }));
+    assert!(bytes == data);
+    rig.submit(socket, Operation::Receive(Shots::One));
+    peer.write_all(b"thanks").unwrap();
+    assert_eq!(received(rig.next_of(1)).0, b"thanks");
+}
+
+#[test]
+fn a_vector_of_one_serves_sockets_and_posts_alike() {
+    let mut rig = Rig::new(4, 64, 64);
+    rig.batch = Vec::with_capacity(1);
+    let (socket, mut peer) = rig.link(1);
+    rig.submit(socket, Operation::Receive(Shots::Many));
+    peer.write_all(&pattern(640)).unwrap();
+    let poster = rig.port.poster();
+    (0..20).for_each(|packet| poster.post(packet).unwrap());
+    let (mut posts, mut bytes) = (0, Vec::new());
+    while posts < 20 || bytes.len() < 640 {
+        match rig.next(|_| true).outcome {
+            Outcome::Posted(packet) => {
+                assert_eq!(packet, posts);
+                posts += 1;
+            }
+            other => bytes.extend(received(other).0),
+        }
+    }
+    assert_eq!(bytes, pattern(640));
+}
+
+#[test]
+fn operations_that_succeed_at_once_leave_no_packet() {
+    let mut rig = Rig::new(4, 64, 64);
+    let (socket, _peer) = rig.link(1);
+    let (_, handle, _) = super::state::link(&mut rig.port.table, socket).unwrap();
+    if !handle.skips {
+        println!("skipped, because the socket's provider is not the kernel's");
+        return;
+    }
+    let chain = rig.chain(b"short");
+    rig.submit(socket, Operation::Send(chain));
+    assert_eq!(rig.port.flight.in_flight(), 0);
+    assert!(matches!(rig.next_of(1), Outcome::Sent { sent: 5, end: None, .. }));
+    rig.quiet();
+}
+
+#[test]
+fn what_is_in_flight_when_its_table_goes_stays_where_it_is() {
+    let pool =
+        BufferPool::new(PoolConfig { buffer_size_bytes: 1 << 20, ..PoolConfig::new(16) }).unwrap();
+    let port = super::wake::CompletionPort::new(1).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    port.associate(super::socket::raw_socket(&stream) as HANDLE).unwrap();
+    let handle = Handle::new(OwnedSocket::from(stream), true);
+    let socket = Socket { index: 0, generation: 1 };
+    let mut flight = Flight::new(1, 1);
+    assert_eq!(flight.receive(socket, &handle), Started::Pending);
+    let data = pattern(16 << 20);
+    let chain = pool.chain_of(&data, Owner::SendQueue).unwrap();
+    assert_eq!(flight.send(socket, &handle, chain), Started::Pending);
+    assert!(flight.land(std::ptr::null_mut()).is_none());
+    drop(flight);
+    assert_eq!(pool.ledger().kernel_send, 16);
+    // The system goes on reading from the buffers, and writing to the blocks.
+    let mut bytes = vec![0; data.len()];
+    peer.read_exact(&mut bytes).unwrap();
+    assert!(bytes == data);
+    peer.write_all(b"x").unwrap();
+    let mut entries = [OVERLAPPED_ENTRY::default(); 4];
+    let mut packets = 0;
+    while packets < 2 {
+        let count = port.dequeue(&mut entries, 20_000).unwrap();
+        assert!(count > 0, "{packets} packets came of 2");
+        packets += count;
+    }
+}

@@ -1,0 +1,262 @@
+//! Promise: a client that does not read is not read from; it is not closed, costs no more than
+//! its share, and loses nothing. Others are served meanwhile.
+//!
+//! Method: clients with a small receive window flood an echo server and read only later, while
+//! others make round trips.
+#![cfg(test)]
+
+mod util;
+
+use std::io::{ErrorKind, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use util::{
+    Case, PATIENCE, Record, TestServer, bytes, connect_small_window, each_back_end, echo,
+    eventually, finish, now, read_back, round_trip,
+};
+use wharf::{DisconnectReason, Handler, Link, Result, SendError};
+
+each_back_end!(
+    a_client_that_never_reads_is_paused_and_another_is_served,
+    with_all_others_stopped_a_new_link_is_served,
+    ten_thousand_requests_sent_ahead_are_all_answered,
+    one_link_at_full_speed_does_not_starve_light_ones,
+    a_source_of_small_pieces_sends_everything,
+    a_source_of_pieces_of_two_buffers_sends_everything,
+    a_handler_that_sends_into_a_full_queue_closes_a_slow_reader,
+);
+
+/// Writes `data` from a thread of its own, and tells how far it came.
+fn flood<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    mut stream: &'scope TcpStream,
+    data: &'scope [u8],
+    written: &'scope AtomicUsize,
+) {
+    scope.spawn(move || {
+        for piece in data.chunks(16 * 1024) {
+            let deadline = now() + PATIENCE;
+            let mut rest = piece;
+            while !rest.is_empty() {
+                match stream.write(rest) {
+                    Ok(len) => rest = &rest[len..],
+                    Err(error) if error.kind() != ErrorKind::WouldBlock => return,
+                    Err(error) => assert!(now() < deadline, "{error}"),
+                }
+            }
+            written.fetch_add(piece.len(), Ordering::SeqCst);
+        }
+    });
+}
+
+/// Waits until the floods stand still.
+fn wait_for_stand_still(server: &TestServer, written: &[AtomicUsize]) {
+    let sum = || written.iter().map(|w| w.load(Ordering::SeqCst)).sum::<usize>();
+    let state = || (sum(), server.stats().received_bytes);
+    let (mut last, mut since) = (state(), now());
+    eventually(
+        || {
+            if state() != last {
+                (last, since) = (state(), now());
+            }
+            last.0 > 0 && since.elapsed() > Duration::from_millis(300)
+        },
+        "a client that does not read is not read from",
+    );
+}
+
+fn widen(stream: &TcpStream) {
+    socket2::SockRef::from(stream).set_recv_buffer_size(1 << 20).unwrap();
+}
+
+fn a_client_that_never_reads_is_paused_and_another_is_served(case: &Case) {
+    const FLOOD: usize = 50 << 20;
+    let server = TestServer::start(case.builder().links(4).buffers(2_000), echo());
+    let (data, written) = (bytes(1, FLOOD), [AtomicUsize::new(0)]);
+    let mut flooding = connect_small_window(server.address);
+    let mut other = server.connect();
+    std::thread::scope(|scope| {
+        flood(scope, &flooding, &data, &written[0]);
+        for n in 0..200 {
+            round_trip(&mut other, &bytes(n, 1_000));
+        }
+        wait_for_stand_still(&server, &written);
+        for n in 0..200 {
+            round_trip(&mut other, &bytes(n, 1_000));
+        }
+        let stats = server.stats();
+        assert_eq!(stats.links, 2, "nobody is closed");
+        assert!(stats.received_bytes < (FLOOD / 2) as u64, "it is paused: {stats:?}");
+        assert!(stats.buffers.free > 0, "{:?}", stats.buffers);
+        widen(&flooding);
+        read_back(&flooding, &data);
+    });
+    finish(&mut flooding);
+    finish(&mut other);
+    let stats = server.stop();
+    assert_eq!(stats.closed(DisconnectReason::PeerClosed), 2, "{stats:?}");
+}
+
+fn with_all_others_stopped_a_new_link_is_served(case: &Case) {
+    const FLOOD: usize = 8 << 20;
+    let builder = case.builder().links(8).buffers(16).buffer_size(4_096).send_queue(64 * 1024);
+    let server = TestServer::start(builder, echo());
+    let data: Vec<_> = (0..7).map(|seed| bytes(seed, FLOOD)).collect();
+    let written: Vec<_> = (0..7).map(|_| AtomicUsize::new(0)).collect();
+    let streams: Vec<_> = (0..7).map(|_| connect_small_window(server.address)).collect();
+    std::thread::scope(|scope| {
+        for n in 0..7 {
+            flood(scope, &streams[n], &data[n], &written[n]);
+        }
+        wait_for_stand_still(&server, &written);
+        let mut new = server.connect();
+        for n in 0..100 {
+            round_trip(&mut new, &bytes(n, 4_000));
+        }
+        finish(&mut new);
+        let stats = server.stats();
+        if stats.closes.iter().sum::<u64>() != 1 {
+            // So that the floods end at once.
+            streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+            panic!("somebody else is closed: {stats:?}");
+        }
+        for (stream, data) in streams.iter().zip(&data) {
+            scope.spawn(|| {
+                widen(stream);
+                read_back(stream, data);
+            });
+        }
+    });
+    drop(streams);
+    server.stop();
+}
+
+fn ten_thousand_requests_sent_ahead_are_all_answered(case: &Case) {
+    let server = TestServer::start(case.builder().links(4).buffers(200), echo());
+    let client = server.connect();
+    let data: Vec<u8> =
+        (0..10_000).flat_map(|n| format!("request {n:09}\n").into_bytes()).collect();
+    let written = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        flood(scope, &client, &data, &written);
+        let mut other = server.connect();
+        round_trip(&mut other, b"meanwhile");
+        finish(&mut other);
+        read_back(&client, &data);
+    });
+    drop(client);
+    server.stop();
+}
+
+fn one_link_at_full_speed_does_not_starve_light_ones(case: &Case) {
+    let server = TestServer::start(case.builder().links(16).buffers(400), echo());
+    let (data, written) = (bytes(3, 32 << 20), AtomicUsize::new(0));
+    let heavy = server.connect();
+    std::thread::scope(|scope| {
+        flood(scope, &heavy, &data, &written);
+        let reader = scope.spawn(|| read_back(&heavy, &data));
+        let mut light: Vec<_> = (0..10).map(|_| server.connect()).collect();
+        let (mut rounds, mut worst) = (0, Duration::ZERO);
+        while !reader.is_finished() && rounds < 200 {
+            for client in &mut light {
+                let start = now();
+                round_trip(client, b"light");
+                worst = worst.max(start.elapsed());
+            }
+            rounds += 1;
+        }
+        // A share of a busy machine, not a figure to be proud of.
+        assert!(rounds > 0 && worst < Duration::from_secs(2), "{rounds} rounds, worst {worst:?}");
+    });
+    drop(heavy);
+    server.stop();
+}
+
+/// Sends `bytes(0, TOTAL)` to everyone, as fast as it is taken.
+struct Source {
+    data: Vec<u8>,
+    piece: usize,
+}
+
+impl Source {
+    const TOTAL: usize = 4 << 20;
+
+    fn more(&self, link: &mut Link<'_, usize>) -> Result {
+        while *link.state() < self.data.len() {
+            let from = *link.state();
+            let to = self.data.len().min(from + self.piece);
+            match link.send(&self.data[from..to]) {
+                Ok(()) => *link.state() = to,
+                Err(SendError::QueueFull | SendError::NoBuffers) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Handler for Source {
+    type Worker = ();
+    type State = usize;
+
+    fn on_connect(&self, (): &mut (), link: &mut Link<'_, usize>) -> Result {
+        self.more(link)
+    }
+
+    fn on_receive(&self, (): &mut (), _: &mut Link<'_, usize>, _: &[u8]) -> Result {
+        Ok(())
+    }
+
+    fn on_sent(&self, (): &mut (), link: &mut Link<'_, usize>) -> Result {
+        self.more(link)
+    }
+}
+
+fn a_source_of_small_pieces_sends_everything(case: &Case) {
+    source_sends_everything(case, 2_000);
+}
+
+fn a_source_of_pieces_of_two_buffers_sends_everything(case: &Case) {
+    source_sends_everything(case, 3_000);
+}
+
+fn source_sends_everything(case: &Case, piece: usize) {
+    let source = Source { data: bytes(0, Source::TOTAL), piece };
+    let data = source.data.clone();
+    let builder = case.builder().links(4).buffers(32).send_queue(16 * 1024);
+    let server = TestServer::start(builder, source);
+    let clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    std::thread::scope(|scope| {
+        for client in &clients {
+            scope.spawn(|| read_back(client, &data));
+        }
+    });
+    drop(clients);
+    let stats = server.stop();
+    assert_eq!(stats.sent_bytes, 4 * Source::TOTAL as u64);
+    assert!(stats.send_refusals > 0, "no limit was met: {stats:?}");
+}
+
+fn a_handler_that_sends_into_a_full_queue_closes_a_slow_reader(case: &Case) {
+    // Answers each byte with many, so that pausing cannot help.
+    let handler = util::on_receive(|link, data| {
+        for _ in data {
+            link.send(&[b'x'; 4_096])?;
+        }
+        Ok(())
+    });
+    let record: std::sync::Arc<Record> = handler.record.clone();
+    let builder = case.builder().links(4).buffers(64).send_queue(64 * 1024);
+    let server = TestServer::start(builder, handler);
+    let mut slow = server.connect();
+    let mut other = server.connect();
+    slow.write_all(&[0; 100]).unwrap();
+    record.expect(&[DisconnectReason::SlowReader]);
+    other.write_all(b"?").unwrap();
+    util::expect_bytes(&mut other, &[b'x'; 4_096]);
+    finish(&mut other);
+    server.wait_for_links(0);
+    let stats = server.stop();
+    assert_eq!(stats.closed(DisconnectReason::SlowReader), 1, "{stats:?}");
+}

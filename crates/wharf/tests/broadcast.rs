@@ -1,0 +1,149 @@
+//! Promise: a broadcast reaches every open link of all shards once and in order, costs one copy
+//! of its bytes, and waits for nobody.
+//!
+//! Method: clients read numbered messages; some never read.
+#![cfg(test)]
+
+mod util;
+
+use std::io::Write;
+use std::sync::Arc;
+use util::{
+    Case, TestServer, bytes, connect_small_window, each_back_end, echo, eventually, expect_bytes,
+    finish, on_receive, round_trip,
+};
+use wharf::SendError;
+
+each_back_end!(
+    a_thousand_links_in_all_shards_get_each_message_once_and_in_order,
+    a_link_broadcasts_to_all_but_itself,
+    the_excepted_link_is_left_out,
+    links_that_never_read_delay_nobody,
+    a_broadcast_without_buffers_says_so_and_recovers,
+    a_broadcast_to_nobody_is_fine,
+);
+
+fn a_thousand_links_in_all_shards_get_each_message_once_and_in_order(case: &Case) {
+    const ROUNDS: usize = 20;
+    for shards in [1, 3] {
+        let server = TestServer::start(case.builder().shards(shards).links(1_002), echo());
+        let mut clients: Vec<_> = (0..1_000).map(|_| server.connect()).collect();
+        eventually(|| server.stats().connects == 1_000, "all links are open");
+        for n in 0..ROUNDS {
+            // From the second half on without waiting for anybody.
+            while server.handle.broadcast(&bytes(n as u64, 100), None).is_err() {
+                std::thread::yield_now();
+            }
+            if n < ROUNDS / 2 {
+                clients.iter_mut().for_each(|c| expect_bytes(c, &bytes(n as u64, 100)));
+            }
+        }
+        let rest: Vec<u8> = (ROUNDS / 2..ROUNDS).flat_map(|n| bytes(n as u64, 100)).collect();
+        clients.iter_mut().for_each(|client| expect_bytes(client, &rest));
+        clients.iter_mut().for_each(finish);
+        let stats = server.stop();
+        assert_eq!((stats.sent_messages, stats.broadcast_skips), (1_000 * ROUNDS as u64, 0));
+    }
+}
+
+fn a_link_broadcasts_to_all_but_itself(case: &Case) {
+    for shards in [1, 3] {
+        let handler = on_receive(|link, data| Ok(link.broadcast(data)?));
+        let server = TestServer::start(case.builder().shards(shards).links(30), handler);
+        let mut clients: Vec<_> = (0..9).map(|_| server.connect()).collect();
+        eventually(|| server.stats().connects == 9, "all links are open");
+        for speaker in 0..clients.len() {
+            let text = format!("from {speaker}");
+            clients[speaker].write_all(text.as_bytes()).unwrap();
+            for (n, client) in clients.iter_mut().enumerate().filter(|(n, _)| *n != speaker) {
+                assert_ne!(n, speaker);
+                expect_bytes(client, text.as_bytes());
+            }
+        }
+        clients.iter_mut().for_each(finish);
+        assert_eq!(server.stop().sent_messages, 9 * 8);
+    }
+}
+
+fn the_excepted_link_is_left_out(case: &Case) {
+    let handler = echo();
+    let record = Arc::clone(&handler.record);
+    let server = TestServer::start(case.builder().shards(2).links(8), handler);
+    let mut clients = Vec::new();
+    for n in 0..4 {
+        clients.push(server.connect());
+        record.id(n);
+    }
+    for n in 0..4 {
+        server.handle.broadcast(format!("not for {n}").as_bytes(), Some(record.id(n))).unwrap();
+    }
+    for (n, client) in clients.iter_mut().enumerate() {
+        for other in (0..4).filter(|other| *other != n) {
+            expect_bytes(client, format!("not for {other}").as_bytes());
+        }
+        finish(client);
+    }
+    server.stop();
+}
+
+fn links_that_never_read_delay_nobody(case: &Case) {
+    const MESSAGE: usize = 8_000;
+    let builder = case.builder().links(120).buffers(1_000).send_queue(32 * 1024);
+    let server = TestServer::start(builder, echo());
+    let stopped: Vec<_> = (0..10).map(|_| connect_small_window(server.address)).collect();
+    let mut readers: Vec<_> = (0..90).map(|_| server.connect()).collect();
+    eventually(|| server.stats().connects == 100, "all links are open");
+    let mut rounds = 0;
+    while server.stats().broadcast_skips < 100 {
+        let message = bytes(rounds, MESSAGE);
+        server.handle.broadcast(&message, None).unwrap();
+        readers.iter_mut().for_each(|reader| expect_bytes(reader, &message));
+        rounds += 1;
+        assert!(rounds < 2_000, "a queue of 32 KiB holds {rounds} messages of {MESSAGE} bytes");
+    }
+    assert_eq!(server.stats().links, 100, "nobody is closed");
+    readers.iter_mut().for_each(finish);
+    drop(stopped);
+    server.stop();
+}
+
+fn a_broadcast_without_buffers_says_so_and_recovers(case: &Case) {
+    // Two of the sixteen buffers are for posts.
+    let server = TestServer::start(case.small().buffer_size(16 * 1024), echo());
+    let mut client = connect_small_window(server.address);
+    round_trip(&mut client, b"hello");
+    let message = bytes(5, 16 * 1024);
+    let mut sent = 0;
+    // The link's window and queue fill up, then both buffers stay in use.
+    let refused = loop {
+        match server.handle.broadcast(&message, None) {
+            Ok(()) => sent += 1,
+            Err(error) => {
+                let ledger = server.stats().post_buffers;
+                if ledger.kernel_send + ledger.send_queue + ledger.shared > 0 && sent > 200 {
+                    break error;
+                }
+                std::thread::yield_now();
+                sent += 1;
+            }
+        }
+    };
+    assert_eq!(refused, SendError::NoBuffers);
+    drop(client);
+    eventually(|| server.stats().post_buffers.free == 2, "the buffers come home");
+    let mut client = server.connect();
+    server.wait_for_links(1);
+    round_trip(&mut client, b"hello");
+    server.handle.broadcast(b"again", None).unwrap();
+    expect_bytes(&mut client, b"again");
+    finish(&mut client);
+    server.stop();
+}
+
+fn a_broadcast_to_nobody_is_fine(case: &Case) {
+    let server = TestServer::start(case.small(), echo());
+    server.handle.broadcast(b"anybody?", None).unwrap();
+    server.handle.broadcast(b"", None).unwrap();
+    let stats = server.stop();
+    assert_eq!(stats.sent_messages, 0);
+}

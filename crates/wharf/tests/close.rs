@@ -1,0 +1,322 @@
+//! Promise: however a link ends, nothing that was sent is lost, the handler hears the reason once,
+//! and the peer hears the end.
+//!
+//! Method: clients and handlers end links in every way there is.
+#![cfg(test)]
+
+mod util;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+use util::{
+    Case, Record, TestServer, bytes, connect_small_window, each_back_end, echo, eventually,
+    expect_bytes, expect_end, expect_end_or_reset, finish, now, on_receive, read_back, reset,
+    round_trip,
+};
+use wharf::DisconnectReason::{self, HandlerClosed, HandlerError, Kicked, PeerClosed, PeerReset};
+use wharf::{Handler, Link, Result, SendError};
+
+each_back_end!(
+    after_a_half_close_all_answers_come_and_then_the_end,
+    a_half_close_behind_a_full_window_loses_nothing,
+    half_a_request_and_an_end_is_a_closed_peer,
+    a_reset_is_told_as_such_once,
+    a_reset_before_the_answer_is_read_harms_nobody,
+    a_handler_that_closes_sends_what_is_queued_first,
+    a_handler_that_closes_with_input_unread_does_not_lose_its_answer,
+    a_handler_error_sends_what_is_queued_first,
+    a_failed_send_passed_on_is_a_handler_error_or_a_slow_reader,
+    on_connect_may_refuse_with_a_last_word,
+    nothing_can_be_sent_on_a_link_that_closes,
+    both_sides_close_at_once_a_thousand_times,
+    a_closed_peer_hears_the_end_at_once,
+    totals_tell_what_went_over_a_link,
+);
+
+fn start(case: &Case) -> (TestServer, Arc<Record>) {
+    let handler = echo();
+    let record = Arc::clone(&handler.record);
+    (TestServer::start(case.builder().links(8).buffers(400), handler), record)
+}
+
+fn after_a_half_close_all_answers_come_and_then_the_end(case: &Case) {
+    let (server, record) = start(case);
+    for seed in 0..20 {
+        let (mut client, data) = (server.connect(), bytes(seed, 50_000));
+        client.write_all(&data).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        expect_bytes(&mut client, &data);
+        expect_end(&mut client);
+    }
+    record.expect(&[PeerClosed; 20]);
+    server.stop();
+}
+
+fn a_half_close_behind_a_full_window_loses_nothing(case: &Case) {
+    let (server, record) = start(case);
+    let (mut client, data) = (connect_small_window(server.address), bytes(1, 200_000));
+    client.write_all(&data).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    eventually(|| server.stats().received_bytes > 0, "something has arrived");
+    read_back(&client, &data);
+    expect_end(&mut client);
+    record.expect(&[PeerClosed]);
+    server.stop();
+}
+
+fn half_a_request_and_an_end_is_a_closed_peer(case: &Case) {
+    let handler = on_receive(|_, _| Ok(()));
+    let record = Arc::clone(&handler.record);
+    let server = TestServer::start(case.small(), handler);
+    let mut client = server.connect();
+    client.write_all(b"GET / HT").unwrap();
+    finish(&mut client);
+    drop(server.connect());
+    record.expect(&[PeerClosed, PeerClosed]);
+    server.stop();
+}
+
+fn a_reset_is_told_as_such_once(case: &Case) {
+    let (server, record) = start(case);
+    for n in 1..=20 {
+        let mut client = server.connect();
+        round_trip(&mut client, b"hello");
+        reset(client);
+        record.expect(&vec![PeerReset; n]);
+    }
+    server.stop();
+}
+
+fn a_reset_before_the_answer_is_read_harms_nobody(case: &Case) {
+    let (server, record) = start(case);
+    let mut other = server.connect();
+    let data = bytes(2, 100_000);
+    for _ in 0..50 {
+        let mut client = connect_small_window(server.address);
+        client.write_all(&data[..60_000]).unwrap();
+        reset(client);
+        round_trip(&mut other, &data);
+    }
+    // A reset may overtake the accept; such a connection never becomes a link.
+    let noticed = || record.ends().len() as u64 + server.stats().accept_aborts;
+    eventually(|| noticed() == 50, "all resets are noticed");
+    assert!(record.reasons().iter().all(|reason| *reason == PeerReset), "{:?}", record.reasons());
+    finish(&mut other);
+    server.stop();
+}
+
+fn a_handler_that_closes_sends_what_is_queued_first(case: &Case) {
+    let handler = on_receive(|link, _| {
+        link.send(&bytes(4, 200_000))?;
+        link.close();
+        link.close();
+        Ok(())
+    });
+    let record = Arc::clone(&handler.record);
+    let server = TestServer::start(case.builder().links(4).buffers(400), handler);
+    let mut client = connect_small_window(server.address);
+    client.write_all(b"?").unwrap();
+    expect_bytes(&mut client, &bytes(4, 200_000));
+    expect_end(&mut client);
+    drop(client);
+    record.expect(&[HandlerClosed]);
+    server.stop();
+}
+
+fn a_handler_that_closes_with_input_unread_does_not_lose_its_answer(case: &Case) {
+    // The client goes on sending after the refusal; a close with unread bytes would reset it and
+    // its system would throw the answer away.
+    let handler = on_receive(|link, _| {
+        link.send(b"too large")?;
+        link.close();
+        Ok(())
+    });
+    let record = Arc::clone(&handler.record);
+    let server = TestServer::start(case.builder().links(4).buffers(64), handler);
+    let mut client = server.connect();
+    client.write_all(&bytes(5, 4 << 20)).unwrap();
+    finish_with(&mut client, b"too large");
+    record.expect(&[HandlerClosed]);
+    server.stop();
+}
+
+fn finish_with(client: &mut std::net::TcpStream, answer: &[u8]) {
+    client.shutdown(Shutdown::Write).unwrap();
+    expect_bytes(client, answer);
+    expect_end(client);
+}
+
+fn a_handler_error_sends_what_is_queued_first(case: &Case) {
+    let handler = on_receive(|link, _| {
+        link.send(b"bad request")?;
+        Err("not what I understand".into())
+    });
+    let record = Arc::clone(&handler.record);
+    let server = TestServer::start(case.small(), handler);
+    let mut client = server.connect();
+    client.write_all(b"?").unwrap();
+    expect_bytes(&mut client, b"bad request");
+    expect_end(&mut client);
+    drop(client);
+    record.expect(&[HandlerError]);
+    server.stop();
+}
+
+fn a_failed_send_passed_on_is_a_handler_error_or_a_slow_reader(case: &Case) {
+    let handler = on_receive(|link, data| {
+        if data == b"large" {
+            return Ok(link.send(&[0; 10_000])?);
+        }
+        link.send(&[0; 8_000])?;
+        Ok(link.send(&[0; 8_000])?)
+    });
+    let record = Arc::clone(&handler.record);
+    let server = TestServer::start(case.builder().links(4).buffers(64).send_queue(9_000), handler);
+    for (word, reason) in [("large", HandlerError), ("full", DisconnectReason::SlowReader)] {
+        let seen = record.ends().len();
+        let mut client = server.connect();
+        client.write_all(word.as_bytes()).unwrap();
+        let mut rest = Vec::new();
+        let _end_or_reset = client.read_to_end(&mut rest);
+        drop(client);
+        eventually(|| record.ends().len() > seen, "it is closed");
+        assert_eq!(record.reasons()[seen], reason);
+    }
+    server.stop();
+}
+
+/// Refuses everybody; its `on_disconnect` must never be called.
+struct Closed(Arc<Record>);
+
+impl Handler for Closed {
+    type Worker = ();
+    type State = ();
+
+    fn on_connect(&self, (): &mut (), link: &mut Link<'_, ()>) -> Result {
+        link.send(b"we are closed")?;
+        Err("closed".into())
+    }
+
+    fn on_receive(&self, (): &mut (), link: &mut Link<'_, ()>, _: &[u8]) -> Result {
+        self.0.connected(link);
+        Ok(())
+    }
+
+    fn on_disconnect(&self, (): &mut (), link: &mut Link<'_, ()>, reason: DisconnectReason) {
+        self.0.disconnected(link, reason);
+    }
+}
+
+fn on_connect_may_refuse_with_a_last_word(case: &Case) {
+    let record: Arc<Record> = Arc::default();
+    let server = TestServer::start(case.small(), Closed(Arc::clone(&record)));
+    for _ in 0..10 {
+        let mut client = server.connect();
+        client.write_all(b"hello?").unwrap();
+        finish_with(&mut client, b"we are closed");
+    }
+    let stats = server.stop();
+    assert_eq!((stats.rejects, stats.connects, stats.received_messages), (10, 0, 0));
+    assert!(record.ids().is_empty() && record.ends().is_empty());
+}
+
+/// Notes what sending to a closing link says.
+struct Late(util::Mutex<std::sync::mpsc::Sender<std::result::Result<(), SendError>>>);
+
+impl Handler for Late {
+    type Worker = ();
+    type State = ();
+
+    fn on_receive(&self, (): &mut (), link: &mut Link<'_, ()>, _: &[u8]) -> Result {
+        link.send(b"bye")?;
+        link.close();
+        self.0.lock().unwrap().send(link.send(b"after close")).unwrap();
+        Ok(())
+    }
+
+    fn on_disconnect(&self, (): &mut (), link: &mut Link<'_, ()>, _: DisconnectReason) {
+        let sender = self.0.lock().unwrap();
+        sender.send(link.send(b"after the end")).unwrap();
+        sender.send(link.server().send(link.id(), b"after the end")).unwrap();
+        sender.send(link.server().close(link.id())).unwrap();
+        link.close();
+    }
+}
+
+fn nothing_can_be_sent_on_a_link_that_closes(case: &Case) {
+    let (sender, answers) = std::sync::mpsc::channel();
+    let server = TestServer::start(case.small(), Late(util::Mutex::new(sender)));
+    let mut client = server.connect();
+    client.write_all(b"?").unwrap();
+    expect_bytes(&mut client, b"bye");
+    expect_end(&mut client);
+    drop(client);
+    for what in ["link.send after close", "link.send", "handle.send", "handle.close"] {
+        let answer = answers.recv_timeout(util::PATIENCE).unwrap();
+        assert_eq!(answer, Err(SendError::Gone), "{what}");
+    }
+    server.stop();
+}
+
+fn both_sides_close_at_once_a_thousand_times(case: &Case) {
+    let handler = on_receive(|link, data| {
+        link.send(data)?;
+        link.close();
+        Ok(())
+    });
+    let record = Arc::clone(&handler.record);
+    let server = TestServer::start(case.small(), handler);
+    for n in 0..1_000 {
+        let mut client = server.connect();
+        client.write_all(b"x").unwrap();
+        match n % 3 {
+            0 => drop(client),
+            1 => reset(client),
+            _ => client.shutdown(Shutdown::Both).unwrap(),
+        }
+    }
+    eventually(|| server.stats().links == 0, "all are gone");
+    eventually(|| record.ends().len() == record.ids().len(), "one end each");
+    let mut ids: Vec<_> = record.ends().iter().map(|end| end.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), record.ends().len(), "on_disconnect came twice for a link");
+    server.stop();
+}
+
+fn a_closed_peer_hears_the_end_at_once(case: &Case) {
+    let (server, record) = start(case);
+    let mut client = server.connect();
+    round_trip(&mut client, b"hello");
+    let start = now();
+    server.handle.close(record.id(0)).unwrap();
+    expect_end(&mut client);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    drop(client);
+    record.expect(&[Kicked]);
+    // A peer that never ends its half is not waited for without end, nor one that goes on sending.
+    let mut silent = server.connect();
+    server.handle.close(record.id(1)).unwrap();
+    expect_end(&mut silent);
+    let mut sending = server.connect();
+    server.handle.close(record.id(2)).unwrap();
+    eventually(|| sending.write_all(&[0; 4_096]).is_err(), "it is cut off");
+    expect_end_or_reset(&mut sending);
+    record.expect(&[Kicked; 3]);
+    server.stop();
+}
+
+fn totals_tell_what_went_over_a_link(case: &Case) {
+    let (server, record) = start(case);
+    let mut client = server.connect();
+    round_trip(&mut client, &bytes(1, 5_000));
+    round_trip(&mut client, b"x");
+    finish(&mut client);
+    record.expect(&[PeerClosed]);
+    let totals = record.ends()[0].totals;
+    assert_eq!((totals.received_bytes, totals.sent_bytes), (5_001, 5_001));
+    assert!(totals.received_count >= 2);
+    server.stop();
+}

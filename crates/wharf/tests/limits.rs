@@ -1,0 +1,183 @@
+//! Promise: every limit can be reached, is never passed, harms nobody who was there before, and
+//! is forgotten as soon as there is room again.
+//!
+//! Method: tables of four links, pools of eight buffers, and few descriptors.
+#![cfg(test)]
+
+mod util;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::time::Duration;
+use util::{
+    Case, ProcessorClock, TestServer, bytes, each_back_end, echo, eventually, exchange,
+    expect_bytes, expect_end_or_reset, finish, meanwhile, now, reset, round_trip,
+};
+use wharf::{SendError, WhenFull};
+
+each_back_end!(
+    the_fifth_client_waits_and_is_served_when_one_leaves,
+    the_fifth_client_is_refused_and_counted,
+    a_full_table_of_several_shards_takes_exactly_its_limit,
+    eight_links_share_eight_buffers_and_none_is_closed,
+    the_least_buffers_that_are_allowed_serve_all_links,
+    a_shard_that_is_behind_says_busy,
+    without_descriptors_accepting_rests_and_then_goes_on,
+);
+
+fn the_fifth_client_waits_and_is_served_when_one_leaves(case: &Case) {
+    let server = TestServer::start(case.small(), echo());
+    let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| round_trip(client, b"in"));
+    let mut waiting: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    waiting.iter_mut().for_each(|client| client.write_all(b"wait").unwrap());
+    meanwhile(Duration::from_millis(100), || server.stats().accepted == 4, "one too many");
+    // Each way to leave makes room: an orderly end, a reset, a kick is in handle.rs.
+    finish(&mut clients[0]);
+    expect_bytes(&mut waiting[0], b"wait");
+    reset(clients.remove(1));
+    expect_bytes(&mut waiting[1], b"wait");
+    drop(clients.remove(1));
+    expect_bytes(&mut waiting[2], b"wait");
+    round_trip(&mut clients[1], b"still in");
+    drop((clients, waiting));
+    let stats = server.stop();
+    assert_eq!((stats.accepted, stats.connects, stats.refused_full), (7, 7, 0));
+}
+
+fn the_fifth_client_is_refused_and_counted(case: &Case) {
+    let server = TestServer::start(case.small().when_full(WhenFull::Refuse), echo());
+    let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| round_trip(client, b"in"));
+    for n in 1..=10 {
+        expect_end_or_reset(&mut server.connect());
+        eventually(|| server.stats().refused_full == n, "it is counted");
+    }
+    clients.iter_mut().for_each(|client| round_trip(client, b"still in"));
+    finish(&mut clients[2]);
+    server.wait_for_links(3);
+    round_trip(&mut server.connect(), b"room again");
+    drop(clients);
+    let stats = server.stop();
+    assert_eq!((stats.accepted, stats.connects, stats.refused_full), (15, 5, 10));
+}
+
+fn a_full_table_of_several_shards_takes_exactly_its_limit(case: &Case) {
+    let builder = case.builder().shards(3).links(7).buffers(64);
+    let server = TestServer::start(builder, echo());
+    let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| client.write_all(b"x").unwrap());
+    // Whoever is served leaves, so all get their turn, seven at a time.
+    while !clients.is_empty() {
+        let stats = server.stats();
+        assert!(stats.links <= 7, "{stats:?}");
+        clients.retain_mut(|client| {
+            client.set_nonblocking(true).unwrap();
+            !matches!(client.read(&mut [0]), Ok(1))
+        });
+    }
+    assert_eq!(server.stop().connects, 30);
+}
+
+fn eight_links_share_eight_buffers_and_none_is_closed(case: &Case) {
+    // One of the eight is for posts.
+    share(case, 8);
+}
+
+fn the_least_buffers_that_are_allowed_serve_all_links(case: &Case) {
+    share(case, 5);
+}
+
+fn share(case: &Case, buffers: u32) {
+    let server = TestServer::start(case.builder().links(8).buffers(buffers), echo());
+    for _ in 0..2 {
+        std::thread::scope(|scope| {
+            for seed in 0..8 {
+                let server = &server;
+                scope.spawn(move || {
+                    let mut client = server.connect();
+                    exchange(&client, &bytes(seed, 300_000), seed);
+                    finish(&mut client);
+                });
+            }
+        });
+    }
+    let stats = server.stop();
+    assert_eq!((stats.connects, stats.received_bytes), (16, 16 * 300_000));
+}
+
+fn a_shard_that_is_behind_says_busy(case: &Case) {
+    let (enter, entered) = std::sync::mpsc::channel();
+    let (leave, left) = std::sync::mpsc::channel::<()>();
+    let (enter, left) = (util::Mutex::new(enter), util::Mutex::new(left));
+    let handler = util::on_receive(move |link, data| {
+        if data == b"block" {
+            enter.lock().unwrap().send(link.id()).unwrap();
+            let _ends_when_the_test_does = left.lock().unwrap().recv();
+        }
+        Ok(link.send(data)?)
+    });
+    // Each post has a buffer of its own: more of them than the inbox holds.
+    let builder = case.builder().links(4).buffers(60_000).buffer_size(64);
+    let server = TestServer::start(builder, handler);
+    let mut client = server.connect();
+    client.write_all(b"block").unwrap();
+    let id = entered.recv_timeout(util::PATIENCE).unwrap();
+    let mut posted = 0_usize;
+    let refused = loop {
+        match server.handle.send(id, b".") {
+            Ok(()) => posted += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((refused, server.handle.close(id)), (SendError::Busy, Err(SendError::Busy)));
+    assert_eq!(server.handle.broadcast(b".", None), Err(SendError::Busy));
+    drop(leave);
+    expect_bytes(&mut client, b"block");
+    expect_bytes(&mut client, &vec![b'.'; posted]);
+    finish(&mut client);
+    server.stop();
+}
+
+fn without_descriptors_accepting_rests_and_then_goes_on(case: &Case) {
+    case.alone(|| {
+        // io_uring reads the limit when the accept is armed, so it is set before the start, and
+        // what is left of it is eaten up.
+        let hard = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(200), maximum: hard }).unwrap();
+        let server = TestServer::start(case.builder().links(100).buffers(64), echo());
+        let mut old = server.connect();
+        round_trip(&mut old, b"before");
+        let clock = ProcessorClock::open();
+        let mut eaten = Vec::new();
+        while let Ok(file) = File::open("/dev/null") {
+            eaten.push(file);
+        }
+        // One descriptor for the client, none for the server's side.
+        eaten.pop();
+        let mut new = server.connect();
+        new.write_all(b"new").unwrap();
+        eventually(|| server.stats().accept_failures > 0, "accepting fails");
+        let (failures, used, start) = (server.stats().accept_failures, clock.read(), now());
+        meanwhile(
+            Duration::from_millis(1_000),
+            || {
+                round_trip(&mut old, b"meanwhile");
+                std::thread::sleep(Duration::from_millis(20));
+                true
+            },
+            "",
+        );
+        let share = (clock.read() - used).as_secs_f64() / start.elapsed().as_secs_f64();
+        let tries = server.stats().accept_failures - failures;
+        assert!(share < 0.2, "{share} of a processor, {tries} tries");
+        drop(eaten);
+        let start = now();
+        expect_bytes(&mut new, b"new");
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+        finish(&mut old);
+        finish(&mut new);
+        server.stop();
+    });
+}

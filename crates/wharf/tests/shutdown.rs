@@ -1,0 +1,342 @@
+//! Promise: a stop loses nothing that reached the server: every answer is sent, then the peer
+//! hears the end. What cannot be finished in time is cut and counted, and the address is free.
+//!
+//! Method: stops in the middle of pipelined traffic, with peers that read, do not read, or leave.
+#![cfg(test)]
+
+mod util;
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use util::{
+    Case, TestServer, bytes, connect_small_window, each_back_end, echo, eventually, expect_bytes,
+    expect_end, expect_end_or_reset, now, on_receive, round_trip,
+};
+use wharf::{DisconnectReason, Server};
+
+each_back_end!(
+    under_load_every_byte_that_was_received_is_answered,
+    under_load_with_few_buffers_every_byte_is_answered,
+    clients_that_never_stop_sending_get_all_answers_and_the_end,
+    what_is_queued_is_sent_before_the_end,
+    an_idle_link_hears_the_end_at_once,
+    a_stop_of_zero_cuts_at_once,
+    a_peer_that_does_not_read_is_cut_when_the_time_is_over,
+    a_handler_that_blocked_before_the_stop_does_not_shorten_the_drain,
+    a_second_stop_shortens_the_drain,
+    a_peer_that_goes_on_sending_does_not_hold_the_server,
+    nobody_gets_in_after_the_stop,
+    a_stop_among_connects_leaves_nothing,
+    the_address_is_free_at_once,
+    serve_ends_in_good_order_by_sigterm_and_sigint,
+    a_second_signal_ends_serve_at_once,
+);
+
+fn under_load_every_byte_that_was_received_is_answered(case: &Case) {
+    drain_under_load(case, 2_000, 10, 64 * 1024);
+}
+
+fn under_load_with_few_buffers_every_byte_is_answered(case: &Case) {
+    drain_under_load(case, 64, 4, 64 * 1024);
+}
+
+fn clients_that_never_stop_sending_get_all_answers_and_the_end(case: &Case) {
+    drain_under_load(case, 2_000, 4, u64::MAX);
+}
+
+/// Clients send numbered words, at most `ahead` bytes before their answers; nothing of what the
+/// server took in may lack.
+fn drain_under_load(case: &Case, buffers: u32, clients: u64, ahead: u64) {
+    for round in 0..5 {
+        let builder = case.builder().shards(2).links(16).buffers(buffers);
+        let server = TestServer::start(builder, echo());
+        let streams: Vec<_> = (0..clients).map(|_| server.connect()).collect();
+        let (read, stats) = std::thread::scope(|scope| {
+            let mut readers = Vec::new();
+            for stream in &streams {
+                let read = Arc::new(AtomicU64::new(0));
+                let answered = Arc::clone(&read);
+                scope.spawn(move || write_words(stream, &answered, ahead));
+                readers.push(scope.spawn(move || read_words(stream, &read)));
+            }
+            let enough = (round + 1) * 200_000;
+            let ready = || server.stats().connects == clients;
+            eventually(|| ready() && server.stats().received_bytes > enough, "there is load");
+            let stats = server.stop();
+            let lost = |_| panic!("an end that is none: {stats:?}");
+            let read = readers.into_iter().map(|reader| reader.join().unwrap_or_else(lost));
+            (read.sum::<u64>(), stats)
+        });
+        assert_eq!(read, stats.received_bytes, "answers lost: {stats:?}");
+        assert_eq!(stats.closed(DisconnectReason::ServerStopping), clients, "{stats:?}");
+    }
+}
+
+fn write_words(mut stream: &TcpStream, answered: &AtomicU64, ahead: u64) {
+    let mut word = 0_u64;
+    let mut piece = Vec::new();
+    loop {
+        while (word * 8).saturating_sub(answered.load(Ordering::SeqCst)) > ahead {
+            std::thread::yield_now();
+        }
+        piece.clear();
+        for _ in 0..100 {
+            piece.extend_from_slice(&word.to_le_bytes());
+            word += 1;
+        }
+        if stream.write_all(&piece).is_err() {
+            return;
+        }
+    }
+}
+
+/// Ends its connection and frees its writer when the reader is done, also by a panic.
+struct Reader<'a> {
+    stream: &'a TcpStream,
+    read: &'a AtomicU64,
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        let _it_may_be_closed = self.stream.shutdown(std::net::Shutdown::Both);
+        self.read.store(u64::MAX, Ordering::SeqCst);
+    }
+}
+
+/// Checks the words up to the end, which must be in good order, and counts the bytes.
+fn read_words(stream: &TcpStream, read: &AtomicU64) -> u64 {
+    let reader = Reader { stream, read };
+    let (mut piece, mut count) = ([0; 8_192], 0_u64);
+    loop {
+        let result = { reader.stream }.read(&mut piece);
+        let len = result.unwrap_or_else(|error| panic!("after {count} bytes: {error}"));
+        if len == 0 {
+            return count;
+        }
+        for byte in &piece[..len] {
+            let at = usize::try_from(count % 8).unwrap();
+            assert_eq!(*byte, (count / 8).to_le_bytes()[at], "byte {count}");
+            count += 1;
+        }
+        reader.read.store(count, Ordering::SeqCst);
+    }
+}
+
+fn what_is_queued_is_sent_before_the_end(case: &Case) {
+    let handler = on_receive(|link, _| Ok(link.send(&bytes(3, 250_000))?));
+    let server = TestServer::start(case.builder().links(4).buffers(400), handler);
+    let mut client = connect_small_window(server.address);
+    client.write_all(b"?").unwrap();
+    eventually(|| server.stats().received_bytes == 1, "it has arrived");
+    server.handle.stop(Duration::from_secs(10));
+    expect_bytes(&mut client, &bytes(3, 250_000));
+    expect_end(&mut client);
+    drop(client);
+    server.stop();
+}
+
+fn an_idle_link_hears_the_end_at_once(case: &Case) {
+    let handler = echo();
+    let record = Arc::clone(&handler.record);
+    let server = TestServer::start(case.small(), handler);
+    let mut clients = [server.connect(), server.connect()];
+    clients.iter_mut().for_each(|client| round_trip(client, b"hello"));
+    let start = now();
+    server.handle.stop(Duration::from_secs(10));
+    clients.iter_mut().for_each(expect_end);
+    drop(clients);
+    server.stop();
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(record.reasons(), [DisconnectReason::ServerStopping; 2]);
+}
+
+fn a_stop_of_zero_cuts_at_once(case: &Case) {
+    let server = TestServer::start(case.small(), echo());
+    let mut clients = [server.connect(), server.connect()];
+    clients.iter_mut().for_each(|client| round_trip(client, b"hello"));
+    let start = now();
+    let stats = server.stop_within(Duration::ZERO);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(stats.cut, 2);
+    clients.iter_mut().for_each(expect_end_or_reset);
+}
+
+/// A server whose only client does not read what is queued for it.
+fn with_a_slow_peer(case: &Case) -> (TestServer, TcpStream) {
+    let answer = bytes(3, 8 << 20);
+    let handler = on_receive(move |link, _| Ok(link.send(&answer)?));
+    let builder = case.builder().links(4).buffers(12_000).send_queue(8 << 20);
+    let server = TestServer::start(builder, handler);
+    let mut client = connect_small_window(server.address);
+    client.write_all(b"?").unwrap();
+    eventually(|| server.stats().sent_messages == 1, "the answer is queued");
+    (server, client)
+}
+
+fn a_peer_that_does_not_read_is_cut_when_the_time_is_over(case: &Case) {
+    let (server, client) = with_a_slow_peer(case);
+    let (start, drain) = (now(), Duration::from_millis(300));
+    let stats = server.stop_within(drain);
+    assert_eq!(stats.cut, 1);
+    assert!(start.elapsed() > drain / 2 && start.elapsed() < 10 * drain, "{:?}", start.elapsed());
+    drop(client);
+}
+
+fn a_handler_that_blocked_before_the_stop_does_not_shorten_the_drain(case: &Case) {
+    let handler = on_receive(|link, _| {
+        std::thread::sleep(Duration::from_millis(400));
+        link.server().stop(Duration::from_millis(300));
+        Ok(link.send(b"not lost")?)
+    });
+    let server = TestServer::start(case.small(), handler);
+    let mut client = server.connect();
+    client.write_all(b"?").unwrap();
+    expect_bytes(&mut client, b"not lost");
+    expect_end(&mut client);
+    drop(client);
+    assert_eq!(server.wait().unwrap().cut, 0);
+}
+
+fn a_second_stop_shortens_the_drain(case: &Case) {
+    let (server, client) = with_a_slow_peer(case);
+    let start = now();
+    server.handle.stop(Duration::from_secs(60));
+    util::meanwhile(
+        Duration::from_millis(50),
+        || !server.running().is_finished(),
+        "the drain did not wait",
+    );
+    let stats = server.stop_within(Duration::ZERO);
+    assert_eq!(stats.cut, 1);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    drop(client);
+}
+
+fn a_peer_that_goes_on_sending_does_not_hold_the_server(case: &Case) {
+    let handler = on_receive(|_, _| Ok(()));
+    let server = TestServer::start(case.builder().links(4).buffers(64), handler);
+    let stream = server.connect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| write_words(&stream, &AtomicU64::new(0), u64::MAX));
+        eventually(|| server.stats().received_bytes > 100_000, "there is load");
+        let start = now();
+        server.stop_within(Duration::from_secs(15));
+        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    });
+}
+
+fn nobody_gets_in_after_the_stop(case: &Case) {
+    let (server, client) = with_a_slow_peer(case);
+    server.handle.stop(Duration::from_secs(60));
+    eventually(|| TcpStream::connect(server.address).is_err(), "the door is closed");
+    let before = server.stats().accepted;
+    assert!((0..10).all(|_| TcpStream::connect(server.address).is_err()));
+    assert_eq!(server.stats().accepted, before);
+    drop(client);
+    server.stop_within(Duration::ZERO);
+}
+
+fn a_stop_among_connects_leaves_nothing(case: &Case) {
+    for n in 0..30 {
+        let builder = case.builder().shards(2).links(64).buffers(64);
+        let server = TestServer::start(builder, echo());
+        let address = server.address;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut clients = Vec::new();
+                while let Ok(mut client) = TcpStream::connect(address) {
+                    let _gone = client.write_all(b"hello");
+                    clients.push(client);
+                    if clients.len() > 60 {
+                        clients.clear();
+                    }
+                }
+            });
+            eventually(|| server.stats().connects >= n, "some are in");
+            server.stop();
+        });
+    }
+}
+
+fn the_address_is_free_at_once(case: &Case) {
+    let server = TestServer::start(case.small(), echo());
+    let address = server.address;
+    let mut client = server.connect();
+    round_trip(&mut client, b"hello");
+    // The server's side closes first, so its end of the connection stays in TIME_WAIT.
+    server.handle.stop(Duration::from_secs(5));
+    expect_end(&mut client);
+    drop(client);
+    server.stop();
+    for _ in 0..20 {
+        let builder = Server::builder().listen(address.to_string()).back_end(case.back_end);
+        let server = TestServer::start(builder.links(4).buffers(64), echo());
+        let mut client = server.connect();
+        round_trip(&mut client, b"hello again");
+        drop(client);
+        server.stop();
+    }
+}
+
+/// A child that serves, and the address it serves on.
+fn serving_child(case: &Case) -> (std::process::Child, std::net::SocketAddr) {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = case.command(&free.to_string());
+    (command.stdout(std::process::Stdio::null()).spawn().unwrap(), free)
+}
+
+/// In the child: serves until a signal.
+fn serve(case: &Case, address: &str) {
+    let handler = on_receive(|link, _| Ok(link.send(&bytes(3, 200_000))?));
+    let builder = Server::builder().listen(address).back_end(case.back_end).links(16);
+    builder.serve(handler).unwrap();
+}
+
+fn connect_when_it_serves(address: std::net::SocketAddr) -> TcpStream {
+    eventually(|| TcpStream::connect(address).is_ok(), "the child serves");
+    let mut client = connect_small_window(address);
+    client.write_all(b"?").unwrap();
+    let mut first = [0];
+    client.read_exact(&mut first).unwrap();
+    assert_eq!(first[0], bytes(3, 1)[0]);
+    client
+}
+
+fn signal(child: &std::process::Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+fn serve_ends_in_good_order_by_sigterm_and_sigint(case: &Case) {
+    if let Some(address) = case.role() {
+        return serve(case, &address);
+    }
+    for kind in [Signal::TERM, Signal::INT] {
+        let (mut child, address) = serving_child(case);
+        let mut client = connect_when_it_serves(address);
+        signal(&child, kind);
+        eventually(|| TcpStream::connect(address).is_err(), "the door is closed");
+        expect_bytes(&mut client, &bytes(3, 200_000)[1..]);
+        expect_end(&mut client);
+        drop(client);
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+fn a_second_signal_ends_serve_at_once(case: &Case) {
+    if let Some(address) = case.role() {
+        return serve(case, &address);
+    }
+    let (mut child, address) = serving_child(case);
+    let client = connect_when_it_serves(address);
+    signal(&child, Signal::TERM);
+    eventually(|| TcpStream::connect(address).is_err(), "the door is closed");
+    let start = now();
+    signal(&child, Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    drop(client);
+}

@@ -1,0 +1,474 @@
+//! What the promise tests share: one macro that runs a test on each back end, a server that is
+//! checked for leaks when it stops, plain blocking clients, and waiting with a deadline.
+//!
+//! A test that counts what belongs to the whole process (descriptors, threads, processor time), or
+//! that changes its limits, runs [`Case::alone`]: the test binary starts itself for that one test.
+#![allow(dead_code, unused_macros, reason = "each test file uses a part of it")]
+
+use socket2::SockRef;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use wharf::{
+    BackEnd, Builder, DisconnectReason, Handle, Handler, Link, LinkId, Result, Running, Server,
+    Stats, Totals,
+};
+
+/// Names the tests of a file; each is a function of `&Case`, and runs once on each back end.
+macro_rules! each_back_end {
+    ($($name:ident),+ $(,)?) => {
+        mod uring {
+            $(#[test]
+            fn $name() {
+                let name = concat!("uring::", stringify!($name));
+                crate::util::Case { back_end: wharf::BackEnd::Uring, name }.run(super::$name);
+            })+
+        }
+        mod epoll {
+            $(#[test]
+            fn $name() {
+                let name = concat!("epoll::", stringify!($name));
+                crate::util::Case { back_end: wharf::BackEnd::Epoll, name }.run(super::$name);
+            })+
+        }
+    };
+}
+pub(crate) use each_back_end;
+
+/// How long a test waits for what must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+const ROLE: &str = "WHARF_TEST_ROLE";
+
+/// One test on one back end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case {
+    pub(crate) back_end: BackEnd,
+    pub(crate) name: &'static str,
+}
+
+impl Case {
+    pub(crate) fn run(&self, test: fn(&Self)) {
+        match self.back_end.available() {
+            Ok(()) => test(self),
+            Err(reason) => println!("skipped, because {} is not there: {reason}", self.back_end),
+        }
+    }
+
+    /// The settings to start from: this back end, a free port of 127.0.0.1, one shard.
+    pub(crate) fn builder(&self) -> Builder {
+        Server::builder().listen("127.0.0.1:0").back_end(self.back_end).shards(1)
+    }
+
+    /// Starts the default settings but for few links and buffers.
+    pub(crate) fn small(&self) -> Builder {
+        self.builder().links(4).buffers(16)
+    }
+
+    /// What this process is to do for the test, if the test started it.
+    pub(crate) fn role(&self) -> Option<String> {
+        std::env::var(ROLE).ok()
+    }
+
+    /// This test in a process of its own, with something to do there.
+    pub(crate) fn command(&self, role: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", self.name, "--nocapture", "--test-threads=1"]).env(ROLE, role);
+        command
+    }
+
+    /// Runs `body` in a process that does nothing else.
+    pub(crate) fn alone(&self, body: impl FnOnce()) {
+        if self.role().is_some() {
+            return body();
+        }
+        let output = self.command("alone").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} in its own process: {text}{errors}", self.name);
+        for line in text.lines().filter(|line| line.starts_with("skipped")) {
+            println!("{line}");
+        }
+    }
+}
+
+/// A server that must be stopped with [`stop`](Self::stop), which looks for leaks.
+#[derive(Debug)]
+pub(crate) struct TestServer {
+    running: Option<Running>,
+    pub(crate) handle: Handle,
+    pub(crate) address: SocketAddr,
+}
+
+impl TestServer {
+    pub(crate) fn start(builder: Builder, handler: impl Handler) -> Self {
+        let running = builder.start(handler).unwrap();
+        let (handle, address) = (running.handle(), running.local_addrs()[0]);
+        Self { running: Some(running), handle, address }
+    }
+
+    pub(crate) fn running(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.handle.stats()
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        connect(self.address)
+    }
+
+    /// Waits until this many links are open, and no more.
+    pub(crate) fn wait_for_links(&self, links: u32) {
+        eventually(|| self.stats().links == links, &format!("{links} links are open"));
+    }
+
+    /// Waits until the server has stopped, by whomever, and says how.
+    pub(crate) fn wait(mut self) -> Result<Stats> {
+        let running = self.running.take().unwrap();
+        eventually(|| running.is_finished(), "every thread of the server has ended");
+        running.wait().map(|stopped| stopped.stats)
+    }
+
+    /// Stops the server, with ten seconds to drain; nothing may be left, and nothing cut.
+    #[track_caller]
+    pub(crate) fn stop(self) -> Stats {
+        let stats = self.stop_within(Duration::from_secs(10));
+        assert_eq!(stats.cut, 0, "links that the drain did not finish");
+        stats
+    }
+
+    /// Stops the server; every place and every buffer must be home, and the counters must add up.
+    #[track_caller]
+    pub(crate) fn stop_within(self, drain: Duration) -> Stats {
+        self.handle.stop(drain);
+        let stats = self.wait().unwrap();
+        check_home(&stats);
+        stats
+    }
+}
+
+/// Every place and every buffer is home, and the counters add up.
+#[track_caller]
+pub(crate) fn check_home(stats: &Stats) {
+    assert_eq!(stats.links, 0, "links left: {stats:?}");
+    assert!(stats.workers.iter().all(|worker| worker.links == 0), "{stats:?}");
+    assert_eq!(stats.buffers.free, stats.buffers.total(), "leaked: {:?}", stats.buffers);
+    assert_eq!(stats.post_buffers.free, stats.post_buffers.total(), "{:?}", stats.post_buffers);
+    let closed: u64 = stats.closes.iter().sum();
+    assert_eq!(stats.connects, closed, "on_disconnect for each on_connect: {stats:?}");
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the server of the failed test: {:?}", self.handle.stats());
+        }
+        // Only a test that failed gets here with a server that runs.
+        self.handle.stop(Duration::ZERO);
+    }
+}
+
+/// What a handler was called for.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) connects: AtomicU64,
+    ids: Mutex<Vec<LinkId>>,
+    ends: Mutex<Vec<End>>,
+}
+
+/// One call of `on_disconnect`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    pub(crate) id: LinkId,
+    pub(crate) reason: DisconnectReason,
+    pub(crate) totals: Totals,
+}
+
+impl Record {
+    pub(crate) fn connected<S>(&self, link: &Link<'_, S>) {
+        self.ids.lock().unwrap().push(link.id());
+        self.connects.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn disconnected<S>(&self, link: &Link<'_, S>, reason: DisconnectReason) {
+        let end = End { id: link.id(), reason, totals: link.totals() };
+        self.ends.lock().unwrap().push(end);
+    }
+
+    /// The links so far, in the order in which they came.
+    pub(crate) fn ids(&self) -> Vec<LinkId> {
+        self.ids.lock().unwrap().clone()
+    }
+
+    pub(crate) fn ends(&self) -> Vec<End> {
+        self.ends.lock().unwrap().clone()
+    }
+
+    pub(crate) fn reasons(&self) -> Vec<DisconnectReason> {
+        self.ends().iter().map(|end| end.reason).collect()
+    }
+
+    /// Waits for the `n`th link, counted from 0.
+    pub(crate) fn id(&self, n: usize) -> LinkId {
+        eventually(|| self.ids().len() > n, "on_connect was called");
+        self.ids()[n]
+    }
+
+    /// Waits for exactly these ends, in this order.
+    #[track_caller]
+    pub(crate) fn expect(&self, reasons: &[DisconnectReason]) {
+        eventually(|| self.ends().len() >= reasons.len(), &format!("{reasons:?}"));
+        assert_eq!(self.reasons(), reasons);
+    }
+}
+
+/// A handler of one function, and the record of its links.
+pub(crate) struct OnReceive<F> {
+    pub(crate) function: F,
+    pub(crate) record: Arc<Record>,
+}
+
+pub(crate) fn on_receive<F>(function: F) -> OnReceive<F>
+where
+    F: Fn(&mut Link<'_, ()>, &[u8]) -> Result + Send + Sync + 'static,
+{
+    OnReceive { function, record: Arc::default() }
+}
+
+/// Everything that comes in goes out again.
+pub(crate) fn echo() -> OnReceive<impl Fn(&mut Link<'_, ()>, &[u8]) -> Result + Send + Sync> {
+    on_receive(|link, data| Ok(link.send(data)?))
+}
+
+impl<F> Handler for OnReceive<F>
+where
+    F: Fn(&mut Link<'_, ()>, &[u8]) -> Result + Send + Sync + 'static,
+{
+    type Worker = ();
+    type State = ();
+
+    fn on_connect(&self, (): &mut (), link: &mut Link<'_, ()>) -> Result {
+        self.record.connected(link);
+        Ok(())
+    }
+
+    fn on_receive(&self, (): &mut (), link: &mut Link<'_, ()>, data: &[u8]) -> Result {
+        (self.function)(link, data)
+    }
+
+    fn on_disconnect(&self, (): &mut (), link: &mut Link<'_, ()>, reason: DisconnectReason) {
+        self.record.disconnected(link, reason);
+    }
+}
+
+#[expect(clippy::disallowed_types, reason = "tests note from many threads what they have seen")]
+pub(crate) type Mutex<T> = std::sync::Mutex<T>;
+
+#[expect(clippy::disallowed_methods, reason = "a test has no port whose clock it could ask")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub(crate) fn eventually(mut condition: impl FnMut() -> bool, what: &str) {
+    let deadline = now() + PATIENCE;
+    while !condition() {
+        assert!(now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Lets time pass while `condition` must hold.
+#[track_caller]
+pub(crate) fn meanwhile(span: Duration, mut condition: impl FnMut() -> bool, what: &str) {
+    let end = now() + span;
+    while now() < end {
+        assert!(condition(), "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A connection that gives up after [`PATIENCE`].
+#[track_caller]
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    prepare(&stream);
+    stream
+}
+
+/// A connection whose system takes few bytes that nobody reads.
+pub(crate) fn connect_small_window(address: SocketAddr) -> TcpStream {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    prepare(&stream);
+    stream
+}
+
+fn prepare(stream: &TcpStream) {
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+}
+
+/// Sends `bytes` and reads the same bytes back.
+#[track_caller]
+pub(crate) fn round_trip(stream: &mut TcpStream, bytes: &[u8]) {
+    stream.write_all(bytes).unwrap();
+    expect_bytes(stream, bytes);
+}
+
+/// Reads as many bytes, and they are these.
+#[track_caller]
+pub(crate) fn expect_bytes(stream: &mut TcpStream, bytes: &[u8]) {
+    let mut got = vec![0; bytes.len()];
+    stream.read_exact(&mut got).unwrap();
+    if let Some(at) = got.iter().zip(bytes).position(|(got, sent)| got != sent) {
+        panic!("byte {at} of {} differs", bytes.len());
+    }
+}
+
+/// The other side ends in good order, with nothing more before.
+#[track_caller]
+pub(crate) fn expect_end(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty(), "{} bytes before the end", rest.len());
+}
+
+/// The other side ends, be it in good order or not.
+#[track_caller]
+pub(crate) fn expect_end_or_reset(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut rest) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+}
+
+/// Closes the connection with a reset.
+pub(crate) fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// Sends `bytes` in pieces of random length while it reads them back.
+#[track_caller]
+pub(crate) fn exchange(stream: &TcpStream, bytes: &[u8], seed: u64) {
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut random, mut rest, mut writer) = (Random(seed), bytes, stream);
+            while !rest.is_empty() {
+                let most = [1, 100, 5_000, 200_000][random.below(4)];
+                let len = (1 + random.below(most)).min(rest.len());
+                writer.write_all(&rest[..len]).unwrap();
+                rest = &rest[len..];
+            }
+        });
+        read_back(stream, bytes);
+    });
+}
+
+/// Reads `bytes`, a piece at a time.
+#[track_caller]
+pub(crate) fn read_back(mut reader: &TcpStream, bytes: &[u8]) {
+    let (mut piece, mut at) = (vec![0; 1 << 16], 0);
+    while at < bytes.len() {
+        let most = piece.len().min(bytes.len() - at);
+        let len = reader.read(&mut piece[..most]).unwrap();
+        assert!(len > 0, "the end after {at} of {} bytes", bytes.len());
+        assert!(piece[..len] == bytes[at..at + len], "differs within {len} bytes from {at}");
+        at += len;
+    }
+}
+
+/// Ends the sending half; the answers to all before still come, then the end.
+#[track_caller]
+pub(crate) fn finish(stream: &mut TcpStream) {
+    stream.shutdown(Shutdown::Write).unwrap();
+    expect_end(stream);
+}
+
+/// Bytes that no other seed has, and that have no period.
+pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9).wrapping_add(1));
+    let mut bytes: Vec<u8> = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        bytes.extend_from_slice(&random.next().to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// `SplitMix64`.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).unwrap()
+    }
+}
+
+/// Panics with this text are part of a test and are not reported.
+pub(crate) const ON_PURPOSE: &str = "on purpose";
+
+/// Keeps panics on purpose out of the output.
+pub(crate) fn silence_panics_on_purpose() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if info.payload().downcast_ref::<&str>() != Some(&ON_PURPOSE) {
+                report(info);
+            }
+        }));
+    });
+}
+
+/// Descriptors that the process has open.
+pub(crate) fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Names of the process' threads that belong to a server.
+pub(crate) fn server_threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    // A thread may end between the two reads.
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("wharf-")).collect()
+}
+
+/// The processor time that this process has used; reading it takes no new descriptor.
+pub(crate) struct ProcessorClock(std::fs::File);
+
+impl ProcessorClock {
+    pub(crate) fn open() -> Self {
+        Self(std::fs::File::open("/proc/self/stat").unwrap())
+    }
+
+    pub(crate) fn read(&self) -> Duration {
+        let mut text = [0; 1_024];
+        let len = std::os::unix::fs::FileExt::read_at(&self.0, &mut text, 0).unwrap();
+        let text = std::str::from_utf8(&text[..len]).unwrap();
+        // The name may hold spaces; utime and stime are fields 14 and 15, in hundredths of a
+        // second (proc_pid_stat(5)).
+        let fields: Vec<&str> = text[text.rfind(')').unwrap() + 2..].split(' ').collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+}
