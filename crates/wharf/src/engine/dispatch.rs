@@ -152,7 +152,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 }
             }
             End::Failed(error) => self.close(index, reason_of(error), How::Now),
-            End::NotReady => self.close(index, DisconnectReason::ServerStopping, How::Flush),
+            End::NotReady => {
+                self.close(index, DisconnectReason::ServerStopping, How::Flush);
+                // One that lingers already, because the handler closed it, waits for the peer's end.
+                self.steer(index);
+            }
             _ => self.steer(index),
         }
     }
