@@ -97,8 +97,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     /// When the shard wants to turn again, whatever comes.
     pub(crate) fn wakes_at(&mut self) -> Option<Time> {
-        let now = self.core.now;
-        self.wait().map(|wait| now.after(wait))
+        let now = self.port.now();
+        self.wait(now).map(|wait| now.after(wait))
     }
 
     /// What the shard has done and has now, for a trace.

@@ -100,8 +100,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     ///
     /// The port is broken; the worker is to be dropped.
     pub(crate) fn turn(&mut self) -> Result<Turn, PortError> {
-        let wait = self.wait();
-        self.account();
+        let now = self.port.now();
+        self.account(now);
+        let wait = self.wait(now);
         self.port.dequeue(&mut self.completions, wait)?;
         self.woke = self.port.now();
         self.core.now = self.woke;
@@ -122,19 +123,18 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         Ok(if self.is_done() { Turn::Done } else { Turn::GoOn })
     }
 
-    /// How long the port may wait: until the next time-out; `None` if there is none.
-    pub(super) fn wait(&mut self) -> Option<Duration> {
-        let now = self.core.now;
+    /// How long the port may wait from `now` on: until the next time-out; `None` if there is none.
+    pub(super) fn wait(&mut self, now: Time) -> Option<Duration> {
         let drain = self.drain_until.map(|time| time.since(now));
         let accept = self.acceptor.retry_at().map(|time| time.since(now));
         [self.wheel.wait(now), drain, accept].into_iter().flatten().min()
     }
 
     /// Publishes the counts of the turn that is over.
-    fn account(&mut self) {
+    fn account(&mut self, now: Time) {
         let stats = self.core.stats();
         stats.turns.add(1);
-        stats.busy_ns.add(self.port.now().0.saturating_sub(self.woke.0));
+        stats.busy_ns.add(now.0.saturating_sub(self.woke.0));
         let port = self.port.counters();
         stats.receive_pauses.set(port.receive_pauses);
         stats.accept_aborts.set(port.accept_aborts);
