@@ -128,6 +128,7 @@ impl Plan {
         let places = rng.one_of(&[2, 4, 8, 24]);
         let links = shards * places - rng.one_of(&[0, 0, 1]);
         let at_once = (links * rng.one_of(&[1, 4, 8, 16]) / 8).clamp(1, 96);
+        let clients = at_once * rng.one_of(&[1, 2, 6]);
         let buffer_size = rng.one_of(&[64, 64, 100, 512]);
         // Each link can have one message on its way if there are two buffers for each place.
         let shard_buffers = places * rng.one_of(&[2, 3, 8]) + rng.one_of(&[2, 8]);
@@ -145,8 +146,8 @@ impl Plan {
             .send_queue(send_queue)
             .idle(Duration::from_secs(idle))
             .when_full(when_full)
-            // With room for two backlogs an accept takes all that come.
-            .backlog(rng.one_of(&[at_once / 2 + 1, at_once, 1_000]));
+            // With room for two backlogs an accept takes all that come; so that may not be more.
+            .backlog(rng.one_of(&[clients / 2 + 1, clients, 1_000]));
         // Small sockets take a round trip for every few bytes, and closing links have 10 s.
         let socket = config.faults.socket_buffer_bytes as usize;
         let text_max = rng.one_of(&[64, 1_000, 20_000]).min(socket * 128);
@@ -156,7 +157,7 @@ impl Plan {
         Self {
             workload,
             config,
-            clients: at_once * rng.one_of(&[1, 2, 6]),
+            clients,
             at_once,
             text_max,
             message_max,
