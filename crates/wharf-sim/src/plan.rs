@@ -124,6 +124,11 @@ impl Plan {
             // Else links end so fast by time-outs that nothing else is seen.
             config.faults.clock_jump_max_ns = config.faults.clock_jump_max_ns.min(1_000_000);
         }
+        if config.faults.socket_buffer_bytes < 100 {
+            // A closing link has 10 s for what is queued, and byte by byte that is a lot of time.
+            config.faults.latency_ns = config.faults.latency_ns.min(10_000);
+            config.faults.delay_max_ns = config.faults.delay_max_ns.min(100_000);
+        }
         let shards = rng.one_of(&[1, 1, 2, 3]);
         let places = rng.one_of(&[2, 4, 8, 24]);
         let links = shards * places - rng.one_of(&[0, 0, 1]);
