@@ -88,7 +88,10 @@ mod error;
 mod handler;
 mod limits;
 mod link;
+mod plant;
 mod server;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod stats;
 
 pub use error::{Error, Result, SendError, StartError};

@@ -25,6 +25,7 @@ pub(crate) struct ShardStats {
     pub(crate) stale_posts: Counter,
     pub(crate) handler_panics: Counter,
     pub(crate) turns: Counter,
+    pub(crate) completions: Counter,
     pub(crate) calls: Counter,
     pub(crate) busy_ns: Counter,
     pub(crate) receive_pauses: Counter,
@@ -114,6 +115,8 @@ pub struct WorkerStats {
     pub links: u32,
     /// Turns: batches of completions.
     pub turns: u64,
+    /// Completions that they brought.
+    pub completions: u64,
     /// Handler calls.
     pub calls: u64,
     /// Nanoseconds of wall time outside of the port's dequeue. What the kernel does for sends and
@@ -156,6 +159,7 @@ impl Stats {
         self.workers.push(WorkerStats {
             links,
             turns: shard.turns.get(),
+            completions: shard.completions.get(),
             calls: shard.calls.get(),
             busy_ns: shard.busy_ns.get(),
             waits: shard.waits.get(),

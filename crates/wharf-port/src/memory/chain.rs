@@ -73,24 +73,65 @@ impl Chain {
         owner: Owner,
         buffers_max: u32,
     ) -> Result<(), NoRoom> {
-        let room = self.room();
-        let rest = data.len().saturating_sub(room);
-        let needed = rest.div_ceil(pool.buffer_size_bytes() as usize);
+        self.append_slices(pool, std::iter::once(data), owner, buffers_max)
+    }
+
+    /// Copies the bytes of `other` behind what is here, as [`append`](Self::append) does.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`] if that is not possible for all of them; then nothing changed.
+    pub fn append_copy(
+        &mut self,
+        pool: &BufferPool,
+        other: &Self,
+        owner: Owner,
+        buffers_max: u32,
+    ) -> Result<(), NoRoom> {
+        self.append_slices(pool, other.slices(), owner, buffers_max)
+    }
+
+    fn append_slices<'d>(
+        &mut self,
+        pool: &BufferPool,
+        slices: impl Iterator<Item = &'d [u8]> + Clone,
+        owner: Owner,
+        buffers_max: u32,
+    ) -> Result<(), NoRoom> {
+        let len: usize = slices.clone().map(<[u8]>::len).sum();
+        let here_len = len.min(self.room());
+        let needed = (len - here_len).div_ceil(pool.buffer_size_bytes() as usize);
         if needed > buffers_max as usize {
             return Err(NoRoom);
         }
-        let (here, mut rest) = data.split_at(data.len() - rest);
+        // First what can fail: the bytes that need buffers of their own.
         let mut fresh = Self { pool: self.pool, ..Self::new() };
-        while !rest.is_empty() {
-            let mut buffer = pool.acquire(owner).ok_or(NoRoom)?;
-            rest = &rest[buffer.append(rest)..];
+        let mut last: Option<Buffer> = None;
+        for mut rest in behind(slices.clone(), here_len) {
+            while !rest.is_empty() {
+                let mut buffer = match last.take() {
+                    Some(buffer) => buffer,
+                    None => pool.acquire(owner).ok_or(NoRoom)?,
+                };
+                rest = &rest[buffer.append(rest)..];
+                if buffer.room() == 0 {
+                    fresh.push(pool, buffer).map_err(|_| NoRoom)?;
+                } else {
+                    last = Some(buffer);
+                }
+            }
+        }
+        if let Some(buffer) = last {
             fresh.push(pool, buffer).map_err(|_| NoRoom)?;
         }
-        if !here.is_empty() {
-            let copied = self.last_mut().map_or(0, |last| last.append(here));
-            debug_assert_eq!(copied, here.len(), "room was measured above");
-            self.len += here.len();
+        let mut here_left = here_len;
+        for slice in slices {
+            let part = &slice[..slice.len().min(here_left)];
+            let copied = self.last_mut().map_or(0, |last| last.append(part));
+            debug_assert_eq!(copied, part.len(), "room was measured above");
+            here_left -= copied;
         }
+        self.len += here_len;
         self.append_chain(fresh);
         Ok(())
     }
@@ -251,12 +292,12 @@ impl Chain {
     }
 
     /// The bytes, one slice a buffer.
-    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> + Clone {
         let skipped = self.skipped as usize;
         self.buffers().enumerate().map(move |(i, b)| if i == 0 { &b[skipped..] } else { &b[..] })
     }
 
-    fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+    fn buffers(&self) -> impl Iterator<Item = &Buffer> + Clone {
         let mut index = self.head;
         (0..self.entries).map(move |_| {
             let buffer = self.entry(index);
@@ -315,6 +356,19 @@ impl Chain {
         inner.free_nodes.give_back(index, || ());
         Some(buffer)
     }
+}
+
+/// What of `slices` is behind their first `skip` bytes.
+fn behind<'d>(
+    slices: impl Iterator<Item = &'d [u8]>,
+    skip: usize,
+) -> impl Iterator<Item = &'d [u8]> {
+    let mut skip = skip;
+    slices.map(move |slice| {
+        let skipped = skip.min(slice.len());
+        skip -= skipped;
+        &slice[skipped..]
+    })
 }
 
 /// The table that a chain with entries is in.
@@ -402,6 +456,19 @@ mod tests {
         chain.advance(80);
         assert!(chain.is_empty());
         assert_eq!(pool.free(), 3);
+    }
+
+    #[test]
+    fn a_copy_of_a_chain_fills_the_last_buffer_first_and_is_all_or_nothing() {
+        let pool = pool(5);
+        let other = pool.chain_of(&(0..100).collect::<Vec<u8>>(), Owner::Shared).unwrap();
+        let mut chain = pool.chain_of(&[7; 60], Owner::SendQueue).unwrap();
+        assert_eq!(chain.append_copy(&pool, &other, Owner::SendQueue, 1), Err(NoRoom));
+        assert_eq!((chain.len(), pool.free()), (60, 2));
+        chain.append_copy(&pool, &other, Owner::SendQueue, 2).unwrap();
+        assert_eq!((bytes(&chain)[60..].to_vec(), chain.entries()), ((0..100).collect(), 3));
+        assert_eq!(chain.append_copy(&pool, &other, Owner::SendQueue, 9), Err(NoRoom));
+        assert_eq!((chain.len(), pool.free()), (160, 0));
     }
 
     #[test]

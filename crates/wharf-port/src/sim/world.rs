@@ -128,6 +128,12 @@ impl World {
         })
     }
 
+    /// When the next thing happens or the next port's wait is over; `None` if nothing is waited for.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Time> {
+        self.lock().next_ns().map(Time)
+    }
+
     /// Moves the clock to `time` at least, with all that happens on the way.
     pub fn advance_to(&self, time: Time) {
         let mut core = self.lock();

@@ -6,6 +6,7 @@
 use super::worker::Worker;
 use crate::handler::Handler;
 use crate::limits::WhenFull;
+use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -43,6 +44,21 @@ impl<S> Acceptor<S> {
 
     pub(super) fn retry_at(&self) -> Option<Time> {
         self.listeners.iter().filter_map(|listener| listener.retry_at).min()
+    }
+
+    /// Whether a listener takes no connections, though it is neither closed nor at rest.
+    #[cfg(feature = "sim")]
+    pub(super) fn wants_room(&self) -> bool {
+        let waits = |listener: &Listener| {
+            listener.socket.is_some() && listener.armed.is_none() && listener.retry_at.is_none()
+        };
+        self.listeners.iter().any(waits)
+    }
+
+    /// How many connections wait for a place.
+    #[cfg(feature = "sim")]
+    pub(super) fn waiting_count(&self) -> usize {
+        self.waiting.len()
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -90,7 +106,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.place_waiting();
         let listeners = u32::try_from(self.acceptor.listeners.len()).unwrap_or(u32::MAX);
         let settings = &self.core.shared.settings;
-        let waits = settings.when_full == WhenFull::Wait;
+        let waits = settings.when_full == WhenFull::Wait
+            && !self.core.shared.planted.is(EnginePlant::AcceptPastLimit);
         let at_once = settings.backlog.saturating_mul(listeners);
         let mut room = self.core.shared.room();
         if waits && (room == 0 || !self.acceptor.waiting.is_empty()) {

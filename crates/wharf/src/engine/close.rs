@@ -3,6 +3,7 @@
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::Phase;
+use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use wharf_port::memory::Chain;
@@ -29,6 +30,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             (Phase::Flushing | Phase::Lingering, How::Flush) => {}
             (Phase::Open | Phase::Draining, How::Flush) => {
                 slot.phase = Phase::Flushing;
+                if self.core.shared.planted.strikes(EnginePlant::DropQueueAtClose) {
+                    slot.queue = Chain::new();
+                    self.core.recount(index);
+                }
+                let slot = &mut self.core.slots[index];
                 slot.touched = self.core.now;
                 slot.late_bytes = 0;
                 let holds = slot.holds();
@@ -58,7 +64,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     pub(super) fn flushed(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
         let reason = slot.reason.unwrap_or(DisconnectReason::HandlerClosed);
-        if slot.input_over {
+        if slot.input_over || self.core.shared.planted.strikes(EnginePlant::SkipLinger) {
             return self.close(index, reason, How::Now);
         }
         slot.phase = Phase::Lingering;
@@ -79,10 +85,17 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if slot.connected {
             self.core.shared.count_close(self.core.shard, reason);
             self.call(index, |handler, worker, link| handler.on_disconnect(worker, link, reason));
+            if self.core.shared.planted.strikes(EnginePlant::DisconnectTwice) {
+                self.call(index, |h, worker, link| h.on_disconnect(worker, link, reason));
+            }
         }
-        self.renew_state(index);
+        if !self.core.shared.planted.strikes(EnginePlant::KeepState) {
+            self.renew_state(index);
+        }
         self.wheel.clear(&mut self.core.slots, index);
-        self.core.release(index);
+        if !self.core.shared.planted.strikes(EnginePlant::LeakSlot) {
+            self.core.release(index);
+        }
         self.core.shared.give_place_back(usize::from(self.core.shard));
     }
 
@@ -110,7 +123,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             self.for_each_live(|worker, index| worker.drain(index));
         }
         self.drain_until = Some(deadline);
-        if deadline <= self.core.now {
+        if deadline <= self.core.now && !self.core.shared.planted.is(EnginePlant::NeverCut) {
             self.for_each_live(|worker, index| {
                 let slot = &worker.core.slots[index];
                 if slot.phase == Phase::Closing {

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::{Phase, Receiving, Slot};
 use crate::link::{Link, LinkId};
+use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -51,7 +52,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         match command {
             Command::Adopt { stream, peer } => self.adopt(stream, peer),
             Command::Send { link, message } => {
-                let found = self.core.slots.find(link.index(), link.generation()).is_some();
+                let found = self.core.slots.find(link.index(), link.generation()).is_some()
+                    || self.core.shared.planted.is(EnginePlant::SkipGeneration);
                 if !found || self.core.queue_shared(link.index(), &message).is_err() {
                     self.core.stats().stale_posts.add(1);
                 }
@@ -135,7 +137,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         } else if phase == Phase::Lingering && late_bytes > LINGER_BYTES_MAX {
             self.close(index, DisconnectReason::ServerStopping, How::Now);
         }
-        self.steer(index);
+        if !(last && self.core.shared.planted.strikes(EnginePlant::ForgetRearm)) {
+            self.steer(index);
+        }
     }
 
     fn receive_ended(&mut self, index: u32, end: End) {
@@ -182,6 +186,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         };
         match slot.receiving {
             Receiving::Armed if backlog > pause_at => self.stop_receiving(index),
+            Receiving::Off
+                if slot.totals.received_count > 0
+                    && self.core.shared.planted.strikes(EnginePlant::NeverResume) => {}
             Receiving::Off if backlog <= resume_at && !slot.input_over => {
                 match self.port.submit(socket, Operation::Receive(shots)) {
                     Ok(()) => self.core.slots[index].receiving = Receiving::Armed,
@@ -238,7 +245,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     pub(super) fn after_callback(&mut self, index: u32, answer: Option<Result>) {
         match answer {
             Some(Ok(())) => {
-                if self.core.slots[index].close_asked {
+                if self.core.slots[index].close_asked
+                    && !self.core.shared.planted.is(EnginePlant::ForgetClose)
+                {
                     self.close(index, DisconnectReason::HandlerClosed, How::Flush);
                 }
             }

@@ -5,6 +5,7 @@ use super::dispatch::reason_of;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::{Phase, Receiving};
+use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use wharf_port::memory::Chain;
 use wharf_port::port::{End, Operation, Port};
@@ -20,6 +21,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             let slot = &mut self.core.slots[index];
             slot.dirty = false;
             let Some(socket) = slot.socket else { continue };
+            if self.core.shared.planted.strikes(EnginePlant::LoseDirty) {
+                continue;
+            }
             if slot.sending || slot.queue.is_empty() || slot.phase == Phase::Closing {
                 continue;
             }
@@ -75,6 +79,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         chain.advance(sent);
         if slot.phase != Phase::Closing {
             // A short send: the rest goes before what was queued behind it.
+            if self.core.shared.planted.is(EnginePlant::RestBehind) {
+                std::mem::swap(&mut chain, &mut slot.queue);
+            }
             chain.append_chain(std::mem::take(&mut slot.queue));
             slot.queue = chain;
         }

@@ -4,9 +4,13 @@ mod accept;
 mod close;
 mod dispatch;
 mod flush;
+#[cfg(feature = "sim")]
+mod inspect;
 mod time_out;
 mod worker;
 
+#[cfg(feature = "sim")]
+pub(crate) use inspect::{Census, ensure};
 pub(crate) use time_out::timeout_scale;
 pub(crate) use worker::{Turn, Worker};
 

@@ -4,6 +4,7 @@ use super::close::How;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler, Idle};
 use crate::link::slot::{Phase, Receiving, Slot};
+use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use std::time::Duration;
 use wharf_port::port::{Port, Time};
@@ -21,6 +22,9 @@ pub(crate) fn timeout_scale(idle: Duration) -> Duration {
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Hangs the link into the wheel for the time-out of its phase.
     pub(super) fn start_time_out(&mut self, index: u32) {
+        if self.core.shared.planted.strikes(EnginePlant::ForgetTimeOut) {
+            return;
+        }
         match self.deadline(&self.core.slots[index]) {
             Some(deadline) => self.wheel.set(&mut self.core.slots, index, deadline),
             None => self.wheel.clear(&mut self.core.slots, index),

@@ -106,6 +106,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.core.wanted = self.port.buffers_wanted();
 
         let mut completions = std::mem::take(&mut self.completions);
+        self.core.stats().completions.add(completions.len() as u64);
         for completion in completions.drain(..) {
             self.dispatch(completion);
         }
@@ -120,7 +121,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     }
 
     /// How long the port may wait: until the next time-out; `None` if there is none.
-    fn wait(&mut self, now: Time) -> Option<Duration> {
+    pub(super) fn wait(&mut self, now: Time) -> Option<Duration> {
         let drain = self.drain_until.map(|time| time.since(now));
         let accept = self.acceptor.retry_at().map(|time| time.since(now));
         [self.wheel.wait(now), drain, accept].into_iter().flatten().min()

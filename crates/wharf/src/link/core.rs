@@ -3,6 +3,7 @@
 use super::id::LinkId;
 use super::slot::{Phase, Slots};
 use crate::error::SendError;
+use crate::plant::EnginePlant;
 use crate::server::shared::Shared;
 use crate::stats::ShardStats;
 use std::collections::VecDeque;
@@ -67,7 +68,8 @@ impl Core {
         if data.is_empty() {
             return Ok(());
         }
-        let allowance = self.allowance(index);
+        let ignored = self.shared.planted.is(EnginePlant::IgnoreAllowance);
+        let allowance = if ignored { u32::MAX } else { self.allowance(index) };
         let result = self.room_for(index, data.len()).and_then(|()| {
             let queue = &mut self.slots[index].queue;
             match queue.append(&self.pool, data, Owner::SendQueue, allowance) {
@@ -90,6 +92,11 @@ impl Core {
         if self.set_aside.is_none() {
             self.set_aside = self.pool.acquire(Owner::Application);
         }
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn has_set_aside(&self) -> bool {
+        self.set_aside.is_some()
     }
 
     fn answer_with_the_one_set_aside(&mut self, index: u32, data: &[u8]) -> bool {
@@ -162,20 +169,11 @@ impl Core {
     }
 
     fn queue_copy(&mut self, index: u32, message: &Chain) -> Result<(), SendError> {
-        let allowance = self.allowance(index).min(self.pool.free_entries());
+        let allowance = self.allowance(index);
         let queue = &mut self.slots[index].queue;
-        let rest = message.len().saturating_sub(queue.room());
-        let needed = rest.div_ceil(self.pool.buffer_size_bytes() as usize);
-        if needed > allowance as usize {
-            return Err(SendError::NoBuffers);
-        }
-        for slice in message.slices() {
-            // Enough were counted above, and nobody else takes from this pool.
-            queue
-                .append(&self.pool, slice, Owner::SendQueue, u32::MAX)
-                .map_err(|_| SendError::NoBuffers)?;
-        }
-        Ok(())
+        queue
+            .append_copy(&self.pool, message, Owner::SendQueue, allowance)
+            .map_err(|_| SendError::NoBuffers)
     }
 
     /// Queues `message` on every open link of this shard but `except`; those without room are left
@@ -183,6 +181,7 @@ impl Core {
     pub(crate) fn broadcast(&mut self, message: &Chain, except: Option<u32>) {
         for n in 0..self.slots.live_count() {
             let index = self.slots.live(n);
+            let except = except.filter(|_| !self.shared.planted.is(EnginePlant::BroadcastToSender));
             if Some(index) == except || self.slots[index].phase != Phase::Open {
                 continue;
             }
@@ -228,6 +227,8 @@ impl Core {
             Err(SendError::Gone)
         } else if len > limit {
             Err(SendError::TooLarge)
+        } else if self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
+            Ok(())
         } else if slot.backlog() + len > limit {
             Err(SendError::QueueFull)
         } else {
@@ -258,7 +259,7 @@ impl Core {
     /// Keeps the count of links that hold buffers, after one's queue or send has changed.
     pub(crate) fn recount(&mut self, index: u32) {
         let slot = &mut self.slots[index];
-        if slot.holds() != slot.counted {
+        if slot.holds() != slot.counted && !self.shared.planted.strikes(EnginePlant::Miscount) {
             slot.counted = slot.holds();
             if slot.counted { self.holding += 1 } else { self.holding -= 1 }
         }

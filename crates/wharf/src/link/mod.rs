@@ -32,6 +32,22 @@ impl<'a, S> Link<'a, S> {
         Self { core, index, state }
     }
 
+    /// The same link with a part of its state, and the rest of the state.
+    #[cfg(feature = "sim")]
+    pub(crate) fn split<T, U>(
+        &mut self,
+        parts: impl FnOnce(&mut S) -> (&mut T, &mut U),
+    ) -> (Link<'_, T>, &mut U) {
+        let (state, rest) = parts(self.state);
+        (Link { core: self.core, index: self.index, state }, rest)
+    }
+
+    /// The shard's clock.
+    #[cfg(feature = "sim")]
+    pub(crate) fn now(&self) -> wharf_port::port::Time {
+        self.core.now
+    }
+
     /// Queues a copy of `data` to be sent on this link, after all that is queued already.
     ///
     /// `data` may be longer than one buffer and reaches the peer as one unbroken run of bytes.

@@ -174,6 +174,12 @@ impl Slots {
         self.live[n]
     }
 
+    /// Places that are free, as the list of them says.
+    #[cfg(feature = "sim")]
+    pub(crate) fn free(&self) -> &[u32] {
+        &self.free
+    }
+
     pub(crate) fn live_count(&self) -> usize {
         self.live.len()
     }

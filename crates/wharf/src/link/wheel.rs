@@ -28,6 +28,14 @@ impl Default for Hook {
     }
 }
 
+#[cfg(feature = "sim")]
+impl Hook {
+    /// Whether the link hangs in the wheel.
+    pub(crate) fn hangs(&self) -> bool {
+        self.bucket != NONE
+    }
+}
+
 /// The wheel of one shard.
 #[derive(Debug)]
 pub(crate) struct Wheel {

@@ -30,7 +30,7 @@ impl Server {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder {
-    settings: Settings,
+    pub(crate) settings: Settings,
     addresses: Vec<String>,
 }
 

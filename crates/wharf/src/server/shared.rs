@@ -4,6 +4,7 @@ use crate::error::SendError;
 use crate::handler::DisconnectReason;
 use crate::limits::Settings;
 use crate::link::LinkId;
+use crate::plant::{EnginePlant, Planted};
 use crate::stats::{ShardStats, Stats, sum};
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -75,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) posts: BufferPool,
     /// The accepting shard waits for a place to become free.
     pub(crate) room_wanted: AtomicBool,
+    /// Says no, always, outside of a simulation.
+    pub(crate) planted: Planted,
     stopping: AtomicBool,
     /// The accepting shard may still hand connections over.
     accepting: AtomicBool,
@@ -112,6 +115,7 @@ impl Shared {
             settings,
             posts,
             room_wanted: AtomicBool::new(false),
+            planted: Planted::default(),
             stopping: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
             drain_ns: AtomicU64::new(0),
@@ -138,7 +142,10 @@ impl Shared {
         self.shards
             .get(link.shard())
             .and_then(|shard| shard.generations.get(link.index() as usize))
-            .is_some_and(|place| place.load(Ordering::Relaxed) == link.generation())
+            .is_some_and(|place| {
+                place.load(Ordering::Relaxed) == link.generation()
+                    || self.planted.is(EnginePlant::SkipGeneration)
+            })
     }
 
     /// A copy of `data` in buffers that any shard can send from.
@@ -201,9 +208,13 @@ impl Shared {
     /// That shard first says that it wants room and then counts; here the count changes first and
     /// the wish is read after. All four are `SeqCst`, so one of the two sees the other.
     pub(crate) fn give_place_back(&self, shard: usize) {
+        if self.planted.strikes(EnginePlant::LosePlace) {
+            return;
+        }
         self.shards[shard].open.fetch_sub(1, Ordering::SeqCst);
         if self.room_wanted.load(Ordering::SeqCst)
             && self.room_wanted.swap(false, Ordering::SeqCst)
+            && !self.planted.is(EnginePlant::ForgetRoomWake)
             && let Some(inlet) = self.inlet(0)
         {
             inlet.wake();

@@ -1,0 +1,152 @@
+//! The client of chat: it knows what may come from whom, and in which order.
+
+use crate::chat::{Tally, number};
+use crate::plan::{Plan, letter};
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use wharf::sim::{Client, Next, Rng, SimClient, Time};
+
+#[derive(Debug)]
+pub(crate) struct ChatClient {
+    number: usize,
+    script: Vec<u8>,
+    written: usize,
+    /// Where the next line to be written ends, and not before which time it is written.
+    writes_at: Time,
+    pace: Duration,
+    /// What has come of the next line.
+    line: Vec<u8>,
+    /// The last line that came from each client, plus one.
+    heard: Vec<u32>,
+    farewell: bool,
+    tally: Arc<Tally>,
+}
+
+impl ChatClient {
+    pub(crate) fn new(plan: &Plan, number: usize, tally: Arc<Tally>) -> Self {
+        let mut rng = Rng::new(plan.config.seed ^ (number as u64 + 1).wrapping_mul(0x51_7CC1));
+        let mut script = Vec::new();
+        let lines = 1 + rng.below(plan.text_max as u64 / 32 + 1).min(60);
+        let mut said = 0;
+        for _ in 0..lines {
+            let target = rng.below(u64::from(plan.clients));
+            match rng.below(40) {
+                0 => script.extend(format!("K{target}\n").bytes()),
+                1..8 => script.extend(format!("W{target} {number}\n").bytes()),
+                _ => {
+                    let padding = rng.below_len(plan.message_max.clamp(24, 200) - 20);
+                    script.extend(line(number, said, padding));
+                    said += 1;
+                }
+            }
+        }
+        script.extend(b"Q\n");
+        Self {
+            number,
+            script,
+            written: 0,
+            writes_at: Time::default(),
+            pace: Duration::from_nanos(rng.one_of(&[0, 20_000, 1_000_000])),
+            line: Vec::new(),
+            heard: vec![0; plan.clients as usize],
+            farewell: false,
+            tally,
+        }
+    }
+
+    fn write(&mut self, connection: &mut SimClient, now: Time) -> Option<Time> {
+        while self.written < self.script.len() {
+            if self.writes_at > now {
+                return Some(self.writes_at);
+            }
+            let rest = &self.script[self.written..];
+            let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
+            match connection.try_write(&rest[..end]) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                // What was read tells whether that is right.
+                Err(_) => self.written = self.script.len(),
+            }
+            self.writes_at = now.after(self.pace);
+        }
+        None
+    }
+
+    fn check(&mut self, line_got: &[u8]) -> Result<(), String> {
+        let text = || String::from_utf8_lossy(line_got).into_owned();
+        let wrong = |why: &str| Err(format!("a line that {why}: {:?}", text()));
+        if self.farewell {
+            return wrong("comes after the farewell");
+        }
+        if line_got == b"bye\n" {
+            self.farewell = true;
+            return Ok(());
+        }
+        let Some((kind, rest)) = line_got.split_first() else { return wrong("is empty") };
+        let Some(first) = number(rest) else { return wrong("has no number") };
+        match kind {
+            b'W' if first == self.number => Ok(()),
+            b'W' => wrong("is for another client"),
+            b'L' if first == self.number => wrong("is this client's own"),
+            b'L' if first < self.heard.len() => {
+                let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                let Some(said) = rest.get(digits + 1..).and_then(number) else {
+                    return wrong("has no second number");
+                };
+                let said = u32::try_from(said).unwrap_or(u32::MAX - 1);
+                let head = format!("L{first} {said} ").len() + 1;
+                if line(first, said, line_got.len().saturating_sub(head)) != line_got {
+                    return wrong("is garbled");
+                }
+                let last = std::mem::replace(&mut self.heard[first], said + 1);
+                if said < last {
+                    return wrong("comes again, or too late");
+                }
+                if last > 0 {
+                    self.tally.gaps.fetch_add(u64::from(said - last), Ordering::Relaxed);
+                }
+                Ok(())
+            }
+            _ => wrong("nobody has said"),
+        }
+    }
+}
+
+impl Client for ChatClient {
+    fn ready(&mut self, connection: &mut SimClient, now: Time) -> Result<Next, String> {
+        let writes_at = self.write(connection, now);
+        let mut room = [0; 4096];
+        loop {
+            let count = match connection.try_read(&mut room) {
+                Ok(0) if self.farewell => return Ok(Next::Close),
+                Ok(0) => return Ok(Next::Cut("without a farewell".to_owned())),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Ok(writes_at.map_or(Next::Wait, Next::Sleep));
+                }
+                Err(_) => return Ok(Next::Cut("by a reset".to_owned())),
+            };
+            for piece in room[..count].split_inclusive(|byte| *byte == b'\n') {
+                self.line.extend_from_slice(piece);
+                if piece.ends_with(b"\n") {
+                    let line = std::mem::take(&mut self.line);
+                    self.check(&line)?;
+                }
+            }
+        }
+    }
+
+    fn waits_for(&self) -> String {
+        format!("a farewell (written {} of {})", self.written, self.script.len())
+    }
+}
+
+/// What `client` says as its `said`th line.
+fn line(client: usize, said: u32, padding: usize) -> Vec<u8> {
+    let mut line = format!("L{client} {said} ").into_bytes();
+    line.extend((0..padding).map(|place| b'a' + letter(client, place + said as usize) % 26));
+    line.push(b'\n');
+    line
+}

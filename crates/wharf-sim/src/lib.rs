@@ -1,0 +1,14 @@
+//! Random workloads against the real engine on simulated ports, with an oracle for every byte.
+//!
+//! A seed says all: the workload, the server's settings, what goes wrong, and what each client does.
+//! See [`plan`] for what is drawn, `wharf::sim` for what is checked.
+#![forbid(unsafe_code)]
+
+mod chat;
+mod chat_client;
+mod outbox;
+pub mod plan;
+pub mod plants;
+pub mod run;
+mod talk;
+mod talker;

@@ -1,0 +1,175 @@
+//! The program: seeds in, violations out.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks")]
+
+use clap::Parser;
+use std::process::ExitCode;
+use std::time::Instant;
+use wharf::sim::{FaultCounts, FaultKind};
+use wharf_sim::plan::{Plan, Planted, Workload};
+use wharf_sim::plants;
+use wharf_sim::run::run;
+
+/// Runs seeds through the real engine on simulated ports.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// How many seeds.
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Only this seed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// echo, chat, big or all.
+    #[arg(long, default_value = "all")]
+    workload: String,
+    /// Go on until so many completions were simulated, whatever --seeds says.
+    #[arg(long)]
+    completions: Option<u64>,
+    /// Plant a fault, and look for the first seed that shows it; "all" does so for each.
+    #[arg(long)]
+    plant: Option<String>,
+    /// Handlers panic by chance, which costs their own link only.
+    #[arg(long)]
+    handler_panics: bool,
+    /// Print each step (with --seed).
+    #[arg(long)]
+    trace: bool,
+    /// Fail if a kind of fault was never injected.
+    #[arg(long)]
+    every_fault: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match try_main(&args) {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("wharf-sim: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn try_main(args: &Args) -> Result<ExitCode, String> {
+    let workloads = match args.workload.as_str() {
+        "all" => Workload::ALL.to_vec(),
+        name => vec![name.parse()?],
+    };
+    if let Some(name) = &args.plant {
+        return find_plants(args, name);
+    }
+    Ok(run_seeds(args, &workloads))
+}
+
+/// What all runs together were.
+#[derive(Debug, Default)]
+struct Sum {
+    runs: u64,
+    completions: u64,
+    steps: u64,
+    whole: u64,
+    cut: u64,
+    virtual_ns: u128,
+    faults: FaultCounts,
+    violations: u64,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program's own speed is measured in real time")]
+fn run_seeds(args: &Args, workloads: &[Workload]) -> ExitCode {
+    let start = Instant::now();
+    let mut sum = Sum::default();
+    let seeds = match (args.seed, args.completions) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(_)) => args.from..u64::MAX,
+        (None, None) => args.from..args.from.saturating_add(args.seeds),
+    };
+    let tracer: Option<fn(&str)> = args.trace.then_some(|line| println!("{line}"));
+    for seed in seeds {
+        for workload in workloads {
+            let mut plan = Plan::drawn(seed, *workload);
+            if args.handler_panics {
+                plan = plan.with_panics();
+            }
+            let panics = if args.handler_panics { " --handler-panics" } else { "" };
+            plan.config.replay = Some(format!(
+                "cargo run --release -p wharf-sim -- --seed {seed} --workload {workload}{panics} \
+                 --trace"
+            ));
+            sum.runs += 1;
+            if args.trace {
+                println!("{plan:#?}");
+            }
+            match run(&plan, tracer) {
+                Ok(report) => {
+                    sum.completions += report.completions;
+                    sum.steps += report.steps;
+                    sum.whole += report.clients_whole;
+                    sum.cut += report.clients_cut;
+                    sum.virtual_ns += u128::from(report.time.0);
+                    sum.faults.merge(&report.faults);
+                }
+                Err(failure) => {
+                    sum.violations += 1;
+                    println!("{workload}: {failure}");
+                }
+            }
+        }
+        if sum.violations >= VIOLATIONS_MAX
+            || args.completions.is_some_and(|n| sum.completions >= n)
+        {
+            break;
+        }
+    }
+    print(&sum, start.elapsed().as_secs_f64());
+    let missing = FaultKind::ALL.into_iter().filter(|kind| sum.faults.of(*kind) == 0);
+    let missing: Vec<_> = missing.map(|kind| format!("{kind:?}")).collect();
+    if args.every_fault && !missing.is_empty() {
+        println!("never injected: {}", missing.join(", "));
+        return ExitCode::FAILURE;
+    }
+    if sum.violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print(sum: &Sum, seconds: f64) {
+    let Sum { runs, completions, steps, whole, cut, virtual_ns, faults, violations } = sum;
+    print!("{faults}");
+    println!("{:>10}  faults in all", faults.total());
+    println!("{whole:>10}  clients got everything, {cut} were cut off by faults");
+    println!(
+        "{completions:>10}  completions in {steps} steps, {runs} runs and {seconds:.1} s: {:.0}/s",
+        *completions as f64 / seconds
+    );
+    println!("{:>10.1}  hours of simulated time", *virtual_ns as f64 / 3.6e12);
+    println!("{violations:>10}  violations");
+}
+
+fn find_plants(args: &Args, name: &str) -> Result<ExitCode, String> {
+    let all: Vec<Planted> =
+        if name == "all" { Planted::all().collect() } else { vec![name.parse()?] };
+    // A planted fault may panic, and does so in its thousands.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut missed = 0;
+    for planted in all {
+        match plants::find(planted, args.seeds) {
+            Some((workload, failure)) => {
+                println!(
+                    "{:<26} seed {:>4} {workload:<5} {}",
+                    planted.to_string(),
+                    failure.seed,
+                    failure.what
+                );
+            }
+            None => {
+                missed += 1;
+                println!("{:<26} not found in {} seeds", planted.to_string(), args.seeds);
+            }
+        }
+    }
+    Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// After so many it is clear that something is wrong.
+const VIOLATIONS_MAX: u64 = 20;

@@ -1,0 +1,154 @@
+//! The client of echo and big: it knows every byte that must come back.
+
+use crate::plan::{ClientPlan, Manner, Plan, Workload};
+use std::io::ErrorKind;
+use wharf::sim::{Client, Next, SimClient, Time};
+
+#[derive(Debug)]
+pub(crate) struct Talker {
+    plan: ClientPlan,
+    expected: Vec<u8>,
+    written: usize,
+    read: usize,
+    /// Does not write before that.
+    writes_at: Option<Time>,
+    /// Does not read before that.
+    reads_at: Option<Time>,
+    has_slept: bool,
+    finished: bool,
+    /// Nothing can be written any more.
+    deafened: bool,
+}
+
+impl Talker {
+    pub(crate) fn new(plan: &Plan, client: usize) -> Self {
+        let workload = plan.workload;
+        let plan = ClientPlan::of(plan, client);
+        let expected = match workload {
+            Workload::Echo | Workload::Chat => {
+                plan.text[..plan.quit_at.unwrap_or(plan.text.len())].to_vec()
+            }
+            Workload::Big => answers(&plan.text),
+        };
+        Self {
+            plan,
+            expected,
+            written: 0,
+            read: 0,
+            writes_at: None,
+            reads_at: None,
+            has_slept: false,
+            finished: false,
+            deafened: false,
+        }
+    }
+
+    /// Writes until it would block. When to go on, if not by itself.
+    fn write(&mut self, connection: &mut SimClient, now: Time) -> Option<Time> {
+        if let Manner::Mute(time) = self.plan.manner {
+            self.writes_at.get_or_insert(now.after(time));
+        }
+        while self.written < self.plan.text.len() && !self.deafened {
+            if let Some(time) = self.writes_at.filter(|time| *time > now) {
+                return Some(time);
+            }
+            let rest = &self.plan.text[self.written..];
+            match connection.try_write(&rest[..rest.len().min(self.plan.chunk)]) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                // What was read tells whether that is right.
+                Err(_) => self.deafened = true,
+            }
+            if !self.plan.pace.is_zero() {
+                self.writes_at = Some(now.after(self.plan.pace));
+            }
+        }
+        if self.plan.manner == Manner::FinishEarly && !self.finished {
+            self.finished = true;
+            connection.shutdown_write();
+        }
+        None
+    }
+
+    /// Reads until it would block, or ends.
+    fn read(&mut self, connection: &mut SimClient, now: Time) -> Result<Option<Next>, String> {
+        let mut room = [0; 4096];
+        loop {
+            match self.plan.manner {
+                Manner::Leaves(at, resets) if self.read >= at => {
+                    return Ok(Some(if resets { Next::Reset } else { Next::Close }));
+                }
+                Manner::Sleeps(at, time) if self.read >= at && !self.has_slept => {
+                    self.has_slept = true;
+                    self.reads_at = Some(now.after(time));
+                }
+                _ => {}
+            }
+            if let Some(time) = self.reads_at.filter(|time| *time > now) {
+                return Ok(Some(Next::Sleep(time)));
+            }
+            let all = self.read == self.expected.len();
+            let waits_for_end = self.plan.quit_at.is_some() || self.finished;
+            match connection.try_read(&mut room) {
+                Ok(0) if all => return Ok(Some(Next::Close)),
+                Ok(0) => return Ok(Some(self.cut("by an end"))),
+                Ok(count) => self.check(&room[..count])?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Ok((all && !waits_for_end).then_some(Next::Close));
+                }
+                Err(_) => return Ok(Some(self.cut("by a reset"))),
+            }
+        }
+    }
+
+    fn check(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let wanted = self.expected.get(self.read..self.read + bytes.len());
+        if wanted != Some(bytes) {
+            let len = self.expected.len();
+            return Err(format!("wrong bytes at {} of {len}: {bytes:02x?}", self.read));
+        }
+        self.read += bytes.len();
+        Ok(())
+    }
+
+    fn cut(&self, how: &str) -> Next {
+        Next::Cut(format!("{how} after {} of {} bytes", self.read, self.expected.len()))
+    }
+}
+
+impl Client for Talker {
+    fn ready(&mut self, connection: &mut SimClient, now: Time) -> Result<Next, String> {
+        let writes_at = self.write(connection, now);
+        let next = self.read(connection, now)?;
+        Ok(match (next, writes_at) {
+            (Some(Next::Sleep(one)), Some(other)) => Next::Sleep(one.min(other)),
+            (Some(next), _) => next,
+            (None, Some(time)) => Next::Sleep(time),
+            (None, None) => Next::Wait,
+        })
+    }
+
+    fn waits_for(&self) -> String {
+        format!(
+            "byte {} of {} (written {} of {}, {:?}, quit_at {:?})",
+            self.read,
+            self.expected.len(),
+            self.written,
+            self.plan.text.len(),
+            self.plan.manner,
+            self.plan.quit_at
+        )
+    }
+}
+
+/// The answers to these messages: each reversed.
+fn answers(text: &[u8]) -> Vec<u8> {
+    let mut answers = text.to_vec();
+    let mut at = 0;
+    while let Some(prefix) = text.get(at..).and_then(|rest| rest.first_chunk::<4>()) {
+        let end = at + 4 + u32::from_be_bytes(*prefix) as usize;
+        answers[at + 4..end].reverse();
+        at = end;
+    }
+    answers
+}

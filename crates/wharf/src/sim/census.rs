@@ -1,0 +1,96 @@
+//! What must hold after each step.
+
+use super::simulation::{SimWorker, Simulation};
+use crate::engine::ensure;
+use crate::handler::Handler;
+use crate::stats::{Counter, ShardStats};
+use std::sync::atomic::Ordering;
+
+impl<H: Handler> Simulation<H> {
+    /// Looks at all that must hold now. A shard's links were looked at after its turn.
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        if let Some(fault) = self.contract.fault() {
+            return Err(fault.clone());
+        }
+        self.shared_seen |= self.shared.posts.free() < self.shared.posts.capacity();
+        if self.steps.is_multiple_of(COUNTERS_EACH) {
+            self.check_counters()?;
+            self.check_room()?;
+        }
+        if self.steps.is_multiple_of(BUFFERS_EACH) {
+            self.check_tables()?;
+        }
+        Ok(())
+    }
+
+    /// The counters agree with each other, with the tables, and with what the handler saw.
+    pub(super) fn check_counters(&self) -> Result<(), String> {
+        let sum = |counter: fn(&ShardStats) -> &Counter| -> u64 {
+            self.shared.shards.iter().map(|shard| counter(&shard.stats).get()).sum()
+        };
+        let open: u64 =
+            self.shared.shards.iter().map(|s| u64::from(s.open.load(Ordering::SeqCst))).sum();
+        let limit = u64::from(self.shared.settings.links);
+        ensure!(open <= limit, "{open} links, of {limit}");
+        let live: u64 = self.shards.iter().map(|shard| u64::from(shard.census.live)).sum();
+        ensure!(open >= live, "{live} links live, but {open} counted");
+        // What is on its way to its shard has been promised a place.
+        let parked: u64 = self.shards.iter().map(|shard| u64::from(shard.census.parked)).sum();
+        let pending = open - live + parked;
+        let [accepted, refused, rejects, connects] = [
+            sum(|stats| &stats.accepted),
+            sum(|stats| &stats.refused_full) + sum(|stats| &stats.refused_stopping),
+            sum(|stats| &stats.rejects),
+            sum(|stats| &stats.connects),
+        ];
+        ensure!(
+            accepted == refused + rejects + connects + pending,
+            "{accepted} accepted, but {refused} refused, {rejects} rejected, {connects} connected \
+             and {pending} places promised"
+        );
+        let connected: u64 = self.shards.iter().map(|s| u64::from(s.census.connected)).sum();
+        let shards = self.shared.shards.iter();
+        let closes: u64 = shards.flat_map(|shard| &shard.stats.closes).map(Counter::get).sum();
+        ensure!(
+            connects == closes + connected,
+            "{connects} connects, {closes} closes, {connected}"
+        );
+        let tally = self.contract.tally();
+        ensure!(
+            (tally.connects, tally.disconnects) == (connects, closes),
+            "the handler saw {tally:?}, the counters say {connects} and {closes}"
+        );
+        let panics = sum(|stats| &stats.handler_panics);
+        ensure!(panics == tally.planned_panics, "{panics} panics, {}", tally.planned_panics);
+        Ok(())
+    }
+
+    /// While there is room in the table, the accepting shard does not sleep without accepting.
+    fn check_room(&self) -> Result<(), String> {
+        let wants = self.shards[0].worker.as_ref().is_some_and(SimWorker::wants_room);
+        let sleeps = wants && self.shared.stopping().is_none() && !self.is_runnable(0);
+        ensure!(!sleeps || self.shared.room() == 0, "shard 0 waits for room, but there is some");
+        Ok(())
+    }
+
+    /// Every place and every buffer is where it belongs.
+    pub(super) fn check_tables(&self) -> Result<(), String> {
+        for (number, shard) in self.shards.iter().enumerate() {
+            let Some(worker) = &shard.worker else { continue };
+            let said = |what| format!("shard {number}: {what}");
+            worker.inspect_places().map_err(said)?;
+            // A link that holds a broadcast only counts as one that holds, but takes no buffer.
+            if !self.shared_seen {
+                worker.inspect_reserve().map_err(said)?;
+            }
+        }
+        let posts = &self.shared.posts;
+        let ledger = posts.ledger();
+        ensure!(ledger.free == posts.free(), "posts: {ledger:?}, {} free", posts.free());
+        Ok(())
+    }
+}
+
+/// Steps between two looks: a look costs about as much as a step.
+const COUNTERS_EACH: u64 = 8;
+const BUFFERS_EACH: u64 = 64;

@@ -1,0 +1,43 @@
+//! The clients of a simulation: whatever talks to the server.
+
+use wharf_port::port::Time;
+use wharf_port::sim::SimClient;
+
+/// A client. It is called when it may be able to go on, and never waits itself.
+pub trait Client {
+    /// Goes on as far as it can: reads and writes until both would block.
+    ///
+    /// Called at once, and again when bytes, an end, a reset or room to write came, or when a
+    /// [sleep](Next::Sleep) is over. It may be called for nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the server did wrong; that ends the simulation. An *early end* is none by itself, see
+    /// [`Next::Cut`].
+    fn ready(&mut self, connection: &mut SimClient, now: Time) -> Result<Next, String>;
+
+    /// What the client waits for, to be told when it waits for ever.
+    fn waits_for(&self) -> String {
+        "the server".to_owned()
+    }
+}
+
+/// What a client wants after it was called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Next {
+    /// To be called when something has come.
+    Wait,
+    /// To be called at this time at the latest.
+    Sleep(Time),
+    /// Nothing more: it closes. Bytes that it has not read make a reset of that, as TCP does.
+    Close,
+    /// Nothing more: it breaks the connection off with a reset.
+    Reset,
+    /// The connection ended before the client got what it waits for.
+    ///
+    /// That is a failure, unless the network broke the connection, or the server had a reason of
+    /// the kinds that a faulty world forces on it: no room (slow reader), idle, stopping, kicked, or
+    /// a [planned panic](super::PlannedPanic) in the handler.
+    Cut(String),
+}

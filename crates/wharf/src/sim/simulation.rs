@@ -1,0 +1,479 @@
+//! The simulation itself: who is there, and one step after the other.
+
+use super::checked::{Checked, panic_text};
+use super::client::{Client, Next};
+use super::contract::Contract;
+use super::failure::SimFailure;
+use super::{EnginePlant, FaultCounts, Faults, Plant, Rng, SimClient, Time};
+use crate::engine::{Census, Turn, Worker};
+use crate::handler::Handler;
+use crate::plant::Planted;
+use crate::server::shared::{Command, Shared};
+use crate::server::{Builder, Handle, Server};
+use crate::stats::Stats;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::fmt;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+use wharf_port::memory::BufferPool;
+use wharf_port::port::Poster;
+use wharf_port::sim::{SimPort, SimStream, World, WorldConfig};
+
+/// What a simulation is made of.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SimConfig {
+    /// What all chance comes from.
+    pub seed: u64,
+    /// The server's settings. Set the number of shards: its default is that of the machine's cores,
+    /// and then one seed would be another run elsewhere. Addresses are not looked at.
+    pub builder: Builder,
+    /// How many sockets listen, all at one address.
+    pub listeners: u32,
+    /// What can go wrong.
+    pub faults: Faults,
+    /// A fault of the port that is planted.
+    pub plant: Option<Plant>,
+    /// A fault of the engine that is planted.
+    pub engine_plant: Option<EnginePlant>,
+    /// The command that replays this run; failures show it.
+    pub replay: Option<String>,
+}
+
+impl SimConfig {
+    /// A small server, two shards with 64 links, without faults.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let builder = Server::builder().shards(2).links(64).buffers(1_024).buffer_size(512);
+        Self {
+            seed,
+            builder,
+            listeners: 1,
+            faults: Faults::none(),
+            plant: None,
+            engine_plant: None,
+            replay: None,
+        }
+    }
+}
+
+/// A client's number: connections are counted from 0, and the server sees the address 10.0.0.0
+/// plus the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub(super) u32);
+
+impl ClientId {
+    /// The number as an index.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A server with a handler under test, its clients, and the world around them.
+pub struct Simulation<H: Handler> {
+    pub(super) seed: u64,
+    pub(super) replay: Option<String>,
+    pub(super) world: World,
+    pub(super) rng: Rng,
+    pub(super) shared: Arc<Shared>,
+    pub(super) contract: Arc<Contract>,
+    pub(super) shards: Vec<Shard<H>>,
+    pub(super) clients: Vec<Peer>,
+    pub(super) clients_open: u32,
+    woken: VecDeque<u32>,
+    alarms: BinaryHeap<Reverse<(Time, u32)>>,
+    pub(super) steps: u64,
+    /// A message has crossed threads or gone to many links.
+    pub(super) shared_seen: bool,
+    /// Whether a jump of the clock can end what waits.
+    pub(super) jumps: bool,
+    tracer: Option<Tracer>,
+    failed: Option<SimFailure>,
+}
+
+type Tracer = Box<dyn FnMut(&str)>;
+pub(super) type SimWorker<H> = Worker<SimPort<Command<SimStream>>, Checked<H>>;
+
+pub(super) struct Shard<H: Handler> {
+    /// `None` once it is done.
+    pub(super) worker: Option<SimWorker<H>>,
+    pub(super) pool: BufferPool,
+    pub(super) entries: u32,
+    pub(super) census: Census,
+    /// It turns again at once.
+    again: bool,
+}
+
+/// A client as the simulation sees it.
+#[derive(Default)]
+pub(super) struct Peer {
+    /// Both `None` once it has ended.
+    pub(super) client: Option<Box<dyn Client>>,
+    pub(super) connection: Option<SimClient>,
+    /// How it was cut off, until that is judged.
+    pub(super) cut: Option<String>,
+    /// A fault of the world has struck its connection.
+    pub(super) harmed: bool,
+    /// The alarm that counts; earlier and later ones are stale.
+    alarm: Option<Time>,
+}
+
+impl<H: Handler> Simulation<H> {
+    /// A small server with `handler`, two shards with 64 links.
+    ///
+    /// # Panics
+    ///
+    /// As [`with`](Self::with).
+    pub fn new(seed: u64, handler: H, faults: Faults) -> Self {
+        Self::with(SimConfig { faults, ..SimConfig::new(seed) }, handler)
+    }
+
+    /// A server as `config` says.
+    ///
+    /// # Panics
+    ///
+    /// If the settings do not fit together, or `on_worker_start` fails.
+    pub fn with(config: SimConfig, handler: H) -> Self {
+        match Self::start(config, handler) {
+            Ok(simulation) => simulation,
+            Err(reason) => panic!("the simulated server does not start: {reason}"),
+        }
+    }
+
+    fn start(config: SimConfig, handler: H) -> Result<Self, String> {
+        let settings = config.builder.settings.clone();
+        settings.check().map_err(|error| error.to_string())?;
+        let jumps = config.faults.clock_jump_max_ns >= JUMP_THAT_MATTERS_NS
+            && config.faults.ppm(super::FaultKind::ClockJump) > 0;
+        let mut world_config = WorldConfig::new(config.seed);
+        world_config.connections_max = CONNECTIONS_MAX;
+        (world_config.faults, world_config.plant) = (config.faults, config.plant);
+        world_config.backlog_max = CONNECTIONS_MAX;
+        let world = World::new(world_config);
+        let (shards, places) = (settings.shards, settings.links_per_shard());
+        let contract = Arc::new(Contract::new(shards, places, settings.idle));
+        let posts = BufferPool::new(settings.post_pool()).map_err(|error| error.to_string())?;
+        let mut shared = Shared::new(settings, posts);
+        shared.planted = Planted::new(config.engine_plant);
+        let mut simulation = Self {
+            seed: config.seed,
+            replay: config.replay,
+            world,
+            rng: Rng::new(config.seed ^ 0x57E9_57E9),
+            shared: Arc::new(shared),
+            contract,
+            shards: Vec::new(),
+            clients: Vec::new(),
+            clients_open: 0,
+            woken: VecDeque::new(),
+            alarms: BinaryHeap::new(),
+            steps: 0,
+            shared_seen: false,
+            jumps,
+            tracer: None,
+            failed: None,
+        };
+        simulation.start_shards(handler, config.listeners)?;
+        Ok(simulation)
+    }
+
+    /// As `server::running` does with threads.
+    fn start_shards(&mut self, handler: H, listener_count: u32) -> Result<(), String> {
+        let handler = Arc::new(Checked { inner: handler, contract: Arc::clone(&self.contract) });
+        let mut posters: Vec<Poster<_>> = Vec::new();
+        for number in 0..self.shared.shards.len() {
+            let config = self.shared.settings.shard_pool();
+            let pool = BufferPool::new(config).map_err(|error| error.to_string())?;
+            let ports = self.shared.settings.port(listener_count);
+            let port = SimPort::new(&self.world, ports, pool.clone())
+                .map_err(|error| error.to_string())?;
+            let shard = u8::try_from(number).map_err(|error| error.to_string())?;
+            let worker = Worker::new(shard, port, Arc::clone(&handler), Arc::clone(&self.shared))?;
+            let (poster, _) = worker.reached_by();
+            self.shared.connect(number, Box::new(poster.clone()), pool.clone());
+            posters.push(poster);
+            let entries = config.buffers + config.shared_entries;
+            let census = Census::default();
+            self.shards.push(Shard { worker: Some(worker), pool, entries, census, again: false });
+        }
+        let mut listeners = Vec::new();
+        for _ in 0..listener_count {
+            listeners.push(self.world.listen(address()).map_err(|error| error.to_string())?);
+        }
+        for shard in &mut self.shards {
+            let Some(worker) = &mut shard.worker else { continue };
+            worker.listen(std::mem::take(&mut listeners), posters.clone().into_boxed_slice())?;
+        }
+        Ok(())
+    }
+
+    /// Connects a client.
+    ///
+    /// # Panics
+    ///
+    /// If the server has stopped listening, or 4,096 connections are open.
+    pub fn connect(&mut self, client: impl Client + 'static) -> ClientId {
+        let number = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
+        let connection = match self.world.connect(address(), number.into()) {
+            Ok(connection) => connection,
+            Err(error) => panic!("client {number} cannot connect: {error}"),
+        };
+        self.clients.push(Peer {
+            client: Some(Box::new(client)),
+            connection: Some(connection),
+            ..Peer::default()
+        });
+        self.clients_open += 1;
+        self.woken.push_back(number);
+        ClientId(number)
+    }
+
+    /// Lets one of those who can go on do so, or time go by; then looks at everything. `false` if
+    /// nothing can happen any more.
+    ///
+    /// # Errors
+    ///
+    /// What did not hold. The simulation is over then: each further step gives the same.
+    pub fn step(&mut self) -> Result<bool, SimFailure> {
+        if let Some(failure) = &self.failed {
+            return Err(failure.clone());
+        }
+        self.steps += 1;
+        let went_on = self.act().and_then(|went_on| self.check().map(|()| went_on));
+        went_on.map_err(|what| self.fail(what))
+    }
+
+    /// Steps until `condition` holds. `false` if nothing can happen any more before that.
+    ///
+    /// # Errors
+    ///
+    /// As [`step`](Self::step).
+    pub fn run_until(
+        &mut self,
+        mut condition: impl FnMut(&Self) -> bool,
+    ) -> Result<bool, SimFailure> {
+        while !condition(self) {
+            if !self.step()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Has each step told to `tracer`.
+    pub fn trace(&mut self, tracer: impl FnMut(&str) + 'static) {
+        self.tracer = Some(Box::new(tracer));
+    }
+
+    /// From now on other faults can strike.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.world.set_faults(faults);
+    }
+
+    /// The handle of the server, as another thread would have it.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.shared))
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.world.now()
+    }
+
+    /// Clients that have not ended.
+    #[must_use]
+    pub fn clients_open(&self) -> u32 {
+        self.clients_open
+    }
+
+    /// Steps taken.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The server's counters.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+
+    /// What went wrong so far.
+    #[must_use]
+    pub fn faults_struck(&self) -> FaultCounts {
+        self.world.counts()
+    }
+
+    /// One goes on. `Ok(false)`: nobody could, and time stands still.
+    fn act(&mut self) -> Result<bool, String> {
+        self.wake_clients();
+        let count = (0..self.shards.len()).filter(|shard| self.is_runnable(*shard)).count();
+        let choices = count + usize::from(!self.woken.is_empty());
+        if choices == 0 {
+            return Ok(self.pass_time());
+        }
+        let choice = self.rng.below_len(choices);
+        let mut runnable = (0..self.shards.len()).filter(|shard| self.is_runnable(*shard));
+        match runnable.nth(choice) {
+            Some(shard) => self.turn(shard)?,
+            None => {
+                for _ in 0..=self.rng.below(CLIENTS_A_STEP) {
+                    let Some(number) = self.woken.pop_front() else { break };
+                    self.call_client(number)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a shard has something to do.
+    pub(super) fn is_runnable(&self, number: usize) -> bool {
+        let shard = &self.shards[number];
+        let port = u32::try_from(number).unwrap_or(u32::MAX);
+        shard.worker.is_some() && (shard.again || self.world.is_runnable(port))
+    }
+
+    fn wake_clients(&mut self) {
+        while let Some(tag) = self.world.ready_client() {
+            self.woken.extend(u32::try_from(tag));
+        }
+        while let Some(Reverse((time, number))) = self.alarms.peek().copied() {
+            let peer = &mut self.clients[number as usize];
+            let counts = peer.alarm == Some(time) && peer.client.is_some();
+            if counts && time > self.world.now() {
+                break;
+            }
+            self.alarms.pop();
+            if counts {
+                peer.alarm = None;
+                self.woken.push_back(number);
+            }
+        }
+    }
+
+    fn pass_time(&mut self) -> bool {
+        let alarm = self.alarms.peek().map(|Reverse((time, _))| *time);
+        match (alarm, self.world.next_event()) {
+            (Some(alarm), event) if event.is_none_or(|event| alarm < event) => {
+                self.world.advance_to(alarm);
+                true
+            }
+            _ => self.world.advance(),
+        }
+    }
+
+    fn turn(&mut self, shard: usize) -> Result<(), String> {
+        let Some(worker) = &mut self.shards[shard].worker else { return Ok(()) };
+        let before = worker.wakes_at();
+        let turn = catch_unwind(AssertUnwindSafe(|| worker.turn()))
+            .map_err(|payload| format!("shard {shard} panicked: {}", panic_text(&*payload)))?
+            .map_err(|error| format!("shard {shard}'s port broke: {error}"))?;
+        if let Some(tracer) = &mut self.tracer {
+            tracer(&format!("{:>8} shard {shard}: {}", self.steps, worker.describe()));
+        }
+        if let Some(reason) = worker.failure() {
+            return Err(format!("shard {shard} has no worker context: {reason}"));
+        }
+        // A real port that was merely woken does not wait on with the time-out it had before.
+        let after = worker.wakes_at();
+        let sooner = after.is_some_and(|after| before.is_none_or(|before| after < before));
+        let census = worker.inspect().map_err(|what| format!("shard {shard}: {what}"))?;
+        // A real port that was merely woken does not wait on with the time-out it had before.
+        (self.shards[shard].census, self.shards[shard].again) = (census, sooner);
+        if turn == Turn::Done {
+            self.shard_done(shard)?;
+        }
+        // A turn takes time, now and then a lot: another program had the core.
+        let hiccup = self.rng.below(HICCUP_EACH) == 0;
+        let cost_ns = 1_000 + self.rng.below(if hiccup { 1_000_000 } else { 4_000 });
+        self.world.advance_to(self.world.now().after(Duration::from_nanos(cost_ns)));
+        Ok(())
+    }
+
+    fn call_client(&mut self, number: u32) -> Result<(), String> {
+        let now = self.world.now();
+        let Some(peer) = self.clients.get_mut(number as usize) else { return Ok(()) };
+        let (Some(client), Some(connection)) = (&mut peer.client, &mut peer.connection) else {
+            return Ok(());
+        };
+        let next =
+            client.ready(connection, now).map_err(|what| format!("client {number}: {what}"))?;
+        self.tell(|| format!("client {number}: {next:?}"));
+        match next {
+            Next::Wait => return Ok(()),
+            Next::Sleep(until) => {
+                // One that does not sleep at all would stop the clock.
+                let until = until.max(now.after(Duration::from_nanos(1)));
+                let alarm = &mut self.clients[number as usize].alarm;
+                if alarm.is_none_or(|time| until < time) {
+                    *alarm = Some(until);
+                    self.alarms.push(Reverse((until, number)));
+                }
+                return Ok(());
+            }
+            Next::Close => self.end_client(number, None, false),
+            Next::Reset => self.end_client(number, None, true),
+            Next::Cut(how) => self.end_client(number, Some(how), false),
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_client(&mut self, number: u32, cut: Option<String>, reset: bool) {
+        let peer = &mut self.clients[number as usize];
+        let Some(connection) = peer.connection.take() else { return };
+        peer.harmed |= connection.is_harmed();
+        peer.client = None;
+        peer.cut = cut;
+        self.clients_open -= 1;
+        if reset {
+            connection.reset();
+        }
+    }
+
+    fn tell(&mut self, what: impl FnOnce() -> String) {
+        if let Some(tracer) = &mut self.tracer {
+            let (steps, time) = (self.steps, self.world.now().0);
+            tracer(&format!("{steps:>8} {:>14.6} ms  {}", time as f64 / 1e6, what()));
+        }
+    }
+
+    pub(super) fn fail(&mut self, what: String) -> SimFailure {
+        let failure = SimFailure {
+            seed: self.seed,
+            step: self.steps,
+            time: self.world.now(),
+            what,
+            replay: self.replay.clone(),
+        };
+        self.failed.get_or_insert(failure).clone()
+    }
+}
+
+impl<H: Handler> fmt::Debug for Simulation<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulation")
+            .field("seed", &self.seed)
+            .field("steps", &self.steps)
+            .field("now", &self.now())
+            .finish_non_exhaustive()
+    }
+}
+
+fn address() -> SocketAddr {
+    SocketAddr::from(([10, 255, 255, 255], 9527))
+}
+
+/// Connections of a world at once, those half closed included.
+const CONNECTIONS_MAX: u32 = 4_096;
+/// Clients that go on in one step, at most.
+const CLIENTS_A_STEP: u64 = 4;
+/// One in so many turns takes up to a millisecond.
+const HICCUP_EACH: u64 = 512;
+/// A jump of the clock that is shorter ends no link: the shortest time-out is two seconds.
+const JUMP_THAT_MATTERS_NS: u64 = 100_000_000;
