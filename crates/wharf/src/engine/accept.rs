@@ -125,11 +125,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 listener.cancelling = true;
                 self.port.cancel(socket, OperationKind::Accept);
             }
-            let rests = listener.retry_at.is_some_and(|time| time > now);
-            if listener.armed.is_some() || rests || !may_take {
+            // A rest that is over is forgotten, also where there is no room: nobody waits for it.
+            listener.retry_at = listener.retry_at.filter(|time| *time > now);
+            if listener.armed.is_some() || listener.retry_at.is_some() || !may_take {
                 continue;
             }
-            listener.retry_at = None;
             let shots = if plenty { Shots::Many } else { Shots::One };
             match self.port.submit(socket, Operation::Accept(shots)) {
                 Ok(()) => (listener.armed, listener.cancelling) = (Some(shots), false),
