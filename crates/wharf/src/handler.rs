@@ -66,7 +66,9 @@ pub trait Handler: Send + Sync + Sized + 'static {
         data: &[u8],
     ) -> Result;
 
-    /// Everything that was queued has been handed to the system; there is room for more.
+    /// Everything that was queued has been handed to the system, or buffers that were refused are
+    /// free again: there is room for more. Still called when the peer has closed its half, so that
+    /// answers longer than the queue can be finished.
     ///
     /// # Errors
     ///

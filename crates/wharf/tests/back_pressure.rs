@@ -7,7 +7,7 @@
 
 mod util;
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -23,6 +23,7 @@ each_back_end!(
     ten_thousand_requests_sent_ahead_are_all_answered,
     one_link_at_full_speed_does_not_starve_light_ones,
     a_source_of_small_pieces_sends_everything,
+    a_half_closed_client_gets_all_that_the_handler_still_owes,
     a_source_of_pieces_of_two_buffers_sends_everything,
     a_handler_that_sends_into_a_full_queue_closes_a_slow_reader,
 );
@@ -236,6 +237,18 @@ fn source_sends_everything(case: &Case, piece: usize) {
     let stats = server.stop();
     assert_eq!(stats.sent_bytes, 4 * Source::TOTAL as u64);
     assert!(stats.send_refusals > 0, "no limit was met: {stats:?}");
+}
+
+fn a_half_closed_client_gets_all_that_the_handler_still_owes(case: &Case) {
+    let source = Source { data: bytes(0, Source::TOTAL), piece: 2_000 };
+    let data = source.data.clone();
+    let server = TestServer::start(case.builder().links(4).send_queue(16 * 1024), source);
+    let mut client = server.connect();
+    client.shutdown(Shutdown::Write).unwrap();
+    read_back(&client, &data);
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    let stats = server.stop();
+    assert_eq!(stats.closed(DisconnectReason::PeerClosed), 1, "{stats:?}");
 }
 
 fn a_handler_that_sends_into_a_full_queue_closes_a_slow_reader(case: &Case) {

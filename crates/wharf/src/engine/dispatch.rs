@@ -148,11 +148,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         match end {
             End::PeerClosed => {
                 slot.input_over = true;
+                slot.touched = self.core.now;
                 if slot.phase == Phase::Lingering {
                     self.close(index, DisconnectReason::PeerClosed, How::Now);
                 } else {
-                    // Answers to what the peer sent before it closed its half still go out.
-                    self.close(index, DisconnectReason::PeerClosed, How::Flush);
+                    self.start_time_out(index);
+                    self.end_if_answered(index);
                 }
             }
             End::Failed(error) => self.close(index, reason_of(error), How::Now),

@@ -64,6 +64,16 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     fn drained(&mut self, index: u32) {
         let answer = self.call(index, |handler, worker, link| handler.on_sent(worker, link));
         self.after_callback(index, answer);
+        self.end_if_answered(index);
+    }
+
+    /// Closes a link whose peer has sent its last byte, once all answers are out: those that are
+    /// queued, and those that the handler still owes and queues when there is room.
+    pub(super) fn end_if_answered(&mut self, index: u32) {
+        let slot = &self.core.slots[index];
+        if slot.is_served() && slot.input_over && !slot.holds() && slot.wants == 0 {
+            self.close(index, DisconnectReason::PeerClosed, How::Flush);
+        }
     }
 
     pub(super) fn sent(&mut self, index: u32, mut chain: Chain, sent: usize, end: Option<End>) {

@@ -81,7 +81,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         // The wheel's promise: two ticks late at most.
         let late = idle + 2 * (idle / 100).clamp(Duration::from_millis(1), Duration::from_secs(1));
         let silent = self.core.now.since(slot.touched);
-        ensure!(phase != Phase::Open || !timed || silent <= late, "idle for {silent:?}");
+        let may_idle = phase == Phase::Open && !slot.input_over;
+        ensure!(!may_idle || !timed || silent <= late, "idle for {silent:?}");
         Ok(())
     }
 

@@ -33,6 +33,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     fn deadline(&self, slot: &Slot) -> Option<Time> {
         let span = match slot.phase {
+            // Half closed: it only takes answers, as a closing link does.
+            Phase::Open if slot.input_over => FLUSH_MAX,
             Phase::Open => self.core.shared.settings.idle,
             Phase::Flushing if self.drain_until.is_none() => FLUSH_MAX,
             Phase::Lingering => LINGER_MAX,
@@ -47,7 +49,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         while let Some(index) = self.wheel.next_due(&mut self.core.slots, self.core.now) {
             let slot = &self.core.slots[index];
             let over = self.deadline(slot).is_some_and(|deadline| deadline <= self.core.now);
-            if over
+            if over && slot.phase == Phase::Open && slot.input_over {
+                self.close(index, DisconnectReason::PeerClosed, How::Now);
+            } else if over
                 && slot.phase == Phase::Open
                 && slot.holds()
                 && slot.receiving != Receiving::Armed
