@@ -97,8 +97,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     pub(crate) fn turn(&mut self) -> Result<Turn, PortError> {
         let now = self.port.now();
         self.account(now);
-        let wait = self.wait(now);
         let nothing_is_handed_over = !self.core.shared.is_accepting();
+        // The wake-up that told so may have ended the turn before: then this one must not wait.
+        let may_be_over = nothing_is_handed_over && self.is_done(true);
+        let wait = if may_be_over { Some(Duration::ZERO) } else { self.wait(now) };
         self.port.dequeue(&mut self.completions, wait)?;
         let saw_all = nothing_is_handed_over && self.completions.len() < BATCH;
         self.woke = self.port.now();
