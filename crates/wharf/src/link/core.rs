@@ -17,6 +17,10 @@ pub(crate) struct Core {
     pub(crate) shard: u8,
     pub(crate) now: Time,
     pub(crate) slots: Slots,
+    /// A buffer set aside for the answer to a received one when no other is free: the received
+    /// one comes home right after, and takes its place. So what came in can always be answered.
+    set_aside: Option<Buffer>,
+    /// Behind everything that holds buffers: what is out when a pool's last handle goes is leaked.
     pub(crate) pool: BufferPool,
     pub(crate) shared: Arc<Shared>,
     /// Links with queued bytes and no send in flight; each is here at most once.
@@ -30,9 +34,6 @@ pub(crate) struct Core {
     pub(crate) short: VecDeque<u32>,
     /// Buffers that can be received into in one turn.
     window: u32,
-    /// A buffer set aside for the answer to a received one when no other is free: the received
-    /// one comes home right after, and takes its place. So what came in can always be answered.
-    set_aside: Option<Buffer>,
     /// A received buffer is being handled.
     answering: bool,
 }
