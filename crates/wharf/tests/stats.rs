@@ -90,8 +90,10 @@ fn each_reason_is_counted_under_its_name(case: &Case) {
     expect_end_or_reset(&mut server.connect());
     eventually(|| server.stats().closed(Idle) == 1, "idle");
     let seen = record.ids().len();
-    let client = server.connect();
+    let mut client = server.connect();
     server.handle.close(record.id(seen)).unwrap();
+    // The client leaves only when it has seen the end, so the order is sure.
+    expect_end_or_reset(&mut client);
     drop(client);
     eventually(|| server.stats().closed(Kicked) == 1, "kicked");
     let mut client = server.connect();
