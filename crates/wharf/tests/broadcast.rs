@@ -2,6 +2,7 @@
 //! of its bytes, and waits for nobody.
 //!
 //! Method: clients read numbered messages; some never read.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 
 mod util;

@@ -2,6 +2,7 @@
 //! and the peer hears the end.
 //!
 //! Method: clients and handlers end links in every way there is.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 
 mod util;

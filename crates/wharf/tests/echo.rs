@@ -2,6 +2,7 @@
 //!
 //! Method: an echo server; clients send bytes without a period in pieces of random length, and
 //! compare every byte that comes back.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 
 mod util;

@@ -2,6 +2,7 @@
 //! the name of a link that is gone finds nothing, also when its place has a new link.
 //!
 //! Method: handles in several threads, and names kept longer than their links.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 
 mod util;

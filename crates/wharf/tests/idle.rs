@@ -2,6 +2,7 @@
 //! it or keeps it; links that send stay.
 //!
 //! Method: a time-out of 200 ms, clients that are silent or not, and a clock beside them.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 
 mod util;

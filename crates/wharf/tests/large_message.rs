@@ -3,6 +3,7 @@
 //!
 //! Method: a client asks for messages of sizes around the edges of buffers; link, handle and
 //! broadcast send them.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 
 mod util;

@@ -2,6 +2,7 @@
 //! is forgotten as soon as there is room again.
 //!
 //! Method: tables of four links, pools of eight buffers, and few descriptors.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 
 mod util;

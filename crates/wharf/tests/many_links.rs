@@ -3,6 +3,7 @@
 //!
 //! Method: the servers that are counted run in processes of their own; ten thousand clients run
 //! in another one, with several source addresses, because one address has too few ports.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 
 mod util;

@@ -4,6 +4,7 @@
 //! Method: a counting global allocator. Workers say in `on_worker_start` that they are watched,
 //! client threads while they call a handle; between sealing and unsealing every allocation of a
 //! watched thread counts, and its place is shown.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 #![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
 

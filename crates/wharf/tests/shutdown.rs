@@ -2,6 +2,7 @@
 //! hears the end. What cannot be finished in time is cut and counted, and the address is free.
 //!
 //! Method: stops in the middle of pipelined traffic, with peers that read, do not read, or leave.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 
 mod util;

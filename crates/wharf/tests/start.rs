@@ -2,6 +2,7 @@
 //!
 //! Method: each reason that can be brought about, and then a look at threads, descriptors and
 //! the address.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 #![expect(clippy::wildcard_enum_match_arm, reason = "any other error fails the test")]
 

@@ -1,6 +1,7 @@
 //! Promise: the counters say what happened, each thing once, and add up over the workers.
 //!
 //! Method: known traffic, and each end that a link can have.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 
 mod util;

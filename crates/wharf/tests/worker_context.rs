@@ -3,6 +3,7 @@
 //!
 //! Method: contexts that are not `Send` and count themselves; a handler that panics where the
 //! client says.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 
 mod util;

@@ -2,6 +2,7 @@
 //!
 //! Each test starts the built binary on a port of the system's choice and reads the address from its
 //! banner. Nothing sleeps for luck: all waits are for a condition, with a deadline.
+#![cfg(target_os = "linux")]
 #![cfg(test)]
 #![cfg(unix)]
 #![expect(clippy::disallowed_methods, reason = "deadlines and the drain are in real time")]
