@@ -117,7 +117,7 @@ fn with_all_others_stopped_a_new_link_is_served(case: &Case) {
             round_trip(&mut new, &bytes(n, 4_000));
         }
         finish(&mut new);
-        util::eventually(|| server.stats().closes.iter().sum::<u64>() > 0, "it is gone");
+        eventually(|| server.stats().closes.iter().sum::<u64>() > 0, "it is gone");
         let stats = server.stats();
         if stats.closes.iter().sum::<u64>() != 1 {
             // So that the floods end at once.
