@@ -42,6 +42,12 @@ impl OsError {
         EXHAUSTION.contains(&self.code)
     }
 
+    /// What usually causes this code, and what helps; `None` where nothing general can be said.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        HINTS.iter().find(|(codes, _)| codes.contains(&self.code)).map(|(_, hint)| *hint)
+    }
+
     /// The kind of error, in the terms of std.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
@@ -73,6 +79,25 @@ const EXHAUSTION: [i32; 4] = [12, 23, 24, 105];
 #[cfg(windows)]
 const EXHAUSTION: [i32; 4] = [4, 8, 10024, 10055];
 
+const FILES: &str = "raise the limit for open files (ulimit -n), or ask for fewer sockets";
+const MEMORY: &str = "the system is short of memory; ask for fewer sockets or buffers";
+const FORBIDDEN: &str =
+    "the process may not do this; look for a seccomp profile or a missing right";
+
+/// By code: EMFILE and ENFILE, ENOMEM and ENOBUFS, EPERM and EACCES, ENOSYS and EINVAL.
+#[cfg(not(windows))]
+const HINTS: [(&[i32], &str); 4] = [
+    (&[24, 23], FILES),
+    (&[12, 105], MEMORY),
+    (&[1, 13], FORBIDDEN),
+    (&[38, 22], "this kernel does not know the call in this form; another back end may work"),
+];
+/// By code: ERROR_TOO_MANY_OPEN_FILES and WSAEMFILE, ERROR_NOT_ENOUGH_MEMORY and WSAENOBUFS,
+/// ERROR_ACCESS_DENIED and WSAEACCES.
+#[cfg(windows)]
+const HINTS: [(&[i32], &str); 3] =
+    [(&[4, 10024], FILES), (&[8, 14, 10055], MEMORY), (&[5, 10013], FORBIDDEN)];
+
 /// A port could not be made, or cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortError {
@@ -100,7 +125,7 @@ impl PortError {
 
 impl From<OsError> for PortError {
     fn from(os: OsError) -> Self {
-        Self { os, hint: None }
+        Self { os, hint: os.hint() }
     }
 }
 
@@ -118,3 +143,18 @@ impl fmt::Display for PortError {
 }
 
 impl std::error::Error for PortError {}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn an_error_names_the_call_the_code_and_what_helps() {
+        let text = PortError::from(OsError::new("eventfd", 24)).to_string();
+        assert!(text.starts_with("eventfd: ") && text.contains("(os error 24)"), "{text}");
+        assert!(text.ends_with(FILES), "{text}");
+        assert_eq!(OsError::new("recv", 104).hint(), None);
+    }
+}
