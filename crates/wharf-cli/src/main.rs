@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod apps;
+#[expect(rustdoc::broken_intra_doc_links, reason = "the help's text, with defaults in brackets")]
 mod flags;
 mod log;
 mod screen;
