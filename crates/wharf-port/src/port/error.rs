@@ -145,12 +145,11 @@ impl fmt::Display for PortError {
 impl std::error::Error for PortError {}
 
 #[cfg(test)]
-#[cfg(not(loom))]
+#[cfg(target_os = "linux")] // The codes are.
 mod tests {
     use super::*;
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn an_error_names_the_call_the_code_and_what_helps() {
         let text = PortError::from(OsError::new("eventfd", 24)).to_string();
         assert!(text.starts_with("eventfd: ") && text.contains("(os error 24)"), "{text}");
