@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     sockets[place] = Some(socket);
                     // Step 8: the first operation. WSARecv
                     // Per-operation data, the OVERLAPPED and the buffer behind it, is the port's.
-                    port.submit(socket, Operation::Receive(Shots::One))?;
+                    port.submit(socket, Operation::receive(Shots::One))?;
                 }
                 Outcome::Received { buffer, .. } => {
                     // Send back what came. WSASend
@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     chain.advance(sent);
                     let Some(socket) = socket else { continue };
                     let all = chain.is_empty();
-                    let receive = Operation::Receive(Shots::One);
+                    let receive = Operation::receive(Shots::One);
                     port.submit(socket, if all { receive } else { Operation::Send(chain) })?;
                 }
                 Outcome::Sent { .. } | Outcome::ReceiveEnded(_) => {

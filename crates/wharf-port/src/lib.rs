@@ -44,7 +44,7 @@
 //!         match completion.outcome {
 //!             Outcome::Accepted { stream, .. } => {
 //!                 let link = port.associate(stream, Key(1))?;
-//!                 port.submit(link, Operation::Receive(Shots::Many))?;
+//!                 port.submit(link, Operation::receive(Shots::Many))?;
 //!                 socket = Some(link);
 //!             }
 //!             Outcome::Received { buffer, .. } => {

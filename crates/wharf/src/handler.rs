@@ -159,11 +159,13 @@ pub enum DisconnectReason {
     ServerStopping,
     /// The system refused an operation on it.
     SystemError,
+    /// It held unread input that others waited for: a message that was never completed.
+    Limit,
 }
 
 impl DisconnectReason {
     /// All reasons, in the order in which statistics count them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::PeerClosed,
         Self::PeerReset,
         Self::Idle,
@@ -174,6 +176,7 @@ impl DisconnectReason {
         Self::Kicked,
         Self::ServerStopping,
         Self::SystemError,
+        Self::Limit,
     ];
 
     /// A word for logs and metrics.
@@ -190,6 +193,7 @@ impl DisconnectReason {
             Self::Kicked => "kicked",
             Self::ServerStopping => "server_stopping",
             Self::SystemError => "system_error",
+            Self::Limit => "limit",
         }
     }
 

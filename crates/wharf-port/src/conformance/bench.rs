@@ -139,7 +139,7 @@ impl<L: Lab> Bench<L> {
     pub(super) fn submit(&mut self, link: Link, operation: Operation) -> Result<(), SubmitError> {
         let kind = operation.kind();
         let (shots, len) = match &operation {
-            Operation::Accept(shots) | Operation::Receive(shots) => (*shots, 0),
+            Operation::Accept(shots) | Operation::Receive { shots, .. } => (*shots, 0),
             Operation::Send(chain) => (Shots::One, chain.len()),
             Operation::Close => (Shots::One, 0),
         };
@@ -167,7 +167,7 @@ impl<L: Lab> Bench<L> {
     }
 
     pub(super) fn receive(&mut self, link: Link, shots: Shots) {
-        self.submit(link, Operation::Receive(shots)).unwrap();
+        self.submit(link, Operation::receive(shots)).unwrap();
     }
 
     /// Sends a copy of `bytes`, cut into as many buffers as it takes.
@@ -426,6 +426,7 @@ impl Record {
             End::Cancelled => assert!(flight.cancelled || closing, "nobody cancelled {flight:?}"),
             End::NotReady => assert_eq!(flight.shots, Shots::IfReady, "{flight:?}"),
             End::PeerClosed => assert_eq!(kind, OperationKind::Receive),
+            End::Readable => panic!("{kind:?}: nobody asked whether there is something"),
             End::Failed(_) => {}
         }
         self.ends.push(end);

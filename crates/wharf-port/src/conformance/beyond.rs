@@ -90,7 +90,7 @@ fn completions_are_appended_up_to_the_capacity<L: Lab>() {
     let mut links = bench.links(10);
     let mut completions = Vec::with_capacity(3);
     for (link, _) in &links {
-        bench.lab.port().submit(link.socket, Operation::Receive(Shots::Many)).unwrap();
+        bench.lab.port().submit(link.socket, Operation::receive(Shots::Many)).unwrap();
     }
     bench.lab.port().dequeue(&mut completions, Some(Duration::ZERO)).unwrap();
     for (link, peer) in &mut links {

@@ -394,7 +394,7 @@ fn a_second_operation_of_a_kind_is_busy_and_comes_back<L: Lab>() {
         assert_refused(&mut bench, listener, Operation::Accept(shots), &[SubmitErrorKind::Busy]);
     }
     for shots in [Shots::One, Shots::Many, Shots::IfReady] {
-        assert_refused(&mut bench, link, Operation::Receive(shots), &[SubmitErrorKind::Busy]);
+        assert_refused(&mut bench, link, Operation::receive(shots), &[SubmitErrorKind::Busy]);
     }
     let back = bench.submit(link, Operation::Send(chain)).unwrap_err();
     let (SubmitErrorKind::Busy, Operation::Send(chain)) = (back.kind, back.operation) else {
@@ -418,7 +418,7 @@ fn a_closing_socket_takes_nothing_more<L: Lab>() {
     let either = [SubmitErrorKind::Closing, SubmitErrorKind::Busy];
     assert_refused(&mut bench, link, Operation::Close, &either);
     for shots in [Shots::One, Shots::Many, Shots::IfReady] {
-        assert_refused(&mut bench, link, Operation::Receive(shots), &either);
+        assert_refused(&mut bench, link, Operation::receive(shots), &either);
     }
     let chain = bench.pool.chain_of(b"too late", Owner::SendQueue).unwrap();
     assert_refused(&mut bench, link, Operation::Send(chain), &[SubmitErrorKind::Closing]);
@@ -437,7 +437,7 @@ fn an_operation_that_does_not_fit_the_socket_comes_back<L: Lab>() {
     assert_refused(&mut bench, listener, Operation::Accept(Shots::IfReady), &not_for_this);
     assert_refused(&mut bench, link, Operation::Send(Chain::new()), &not_for_this);
     for shots in [Shots::One, Shots::Many] {
-        assert_refused(&mut bench, listener, Operation::Receive(shots), &not_for_this);
+        assert_refused(&mut bench, listener, Operation::receive(shots), &not_for_this);
         assert_refused(&mut bench, link, Operation::Accept(shots), &not_for_this);
     }
     bench.stays_quiet("nothing was taken");

@@ -26,9 +26,9 @@ fn a_stale_socket_is_refused<L: Lab>() {
     assert_eq!(bench.peer_reads_to_end(&mut peer), (vec![], PeerRead::Eof));
     let chain = bench.pool.chain_of(b"to nobody", Owner::SendQueue).unwrap();
     let operations = [
-        Operation::Receive(Shots::One),
-        Operation::Receive(Shots::Many),
-        Operation::Receive(Shots::IfReady),
+        Operation::receive(Shots::One),
+        Operation::receive(Shots::Many),
+        Operation::receive(Shots::IfReady),
         Operation::Send(chain),
         Operation::Close,
     ];

@@ -43,7 +43,7 @@ impl<T: Send> EpollPort<T> {
 impl SocketState {
     fn start(&mut self, operation: Operation) {
         match operation {
-            Operation::Accept(shots) | Operation::Receive(shots) => {
+            Operation::Accept(shots) | Operation::Receive { shots, .. } => {
                 self.intake = Intake::Armed(shots);
             }
             Operation::Send(chain) => {
@@ -67,7 +67,7 @@ fn objection(state: &SocketState, operation: &Operation) -> Option<SubmitErrorKi
     let takes_here = operation.kind() == state.role.intake_kind();
     let (fits, busy) = match operation {
         Operation::Accept(shots) => (takes_here && *shots != Shots::IfReady, state.is_taking()),
-        Operation::Receive(_) => (takes_here, state.is_taking()),
+        Operation::Receive { .. } => (takes_here, state.is_taking()),
         Operation::Send(chain) => {
             (state.role == Role::Connection && !chain.is_empty(), state.send.is_some())
         }

@@ -77,7 +77,7 @@ fn assert_quiet(port: &mut TestPort) {
 }
 
 fn receive(port: &mut TestPort, socket: Socket, shots: Shots) {
-    port.submit(socket, Operation::Receive(shots)).unwrap();
+    port.submit(socket, Operation::receive(shots)).unwrap();
 }
 
 fn chain(port: &TestPort, data: &[u8]) -> Chain {
@@ -246,7 +246,7 @@ fn close_completes_everything_first_and_in_a_room_of_one() {
     let (mut port, socket, peer, data) = stuck(4 << 20);
     receive(&mut port, socket, Shots::Many);
     port.submit(socket, Operation::Close).unwrap();
-    for operation in [Operation::Close, Operation::Receive(Shots::One)] {
+    for operation in [Operation::Close, Operation::receive(Shots::One)] {
         assert_eq!(port.submit(socket, operation).unwrap_err().kind, SubmitErrorKind::Closing);
     }
     let mut completions = Completions::<TestPort>::with_capacity(1);
@@ -273,7 +273,7 @@ fn an_ended_operation_is_in_flight_until_it_is_dequeued() {
     receive(&mut port, socket, Shots::Many);
     for _ in 0..3 {
         port.cancel(socket, OperationKind::Receive);
-        let again = port.submit(socket, Operation::Receive(Shots::Many)).unwrap_err();
+        let again = port.submit(socket, Operation::receive(Shots::Many)).unwrap_err();
         assert_eq!(again.kind, SubmitErrorKind::Busy);
     }
     port.cancel(socket, OperationKind::Accept);

@@ -20,7 +20,7 @@ impl<T: marker::Send> IocpPort<T> {
         }
         match operation {
             Operation::Accept(shots) => self.start_accept(socket, shots),
-            Operation::Receive(shots) => self.start_receive(socket, shots),
+            Operation::Receive { shots, .. } => self.start_receive(socket, shots),
             Operation::Send(chain) => self.start_send(socket, chain),
             Operation::Close => self.start_close(socket),
         }
@@ -46,11 +46,11 @@ impl<T: marker::Send> IocpPort<T> {
             (Operation::Accept(Shots::One | Shots::Many), Role::Listener(listener)) => {
                 listener.accept == Accept::Idle
             }
-            (Operation::Receive(_), Role::Link(link)) => link.receive == Receive::Idle,
+            (Operation::Receive { .. }, Role::Link(link)) => link.receive == Receive::Idle,
             (Operation::Send(chain), Role::Link(link)) if !chain.is_empty() => {
                 link.send == Send::Idle
             }
-            (Operation::Accept(_) | Operation::Receive(_) | Operation::Send(_), _) => {
+            (Operation::Accept(_) | Operation::Receive { .. } | Operation::Send(_), _) => {
                 return Err(SubmitErrorKind::NotForThisSocket);
             }
         };

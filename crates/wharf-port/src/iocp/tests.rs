@@ -192,7 +192,7 @@ fn echo_returns(len: usize, may_skip: bool) {
     let mut rig = Rig::new(4, 4096, 2048);
     rig.port.may_skip = may_skip;
     let (socket, peer) = rig.link(1);
-    rig.submit(socket, Operation::Receive(Shots::Many));
+    rig.submit(socket, Operation::receive(Shots::Many));
     let data = pattern(len);
     thread::scope(|scope| {
         let mut writer = peer.try_clone().unwrap();
@@ -250,7 +250,7 @@ fn two_hundred_links_echo(may_skip: bool) {
             assert_eq!((stream.peer_addr().unwrap(), last), (peer, false));
             let key = links.len() as u64 + 1;
             let socket = rig.port.associate(stream, Key(key)).unwrap();
-            rig.submit(socket, Operation::Receive(Shots::Many));
+            rig.submit(socket, Operation::receive(Shots::Many));
             links.insert(key, socket);
         }
         echo_until_all_ended(&mut rig, &links);
@@ -266,14 +266,14 @@ fn two_hundred_links_echo(may_skip: bool) {
 fn an_idle_link_holds_no_buffer_and_one_shot_takes_one() {
     let mut rig = Rig::new(4, 4, 64);
     let (socket, mut peer) = rig.link(1);
-    rig.submit(socket, Operation::Receive(Shots::One));
+    rig.submit(socket, Operation::receive(Shots::One));
     rig.quiet();
     assert_eq!(rig.pool.free(), 4);
     peer.write_all(b"one").unwrap();
     assert_eq!(received(rig.next_of(1)), (b"one".to_vec(), true));
     peer.write_all(b"two").unwrap();
     rig.quiet();
-    rig.submit(socket, Operation::Receive(Shots::One));
+    rig.submit(socket, Operation::receive(Shots::One));
     assert_eq!(received(rig.next_of(1)), (b"two".to_vec(), true));
 }
 
@@ -281,16 +281,16 @@ fn an_idle_link_holds_no_buffer_and_one_shot_takes_one() {
 fn if_ready_never_waits() {
     let mut rig = Rig::new(4, 4, 64);
     let (socket, mut peer) = rig.link(1);
-    rig.submit(socket, Operation::Receive(Shots::IfReady));
+    rig.submit(socket, Operation::receive(Shots::IfReady));
     assert_eq!(receive_end(rig.next_of(1)), End::NotReady);
     peer.write_all(b"there").unwrap();
-    rig.submit(socket, Operation::Receive(Shots::One));
+    rig.submit(socket, Operation::receive(Shots::One));
     let _arrived = rig.next_of(1);
     peer.write_all(b"more").unwrap();
     // When the bytes arrive is the network's business; that the answer comes at once is ours.
     let start = rig.port.now();
     loop {
-        rig.submit(socket, Operation::Receive(Shots::IfReady));
+        rig.submit(socket, Operation::receive(Shots::IfReady));
         rig.turn(DEADLINE);
         let event = rig.events.pop().expect("one turn answers");
         if let Outcome::Received { buffer, last } = event.outcome {
@@ -305,7 +305,7 @@ fn if_ready_never_waits() {
 fn the_end_of_a_stream_and_a_reset_are_told_apart() {
     let mut rig = Rig::new(4, 4, 64);
     let (ending, peer) = rig.link(1);
-    rig.submit(ending, Operation::Receive(Shots::Many));
+    rig.submit(ending, Operation::receive(Shots::Many));
     peer.shutdown(Shutdown::Write).unwrap();
     assert_eq!(receive_end(rig.next_of(1)), End::PeerClosed);
     drop(peer);
@@ -314,7 +314,7 @@ fn the_end_of_a_stream_and_a_reset_are_told_apart() {
     let chain = rig.chain(b"never read");
     rig.submit(reset, Operation::Send(chain));
     assert!(matches!(rig.next_of(2), Outcome::Sent { sent: 10, end: None, .. }));
-    rig.submit(reset, Operation::Receive(Shots::Many));
+    rig.submit(reset, Operation::receive(Shots::Many));
     let mut first = [0; 1];
     peer.read_exact(&mut first).unwrap();
     drop(peer);
@@ -327,7 +327,7 @@ fn a_cancelled_receive_ends_once_and_loses_nothing() {
     let mut rig = Rig::new(4, 4, 64);
     let (socket, mut peer) = rig.link(1);
     for round in 0..20_u8 {
-        rig.submit(socket, Operation::Receive(Shots::Many));
+        rig.submit(socket, Operation::receive(Shots::Many));
         if round % 2 == 0 {
             peer.write_all(&[round]).unwrap();
         }
@@ -336,7 +336,7 @@ fn a_cancelled_receive_ends_once_and_loses_nothing() {
         assert_eq!(receive_end(rig.next_of(1)), End::Cancelled);
     }
     rig.quiet();
-    rig.submit(socket, Operation::Receive(Shots::Many));
+    rig.submit(socket, Operation::receive(Shots::Many));
     let mut bytes = Vec::new();
     while bytes.len() < 10 {
         bytes.extend(received(rig.next_of(1)).0);
@@ -376,12 +376,12 @@ fn a_send_that_the_peer_does_not_read_can_be_cancelled() {
 fn a_close_ends_what_is_in_flight_and_is_the_last_that_is_heard() {
     let mut rig = Rig::new(1, 512, 1 << 16);
     let (socket, mut peer) = rig.link(1);
-    rig.submit(socket, Operation::Receive(Shots::Many));
+    rig.submit(socket, Operation::receive(Shots::Many));
     let data = vec![7; 16 << 20];
     let chain = rig.chain(&data);
     rig.submit(socket, Operation::Send(chain));
     rig.submit(socket, Operation::Close);
-    let refused = rig.port.submit(socket, Operation::Receive(Shots::One)).unwrap_err();
+    let refused = rig.port.submit(socket, Operation::receive(Shots::One)).unwrap_err();
     assert_eq!(refused.kind, SubmitErrorKind::Closing);
     let (mut sends, mut receives) = (0, 0);
     loop {
@@ -405,7 +405,7 @@ fn a_close_ends_what_is_in_flight_and_is_the_last_that_is_heard() {
     // The place is free, and its next owner hears only of itself.
     let (next, mut peer) = rig.link(2);
     assert_eq!(next.index, socket.index);
-    rig.submit(next, Operation::Receive(Shots::One));
+    rig.submit(next, Operation::receive(Shots::One));
     peer.write_all(b"new").unwrap();
     assert_eq!(received(rig.next(|_| true).outcome), (b"new".to_vec(), true));
     rig.close(next, 2);
@@ -418,7 +418,7 @@ fn a_dropped_port_leaves_no_buffer_out_and_closes_its_sockets() {
     let mut peers = Vec::new();
     for key in 1..=4 {
         let (socket, peer) = rig.link(key);
-        rig.submit(socket, Operation::Receive(Shots::Many));
+        rig.submit(socket, Operation::receive(Shots::Many));
         let chain = rig.chain(&vec![7; 4 << 20]);
         rig.submit(socket, Operation::Send(chain));
         peers.push(peer);
@@ -495,7 +495,7 @@ fn an_empty_pool_pauses_in_order_and_resumes_from_any_thread() {
     let mut links = Vec::new();
     for key in 1..=3 {
         let (socket, mut peer) = rig.link(key);
-        rig.submit(socket, Operation::Receive(Shots::Many));
+        rig.submit(socket, Operation::receive(Shots::Many));
         peer.write_all(&[u8::try_from(key).unwrap(); 100]).unwrap();
         // One after the other, so that the order in which they run out is known.
         let pauses = rig.port.counters().receive_pauses;
@@ -507,7 +507,7 @@ fn an_empty_pool_pauses_in_order_and_resumes_from_any_thread() {
     rig.quiet();
     // An end needs no buffer.
     let (ending, peer) = rig.link(4);
-    rig.submit(ending, Operation::Receive(Shots::Many));
+    rig.submit(ending, Operation::receive(Shots::Many));
     drop(peer);
     assert_eq!(receive_end(rig.next_of(4)), End::PeerClosed);
     // Nor does a cancel, and it gives up the place in the queue.
@@ -631,11 +631,11 @@ fn operations_that_do_not_fit_are_given_back() {
     assert_eq!(kind(link, Operation::Accept(Shots::One)), wrong);
     assert_eq!(kind(link, Operation::Send(Chain::new())), wrong);
     assert_eq!(kind(listener, Operation::Accept(Shots::IfReady)), wrong);
-    assert_eq!(kind(listener, Operation::Receive(Shots::One)), wrong);
-    rig.submit(link, Operation::Receive(Shots::One));
+    assert_eq!(kind(listener, Operation::receive(Shots::One)), wrong);
+    rig.submit(link, Operation::receive(Shots::One));
     rig.submit(listener, Operation::Accept(Shots::Many));
     let mut kind = |socket, operation| rig.port.submit(socket, operation).unwrap_err().kind;
-    assert_eq!(kind(link, Operation::Receive(Shots::Many)), SubmitErrorKind::Busy);
+    assert_eq!(kind(link, Operation::receive(Shots::Many)), SubmitErrorKind::Busy);
     assert_eq!(kind(listener, Operation::Accept(Shots::Many)), SubmitErrorKind::Busy);
 }
 
@@ -651,7 +651,7 @@ fn a_shutdown_lets_the_peer_read_to_the_end_and_answer() {
     peer.read_to_end(&mut bytes).unwrap();
     assert!(matches!(rig.next_of(1), Outcome::Sent { sent: 50_000, end: None, .. }));
     assert!(bytes == data);
-    rig.submit(socket, Operation::Receive(Shots::One));
+    rig.submit(socket, Operation::receive(Shots::One));
     peer.write_all(b"thanks").unwrap();
     assert_eq!(received(rig.next_of(1)).0, b"thanks");
 }
@@ -661,7 +661,7 @@ fn a_vector_of_one_serves_sockets_and_posts_alike() {
     let mut rig = Rig::new(4, 64, 64);
     rig.batch = Vec::with_capacity(1);
     let (socket, mut peer) = rig.link(1);
-    rig.submit(socket, Operation::Receive(Shots::Many));
+    rig.submit(socket, Operation::receive(Shots::Many));
     peer.write_all(&pattern(640)).unwrap();
     let poster = rig.port.poster();
     (0..20).for_each(|packet| poster.post(packet).unwrap());

@@ -70,6 +70,8 @@ pub enum End {
     Cancelled,
     /// [`Shots::IfReady`](super::Shots::IfReady): nothing was there.
     NotReady,
+    /// A receive of 0 bytes: there are bytes to receive.
+    Readable,
     /// The system said no.
     Failed(OsError),
 }

@@ -111,6 +111,22 @@ pub trait Port: Sized {
         0
     }
 
+    /// Bytes that the peer's system has acknowledged on this connection, counted from some fixed
+    /// point: only the difference of two answers means something. `None` where the system does not
+    /// tell, or on a stale socket.
+    ///
+    /// # Cost
+    ///
+    /// A system call, so it is for a time-out that is about to end a link, not for each message.
+    ///
+    /// # Platforms
+    ///
+    /// Linux: `tcpi_bytes_acked` of `TCP_INFO` (Linux 4.1). Windows: `None`.
+    fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {
+        let _ = socket;
+        None
+    }
+
     /// The port's clock; the simulated port has its own.
     fn now(&self) -> Time;
 

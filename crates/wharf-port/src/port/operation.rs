@@ -43,7 +43,22 @@ pub enum Operation {
     /// [`Shots::IfReady`] is not for accepts and is refused.
     Accept(Shots),
     /// Receive into buffers of the port's pool; no buffer is held until bytes are there.
-    Receive(Shots),
+    Receive {
+        /// How often it completes.
+        shots: Shots,
+        /// The most bytes that it brings in all its completions together; with the last of them it
+        /// is over, whatever `shots` says.
+        ///
+        /// 0 asks whether there is something to receive: the operation then takes no buffer and no
+        /// bytes, and ends with [`End::Readable`](super::End::Readable) when bytes are there, or
+        /// as any receive ends when none will come.
+        ///
+        /// # Platforms
+        ///
+        /// On io_uring a receive of [`Shots::Many`] may bring more, by what the port can receive in
+        /// one dequeue at most ([`PortConfig::receive_window`](super::PortConfig::receive_window)).
+        bytes_max: u32,
+    },
     /// Send the bytes of the chain, which is not empty, in order.
     Send(Chain),
     /// End everything on the socket and close it.
@@ -54,12 +69,18 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// A receive that may bring any number of bytes.
+    #[must_use]
+    pub fn receive(shots: Shots) -> Self {
+        Self::Receive { shots, bytes_max: u32::MAX }
+    }
+
     /// Which kind of operation this is.
     #[must_use]
     pub fn kind(&self) -> OperationKind {
         match self {
             Self::Accept(_) => OperationKind::Accept,
-            Self::Receive(_) => OperationKind::Receive,
+            Self::Receive { .. } => OperationKind::Receive,
             Self::Send(_) => OperationKind::Send,
             Self::Close => OperationKind::Close,
         }

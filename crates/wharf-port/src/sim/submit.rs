@@ -81,7 +81,7 @@ impl<T: Send> SimPort<T> {
                 state.accept = Some(AcceptOperation { shots, cancelled: false });
                 Step::Acceptable
             }
-            Operation::Receive(shots) => {
+            Operation::Receive { shots, .. } => {
                 let stage = Stage::Waiting;
                 state.receive = Some(ReceiveOperation { shots, cancelled: false, stage });
                 Step::Readable
@@ -137,7 +137,7 @@ impl<T: Send> SimPort<T> {
             Operation::Accept(shots) => {
                 (listens && *shots != Shots::IfReady, state.accept.is_some())
             }
-            Operation::Receive(_) => (!listens, state.receive.is_some()),
+            Operation::Receive { .. } => (!listens, state.receive.is_some()),
             Operation::Send(chain) => (!listens && !chain.is_empty(), state.send.is_some()),
             Operation::Close => (true, false),
         };

@@ -49,7 +49,7 @@ impl<T: Send> UringPort<T> {
             return Err(SubmitError { kind, operation });
         }
         match operation {
-            Operation::Receive(shots) => self.arm_receive(socket, shots, At::Kernel),
+            Operation::Receive { shots, .. } => self.arm_receive(socket, shots, At::Kernel),
             Operation::Send(chain) => self.start_send(socket, chain),
             Operation::Accept(shots) => self.arm_accept(socket, shots),
             Operation::Close => self.start_close(socket),
@@ -69,7 +69,7 @@ impl<T: Send> UringPort<T> {
             Operation::Accept(shots) => {
                 (state.listener && *shots != Shots::IfReady, state.accept.is_some())
             }
-            Operation::Receive(_) => (!state.listener, state.receive.is_some()),
+            Operation::Receive { .. } => (!state.listener, state.receive.is_some()),
             Operation::Send(chain) => (!state.listener && !chain.is_empty(), state.send.is_some()),
             Operation::Close => (true, false),
         };

@@ -67,7 +67,7 @@ fn a_chain_of_many_buffers_leaves_as_vectored_sends() {
 fn a_receive_of_many_shots_keeps_one_operation_in_the_kernel() {
     let pool = BufferPool::new(PoolConfig::new(64)).unwrap();
     let Some((mut port, socket, mut peer)) = linked(&pool) else { return };
-    port.submit(socket, Operation::Receive(Shots::Many)).unwrap();
+    port.submit(socket, Operation::receive(Shots::Many)).unwrap();
     for round in 0..50 {
         peer.write_all(&[round; 10]).unwrap();
         let Outcome::Received { buffer, last: false } = next(&mut port) else { panic!("{port:?}") };

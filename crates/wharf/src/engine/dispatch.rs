@@ -191,7 +191,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 if slot.totals.received_count > 0
                     && self.core.shared.planted.strikes(EnginePlant::NeverResume) => {}
             Receiving::Off if backlog <= resume_at && !slot.input_over => {
-                match self.port.submit(socket, Operation::Receive(shots)) {
+                match self.port.submit(socket, Operation::receive(shots)) {
                     Ok(()) => self.core.slots[index].receiving = Receiving::Armed,
                     Err(error) => {
                         debug_assert!(false, "{error}");

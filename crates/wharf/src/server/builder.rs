@@ -79,6 +79,34 @@ impl Builder {
         self
     }
 
+    /// The most bytes that a link may hold unread before it is not read from. Default 65,536.
+    pub fn input_bytes(mut self, bytes: u32) -> Self {
+        self.settings.input_bytes = bytes;
+        self
+    }
+
+    /// The grant: the room for its answer that a callback finds, whatever other links do, rounded
+    /// up to buffers. Default: one buffer. A larger one raises what each link is guaranteed.
+    pub fn grant_bytes(mut self, bytes: u32) -> Self {
+        self.settings.grant_bytes = Some(bytes);
+        self
+    }
+
+    /// How long a link may wait for buffers beyond its guarantee while all that can be lent is out.
+    /// Then the links that have held most for the longest without progress are closed, as many as
+    /// it takes. Default 1 s.
+    pub fn loan_wait(mut self, time: Duration) -> Self {
+        self.settings.loan_wait = time;
+        self
+    }
+
+    /// How long a peer may take nothing of what is queued before its link is closed as a slow
+    /// reader. Default 30 s; zero disables it for open links (closing ones always have 30 s).
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.stall = timeout;
+        self
+    }
+
     /// How many shards, each a thread with its own port, links and buffers; 1 to 256. Default:
     /// one for each core.
     pub fn shards(mut self, shards: u32) -> Self {

@@ -52,7 +52,7 @@ fn served_in_order(plant: Option<Plant>) -> bool {
     for (completion, key) in completions.drain(..).zip(1..) {
         let Outcome::Accepted { stream, .. } = completion.outcome else { panic!("{completion:?}") };
         let socket = port.associate(stream, Key(key)).unwrap();
-        port.submit(socket, Operation::Receive(Shots::Many)).unwrap();
+        port.submit(socket, Operation::receive(Shots::Many)).unwrap();
     }
     let held = pool.acquire(crate::memory::Owner::Application);
     for index in [2, 0, 4, 1, 3] {

@@ -357,6 +357,7 @@ impl Rig {
                 self.close(key)
             }
             End::NotReady => Err(format!("{key}: not asked to be ready")),
+            End::Readable => Err(format!("{key}: not asked whether there is something")),
         }
     }
 
@@ -403,7 +404,7 @@ impl Rig {
         }
         (link.receiving, link.receive_cancelled) = (true, false);
         let socket = link.socket;
-        self.submit(socket, Operation::Receive(Shots::Many))
+        self.submit(socket, Operation::receive(Shots::Many))
     }
 
     fn send(&mut self, key: u64) -> Verdict {

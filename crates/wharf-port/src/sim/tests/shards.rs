@@ -85,7 +85,7 @@ fn turn(shards: &mut [Shard; 2], at: usize, sockets: &mut BTreeMap<u64, Socket>)
         };
         let key = (key..).find(|key| !sockets.contains_key(key)).unwrap();
         let socket = shards[at].associate(stream, Key(key)).unwrap();
-        shards[at].submit(socket, Operation::Receive(Shots::Many)).unwrap();
+        shards[at].submit(socket, Operation::receive(Shots::Many)).unwrap();
         sockets.insert(key, socket);
     }
 }
@@ -139,7 +139,7 @@ fn a_port_alone_moves_the_clock_until_something_is_there() {
     assert_eq!(port.now(), Time(1_000_000));
     let Outcome::Accepted { stream, last: true, .. } = accepted.outcome else { panic!() };
     let socket = port.associate(stream, Key(2)).unwrap();
-    port.submit(socket, Operation::Receive(Shots::Many)).unwrap();
+    port.submit(socket, Operation::receive(Shots::Many)).unwrap();
     drop(client);
     port.dequeue(&mut completions, Some(Duration::from_secs(1))).unwrap();
     let ended = completions.pop().unwrap();

@@ -67,7 +67,7 @@ fn echo(faults: Faults, links: u64, completions_max: u64) -> (u64, u64) {
                 match completion.outcome {
                     Outcome::Accepted { stream, .. } => {
                         let socket = port.associate(stream, Key(sockets.len() as u64)).unwrap();
-                        port.submit(socket, Operation::Receive(Shots::Many)).unwrap();
+                        port.submit(socket, Operation::receive(Shots::Many)).unwrap();
                         sockets.push(socket);
                         queues.push((Chain::new(), false));
                         continue;
