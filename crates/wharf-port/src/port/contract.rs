@@ -127,6 +127,12 @@ pub trait Port: Sized {
         None
     }
 
+    /// The most buffers that the port keeps lent from now on; a lower figure takes effect as lent
+    /// buffers come home.
+    fn set_window(&mut self, buffers: u32) {
+        let _ = buffers;
+    }
+
     /// The port's clock; the simulated port has its own.
     fn now(&self) -> Time;
 
