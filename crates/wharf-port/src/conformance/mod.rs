@@ -62,7 +62,6 @@
 //! | INV-PORT-6 | `pool_empty` | `an_empty_pool_pauses_receives_and_fails_none` |
 //! |  |  | `one_buffer_that_comes_home_resumes_a_receive` |
 //! |  |  | `links_are_served_in_the_order_in_which_they_ran_out` |
-//! |  |  | `a_buffer_released_by_another_thread_wakes_a_sleeping_dequeue` |
 //! |  |  | `eight_flooding_links_on_two_buffers_are_all_served` |
 //! |  |  | `a_pool_of_one_buffer_serves_many_links` |
 //! |  |  | `a_paused_receive_can_be_cancelled_and_closed` |
