@@ -47,7 +47,7 @@
 //! |  |  | `a_second_send_is_refused_and_the_first_arrives_whole` |
 //! |  |  | `a_chain_with_a_skipped_prefix_sends_only_the_rest` |
 //! |  |  | `a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole` |
-//! |  |  | `a_shared_chain_reaches_every_link_whole` |
+//! |  |  | `a_message_reaches_every_link_whole` |
 //! |  |  | `an_echo_in_both_directions_at_once_keeps_both_in_order` |
 //! |  |  | `many_small_sends_keep_their_order` |
 //! | INV-PORT-4 | `generations` | `a_stale_socket_is_refused` |
@@ -62,7 +62,6 @@
 //! | INV-PORT-6 | `pool_empty` | `an_empty_pool_pauses_receives_and_fails_none` |
 //! |  |  | `one_buffer_that_comes_home_resumes_a_receive` |
 //! |  |  | `links_are_served_in_the_order_in_which_they_ran_out` |
-//! |  |  | `a_buffer_released_by_another_thread_wakes_a_sleeping_dequeue` |
 //! |  |  | `eight_flooding_links_on_two_buffers_are_all_served` |
 //! |  |  | `a_pool_of_one_buffer_serves_many_links` |
 //! |  |  | `a_paused_receive_can_be_cancelled_and_closed` |

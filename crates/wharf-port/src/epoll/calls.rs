@@ -51,7 +51,7 @@ pub(super) fn recv(fd: &OwnedFd, buffer: &mut Buffer) -> Result<usize, Errno> {
 pub(super) fn send(fd: &OwnedFd, chain: &Chain, sent: &mut usize) -> Push {
     let mut rest = slices_behind(chain, *sent);
     for _ in 0..CALLS_MAX {
-        let (size, result) = send_batch(fd, &mut rest, chain.entries() == 1);
+        let (size, result) = send_batch(fd, &mut rest, chain.front().len() == chain.len());
         match result {
             Ok(len) => {
                 *sent += len;

@@ -72,9 +72,6 @@ impl<T: Send> EpollPort<T> {
         self.counters.waits += 1;
         let wait = timeout.map(timespec);
         let result = epoll::wait(&self.epoll, spare_capacity(&mut self.events), wait.as_ref());
-        if !self.starved.is_empty() {
-            self.pool.set_waiting(false);
-        }
         match result {
             Ok(_) | Err(Errno::INTR) => Ok(self.note_events()),
             Err(errno) => Err(calls::error("epoll_wait", errno).into()),
@@ -83,13 +80,8 @@ impl<T: Send> EpollPort<T> {
 
     /// Announces sleep to whoever could have something for us; `false` if somebody has.
     fn fall_asleep(&mut self) -> bool {
-        if !self.starved.is_empty() {
-            // The mark first, the look after: a buffer that comes home later sees the mark.
-            self.pool.set_waiting(true);
-            if !self.pool.is_empty() {
-                self.pool.set_waiting(false);
-                return false;
-            }
+        if !self.starved.is_empty() && self.pool.free() > 0 {
+            return false;
         }
         self.inbox.fall_asleep()
     }

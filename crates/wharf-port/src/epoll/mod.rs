@@ -43,7 +43,7 @@ use crate::linux::{self, Clock, EventFd};
 use crate::memory::BufferPool;
 use crate::port::{
     Completions, Counters, Entry, Inbox, Key, Operation, OperationKind, Port, PortConfig,
-    PortError, Poster, Refused, Socket, SocketTable, SubmitError, Time, Wake,
+    PortError, Poster, Refused, Socket, SocketTable, SubmitError, Time,
 };
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
@@ -57,7 +57,7 @@ use std::time::Duration;
 
 /// A completion port on epoll, for Linux without io_uring.
 ///
-/// It belongs to the thread that made it and is not `Send`. A pool serves one port.
+/// It belongs to the thread that made it and is not `Send`.
 ///
 /// Dropping a port closes its sockets. Nothing is ever in flight with the kernel, so there is
 /// nothing to wait for.
@@ -114,8 +114,6 @@ impl<T: Send> EpollPort<T> {
         let edges = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), edges)
             .map_err(|errno| calls::error("epoll_ctl", errno))?;
-        let waiter = Arc::clone(&wake);
-        pool.set_waiter(Arc::new(move || waiter.wake()))?;
         Ok(Self {
             epoll,
             inbox: Inbox::new(config.inbox_capacity, wake),

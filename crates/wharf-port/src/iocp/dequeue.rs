@@ -48,23 +48,13 @@ impl<T: marker::Send> IocpPort<T> {
     fn wait(&mut self, timeout: Option<Duration>) -> Result<(), OsError> {
         let mut wait_ms = timeout.map_or(WAIT_MS_MAX, milliseconds);
         let starving = !self.starved.is_empty();
-        if !self.ready.is_empty() || (starving && !self.pool.is_empty()) {
+        if !self.ready.is_empty() || (starving && self.pool.free() > 0) {
             wait_ms = 0;
-        }
-        if wait_ms != 0 && starving {
-            self.pool.set_waiting(true);
-            if !self.pool.is_empty() {
-                wait_ms = 0;
-            }
         }
         if wait_ms != 0 && !self.inbox.fall_asleep() {
             wait_ms = 0;
         }
-        let result = self.poll(wait_ms);
-        if starving {
-            self.pool.set_waiting(false);
-        }
-        result
+        self.poll(wait_ms)
     }
 
     /// Takes one batch of packets, and notes what they say.

@@ -119,8 +119,6 @@ impl<T: Send> IocpPort<T> {
         let port = CompletionPort::new(1).map_err(|os| PortError::new(os, Some(NO_PORT_HINT)))?;
         let port = Arc::new(port);
         let inbox = Inbox::new(config.inbox_capacity, port.clone());
-        let waker = inbox.waker();
-        pool.set_waiter(Arc::new(move || waker.wake()))?;
         let stock = Stock::new(sockets_max);
         let accepts = stock.listeners_left + stock.surplus;
         Ok(Self {

@@ -25,11 +25,6 @@ impl<T: Send> Inbox<T> {
         self.poster.clone()
     }
 
-    /// Ends the owner's sleep without a packet.
-    pub(crate) fn waker(&self) -> Waker {
-        self.poster.waker.clone()
-    }
-
     /// The next packet. Whoever has seen `None` may [`fall_asleep`](Self::fall_asleep).
     pub(crate) fn take(&mut self) -> Option<T> {
         self.packets.try_recv().ok()

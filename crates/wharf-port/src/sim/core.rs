@@ -3,6 +3,7 @@
 use super::events::{Events, Notice, Step, What};
 use super::pipe::Pipe;
 use super::{FaultCounts, FaultKind, Faults, Plant, Rng, WorldConfig};
+use crate::memory::LedgerView;
 use crate::port::{Key, Socket, SocketTable};
 use crate::sync::{AtomicU8, Ordering};
 use std::collections::VecDeque;
@@ -87,6 +88,9 @@ pub(super) struct PortState {
     pub(super) due: VecDeque<Notice>,
     pub(super) asleep: bool,
     pub(super) wakes_at_ns: Option<u64>,
+    /// Its pool, and whether a receive waits for a buffer of it.
+    pub(super) buffers: LedgerView,
+    pub(super) waits_for_buffer: bool,
     pub(super) bell: Arc<Bell>,
     pub(super) alive: bool,
 }
@@ -228,6 +232,7 @@ impl Core {
                 && (!port.asleep
                     || !port.due.is_empty()
                     || port.bell.is_rung()
+                    || (port.waits_for_buffer && port.buffers.ledger().free > 0)
                     || port.wakes_at_ns.is_some_and(|at_ns| at_ns <= self.now_ns))
         })
     }

@@ -58,10 +58,8 @@ impl<T: Send> SimPort<T> {
         assert!((1..=32_768).contains(&config.receive_window), "{}", config.receive_window);
         let bell = Arc::new(Bell::new());
         let wake = SimWake { world: world.clone(), bell: Arc::clone(&bell) };
-        let waiter = Arc::clone(&bell);
-        pool.set_waiter(Arc::new(move || waiter.ring()))?;
         let kernel = Kernel {
-            port: world.register(Arc::clone(&bell)),
+            port: world.register(Arc::clone(&bell), pool.ledger_view()),
             sockets: SocketTable::new(config.sockets_max),
             window: config.receive_window.min(pool.capacity() / 2).max(1),
             pool,
@@ -128,6 +126,7 @@ impl<T: Send> SimPort<T> {
         let mut core = world.lock();
         let number = self.kernel.port as usize;
         core.ports[number].wakes_at_ns = None;
+        core.ports[number].waits_for_buffer = false;
         let was_asleep = std::mem::replace(&mut core.ports[number].asleep, false);
         self.kernel.counters.wakeups += u64::from(was_asleep && posted > 0);
         if core.injects(FaultKind::SpuriousWake) {

@@ -6,7 +6,7 @@ use super::events::{Notice, Step};
 use super::receive::ReceiveOperation;
 use super::send::SendOperation;
 use super::{FaultKind, Plant};
-use crate::memory::{Buffer, BufferPool, Chain};
+use crate::memory::{Buffer, BufferPool, Chain, Owner};
 use crate::port::{Counters, End, Key, OperationKind, Shots, Socket, SocketTable};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -158,7 +158,7 @@ impl Kernel {
         }
         let state = &mut self.sockets.get_mut(socket)?.state;
         state.receive.as_ref().filter(|operation| operation.shots == Shots::Many)?;
-        let mut buffer = self.pool.acquire(crate::memory::Owner::KernelReceive)?;
+        let mut buffer = self.pool.acquire(Owner::KernelReceive)?;
         buffer.append(b"bytes of the owner before");
         state.receive = None;
         Some((socket, buffer))
@@ -199,7 +199,7 @@ impl Kernel {
             return;
         } else {
             if core.misbehaves(Plant::CompleteTwice)
-                && let Some(twin) = twin_of(&ready.done)
+                && let Some(twin) = self.twin_of(&ready.done)
             {
                 let (socket, key) = (ready.socket, ready.key);
                 self.ready.push_back(Ready { socket, key, done: twin });
@@ -240,7 +240,7 @@ impl Kernel {
     fn show_late_bytes(&mut self, core: &mut Core) {
         for (conn, len) in std::mem::take(&mut self.planted.unread) {
             // The buffers went home unread; what is in one of them now belongs to anybody.
-            if let Some(mut buffer) = self.pool.acquire(crate::memory::Owner::KernelSend) {
+            if let Some(mut buffer) = self.pool.acquire(Owner::KernelSend) {
                 let len = u32::try_from(len).unwrap_or(u32::MAX).min(buffer.capacity());
                 buffer.set_len(len);
                 let _lost = core.write(conn, SERVER, len as usize, std::iter::once(&*buffer));
@@ -304,16 +304,20 @@ fn may_change_places(earlier: &Ready, later: &Ready) -> bool {
         || (kinds[0] != kinds[1] && !kinds.contains(&OperationKind::Close))
 }
 
-/// The same completion once more, as far as it can be had twice.
-fn twin_of(done: &Done) -> Option<Done> {
-    match done {
-        Done::Accepted { .. } => None,
-        Done::AcceptEnded(end) => Some(Done::AcceptEnded(*end)),
-        Done::Received { buffer, last } => {
-            Some(Done::Received { buffer: buffer.clone(), last: *last })
+impl Kernel {
+    /// The same completion once more, as far as it can be had twice.
+    fn twin_of(&self, done: &Done) -> Option<Done> {
+        match done {
+            Done::Accepted { .. } => None,
+            Done::AcceptEnded(end) => Some(Done::AcceptEnded(*end)),
+            Done::Received { buffer, last } => {
+                let mut copy = self.pool.acquire(Owner::KernelReceive)?;
+                copy.append(buffer);
+                Some(Done::Received { buffer: copy, last: *last })
+            }
+            Done::ReceiveEnded(end) => Some(Done::ReceiveEnded(*end)),
+            Done::Sent { end, .. } => Some(Done::Sent { chain: Chain::new(), sent: 0, end: *end }),
+            Done::Closed => Some(Done::Closed),
         }
-        Done::ReceiveEnded(end) => Some(Done::ReceiveEnded(*end)),
-        Done::Sent { end, .. } => Some(Done::Sent { chain: Chain::new(), sent: 0, end: *end }),
-        Done::Closed => Some(Done::Closed),
     }
 }

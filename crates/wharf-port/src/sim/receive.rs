@@ -101,13 +101,14 @@ impl Kernel {
     }
 
     /// A buffer; or `None` and the promise that the port is woken when there is one.
-    fn take_or_wait(&self, core: &Core) -> Option<Buffer> {
+    fn take_or_wait(&self, core: &mut Core) -> Option<Buffer> {
         let taken = self.pool.acquire(Owner::KernelReceive);
         if taken.is_none() {
-            self.pool.set_waiting(true);
-            // One may have come home before the mark was set; then nobody will ring.
-            if !self.pool.is_empty() {
-                core.ports[self.port as usize].bell.ring();
+            let port = &mut core.ports[self.port as usize];
+            port.waits_for_buffer = true;
+            // One is free if the take was made to fail.
+            if self.pool.free() > 0 {
+                port.bell.ring();
             }
         }
         taken

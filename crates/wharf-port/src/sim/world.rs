@@ -2,6 +2,7 @@
 
 use super::core::{Backlog, Bell, Core, NoConn, PortState};
 use super::{FaultCounts, Faults, Plant, SimClient, SimListener};
+use crate::memory::LedgerView;
 use crate::port::{Key, Time};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::collections::VecDeque;
@@ -220,13 +221,15 @@ impl World {
     }
 
     /// Takes a new port in and says which number it has.
-    pub(super) fn register(&self, bell: Arc<Bell>) -> u32 {
+    pub(super) fn register(&self, bell: Arc<Bell>, buffers: LedgerView) -> u32 {
         let mut core = self.lock();
         let number = u32::try_from(core.ports.len()).unwrap_or(u32::MAX);
         core.ports.push(PortState {
             due: VecDeque::new(),
             asleep: false,
             wakes_at_ns: None,
+            buffers,
+            waits_for_buffer: false,
             bell,
             alive: true,
         });

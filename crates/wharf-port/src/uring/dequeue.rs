@@ -63,22 +63,17 @@ impl<T: Send> UringPort<T> {
         } else {
             self.enter(0, Some(Duration::ZERO))?;
         }
-        self.pool.set_waiting(false);
         self.reap(completions);
         self.report(completions);
         self.take_packets(completions);
         Ok(())
     }
 
-    /// Announces sleep, to whoever posts and, if sockets wait for buffers, to the pool.
+    /// Announces sleep to whoever posts, unless a socket waits for a buffer and one is free.
     fn may_sleep(&mut self) -> bool {
-        if !self.starved.is_empty() {
-            self.pool.set_waiting(true);
-            if !self.pool.is_empty() {
-                self.pool.set_waiting(false);
-                self.feed();
-                return false;
-            }
+        if !self.starved.is_empty() && self.pool.free() > 0 {
+            self.feed();
+            return false;
         }
         self.inbox.fall_asleep()
     }

@@ -158,7 +158,6 @@ impl<T: Send> UringPort<T> {
         let Ring { ring, multishot_accept } = Ring::for_sockets(config.sockets_max)?;
         let wake = Arc::new(EventFd::new()?);
         let inbox = Inbox::new(config.inbox_capacity, Arc::<EventFd>::clone(&wake));
-        let waker = inbox.waker();
         let places = config.sockets_max as usize;
         let mut port = Self {
             window: Window::new(&ring, &pool, config.receive_window)?,
@@ -180,8 +179,6 @@ impl<T: Send> UringPort<T> {
             counters: Counters::default(),
             one_thread: PhantomData,
         };
-        // Last, so that a pool whose port could not be made is still free for another.
-        port.pool.set_waiter(Arc::new(move || waker.wake()))?;
         port.watch_wake();
         Ok(port)
     }

@@ -120,7 +120,7 @@ impl<T: Send> UringPort<T> {
         chain.set_owner(Owner::KernelSend);
         // MSG_WAITALL: the kernel itself goes on after a short send, as long as the socket lives.
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-        let entry = if chain.entries() > 1 {
+        let entry = if chain.front().len() < chain.len() {
             if self.vectors.is_full() {
                 self.hand_over();
             }
@@ -128,19 +128,20 @@ impl<T: Send> UringPort<T> {
         } else {
             None
         };
-        let entry = match (entry, chain.slices().next()) {
+        let first = chain.front();
+        let entry = match (entry, first.is_empty()) {
             (Some(header), _) =>
             {
                 #[expect(clippy::cast_sign_loss, reason = "flags are bits")]
                 opcode::SendMsg::new(fd, header).flags(flags as u32).build()
             }
             // One buffer, or no header was to be had: the first buffer goes, a short send.
-            (None, Some(first)) => {
+            (None, false) => {
                 #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
                 let len = first.len() as u32;
                 opcode::Send::new(fd, first.as_ptr(), len).flags(flags).build()
             }
-            (None, None) => return,
+            (None, true) => return,
         };
         // The bytes stay where they are when the chain moves: its entries are in the pool's table.
         self.push_operation(socket, Tag::Send, entry, |state| {
