@@ -6,7 +6,7 @@ use crate::server::BackEnd;
 use crate::shares::{Division, Needs};
 use std::fmt;
 use std::time::Duration;
-use wharf_port::memory::{MessagePool, PoolConfig};
+use wharf_port::memory::{MessagePoolConfig, PoolConfig};
 use wharf_port::port::PortConfig;
 
 /// What to do with connections while the table is full.
@@ -161,8 +161,8 @@ impl Settings {
     }
 
     /// The buffers of one sender of posts: a shard, or all other threads together.
-    pub(crate) fn post_pool(&self) -> PoolConfig {
-        let mut pool = PoolConfig::new(self.division().posts);
+    pub(crate) fn post_pool(&self) -> MessagePoolConfig {
+        let mut pool = MessagePoolConfig::new(self.division().posts);
         pool.buffer_size_bytes = self.buffer_size_bytes;
         pool
     }
@@ -193,7 +193,8 @@ impl Settings {
         let shards = u64::from(self.shards);
         let places = u64::from(self.links_per_shard()) + u64::from(listeners);
         let pool = self.shard_pool();
-        let buffers = |count: u32| shards * u64::from(count) * pool.buffer_bytes();
+        let size_bytes = u64::from(self.buffer_size_bytes).next_multiple_of(64);
+        let buffers = |count: u32| shards * u64::from(count) * size_bytes;
         let tables = shards * pool.size_bytes() - buffers(pool.buffers);
         MemoryPlan {
             terms: vec![
@@ -201,10 +202,7 @@ impl Settings {
                 ("buffers lent to links (surplus)", buffers(division.surplus)),
                 ("receive windows", buffers(division.window)),
                 ("tables of these buffers", tables),
-                (
-                    "buffers for posts and broadcasts",
-                    (shards + 1) * MessagePool::planned_bytes(&self.post_pool()),
-                ),
+                ("buffers for posts and broadcasts", (shards + 1) * self.post_pool().size_bytes()),
                 ("links", shards * places * link_size_bytes as u64),
                 ("ports", shards * wharf_port::table_size_bytes(&self.port(listeners))),
                 ("inboxes", shards * u64::from(self.inbox_capacity) * 96),

@@ -2,7 +2,7 @@
 
 use super::contract::Fate;
 use super::failure::{SimFailure, SimReport};
-use super::simulation::{SimWorker, Simulation};
+use super::simulation::Simulation;
 use super::{FaultKind, Faults, SimClient};
 use crate::engine::ensure;
 use crate::handler::{DisconnectReason, Handler};
@@ -112,9 +112,9 @@ impl<H: Handler> Simulation<H> {
     pub(super) fn shard_done(&mut self, number: usize) -> Result<(), String> {
         let shard = &mut self.shards[number];
         let (ledger, entries) = (shard.pool.ledger(), shard.pool.free_entries());
-        let set_aside = shard.worker.as_ref().map_or(0, SimWorker::set_aside);
         ensure!(shard.census.live == 0, "shard {number} is done with {:?}", shard.census);
-        let home = ledger.free + set_aside;
+        // What is lent to the port is home when the port goes.
+        let home = ledger.free + ledger.kernel_receive;
         ensure!(home == shard.pool.capacity(), "shard {number} has not all: {ledger:?}");
         ensure!(entries == shard.entries, "shard {number} has {entries} of {}", shard.entries);
         let Some(worker) = shard.worker.take() else { return Ok(()) };
@@ -127,9 +127,11 @@ impl<H: Handler> Simulation<H> {
         self.check_counters()?;
         let open = self.links_open();
         ensure!(open == 0, "{open} places are still counted");
-        let posts = &self.shared.posts;
-        let ledger = posts.ledger();
-        ensure!(ledger.free == posts.capacity(), "not all posts are home: {ledger:?}");
+        for (sender, posts) in self.shared.posts.iter().enumerate() {
+            let ledger = posts.ledger();
+            let all = ledger.free == posts.capacity();
+            ensure!(all, "not all posts of sender {sender} are home: {ledger:?}");
+        }
         let connections = self.world.connections();
         ensure!(connections == 0, "{connections} connections are still open");
         Ok(())

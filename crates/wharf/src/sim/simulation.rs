@@ -87,8 +87,6 @@ pub struct Simulation<H: Handler> {
     woken: VecDeque<u32>,
     alarms: BinaryHeap<Reverse<(Time, u32)>>,
     pub(super) steps: u64,
-    /// A message has crossed threads or gone to many links.
-    pub(super) shared_seen: bool,
     /// Whether a jump of the clock can end what waits.
     pub(super) jumps: bool,
     tracer: Option<Tracer>,
@@ -156,8 +154,7 @@ impl<H: Handler> Simulation<H> {
         let world = World::new(world_config);
         let (shards, places) = (settings.shards, settings.links_per_shard());
         let contract = Arc::new(Contract::new(shards, places, settings.idle));
-        let posts = BufferPool::new(settings.post_pool()).map_err(|error| error.to_string())?;
-        let mut shared = Shared::new(settings, posts);
+        let mut shared = Shared::new(settings).map_err(|error| error.to_string())?;
         shared.planted = Planted::new(config.engine_plant);
         let mut simulation = Self {
             seed: config.seed,
@@ -172,7 +169,6 @@ impl<H: Handler> Simulation<H> {
             woken: VecDeque::new(),
             alarms: BinaryHeap::new(),
             steps: 0,
-            shared_seen: false,
             jumps,
             tracer: None,
             failed: None,
@@ -193,8 +189,8 @@ impl<H: Handler> Simulation<H> {
                 .map_err(|error| error.to_string())?;
             let shard = u8::try_from(number).map_err(|error| error.to_string())?;
             let worker = Worker::new(shard, port, Arc::clone(&handler), Arc::clone(&self.shared))?;
-            let (poster, _) = worker.reached_by();
-            self.shared.connect(number, Box::new(poster.clone()), pool.clone());
+            let (poster, buffers) = worker.reached_by();
+            self.shared.connect(number, Box::new(poster.clone()), buffers);
             posters.push(poster);
             let entries = config.buffers + config.shared_entries;
             let census = Census::default();
