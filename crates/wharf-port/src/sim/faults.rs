@@ -224,11 +224,13 @@ pub enum Plant {
     EarlyEnd,
     /// The buffer of one socket's bytes is reported under another's key (INV-PORT-4).
     SwapKeys,
+    /// A receive of one shot that is armed anew is served before those that wait (INV-PORT-6).
+    OvertakeWaiters,
 }
 
 impl Plant {
     /// Every fault that can be planted.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::LoseCompletion,
         Self::CompleteTwice,
         Self::ReuseInFlight,
@@ -246,5 +248,6 @@ impl Plant {
         Self::ForgetLast,
         Self::EarlyEnd,
         Self::SwapKeys,
+        Self::OvertakeWaiters,
     ];
 }
