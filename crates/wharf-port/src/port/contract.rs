@@ -71,10 +71,6 @@ pub trait Port: Sized {
 
     /// Makes the close of the socket, when it comes, a reset: the peer then learns that bytes are
     /// missing, and does not take what it has for all. Does nothing on a stale socket.
-    ///
-    /// # Platforms
-    ///
-    /// The simulated port closes as always.
     fn abandon(&mut self, socket: Socket) {
         let _ = socket;
     }
@@ -111,6 +107,14 @@ pub trait Port: Sized {
         0
     }
 
+    /// The most buffers that the port keeps lent for receiving from now on, where it lends some;
+    /// never more than [`PortConfig::receive_window`].
+    ///
+    /// Those that are lent beyond it stay lent until they have brought bytes.
+    fn set_window(&mut self, buffers: u32) {
+        let _ = buffers;
+    }
+
     /// Bytes that the peer's system has acknowledged on this connection, counted from some fixed
     /// point: only the difference of two answers means something. `None` where the system does not
     /// tell, or on a stale socket.
@@ -125,12 +129,6 @@ pub trait Port: Sized {
     fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {
         let _ = socket;
         None
-    }
-
-    /// The most buffers that the port keeps lent from now on; a lower figure takes effect as lent
-    /// buffers come home.
-    fn set_window(&mut self, buffers: u32) {
-        let _ = buffers;
     }
 
     /// The port's clock; the simulated port has its own.

@@ -155,6 +155,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         text
     }
 
+    pub(crate) fn port(&self) -> &P {
+        &self.port
+    }
+
     /// Completions that named no live operation.
     pub(crate) fn stale(&self) -> u64 {
         self.port.counters().stale

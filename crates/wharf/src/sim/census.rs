@@ -18,6 +18,7 @@ impl<H: Handler> Simulation<H> {
         }
         if self.steps.is_multiple_of(BUFFERS_EACH) {
             self.check_tables()?;
+            self.check_waits()?;
         }
         Ok(())
     }
