@@ -205,9 +205,9 @@ impl Plan {
             .idle(Duration::ZERO)
             .when_full(WhenFull::Wait)
             .backlog(1_000)
-            .buffers(post_buffers * 8)
             .buffer_size(sizes.buffer_bytes.min(512))
             .send_queue(queue_bytes);
+        fit(&mut self.config, post_buffers * 8);
         self.config.faults = self.config.faults.clone().with(FaultKind::TakeFail, 0);
         self.message_max = queue_bytes as usize / 2;
         self.text_max = rng.one_of(&[100, 2_000, 6_000]);
@@ -264,7 +264,7 @@ impl Sizes {
 
     fn apply(self, config: &mut SimConfig, shards: u32) {
         if self.is_default {
-            return;
+            return fit(config, 1);
         }
         let mut builder = config
             .builder
@@ -276,21 +276,27 @@ impl Sizes {
             builder = builder.grant_bytes(grant_bytes);
         }
         let wanted = self.shard_buffers.map_or(1, |buffers| shards * buffers * 8 / 7 + 2);
-        let mut fits = |buffers| {
-            config.builder = builder.clone().buffers(buffers);
-            config.fits()
-        };
-        // The least number from the wanted one on with which a server starts.
-        let (mut too_few, mut enough) = (wanted - 1, wanted);
-        while !fits(enough) && enough < BUFFERS_MAX {
-            (too_few, enough) = (enough, enough * 2);
-        }
-        while enough - too_few > 1 {
-            let middle = too_few + (enough - too_few) / 2;
-            if fits(middle) { enough = middle } else { too_few = middle }
-        }
-        config.builder = builder.buffers(enough);
+        config.builder = builder;
+        fit(config, wanted);
     }
+}
+
+/// Gives a server the least number of buffers, from `wanted` on, with which it starts.
+fn fit(config: &mut SimConfig, wanted: u32) {
+    let builder = config.builder.clone();
+    let mut fits = |buffers| {
+        config.builder = builder.clone().buffers(buffers);
+        config.fits()
+    };
+    let (mut too_few, mut enough) = (wanted - 1, wanted);
+    while !fits(enough) && enough < BUFFERS_MAX {
+        (too_few, enough) = (enough, enough * 2);
+    }
+    while enough - too_few > 1 {
+        let middle = too_few + (enough - too_few) / 2;
+        if fits(middle) { enough = middle } else { too_few = middle }
+    }
+    config.builder = builder.buffers(enough);
 }
 
 /// What one client of [`Workload::Echo`] or [`Workload::Big`] does; its handler knows it, too.

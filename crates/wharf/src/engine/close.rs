@@ -25,6 +25,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.core.shared.note_generation(self.core.id(index), false);
         let slot = &mut self.core.slots[index];
         slot.reason.get_or_insert(reason);
+        // Nothing can be sent any more, so nothing is.
+        let how = if slot.broken.is_some() { How::Now } else { how };
         match (slot.phase, how) {
             (Phase::Free | Phase::Closing, _) => {}
             (Phase::Flushing | Phase::Lingering, How::Flush) => {}
@@ -135,7 +137,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             // The next turn does not sleep: it looks into the inbox.
             self.port.poster().wake();
         }
-        if deadline <= self.core.now && !self.core.shared.planted.is(EnginePlant::NeverCut) {
+        if deadline <= self.woke && !self.core.shared.planted.is(EnginePlant::NeverCut) {
             self.for_each_live(|worker, index| {
                 let slot = &worker.core.slots[index];
                 if slot.phase == Phase::Closing {

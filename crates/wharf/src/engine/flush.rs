@@ -63,8 +63,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if slot.phase == Phase::Draining {
             // What is queued is sent by the closing.
             self.close(index, DisconnectReason::ServerStopping, How::Flush);
-        } else if slot.broken {
-            let reason = slot.reason.unwrap_or(DisconnectReason::PeerReset);
+        } else if let Some(reason) = slot.broken {
             self.close(index, reason, How::Now);
         } else if !slot.has_output() {
             self.close(index, DisconnectReason::PeerClosed, How::Flush);
@@ -75,11 +74,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// to it is thrown away; when all is handled the link ends.
     pub(super) fn break_output(&mut self, index: u32, reason: DisconnectReason) {
         let slot = &mut self.core.slots[index];
-        slot.broken = true;
-        // A reset can show as an end of input first; what then fails to be sent tells.
-        if slot.reason.is_none_or(|known| known == DisconnectReason::PeerClosed) {
-            slot.reason = Some(reason);
-        }
+        slot.broken.get_or_insert(reason);
         slot.queue = Chain::new();
         self.core.end_wish(index);
         self.core.settle(index);
@@ -93,7 +88,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             (slot.moved, slot.looked) = (self.core.now, false);
         }
         chain.advance(sent);
-        if slot.phase != Phase::Closing && !slot.broken {
+        if slot.phase != Phase::Closing && slot.broken.is_none() {
             // A short send: the rest goes before what was queued behind it.
             if self.core.shared.planted.is(EnginePlant::RestBehind) {
                 std::mem::swap(&mut chain, &mut slot.queue);
@@ -114,7 +109,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         if !slot.queue.is_empty() {
             self.core.mark_dirty(index);
-        } else if slot.is_served() && !slot.broken {
+        } else if slot.is_served() && slot.broken.is_none() {
             // What the peer owes is counted from when nothing was owed to it.
             let busy = self.core.now.since(slot.output_since.max(slot.heard));
             slot.heard = slot.heard.after(busy);
@@ -132,6 +127,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if slot.is_served() && !lost_nothing {
             self.break_output(index, reason);
         } else {
+            // A reset can show as an end of input first; what then fails to be sent tells.
             if slot.reason == Some(DisconnectReason::PeerClosed) {
                 slot.reason = Some(reason);
             }

@@ -103,7 +103,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     /// Whether input may stay with a link for now: its output has no room, or its calls are used up.
     fn may_wait(&self, index: u32) -> bool {
-        self.again.contains(index) || !self.core.has_room(index)
+        // One whose room came from others' loans still waits for its own send.
+        self.again.contains(index)
+            || !self.core.has_room(index)
+            || self.core.slots[index].has_output()
     }
 
     /// That the grants of all links are there, whatever others hold.

@@ -59,7 +59,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             return Some(slot.heard.after(idle));
         }
         // One whose sending has failed waits for the end of its input, which is near.
-        (slot.phase == Phase::Open && slot.broken).then(|| slot.heard.after(FLUSH_MAX))
+        (slot.phase == Phase::Open && slot.broken.is_some()).then(|| slot.heard.after(FLUSH_MAX))
     }
 
     /// How long the peer may take nothing; `None` if for as long as it likes.
@@ -98,7 +98,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             // Its reason is known.
             Phase::Lingering => self.close(index, DisconnectReason::Idle, How::Now),
             Phase::Open | Phase::Flushing if slot.has_output() => self.look_at_stall(index),
-            Phase::Open if slot.broken => {
+            Phase::Open if slot.broken.is_some() => {
                 self.close(index, DisconnectReason::PeerReset, How::Now);
             }
             Phase::Open => self.idle(index),

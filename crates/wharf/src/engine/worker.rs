@@ -27,6 +27,8 @@ use wharf_port::port::{Completions, Port, PortError, Poster, Time};
 /// Enough that a system call is shared by many messages; few enough that what they touch stays in
 /// the cache.
 const BATCH: usize = 256;
+/// A turn that takes longer, or a wait that lasts longer than it was asked to, has been held up.
+const LAG_MAX: Duration = Duration::from_millis(100);
 
 /// One shard's engine, generic over its port.
 pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> {
@@ -58,7 +60,10 @@ pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Hand
     /// Why the shard stopped the server.
     pub(super) failure: Option<String>,
     completions: Completions<P>,
-    woke: Time,
+    /// When the last dequeue came back, by the port's clock.
+    pub(super) woke: Time,
+    /// What was left of the wait when it came back with nothing; `None`: it had no end.
+    unslept: Option<Duration>,
 }
 
 /// Whether there is more to do.
@@ -96,6 +101,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             failure: None,
             completions: Completions::<P>::with_capacity(BATCH),
             woke: port.now(),
+            unslept: Some(Duration::ZERO),
             handler,
             port,
         };
@@ -118,11 +124,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let may_be_over = nothing_is_handed_over && self.is_done(true);
         let at_once = may_be_over || !self.again.is_empty();
         let wait = if at_once { Some(Duration::ZERO) } else { self.wait(now) };
+        let link_time = self.link_time(now);
         self.port.dequeue(&mut self.completions, wait)?;
         let is_short = self.completions.len() < BATCH;
         let saw_all = nothing_is_handed_over && is_short;
         self.woke = self.port.now();
-        self.core.now = self.woke;
+        self.pass_time(link_time, self.woke.since(now), wait);
         self.core.turn = self.core.turn.wrapping_add(1);
         self.note_dequeue(is_short);
 
@@ -151,9 +158,30 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.may_time_out = is_short || self.full_turns as usize > rounds;
     }
 
+    /// The links' clock at `now`. It runs with the port's, but leaves out what no link is to blame
+    /// for: callbacks that take long, and pauses of the process.
+    fn link_time(&self, now: Time) -> Time {
+        let passed = now.since(self.woke);
+        self.core.now.after(self.unslept.map_or(passed, |unslept| passed.min(unslept + LAG_MAX)))
+    }
+
+    /// The port has waited: for as long as it was asked to, or longer if the process was held up.
+    fn pass_time(&mut self, link_time: Time, waited: Duration, asked: Option<Duration>) {
+        let counted = asked.map_or(waited, |asked| waited.min(asked + LAG_MAX));
+        self.core.now = link_time.after(counted);
+        // One that came back early with nothing goes on waiting in the next turn.
+        let sleeps_on = self.completions.is_empty();
+        self.unslept = if sleeps_on {
+            asked.map(|asked| asked.saturating_sub(waited))
+        } else {
+            Some(Duration::ZERO)
+        };
+    }
+
     /// How long the port may wait: until the next time-out; `None` if there is none.
     pub(super) fn wait(&mut self, now: Time) -> Option<Duration> {
-        let drain = self.drain_until.map(|time| time.since(now));
+        let (real_now, now) = (now, self.link_time(now));
+        let drain = self.drain_until.map(|time| time.since(real_now));
         let accept = self.acceptor.retry_at().map(|time| time.since(now));
         let loans = self.loans_due.map(|time| time.since(now));
         [self.wheel.wait(now), drain, accept, loans].into_iter().flatten().min()

@@ -16,6 +16,7 @@ use wharf_port::port::Time;
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) shard: u8,
+    /// The links' clock: see `Worker::link_time`.
     pub(crate) now: Time,
     /// Counts the turns, so that each link has a budget of calls in each.
     pub(crate) turn: u32,
@@ -62,7 +63,7 @@ impl Core {
             return Ok(());
         }
         let result = self.room_for(index, data.len()).and_then(|()| {
-            if self.slots[index].broken {
+            if self.slots[index].broken.is_some() {
                 return Ok(());
             }
             let reserved = self.reserved_beside(index);
@@ -98,7 +99,7 @@ impl Core {
         }
         let reserved = self.reserved_beside(index);
         let slot = &mut self.slots[index];
-        if slot.broken {
+        if slot.broken.is_some() {
             return Ok(());
         }
         if slot.has_output() {
@@ -148,12 +149,12 @@ impl Core {
             return result;
         }
         self.stats().sent_messages.add(1);
-        if self.slots[index].broken {
+        if self.slots[index].broken.is_some() {
             return Ok(());
         }
         let slot = &mut self.slots[index];
         if !slot.sending && !slot.dirty {
-            slot.output_since = self.now;
+            (slot.output_since, slot.moved, slot.looked) = (self.now, self.now, false);
         }
         self.mark_dirty(index);
         self.settle(index);
@@ -190,7 +191,7 @@ impl Core {
             return true;
         }
         let slot = &self.slots[index];
-        slot.broken
+        slot.broken.is_some()
             || (slot.backlog() <= self.shared.settings.high_water_bytes() as usize
                 && self.shares.has_grant(slot.held, self.reserved_beside(index)))
     }

@@ -74,8 +74,8 @@ pub(crate) struct Slot {
     pub(crate) input_over: bool,
     /// The last call with what is unread took nothing: it waits for more bytes, or for more room.
     pub(crate) handled: bool,
-    /// Sending has failed: what had come before is still handled, what is sent is thrown away.
-    pub(crate) broken: bool,
+    /// Sending has failed, and why: what had come before is still handled, what is sent is thrown away.
+    pub(crate) broken: Option<DisconnectReason>,
     /// What the peer has acknowledged was looked at since `moved`.
     pub(crate) looked: bool,
     pub(crate) socket: Option<Socket>,
@@ -136,7 +136,7 @@ impl Slot {
             close_asked: false,
             input_over: false,
             handled: false,
-            broken: false,
+            broken: None,
             looked: false,
             socket: None,
             input: Chain::new(),

@@ -55,7 +55,12 @@ impl SimConfig {
     /// A small server, two shards with 64 links, without faults.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        let builder = Server::builder().shards(2).links(64).buffers(1_024).buffer_size(512);
+        let builder = Server::builder()
+            .shards(2)
+            .links(64)
+            .buffers(1_024)
+            .buffer_size(512)
+            .send_queue(64 * 1024);
         Self {
             seed,
             builder,
