@@ -32,6 +32,8 @@ pub(super) struct EntryTable {
     nodes: Box<[Node]>,
     first_free: Cell<u32>,
     free_count: Cell<u32>,
+    /// How many more messages may have an entry: there is one for each buffer, always.
+    messages_left: Cell<u32>,
 }
 
 /// One entry and the index of the one behind it.
@@ -44,12 +46,15 @@ pub(super) struct Node {
 const _: () = assert!(size_of::<Node>() == 32);
 
 impl EntryTable {
-    pub(super) fn new(capacity: u32) -> Self {
+    /// A table for all of `buffers` buffers and `messages` messages at once.
+    pub(super) fn new(buffers: u32, messages: u32) -> Self {
+        let capacity = buffers.saturating_add(messages);
         let node = |next| Node { content: UnsafeCell::new(Entry::Free), next: Cell::new(next) };
         Self {
             nodes: (1..=capacity).map(node).collect(),
             first_free: Cell::new(0),
             free_count: Cell::new(capacity),
+            messages_left: Cell::new(messages),
         }
     }
 
@@ -69,6 +74,10 @@ impl EntryTable {
     pub(super) fn insert(&self, entry: Entry) -> Result<u32, Entry> {
         if self.free_count.get() == 0 {
             return Err(entry);
+        }
+        if matches!(entry, Entry::Message(_)) {
+            let Some(left) = self.messages_left.get().checked_sub(1) else { return Err(entry) };
+            self.messages_left.set(left);
         }
         let index = self.first_free.get();
         let node = &self.nodes[index as usize];
@@ -94,6 +103,9 @@ impl EntryTable {
         node.next.set(self.first_free.get());
         self.first_free.set(index);
         self.free_count.set(self.free_count.get() + 1);
+        if matches!(entry, Entry::Message(_)) {
+            self.messages_left.set(self.messages_left.get() + 1);
+        }
         entry
     }
 

@@ -97,7 +97,7 @@ impl BufferPool {
         let inner = Inner {
             slots: Slots::new(config.buffers, config.buffer_size_bytes)?,
             tags: LedgerView::all_free(config.buffers),
-            entries: EntryTable::new(config.buffers.saturating_add(config.shared_entries)),
+            entries: EntryTable::new(config.buffers, config.shared_entries),
             free: (0..config.buffers).rev().map(Cell::new).collect(),
             free_count: Cell::new(config.buffers),
             handles: Cell::new(1),

@@ -2,6 +2,7 @@
 
 use super::close::How;
 use super::dispatch::reason_of;
+use super::time_out::FIRST_LOOK;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::Phase;
@@ -57,7 +58,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// queued is out, and what the handler still waits to queue.
     pub(super) fn end_if_answered(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        if !slot.is_served() || !slot.input_over || !slot.is_handled() || slot.wish.is_some() {
+        if !slot.is_served()
+            || !slot.has_all_input()
+            || !slot.is_handled()
+            || slot.wish.is_some()
+        {
             return;
         }
         if slot.phase == Phase::Draining {
@@ -142,9 +147,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         (slot.moved, slot.looked) = (now, false);
         let (phase, due) = (slot.phase, slot.due);
         if let Some(stall) = self.stall_of(phase)
-            && due > now.after(stall * 3 / 4)
+            && due > now.after(2 * stall / FIRST_LOOK)
         {
-            self.wheel.set(&mut self.core.slots, index, now.after(stall / 2));
+            self.wheel.set(&mut self.core.slots, index, now.after(stall / FIRST_LOOK));
         }
     }
 }

@@ -80,7 +80,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         ensure!(slot.sending || slot.queue.is_empty(), "bytes are queued, and nothing is sent");
         ensure!(!slot.is_served() || slot.is_handled() || self.may_wait(index), "is not called");
         let credit = self.core.shared.settings.input_bytes as usize;
-        let reads = slot.receiving != Receiving::Off || slot.input_over;
+        let reads = slot.receiving != Receiving::Off || slot.has_all_input();
         let is_read = phase == Phase::Lingering || (slot.is_served() && slot.input.is_empty());
         ensure!(!is_read || reads, "{phase:?}, but waits for nothing");
         let blocked = slot.input.len() >= credit || slot.wish.is_some() || slot.has_output();

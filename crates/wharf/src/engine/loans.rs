@@ -2,6 +2,7 @@
 //! The rules and their arithmetic are in `shares.rs`.
 
 use super::close::How;
+use super::time_out::FIRST_LOOK;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::{Phase, Receiving, Wish};
@@ -79,7 +80,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         self.loans_due = Some(now.after(every));
         let waited = now.since(self.core.slots[first].wishes_since);
-        if waited < wait / 2 || !self.may_time_out {
+        if waited < wait / FIRST_LOOK || !self.may_time_out {
             return;
         }
         self.list_borrowers(wait);
@@ -159,17 +160,19 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     }
 
     /// Looks at what the peer has acknowledged; says when output last made progress.
+    ///
+    /// Where the system does not tell, sends that complete are the progress.
     pub(super) fn look_at_progress(&mut self, index: u32) -> Time {
         let now = self.core.now;
         let slot = &mut self.core.slots[index];
         let acknowledged = slot.socket.and_then(|socket| self.port.acknowledged_bytes(socket));
-        if let Some(acknowledged) = acknowledged {
-            if slot.looked && acknowledged != slot.acknowledged {
-                slot.moved = now;
-            }
+        if let Some(acknowledged) = acknowledged
+            && (!slot.looked || acknowledged != slot.acknowledged)
+        {
             slot.acknowledged = acknowledged;
-            slot.looked = true;
+            slot.moved = now;
         }
+        slot.looked = true;
         slot.moved
     }
 }

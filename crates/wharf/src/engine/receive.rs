@@ -48,7 +48,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             }
         }
         if slot.phase == Phase::Draining && slot.late_bytes > DRAIN_BYTES_MAX {
-            slot.input_over = true;
+            slot.drained = true;
         }
         slot.handled = slot.input.len() < slot.wanted as usize;
         self.core.stats().received_bytes.add(u64::from(len));
@@ -85,7 +85,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             }
             // Draining: all that had arrived is in.
             End::NotReady => {
-                slot.input_over = true;
+                slot.drained = true;
                 self.input_is_over(index);
                 // It may have been closing already, and lingers without a receive.
                 self.steer(index);
@@ -129,7 +129,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if slot.receiving == Receiving::Many && slot.is_served() && free == 0 {
             return self.stop_receiving(index);
         }
-        if slot.receiving != Receiving::Off || slot.input_over {
+        if slot.receiving != Receiving::Off || slot.has_all_input() {
             return;
         }
         if slot.totals.received_count > 0

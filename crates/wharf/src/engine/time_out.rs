@@ -16,6 +16,11 @@ const FLUSH_MAX: Duration = Duration::from_secs(30);
 /// How long a link that has sent its end waits for the peer's.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
+/// Progress is what is acknowledged between two looks. The first one is taken when this part of the
+/// time-out has passed, and the time-out counts from it: so who takes nothing is cut after
+/// 1 ⅛ of it, and nobody before.
+pub(super) const FIRST_LOOK: u32 = 8;
+
 /// The time-out that the timer wheel is made for.
 pub(crate) fn timeout_scale(settings: &Settings) -> Duration {
     let spans = [settings.idle, settings.stall, FLUSH_MAX];
@@ -40,9 +45,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             return Some(slot.heard.after(LINGER_MAX));
         }
         if slot.has_output() {
-            // Looked at twice: what is acknowledged between is progress.
             let stall = self.stall_of(slot.phase)?;
-            return Some(slot.moved.after(if slot.looked { stall } else { stall / 2 }));
+            return Some(slot.moved.after(if slot.looked { stall } else { stall / FIRST_LOOK }));
         }
         self.idle_deadline(slot)
     }
@@ -108,13 +112,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     /// Something is to be sent, and nothing of it went for long: cuts who takes nothing.
     fn look_at_stall(&mut self, index: u32) {
-        let had_looked = self.core.slots[index].looked;
         let moved = self.look_at_progress(index);
-        let slot = &mut self.core.slots[index];
-        // Where the system does not tell, sends that complete do.
-        slot.looked = true;
         let Some(stall) = self.stall_of(self.core.slots[index].phase) else { return };
-        if had_looked && self.core.now.since(moved) >= stall {
+        if self.core.now.since(moved) >= stall {
             self.close(index, DisconnectReason::SlowReader, How::Now);
         }
     }

@@ -70,8 +70,10 @@ pub(crate) struct Slot {
     pub(crate) reason: Option<DisconnectReason>,
     /// What the callback that runs asked for.
     pub(crate) close_asked: bool,
-    /// No more input will come: the peer has sent its last byte, or a drain has read all.
+    /// The peer has sent its last byte.
     pub(crate) input_over: bool,
+    /// A drain has read all that had arrived.
+    pub(crate) drained: bool,
     /// The last call with what is unread took nothing: it waits for more bytes, or for more room.
     pub(crate) handled: bool,
     /// Sending has failed, and why: what had come before is still handled, what is sent is thrown away.
@@ -135,6 +137,7 @@ impl Slot {
             reason: None,
             close_asked: false,
             input_over: false,
+            drained: false,
             handled: false,
             broken: None,
             looked: false,
@@ -186,6 +189,11 @@ impl Slot {
     /// Whether all that came is handled: nothing is unread, or nobody will take it.
     pub(crate) fn is_handled(&self) -> bool {
         self.input.is_empty() || self.handled
+    }
+
+    /// Whether no more input is waited for.
+    pub(crate) fn has_all_input(&self) -> bool {
+        self.input_over || (self.drained && self.phase == Phase::Draining)
     }
 
     /// Whether the handler is still called for it.

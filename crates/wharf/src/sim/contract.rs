@@ -35,6 +35,8 @@ pub(super) struct Story {
     pub(super) received: u64,
     /// A planned panic struck one of its callbacks.
     pub(super) panicked: bool,
+    /// When the link was opened, on the steady clock: in the backlog nobody waits for a handler.
+    pub(super) opened_steady_ns: u64,
     /// When it was over, on the world's clock and on the steady one.
     pub(super) ended: Time,
     pub(super) ended_steady_ns: u64,
@@ -136,6 +138,9 @@ impl Contract {
         };
         let story = story_of(stories, life.connection);
         story.fate = fate;
+        if matches!(fate, Fate::Open(_)) {
+            story.opened_steady_ns = self.world.steady_ns();
+        }
         if matches!(fate, Fate::Over(_)) {
             story.ended = self.world.now();
             story.ended_steady_ns = self.world.steady_ns();

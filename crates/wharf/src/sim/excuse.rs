@@ -229,7 +229,8 @@ impl<H: Handler> Simulation<H> {
         for (number, peer) in self.clients.iter().enumerate() {
             let Some(client) = &peer.client else { continue };
             let traffic = peer.traffic.get();
-            let waited_ns = steady_ns.saturating_sub(traffic.moved_steady_ns);
+            let opened_ns = self.contract.story(number).opened_steady_ns;
+            let waited_ns = steady_ns.saturating_sub(traffic.moved_steady_ns.max(opened_ns));
             if waited_ns <= wait_max_ns || traffic.harmed || peer.traffic.waits_for_client() {
                 continue;
             }
