@@ -62,7 +62,7 @@
 //! | INV-PORT-6 | `pool_empty` | `an_empty_pool_pauses_receives_and_fails_none` |
 //! |  |  | `one_buffer_that_comes_home_resumes_a_receive` |
 //! |  |  | `links_are_served_in_the_order_in_which_they_ran_out` |
-//! |  |  | `a_buffer_released_by_another_thread_wakes_a_sleeping_dequeue` |
+//! |  |  | `a_dequeue_serves_those_that_wait_before_it_sleeps` |
 //! |  |  | `eight_flooding_links_on_two_buffers_are_all_served` |
 //! |  |  | `a_pool_of_one_buffer_serves_many_links` |
 //! |  |  | `a_paused_receive_can_be_cancelled_and_closed` |
@@ -70,6 +70,10 @@
 //! |  |  | `a_link_whose_peer_ends_while_it_is_paused_still_gets_every_byte` |
 //! |  |  | `sends_and_accepts_go_on_while_the_pool_is_empty` |
 //! |  |  | `a_port_that_is_dropped_while_receives_are_paused_frees_all` |
+//! |  | `fairness` | `a_receive_armed_anew_waits_behind_those_that_wait` |
+//! |  |  | `failed_turns_keep_their_order` |
+//! |  |  | `a_link_that_is_armed_again_and_again_starves_nobody` |
+//! |  |  | `waiting_receives_are_cancelled_in_linear_time` |
 //! | INV-PORT-7 | `posts` | `packets_of_eight_threads_arrive_once_and_in_each_threads_order` |
 //! |  |  | `a_post_ends_a_wait_without_end` |
 //! |  |  | `a_wake_without_a_packet_ends_a_wait` |
@@ -93,6 +97,7 @@ mod bench;
 mod beyond;
 mod crowd;
 mod exactly_once;
+mod fairness;
 mod generations;
 mod idle;
 mod lab;
@@ -110,6 +115,7 @@ fn the_table_of_promises_names_every_test() {
         include_str!("beyond.rs"),
         include_str!("crowd.rs"),
         include_str!("exactly_once.rs"),
+        include_str!("fairness.rs"),
         include_str!("generations.rs"),
         include_str!("idle.rs"),
         include_str!("order.rs"),
