@@ -82,6 +82,22 @@
 //! |  |  | `a_port_that_is_gone_gives_the_packet_back` |
 //! |  |  | `packets_that_do_not_fit_come_with_the_next_dequeue` |
 //! |  |  | `packets_and_bytes_come_side_by_side` |
+//! | INV-PORT-8 | `limits` | `a_receive_of_one_brings_no_more_than_it_may` |
+//! |  |  | `a_receive_of_many_is_over_when_it_has_brought_all_that_it_may` |
+//! |  |  | `a_limit_counts_all_completions_together` |
+//! |  |  | `a_limit_below_one_buffer_is_kept_to_the_byte` |
+//! |  |  | `a_receive_at_its_limit_can_be_cancelled_and_closed` |
+//! |  |  | `a_limit_is_kept_by_a_receive_that_waited_for_a_buffer` |
+//! |  |  | `a_peer_that_ends_at_the_limit_is_heard_by_the_next_receive` |
+//! | INV-PORT-9 | `questions` | `a_receive_of_no_bytes_says_when_there_are_some` |
+//! |  |  | `a_receive_of_no_bytes_if_ready_answers_at_once` |
+//! |  |  | `what_was_received_is_not_there_any_more` |
+//! |  |  | `a_question_finds_the_end_of_the_stream` |
+//! |  |  | `a_question_finds_a_peer_that_has_reset` |
+//! |  |  | `bytes_before_the_end_are_found_before_it` |
+//! |  |  | `an_empty_pool_does_not_hold_a_question_up` |
+//! |  |  | `a_question_can_be_cancelled_and_closed_under` |
+//! |  |  | `a_port_that_is_dropped_with_questions_ends_its_links` |
 //! | beside the numbers | `beyond` | `a_wait_lasts_as_long_as_its_time_out` |
 //! |  |  | `a_time_out_of_zero_returns_at_once` |
 //! |  |  | `a_dequeue_with_something_there_does_not_wait` |
@@ -91,6 +107,10 @@
 //! |  |  | `a_shutdown_ends_the_stream_after_the_last_byte` |
 //! |  |  | `a_link_that_has_shut_down_can_still_receive` |
 //! |  |  | `a_close_after_a_send_loses_no_byte` |
+//! |  |  | `acknowledged_bytes_tell_a_reader_from_one_that_has_stopped` |
+//! |  | `windows` | `a_smaller_window_takes_effect_as_buffers_come_home` |
+//! |  |  | `a_window_of_one_serves_many_links` |
+//! |  |  | `a_window_of_none_pauses_until_it_is_raised` |
 //! | all at once | `crowd` | `a_crowd_of_links_keeps_every_promise` |
 
 mod bench;
@@ -101,12 +121,15 @@ mod fairness;
 mod generations;
 mod idle;
 mod lab;
+mod limits;
 mod order;
 mod ownership;
 mod pool_empty;
 mod posts;
+mod questions;
 mod real;
 mod sim_lab;
+mod windows;
 
 /// The table above, held against the sources: each name in it is a test, each test is in it.
 #[test]
@@ -118,10 +141,13 @@ fn the_table_of_promises_names_every_test() {
         include_str!("fairness.rs"),
         include_str!("generations.rs"),
         include_str!("idle.rs"),
+        include_str!("limits.rs"),
         include_str!("order.rs"),
         include_str!("ownership.rs"),
         include_str!("pool_empty.rs"),
         include_str!("posts.rs"),
+        include_str!("questions.rs"),
+        include_str!("windows.rs"),
     ];
     let table = include_str!("mod.rs").lines().filter(|line| line.starts_with("//! | "));
     let mut listed: Vec<_> =

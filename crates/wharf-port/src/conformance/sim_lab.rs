@@ -55,6 +55,7 @@ impl<W: Weather> Lab for SimLab<W> {
     type Patience = Rounds;
 
     const SLEEPS: bool = false;
+    const RECEIVES_AHEAD: bool = false;
 
     fn unavailable() -> Option<String> {
         None
