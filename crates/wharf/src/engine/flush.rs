@@ -58,11 +58,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// queued is out, and what the handler still waits to queue.
     pub(super) fn end_if_answered(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        if !slot.is_served()
-            || !slot.has_all_input()
-            || !slot.is_handled()
-            || slot.wish.is_some()
-        {
+        if !slot.is_served() || !slot.has_all_input() || !slot.is_handled() || slot.wish.is_some() {
             return;
         }
         if slot.phase == Phase::Draining {
