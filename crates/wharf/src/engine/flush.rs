@@ -2,6 +2,7 @@
 
 use super::close::How;
 use super::dispatch::reason_of;
+use super::receive::DRAIN_BYTES_MAX;
 use super::time_out::FIRST_LOOK;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
@@ -62,8 +63,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             return;
         }
         if slot.phase == Phase::Draining {
-            // What is queued is sent by the closing.
-            self.close(index, DisconnectReason::ServerStopping, How::Flush);
+            // The handler may go on with a long answer when what is queued is out; one that never
+            // ends is ended by the closing, which sends what is queued.
+            if !slot.has_output() || slot.late_bytes > DRAIN_BYTES_MAX {
+                self.close(index, DisconnectReason::ServerStopping, How::Flush);
+            }
         } else if let Some(reason) = slot.broken {
             self.close(index, reason, How::Now);
         } else if !slot.has_output() {
@@ -85,6 +89,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let slot = &mut self.core.slots[index];
         (slot.sending, slot.in_flight, slot.in_flight_buffers) = (false, 0, 0);
         slot.totals.sent_bytes += sent as u64;
+        if slot.phase == Phase::Draining {
+            let sent = u32::try_from(sent).unwrap_or(u32::MAX);
+            slot.late_bytes = slot.late_bytes.saturating_add(sent);
+        }
         if sent > 0 {
             (slot.moved, slot.looked) = (self.core.now, false);
         }
@@ -115,6 +123,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             let busy = self.core.now.since(slot.output_since.max(slot.heard));
             slot.heard = slot.heard.after(busy);
             self.drained(index);
+            self.watch_idle(index);
         } else if slot.phase == Phase::Flushing {
             self.flushed(index);
         }
@@ -133,6 +142,14 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 slot.reason = Some(reason);
             }
             self.close(index, reason, How::Now);
+        }
+    }
+
+    /// Nothing is to be sent: has the link looked at in time, should its peer say nothing.
+    fn watch_idle(&mut self, index: u32) {
+        let slot = &self.core.slots[index];
+        if self.idle_deadline(slot).is_some_and(|deadline| slot.due > deadline) {
+            self.start_time_out(index);
         }
     }
 

@@ -10,9 +10,9 @@ use crate::server::shared::Command;
 use wharf_port::memory::Buffer;
 use wharf_port::port::{End, Operation, OperationKind, Port, Shots};
 
-/// Bytes that a draining link still handles: what the system can have taken from the peer before
-/// the drain began, a receive buffer at its largest by default (tcp_rmem).
-const DRAIN_BYTES_MAX: u32 = 8 << 20;
+/// Bytes that a draining link still handles, and still sends: what the system can have taken from
+/// the peer before the drain began, a receive buffer at its largest by default (tcp_rmem).
+pub(super) const DRAIN_BYTES_MAX: u32 = 8 << 20;
 /// Bytes that a lingering link throws away before it is closed all the same.
 const LINGER_BYTES_MAX: u32 = 64 << 20;
 

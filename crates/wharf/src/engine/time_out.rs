@@ -52,7 +52,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     }
 
     /// When the link is idle: its peer owes it something, and nothing is owed to the peer.
-    fn idle_deadline(&self, slot: &Slot) -> Option<Time> {
+    pub(super) fn idle_deadline(&self, slot: &Slot) -> Option<Time> {
         let idle = self.core.shared.settings.idle;
         let counts = slot.phase == Phase::Open
             && !idle.is_zero()

@@ -103,7 +103,7 @@ pub(crate) struct Slot {
     /// The turn in which it was called last, and how often.
     pub(crate) turn: u32,
     pub(crate) calls: u32,
-    /// Bytes taken in since the link began to drain or linger.
+    /// Bytes taken in since the link began to drain or linger, and sent since it began to drain.
     pub(crate) late_bytes: u32,
     /// When the peer was last heard; the time during which output was queued does not count.
     pub(crate) heard: Time,

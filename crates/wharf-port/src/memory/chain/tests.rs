@@ -35,7 +35,7 @@ fn append_is_all_or_nothing() {
     assert_eq!(chain.append(&pool, &[2; 119], Owner::SendQueue, 9), Err(NoRoom));
     assert_eq!(chain.append(&pool, &[2; 55], Owner::SendQueue, 0), Err(NoRoom));
     pool.fail_take(1);
-    assert_eq!(chain.append(&pool, &[2; 55], Owner::SendQueue, 9), Err(NoRoom));
+    assert_eq!(chain.append(&pool, &[2; 55], Owner::KernelReceive, 9), Err(NoRoom));
     assert_eq!((bytes(&chain), chain.buffers(), pool.free()), (vec![1; 10], 1, 1));
     chain.append(&pool, &[2; 118], Owner::SendQueue, 1).unwrap();
     assert_eq!(chain.len(), 128);
