@@ -209,7 +209,7 @@ impl Plan {
             .send_queue(queue_bytes);
         fit(&mut self.config, post_buffers * 8);
         self.config.faults = self.config.faults.clone().with(FaultKind::TakeFail, 0);
-        self.message_max = queue_bytes as usize / 2;
+        self.message_max = queue_bytes as usize / 4;
         self.text_max = rng.one_of(&[100, 2_000, 6_000]);
     }
 
