@@ -110,7 +110,8 @@ impl Core {
         }
         let was_reset = here.reset;
         let unread = here.inbox.arrived() > 0;
-        here.inbox.clear();
+        // What is still under way meets nobody, and is answered with a reset.
+        here.inbox.lose_arrived();
         if (unread || here.resets) && !was_reset {
             self.reset_later(conn, 1 - side);
         } else {

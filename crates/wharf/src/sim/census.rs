@@ -13,7 +13,7 @@ impl<H: Handler> Simulation<H> {
             return Err(fault.clone());
         }
         self.shared_seen |= self.shared.posts.free() < self.shared.posts.capacity();
-        if self.steps.is_multiple_of(COUNTERS_EACH) {
+        if self.steps.is_multiple_of(COUNTERS_EACH * (1 + self.shards.len() as u64 / 4)) {
             self.check_counters()?;
             self.check_room()?;
         }
