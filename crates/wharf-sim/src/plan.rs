@@ -145,7 +145,7 @@ impl Plan {
         if rng.below(4) == 0 {
             config.inbox_capacity = Some(rng.one_of(&[1, 2, 4]));
         }
-        let shards = rng.one_of(&[1, 1, 1, 2, 2, 3, 4, 8, 16]);
+        let shards = rng.one_of(&[1, 1, 1, 1, 2, 2, 2, 3, 4, 8, 16]);
         let places = rng.one_of(if shards < 8 { &[2, 4, 8, 24] } else { &[1, 2, 3, 4] });
         let links = (shards * places - rng.one_of(&[0, 0, 1])).max(shards);
         let at_once = (links * rng.one_of(&[1, 4, 8, 16]) / 8).clamp(1, 48);

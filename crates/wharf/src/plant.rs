@@ -51,12 +51,22 @@ pub enum EnginePlant {
     NeverCut,
     /// A broadcast reaches the link that it should leave out.
     BroadcastToSender,
+    /// A handler is called although its link's output has no room for the answer.
+    CallWithoutRoom,
+    /// A broadcast takes an entry for each of its buffers from each receiver.
+    EntryPerBuffer,
+    /// A link that drains closes before what was posted to it has been queued.
+    StopBeforePosts,
+    /// Input that has arrived is thrown away when a send fails.
+    DropInputAtSendFailure,
+    /// A link that others have left nothing for is not given what it is guaranteed.
+    NoGuarantee,
 }
 
 #[cfg(feature = "sim")]
 impl EnginePlant {
     /// Every fault that can be planted.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 25] = [
         Self::LeakSlot,
         Self::LosePlace,
         Self::ForgetRoomWake,
@@ -77,6 +87,11 @@ impl EnginePlant {
         Self::ForgetTimeOut,
         Self::NeverCut,
         Self::BroadcastToSender,
+        Self::CallWithoutRoom,
+        Self::EntryPerBuffer,
+        Self::StopBeforePosts,
+        Self::DropInputAtSendFailure,
+        Self::NoGuarantee,
     ];
 }
 
