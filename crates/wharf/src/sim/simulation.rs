@@ -109,6 +109,8 @@ pub struct Simulation<H: Handler> {
     pub(super) clients: Vec<Peer>,
     pub(super) clients_open: u32,
     woken: VecDeque<u32>,
+    /// Shards that have something to do in this step.
+    runnable: Vec<usize>,
     alarms: BinaryHeap<Reverse<(Time, u32)>>,
     pub(super) steps: u64,
     /// Whether a jump of the clock can end what waits.
@@ -201,6 +203,7 @@ impl<H: Handler> Simulation<H> {
             clients: Vec::new(),
             clients_open: 0,
             woken: VecDeque::new(),
+            runnable: Vec::new(),
             alarms: BinaryHeap::new(),
             steps: 0,
             jumps,
@@ -362,14 +365,16 @@ impl<H: Handler> Simulation<H> {
     /// One goes on. `Ok(false)`: nobody could, and time stands still.
     fn act(&mut self) -> Result<bool, String> {
         self.wake_clients();
-        let count = (0..self.shards.len()).filter(|shard| self.is_runnable(*shard)).count();
-        let choices = count + usize::from(!self.woken.is_empty());
+        let mut runnable = std::mem::take(&mut self.runnable);
+        runnable.clear();
+        runnable.extend((0..self.shards.len()).filter(|shard| self.is_runnable(*shard)));
+        self.runnable = runnable;
+        let choices = self.runnable.len() + usize::from(!self.woken.is_empty());
         if choices == 0 {
             return Ok(self.pass_time());
         }
         let choice = self.rng.below_len(choices);
-        let mut runnable = (0..self.shards.len()).filter(|shard| self.is_runnable(*shard));
-        match runnable.nth(choice) {
+        match self.runnable.get(choice).copied() {
             Some(shard) => self.turn(shard)?,
             None => {
                 for _ in 0..=self.rng.below(CLIENTS_A_STEP) {
