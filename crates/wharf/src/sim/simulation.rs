@@ -338,6 +338,12 @@ impl<H: Handler> Simulation<H> {
         self.clients_open
     }
 
+    /// The server owes this client something from now on that no bytes of its own asked for: a post,
+    /// for example.
+    pub fn owe(&self, client: ClientId) {
+        self.clients[client.index()].traffic.asked(self.world.steady_ns());
+    }
+
     /// Whether something has struck the client's connection that no server could mend.
     #[must_use]
     pub fn is_harmed(&self, client: ClientId) -> bool {
