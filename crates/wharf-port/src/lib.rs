@@ -114,6 +114,7 @@ pub mod epoll;
 #[expect(unsafe_code, reason = "Winsock calls, and memory that the kernel writes; see flight.rs")]
 pub mod iocp;
 #[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "reads a socket option that rustix does not have")]
 mod linux;
 #[expect(unsafe_code, reason = "hands out pieces of one mapping; see its invariants")]
 pub mod memory;

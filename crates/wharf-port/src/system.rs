@@ -171,6 +171,14 @@ impl<T: Send> Port for SystemPort<T> {
         forward!(self, port => port.buffers_wanted())
     }
 
+    fn set_window(&mut self, buffers: u32) {
+        forward!(mut self, port => port.set_window(buffers));
+    }
+
+    fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {
+        forward!(mut self, port => port.acknowledged_bytes(socket))
+    }
+
     fn now(&self) -> Time {
         forward!(self, port => port.now())
     }

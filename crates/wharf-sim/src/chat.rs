@@ -12,7 +12,7 @@
 use crate::plan::Plan;
 use crate::talk::{Chance, number_of};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use wharf::sim::Rng;
 use wharf::{DisconnectReason, Handler, Link, LinkId, Result, WorkerId};
@@ -32,12 +32,16 @@ pub(crate) struct Tally {
     pub(crate) gaps: AtomicU64,
     /// The last name of each client; it may be stale.
     names: Box<[OnceLock<LinkId>]>,
+    /// The clients that were thrown out.
+    pub(crate) kicked: Box<[AtomicBool]>,
 }
 
 impl Tally {
     pub(crate) fn new(clients: u32) -> Arc<Self> {
         let names = (0..clients).map(|_| OnceLock::new()).collect();
-        Arc::new(Self { refused: AtomicU64::new(0), gaps: AtomicU64::new(0), names })
+        let kicked = (0..clients).map(|_| AtomicBool::new(false)).collect();
+        let (refused, gaps) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { refused, gaps, names, kicked })
     }
 }
 
@@ -60,8 +64,10 @@ impl Chat {
                 }
             }
             b'K' => {
-                if let Some(target) = self.target(rest) {
-                    let _may_be_gone = link.server().close(target);
+                if let (Some(number), Some(target)) = (number(rest), self.target(rest))
+                    && link.server().close(target).is_ok()
+                {
+                    self.tally.kicked[number].store(true, Ordering::Relaxed);
                 }
             }
             b'Q' => {

@@ -138,6 +138,14 @@ impl Client for ChatClient {
         }
     }
 
+    fn misses(&self, delivered: u64) -> bool {
+        delivered >= self.script.len() as u64 && !self.farewell
+    }
+
+    fn is_kicked(&self) -> bool {
+        self.tally.kicked[self.number].load(Ordering::Relaxed)
+    }
+
     fn waits_for(&self) -> String {
         format!("a farewell (written {} of {})", self.written, self.script.len())
     }

@@ -9,6 +9,7 @@ mod chat_client;
 mod outbox;
 pub mod plan;
 pub mod plants;
+mod post;
 pub mod run;
 mod talk;
 mod talker;

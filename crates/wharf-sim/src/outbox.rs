@@ -9,26 +9,18 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Sends `data` after all that is owed. A patient handler keeps what finds no room until `on_sent`
-    /// comes: the engine promises that it does.
+    /// Sends `data` after all that is owed. A patient handler sends it in pieces of `piece` bytes if it
+    /// says so, and keeps what finds no room until `on_sent` comes: the engine promises that it does.
     pub(crate) fn send<S>(
         link: &mut Link<'_, S>,
         data: &[u8],
-        patient: bool,
+        piece: Option<usize>,
         outbox: impl Fn(&mut S) -> &mut Self,
     ) -> Result {
-        if !outbox(link.state()).owed.is_empty() {
-            outbox(link.state()).owed.extend_from_slice(data);
-            return Ok(());
-        }
-        match link.send(data) {
-            Ok(()) => Ok(()),
-            Err(SendError::QueueFull | SendError::NoBuffers) if patient => {
-                outbox(link.state()).owed.extend_from_slice(data);
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
+        let Some(piece) = piece else { return Ok(link.send(data)?) };
+        let owes = !outbox(link.state()).owed.is_empty();
+        outbox(link.state()).owed.extend_from_slice(data);
+        if owes { Ok(()) } else { Self::flush(link, piece, outbox) }
     }
 
     /// Sends what is owed, as far as there is room, in pieces of `piece` bytes.

@@ -16,11 +16,13 @@ pub enum Workload {
     Chat,
     /// Messages of many buffers come back reversed.
     Big,
+    /// Messages are posted from outside, to one link or to all, and read.
+    Post,
 }
 
 impl Workload {
     /// Every workload.
-    pub const ALL: [Self; 3] = [Self::Echo, Self::Chat, Self::Big];
+    pub const ALL: [Self; 4] = [Self::Echo, Self::Chat, Self::Big, Self::Post];
 
     /// Its name in flags and in the file of regression seeds.
     #[must_use]
@@ -29,6 +31,7 @@ impl Workload {
             Self::Echo => "echo",
             Self::Chat => "chat",
             Self::Big => "big",
+            Self::Post => "post",
         }
     }
 }
@@ -44,7 +47,7 @@ impl FromStr for Workload {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|workload| workload.name() == name);
-        found.ok_or_else(|| format!("{name:?} is no workload; there are echo, chat and big"))
+        found.ok_or_else(|| format!("{name:?} is no workload; there are echo, chat, big and post"))
     }
 }
 
@@ -101,14 +104,17 @@ pub struct Plan {
     pub clients: u32,
     /// How many of them are there at once.
     pub at_once: u32,
-    /// Bytes that a client sends, at most.
+    /// Bytes that a client sends, at most; or of a broadcast ([`Workload::Post`]).
     pub text_max: usize,
-    /// Bytes of a message, at most ([`Workload::Big`]).
+    /// Bytes of a message, at most ([`Workload::Big`]), or that a client may have before it
+    /// ([`Workload::Post`]).
     pub message_max: usize,
-    /// The handler waits for room, rather than let the link go.
-    pub patient: bool,
-    /// Links have an idle time-out, which ends those that are not read from, too.
-    pub idles: bool,
+    /// The handler sends in pieces of so many bytes and waits for room, rather than let the link go.
+    pub piece: Option<usize>,
+    /// Posts and broadcasts until the server is stopped ([`Workload::Post`]).
+    pub posts: u32,
+    /// Posts right before the stop ([`Workload::Post`]).
+    pub burst: u32,
     /// How often a callback panics, in millionths.
     pub panic_ppm: u32,
     /// The server is stopped amid all this after so many steps.
@@ -119,7 +125,7 @@ impl Plan {
     /// The run that belongs to `seed`.
     #[must_use]
     pub fn drawn(seed: u64, workload: Workload) -> Self {
-        let mut rng = Rng::new(seed.wrapping_mul(3) + workload as u64);
+        let mut rng = Rng::new(seed.wrapping_mul(4) + workload as u64);
         let mut config = SimConfig::new(seed);
         config.faults = Faults::drawn(&mut rng);
         if rng.below(8) > 0 {
@@ -127,52 +133,84 @@ impl Plan {
             config.faults.clock_jump_max_ns = config.faults.clock_jump_max_ns.min(1_000_000);
         }
         if config.faults.socket_buffer_bytes < 100 {
-            // A closing link has 10 s for what is queued, and byte by byte that is a lot of time.
+            // Byte by byte each step takes its time.
             config.faults.latency_ns = config.faults.latency_ns.min(10_000);
             config.faults.delay_max_ns = config.faults.delay_max_ns.min(100_000);
         }
-        let shards = rng.one_of(&[1, 1, 2, 3]);
-        let places = rng.one_of(&[2, 4, 8, 24]);
-        let links = shards * places - rng.one_of(&[0, 0, 1]);
+        config.listeners = rng.one_of(&[1, 1, 2]);
+        config.lends_window = rng.below(2) == 0;
+        if rng.below(2) == 0 {
+            config.receive_window = Some(rng.one_of(&[1, 2, 4, 16]));
+        }
+        if rng.below(4) == 0 {
+            config.inbox_capacity = Some(rng.one_of(&[1, 2, 4]));
+        }
+        let shards = rng.one_of(&[1, 1, 1, 2, 2, 3, 4, 8, 16]);
+        let places = rng.one_of(if shards < 8 { &[2, 4, 8, 24] } else { &[1, 2, 3, 4] });
+        let links = (shards * places - rng.one_of(&[0, 0, 1])).max(shards);
         let at_once = (links * rng.one_of(&[1, 4, 8, 16]) / 8).clamp(1, 96);
+        let sizes = Sizes::drawn(&mut rng, places);
         let clients = at_once * rng.one_of(&[1, 2, 6]);
-        let buffer_size = rng.one_of(&[64, 64, 100, 512]);
-        // Each link can have one message on its way if there are two buffers for each place.
-        let shard_buffers = places * rng.one_of(&[2, 3, 8]) + rng.one_of(&[2, 8]);
-        let queue_buffers = rng.one_of(&[4, 16, 64]);
-        let send_queue = buffer_size * queue_buffers;
         let idle = rng.one_of(&[0, 0, 3, 60]);
         let when_full = if rng.below(4) == 0 { WhenFull::Refuse } else { WhenFull::Wait };
-        config.listeners = rng.one_of(&[1, 1, 2]);
         config.builder = config
             .builder
             .shards(shards)
-            .links(links.max(shards))
-            .buffers(shards * shard_buffers * 8 / 7 + 2)
-            .buffer_size(buffer_size)
-            .send_queue(send_queue)
+            .links(links)
             .idle(Duration::from_secs(idle))
+            .loan_wait(Duration::from_millis(rng.one_of(&[100, 1_000, 1_000])))
+            .stall_timeout(Duration::from_secs(rng.one_of(&[0, 2, 10, 30])))
             .when_full(when_full)
             // With room for two backlogs an accept takes all that come; so that may not be more.
             .backlog(rng.one_of(&[clients / 2 + 1, clients, 1_000]));
-        // Small sockets take a round trip for every few bytes, and closing links have 10 s.
+        sizes.apply(&mut config, shards);
+        // Small sockets take a round trip for every few bytes.
         let socket = config.faults.socket_buffer_bytes as usize;
         let text_max = rng.one_of(&[64, 1_000, 20_000]).min(socket * 128);
-        // A quarter of the buffers is neither for receiving nor kept for links that hold none.
-        let message_max = (send_queue / 2).min(shard_buffers / 4 * buffer_size) as usize;
-        let message_max = message_max.min(text_max).max(1);
-        Self {
+        // Also more than a buffer, the window and the queue can hold.
+        let queue = sizes.queue_bytes as usize;
+        let message_max = rng.one_of(&[queue / 2, 3 * queue, 10_000]).min(text_max).max(1);
+        let piece = sizes.buffer_bytes.min(sizes.queue_bytes / 2).clamp(1, 256) as usize;
+        let patient = workload == Workload::Big || rng.below(2) == 0;
+        let mut plan = Self {
             workload,
             config,
             clients,
             at_once,
             text_max,
             message_max,
-            patient: rng.below(2) == 0,
-            idles: idle > 0,
+            piece: patient.then_some(piece),
+            posts: 0,
+            burst: 0,
             panic_ppm: 0,
             stop_after: (rng.below(4) == 0).then(|| rng.below(20_000)),
+        };
+        if workload == Workload::Post {
+            plan.draw_posts(&mut rng, links, sizes);
         }
+        plan
+    }
+
+    /// Everybody is there all the time, nobody is silent too long, and buffers can be had.
+    fn draw_posts(&mut self, rng: &mut Rng, links: u32, sizes: Sizes) {
+        self.clients = (links * rng.one_of(&[1, 2, 4]) / 4).clamp(1, 64);
+        self.at_once = self.clients;
+        self.stop_after = None;
+        self.posts = rng.one_of(&[4, 20, 100]);
+        self.burst = rng.one_of(&[0, 30, 400]);
+        let post_buffers = rng.one_of(&[64, 500, 1_200]);
+        let queue_bytes = sizes.queue_bytes.max(rng.one_of(&[4_096, 16_384]));
+        let builder = self.config.builder.clone();
+        self.config.builder = builder
+            .idle(Duration::ZERO)
+            .when_full(WhenFull::Wait)
+            .backlog(1_000)
+            .buffer_size(sizes.buffer_bytes.min(512))
+            .send_queue(queue_bytes);
+        fit(&mut self.config, post_buffers * 8);
+        self.config.faults = self.config.faults.clone().with(FaultKind::TakeFail, 0);
+        self.message_max = queue_bytes as usize / 2;
+        self.text_max = rng.one_of(&[100, 2_000, 6_000]);
     }
 
     /// The same run with a planted fault.
@@ -192,13 +230,73 @@ impl Plan {
         self.panic_ppm = 2_000;
         self
     }
+}
 
-    /// Whether nothing that ends or stalls a connection is in the plan.
-    #[must_use]
-    pub fn is_gentle(&self) -> bool {
-        let fatal = [FaultKind::Reset, FaultKind::BlackHole, FaultKind::DeafPeer];
-        fatal.into_iter().all(|kind| self.config.faults.ppm(kind) == 0)
+/// Buffers, their size, and how much may be queued.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    buffer_bytes: u32,
+    queue_bytes: u32,
+    /// `None`: as few as a server can have.
+    shard_buffers: Option<u32>,
+    input_bytes: u32,
+    grant_bytes: Option<u32>,
+    /// The server's own default.
+    is_default: bool,
+}
+
+impl Sizes {
+    fn drawn(rng: &mut Rng, places: u32) -> Self {
+        let buffer_bytes = rng.one_of(&[64, 64, 100, 512, 512, 2_048, 4_096]);
+        let queue_buffers = rng.one_of(&[2, 4, 4, 16, 64]);
+        let few = rng.below(6) == 0;
+        let plenty = places * rng.one_of(&[1, 2, 3, 8]) + rng.one_of(&[2, 8]);
+        let two_granted = queue_buffers >= 4 && rng.below(6) == 0;
+        Self {
+            buffer_bytes,
+            queue_bytes: buffer_bytes * queue_buffers,
+            shard_buffers: (!few).then_some(plenty),
+            input_bytes: buffer_bytes * rng.one_of(&[1, 4, 32]),
+            grant_bytes: two_granted.then_some(2 * buffer_bytes),
+            is_default: rng.below(40) == 0,
+        }
     }
+
+    fn apply(self, config: &mut SimConfig, shards: u32) {
+        if self.is_default {
+            return fit(config, 1);
+        }
+        let mut builder = config
+            .builder
+            .clone()
+            .buffer_size(self.buffer_bytes)
+            .send_queue(self.queue_bytes)
+            .input_bytes(self.input_bytes);
+        if let Some(grant_bytes) = self.grant_bytes {
+            builder = builder.grant_bytes(grant_bytes);
+        }
+        let wanted = self.shard_buffers.map_or(1, |buffers| shards * buffers * 8 / 7 + 2);
+        config.builder = builder;
+        fit(config, wanted);
+    }
+}
+
+/// Gives a server the least number of buffers, from `wanted` on, with which it starts.
+fn fit(config: &mut SimConfig, wanted: u32) {
+    let builder = config.builder.clone();
+    let mut fits = |buffers| {
+        config.builder = builder.clone().buffers(buffers);
+        config.fits()
+    };
+    let (mut too_few, mut enough) = (wanted - 1, wanted);
+    while !fits(enough) && enough < BUFFERS_MAX {
+        (too_few, enough) = (enough, enough * 2);
+    }
+    while enough - too_few > 1 {
+        let middle = too_few + (enough - too_few) / 2;
+        if fits(middle) { enough = middle } else { too_few = middle }
+    }
+    config.builder = builder.buffers(enough);
 }
 
 /// What one client of [`Workload::Echo`] or [`Workload::Big`] does; its handler knows it, too.
@@ -227,6 +325,8 @@ pub enum Manner {
     FinishEarly,
     /// Is gone after it has read so many bytes, by a reset or not.
     Leaves(usize, bool),
+    /// Is gone when it has written all, whatever it has read, by a reset or not.
+    Vanishes(bool),
     /// Does not read for a while after so many bytes.
     Sleeps(usize, Duration),
     /// Says nothing for a while at first.
@@ -240,20 +340,20 @@ impl ClientPlan {
         let mut rng = Rng::new(plan.config.seed ^ (client as u64 + 1).wrapping_mul(0x9E37_79B9));
         let len = 1 + rng.below_len(plan.text_max);
         let text: Vec<u8> = match plan.workload {
-            Workload::Echo | Workload::Chat => {
+            Workload::Echo | Workload::Chat | Workload::Post => {
                 (0..len).map(|place| letter(client, place)).collect()
             }
             Workload::Big => messages(&mut rng, client, len, plan.message_max),
         };
         let len = text.len();
-        let manner = match rng.below(12) {
+        let manner = match rng.below(13) {
             0..4 => Manner::Plain,
-            // Who waits for room is not told of it any more when the peer has finished.
-            4..8 if !plan.patient => Manner::FinishEarly,
-            4..8 => Manner::Plain,
+            4..8 => Manner::FinishEarly,
             8 => Manner::Leaves(rng.below_len(len), rng.below(2) == 0),
-            9..11 => {
-                Manner::Sleeps(rng.below_len(len), Duration::from_micros(1 + rng.below(50_000)))
+            9 => Manner::Vanishes(rng.below(2) == 0),
+            10..12 => {
+                let most_us = rng.one_of(&[50_000, 50_000, 50_000, 5_000_000]);
+                Manner::Sleeps(rng.below_len(len), Duration::from_micros(1 + rng.below(most_us)))
             }
             _ => Manner::Mute(Duration::from_millis(rng.one_of(&[1, 900, 5_000]))),
         };
@@ -287,3 +387,6 @@ fn messages(rng: &mut Rng, client: usize, len: usize, message_max: usize) -> Vec
     }
     text
 }
+
+/// More than any drawn server needs.
+const BUFFERS_MAX: u32 = 1 << 20;

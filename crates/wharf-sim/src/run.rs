@@ -3,6 +3,7 @@
 use crate::chat::{Chat, Tally};
 use crate::chat_client::ChatClient;
 use crate::plan::{Plan, Workload};
+use crate::post;
 use crate::talk::Talk;
 use crate::talker::Talker;
 use std::any::Any;
@@ -26,6 +27,7 @@ pub fn run(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailur
 
 fn run_workload(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> {
     match plan.workload {
+        Workload::Post => post::play(plan, tracer),
         Workload::Echo | Workload::Big => {
             play(plan, Talk::new(plan), tracer, |number| Talker::new(plan, number))
         }

@@ -33,7 +33,7 @@ impl Talk {
     fn echo(&self, link: &mut Link<'_, TalkState>, data: &[u8], quit_at: Option<usize>) -> Result {
         let before = link.state().received - data.len();
         let wanted = quit_at.map_or(data.len(), |at| at.saturating_sub(before).min(data.len()));
-        Outbox::send(link, &data[..wanted], self.plan.patient, |state| &mut state.outbox)?;
+        Outbox::send(link, &data[..wanted], self.plan.piece, |state| &mut state.outbox)?;
         if quit_at.is_some_and(|at| link.state().received >= at) {
             link.state().quits = true;
         }
@@ -51,7 +51,7 @@ impl Talk {
             }
             let mut answer: Vec<u8> = message.drain(..end).collect();
             answer[4..].reverse();
-            Outbox::send(link, &answer, self.plan.patient, |state| &mut state.outbox)?;
+            Outbox::send(link, &answer, self.plan.piece, |state| &mut state.outbox)?;
         }
     }
 }
@@ -98,7 +98,9 @@ impl Handler for Talk {
 
     fn on_sent(&self, rng: &mut Rng, link: &mut Link<'_, TalkState>) -> Result {
         self.chance.panic(rng);
-        Outbox::flush(link, 64, |state| &mut state.outbox)?;
+        if let Some(piece) = self.plan.piece {
+            Outbox::flush(link, piece, |state| &mut state.outbox)?;
+        }
         close_if_done(link);
         Ok(())
     }
@@ -108,16 +110,8 @@ impl Handler for Talk {
         if link.state().received % 2 == 0 { Idle::Keep } else { Idle::Close }
     }
 
-    fn on_disconnect(
-        &self,
-        rng: &mut Rng,
-        link: &mut Link<'_, TalkState>,
-        reason: DisconnectReason,
-    ) {
+    fn on_disconnect(&self, rng: &mut Rng, link: &mut Link<'_, TalkState>, _: DisconnectReason) {
         assert!(link.send(b"late").is_err(), "a closed link takes bytes");
-        let slow = reason == DisconnectReason::SlowReader;
-        let may_be_slow = !self.plan.patient || self.plan.idles;
-        assert!(!slow || may_be_slow, "closed for want of room, though it can wait");
         let (totals, received) = (link.totals(), link.state().received);
         assert!(totals.received_bytes >= received as u64, "{totals:?}, {received} received");
         self.chance.panic(rng);

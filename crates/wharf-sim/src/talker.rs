@@ -18,19 +18,24 @@ pub(crate) struct Talker {
     finished: bool,
     /// Nothing can be written any more.
     deafened: bool,
+    /// Where the messages of big end.
+    ends: Vec<usize>,
 }
 
 impl Talker {
     pub(crate) fn new(plan: &Plan, client: usize) -> Self {
         let workload = plan.workload;
+        let has_messages = workload == Workload::Big;
         let plan = ClientPlan::of(plan, client);
         let expected = match workload {
-            Workload::Echo | Workload::Chat => {
+            Workload::Echo | Workload::Chat | Workload::Post => {
                 plan.text[..plan.quit_at.unwrap_or(plan.text.len())].to_vec()
             }
             Workload::Big => answers(&plan.text),
         };
+        let ends = if has_messages { ends(&plan.text) } else { Vec::new() };
         Self {
+            ends,
             plan,
             expected,
             written: 0,
@@ -75,6 +80,9 @@ impl Talker {
         let mut room = [0; 4096];
         loop {
             match self.plan.manner {
+                Manner::Vanishes(resets) if self.written == self.plan.text.len() => {
+                    return Ok(Some(if resets { Next::Reset } else { Next::Close }));
+                }
                 Manner::Leaves(at, resets) if self.read >= at => {
                     return Ok(Some(if resets { Next::Reset } else { Next::Close }));
                 }
@@ -128,6 +136,17 @@ impl Client for Talker {
         })
     }
 
+    fn misses(&self, delivered: u64) -> bool {
+        let delivered = usize::try_from(delivered).unwrap_or(usize::MAX);
+        let answered = if self.ends.is_empty() {
+            delivered.min(self.expected.len())
+        } else {
+            let whole = self.ends.partition_point(|end| *end <= delivered);
+            whole.checked_sub(1).map_or(0, |last| self.ends[last])
+        };
+        self.read < answered
+    }
+
     fn waits_for(&self) -> String {
         format!(
             "byte {} of {} (written {} of {}, {:?}, quit_at {:?})",
@@ -139,6 +158,17 @@ impl Client for Talker {
             self.plan.quit_at
         )
     }
+}
+
+/// Where the messages in `text` end.
+fn ends(text: &[u8]) -> Vec<usize> {
+    let mut ends = Vec::new();
+    let mut at = 0;
+    while let Some(prefix) = text.get(at..).and_then(|rest| rest.first_chunk::<4>()) {
+        at += 4 + u32::from_be_bytes(*prefix) as usize;
+        ends.push(at);
+    }
+    ends
 }
 
 /// The answers to these messages: each reversed.

@@ -1,5 +1,6 @@
 //! The user's code, as the server sees it.
 
+use crate::link::input::Input;
 use crate::link::{Link, LinkId};
 use crate::{Error, Result};
 use std::any::Any;
@@ -65,6 +66,25 @@ pub trait Handler: Send + Sync + Sized + 'static {
         link: &mut Link<'_, Self::State>,
         data: &[u8],
     ) -> Result;
+
+    /// What is unread, whole: the callback that the server really makes. By default it gives the
+    /// first piece to [`on_receive`](Self::on_receive) and consumes it. Not for use yet.
+    ///
+    /// # Errors
+    ///
+    /// An error closes the link.
+    #[doc(hidden)]
+    fn on_input(
+        &self,
+        worker: &mut Self::Worker,
+        link: &mut Link<'_, Self::State>,
+        input: &mut Input<'_>,
+    ) -> Result {
+        let len = input.chunk().len();
+        self.on_receive(worker, link, input.chunk())?;
+        input.consume(len);
+        Ok(())
+    }
 
     /// Everything that was queued has been handed to the system, or buffers that were refused are
     /// free again: there is room for more. Still called when the peer has closed its half, so that

@@ -90,6 +90,7 @@ mod limits;
 mod link;
 mod plant;
 mod server;
+mod shares;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stats;
@@ -97,6 +98,8 @@ mod stats;
 pub use error::{Error, Result, SendError, StartError};
 pub use handler::{DisconnectReason, Handler, Idle, Totals, WorkerId};
 pub use limits::{MemoryPlan, WhenFull};
+#[doc(hidden)]
+pub use link::input::Input;
 pub use link::{Link, LinkId};
 pub use server::{
     BackEnd, Builder, Chosen, Handle, Running, Server, StopSignal, StopSignals, Stopped,

@@ -3,9 +3,10 @@
 use crate::error::StartError;
 use crate::link::LINKS_PER_SHARD_MAX;
 use crate::server::BackEnd;
+use crate::shares::{Division, Needs};
 use std::fmt;
 use std::time::Duration;
-use wharf_port::memory::PoolConfig;
+use wharf_port::memory::{MessagePoolConfig, PoolConfig};
 use wharf_port::port::PortConfig;
 
 /// What to do with connections while the table is full.
@@ -24,10 +25,11 @@ pub(crate) struct Settings {
     pub(crate) back_end: Option<BackEnd>,
     pub(crate) shards: u32,
     pub(crate) links: u32,
-    pub(crate) buffers: u32,
+    /// `None`: as many as [`Needs::buffers_default`] says.
+    pub(crate) buffers: Option<u32>,
     pub(crate) buffer_size_bytes: u32,
-    pub(crate) send_queue_bytes: u32,
     pub(crate) input_bytes: u32,
+    pub(crate) send_queue_bytes: u32,
     /// `None`: one buffer.
     pub(crate) grant_bytes: Option<u32>,
     pub(crate) loan_wait: Duration,
@@ -35,20 +37,20 @@ pub(crate) struct Settings {
     pub(crate) idle: Duration,
     pub(crate) when_full: WhenFull,
     pub(crate) backlog: u32,
+    /// Packets that wait for one shard: posts from other threads, and connections from the
+    /// accepting shard.
+    pub(crate) inbox_capacity: u32,
 }
 
 /// Connections that the system completes before they are accepted; it caps it at
 /// net.core.somaxconn, 4,096 by default.
 const BACKLOG: u32 = 1024;
-/// Packets that wait for one shard: posts from other threads, and connections from the accepting
-/// shard.
 const INBOX_CAPACITY: u32 = 4096;
-/// Entries for shared buffers in the links' queues, for each link: broadcasts that one link can
-/// have waiting while all others have as many.
-const SHARED_ENTRIES_PER_LINK: u32 = 4;
+/// Entries for messages in the links' queues, for each link: broadcasts that one link can have
+/// waiting while all others have as many.
+const MESSAGE_ENTRIES_PER_LINK: u32 = 4;
 const SHARDS_MAX: u32 = 256;
-/// Some hundred buffers keep a core busy and stay in its cache.
-const WINDOW_MAX: u32 = 512;
+const BUFFERS_MAX: u32 = 1 << 24;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -57,16 +59,17 @@ impl Default for Settings {
             back_end: None,
             shards: u32::try_from(cores).unwrap_or(1).min(SHARDS_MAX),
             links: 3_000,
-            buffers: 10_000,
+            buffers: None,
             buffer_size_bytes: 2_048,
-            send_queue_bytes: 256 * 1024,
             input_bytes: 64 * 1024,
+            send_queue_bytes: 256 * 1024,
             grant_bytes: None,
             loan_wait: Duration::from_secs(1),
             stall: Duration::from_secs(30),
             idle: Duration::from_secs(60),
             when_full: WhenFull::Wait,
             backlog: BACKLOG,
+            inbox_capacity: INBOX_CAPACITY,
         }
     }
 }
@@ -84,58 +87,97 @@ impl Settings {
         };
         range("shards", self.shards, 1, SHARDS_MAX);
         range("links", self.links, 1, LINKS_PER_SHARD_MAX);
-        range("buffers", self.buffers, 1, 1 << 24);
+        range("buffers", self.buffers.unwrap_or(1), 1, BUFFERS_MAX);
         range("buffer_size", self.buffer_size_bytes, 64, 1 << 20);
+        range("input_bytes", self.input_bytes, 1, 1 << 30);
         range("send_queue", self.send_queue_bytes, 1, 1 << 30);
+        range("grant_bytes", self.grant_bytes.unwrap_or(1), 1, 1 << 30);
         range("backlog", self.backlog, 1, 65_535);
-        let needed = self.shards.saturating_mul(4).saturating_add(1);
-        if self.buffers < needed {
-            faults.push(format!(
-                "buffers is {}, but {} shards need at least {needed}",
-                self.buffers, self.shards
-            ));
-        }
         if self.links < self.shards {
             faults.push(format!(
                 "links is {}, but each of {} shards needs one",
                 self.links, self.shards
             ));
         }
+        // Twice the grant: a callback comes while no more than half of the queue is unsent.
+        if let Some(grant) = self.grant_bytes
+            && grant > self.send_queue_bytes / 2
+        {
+            faults.push(format!(
+                "grant_bytes is {grant}, but send_queue, which is {}, must be twice that at least",
+                self.send_queue_bytes
+            ));
+        }
+        if faults.is_empty() {
+            faults.extend(self.buffers_that_lack());
+        }
         if faults.is_empty() { Ok(()) } else { Err(StartError::Settings(faults)) }
+    }
+
+    /// Says with figures that there are too few buffers, if so.
+    fn buffers_that_lack(&self) -> Option<String> {
+        let needs = self.needs();
+        let (there, least) = (self.buffers(), needs.buffers_min());
+        let Needs { shards, links, grant, input_max, output_max, .. } = needs;
+        if there >= least && there <= BUFFERS_MAX {
+            return None;
+        }
+        Some(format!(
+            "buffers is {there}, but must be from {least} to {BUFFERS_MAX}: each of {shards} shards \
+             has {links} links, each guaranteed 1 buffer of input and {grant} of output, and must \
+             be able to lend one link {input_max} for input_bytes and {output_max} for send_queue; \
+             ask for more buffers, or for fewer links or shards, or lower input_bytes or send_queue"
+        ))
     }
 
     pub(crate) fn links_per_shard(&self) -> u32 {
         self.links.div_ceil(self.shards)
     }
 
-    /// Buffers for messages that cross threads or go to many links: an eighth, at least one.
-    pub(crate) fn post_pool(&self) -> PoolConfig {
-        let buffers = (self.buffers / 8).max(1);
-        let mut pool = PoolConfig::new(buffers);
+    /// Bytes of unsent output above which a link is not called with input, and takes no posts.
+    pub(crate) fn high_water_bytes(&self) -> u32 {
+        (self.send_queue_bytes / 2).max(1)
+    }
+
+    /// Buffers for links and posts, the windows apart.
+    pub(crate) fn buffers(&self) -> u32 {
+        self.buffers.unwrap_or_else(|| self.needs().buffers_default())
+    }
+
+    fn needs(&self) -> Needs {
+        let buffers = |bytes: u32| bytes.div_ceil(self.buffer_size_bytes);
+        Needs {
+            shards: self.shards,
+            links: self.links_per_shard(),
+            grant: self.grant_bytes.map_or(1, buffers),
+            input_max: buffers(self.input_bytes),
+            output_max: buffers(self.send_queue_bytes),
+            post_max: buffers(self.high_water_bytes()),
+        }
+    }
+
+    pub(crate) fn division(&self) -> Division {
+        self.needs().divide(self.buffers())
+    }
+
+    /// The buffers of one sender of posts: a shard, or all other threads together.
+    pub(crate) fn post_pool(&self) -> MessagePoolConfig {
+        let mut pool = MessagePoolConfig::new(self.division().posts);
         pool.buffer_size_bytes = self.buffer_size_bytes;
-        // A broadcast waits once in each shard's inbox.
-        pool.shared_entries = buffers.saturating_mul(self.shards);
         pool
     }
 
     pub(crate) fn shard_pool(&self) -> PoolConfig {
-        let buffers = (self.buffers - self.post_pool().buffers) / self.shards;
-        let mut pool = PoolConfig::new(buffers);
+        let mut pool = PoolConfig::new(self.division().pool());
         pool.buffer_size_bytes = self.buffer_size_bytes;
-        pool.shared_entries = self.links_per_shard().saturating_mul(SHARED_ENTRIES_PER_LINK);
+        pool.shared_entries = self.links_per_shard().saturating_mul(MESSAGE_ENTRIES_PER_LINK);
         pool
-    }
-
-    /// Buffers that a shard's port may keep for receiving: a quarter, so that there is always more
-    /// to answer with than can come in at once.
-    pub(crate) fn receive_window(&self) -> u32 {
-        (self.shard_pool().buffers / 4).clamp(1, WINDOW_MAX)
     }
 
     pub(crate) fn port(&self, listeners: u32) -> PortConfig {
         let mut port = PortConfig::new(self.links_per_shard() + listeners);
-        port.receive_window = self.receive_window();
-        port.inbox_capacity = INBOX_CAPACITY;
+        port.receive_window = self.division().window;
+        port.inbox_capacity = self.inbox_capacity;
         port
     }
 
@@ -147,16 +189,23 @@ impl Settings {
     }
 
     pub(crate) fn plan(&self, link_size_bytes: usize, listeners: u32) -> MemoryPlan {
+        let division = self.division();
         let shards = u64::from(self.shards);
         let places = u64::from(self.links_per_shard()) + u64::from(listeners);
-        let window = self.shard_pool().size_bytes();
+        let pool = self.shard_pool();
+        let size_bytes = u64::from(self.buffer_size_bytes).next_multiple_of(64);
+        let buffers = |count: u32| shards * u64::from(count) * size_bytes;
+        let tables = shards * pool.size_bytes() - buffers(pool.buffers);
         MemoryPlan {
             terms: vec![
-                ("buffers of the shards", shards * window),
-                ("buffers for posts and broadcasts", self.post_pool().size_bytes()),
+                ("buffers guaranteed to links", buffers(division.links * (1 + division.grant))),
+                ("buffers lent to links (surplus)", buffers(division.surplus)),
+                ("receive windows", buffers(division.window)),
+                ("tables of these buffers", tables),
+                ("buffers for posts and broadcasts", (shards + 1) * self.post_pool().size_bytes()),
                 ("links", shards * places * link_size_bytes as u64),
                 ("ports", shards * wharf_port::table_size_bytes(&self.port(listeners))),
-                ("inboxes", shards * u64::from(INBOX_CAPACITY) * 96),
+                ("inboxes", shards * u64::from(self.inbox_capacity) * 96),
                 // Touched pages of a thread that handles messages; what handlers do comes on top.
                 ("stacks", shards * 64 * 1024),
             ],
@@ -201,21 +250,55 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_needs_buffers_and_a_link() {
-        let text = |settings: Settings| settings.check().unwrap_err().to_string();
-        let few = Settings { shards: 2, buffers: 8, ..Settings::default() };
-        assert!(text(few).contains("2 shards need at least 9"));
+    fn a_shard_needs_a_link() {
         let few = Settings { shards: 4, links: 3, ..Settings::default() };
-        assert!(text(few).contains("each of 4 shards needs one"));
+        assert!(few.check().unwrap_err().to_string().contains("each of 4 shards needs one"));
     }
 
     #[test]
-    fn the_pools_use_no_more_buffers_than_set() {
-        for (shards, buffers) in [(1, 5), (2, 9), (3, 1000), (16, 10_000)] {
-            let settings = Settings { shards, buffers, ..Settings::default() };
+    fn too_few_buffers_are_refused_with_the_figures_and_one_more_is_enough() {
+        let shape = Settings { shards: 2, links: 64, ..Settings::default() };
+        let least = shape.needs().buffers_min();
+        let with = |buffers| Settings { buffers: Some(buffers), ..shape.clone() };
+        with(least).check().unwrap();
+        let text = with(least - 1).check().unwrap_err().to_string();
+        for part in
+            [format!("buffers is {}", least - 1), format!("from {least} to"), "2 shards".into()]
+        {
+            assert!(text.contains(&part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn any_number_of_links_starts_with_default_buffers() {
+        for shards in [1, 2, 3, 8, 64] {
+            for links in [64, 3_000, 5_001, 100_000] {
+                Settings { shards, links, ..Settings::default() }.check().unwrap();
+            }
+        }
+        let large =
+            Settings { send_queue_bytes: 8 << 20, input_bytes: 1 << 20, ..Settings::default() };
+        large.check().unwrap();
+    }
+
+    #[test]
+    fn the_pools_use_no_more_buffers_than_set_and_the_windows() {
+        for (shards, buffers) in [(1, 7_200), (2, 8_000), (3, 9_000), (16, 40_000)] {
+            let settings = Settings { shards, buffers: Some(buffers), ..Settings::default() };
             settings.check().unwrap();
-            let (shard, post) = (settings.shard_pool().buffers, settings.post_pool().buffers);
-            assert!(shard >= 2 && post >= 1 && shard * shards + post <= buffers);
+            let Division { window, posts, .. } = settings.division();
+            let links = shards * (settings.shard_pool().buffers - window);
+            assert!(links + posts * (shards + 1) <= buffers);
+        }
+    }
+
+    #[test]
+    fn default_settings_take_32_mib_up_to_4_shards_and_2_mib_for_each_further_one() {
+        for shards in 1..=64 {
+            let settings = Settings { shards, ..Settings::default() };
+            let plan = settings.plan(400, 1);
+            let most = (32 << 20) + (2 << 20) * u64::from(shards.saturating_sub(4));
+            assert!(plan.total_bytes() <= most, "{shards} shards: {plan}");
         }
     }
 

@@ -51,12 +51,26 @@ pub enum EnginePlant {
     NeverCut,
     /// A broadcast reaches the link that it should leave out.
     BroadcastToSender,
+    /// The handler is called with input though its answer has no room.
+    CallWithoutRoom,
+    /// A broadcast costs each receiver an entry for each buffer.
+    EntryPerBuffer,
+    /// A drain begins before what was posted earlier has been handed out.
+    StopBeforePosts,
+    /// A send that fails throws away what had been received and not handled.
+    DropInputAtSendFailure,
+    /// A link's guaranteed buffers are lent to others.
+    NoGuarantee,
+    /// Input that waited for room is not given to the handler when there is some.
+    ForgetRoom,
+    /// Loans are never taken back.
+    NeverRevoke,
 }
 
 #[cfg(feature = "sim")]
 impl EnginePlant {
     /// Every fault that can be planted.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 27] = [
         Self::LeakSlot,
         Self::LosePlace,
         Self::ForgetRoomWake,
@@ -77,6 +91,13 @@ impl EnginePlant {
         Self::ForgetTimeOut,
         Self::NeverCut,
         Self::BroadcastToSender,
+        Self::CallWithoutRoom,
+        Self::EntryPerBuffer,
+        Self::StopBeforePosts,
+        Self::DropInputAtSendFailure,
+        Self::NoGuarantee,
+        Self::ForgetRoom,
+        Self::NeverRevoke,
     ];
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct ShardStats {
     pub(crate) send_refusals: Counter,
     pub(crate) broadcast_skips: Counter,
     pub(crate) stale_posts: Counter,
+    pub(crate) loans_revoked: Counter,
     pub(crate) handler_panics: Counter,
     pub(crate) turns: Counter,
     pub(crate) completions: Counter,
@@ -99,6 +100,9 @@ pub struct Stats {
     pub broadcast_skips: u64,
     /// Posted messages that were dropped because their link was gone or had no room.
     pub stale_posts: u64,
+    /// Links closed because they held buffers beyond their guarantee without progress, while
+    /// others waited for some: see [`Builder::loan_wait`](crate::Builder::loan_wait).
+    pub loans_revoked: u64,
     /// Panics in the handler.
     pub handler_panics: u64,
     /// Receives that waited because no buffer was free.
@@ -154,6 +158,7 @@ impl Stats {
         self.send_refusals += shard.send_refusals.get();
         self.broadcast_skips += shard.broadcast_skips.get();
         self.stale_posts += shard.stale_posts.get();
+        self.loans_revoked += shard.loans_revoked.get();
         self.handler_panics += shard.handler_panics.get();
         self.receive_pauses += shard.receive_pauses.get();
         self.workers.push(WorkerStats {

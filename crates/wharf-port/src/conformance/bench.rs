@@ -41,6 +41,8 @@ pub(super) struct Bench<L: Lab> {
     log: VecDeque<String>,
     completions: Completions<L::Port>,
     next_key: u64,
+    /// The most buffers that the port lends to the kernel.
+    window: u32,
 }
 
 /// What happened under one key.
@@ -76,8 +78,12 @@ pub(super) struct Sent {
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     shots: Shots,
-    /// The bytes of a send.
+    /// The bytes of a send, or the most that a receive may bring.
     len: usize,
+    /// What a receive has brought.
+    received: usize,
+    /// By how much a receive may exceed `len`.
+    ahead: usize,
     cancelled: bool,
 }
 
@@ -99,6 +105,7 @@ impl<L: Lab> Bench<L> {
             log: VecDeque::new(),
             completions: Vec::with_capacity(64),
             next_key: 1,
+            window: setup.port.receive_window,
         };
         bench.records.insert(LISTENER, Record { socket: Some(socket), ..Record::default() });
         bench
@@ -139,7 +146,8 @@ impl<L: Lab> Bench<L> {
     pub(super) fn submit(&mut self, link: Link, operation: Operation) -> Result<(), SubmitError> {
         let kind = operation.kind();
         let (shots, len) = match &operation {
-            Operation::Accept(shots) | Operation::Receive { shots, .. } => (*shots, 0),
+            Operation::Accept(shots) => (*shots, 0),
+            Operation::Receive { shots, bytes_max } => (*shots, *bytes_max as usize),
             Operation::Send(chain) => (Shots::One, chain.len()),
             Operation::Close => (Shots::One, 0),
         };
@@ -155,7 +163,10 @@ impl<L: Lab> Bench<L> {
         if kind == OperationKind::Close {
             record.closing = true;
         } else {
-            let flight = Flight { shots, len, cancelled: false };
+            let one_buffer = self.pool.buffer_size_bytes() as usize;
+            let may_exceed = L::RECEIVES_AHEAD && shots == Shots::Many && len > one_buffer;
+            let ahead = if may_exceed { self.window as usize * one_buffer } else { 0 };
+            let flight = Flight { shots, len, received: 0, ahead, cancelled: false };
             let before = record.flight(kind).replace(flight);
             assert!(before.is_none(), "a second {kind:?} was taken");
         }
@@ -168,6 +179,19 @@ impl<L: Lab> Bench<L> {
 
     pub(super) fn receive(&mut self, link: Link, shots: Shots) {
         self.submit(link, Operation::receive(shots)).unwrap();
+    }
+
+    /// A receive of at most `bytes_max` bytes.
+    pub(super) fn receive_max(&mut self, link: Link, shots: Shots, bytes_max: u32) {
+        self.submit(link, Operation::Receive { shots, bytes_max }).unwrap();
+    }
+
+    /// Waits until the receive in flight on the link is over without bytes, and says how.
+    pub(super) fn receive_end(&mut self, link: Link) -> End {
+        let before = self.of(link).ends.len();
+        self.until("a receive to end", |bench| bench.of(link).ends.len() > before);
+        assert!(!self.in_flight(link, OperationKind::Receive));
+        self.of(link).ends[before]
     }
 
     /// Sends a copy of `bytes`, cut into as many buffers as it takes.
@@ -353,11 +377,11 @@ impl<L: Lab> Bench<L> {
         assert!(!record.closed, "{:?} under key {key} after Closed", completion.outcome);
         match completion.outcome {
             Outcome::Accepted { stream, peer, last } => {
-                record.shot(OperationKind::Accept, last);
+                record.shot(OperationKind::Accept, last, 0);
                 self.accepted.push_back((stream, peer));
             }
             Outcome::Received { buffer, last } => {
-                record.shot(OperationKind::Receive, last);
+                record.shot(OperationKind::Receive, last, buffer.len());
                 assert!(!buffer.is_empty(), "a receive brought an empty buffer");
                 record.received.extend_from_slice(&buffer);
                 record.receives += 1;
@@ -400,16 +424,25 @@ impl Record {
         }
     }
 
-    /// An accept or a receive brought something.
-    fn shot(&mut self, kind: OperationKind, last: bool) {
+    /// An accept brought a connection, or a receive `len` bytes.
+    fn shot(&mut self, kind: OperationKind, last: bool, len: usize) {
         let closing = self.closing;
-        let Some(flight) = *self.flight(kind) else {
+        let Some(flight) = self.flight(kind) else {
             panic!("{kind:?} completed, but none was in flight");
         };
+        flight.received += len;
+        let flight = *flight;
+        assert!(
+            kind == OperationKind::Accept || flight.received <= flight.len + flight.ahead,
+            "{flight:?} brought more than it may"
+        );
         if flight.shots != Shots::Many {
             assert!(last, "{flight:?} completes once");
         } else if last {
-            assert!(flight.cancelled || closing, "{flight:?} ended without a cause");
+            let has_cause = flight.cancelled || closing || flight.is_whole();
+            assert!(has_cause, "{flight:?} ended without a cause");
+        } else if kind == OperationKind::Receive && flight.ahead == 0 {
+            assert!(!flight.is_whole(), "{flight:?} goes on, but may bring no more");
         }
         if last {
             *self.flight(kind) = None;
@@ -422,11 +455,16 @@ impl Record {
         let Some(flight) = self.flight(kind).take() else {
             panic!("{kind:?} ended with {end:?}, but none was in flight");
         };
+        let is_question = kind == OperationKind::Receive && flight.len == 0;
         match end {
-            End::Cancelled => assert!(flight.cancelled || closing, "nobody cancelled {flight:?}"),
+            End::Cancelled => {
+                let reached_its_limit = flight.ahead > 0 && flight.is_whole();
+                let has_cause = flight.cancelled || closing || reached_its_limit;
+                assert!(has_cause, "nobody cancelled {flight:?}");
+            }
             End::NotReady => assert_eq!(flight.shots, Shots::IfReady, "{flight:?}"),
             End::PeerClosed => assert_eq!(kind, OperationKind::Receive),
-            End::Readable => panic!("{kind:?}: nobody asked whether there is something"),
+            End::Readable => assert!(is_question, "{flight:?} did not ask"),
             End::Failed(_) => {}
         }
         self.ends.push(end);
@@ -447,6 +485,13 @@ impl Record {
             assert!(done.sent < flight.len, "all was sent, so nothing failed: {done:?}");
         }
         self.sent.push_back(done);
+    }
+}
+
+impl Flight {
+    /// Whether a receive has brought all that it may.
+    fn is_whole(&self) -> bool {
+        self.received >= self.len
     }
 }
 

@@ -5,7 +5,7 @@
 //! break by itself is tried once.
 
 use super::bench::{Bench, ROUND, assert_pattern, pattern};
-use super::lab::{Lab, Peer, PeerRead, Setup, each_back_end};
+use super::lab::{Lab, Peer, PeerRead, Setup, each_back_end, skip};
 use crate::memory::Owner;
 use crate::port::{End, Operation, OperationKind, Outcome, Port, Shots};
 use std::time::Duration;
@@ -20,6 +20,7 @@ each_back_end!(
     a_shutdown_ends_the_stream_after_the_last_byte,
     a_link_that_has_shut_down_can_still_receive,
     a_close_after_a_send_loses_no_byte,
+    acknowledged_bytes_tell_a_reader_from_one_that_has_stopped,
 );
 
 fn a_wait_lasts_as_long_as_its_time_out<L: Lab>() {
@@ -217,5 +218,44 @@ fn a_close_after_a_send_loses_no_byte<L: Lab>() {
         assert_eq!((read.len(), end), (6_000, PeerRead::Eof));
         assert_pattern(1, 0, &read);
     }
+    bench.finish();
+}
+
+fn acknowledged_bytes_tell_a_reader_from_one_that_has_stopped<L: Lab>() {
+    let mut bench = Bench::<L>::new(Setup::small().narrow().buffers(64, 16 << 10));
+    let (link, mut peer) = bench.link();
+    if bench.lab.port().acknowledged_bytes(link.socket).is_none() {
+        return skip("this back end does not tell");
+    }
+    let acknowledged = |bench: &mut Bench<L>| {
+        let bytes = bench.lab.port().acknowledged_bytes(link.socket);
+        bytes.expect("it told before")
+    };
+    let bytes = pattern(1, 0, 50 * (16 << 10));
+    bench.send(link, &bytes);
+    // Until the peer's window is closed.
+    let mut known = acknowledged(&mut bench);
+    let mut quiet_rounds = 0;
+    bench.until("a peer that does not read to have enough", |bench| {
+        let now = acknowledged(bench);
+        quiet_rounds = if now == known { quiet_rounds + 1 } else { 0 };
+        known = now;
+        quiet_rounds == 100
+    });
+    for _ in 0..300 {
+        bench.round(ROUND);
+        assert_eq!(acknowledged(&mut bench), known, "nothing was read");
+    }
+    let mut read = 0;
+    for _ in 0..5 {
+        let got = bench.peer_reads(&mut peer, 32 << 10);
+        assert_pattern(1, read, &got);
+        read += got.len();
+        bench.until("the reading to show", |bench| acknowledged(bench) > known);
+        known = acknowledged(&mut bench);
+        assert!(bench.in_flight(link, OperationKind::Send), "one send, of {} bytes", bytes.len());
+    }
+    bench.close_and_wait(link);
+    assert_eq!(bench.lab.port().acknowledged_bytes(link.socket), None, "a stale socket");
     bench.finish();
 }

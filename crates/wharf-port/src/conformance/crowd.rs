@@ -156,7 +156,8 @@ impl<L: Lab> Member<L> {
     fn receive(&self, bench: &mut Bench<L>, random: &mut Random) {
         if !bench.in_flight(self.link, OperationKind::Receive) {
             let shots = [Shots::One, Shots::Many, Shots::IfReady][random.below(3)];
-            bench.receive(self.link, shots);
+            let bytes_max = [0, 1, 300, 2_000, u32::MAX, u32::MAX][random.below(6)];
+            bench.receive_max(self.link, shots, bytes_max);
         }
     }
 

@@ -20,6 +20,10 @@ pub(super) trait Lab: Sized {
     /// clock it cannot, and tests of that are skipped.
     const SLEEPS: bool;
 
+    /// Whether the kernel receives ahead of the port, so that a receive of many with a limit may
+    /// bring more, by what the window holds.
+    const RECEIVES_AHEAD: bool;
+
     /// Why this back end cannot run on this machine, if it cannot.
     fn unavailable() -> Option<String>;
 

@@ -47,7 +47,7 @@
 //! |  |  | `a_second_send_is_refused_and_the_first_arrives_whole` |
 //! |  |  | `a_chain_with_a_skipped_prefix_sends_only_the_rest` |
 //! |  |  | `a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole` |
-//! |  |  | `a_shared_chain_reaches_every_link_whole` |
+//! |  |  | `a_message_reaches_every_link_whole` |
 //! |  |  | `an_echo_in_both_directions_at_once_keeps_both_in_order` |
 //! |  |  | `many_small_sends_keep_their_order` |
 //! | INV-PORT-4 | `generations` | `a_stale_socket_is_refused` |
@@ -62,7 +62,7 @@
 //! | INV-PORT-6 | `pool_empty` | `an_empty_pool_pauses_receives_and_fails_none` |
 //! |  |  | `one_buffer_that_comes_home_resumes_a_receive` |
 //! |  |  | `links_are_served_in_the_order_in_which_they_ran_out` |
-//! |  |  | `a_buffer_released_by_another_thread_wakes_a_sleeping_dequeue` |
+//! |  |  | `a_dequeue_serves_those_that_wait_before_it_sleeps` |
 //! |  |  | `eight_flooding_links_on_two_buffers_are_all_served` |
 //! |  |  | `a_pool_of_one_buffer_serves_many_links` |
 //! |  |  | `a_paused_receive_can_be_cancelled_and_closed` |
@@ -70,6 +70,10 @@
 //! |  |  | `a_link_whose_peer_ends_while_it_is_paused_still_gets_every_byte` |
 //! |  |  | `sends_and_accepts_go_on_while_the_pool_is_empty` |
 //! |  |  | `a_port_that_is_dropped_while_receives_are_paused_frees_all` |
+//! |  | `fairness` | `a_receive_armed_anew_waits_behind_those_that_wait` |
+//! |  |  | `failed_turns_keep_their_order` |
+//! |  |  | `a_link_that_is_armed_again_and_again_starves_nobody` |
+//! |  |  | `waiting_receives_are_cancelled_in_linear_time` |
 //! | INV-PORT-7 | `posts` | `packets_of_eight_threads_arrive_once_and_in_each_threads_order` |
 //! |  |  | `a_post_ends_a_wait_without_end` |
 //! |  |  | `a_wake_without_a_packet_ends_a_wait` |
@@ -78,6 +82,22 @@
 //! |  |  | `a_port_that_is_gone_gives_the_packet_back` |
 //! |  |  | `packets_that_do_not_fit_come_with_the_next_dequeue` |
 //! |  |  | `packets_and_bytes_come_side_by_side` |
+//! | INV-PORT-8 | `limits` | `a_receive_of_one_brings_no_more_than_it_may` |
+//! |  |  | `a_receive_of_many_is_over_when_it_has_brought_all_that_it_may` |
+//! |  |  | `a_limit_counts_all_completions_together` |
+//! |  |  | `a_limit_below_one_buffer_is_kept_to_the_byte` |
+//! |  |  | `a_receive_at_its_limit_can_be_cancelled_and_closed` |
+//! |  |  | `a_limit_is_kept_by_a_receive_that_waited_for_a_buffer` |
+//! |  |  | `a_peer_that_ends_at_the_limit_is_heard_by_the_next_receive` |
+//! | INV-PORT-9 | `questions` | `a_receive_of_no_bytes_says_when_there_are_some` |
+//! |  |  | `a_receive_of_no_bytes_if_ready_answers_at_once` |
+//! |  |  | `what_was_received_is_not_there_any_more` |
+//! |  |  | `a_question_finds_the_end_of_the_stream` |
+//! |  |  | `a_question_finds_a_peer_that_has_reset` |
+//! |  |  | `bytes_before_the_end_are_found_before_it` |
+//! |  |  | `an_empty_pool_does_not_hold_a_question_up` |
+//! |  |  | `a_question_can_be_cancelled_and_closed_under` |
+//! |  |  | `a_port_that_is_dropped_with_questions_ends_its_links` |
 //! | beside the numbers | `beyond` | `a_wait_lasts_as_long_as_its_time_out` |
 //! |  |  | `a_time_out_of_zero_returns_at_once` |
 //! |  |  | `a_dequeue_with_something_there_does_not_wait` |
@@ -87,21 +107,29 @@
 //! |  |  | `a_shutdown_ends_the_stream_after_the_last_byte` |
 //! |  |  | `a_link_that_has_shut_down_can_still_receive` |
 //! |  |  | `a_close_after_a_send_loses_no_byte` |
+//! |  |  | `acknowledged_bytes_tell_a_reader_from_one_that_has_stopped` |
+//! |  | `windows` | `a_smaller_window_takes_effect_as_buffers_come_home` |
+//! |  |  | `a_window_of_one_serves_many_links` |
+//! |  |  | `a_window_of_none_pauses_until_it_is_raised` |
 //! | all at once | `crowd` | `a_crowd_of_links_keeps_every_promise` |
 
 mod bench;
 mod beyond;
 mod crowd;
 mod exactly_once;
+mod fairness;
 mod generations;
 mod idle;
 mod lab;
+mod limits;
 mod order;
 mod ownership;
 mod pool_empty;
 mod posts;
+mod questions;
 mod real;
 mod sim_lab;
+mod windows;
 
 /// The table above, held against the sources: each name in it is a test, each test is in it.
 #[test]
@@ -110,12 +138,16 @@ fn the_table_of_promises_names_every_test() {
         include_str!("beyond.rs"),
         include_str!("crowd.rs"),
         include_str!("exactly_once.rs"),
+        include_str!("fairness.rs"),
         include_str!("generations.rs"),
         include_str!("idle.rs"),
+        include_str!("limits.rs"),
         include_str!("order.rs"),
         include_str!("ownership.rs"),
         include_str!("pool_empty.rs"),
         include_str!("posts.rs"),
+        include_str!("questions.rs"),
+        include_str!("windows.rs"),
     ];
     let table = include_str!("mod.rs").lines().filter(|line| line.starts_with("//! | "));
     let mut listed: Vec<_> =

@@ -6,7 +6,7 @@
 
 use super::bench::{Bench, Sent, assert_pattern, pattern};
 use super::lab::{Lab, Peer, PeerRead, Setup, each_back_end};
-use crate::memory::{Chain, Owner};
+use crate::memory::{Chain, MessagePool, MessagePoolConfig, Owner};
 use crate::port::{Operation, OperationKind, Shots, SubmitErrorKind};
 
 each_back_end!(
@@ -14,7 +14,7 @@ each_back_end!(
     a_second_send_is_refused_and_the_first_arrives_whole,
     a_chain_with_a_skipped_prefix_sends_only_the_rest,
     a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole,
-    a_shared_chain_reaches_every_link_whole,
+    a_message_reaches_every_link_whole,
     an_echo_in_both_directions_at_once_keeps_both_in_order,
     many_small_sends_keep_their_order,
 );
@@ -138,26 +138,28 @@ fn a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole<L: Lab>() {
     bench.finish();
 }
 
-fn a_shared_chain_reaches_every_link_whole<L: Lab>() {
+fn a_message_reaches_every_link_whole<L: Lab>() {
     let mut bench = Bench::<L>::new(Setup::small().buffers(24, 256));
     let mut links = bench.links(8);
     bench.round(super::bench::ROUND);
     let free = bench.pool.free();
-    let news = bench.pool.chain_of(&pattern(7, 0, 700), Owner::Shared).unwrap();
+    let mut config = MessagePoolConfig::new(3);
+    config.buffer_size_bytes = 256;
+    let messages = MessagePool::new(config).unwrap();
+    let news = messages.message_of(&pattern(7, 0, 700)).unwrap();
     for (link, _) in &links {
         let mut chain = Chain::new();
-        chain.share(&bench.pool, &news).unwrap();
+        chain.push_message(&bench.pool, news.clone()).unwrap();
         bench.submit(*link, Operation::Send(chain)).unwrap();
     }
     drop(news);
-    assert_eq!(bench.pool.free(), free - 3, "eight links share three buffers");
+    assert_eq!((bench.pool.free(), messages.free()), (free, 0), "eight links share one message");
     for (count, (link, peer)) in links.iter_mut().enumerate() {
         assert_pattern(7, 0, &bench.peer_reads(peer, 700));
         let done = bench.sent(*link);
         assert_eq!((done.sent, done.end), (700, None));
         drop(done);
-        let expected = if count == 7 { free } else { free - 3 };
-        assert_eq!(bench.pool.free(), expected, "the last send frees them");
+        assert_eq!(messages.free(), if count == 7 { 3 } else { 0 }, "the last send frees it");
     }
     bench.finish();
 }

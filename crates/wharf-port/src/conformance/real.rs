@@ -24,6 +24,9 @@ pub(super) trait BackEnd {
 
     /// Whether this answer means that the machine does not offer what the back end stands on.
     fn is_missing(error: &PortError) -> bool;
+
+    /// See [`Lab::RECEIVES_AHEAD`].
+    const RECEIVES_AHEAD: bool = false;
 }
 
 #[cfg(target_os = "linux")]
@@ -48,6 +51,8 @@ pub(super) enum Uring {}
 #[cfg(target_os = "linux")]
 impl BackEnd for Uring {
     type Port = crate::uring::UringPort<u64>;
+
+    const RECEIVES_AHEAD: bool = true;
 
     fn port(config: PortConfig, pool: BufferPool) -> Result<Self::Port, PortError> {
         Self::Port::new(config, pool)
@@ -89,6 +94,7 @@ impl<B: BackEnd> Lab for RealLab<B> {
     type Patience = Deadline;
 
     const SLEEPS: bool = true;
+    const RECEIVES_AHEAD: bool = B::RECEIVES_AHEAD;
 
     fn unavailable() -> Option<String> {
         let setup = Setup::small();

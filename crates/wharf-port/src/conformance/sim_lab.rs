@@ -55,6 +55,7 @@ impl<W: Weather> Lab for SimLab<W> {
     type Patience = Rounds;
 
     const SLEEPS: bool = false;
+    const RECEIVES_AHEAD: bool = false;
 
     fn unavailable() -> Option<String> {
         None
@@ -65,7 +66,12 @@ impl<W: Weather> Lab for SimLab<W> {
         if setup.narrow {
             faults.socket_buffer_bytes = NARROW_BYTES;
         }
-        let config = WorldConfig { faults, backlog_max: BACKLOG, ..WorldConfig::new(SEED) };
+        let config = WorldConfig {
+            faults,
+            backlog_max: BACKLOG,
+            connections_max: CONNECTIONS,
+            ..WorldConfig::new(SEED)
+        };
         let world = World::new(config);
         let pool = BufferPool::new(setup.pool).unwrap();
         let port = SimPort::alone(&world, setup.port, pool).unwrap();
@@ -151,6 +157,9 @@ const SEED: u64 = 1;
 
 /// More than any test opens at once.
 const BACKLOG: u32 = 1024;
+
+/// As above.
+const CONNECTIONS: u32 = 4096;
 
 /// As small as the real labs ask for.
 const NARROW_BYTES: u32 = 8 * 1024;

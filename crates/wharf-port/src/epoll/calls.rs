@@ -32,18 +32,19 @@ pub(super) enum Accept {
     Failed(OsError),
 }
 
-/// Receives at most a buffer full; 0 is the end of the stream.
-pub(super) fn recv(fd: &OwnedFd, buffer: &mut Buffer) -> Result<usize, Errno> {
-    let size = buffer.capacity() as usize;
-    // SAFETY: `bytes` is the start of the buffer's slot, `size` bytes of initialised memory that
-    // stays mapped while the handle lives (INV-POOL-3). `buffer` was just acquired, so it is the
+/// Receives at most `len_max` bytes, which fit the buffer; 0 is the end of the stream.
+pub(super) fn recv(fd: &OwnedFd, buffer: &mut Buffer, len_max: u32) -> Result<u32, Errno> {
+    let size = len_max.min(buffer.capacity()) as usize;
+    // SAFETY: `bytes` is the start of the buffer's slot, which is as long as `size` or longer and
+    // initialised, and stays mapped while the handle lives (INV-POOL-3). `buffer` was just acquired, so it is the
     // only handle (INV-POOL-1) and nobody else reads or writes the slot (INV-POOL-2). The slice
     // ends with this function, and the kernel writes only during the call (recv(2)), so
     // INV-PORT-2 needs nothing else.
     let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.bytes().as_ptr(), size) };
     let (len, _) = retry_on_intr(|| net::recv(fd, &mut *bytes, RecvFlags::empty()))?;
     #[expect(clippy::cast_possible_truncation, reason = "at most the capacity, which is a u32")]
-    buffer.set_len(len as u32);
+    let len = len as u32;
+    buffer.set_len(len);
     Ok(len)
 }
 
@@ -51,7 +52,7 @@ pub(super) fn recv(fd: &OwnedFd, buffer: &mut Buffer) -> Result<usize, Errno> {
 pub(super) fn send(fd: &OwnedFd, chain: &Chain, sent: &mut usize) -> Push {
     let mut rest = slices_behind(chain, *sent);
     for _ in 0..CALLS_MAX {
-        let (size, result) = send_batch(fd, &mut rest, chain.entries() == 1);
+        let (size, result) = send_batch(fd, &mut rest, chain.front().len() == chain.len());
         match result {
             Ok(len) => {
                 *sent += len;

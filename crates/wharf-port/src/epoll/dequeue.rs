@@ -4,7 +4,9 @@ use super::calls::{self, Accept};
 use super::socket::{Intake, Role, SocketState};
 use super::{EpollPort, WAKE, socket_of};
 use crate::memory::Owner;
-use crate::port::{Completion, Completions, End, Entry, Key, Outcome, PortError, Shots, Socket};
+use crate::port::{
+    Completion, Completions, Demand, End, Entry, Key, Outcome, PortError, Shots, Socket, is_full,
+};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
@@ -33,7 +35,10 @@ impl<T: Send> EpollPort<T> {
             return Ok(());
         }
         self.look_is_due = false;
-        let at_once = has_something || !self.ready.is_empty();
+        // False alarms may have used up the receives of this turn, and no buffer comes home while
+        // this thread sleeps.
+        let can_feed = !self.waiting.is_empty() && self.pool.free() > 0;
+        let at_once = has_something || can_feed || !self.ready.is_empty();
         let woken = self.look(if at_once { Some(Duration::ZERO) } else { timeout })?;
         let posted = self.collect(completions);
         self.counters.wakeups += u64::from(woken && posted);
@@ -43,55 +48,27 @@ impl<T: Send> EpollPort<T> {
     /// Hands over what can be had without a look at epoll; says whether the inbox was marked.
     fn collect(&mut self, completions: &mut Completions<Self>) -> bool {
         if self.packets_first {
-            let noted = self.hand_over_packets(completions);
+            let noted = self.inbox.take_packets(completions, usize::MAX);
             self.serve(completions);
             noted
         } else {
             self.serve(completions);
-            self.hand_over_packets(completions)
+            self.inbox.take_packets(completions, usize::MAX)
         }
-    }
-
-    fn hand_over_packets(&mut self, completions: &mut Completions<Self>) -> bool {
-        if !self.inbox.notified() {
-            return false;
-        }
-        while !is_full(completions) {
-            let Some(packet) = self.inbox.take() else { return true };
-            completions.push(Completion { key: Key(0), outcome: Outcome::Posted(packet) });
-        }
-        self.inbox.mark();
-        true
     }
 
     /// Waits for edges and notes them; says whether the wake-up was among them.
     fn look(&mut self, timeout: Option<Duration>) -> Result<bool, PortError> {
-        let may_sleep = timeout != Some(Duration::ZERO) && self.fall_asleep();
+        let may_sleep = timeout != Some(Duration::ZERO) && self.inbox.fall_asleep();
         let timeout = if may_sleep { timeout } else { Some(Duration::ZERO) };
         self.events.clear();
         self.counters.waits += 1;
         let wait = timeout.map(timespec);
         let result = epoll::wait(&self.epoll, spare_capacity(&mut self.events), wait.as_ref());
-        if !self.starved.is_empty() {
-            self.pool.set_waiting(false);
-        }
         match result {
             Ok(_) | Err(Errno::INTR) => Ok(self.note_events()),
             Err(errno) => Err(calls::error("epoll_wait", errno).into()),
         }
-    }
-
-    /// Announces sleep to whoever could have something for us; `false` if somebody has.
-    fn fall_asleep(&mut self) -> bool {
-        if !self.starved.is_empty() {
-            // The mark first, the look after: a buffer that comes home later sees the mark.
-            self.pool.set_waiting(true);
-            if !self.pool.is_empty() {
-                self.pool.set_waiting(false);
-                return false;
-            }
-        }
-        self.inbox.fall_asleep()
     }
 
     fn note_events(&mut self) -> bool {
@@ -117,13 +94,7 @@ impl<T: Send> EpollPort<T> {
 
     /// Gives free buffers to those that wait for one, then lets each ready socket do one thing.
     fn serve(&mut self, completions: &mut Completions<Self>) {
-        while !is_full(completions)
-            && let Some(socket) = self.starved.front().copied()
-        {
-            if !self.feed(socket, completions) {
-                break;
-            }
-        }
+        self.feed(completions);
         for _ in 0..self.ready.len() {
             if is_full(completions) {
                 return;
@@ -133,22 +104,19 @@ impl<T: Send> EpollPort<T> {
         }
     }
 
-    /// Receives for the first socket in the queue for buffers; `false` if there is no buffer.
-    fn feed(&mut self, socket: Socket, completions: &mut Completions<Self>) -> bool {
-        if let Some(entry) = self.sockets.get_mut(socket) {
-            if let Intake::Armed(shots) = entry.state.intake {
-                if self.receives_left == 0 {
-                    return false;
-                }
-                let Some(buffer) = self.pool.acquire(Owner::Application) else { return false };
+    /// Receives for those that wait for a buffer, the longest waiting first, while there are some.
+    fn feed(&mut self, completions: &mut Completions<Self>) {
+        while !is_full(completions) && self.receives_left > 0 && !self.waiting.is_empty() {
+            let Some(buffer) = self.pool.acquire(Owner::Application) else { return };
+            let Some(socket) = self.waiting.pop_front() else { return };
+            if let Some(Entry { key, state }) = self.sockets.get_mut(socket)
+                && let Intake::Waiting(demand) = state.intake
+            {
                 self.receives_left -= 1;
-                push(completions, entry.key, entry.state.receive(shots, buffer));
+                push(completions, *key, state.receive(demand, buffer));
             }
-            entry.state.starved = false;
             self.queue_if_busy(socket);
         }
-        self.starved.pop_front();
-        true
     }
 
     /// Lets a ready socket do one thing of each kind. There is room for one completion at least.
@@ -170,11 +138,11 @@ impl<T: Send> EpollPort<T> {
             push(completions, key, sent(state));
         }
         if !is_full(completions)
-            && let Intake::Armed(shots) = state.intake
+            && let Intake::Armed(demand) = state.intake
         {
             match state.role {
-                Role::Connection => self.receive(socket, shots, completions),
-                Role::Listener => self.accept(socket, shots, completions),
+                Role::Connection => self.receive(socket, demand, completions),
+                Role::Listener => self.accept(socket, demand.shots, completions),
             }
         }
         if !self.close_if_over(socket, completions) {
@@ -183,33 +151,28 @@ impl<T: Send> EpollPort<T> {
     }
 
     /// Receives once, or puts the socket behind the others that wait for a buffer.
-    fn receive(&mut self, socket: Socket, shots: Shots, completions: &mut Completions<Self>) {
+    fn receive(&mut self, socket: Socket, demand: Demand, completions: &mut Completions<Self>) {
         let Some(Entry { key, state }) = self.sockets.get_mut(socket) else { return };
-        let has_reason = state.readable || shots == Shots::IfReady;
-        if state.starved || !has_reason || self.receives_left == 0 {
+        if !state.readable && demand.shots != Shots::IfReady {
+            return;
+        }
+        if demand.is_question() {
+            push(completions, *key, state.answer(demand));
+            return;
+        }
+        if self.receives_left == 0 {
             return;
         }
         let buffer =
-            if self.starved.is_empty() { self.pool.acquire(Owner::Application) } else { None };
+            if self.waiting.is_empty() { self.pool.acquire(Owner::Application) } else { None };
         if let Some(buffer) = buffer {
             self.receives_left -= 1;
-            push(completions, *key, state.receive(shots, buffer));
+            push(completions, *key, state.receive(demand, buffer));
         } else {
-            state.starved = true;
+            state.intake = Intake::Waiting(demand);
             self.counters.receive_pauses += 1;
-            self.starve(socket);
+            self.waiting.push_back(socket);
         }
-    }
-
-    /// Puts a socket at the end of the queue for buffers.
-    fn starve(&mut self, socket: Socket) {
-        // Sockets that were closed while they waited are still named. There is room for twice as
-        // many as live, so this walk is paid for by as many closed ones.
-        if self.starved.len() == self.starved.capacity() {
-            let sockets = &mut self.sockets;
-            self.starved.retain(|other| sockets.get_mut(*other).is_some());
-        }
-        self.starved.push_back(socket);
     }
 
     /// Accepts until there is nothing more, no room, or others shall have their turn.
@@ -280,10 +243,6 @@ fn push<T: Send>(
         debug_assert!(!is_full(completions), "the caller has made sure of room");
         completions.push(Completion { key, outcome });
     }
-}
-
-fn is_full<C>(completions: &Vec<C>) -> bool {
-    completions.len() == completions.capacity()
 }
 
 fn timespec(duration: Duration) -> Timespec {

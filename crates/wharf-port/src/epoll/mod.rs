@@ -9,8 +9,8 @@
 //!   submit ──► operation kept in the place, a send tried at once ──┐
 //!   epoll_wait ──► readable, writable, drain ──────────────────────┤ something to do?
 //!                                                                  ▼
-//!   starved ◄── no buffer ─────────────── visit ◄── first ──── ready queue ◄─┐
-//!      └──────── a buffer comes home ────►  │ one receive, some accepts,      │ more to do
+//!   waiting ◄── no buffer ─────────────── visit ◄── first ──── ready queue ◄─┐
+//!      └──────── a buffer is free ───────►  │ one receive, some accepts,      │ more to do
 //!                                           ▼ a send, what has ended          │
 //!                                     completions ────────────────────────────┘
 //! ```
@@ -28,6 +28,9 @@
 //! - INV-PORT-6: a socket that finds the pool empty goes to the end of a second queue, which
 //!   is served before the first one.
 //! - INV-PORT-7: an eventfd stands among the sockets.
+//! - INV-PORT-8: a receive is given no more room than it may still fill.
+//! - INV-PORT-9: a receive of no bytes peeks, when an edge or an earlier receive says that there may
+//!   be something; edges alone do not tell, as what they said may have been received since.
 
 #[expect(unsafe_code, reason = "lets recv(2) write into a buffer of the pool")]
 mod calls;
@@ -43,7 +46,7 @@ use crate::linux::{self, Clock, EventFd};
 use crate::memory::BufferPool;
 use crate::port::{
     Completions, Counters, Entry, Inbox, Key, Operation, OperationKind, Port, PortConfig,
-    PortError, Poster, Refused, Socket, SocketTable, SubmitError, Time, Wake,
+    PortError, Poster, Refused, Socket, SocketQueue, SocketTable, SubmitError, Time,
 };
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
@@ -76,8 +79,8 @@ pub struct EpollPort<T: Send> {
     sockets: SocketTable<SocketState>,
     /// Sockets with something to do, each at most once.
     ready: VecDeque<Socket>,
-    /// Sockets that found no buffer, in that order; may name some that wait no longer.
-    starved: VecDeque<Socket>,
+    /// Sockets that found no buffer, in the order in which they ran out.
+    waiting: SocketQueue,
     events: Vec<epoll::Event>,
     /// The last dequeue did not look at epoll, so the next one does.
     look_is_due: bool,
@@ -98,31 +101,27 @@ impl<T: Send> EpollPort<T> {
     ///
     /// # Errors
     ///
-    /// The system's answer to `epoll_create1`, `eventfd` or `epoll_ctl`, or that the pool serves
-    /// another port.
+    /// The system's answer to `epoll_create1`, `eventfd` or `epoll_ctl`.
     ///
     /// # Panics
     ///
     /// If a figure is outside the range that [`PortConfig`] states.
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
+        config.validate();
         let sockets_max = config.sockets_max;
-        assert!((1..=SOCKETS_MAX).contains(&sockets_max), "sockets_max: {sockets_max}");
-        assert!(config.inbox_capacity > 0, "inbox_capacity: 0");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|errno| calls::error("epoll_create1", errno))?;
         let wake = Arc::new(EventFd::new()?);
         let edges = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), edges)
             .map_err(|errno| calls::error("epoll_ctl", errno))?;
-        let waiter = Arc::clone(&wake);
-        pool.set_waiter(Arc::new(move || waiter.wake()))?;
         Ok(Self {
             epoll,
             inbox: Inbox::new(config.inbox_capacity, wake),
             pool,
             sockets: SocketTable::new(sockets_max),
             ready: VecDeque::with_capacity(sockets_max as usize),
-            starved: VecDeque::with_capacity(2 * sockets_max as usize),
+            waiting: SocketQueue::new(sockets_max),
             events: Vec::with_capacity(EVENTS_MAX),
             look_is_due: true,
             receives_max: config.receive_window,
@@ -192,11 +191,11 @@ impl<T: Send> Port for EpollPort<T> {
     }
 
     fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError> {
-        self.take_in(socket, operation)
+        self.submit_operation(socket, operation)
     }
 
     fn cancel(&mut self, socket: Socket, kind: OperationKind) {
-        self.take_back(socket, kind);
+        self.cancel_operation(socket, kind);
     }
 
     fn shutdown(&mut self, socket: Socket) {
@@ -225,6 +224,10 @@ impl<T: Send> Port for EpollPort<T> {
         &self.pool
     }
 
+    fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {
+        linux::acknowledged_bytes(&self.sockets.get_mut(socket)?.state.fd)
+    }
+
     fn now(&self) -> Time {
         self.clock.now()
     }
@@ -239,7 +242,7 @@ impl<T: Send> fmt::Debug for EpollPort<T> {
         f.debug_struct("EpollPort")
             .field("epoll", &self.epoll)
             .field("ready", &self.ready.len())
-            .field("starved", &self.starved.len())
+            .field("waiting", &self.waiting.len())
             .field("counters", &self.counters)
             .finish_non_exhaustive()
     }
@@ -259,11 +262,8 @@ fn socket_of(data: u64) -> Socket {
     Socket { index: data as u32, generation: (data >> 32) as u32 }
 }
 
-/// The eventfd's event. No socket has it: places end at [`SOCKETS_MAX`].
+/// The eventfd's event. No socket has it: places end far below, see [`PortConfig::sockets_max`].
 const WAKE: u64 = u64::MAX;
-
-/// As [`PortConfig`] says.
-const SOCKETS_MAX: u32 = 268_435_454;
 
 /// Events fetched at once, 3 KiB of them. What is left comes first the next time.
 const EVENTS_MAX: usize = 256;

@@ -1,8 +1,9 @@
 //! What the port knows of one socket: its operations, and what the edges have said.
 
 use super::calls::{self, Push};
+use crate::linux::{self, Look};
 use crate::memory::{Buffer, Chain};
-use crate::port::{End, OperationKind, Outcome, Shots};
+use crate::port::{Demand, End, OperationKind, Outcome, Shots, SocketUse};
 use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -26,8 +27,6 @@ pub(super) struct SocketState {
     pub(super) writable: bool,
     /// It stands in the ready queue.
     pub(super) queued: bool,
-    /// It stands in the queue for buffers.
-    pub(super) starved: bool,
 }
 
 /// What the socket is for.
@@ -43,7 +42,9 @@ pub(super) enum Intake {
     /// None is in flight.
     Idle,
     /// It waits for something to take.
-    Armed(Shots),
+    Armed(Demand),
+    /// It has something to take, and waits for a buffer.
+    Waiting(Demand),
     /// It was cancelled, and its completion waits to be dequeued.
     Ended(End),
 }
@@ -71,7 +72,6 @@ impl SocketState {
             drain: false,
             writable: false,
             queued: false,
-            starved: false,
         }
     }
 
@@ -85,8 +85,8 @@ impl SocketState {
     /// Whether a visit would do something.
     pub(super) fn has_work(&self) -> bool {
         let intake = match self.intake {
-            Intake::Idle => false,
-            Intake::Armed(shots) => (self.readable || shots == Shots::IfReady) && !self.starved,
+            Intake::Idle | Intake::Waiting(_) => false,
+            Intake::Armed(demand) => self.readable || demand.shots == Shots::IfReady,
             Intake::Ended(_) => true,
         };
         intake || self.closing || self.send.as_ref().is_some_and(|send| send.over || self.writable)
@@ -106,31 +106,54 @@ impl SocketState {
     /// Receives once, into `buffer`; `None` if there was nothing and the receive goes on.
     pub(super) fn receive<S, T>(
         &mut self,
-        shots: Shots,
+        mut demand: Demand,
         mut buffer: Buffer,
     ) -> Option<Outcome<S, T>> {
-        match calls::recv(&self.fd, &mut buffer) {
+        let len_max = demand.len_max(buffer.capacity());
+        match calls::recv(&self.fd, &mut buffer, len_max) {
             Ok(0) => Some(self.end_receive(End::PeerClosed)),
             Ok(len) => {
-                // A full buffer says nothing about what is behind it. A part of one was all there
-                // was, and what comes later is an edge of its own (epoll(7), question 9).
-                self.readable = self.drain || len == buffer.capacity() as usize;
-                let last = shots != Shots::Many;
-                if last {
-                    self.intake = Intake::Idle;
-                }
+                // All that was asked for says nothing about what is behind it. Less than that was
+                // all there was, and what comes later is an edge of its own (epoll(7), question 9).
+                self.readable = self.drain || len == len_max;
+                let last = demand.received(len);
+                self.intake = if last { Intake::Idle } else { Intake::Armed(demand) };
                 Some(Outcome::Received { buffer, last })
             }
-            Err(Errno::AGAIN) => {
-                (self.readable, self.drain) = (false, false);
-                (shots == Shots::IfReady).then(|| self.end_receive(End::NotReady))
-            }
+            Err(Errno::AGAIN) => self.found_nothing(demand),
             Err(errno) => Some(self.end_receive(End::Failed(calls::error("recv", errno)))),
         }
     }
 
+    /// Answers a receive of no bytes; `None` if it goes on.
+    pub(super) fn answer<S, T>(&mut self, demand: Demand) -> Option<Outcome<S, T>> {
+        match linux::look(&self.fd) {
+            Look::Bytes => Some(self.end_receive(End::Readable)),
+            Look::Ended(end) => Some(self.end_receive(end)),
+            Look::Nothing => self.found_nothing(demand),
+        }
+    }
+
+    /// The socket is empty: what comes next is an edge.
+    fn found_nothing<S, T>(&mut self, demand: Demand) -> Option<Outcome<S, T>> {
+        (self.readable, self.drain) = (false, false);
+        self.intake = Intake::Armed(demand);
+        (demand.shots == Shots::IfReady).then(|| self.end_receive(End::NotReady))
+    }
+
+    pub(super) fn usage(&self) -> SocketUse {
+        let is_listener = self.role == Role::Listener;
+        SocketUse {
+            is_listener,
+            is_closing: self.closing,
+            accept_in_flight: is_listener && self.is_taking(),
+            receive_in_flight: !is_listener && self.is_taking(),
+            send_in_flight: self.send.is_some(),
+        }
+    }
+
     /// Whether a receive or an accept is in flight.
-    pub(super) fn is_taking(&self) -> bool {
+    fn is_taking(&self) -> bool {
         self.intake != Intake::Idle
     }
 
@@ -139,7 +162,7 @@ impl SocketState {
         match kind {
             OperationKind::Receive | OperationKind::Accept => {
                 if kind == self.role.intake_kind()
-                    && let Intake::Armed(_) = self.intake
+                    && let Intake::Armed(_) | Intake::Waiting(_) = self.intake
                 {
                     self.intake = Intake::Ended(End::Cancelled);
                 }

@@ -1,30 +1,34 @@
 //! The entrance: operations are checked and kept; a send is tried at once.
 
 use super::EpollPort;
-use super::socket::{Intake, Role, Sending, SocketState};
-use crate::port::{Operation, OperationKind, Shots, Socket, SubmitError, SubmitErrorKind};
+use super::socket::{Intake, Sending, SocketState};
+use crate::port::{Demand, Operation, OperationKind, Socket, SubmitError, admit};
 use rustix::net::Shutdown;
 
 impl<T: Send> EpollPort<T> {
-    pub(super) fn take_in(
+    pub(super) fn submit_operation(
         &mut self,
         socket: Socket,
         operation: Operation,
     ) -> Result<(), SubmitError> {
-        let Some(entry) = self.sockets.get_mut(socket) else {
-            return Err(SubmitError { kind: SubmitErrorKind::StaleSocket, operation });
-        };
-        if let Some(kind) = objection(&entry.state, &operation) {
-            return Err(SubmitError { kind, operation });
+        let usage = self.sockets.get_mut(socket).map(|entry| entry.state.usage());
+        let operation = admit(usage, operation)?;
+        if operation.kind() == OperationKind::Close {
+            self.waiting.remove(socket);
         }
-        entry.state.start(operation);
-        self.queue_if_busy(socket);
+        if let Some(entry) = self.sockets.get_mut(socket) {
+            entry.state.start(operation);
+            self.queue_if_busy(socket);
+        }
         Ok(())
     }
 
-    pub(super) fn take_back(&mut self, socket: Socket, kind: OperationKind) {
+    pub(super) fn cancel_operation(&mut self, socket: Socket, kind: OperationKind) {
         if let Some(entry) = self.sockets.get_mut(socket) {
             entry.state.cancel(kind);
+            if kind == OperationKind::Receive {
+                self.waiting.remove(socket);
+            }
             self.queue_if_busy(socket);
         }
     }
@@ -43,8 +47,9 @@ impl<T: Send> EpollPort<T> {
 impl SocketState {
     fn start(&mut self, operation: Operation) {
         match operation {
-            Operation::Accept(shots) | Operation::Receive { shots, .. } => {
-                self.intake = Intake::Armed(shots);
+            Operation::Accept(shots) => self.intake = Intake::Armed(Demand::accept(shots)),
+            Operation::Receive { shots, bytes_max } => {
+                self.intake = Intake::Armed(Demand::new(shots, bytes_max));
             }
             Operation::Send(chain) => {
                 self.send = Some(Sending::new(chain));
@@ -56,26 +61,5 @@ impl SocketState {
                 self.closing = true;
             }
         }
-    }
-}
-
-/// Why the operation cannot be taken.
-fn objection(state: &SocketState, operation: &Operation) -> Option<SubmitErrorKind> {
-    if state.closing {
-        return Some(SubmitErrorKind::Closing);
-    }
-    let takes_here = operation.kind() == state.role.intake_kind();
-    let (fits, busy) = match operation {
-        Operation::Accept(shots) => (takes_here && *shots != Shots::IfReady, state.is_taking()),
-        Operation::Receive { .. } => (takes_here, state.is_taking()),
-        Operation::Send(chain) => {
-            (state.role == Role::Connection && !chain.is_empty(), state.send.is_some())
-        }
-        Operation::Close => (true, false),
-    };
-    match (fits, busy) {
-        (false, _) => Some(SubmitErrorKind::NotForThisSocket),
-        (true, true) => Some(SubmitErrorKind::Busy),
-        (true, false) => None,
     }
 }

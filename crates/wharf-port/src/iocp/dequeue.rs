@@ -12,7 +12,9 @@ use super::socket::{Found, is_connection_error, link_error, update_accept_contex
 use super::state::{Accept, Receive, Role, Send, link, listener};
 use super::wake::{WAIT_MS_MAX, WAKE_KEY};
 use crate::memory::{Buffer, Owner};
-use crate::port::{Completion, Completions, End, Key, OsError, Outcome, PortError, Shots, Socket};
+use crate::port::{
+    Completion, Completions, End, OsError, Outcome, PortError, Shots, Socket, is_full,
+};
 use std::marker;
 use std::time::Duration;
 use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
@@ -35,11 +37,11 @@ impl<T: marker::Send> IocpPort<T> {
         // Where the vector is short, sockets and posts take turns at being served first.
         self.posts_first = !self.posts_first;
         if self.posts_first {
-            self.take_posts(completions);
+            self.inbox.take_packets(completions, usize::MAX);
             self.visit_all(completions);
         } else {
             self.visit_all(completions);
-            self.take_posts(completions);
+            self.inbox.take_packets(completions, usize::MAX);
         }
         Ok(())
     }
@@ -47,24 +49,15 @@ impl<T: marker::Send> IocpPort<T> {
     /// Notes what has completed; sleeps until something does, if nothing is there to be done.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<(), OsError> {
         let mut wait_ms = timeout.map_or(WAIT_MS_MAX, milliseconds);
-        let starving = !self.starved.is_empty();
-        if !self.ready.is_empty() || (starving && !self.pool.is_empty()) {
+        // No buffer comes home while this thread sleeps.
+        let can_feed = !self.waiting.is_empty() && self.pool.free() > 0;
+        if !self.ready.is_empty() || can_feed {
             wait_ms = 0;
-        }
-        if wait_ms != 0 && starving {
-            self.pool.set_waiting(true);
-            if !self.pool.is_empty() {
-                wait_ms = 0;
-            }
         }
         if wait_ms != 0 && !self.inbox.fall_asleep() {
             wait_ms = 0;
         }
-        let result = self.poll(wait_ms);
-        if starving {
-            self.pool.set_waiting(false);
-        }
-        result
+        self.poll(wait_ms)
     }
 
     /// Takes one batch of packets, and notes what they say.
@@ -100,11 +93,11 @@ impl<T: marker::Send> IocpPort<T> {
         };
         match (slot, &mut member.role) {
             (Slot::Receive(_), Role::Link(link)) => {
-                let Receive::Waiting { shots, cancelled } = link.receive else { return None };
+                let Receive::Waiting { demand, cancelled } = link.receive else { return None };
                 link.receive = match failure {
                     // Also if there are bytes: they stay where they are.
                     _ if cancelled => Receive::Ended(End::Cancelled),
-                    None => Receive::Ready(shots),
+                    None => Receive::Ready(demand),
                     Some(end) => Receive::Ended(end),
                 };
             }
@@ -121,34 +114,23 @@ impl<T: marker::Send> IocpPort<T> {
             (Slot::Receive(_) | Slot::Send(_), Role::Listener(_))
             | (Slot::Accept(_), Role::Link(_)) => return None,
         }
-        self.ready.push(socket);
+        self.ready.push_back(socket);
         Some(())
-    }
-
-    fn take_posts(&mut self, completions: &mut Completions<Self>) {
-        if !self.inbox.notified() {
-            return;
-        }
-        while !is_full(completions) {
-            let Some(packet) = self.inbox.take() else { return };
-            completions.push(Completion { key: Key(0), outcome: Outcome::Posted(packet) });
-        }
-        self.inbox.mark();
     }
 
     /// Serves those that waited for a buffer, then every socket that has something to be done.
     fn visit_all(&mut self, completions: &mut Completions<Self>) {
-        for _ in 0..self.starved.len() {
+        for _ in 0..self.waiting.len() {
             if is_full(completions) || self.receives_left == 0 {
                 break;
             }
             let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else { break };
             self.receives_left -= 1;
-            let Some(socket) = self.starved.pop() else { break };
+            let Some(socket) = self.waiting.pop_front() else { break };
             if let Some((_, _, link)) = link(&mut self.table, socket)
-                && let Receive::Starved(shots) = link.receive
+                && let Receive::WaitingForBuffer(demand) = link.receive
             {
-                link.receive = Receive::Ready(shots);
+                link.receive = Receive::Ready(demand);
                 self.receive_once(socket, Some(buffer), completions);
             }
         }
@@ -156,7 +138,7 @@ impl<T: marker::Send> IocpPort<T> {
             if is_full(completions) {
                 break;
             }
-            let Some(socket) = self.ready.pop() else { break };
+            let Some(socket) = self.ready.pop_front() else { break };
             self.visit(socket, completions);
         }
     }
@@ -174,12 +156,12 @@ impl<T: marker::Send> IocpPort<T> {
             return;
         }
         if is_full(completions) {
-            self.ready.push(socket);
+            self.ready.push_back(socket);
             return;
         }
         let key = entry.key;
         self.ready.remove(socket);
-        self.starved.remove(socket);
+        self.waiting.remove(socket);
         if let Some(entry) = self.table.remove(socket)
             && let Role::Listener(listener) = &entry.state.role
         {
@@ -198,7 +180,7 @@ impl<T: marker::Send> IocpPort<T> {
             completions.push(Completion { key, outcome: Outcome::Sent { chain, sent, end } });
         }
         if is_full(completions) {
-            self.ready.push(socket);
+            self.ready.push_back(socket);
             return;
         }
         match link.receive {
@@ -206,15 +188,19 @@ impl<T: marker::Send> IocpPort<T> {
                 link.receive = Receive::Idle;
                 completions.push(Completion { key, outcome: Outcome::ReceiveEnded(end) });
             }
+            // Needs no buffer, and so no receive of this turn either.
+            Receive::Ready(demand) if demand.is_question() => {
+                self.receive_once(socket, None, completions);
+            }
             Receive::Ready(_) => {
                 for _ in 0..RECEIVES_PER_VISIT {
                     if self.receives_left == 0 {
-                        self.ready.push(socket);
+                        self.ready.push_back(socket);
                         return;
                     }
                     self.receives_left -= 1;
                     // Those that ran out before come first.
-                    let may_take = self.starved.is_empty() && !is_full(completions);
+                    let may_take = self.waiting.is_empty() && !is_full(completions);
                     let acquire = || self.pool.acquire(Owner::KernelReceive);
                     let buffer = may_take.then(acquire).flatten();
                     if !self.receive_once(socket, buffer, completions) {
@@ -222,7 +208,7 @@ impl<T: marker::Send> IocpPort<T> {
                     }
                 }
             }
-            Receive::Idle | Receive::Waiting { .. } | Receive::Starved(_) => {}
+            Receive::Idle | Receive::Waiting { .. } | Receive::WaitingForBuffer(_) => {}
         }
     }
 
@@ -235,39 +221,40 @@ impl<T: marker::Send> IocpPort<T> {
         completions: &mut Completions<Self>,
     ) -> bool {
         let Some((key, handle, link)) = link(&mut self.table, socket) else { return false };
-        let Receive::Ready(shots) = link.receive else { return false };
+        let Receive::Ready(mut demand) = link.receive else { return false };
         if is_full(completions) {
-            self.ready.push(socket);
+            self.ready.push_back(socket);
             return false;
         }
         let found = match &mut buffer {
-            Some(buffer) => handle.receive(buffer),
+            Some(buffer) => handle.receive(buffer, demand.len_max(buffer.capacity())),
             // An end can be reported, and a false alarm dropped, without a buffer.
             None => handle.peek(),
         };
         let end = match (found, buffer) {
+            (Found::Bytes(_), None) if demand.is_question() => Some(End::Readable),
             (Found::Bytes(_), None) => {
-                link.receive = Receive::Starved(shots);
-                self.starved.push(socket);
+                link.receive = Receive::WaitingForBuffer(demand);
+                self.waiting.push_back(socket);
                 self.counters.receive_pauses += 1;
                 return false;
             }
             (Found::Bytes(len), Some(buffer)) => {
                 buffer.set_owner(Owner::Application);
-                let is_full_buffer = len == buffer.capacity();
-                let last = shots != Shots::Many;
+                let is_all = len == demand.len_max(buffer.capacity());
+                let last = demand.received(len);
+                link.receive = if last { Receive::Idle } else { Receive::Ready(demand) };
                 completions.push(Completion { key, outcome: Outcome::Received { buffer, last } });
                 if last {
-                    link.receive = Receive::Idle;
                     return false;
                 }
-                if is_full_buffer {
-                    self.ready.push(socket);
+                if is_all {
+                    self.ready.push_back(socket);
                     return true;
                 }
                 None
             }
-            (Found::Nothing, _) if shots == Shots::IfReady => Some(End::NotReady),
+            (Found::Nothing, _) if demand.shots == Shots::IfReady => Some(End::NotReady),
             (Found::Nothing, _) => None,
             (Found::EndOfStream, _) => Some(End::PeerClosed),
             (Found::Failed(error), _) => Some(End::Failed(error)),
@@ -276,9 +263,9 @@ impl<T: marker::Send> IocpPort<T> {
             link.receive = Receive::Idle;
             completions.push(Completion { key, outcome: Outcome::ReceiveEnded(end) });
         } else {
-            link.receive = Receive::after(self.flight.receive(socket, handle), shots);
+            link.receive = Receive::after(self.flight.receive(socket, handle), demand);
             if !matches!(link.receive, Receive::Waiting { .. }) {
-                self.ready.push(socket);
+                self.ready.push_back(socket);
             }
         }
         false
@@ -289,7 +276,7 @@ impl<T: marker::Send> IocpPort<T> {
         let Some((_, _, state)) = listener(&mut self.table, socket) else { return };
         for _ in 0..state.done.len() {
             if is_full(completions) {
-                self.ready.push(socket);
+                self.ready.push_back(socket);
                 return;
             }
             self.take_connection(socket, completions);
@@ -300,7 +287,7 @@ impl<T: marker::Send> IocpPort<T> {
             && listener.out() == 0
         {
             if is_full(completions) {
-                self.ready.push(socket);
+                self.ready.push_back(socket);
             } else {
                 listener.accept = Accept::Idle;
                 completions.push(Completion { key, outcome: Outcome::AcceptEnded(end) });
@@ -349,10 +336,6 @@ impl<T: marker::Send> IocpPort<T> {
             }
         }
     }
-}
-
-fn is_full<C>(completions: &Vec<C>) -> bool {
-    completions.len() == completions.capacity()
 }
 
 /// The time-out in the system's terms; never less than asked for.

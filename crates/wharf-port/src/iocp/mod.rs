@@ -13,7 +13,6 @@
 //! is accepted either way.
 
 mod dequeue;
-mod fifo;
 mod flight;
 mod socket;
 mod state;
@@ -26,9 +25,8 @@ mod wake;
 use crate::memory::BufferPool;
 use crate::port::{
     Clock, Completions, Counters, Inbox, Key, Operation, OperationKind, OsError, Port, PortConfig,
-    PortError, Poster, Refused, Socket, SubmitError, Time,
+    PortError, Poster, Refused, Socket, SocketQueue, SubmitError, Time,
 };
-use fifo::Fifo;
 use flight::Flight;
 use socket::Handle;
 use state::{Accept, Link, Listener, Member, Receive, Role, Table};
@@ -57,9 +55,9 @@ pub struct IocpPort<T: Send> {
     inbox: Inbox<T>,
     pool: BufferPool,
     /// Sockets to be visited.
-    ready: Fifo,
+    ready: SocketQueue,
     /// Sockets that have bytes to read but no buffer, in the order in which they ran out.
-    starved: Fifo,
+    waiting: SocketQueue,
     /// Accepts of the table that no listener has out.
     accepts_free: Vec<u32>,
     stock: Stock,
@@ -98,8 +96,6 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Of which this at once.
 const DRAIN_STEP_MS: u32 = 100;
 const NO_PORT_HINT: &str = "the process has too many handles or the system too little memory";
-/// More places would not fit the index of a block.
-const SOCKETS_MAX: u32 = 268_435_454;
 
 impl<T: Send> IocpPort<T> {
     /// A port with the tables that `config` asks for, receiving into buffers of `pool`.
@@ -112,15 +108,12 @@ impl<T: Send> IocpPort<T> {
     ///
     /// If a figure is outside the range that [`PortConfig`] states.
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
+        config.validate();
         let sockets_max = config.sockets_max;
-        assert!((1..=SOCKETS_MAX).contains(&sockets_max), "sockets_max: {sockets_max}");
-        assert!(config.inbox_capacity > 0, "inbox_capacity: 0");
         // One thread owns the port, so one is all that runs.
         let port = CompletionPort::new(1).map_err(|os| PortError::new(os, Some(NO_PORT_HINT)))?;
         let port = Arc::new(port);
         let inbox = Inbox::new(config.inbox_capacity, port.clone());
-        let waker = inbox.waker();
-        pool.set_waiter(Arc::new(move || waker.wake()))?;
         let stock = Stock::new(sockets_max);
         let accepts = stock.listeners_left + stock.surplus;
         Ok(Self {
@@ -129,8 +122,8 @@ impl<T: Send> IocpPort<T> {
             inbox,
             port,
             pool,
-            ready: Fifo::new(sockets_max),
-            starved: Fifo::new(sockets_max),
+            ready: SocketQueue::new(sockets_max),
+            waiting: SocketQueue::new(sockets_max),
             accepts_free: (0..accepts).rev().collect(),
             stock,
             entries: vec![OVERLAPPED_ENTRY::default(); BATCH].into(),
@@ -287,7 +280,7 @@ impl<T: Send> fmt::Debug for IocpPort<T> {
         f.debug_struct("IocpPort")
             .field("in_flight", &self.flight.in_flight())
             .field("ready", &self.ready.len())
-            .field("starved", &self.starved.len())
+            .field("waiting", &self.waiting.len())
             .field("stock", &self.stock)
             .field("counters", &self.counters)
             .finish_non_exhaustive()

@@ -63,9 +63,10 @@ impl Handle {
         raw_socket(&self.socket)
     }
 
-    /// Takes the bytes that are there into the empty `buffer`. The socket does not block.
-    pub(super) fn receive(&self, buffer: &mut Buffer) -> Found {
-        let room = i32::try_from(buffer.capacity()).unwrap_or(i32::MAX);
+    /// Takes the bytes that are there, at most `len_max`, into the empty `buffer`. The socket does
+    /// not block.
+    pub(super) fn receive(&self, buffer: &mut Buffer, len_max: u32) -> Found {
+        let room = i32::try_from(len_max.min(buffer.capacity())).unwrap_or(i32::MAX);
         // SAFETY: the socket is open; the buffer's slot has `room` bytes, and this is its only
         // handle, as it comes fresh from the pool and shows no byte yet (INV-POOL-2). The call
         // is done with it when it returns (recv page: no OVERLAPPED).

@@ -4,7 +4,7 @@
 //!   receive:  Idle ─submit─► Waiting ─packet─► Ready ─bytes─► Idle, or Waiting again
 //!                               │                │ pool empty
 //!                               │                ▼
-//!                               │             Starved ─buffer─► as Ready
+//!                               │        WaitingForBuffer ─buffer─► as Ready
 //!                               └─ error, cancel ──► Ended ─reported─► Idle
 //!   send:     Idle ─submit─► InFlight ─packet─► Ended ─reported─► Idle
 //!   accept:   Idle ─submit─► Active ─cancel, error─► Ending ─none left─► Idle
@@ -15,7 +15,7 @@
 
 use super::flight::Started;
 use super::socket::{AcceptCalls, Handle};
-use crate::port::{End, Entry, Key, Shots, Socket, SocketTable};
+use crate::port::{Demand, End, Entry, Key, Shots, Socket, SocketTable, SocketUse};
 use std::collections::VecDeque;
 
 pub(super) type Table = SocketTable<Member>;
@@ -44,13 +44,13 @@ pub(super) enum Receive {
     Idle,
     /// A receive of no bytes is in flight.
     Waiting {
-        shots: Shots,
+        demand: Demand,
         cancelled: bool,
     },
     /// There is something to read; the socket is in the queue of those to be visited.
-    Ready(Shots),
+    Ready(Demand),
     /// There is something to read, but no buffer; the socket is in the queue for one.
-    Starved(Shots),
+    WaitingForBuffer(Demand),
     Ended(End),
 }
 
@@ -83,6 +83,22 @@ pub(super) enum Accept {
 }
 
 impl Member {
+    pub(super) fn usage(&self) -> SocketUse {
+        let usage = SocketUse { is_closing: self.closing, ..SocketUse::default() };
+        match &self.role {
+            Role::Link(link) => SocketUse {
+                receive_in_flight: link.receive != Receive::Idle,
+                send_in_flight: link.send != Send::Idle,
+                ..usage
+            },
+            Role::Listener(listener) => SocketUse {
+                is_listener: true,
+                accept_in_flight: listener.accept != Accept::Idle,
+                ..usage
+            },
+        }
+    }
+
     /// Whether all that was submitted has been reported.
     pub(super) fn is_idle(&self) -> bool {
         match &self.role {
@@ -102,10 +118,10 @@ impl Listener {
 impl Receive {
     /// The state after a receive of no bytes was started. Unless it is `Waiting`, the socket is to
     /// be visited.
-    pub(super) fn after(started: Started, shots: Shots) -> Self {
+    pub(super) fn after(started: Started, demand: Demand) -> Self {
         match started {
-            Started::Pending => Self::Waiting { shots, cancelled: false },
-            Started::Done => Self::Ready(shots),
+            Started::Pending => Self::Waiting { demand, cancelled: false },
+            Started::Done => Self::Ready(demand),
             Started::Failed(error) => Self::Ended(End::Failed(error)),
         }
     }
@@ -113,8 +129,8 @@ impl Receive {
     /// The state after somebody asked for the end, which may have come already.
     pub(super) fn after_cancel(self) -> Self {
         match self {
-            Self::Waiting { shots, .. } => Self::Waiting { shots, cancelled: true },
-            Self::Ready(_) | Self::Starved(_) => Self::Ended(End::Cancelled),
+            Self::Waiting { demand, .. } => Self::Waiting { demand, cancelled: true },
+            Self::Ready(_) | Self::WaitingForBuffer(_) => Self::Ended(End::Cancelled),
             Self::Idle | Self::Ended(_) => self,
         }
     }

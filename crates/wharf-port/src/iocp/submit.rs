@@ -6,7 +6,7 @@ use super::flight::{Slot, Started};
 use super::socket::{accept_socket, is_connection_error};
 use super::state::{Accept, Receive, Role, Send, link, listener};
 use crate::memory::Chain;
-use crate::port::{End, Operation, OperationKind, Shots, Socket, SubmitError, SubmitErrorKind};
+use crate::port::{Demand, End, Operation, OperationKind, Shots, Socket, SubmitError, admit};
 use std::marker;
 
 impl<T: marker::Send> IocpPort<T> {
@@ -15,12 +15,12 @@ impl<T: marker::Send> IocpPort<T> {
         socket: Socket,
         operation: Operation,
     ) -> Result<(), SubmitError> {
-        if let Err(kind) = self.check(socket, &operation) {
-            return Err(SubmitError { kind, operation });
-        }
-        match operation {
+        let usage = self.table.get_mut(socket).map(|entry| entry.state.usage());
+        match admit(usage, operation)? {
             Operation::Accept(shots) => self.start_accept(socket, shots),
-            Operation::Receive { shots, .. } => self.start_receive(socket, shots),
+            Operation::Receive { shots, bytes_max } => {
+                self.start_receive(socket, Demand::new(shots, bytes_max));
+            }
             Operation::Send(chain) => self.start_send(socket, chain),
             Operation::Close => self.start_close(socket),
         }
@@ -36,35 +36,14 @@ impl<T: marker::Send> IocpPort<T> {
         }
     }
 
-    fn check(&mut self, socket: Socket, operation: &Operation) -> Result<(), SubmitErrorKind> {
-        let entry = self.table.get_mut(socket).ok_or(SubmitErrorKind::StaleSocket)?;
-        if entry.state.closing {
-            return Err(SubmitErrorKind::Closing);
-        }
-        let is_free = match (operation, &entry.state.role) {
-            (Operation::Close, _) => true,
-            (Operation::Accept(Shots::One | Shots::Many), Role::Listener(listener)) => {
-                listener.accept == Accept::Idle
-            }
-            (Operation::Receive { .. }, Role::Link(link)) => link.receive == Receive::Idle,
-            (Operation::Send(chain), Role::Link(link)) if !chain.is_empty() => {
-                link.send == Send::Idle
-            }
-            (Operation::Accept(_) | Operation::Receive { .. } | Operation::Send(_), _) => {
-                return Err(SubmitErrorKind::NotForThisSocket);
-            }
-        };
-        if is_free { Ok(()) } else { Err(SubmitErrorKind::Busy) }
-    }
-
-    fn start_receive(&mut self, socket: Socket, shots: Shots) {
+    fn start_receive(&mut self, socket: Socket, demand: Demand) {
         let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
-        link.receive = match shots {
-            Shots::IfReady => Receive::Ready(shots),
-            Shots::One | Shots::Many => Receive::after(self.flight.receive(socket, handle), shots),
+        link.receive = match demand.shots {
+            Shots::IfReady => Receive::Ready(demand),
+            Shots::One | Shots::Many => Receive::after(self.flight.receive(socket, handle), demand),
         };
         if !matches!(link.receive, Receive::Waiting { .. }) {
-            self.ready.push(socket);
+            self.ready.push_back(socket);
         }
     }
 
@@ -78,7 +57,7 @@ impl<T: marker::Send> IocpPort<T> {
             Started::Failed(error) => Send::Ended { sent: 0, end: Some(End::Failed(error)) },
         };
         if !matches!(link.send, Send::InFlight { .. }) {
-            self.ready.push(socket);
+            self.ready.push_back(socket);
         }
     }
 
@@ -99,7 +78,7 @@ impl<T: marker::Send> IocpPort<T> {
                 if let Send::InFlight { cancelled } = &mut link.send {
                     *cancelled = true;
                 }
-                self.starved.remove(socket);
+                self.waiting.remove(socket);
             }
             Role::Listener(listener) => {
                 if let Accept::Active(shots) = listener.accept {
@@ -108,7 +87,7 @@ impl<T: marker::Send> IocpPort<T> {
             }
         }
         member.handle.cancel_all();
-        self.ready.push(socket);
+        self.ready.push_back(socket);
     }
 
     fn cancel_receive(&mut self, socket: Socket) {
@@ -117,8 +96,8 @@ impl<T: marker::Send> IocpPort<T> {
         if let Receive::Waiting { .. } = link.receive {
             self.flight.cancel(Slot::Receive(socket.index), handle);
         } else {
-            self.starved.remove(socket);
-            self.ready.push(socket);
+            self.waiting.remove(socket);
+            self.ready.push_back(socket);
         }
     }
 
@@ -135,7 +114,7 @@ impl<T: marker::Send> IocpPort<T> {
         if let Accept::Active(shots) = listener.accept {
             listener.accept = Accept::Ending(shots, End::Cancelled);
             handle.cancel_all();
-            self.ready.push(socket);
+            self.ready.push_back(socket);
         }
     }
 
@@ -160,10 +139,10 @@ impl<T: marker::Send> IocpPort<T> {
                     self.accepts_free.push(accept);
                     if is_connection_error(error.code()) {
                         self.counters.accept_aborts += 1;
-                        self.ready.push(socket);
+                        self.ready.push_back(socket);
                     } else if listener.out() == 0 {
                         listener.accept = Accept::Ending(shots, End::Failed(error));
-                        self.ready.push(socket);
+                        self.ready.push_back(socket);
                     }
                     // Else the next accept that is over tries again, and not the next turn: a
                     // system without descriptors would be asked for ever.
@@ -172,7 +151,7 @@ impl<T: marker::Send> IocpPort<T> {
             }
         }
         if !listener.done.is_empty() {
-            self.ready.push(socket);
+            self.ready.push_back(socket);
         }
     }
 }

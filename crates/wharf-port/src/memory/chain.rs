@@ -1,63 +1,79 @@
-//! A chain: several buffers that leave as one unbroken run of bytes.
+//! A chain: buffers and messages that leave as one unbroken run of bytes.
 
-use super::pool::{Buffer, BufferPool, Inner, Owner};
-use crate::sync::{AtomicU32, Ordering};
-use std::cell::UnsafeCell;
+mod compact;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod model;
+mod slices;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
+
+use super::buffer::Buffer;
+use super::entries::{Entry, EntryTable};
+use super::error::NoRoom;
+use super::ledger::Owner;
+use super::message::{Message, Position};
+use super::pool::{BufferPool, Inner};
+use slices::{Slices, behind};
 use std::fmt;
-use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-/// A first-in, first-out run of buffers, whole or shared, of any length.
+/// A first-in, first-out run of buffers of its own and of messages, of any length.
 ///
-/// The entries come from a fixed table of the pool whose buffers it was first given, so a chain
-/// allocates nothing. The bytes of the first buffer that have been sent already are skipped.
-/// Dropping a chain gives entries and buffers back.
+/// The entries come from a fixed table of the pool that the chain was first given, so a chain
+/// allocates nothing. A buffer takes an entry, and so does a message, whatever its length. The
+/// bytes of the first entry that have been sent already are skipped. Dropping a chain frees the
+/// entries, the buffers, and the messages that nothing else holds.
+///
+/// A chain stays on the thread of its pool; what goes to another thread is a
+/// [`Message`](super::Message):
+///
+/// ```compile_fail,E0277
+/// fn elsewhere<T: Send>() {}
+/// elsewhere::<wharf_port::memory::Chain>();
+/// ```
 pub struct Chain {
     /// Whose table the entries are in; `Some` only while there are some, or while a chain is being
     /// made that will join one that has.
     pool: Option<NonNull<Inner>>,
     head: u32,
     tail: u32,
+    /// How many entries.
     entries: u32,
-    /// Bytes of the first buffer that are consumed.
+    /// How many of them are buffers; the others are messages.
+    buffers: u32,
+    /// Bytes of the first entry that are consumed.
     skipped: u32,
+    /// Where they end, if some are and the first entry is a message: so a long message is not
+    /// walked through again at each short send.
+    skipped_to: Position,
     len: usize,
+    /// How many of the bytes are in messages.
+    message_len: usize,
 }
 
-/// One entry of the table: a buffer and the index of the entry after it.
-pub(super) struct Node {
-    buffer: UnsafeCell<MaybeUninit<Buffer>>,
-    next: AtomicU32,
-}
-
-// SAFETY: a chain owns its entries: it took their indexes from the table's free list and nobody
-// else has them; buffers may change threads.
-unsafe impl Send for Chain {}
-// SAFETY: `&Chain` only reads entries, which change through `&mut Chain` alone.
-unsafe impl Sync for Chain {}
-
-/// A pool has too few buffers or chain entries left, or the caller's allowance is used up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct NoRoom;
-
-impl fmt::Display for NoRoom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no buffer is free for these bytes")
-    }
-}
-
-impl std::error::Error for NoRoom {}
+const _: () = assert!(size_of::<Chain>() <= 64);
 
 impl Chain {
     /// An empty chain; takes nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { pool: None, head: 0, tail: 0, entries: 0, skipped: 0, len: 0 }
+        Self {
+            pool: None,
+            head: 0,
+            tail: 0,
+            entries: 0,
+            buffers: 0,
+            skipped: 0,
+            skipped_to: Position { index: 0, skipped: 0 },
+            len: 0,
+            message_len: 0,
+        }
     }
 
-    /// Copies `data` behind what is here: into the room of the last buffer, then into buffers
-    /// from `pool`, at most `buffers_max` of them, marked with `owner`.
+    /// Copies `data` behind what is here: into the room of the last buffer, if a buffer is last,
+    /// then into buffers from `pool`, at most `buffers_max` of them, marked with `owner`.
     ///
     /// # Errors
     ///
@@ -73,41 +89,62 @@ impl Chain {
         owner: Owner,
         buffers_max: u32,
     ) -> Result<(), NoRoom> {
-        self.append_slices(pool, std::iter::once(data), owner, buffers_max)
+        self.append_slices(pool, std::iter::once(data), data.len(), owner, buffers_max)
     }
 
-    /// Copies the bytes of `other` behind what is here, as [`append`](Self::append) does.
+    /// Copies the bytes of `message` behind what is here, as [`append`](Self::append) does: for
+    /// when no entry is left for the message itself.
     ///
     /// # Errors
     ///
     /// [`NoRoom`] if that is not possible for all of them; then nothing changed.
-    pub fn append_copy(
+    pub fn append_copy_of(
         &mut self,
         pool: &BufferPool,
-        other: &Self,
+        message: &Message,
         owner: Owner,
         buffers_max: u32,
     ) -> Result<(), NoRoom> {
-        self.append_slices(pool, other.slices(), owner, buffers_max)
+        self.append_slices(pool, message.slices(), message.len(), owner, buffers_max)
     }
 
+    #[inline]
     fn append_slices<'d>(
         &mut self,
         pool: &BufferPool,
         slices: impl Iterator<Item = &'d [u8]> + Clone,
+        len: usize,
         owner: Owner,
         buffers_max: u32,
     ) -> Result<(), NoRoom> {
-        let len: usize = slices.clone().map(<[u8]>::len).sum();
         let here_len = len.min(self.room());
-        let needed = (len - here_len).div_ceil(pool.buffer_size_bytes() as usize);
-        if needed > buffers_max as usize {
-            return Err(NoRoom);
+        if here_len < len {
+            // First what can fail: the bytes that need buffers of their own.
+            let needed = (len - here_len).div_ceil(pool.buffer_size_bytes() as usize);
+            if needed > (buffers_max.min(pool.free()) as usize) {
+                return Err(NoRoom);
+            }
+            let mut fresh = Self { pool: self.pool, ..Self::new() };
+            fresh.fill(pool, behind(slices.clone(), here_len), owner)?;
+            let here = self.fill_last(slices, here_len);
+            debug_assert_eq!(here, here_len, "the room was measured above");
+            self.append_chain(fresh);
+        } else {
+            self.fill_last(slices, len);
         }
-        // First what can fail: the bytes that need buffers of their own.
-        let mut fresh = Self { pool: self.pool, ..Self::new() };
+        Ok(())
+    }
+
+    /// Puts copies of all slices into buffers from `pool`.
+    #[inline]
+    fn fill<'d>(
+        &mut self,
+        pool: &BufferPool,
+        slices: impl Iterator<Item = &'d [u8]>,
+        owner: Owner,
+    ) -> Result<(), NoRoom> {
         let mut last: Option<Buffer> = None;
-        for mut rest in behind(slices.clone(), here_len) {
+        for mut rest in slices {
             while !rest.is_empty() {
                 let mut buffer = match last.take() {
                     Some(buffer) => buffer,
@@ -115,25 +152,30 @@ impl Chain {
                 };
                 rest = &rest[buffer.append(rest)..];
                 if buffer.room() == 0 {
-                    fresh.push(pool, buffer).map_err(|_| NoRoom)?;
+                    self.push(pool, buffer).map_err(|_| NoRoom)?;
                 } else {
                     last = Some(buffer);
                 }
             }
         }
-        if let Some(buffer) = last {
-            fresh.push(pool, buffer).map_err(|_| NoRoom)?;
-        }
-        let mut here_left = here_len;
+        last.map_or(Ok(()), |buffer| self.push(pool, buffer).map_err(|_| NoRoom))
+    }
+
+    /// Copies at most `len` bytes of the slices into the last buffer, and says how many.
+    #[inline]
+    fn fill_last<'d>(&mut self, slices: impl Iterator<Item = &'d [u8]>, len: usize) -> usize {
+        let Some(Entry::Buffer(last)) = self.last_mut() else { return 0 };
+        let before = last.len();
         for slice in slices {
-            let part = &slice[..slice.len().min(here_left)];
-            let copied = self.last_mut().map_or(0, |last| last.append(part));
-            debug_assert_eq!(copied, part.len(), "room was measured above");
-            here_left -= copied;
+            let left = len - (last.len() - before);
+            if left == 0 {
+                break;
+            }
+            last.append(&slice[..slice.len().min(left)]);
         }
-        self.len += here_len;
-        self.append_chain(fresh);
-        Ok(())
+        let copied = last.len() - before;
+        self.len += copied;
+        copied
     }
 
     /// Puts `buffer` behind what is here; an empty one is dropped. The entry comes from `pool`'s
@@ -142,23 +184,56 @@ impl Chain {
     /// # Errors
     ///
     /// The buffer, if the table has no entry left.
+    #[inline]
     pub fn push(&mut self, pool: &BufferPool, buffer: Buffer) -> Result<(), Buffer> {
-        if buffer.is_empty() {
+        let len = buffer.len();
+        if len == 0 {
             return Ok(());
         }
-        let table = self.pool.unwrap_or_else(|| pool.pointer());
-        let inner = pool_of(Some(table));
-        let Some(index) = inner.free_nodes.take() else { return Err(buffer) };
-        self.len += buffer.len();
-        // SAFETY: the entry's index was just taken, so this chain alone reaches it.
-        let slot = unsafe { &mut *inner.nodes[index as usize].buffer.get() };
-        slot.write(buffer);
+        match self.link(pool, Entry::Buffer(buffer)) {
+            Ok(()) => {
+                self.len += len;
+                self.buffers += 1;
+                Ok(())
+            }
+            Err(Entry::Buffer(buffer)) => Err(buffer),
+            Err(Entry::Free | Entry::Message(_)) => unreachable!("what comes back is what went in"),
+        }
+    }
+
+    /// Puts `message` behind what is here, in one entry; an empty one is dropped. The entry comes
+    /// from the same table as that of a [buffer](Self::push).
+    ///
+    /// # Errors
+    ///
+    /// The message, if the table has no entry left.
+    pub fn push_message(&mut self, pool: &BufferPool, message: Message) -> Result<(), Message> {
+        let len = message.len();
+        if len == 0 {
+            return Ok(());
+        }
+        match self.link(pool, Entry::Message(message)) {
+            Ok(()) => {
+                self.len += len;
+                self.message_len += len;
+                Ok(())
+            }
+            Err(Entry::Message(message)) => Err(message),
+            Err(Entry::Free | Entry::Buffer(_)) => unreachable!("what comes back is what went in"),
+        }
+    }
+
+    #[inline]
+    fn link(&mut self, pool: &BufferPool, entry: Entry) -> Result<(), Entry> {
+        let pool = self.pool.unwrap_or_else(|| pool.pointer());
+        let table = table_of(Some(pool));
+        let index = table.insert(entry)?;
         if self.entries == 0 {
-            self.pool = Some(table);
+            self.pool = Some(pool);
             self.head = index;
             self.skipped = 0;
         } else {
-            inner.nodes[self.tail as usize].next.store(index, Ordering::Relaxed);
+            table.set_next(self.tail, index);
         }
         self.tail = index;
         self.entries += 1;
@@ -170,75 +245,88 @@ impl Chain {
     ///
     /// # Panics
     ///
-    /// If both hold bytes and their entries are in different tables.
+    /// If both hold bytes and their entries are in different tables, or `other` has lost some.
     pub fn append_chain(&mut self, mut other: Self) {
         if self.entries == 0 {
             std::mem::swap(self, &mut other);
         } else if other.entries > 0 {
             assert!(self.pool == other.pool, "the chains' entries are in different tables");
             assert!(other.skipped == 0, "a chain that was partly sent comes first");
-            let inner = pool_of(self.pool);
-            inner.nodes[self.tail as usize].next.store(other.head, Ordering::Relaxed);
+            table_of(self.pool).set_next(self.tail, other.head);
             self.tail = other.tail;
             self.entries += other.entries;
+            self.buffers += other.buffers;
             self.len += other.len;
-            (other.pool, other.entries, other.len) = (None, 0, 0);
+            self.message_len += other.message_len;
+            other.forget();
         }
     }
 
-    /// Puts another handle to each of `other`'s buffers behind what is here, sharing the bytes.
-    ///
-    /// # Errors
-    ///
-    /// [`NoRoom`] if the table of this chain (`pool`'s, if it is empty) has too few entries left;
-    /// then nothing changed.
-    ///
-    /// # Panics
-    ///
-    /// If `other` has lost bytes to [`advance`](Self::advance).
-    pub fn share(&mut self, pool: &BufferPool, other: &Self) -> Result<(), NoRoom> {
-        let table = self.pool.unwrap_or_else(|| pool.pointer());
-        if pool_of(Some(table)).free_nodes.free() < other.entries {
-            return Err(NoRoom);
-        }
-        assert!(other.skipped == 0, "a chain that was partly sent is not shared");
-        let mut copy = Self { pool: self.pool, ..Self::new() };
-        for buffer in other.buffers() {
-            copy.push(pool, buffer.clone()).map_err(|_| NoRoom)?;
-        }
-        self.append_chain(copy);
-        Ok(())
-    }
-
-    /// Takes whole buffers off the front, as many as have `len_max` bytes together, but one at least.
+    /// Takes whole entries off the front, as many as have `len_max` bytes together, but one at
+    /// least. A message is one entry.
     #[must_use]
     pub fn take_front(&mut self, len_max: usize) -> Self {
         if self.len <= len_max {
             return std::mem::take(self);
         }
-        let mut front = Self { head: self.head, skipped: self.skipped, ..Self::new() };
-        while self.entries > 0 {
-            let index = self.head;
-            let len = self.entry(index).len() - self.skipped as usize;
-            if front.entries > 0 && front.len + len > len_max {
+        let mut kept = Kept::default();
+        for (index, entry, left) in self.walk() {
+            if kept.entries > 0 && kept.len + left > len_max {
                 break;
             }
-            front.pool = self.pool;
-            front.tail = index;
-            front.entries += 1;
-            front.len += len;
-            self.head = pool_of(self.pool).nodes[index as usize].next.load(Ordering::Relaxed);
-            self.entries -= 1;
-            self.len -= len;
-            self.skipped = 0;
+            kept.add(index, entry, left);
         }
-        if self.entries == 0 {
-            self.pool = None;
-        }
-        front
+        let rest = self.split_off(kept);
+        std::mem::replace(self, rest)
     }
 
-    /// Drops the first `len` bytes: they have been sent.
+    /// Drops what is behind the first `len` bytes, so that a chain which was `len` bytes long when
+    /// something was appended is as it was before that. Does nothing if the chain is no longer
+    /// than that.
+    ///
+    /// # Cost
+    ///
+    /// Walks over the entries that stay.
+    pub fn truncate(&mut self, len: usize) {
+        if len >= self.len {
+            return;
+        }
+        let mut kept = Kept::default();
+        let mut cut_len = 0;
+        for (index, entry, left) in self.walk() {
+            if kept.len == len {
+                break;
+            }
+            let stays = left.min(len - kept.len);
+            kept.add(index, entry, stays);
+            cut_len = left - stays;
+        }
+        self.cut_end_of(kept.last, cut_len);
+        drop(self.split_off(kept));
+    }
+
+    /// Drops the last `len` bytes of one of this chain's entries, which has more.
+    fn cut_end_of(&mut self, index: u32, len: usize) {
+        if len == 0 {
+            return;
+        }
+        let content = table_of(self.pool).content(index);
+        // SAFETY: the entry is this chain's, and `&mut self` is the only way to it (INV-CHAIN-1).
+        let entry = unsafe { &mut *content };
+        let stays = entry.len() - len;
+        #[expect(clippy::cast_possible_truncation, reason = "an entry has less than 4 GiB")]
+        match entry {
+            Entry::Buffer(buffer) => buffer.set_len(stays as u32),
+            Entry::Message(message) => {
+                message.truncate(stays as u32);
+                self.message_len -= len;
+            }
+            Entry::Free => {}
+        }
+        self.len -= len;
+    }
+
+    /// Drops the first `len` bytes: they have been sent. May end inside a buffer or a message.
     ///
     /// # Panics
     ///
@@ -247,14 +335,9 @@ impl Chain {
         assert!(len <= self.len, "{len} bytes sent of {}", self.len);
         let mut rest = len;
         while rest > 0 {
-            let first = self.first().map_or(0, |buffer| buffer.len());
-            let left = first - self.skipped as usize;
+            let left = self.first_len();
             if rest < left {
-                #[expect(clippy::cast_possible_truncation, reason = "less than one buffer")]
-                {
-                    self.skipped += rest as u32;
-                }
-                self.len -= rest;
+                self.skip(rest);
                 return;
             }
             rest -= left;
@@ -262,122 +345,238 @@ impl Chain {
         }
     }
 
-    /// Bytes that fit into the last buffer behind what is there.
-    #[must_use]
-    pub fn room(&self) -> usize {
-        self.last().map_or(0, Buffer::room) as usize
+    /// Consumes `len` bytes of the first entry, which has more.
+    fn skip(&mut self, len: usize) {
+        #[expect(clippy::cast_possible_truncation, reason = "an entry has less than 4 GiB")]
+        let by = len as u32;
+        self.len -= len;
+        if let Some(Entry::Message(message)) = self.first() {
+            let from = if self.skipped == 0 { message.start() } else { self.skipped_to };
+            self.skipped_to = message.position_behind(from, by);
+            self.message_len -= len;
+        }
+        self.skipped += by;
     }
 
-    /// Marks the holder of every buffer in the chain.
+    /// Bytes that fit into the last entry behind what is there: none if that is a message.
+    #[inline]
+    #[must_use]
+    pub fn room(&self) -> usize {
+        match self.last() {
+            Some(Entry::Buffer(buffer)) => buffer.room() as usize,
+            Some(Entry::Message(_) | Entry::Free) | None => 0,
+        }
+    }
+
+    /// Marks the holder of every buffer in the chain. Messages have no such mark.
     pub fn set_owner(&self, owner: Owner) {
-        self.buffers().for_each(|buffer| buffer.set_owner(owner));
+        if self.buffers == 0 {
+            return;
+        }
+        for (_, entry, _) in self.walk() {
+            if let Entry::Buffer(buffer) = entry {
+                buffer.set_owner(owner);
+            }
+        }
     }
 
     /// Bytes that are left in the chain.
+    #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether no byte is left.
+    #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many buffers hold the bytes.
+    /// How many entries hold the bytes: [`buffers`](Self::buffers) and
+    /// [`messages`](Self::messages). A message may have many slices.
+    #[inline]
     #[must_use]
     pub fn entries(&self) -> u32 {
         self.entries
     }
 
-    /// The bytes, one slice a buffer.
-    pub fn slices(&self) -> impl Iterator<Item = &[u8]> + Clone {
-        let skipped = self.skipped as usize;
-        self.buffers().enumerate().map(move |(i, b)| if i == 0 { &b[skipped..] } else { &b[..] })
+    /// How many buffers the chain pins; those of its messages are not among them.
+    #[inline]
+    #[must_use]
+    pub fn buffers(&self) -> u32 {
+        self.buffers
     }
 
-    fn buffers(&self) -> impl Iterator<Item = &Buffer> + Clone {
+    /// How many messages are in the chain.
+    #[inline]
+    #[must_use]
+    pub fn messages(&self) -> u32 {
+        self.entries - self.buffers
+    }
+
+    /// The first slice of [`slices`](Self::slices), empty if there is none. It has all of the
+    /// bytes if it is as long as the chain.
+    #[inline]
+    #[must_use]
+    pub fn front(&self) -> &[u8] {
+        match self.first() {
+            Some(Entry::Buffer(buffer)) => &buffer[self.skipped as usize..],
+            Some(Entry::Message(_)) => self.slices().next().unwrap_or_default(),
+            Some(Entry::Free) | None => &[],
+        }
+    }
+
+    /// The bytes, one slice for each buffer, also of messages; none is empty.
+    #[inline]
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        Slices::new(self)
+    }
+
+    /// The entries with their indexes and the bytes that are left in each.
+    fn walk(&self) -> impl Iterator<Item = (u32, &Entry, usize)> {
+        let mut skipped = self.skipped as usize;
         let mut index = self.head;
         (0..self.entries).map(move |_| {
-            let buffer = self.entry(index);
-            index = pool_of(self.pool).nodes[index as usize].next.load(Ordering::Relaxed);
-            buffer
+            let (at, entry) = (index, self.entry(index));
+            index = table_of(self.pool).next(index);
+            (at, entry, entry.len() - std::mem::take(&mut skipped))
         })
     }
 
-    fn first(&self) -> Option<&Buffer> {
-        self.buffers().next()
+    #[inline]
+    fn first(&self) -> Option<&Entry> {
+        (self.entries > 0).then(|| self.entry(self.head))
     }
 
-    fn last(&self) -> Option<&Buffer> {
+    #[inline]
+    fn last(&self) -> Option<&Entry> {
         (self.entries > 0).then(|| self.entry(self.tail))
     }
 
-    /// The buffer of one of this chain's entries.
-    fn entry(&self, index: u32) -> &Buffer {
-        let node = &pool_of(self.pool).nodes[index as usize];
-        // SAFETY: the entry is this chain's, and it changes only through `&mut self`.
-        let slot = unsafe { &*node.buffer.get() };
-        // SAFETY: an entry is filled before its index gets into a chain, and emptied after it left.
-        unsafe { slot.assume_init_ref() }
+    /// Bytes that are left in the first entry.
+    #[inline]
+    fn first_len(&self) -> usize {
+        self.first().map_or(0, |entry| entry.len() - self.skipped as usize)
     }
 
-    fn last_mut(&mut self) -> Option<&mut Buffer> {
+    /// One of this chain's entries.
+    #[inline]
+    fn entry(&self, index: u32) -> &Entry {
+        let content = table_of(self.pool).content(index);
+        // SAFETY: the entry is this chain's (INV-CHAIN-1), and it changes only through
+        // `&mut self`.
+        unsafe { &*content }
+    }
+
+    #[inline]
+    fn last_mut(&mut self) -> Option<&mut Entry> {
         if self.entries == 0 {
             return None;
         }
-        let node = &pool_of(self.pool).nodes[self.tail as usize];
-        // SAFETY: the entry is this chain's, and `&mut self` is the only way to it.
-        let slot = unsafe { &mut *node.buffer.get() };
-        // SAFETY: as in `entry`.
-        Some(unsafe { slot.assume_init_mut() })
+        let content = table_of(self.pool).content(self.tail);
+        // SAFETY: the entry is this chain's (INV-CHAIN-1), and `&mut self` is the only way to it.
+        Some(unsafe { &mut *content })
     }
 
-    /// Takes the first buffer out, without regard to what of it is skipped.
-    fn pop(&mut self) -> Option<Buffer> {
+    /// Takes the first entry out, with what of it is left.
+    #[inline]
+    fn pop(&mut self) -> Option<Entry> {
         if self.entries == 0 {
             return None;
         }
+        let pool = self.pool?;
+        let table = table_of(self.pool);
         let index = self.head;
-        let inner = pool_of(self.pool);
-        let node = &inner.nodes[index as usize];
-        self.head = node.next.load(Ordering::Relaxed);
-        // SAFETY: the entry is this chain's, and `&mut self` is the only way to it.
-        let slot = unsafe { &mut *node.buffer.get() };
-        // SAFETY: filled, as in `entry`; it is given back below, so the buffer is moved out once.
-        let buffer = unsafe { slot.assume_init_read() };
+        self.head = table.next(index);
+        // SAFETY: the entry is this chain's, `&mut self` is the only way to it (INV-CHAIN-1), and
+        // the chain's head is the entry behind it from now on.
+        let entry = unsafe { table.remove(index) };
+        let left = entry.len() - self.skipped as usize;
         self.entries -= 1;
-        self.len -= buffer.len() - self.skipped as usize;
+        self.len -= left;
         self.skipped = 0;
+        match entry {
+            Entry::Buffer(_) => self.buffers -= 1,
+            Entry::Message(_) => self.message_len -= left,
+            Entry::Free => {}
+        }
         if self.entries == 0 {
             self.pool = None;
         }
-        inner.free_nodes.give_back(index, || ());
-        Some(buffer)
+        // SAFETY: the entry was a part of the pool and has been given back above. The chain uses
+        // its others only, if it has some; then the pool is not freed.
+        unsafe { Inner::free_if_unused(pool) };
+        Some(entry)
+    }
+
+    /// Keeps the first entries, and returns the others.
+    fn split_off(&mut self, kept: Kept) -> Self {
+        if kept.entries == 0 {
+            return std::mem::take(self);
+        }
+        if kept.entries == self.entries {
+            return Self::new();
+        }
+        let rest = Self {
+            pool: self.pool,
+            head: table_of(self.pool).next(kept.last),
+            tail: self.tail,
+            entries: self.entries - kept.entries,
+            buffers: self.buffers - kept.buffers,
+            len: self.len - kept.len,
+            message_len: self.message_len - kept.message_len,
+            ..Self::new()
+        };
+        self.tail = kept.last;
+        self.entries = kept.entries;
+        self.buffers = kept.buffers;
+        self.len = kept.len;
+        self.message_len = kept.message_len;
+        rest
+    }
+
+    /// Becomes empty without freeing the entries, which are another chain's now.
+    fn forget(&mut self) {
+        (self.pool, self.entries, self.buffers) = (None, 0, 0);
+        (self.len, self.message_len) = (0, 0);
     }
 }
 
-/// What of `slices` is behind their first `skip` bytes.
-fn behind<'d>(
-    slices: impl Iterator<Item = &'d [u8]>,
-    skip: usize,
-) -> impl Iterator<Item = &'d [u8]> {
-    let mut skip = skip;
-    slices.map(move |slice| {
-        let skipped = skip.min(slice.len());
-        skip -= skipped;
-        &slice[skipped..]
-    })
+/// What is known of the first entries of a chain.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    last: u32,
+    entries: u32,
+    buffers: u32,
+    len: usize,
+    message_len: usize,
 }
 
-/// The table that a chain with entries is in.
-fn pool_of<'a>(pool: Option<NonNull<Inner>>) -> &'a Inner {
+impl Kept {
+    /// Counts one more entry, of which `len` bytes are left.
+    fn add(&mut self, index: u32, entry: &Entry, len: usize) {
+        self.last = index;
+        self.entries += 1;
+        self.len += len;
+        match entry {
+            Entry::Buffer(_) => self.buffers += 1,
+            Entry::Message(_) => self.message_len += len,
+            Entry::Free => {}
+        }
+    }
+}
+
+/// The table that the entries of a chain are in.
+#[inline]
+fn table_of<'a>(pool: Option<NonNull<Inner>>) -> &'a EntryTable {
     #[expect(clippy::expect_used, reason = "callers have an entry, or a pool's handle, in hand")]
     let pool = pool.expect("a chain with entries knows its table");
     // SAFETY: the caller has a handle to the pool or an entry of its table, and a pool outlives
-    // both (INV-POOL-3). The reference is used within one call of a method of `Chain`.
-    unsafe { pool.as_ref() }
+    // both (INV-POOL-3). The reference is used within one call of a method of `Chain`, while that
+    // is so.
+    &unsafe { pool.as_ref() }.entries
 }
 
 impl Default for Chain {
@@ -388,131 +587,18 @@ impl Default for Chain {
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        while let Some(buffer) = self.pop() {
-            drop(buffer);
+        while let Some(entry) = self.pop() {
+            drop(entry);
         }
     }
 }
 
 impl fmt::Debug for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chain").field("entries", &self.entries).field("len", &self.len).finish()
-    }
-}
-
-impl Node {
-    pub(super) fn empty() -> Self {
-        Self { buffer: UnsafeCell::new(MaybeUninit::uninit()), next: AtomicU32::new(0) }
-    }
-}
-
-#[cfg(test)]
-#[cfg(not(loom))]
-mod tests {
-    use super::super::PoolConfig;
-    use super::*;
-
-    fn pool(buffers: u32) -> BufferPool {
-        let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(buffers) };
-        BufferPool::new(PoolConfig { shared_entries: 2, ..config }).unwrap()
-    }
-
-    fn bytes(chain: &Chain) -> Vec<u8> {
-        chain.slices().flatten().copied().collect()
-    }
-
-    #[test]
-    fn append_fills_the_last_buffer_before_it_takes_another() {
-        let pool = pool(3);
-        let mut chain = Chain::new();
-        chain.append(&pool, &[1; 60], Owner::SendQueue, 9).unwrap();
-        chain.append(&pool, &[2; 70], Owner::SendQueue, 9).unwrap();
-        assert_eq!((chain.len(), chain.entries(), pool.free()), (130, 3, 0));
-        assert_eq!(bytes(&chain), [[1; 60].as_slice(), [2; 70].as_slice()].concat());
-        drop(chain);
-        assert_eq!((pool.free(), pool.free_entries()), (3, 5));
-    }
-
-    #[test]
-    fn append_is_all_or_nothing() {
-        let pool = pool(2);
-        let mut chain = pool.chain_of(&[1; 10], Owner::SendQueue).unwrap();
-        assert_eq!(chain.append(&pool, &[2; 119], Owner::SendQueue, 9), Err(NoRoom));
-        assert_eq!(chain.append(&pool, &[2; 55], Owner::SendQueue, 0), Err(NoRoom));
-        assert_eq!((chain.len(), chain.entries(), pool.free()), (10, 1, 1));
-        chain.append(&pool, &[2; 118], Owner::SendQueue, 1).unwrap();
-        assert_eq!(chain.len(), 128);
-    }
-
-    #[test]
-    fn advance_drops_whole_buffers_and_skips_parts() {
-        let pool = pool(3);
-        let all: Vec<u8> = (0..150).collect();
-        let mut chain = pool.chain_of(&all, Owner::SendQueue).unwrap();
-        chain.advance(10);
-        assert_eq!((bytes(&chain), pool.free()), (all[10..].to_vec(), 0));
-        chain.advance(60);
-        assert_eq!((bytes(&chain), pool.free()), (all[70..].to_vec(), 1));
-        chain.advance(80);
-        assert!(chain.is_empty());
-        assert_eq!(pool.free(), 3);
-    }
-
-    #[test]
-    fn a_copy_of_a_chain_fills_the_last_buffer_first_and_is_all_or_nothing() {
-        let pool = pool(5);
-        let other = pool.chain_of(&(0..100).collect::<Vec<u8>>(), Owner::Shared).unwrap();
-        let mut chain = pool.chain_of(&[7; 60], Owner::SendQueue).unwrap();
-        assert_eq!(chain.append_copy(&pool, &other, Owner::SendQueue, 1), Err(NoRoom));
-        assert_eq!((chain.len(), pool.free()), (60, 2));
-        chain.append_copy(&pool, &other, Owner::SendQueue, 2).unwrap();
-        assert_eq!((bytes(&chain)[60..].to_vec(), chain.entries()), ((0..100).collect(), 3));
-        assert_eq!(chain.append_copy(&pool, &other, Owner::SendQueue, 9), Err(NoRoom));
-        assert_eq!((chain.len(), pool.free()), (160, 0));
-    }
-
-    #[test]
-    fn the_front_of_a_chain_can_be_taken_off_at_a_buffer() {
-        let pool = pool(3);
-        let all: Vec<u8> = (0..150).collect();
-        let mut chain = pool.chain_of(&all, Owner::SendQueue).unwrap();
-        chain.advance(10);
-        let mut front = chain.take_front(60);
-        assert_eq!((bytes(&front), bytes(&chain)), (all[10..64].to_vec(), all[64..].to_vec()));
-        front.advance(54);
-        front.append_chain(chain.take_front(1));
-        assert_eq!((bytes(&front), bytes(&chain)), (all[64..128].to_vec(), all[128..].to_vec()));
-        assert_eq!(bytes(&chain.take_front(1000)), all[128..]);
-        assert!(chain.is_empty() && chain.take_front(1).is_empty());
-        drop(front);
-        assert_eq!((pool.free(), pool.free_entries()), (3, 5));
-    }
-
-    #[test]
-    fn a_shared_chain_is_one_copy_and_costs_an_entry() {
-        let (posts, links) = (pool(1), pool(2));
-        let frame = posts.chain_of(b"news", Owner::Shared).unwrap();
-        let mut queue = links.chain_of(b"old ", Owner::SendQueue).unwrap();
-        queue.share(&links, &frame).unwrap();
-        let mut empty_queue = Chain::new();
-        empty_queue.share(&links, &frame).unwrap();
-        assert_eq!((bytes(&queue), bytes(&empty_queue)), (b"old news".to_vec(), b"news".to_vec()));
-        assert_eq!((posts.free(), links.free(), links.free_entries()), (0, 1, 1));
-        // A shared tail is not written: bytes behind it go to a buffer of their own.
-        queue.append(&links, b"!", Owner::SendQueue, 9).unwrap();
-        assert_eq!(empty_queue.share(&links, &frame), Err(NoRoom));
-        assert_eq!(bytes(&queue), b"old news!");
-        drop((queue, empty_queue, frame));
-        assert_eq!((posts.free(), links.free(), links.free_entries()), (1, 2, 4));
-    }
-
-    #[test]
-    fn chains_of_one_table_join_without_a_copy() {
-        let pool = pool(4);
-        let mut sent = pool.chain_of(&[1; 70], Owner::SendQueue).unwrap();
-        sent.advance(66);
-        sent.append_chain(pool.chain_of(&[2; 70], Owner::SendQueue).unwrap());
-        assert_eq!(bytes(&sent), [[1; 4].as_slice(), [2; 70].as_slice()].concat());
-        assert_eq!(sent.entries(), 3);
+        f.debug_struct("Chain")
+            .field("buffers", &self.buffers())
+            .field("messages", &self.messages())
+            .field("len", &self.len)
+            .finish()
     }
 }

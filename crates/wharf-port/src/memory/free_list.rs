@@ -1,7 +1,8 @@
 //! A lock-free stack of indexes: what is free, last in first out.
 //!
 //! Last in, first out, because the buffer that was used last is the one that is still in the cache.
-//! Taking and giving back are one compare-and-swap each; neither walks the list.
+//! A run of indexes is acquired or released by one compare-and-swap, however long it is: the links
+//! of the stack are the links of the run.
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -9,22 +10,31 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 ///
 /// The head carries a tag that every change raises. A thread that read the head, was delayed, and
 /// finds the same index there again would otherwise install an outdated successor (the ABA
-/// problem). A wrong success needs exactly 2³² changes between two instructions of one thread.
+/// problem). A wrong success needs exactly 2³² changes while one thread acquires a run.
 #[derive(Debug)]
-pub(crate) struct FreeList {
+pub(super) struct FreeList {
     /// Tag in the upper half, index in the lower; `NIL` when empty.
     head: AtomicU64,
+    /// The index below each in the stack, or behind each in its run.
     next: Box<[AtomicU32]>,
-    /// How many indexes are out. Lowered as the *last* step of giving back, so that whoever sees
-    /// 0 knows that no other thread is still inside this list.
+    /// How many indexes are out.
     taken: AtomicU32,
+}
+
+/// Indexes that were acquired together, linked in the list; their owner may follow the links from
+/// `first` to `last` and may not change them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) first: u32,
+    pub(super) last: u32,
+    pub(super) count: u32,
 }
 
 const NIL: u32 = u32::MAX;
 
 impl FreeList {
     /// A list in which all of `0..capacity` is free; 0 is handed out first.
-    pub(crate) fn full(capacity: u32) -> Self {
+    pub(super) fn full(capacity: u32) -> Self {
         assert!(capacity < NIL, "the last index is the end mark");
         let next =
             (1..=capacity).map(|i| AtomicU32::new(if i == capacity { NIL } else { i })).collect();
@@ -32,18 +42,21 @@ impl FreeList {
         Self { head: AtomicU64::new(u64::from(first)), next, taken: AtomicU32::new(0) }
     }
 
-    /// Takes a free index, or `None` if all are out.
-    pub(crate) fn take(&self) -> Option<u32> {
-        // Acquire pairs with the release in `give_back`: what the former owner wrote is visible.
+    /// Takes `count` (at least 1) free indexes, or `None` if there are fewer.
+    pub(super) fn acquire(&self, count: u32) -> Option<Run> {
+        // Acquire pairs with the release in `release`: what the former owners wrote is visible.
         let mut head = self.head.load(Ordering::Acquire);
         loop {
-            let index = index_of(head);
-            if index == NIL {
-                return None;
-            }
-            // This may read the successor of an index that another thread has just taken; the tag
-            // then makes the exchange below fail.
-            let successor = self.next[index as usize].load(Ordering::Relaxed);
+            let Some(run) = self.run_below(head, count) else {
+                // Too few, unless the links changed while they were followed.
+                let now = self.head.load(Ordering::Acquire);
+                if now == head {
+                    return None;
+                }
+                head = now;
+                continue;
+            };
+            let successor = self.next[run.last as usize].load(Ordering::Relaxed);
             match self.head.compare_exchange_weak(
                 head,
                 retagged(head, successor),
@@ -51,55 +64,60 @@ impl FreeList {
                 Ordering::Acquire,
             ) {
                 Ok(_) => {
-                    self.taken.fetch_add(1, Ordering::Relaxed);
-                    return Some(index);
+                    self.taken.fetch_add(count, Ordering::Relaxed);
+                    return Some(run);
                 }
                 Err(now) => head = now,
             }
         }
     }
 
-    /// Puts `index` back and calls `after` before this list is touched for the last time.
+    /// The first `count` indexes of the stack with this head.
     ///
-    /// The caller owns `index`: it came from [`take`](Self::take) and is given back once.
-    pub(crate) fn give_back(&self, index: u32, after: impl FnOnce()) {
+    /// Another thread may acquire and release some of them meanwhile. Then the links lead
+    /// anywhere, but to an index or the end all the same, and the exchange of the head fails by its
+    /// tag.
+    fn run_below(&self, head: u64, count: u32) -> Option<Run> {
+        let first = index_of(head);
+        let mut last = first;
+        for _ in 1..count {
+            last = self.next.get(last as usize)?.load(Ordering::Relaxed);
+        }
+        (last != NIL).then_some(Run { first, last, count })
+    }
+
+    /// Puts a run back, as it came from [`acquire`](Self::acquire), once.
+    pub(super) fn release(&self, run: Run) {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
-            self.next[index as usize].store(index_of(head), Ordering::Relaxed);
-            // SeqCst (a release at least, which pairs with `take`): the waiting mark that `after`
-            // reads is ordered against this exchange, see `BufferPool::set_waiting`.
+            self.next[run.last as usize].store(index_of(head), Ordering::Relaxed);
+            // Release pairs with the acquire in `acquire`: the next owner sees our use as over.
             match self.head.compare_exchange_weak(
                 head,
-                retagged(head, index),
-                Ordering::SeqCst,
+                retagged(head, run.first),
+                Ordering::Release,
                 Ordering::Relaxed,
             ) {
                 Ok(_) => break,
                 Err(now) => head = now,
             }
         }
-        after();
-        // Release pairs with the acquire in `all_home`.
-        self.taken.fetch_sub(1, Ordering::Release);
+        self.taken.fetch_sub(run.count, Ordering::Relaxed);
     }
 
-    /// How many are free; exact when no other thread is taking or giving back.
-    pub(crate) fn free(&self) -> u32 {
+    /// The index behind this one in a run that is out, if it is not the run's last.
+    pub(super) fn behind(&self, index: u32) -> u32 {
+        // Relaxed: whoever has the run got it by its owner's acquire from the head, or after that.
+        self.next[index as usize].load(Ordering::Relaxed)
+    }
+
+    /// How many are free; exact when no other thread acquires or releases.
+    pub(super) fn free_count(&self) -> u32 {
         self.capacity().saturating_sub(self.taken.load(Ordering::Relaxed))
     }
 
-    /// Whether the stack is empty; ordered with `give_back` for the sleep protocol.
-    pub(crate) fn is_empty(&self) -> bool {
-        index_of(self.head.load(Ordering::SeqCst)) == NIL
-    }
-
-    /// Whether every index is free and no thread is inside this list.
-    pub(crate) fn all_home(&self) -> bool {
-        self.taken.load(Ordering::Acquire) == 0
-    }
-
     #[expect(clippy::cast_possible_truncation, reason = "`full` made the list from a u32")]
-    pub(crate) fn capacity(&self) -> u32 {
+    pub(super) fn capacity(&self) -> u32 {
         self.next.len() as u32
     }
 }
@@ -119,17 +137,25 @@ fn retagged(head: u64, index: u32) -> u64 {
 mod tests {
     use super::*;
 
+    fn indexes(list: &FreeList, run: Run) -> Vec<u32> {
+        let next = |index: &u32| (*index != run.last).then(|| list.behind(*index));
+        std::iter::successors(Some(run.first), next).collect()
+    }
+
     #[test]
-    fn hands_out_each_index_once_and_the_last_returned_first() {
-        let list = FreeList::full(3);
-        assert_eq!([list.take(), list.take(), list.take()], [Some(0), Some(1), Some(2)]);
-        assert_eq!(list.take(), None);
-        assert_eq!(list.free(), 0);
-        list.give_back(1, || ());
-        list.give_back(0, || ());
-        assert_eq!(list.free(), 2);
-        assert!(!list.all_home());
-        assert_eq!([list.take(), list.take(), list.take()], [Some(0), Some(1), None]);
+    fn hands_out_each_index_once_and_the_last_released_first() {
+        let list = FreeList::full(5);
+        let (one, three) = (list.acquire(1).unwrap(), list.acquire(3).unwrap());
+        assert_eq!((indexes(&list, one), indexes(&list, three)), (vec![0], vec![1, 2, 3]));
+        assert_eq!((list.acquire(2), list.free_count()), (None, 1));
+        let last = list.acquire(1).unwrap();
+        assert_eq!((indexes(&list, last), list.acquire(1)), (vec![4], None));
+        list.release(three);
+        list.release(one);
+        assert_eq!(list.free_count(), 4);
+        assert_eq!(list.acquire(5), None);
+        assert_eq!(indexes(&list, list.acquire(4).unwrap()), [0, 1, 2, 3]);
+        assert_eq!(list.free_count(), 0);
     }
 
     #[test]
@@ -137,19 +163,24 @@ mod tests {
         let list = FreeList::full(8);
         let held: Vec<AtomicU32> = (0..8).map(|_| AtomicU32::new(0)).collect();
         std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..20_000 {
-                        let Some(index) = list.take() else { continue };
-                        assert_eq!(held[index as usize].swap(1, Ordering::Relaxed), 0);
-                        held[index as usize].store(0, Ordering::Relaxed);
-                        list.give_back(index, || ());
+            for thread in 0..4 {
+                let (list, held) = (&list, &held);
+                scope.spawn(move || {
+                    for round in 0..20_000 {
+                        let Some(run) = list.acquire(1 + (round + thread) % 4) else { continue };
+                        for index in indexes(list, run) {
+                            assert_eq!(held[index as usize].swap(1, Ordering::Relaxed), 0);
+                        }
+                        for index in indexes(list, run) {
+                            held[index as usize].store(0, Ordering::Relaxed);
+                        }
+                        list.release(run);
                     }
                 });
             }
         });
-        assert!(list.all_home());
-        assert_eq!(std::iter::from_fn(|| list.take()).count(), 8);
+        assert_eq!(list.free_count(), 8);
+        assert_eq!(indexes(&list, list.acquire(8).unwrap()).len(), 8);
     }
 }
 
@@ -163,26 +194,33 @@ mod loom_tests {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
         model.check(|| {
-            let list = Arc::new(FreeList::full(2));
-            let held = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
-            let threads: Vec<_> = (0..2)
-                .map(|_| {
+            let list = Arc::new(FreeList::full(3));
+            let held = Arc::new([0; 3].map(AtomicU32::new));
+            let threads: Vec<_> = [[1, 2], [2, 1]]
+                .map(|counts| {
                     let (list, held) = (Arc::clone(&list), Arc::clone(&held));
                     loom::thread::spawn(move || {
-                        for _ in 0..2 {
-                            let Some(index) = list.take() else { continue };
-                            assert_eq!(held[index as usize].swap(1, Ordering::Relaxed), 0);
-                            held[index as usize].store(0, Ordering::Relaxed);
-                            list.give_back(index, || ());
+                        for count in counts {
+                            let Some(run) = list.acquire(count) else { continue };
+                            let mut index = run.first;
+                            for number in 1..=count {
+                                let held = &held[index as usize];
+                                assert_eq!(held.swap(1, Ordering::Relaxed), 0);
+                                held.store(0, Ordering::Relaxed);
+                                assert_eq!(index == run.last, number == count);
+                                index = list.behind(index);
+                            }
+                            list.release(run);
                         }
                     })
                 })
+                .into_iter()
                 .collect();
             for thread in threads {
                 thread.join().unwrap();
             }
-            assert!(list.all_home());
-            assert!(list.take().is_some() && list.take().is_some() && list.take().is_none());
+            assert_eq!(list.free_count(), 3);
+            assert!(list.acquire(3).is_some() && list.acquire(1).is_none());
         });
     }
 }

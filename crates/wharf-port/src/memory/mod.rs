@@ -1,27 +1,57 @@
-//! Buffer memory: taken from the system once, handed out and back without a search.
+//! Buffer memory: taken from the system once, handed out and released without a search.
 //!
 //! ```text
-//!   Region ──── one mapping from the system, all of it touched at start
-//!     └ BufferPool ── equal buffers side by side, a free list, an owner tag for each
-//!         ├ Buffer ── a handle to one buffer; a clone shares the bytes, the last handle frees them
-//!         └ Chain ─── a run of buffers that leaves as one unbroken run of bytes
+//!   one thread                                            every thread
+//!   BufferPool ── equal buffers, a free stack,            MessagePool ── equal buffers,
+//!     │            owner tags, the chain entries            │             a lock-free stack
+//!     ├ Buffer ─── the only handle to a buffer              └ Message ─── a handle to bytes in one
+//!     └ Chain ──── a run of buffers and messages,                         or more buffers; a clone
+//!                  sent as one unbroken run of bytes  ◄────────────────── shares them
 //! ```
+//!
+//! Both pools have their buffers in `Slots`, which are a `Region`: one mapping from the system,
+//! all of it touched at startup.
 //!
 //! # Invariants
 //!
-//! - **INV-POOL-1** A buffer is in exactly one place: on the free list, or named by one or more
-//!   [`Buffer`] handles that count as its references.
-//! - **INV-POOL-2** Bytes of a buffer are written only through a handle that is the only one, or by
-//!   the kernel while a port holds that only handle.
-//! - **INV-POOL-3** A pool's memory outlives every handle into it: the last [`BufferPool`] frees
-//!   the memory only when all of it is home, and else leaves it mapped for ever.
+//! - **INV-POOL-1** A buffer of a [`BufferPool`] is in exactly one place: on the free stack, or
+//!   named by one [`Buffer`]. The pool, its buffers and its chains stay on one thread.
+//! - **INV-POOL-2** Bytes of a buffer are written only through its handle, or by the kernel while a
+//!   port holds that handle and shows it to nobody.
+//! - **INV-POOL-3** A pool's memory outlives every handle into it. It is freed when the last of the
+//!   pool's handles, buffers and chain entries is given back; what a port gives up because the
+//!   kernel may still write to it is never given back.
+//! - **INV-CHAIN-1** A chain entry is in exactly one place: on the free list of its table, or in one
+//!   [`Chain`], which alone reads it by `&self` and changes it by `&mut self`.
+//! - **INV-MESSAGE-1** A buffer of a [`MessagePool`] is in exactly one place: on the free list, or in
+//!   one message, which is named by one or more [`Message`] handles that count as its references.
+//! - **INV-MESSAGE-2** Bytes of a message are written before its first handle is made, and not
+//!   again before the last one is gone.
+//! - **INV-MESSAGE-3** A message pool's memory outlives every handle into it: the handles to one
+//!   message have one count of the pool's `Arc`, which the last of them gives back.
 
+mod buffer;
 mod chain;
+mod entries;
+mod error;
 mod free_list;
+mod ledger;
+mod message;
+#[cfg(all(test, loom))]
+mod message_loom;
 mod pool;
 mod region;
+mod slots;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod speed;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
 
-pub use chain::{Chain, NoRoom};
-pub(crate) use pool::InUse;
-pub use pool::{Buffer, BufferPool, Ledger, Owner, PoolConfig};
-pub use region::MemoryError;
+pub use buffer::Buffer;
+pub use chain::Chain;
+pub use error::{MemoryError, NoRoom};
+pub use ledger::{Ledger, LedgerView, Owner};
+pub use message::{Message, MessagePool, MessagePoolConfig};
+pub use pool::{BufferPool, PoolConfig};

@@ -1,6 +1,6 @@
 //! One piece of memory from the system, taken whole and given back whole.
 
-use std::fmt;
+use super::error::MemoryError;
 use std::io;
 use std::ptr::NonNull;
 
@@ -101,37 +101,6 @@ fn unmap(base: NonNull<u8>, size_bytes: usize) {
 /// The smallest page of Windows on x86-64 and ARM64.
 #[cfg(windows)]
 const PAGE_SIZE_BYTES: usize = 4096;
-
-/// The system refused memory at start.
-#[derive(Debug)]
-pub struct MemoryError {
-    size_bytes: usize,
-    source: io::Error,
-}
-
-impl MemoryError {
-    /// How many bytes were asked for.
-    #[must_use]
-    pub fn size_bytes(&self) -> usize {
-        self.size_bytes
-    }
-}
-
-impl fmt::Display for MemoryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the system refused {} bytes of buffer memory: {}; ask for fewer or smaller buffers",
-            self.size_bytes, self.source
-        )
-    }
-}
-
-impl std::error::Error for MemoryError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
 
 #[cfg(test)]
 mod tests {

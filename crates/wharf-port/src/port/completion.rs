@@ -66,7 +66,8 @@ pub enum Outcome<S, T> {
 pub enum End {
     /// The peer has sent its last byte.
     PeerClosed,
-    /// It was cancelled, or its socket is being closed.
+    /// It was cancelled, or its socket is being closed, or (a receive of many on io_uring) it had
+    /// brought as many bytes as it may.
     Cancelled,
     /// [`Shots::IfReady`](super::Shots::IfReady): nothing was there.
     NotReady,
@@ -74,6 +75,11 @@ pub enum End {
     Readable,
     /// The system said no.
     Failed(OsError),
+}
+
+/// Whether there is no room for another completion.
+pub(crate) fn is_full<C>(completions: &Vec<C>) -> bool {
+    completions.len() == completions.capacity()
 }
 
 impl<S, T> fmt::Debug for Completion<S, T> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// A completion port, owned by one thread.
 ///
-/// The module above states what every implementation promises (INV-PORT-1 to INV-PORT-7). Beyond
+/// The module above states what every implementation promises (INV-PORT-1 to INV-PORT-9). Beyond
 /// that nothing is promised about the order of completions of different sockets or kinds.
 pub trait Port: Sized {
     /// What other threads post to this one.
@@ -71,10 +71,6 @@ pub trait Port: Sized {
 
     /// Makes the close of the socket, when it comes, a reset: the peer then learns that bytes are
     /// missing, and does not take what it has for all. Does nothing on a stale socket.
-    ///
-    /// # Platforms
-    ///
-    /// The simulated port closes as always.
     fn abandon(&mut self, socket: Socket) {
         let _ = socket;
     }
@@ -104,11 +100,27 @@ pub trait Port: Sized {
     /// The pool that receives are filled from.
     fn pool(&self) -> &BufferPool;
 
-    /// How many buffers the next dequeue will take from the pool to receive into.
+    /// How many buffers the next dequeue will take from the pool to lend them to the kernel: what
+    /// is missing to the figure of [`set_window`](Self::set_window).
     ///
     /// Who hands out buffers to others leaves that many free, else receiving pauses.
     fn buffers_wanted(&self) -> u32 {
         0
+    }
+
+    /// Sets how many buffers the port keeps lent to the kernel, at most; from 0 up to
+    /// [`PortConfig::receive_window`], which it is at first and which is meant by anything above.
+    ///
+    /// Buffers that are lent stay lent until they are filled: a smaller figure takes effect as they
+    /// come back. [`buffers_wanted`](Self::buffers_wanted) is what is missing to this figure. With
+    /// 0 nothing is received once the lent buffers are used up; the receives wait, and go on when
+    /// the figure is raised.
+    ///
+    /// # Platforms
+    ///
+    /// io_uring and, if its world is set so, the simulated port; does nothing where no buffers are lent, because there none is kept.
+    fn set_window(&mut self, buffers: u32) {
+        let _ = buffers;
     }
 
     /// Bytes that the peer's system has acknowledged on this connection, counted from some fixed
@@ -156,7 +168,20 @@ impl PortConfig {
     pub fn new(sockets_max: u32) -> Self {
         Self { sockets_max, receive_window: 512, inbox_capacity: 1024 }
     }
+
+    /// Panics if a figure is outside the range that is stated there.
+    pub(crate) fn validate(&self) {
+        let Self { sockets_max, receive_window, inbox_capacity } = *self;
+        assert!((1..=SOCKETS_MAX).contains(&sockets_max), "sockets_max: {sockets_max}");
+        assert!((1..=WINDOW_MAX).contains(&receive_window), "receive_window: {receive_window}");
+        assert!(inbox_capacity > 0, "inbox_capacity: 0");
+    }
 }
+
+/// A slot's index is 28 bits of what io_uring is given to name an operation.
+const SOCKETS_MAX: u32 = 268_435_454;
+/// The most entries of a ring of provided buffers.
+const WINDOW_MAX: u32 = 32_768;
 
 /// A moment on a port's clock: nanoseconds since some fixed point in the past.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -181,7 +206,7 @@ impl Time {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Receives that paused because no buffer was free.
+    /// Receives that paused because no buffer was free, or others had waited for one before.
     pub receive_pauses: u64,
     /// Connections that ended before they were accepted.
     pub accept_aborts: u64,

@@ -129,12 +129,6 @@ impl From<OsError> for PortError {
     }
 }
 
-impl From<crate::memory::InUse> for PortError {
-    fn from(_: crate::memory::InUse) -> Self {
-        Self::new(OsError::new("BufferPool", 0), Some("a pool serves one port; make another pool"))
-    }
-}
-
 impl fmt::Display for PortError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.os)?;

@@ -1,6 +1,7 @@
 //! Packets from other threads: a bounded queue, and a wake-up that is sent only to a sleeper.
 
 use super::wake::{Wake, WakeState};
+use super::{Completion, Key, Outcome};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -25,9 +26,24 @@ impl<T: Send> Inbox<T> {
         self.poster.clone()
     }
 
-    /// Ends the owner's sleep without a packet.
-    pub(crate) fn waker(&self) -> Waker {
-        self.poster.waker.clone()
+    /// Hands over what was posted, at most `count_max` packets and as far as there is room; says
+    /// whether anything was posted since the last call.
+    pub(crate) fn take_packets<S>(
+        &mut self,
+        completions: &mut Vec<Completion<S, T>>,
+        count_max: usize,
+    ) -> bool {
+        if !self.notified() {
+            return false;
+        }
+        let room = completions.capacity() - completions.len();
+        for _ in 0..room.min(count_max) {
+            let Some(packet) = self.take() else { return true };
+            completions.push(Completion { key: Key(0), outcome: Outcome::Posted(packet) });
+        }
+        // Nobody has looked whether there are more.
+        self.mark();
+        true
     }
 
     /// The next packet. Whoever has seen `None` may [`fall_asleep`](Self::fall_asleep).
@@ -60,13 +76,13 @@ pub struct Poster<T> {
 
 /// Ends the sleep of a port's owner, if it sleeps.
 #[derive(Clone)]
-pub(crate) struct Waker {
+struct Waker {
     state: Arc<WakeState>,
     wake: Arc<dyn Wake>,
 }
 
 impl Waker {
-    pub(crate) fn wake(&self) {
+    fn wake(&self) {
         if self.state.mark() {
             self.wake.wake();
         }

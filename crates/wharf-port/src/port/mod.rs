@@ -25,18 +25,31 @@
 //!   generation, a stale one is refused, and [`Outcome::Closed`] is the last completion that
 //!   carries the socket's key.
 //! - **INV-PORT-5** A socket that waits for bytes holds no buffer.
-//! - **INV-PORT-6** When the pool is empty receiving pauses, and it resumes by itself when a buffer
-//!   comes home; no operation fails for it, and sockets get buffers in the order in which
-//!   they ran out of them.
+//! - **INV-PORT-6** When the pool is empty receiving pauses, and the next dequeue after a buffer was
+//!   released resumes it; no operation fails for it. Sockets get buffers in the order in which they
+//!   ran out of them: a receive that is submitted later does not overtake, whatever it brings.
+//!   Buffers are released on the port's own thread, so a release wakes nobody: a dequeue serves
+//!   those that wait before it sleeps.
 //! - **INV-PORT-7** A post from any thread wakes a sleeping dequeue; wake-ups coalesce; no packet
 //!   is lost while the port lives.
+//! - **INV-PORT-8** A receive brings `bytes_max` bytes at most, in all its completions together, and
+//!   when it has brought them it is over: its last completion comes without a cancel. Where the
+//!   kernel receives ahead of the port (io_uring, [`Shots::Many`]) it may bring more, by the buffers
+//!   that were lent to the kernel at that time; its last completion is then the last of them, or
+//!   [`End::Cancelled`].
+//! - **INV-PORT-9** A receive of 0 bytes takes no bytes and no buffer, and an empty pool does not
+//!   hold it up. It ends, once, with [`End::Readable`] when there are bytes, and when there are none
+//!   and will be none as any receive ends.
 
+mod admission;
 mod clock;
 mod completion;
 mod contract;
+mod demand;
 mod error;
 mod inbox;
 mod operation;
+mod socket_queue;
 mod table;
 mod wake;
 
@@ -48,7 +61,11 @@ pub use operation::{
     Key, Operation, OperationKind, Refused, Shots, Socket, SubmitError, SubmitErrorKind,
 };
 
+pub(crate) use admission::{SocketUse, admit};
 pub(crate) use clock::Clock;
+pub(crate) use completion::is_full;
+pub(crate) use demand::Demand;
 pub(crate) use inbox::Inbox;
+pub(crate) use socket_queue::SocketQueue;
 pub(crate) use table::{Entry, SocketTable};
 pub(crate) use wake::Wake;

@@ -27,7 +27,8 @@ pub struct Socket {
 pub enum Shots {
     /// Once.
     One,
-    /// Again and again, until it is cancelled, its socket ends, or it fails.
+    /// Again and again, until it is cancelled, its socket ends, it fails, or a receive has brought
+    /// as many bytes as it may.
     Many,
     /// At once: with what is there, or with [`End::NotReady`](super::End::NotReady). Without a free
     /// buffer it waits for one, like the others.
@@ -47,16 +48,22 @@ pub enum Operation {
         /// How often it completes.
         shots: Shots,
         /// The most bytes that it brings in all its completions together; with the last of them it
-        /// is over, whatever `shots` says.
+        /// is over, whatever `shots` says. `u32::MAX` is no limit.
         ///
         /// 0 asks whether there is something to receive: the operation then takes no buffer and no
-        /// bytes, and ends with [`End::Readable`](super::End::Readable) when bytes are there, or
-        /// as any receive ends when none will come.
+        /// bytes, and completes once, whatever `shots` says but for when: with
+        /// [`End::Readable`](super::End::Readable) when bytes are there, or as any receive ends
+        /// when none will come; with [`Shots::IfReady`] at once, with
+        /// [`End::NotReady`](super::End::NotReady) if neither is so.
         ///
         /// # Platforms
         ///
-        /// On io_uring a receive of [`Shots::Many`] may bring more, by what the port can receive in
-        /// one dequeue at most ([`PortConfig::receive_window`](super::PortConfig::receive_window)).
+        /// On io_uring a receive of [`Shots::Many`] that may bring more than one buffer holds can
+        /// exceed the figure, by the buffers that are lent to the kernel at most
+        /// ([`PortConfig::receive_window`](super::PortConfig::receive_window),
+        /// [`Port::set_window`](super::Port::set_window)). The port ends it when the figure is
+        /// reached; what the kernel has received by then still comes, and the last completion is
+        /// the last of these, or says [`End::Cancelled`](super::End::Cancelled).
         bytes_max: u32,
     },
     /// Send the bytes of the chain, which is not empty, in order.

@@ -37,7 +37,7 @@ impl Kernel {
         let Some(conn) = core.take_queued(listener) else { return };
         if core.injects(FaultKind::AcceptAbort) {
             self.counters.accept_aborts += 1;
-            core.conn(conn, |conn| conn.harmed = true);
+            core.harm(conn);
             return core.refuse(conn);
         }
         core.harass(conn);

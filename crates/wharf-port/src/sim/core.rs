@@ -2,6 +2,7 @@
 
 use super::events::{Events, Notice, Step, What};
 use super::pipe::Pipe;
+use super::traffic::{Clocks, TrafficWatch};
 use super::{FaultCounts, FaultKind, Faults, Plant, Rng, WorldConfig};
 use crate::port::{Key, Socket, SocketTable};
 use crate::sync::{AtomicU8, Ordering};
@@ -20,6 +21,8 @@ pub(super) const SERVER: usize = 1;
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) now_ns: u64,
+    /// How far jumps have moved the clock.
+    pub(super) jumped_ns: u64,
     pub(super) rng: Rng,
     pub(super) faults: Faults,
     pub(super) counts: FaultCounts,
@@ -47,6 +50,7 @@ pub(super) struct Conn {
     /// A fault that no program could mend has struck.
     pub(super) harmed: bool,
     pub(super) deaf: bool,
+    pub(super) traffic: TrafficWatch,
 }
 
 #[derive(Debug)]
@@ -55,6 +59,8 @@ pub(super) struct Side {
     pub(super) inbox: Pipe,
     pub(super) reset: bool,
     pub(super) shut: bool,
+    /// Its close is to be a reset.
+    pub(super) resets: bool,
     pub(super) wants_room: bool,
     /// Which notices are on their way to the holder.
     pub(super) noticed: u8,
@@ -113,6 +119,7 @@ impl Core {
     pub(super) fn new(config: &WorldConfig) -> Self {
         Self {
             now_ns: 0,
+            jumped_ns: 0,
             rng: Rng::new(config.seed),
             faults: config.faults.clone(),
             counts: FaultCounts::default(),
@@ -191,12 +198,26 @@ impl Core {
             self.counts.add(FaultKind::Reset);
         }
         if is_this_one || self.injects(FaultKind::Reset) {
-            self.conn(conn, |conn| conn.harmed = true);
+            self.harm(conn);
             self.reset_side(conn, CLIENT);
             self.reset_side(conn, SERVER);
         } else if self.injects(FaultKind::BlackHole) {
-            self.conn(conn, |conn| (conn.harmed, conn.lost) = (true, true));
+            self.harm(conn);
+            self.conn(conn, |conn| conn.lost = true);
         }
+    }
+
+    /// A fault that no program could mend strikes.
+    pub(super) fn harm(&mut self, conn: ConnId) {
+        self.conn(conn, |conn| {
+            conn.harmed = true;
+            conn.traffic.note(|traffic| traffic.harmed = true);
+        });
+    }
+
+    pub(super) fn clocks(&self) -> Clocks {
+        let steady_ns = self.now_ns.saturating_sub(self.jumped_ns);
+        Clocks { now_ns: self.now_ns, steady_ns }
     }
 
     pub(super) fn conn<R>(&mut self, conn: ConnId, f: impl FnOnce(&mut Conn) -> R) -> Option<R> {
@@ -304,6 +325,7 @@ impl Side {
             inbox: Pipe::new(capacity),
             reset: false,
             shut: false,
+            resets: false,
             wants_room: false,
             noticed: 0,
         }
@@ -325,12 +347,16 @@ impl Core {
         let capacity = self.faults.socket_buffer_bytes as usize;
         let [_, a, b, c] = self.connected.to_be_bytes();
         let deaf = self.injects(FaultKind::DeafPeer);
+        let traffic = TrafficWatch::default();
+        traffic.opened(self.clocks());
+        traffic.note(|traffic| traffic.harmed = deaf);
         let state = Conn {
             sides: [Side::new(Holder::Client(tag), capacity), Side::new(Holder::Nobody, capacity)],
             peer: SocketAddr::from(([10, a, b, c], 40_000)),
             lost: false,
             harmed: deaf,
             deaf,
+            traffic,
         };
         let conn = self.conns.insert(Key(tag), state).ok_or(NoConn::Full)?;
         self.conns_live += 1;

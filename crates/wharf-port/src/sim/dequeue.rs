@@ -1,7 +1,8 @@
 //! The port's exit: what is ready at the world's time, and a note of how long it would have slept.
 
-use super::core::{Bell, Core, SERVER};
+use super::core::{Bell, CLIENT, Core, SERVER};
 use super::kernel::{Done, Kernel, Planted, Ready, SocketEnd};
+use super::receive::Starved;
 use super::world::Guard;
 use super::{FaultKind, SimListener, SimStream, World};
 use crate::memory::BufferPool;
@@ -18,7 +19,7 @@ use std::time::Duration;
 ///
 /// [`dequeue`](Port::dequeue) never waits in real time: it returns what is ready now. If nothing
 /// is, the port counts as asleep until something comes, or its timeout is over on the world's
-/// clock, or a packet or a buffer wakes it: [`World::is_runnable`] says so.
+/// clock, or a packet or a buffer wakes it: [`is_runnable`](Self::is_runnable) says so.
 ///
 /// A timeout of zero counts as a microsecond, so that an engine that spins does not stop the clock.
 pub struct SimPort<T: Send> {
@@ -58,19 +59,22 @@ impl<T: Send> SimPort<T> {
         assert!((1..=32_768).contains(&config.receive_window), "{}", config.receive_window);
         let bell = Arc::new(Bell::new());
         let wake = SimWake { world: world.clone(), bell: Arc::clone(&bell) };
-        let waiter = Arc::clone(&bell);
-        pool.set_waiter(Arc::new(move || waiter.ring()))?;
+        let window = config.receive_window.min(pool.capacity() / 2).max(1);
         let kernel = Kernel {
             port: world.register(Arc::clone(&bell)),
             sockets: SocketTable::new(config.sockets_max),
-            window: config.receive_window.min(pool.capacity() / 2).max(1),
-            pool,
+            lends: world.lends_window(),
+            window,
+            window_max: window,
+            lent: Vec::with_capacity(window as usize),
             filling: 0,
-            starved: VecDeque::new(),
+            brought: 0,
+            starved: Starved::default(),
             ready: VecDeque::new(),
             submitted: Vec::new(),
             counters: Counters::default(),
             planted: Planted::default(),
+            pool,
         };
         let inbox = Inbox::new(config.inbox_capacity, Arc::new(wake));
         Ok(Self { world: world.clone(), kernel, inbox, bell, drives: false })
@@ -97,6 +101,25 @@ impl<T: Send> SimPort<T> {
     #[must_use]
     pub fn number(&self) -> u32 {
         self.kernel.port
+    }
+
+    /// Whether it has something to do: it does not sleep, something would end its sleep, or
+    /// sockets wait for buffers that are free by now.
+    #[must_use]
+    pub fn is_runnable(&self) -> bool {
+        self.world.is_runnable(self.kernel.port) || self.kernel.can_feed()
+    }
+
+    /// Buffers that it has taken from the pool to receive into.
+    #[must_use]
+    pub fn lent(&self) -> u32 {
+        self.kernel.lent()
+    }
+
+    /// The most buffers that it keeps for that.
+    #[must_use]
+    pub fn lent_max(&self) -> u32 {
+        self.kernel.window
     }
 
     /// The world that it is in.
@@ -168,7 +191,7 @@ impl<T: Send> SimPort<T> {
     /// Moves the clock of a world that this port is alone in. `false` if that changes nothing.
     fn drive(&mut self, deadline: Option<Time>) -> bool {
         let mut core = self.world.lock();
-        if self.bell.is_rung() {
+        if self.bell.is_rung() || self.kernel.can_feed() {
             return true;
         }
         match (core.events.next_ns(), deadline) {
@@ -227,7 +250,7 @@ impl Kernel {
 
     /// Ends all that is in flight: nothing outside this process can write to a buffer, so what is
     /// dropped after this is free at once.
-    fn abandon(&mut self, mut core: Guard<'_>) {
+    fn end_all(&mut self, mut core: Guard<'_>) {
         let port = &mut core.ports[self.port as usize];
         port.alive = false;
         port.due.clear();
@@ -275,6 +298,20 @@ impl<T: Send> Port for SimPort<T> {
         self.start_shutdown(socket);
     }
 
+    fn abandon(&mut self, socket: Socket) {
+        let Some(conn) = self.kernel.conn_of(socket) else { return };
+        self.world.lock().conn(conn, |conn| conn.sides[SERVER].resets = true);
+    }
+
+    fn set_window(&mut self, buffers: u32) {
+        self.kernel.window = buffers.min(self.kernel.window_max);
+    }
+
+    fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {
+        let conn = self.kernel.conn_of(socket)?;
+        self.world.lock().conn(conn, |conn| conn.sides[CLIENT].inbox.arrived_total())
+    }
+
     fn dequeue(
         &mut self,
         completions: &mut Completions<Self>,
@@ -309,7 +346,11 @@ impl<T: Send> Port for SimPort<T> {
     }
 
     fn buffers_wanted(&self) -> u32 {
-        u32::try_from(self.kernel.starved.len()).unwrap_or(u32::MAX).min(self.kernel.window)
+        let kernel = &self.kernel;
+        if kernel.lends {
+            return kernel.window.saturating_sub(kernel.lent());
+        }
+        u32::try_from(kernel.starved.count()).unwrap_or(u32::MAX).min(kernel.window)
     }
 
     fn now(&self) -> Time {
@@ -323,7 +364,7 @@ impl<T: Send> Port for SimPort<T> {
 
 impl<T: Send> Drop for SimPort<T> {
     fn drop(&mut self) {
-        self.kernel.abandon(self.world.lock());
+        self.kernel.end_all(self.world.lock());
     }
 }
 

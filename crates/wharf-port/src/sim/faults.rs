@@ -67,10 +67,15 @@ impl FaultKind {
         Self::ResetAsEnd,
     ];
 
-    /// Whether it ends or stalls a connection for good at any step, so that it can strike only now
-    /// and then if anything else is to be seen.
-    fn is_fatal(self) -> bool {
-        matches!(self, Self::Reset | Self::BlackHole)
+    /// How often it strikes, in millionths, if it does: what ends or stalls a connection for good can
+    /// do so only now and then, at any step or once for each connection, if anything else is to be
+    /// seen.
+    fn strengths(self) -> [u32; 3] {
+        match self {
+            Self::Reset | Self::BlackHole => [20, 100, 1_000],
+            Self::DeafPeer | Self::AcceptAbort => [2_000, 20_000, 100_000],
+            _ => [2_000, 50_000, 400_000],
+        }
     }
 }
 
@@ -113,9 +118,7 @@ impl Faults {
         let mut faults = Self::none();
         for kind in FaultKind::ALL {
             if rng.below(2) == 0 {
-                let strengths =
-                    if kind.is_fatal() { [50, 500, 5_000] } else { [2_000, 50_000, 400_000] };
-                faults = faults.with(kind, rng.one_of(&strengths));
+                faults = faults.with(kind, rng.one_of(&kind.strengths()));
             }
         }
         faults.latency_ns = rng.one_of(&[0, 0, 10_000, 1_000_000]);
@@ -224,11 +227,13 @@ pub enum Plant {
     EarlyEnd,
     /// The buffer of one socket's bytes is reported under another's key (INV-PORT-4).
     SwapKeys,
+    /// A receive of one shot that is armed anew is served before those that wait (INV-PORT-6).
+    OvertakeWaiters,
 }
 
 impl Plant {
     /// Every fault that can be planted.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::LoseCompletion,
         Self::CompleteTwice,
         Self::ReuseInFlight,
@@ -246,5 +251,6 @@ impl Plant {
         Self::ForgetLast,
         Self::EarlyEnd,
         Self::SwapKeys,
+        Self::OvertakeWaiters,
     ];
 }

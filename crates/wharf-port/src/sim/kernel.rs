@@ -3,10 +3,10 @@
 use super::accept::AcceptOperation;
 use super::core::{ConnId, Core, SERVER};
 use super::events::{Notice, Step};
-use super::receive::ReceiveOperation;
+use super::receive::{ReceiveOperation, Stage, Starved};
 use super::send::SendOperation;
 use super::{FaultKind, Plant};
-use crate::memory::{Buffer, BufferPool, Chain};
+use crate::memory::{Buffer, BufferPool, Chain, Owner};
 use crate::port::{Counters, End, Key, OperationKind, Shots, Socket, SocketTable};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,17 +17,24 @@ pub(super) struct Kernel {
     /// Which port of the world this is.
     pub(super) port: u32,
     pub(super) sockets: SocketTable<SocketState>,
-    pub(super) pool: BufferPool,
-    /// Buffers that may be picked for receives at once.
+    /// Buffers are taken in advance, and not when bytes are there.
+    pub(super) lends: bool,
+    /// Buffers that may be lent or picked for receives at once.
     pub(super) window: u32,
+    pub(super) window_max: u32,
+    pub(super) lent: Vec<Buffer>,
+    /// Buffers that were picked and are not yet written to.
     pub(super) filling: u32,
-    /// Sockets whose receive waits for a buffer, in the order in which they ran out.
-    pub(super) starved: VecDeque<Socket>,
+    /// Buffers that this dequeue has filled.
+    pub(super) brought: u32,
+    pub(super) starved: Starved,
     pub(super) ready: VecDeque<Ready>,
     /// What the next dequeue hands over.
     pub(super) submitted: Vec<Notice>,
     pub(super) counters: Counters,
     pub(super) planted: Planted,
+    /// Behind all that holds buffers.
+    pub(super) pool: BufferPool,
 }
 
 /// What planted faults have to remember.
@@ -83,6 +90,8 @@ impl Kernel {
     /// Takes steps until nothing is due or `room` completions are ready.
     pub(super) fn run(&mut self, core: &mut Core, room: usize) {
         self.show_late_bytes(core);
+        self.brought = 0;
+        self.lend();
         for index in 0..self.submitted.len() {
             let notice = self.submitted[index];
             match notice.step {
@@ -102,12 +111,30 @@ impl Kernel {
             }
         }
         self.submitted.clear();
+        if core.is_planted(Plant::OvertakeWaiters) {
+            self.overtake(core, room);
+        }
         self.resume(core, room);
         while self.ready.len() < room {
             let Some(notice) = core.ports[self.port as usize].due.pop_front() else { break };
             self.step(core, notice);
-            if !self.starved.is_empty() {
+            if self.starved.count() > 0 {
                 self.resume(core, room);
+            }
+        }
+    }
+
+    /// [`Plant::OvertakeWaiters`]: what is armed anew goes first.
+    fn overtake(&mut self, core: &mut Core, room: usize) {
+        let due = std::mem::take(&mut core.ports[self.port as usize].due);
+        for notice in due {
+            let entry = self.sockets.get_mut(notice.socket);
+            let receive = entry.and_then(|entry| entry.state.receive.as_ref());
+            let is_anew = receive.is_some_and(|receive| receive.shots != Shots::Many);
+            if is_anew && matches!(notice.step, Step::Readable) && self.ready.len() < room {
+                self.readable_step(core, notice.socket);
+            } else {
+                core.ports[self.port as usize].due.push_back(notice);
             }
         }
     }
@@ -158,9 +185,12 @@ impl Kernel {
         }
         let state = &mut self.sockets.get_mut(socket)?.state;
         state.receive.as_ref().filter(|operation| operation.shots == Shots::Many)?;
-        let mut buffer = self.pool.acquire(crate::memory::Owner::KernelReceive)?;
+        let mut buffer = self.pool.acquire(Owner::KernelReceive)?;
         buffer.append(b"bytes of the owner before");
-        state.receive = None;
+        let receive = state.receive.take();
+        if let Some(Stage::Starved(1..)) = receive.map(|receive| receive.stage) {
+            self.starved.leave();
+        }
         Some((socket, buffer))
     }
 
@@ -199,7 +229,7 @@ impl Kernel {
             return;
         } else {
             if core.misbehaves(Plant::CompleteTwice)
-                && let Some(twin) = twin_of(&ready.done)
+                && let Some(twin) = self.twin_of(&ready.done)
             {
                 let (socket, key) = (ready.socket, ready.key);
                 self.ready.push_back(Ready { socket, key, done: twin });
@@ -240,7 +270,7 @@ impl Kernel {
     fn show_late_bytes(&mut self, core: &mut Core) {
         for (conn, len) in std::mem::take(&mut self.planted.unread) {
             // The buffers went home unread; what is in one of them now belongs to anybody.
-            if let Some(mut buffer) = self.pool.acquire(crate::memory::Owner::KernelSend) {
+            if let Some(mut buffer) = self.pool.acquire(Owner::KernelSend) {
                 let len = u32::try_from(len).unwrap_or(u32::MAX).min(buffer.capacity());
                 buffer.set_len(len);
                 let _lost = core.write(conn, SERVER, len as usize, std::iter::once(&*buffer));
@@ -304,16 +334,20 @@ fn may_change_places(earlier: &Ready, later: &Ready) -> bool {
         || (kinds[0] != kinds[1] && !kinds.contains(&OperationKind::Close))
 }
 
-/// The same completion once more, as far as it can be had twice.
-fn twin_of(done: &Done) -> Option<Done> {
-    match done {
-        Done::Accepted { .. } => None,
-        Done::AcceptEnded(end) => Some(Done::AcceptEnded(*end)),
-        Done::Received { buffer, last } => {
-            Some(Done::Received { buffer: buffer.clone(), last: *last })
+impl Kernel {
+    /// The same completion once more, as far as it can be had twice.
+    fn twin_of(&self, done: &Done) -> Option<Done> {
+        match done {
+            Done::Accepted { .. } => None,
+            Done::AcceptEnded(end) => Some(Done::AcceptEnded(*end)),
+            Done::Received { buffer, last } => {
+                let mut copy = self.pool.acquire(Owner::KernelReceive)?;
+                copy.append(buffer);
+                Some(Done::Received { buffer: copy, last: *last })
+            }
+            Done::ReceiveEnded(end) => Some(Done::ReceiveEnded(*end)),
+            Done::Sent { end, .. } => Some(Done::Sent { chain: Chain::new(), sent: 0, end: *end }),
+            Done::Closed => Some(Done::Closed),
         }
-        Done::ReceiveEnded(end) => Some(Done::ReceiveEnded(*end)),
-        Done::Sent { end, .. } => Some(Done::Sent { chain: Chain::new(), sent: 0, end: *end }),
-        Done::Closed => Some(Done::Closed),
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! ```text
 //!   loop {
-//!       for each port that world.is_runnable(): worker.turn()
+//!       for each port that port.is_runnable(): worker.turn()
 //!       while let Some(tag) = world.ready_client(): let that client go on
 //!       if no port is runnable and !world.advance(): over, or stuck
 //!   }
@@ -29,7 +29,7 @@
 //!
 //! - **INV-SIM-1** One seed, one run: nothing depends on time, addresses, threads or hashing.
 //! - **INV-SIM-2** The world's lock is never held while a [`SimStream`], [`SimListener`] or
-//!   [`SimClient`] is dropped; buffers may be, because a pool's waiter only rings a bell.
+//!   [`SimClient`] is dropped; buffers may be.
 //! - **INV-SIM-3** Every queue is bounded: pipes by their capacity, due steps and events by the
 //!   number of sockets and connections, ready completions by the room that a dequeue offers.
 
@@ -49,10 +49,12 @@ mod submit;
 #[cfg(test)] // Two attributes, because clippy knows tests only by this one.
 #[cfg(not(loom))]
 mod tests;
+mod traffic;
 mod world;
 
 pub use dequeue::SimPort;
 pub use faults::{FaultCounts, FaultKind, Faults, Plant};
 pub use peer::{SimClient, SimListener, SimStream};
 pub use rng::Rng;
+pub use traffic::{Traffic, TrafficWatch};
 pub use world::{World, WorldConfig};

@@ -1,7 +1,7 @@
 //! The network: bytes, ends and resets go from one side of a connection to the other.
 
 use super::FaultKind;
-use super::core::{ConnId, Core, ECONNRESET, EPIPE, Holder, READ, Readable, WRITE};
+use super::core::{ConnId, Core, ECONNRESET, EPIPE, Holder, READ, Readable, SERVER, WRITE};
 use super::events::What;
 
 impl Core {
@@ -10,7 +10,8 @@ impl Core {
         self.conn(conn, |conn| {
             let side = &conn.sides[side];
             match side.inbox.arrived() {
-                _ if side.reset => Readable::Reset,
+                // What had arrived before a reset is read first, as on Linux.
+                0 if side.reset => Readable::Reset,
                 0 if side.inbox.is_at_end() => Readable::AtEnd,
                 0 => Readable::Nothing,
                 count => Readable::Bytes(count),
@@ -27,8 +28,11 @@ impl Core {
         max: usize,
         sink: impl FnMut(&[u8]),
     ) -> usize {
+        let clocks = self.clocks();
         let Some(entry) = self.conns.get_mut(conn) else { return 0 };
         let count = entry.state.sides[side].inbox.read(max, sink);
+        let rest = entry.state.sides[side].inbox.arrived();
+        entry.state.traffic.read(side, count, rest, clocks);
         let other = &mut entry.state.sides[1 - side];
         if count > 0 && other.wants_room {
             other.wants_room = false;
@@ -72,10 +76,14 @@ impl Core {
 
     /// No more bytes come from this side.
     pub(super) fn shut(&mut self, conn: ConnId, side: usize) {
+        let now_ns = self.now_ns;
         let Some(entry) = self.conns.get_mut(conn) else { return };
         let [here, there] = sides(&mut entry.state.sides, side);
         if std::mem::replace(&mut here.shut, true) || here.reset {
             return;
+        }
+        if side == SERVER {
+            entry.state.traffic.note(|traffic| traffic.end_ns = Some(now_ns));
         }
         there.inbox.fin_sent = true;
         self.notify(conn, side, WRITE);
@@ -83,14 +91,18 @@ impl Core {
     }
 
     /// Closes this side: with an end, or with a reset if bytes were left unread (as TCP does,
-    /// RFC 2525 section 2.17). The place is used again when both sides are closed.
+    /// RFC 2525 section 2.17) or it was asked for. The place is used again when both sides are closed.
     pub(super) fn close(&mut self, conn: ConnId, side: usize) {
+        let now_ns = self.now_ns;
         let Some(entry) = self.conns.get_mut(conn) else { return };
         let [here, there] = sides(&mut entry.state.sides, side);
         if matches!(here.holder, Holder::Gone) {
             return;
         }
         here.holder = Holder::Gone;
+        if side == SERVER {
+            entry.state.traffic.note(|traffic| traffic.gone_ns = Some(now_ns));
+        }
         if matches!(there.holder, Holder::Gone) {
             self.conns.remove(conn);
             self.conns_live -= 1;
@@ -99,7 +111,7 @@ impl Core {
         let was_reset = here.reset;
         let unread = here.inbox.arrived() > 0;
         here.inbox.clear();
-        if unread && !was_reset {
+        if (unread || here.resets) && !was_reset {
             self.reset_later(conn, 1 - side);
         } else {
             self.shut(conn, side);
@@ -113,7 +125,7 @@ impl Core {
         }
     }
 
-    /// This side learns of a reset: what it has not read is gone.
+    /// This side learns of a reset: what is still under way is lost.
     pub(super) fn reset_side(&mut self, conn: ConnId, side: usize) {
         let Some(entry) = self.conns.get_mut(conn) else { return };
         if entry.state.lost {
@@ -121,7 +133,10 @@ impl Core {
         }
         let side_state = &mut entry.state.sides[side];
         side_state.reset = true;
-        side_state.inbox.clear();
+        side_state.inbox.lose_transit();
+        if side == SERVER {
+            entry.state.traffic.note(|traffic| traffic.reset = true);
+        }
         self.notify(conn, side, READ);
         self.notify(conn, side, WRITE);
     }
@@ -143,6 +158,7 @@ impl Core {
     /// What is under way towards `to` arrives, or a part of it.
     pub(super) fn arrive(&mut self, conn: ConnId, to: usize) {
         let torn = self.injects(FaultKind::TornDelivery);
+        let clocks = self.clocks();
         let Some(entry) = self.conns.get_mut(conn) else { return };
         if entry.state.lost {
             return;
@@ -150,16 +166,17 @@ impl Core {
         let side = &mut entry.state.sides[to];
         side.inbox.under_way = false;
         let in_transit = side.inbox.in_transit();
-        let count = if torn { 1 + self.rng.below_len(in_transit) } else { in_transit };
-        side.inbox.arrive(count);
         let is_gone = matches!(side.holder, Holder::Gone);
         if is_gone || side.reset {
-            side.inbox.clear();
+            side.inbox.lose_transit();
             if is_gone && in_transit > 0 {
                 self.reset_later(conn, 1 - to);
             }
             return;
         }
+        let count = if torn { 1 + self.rng.below_len(in_transit) } else { in_transit };
+        side.inbox.arrive(count);
+        entry.state.traffic.arrived(to, count.min(in_transit), clocks);
         if side.inbox.in_transit() > 0 {
             side.inbox.under_way = true;
             let after_ns = 1 + self.latency_ns();

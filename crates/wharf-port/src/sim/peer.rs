@@ -1,7 +1,7 @@
 //! The other ends: clients, and what an accept or a listen gives before it is associated.
 
-use super::World;
 use super::core::{CLIENT, ConnId, Readable, SERVER};
+use super::{TrafficWatch, World};
 use crate::port::Socket;
 use std::io;
 use std::net::SocketAddr;
@@ -106,7 +106,11 @@ impl SimClient {
             conn.sides[CLIENT].noticed = 0;
             conn.deaf
         });
+        let was_reset = core.conn(self.conn, |conn| conn.sides[CLIENT].reset);
         match core.readable(self.conn, CLIENT) {
+            _ if was_reset == Some(true) && (!self.reads || deaf == Some(true)) => {
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
             Readable::Reset => Err(io::ErrorKind::ConnectionReset.into()),
             _ if !self.reads || deaf == Some(true) => Err(io::ErrorKind::WouldBlock.into()),
             Readable::Nothing => Err(io::ErrorKind::WouldBlock.into()),
@@ -144,6 +148,12 @@ impl SimClient {
     #[must_use]
     pub fn is_harmed(&self) -> bool {
         self.world.lock().conn(self.conn, |conn| conn.harmed).unwrap_or(true)
+    }
+
+    /// What goes over the connection; to be asked for before the server may be gone.
+    #[must_use]
+    pub fn traffic(&self) -> TrafficWatch {
+        self.world.lock().conn(self.conn, |conn| conn.traffic.clone()).unwrap_or_default()
     }
 
     /// The address that the server sees.

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 pub(super) struct Pipe {
     bytes: VecDeque<u8>,
     arrived: usize,
+    /// Bytes that have arrived since the pipe was made.
+    arrived_total: u64,
     capacity: usize,
     /// An arrival is scheduled already.
     pub(super) under_way: bool,
@@ -21,6 +23,7 @@ impl Pipe {
         Self {
             bytes: VecDeque::new(),
             arrived: 0,
+            arrived_total: 0,
             capacity: capacity.max(1),
             under_way: false,
             fin_sent: false,
@@ -50,7 +53,19 @@ impl Pipe {
     }
 
     pub(super) fn arrive(&mut self, count: usize) {
-        self.arrived += count.min(self.in_transit());
+        let count = count.min(self.in_transit());
+        self.arrived += count;
+        self.arrived_total += count as u64;
+    }
+
+    /// Bytes that have ever arrived, read or not.
+    pub(super) fn arrived_total(&self) -> u64 {
+        self.arrived_total
+    }
+
+    /// What has not arrived yet never will.
+    pub(super) fn lose_transit(&mut self) {
+        self.bytes.truncate(self.arrived);
     }
 
     /// Hands at most `max` bytes that have arrived to `sink`, in one or two pieces.

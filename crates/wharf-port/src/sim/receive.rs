@@ -6,6 +6,11 @@
 //!      │ bytes, no buffer         ▲
 //!      └──────────► Starved ──────┘ a buffer came home; first come, first served
 //! ```
+//!
+//! Buffers come from the pool when they are needed, as on epoll; or, if the world
+//! [lends a window](super::WorldConfig::lends_window), from those that each dequeue takes in
+//! advance, as on io_uring. A receive of many shots then goes on after its cancel, and after it has
+//! brought all that it may, until the kernel has heard of that: by what is lent at most.
 
 use super::core::{ConnId, Core, ECONNRESET, READ, Readable, SERVER};
 use super::events::{Notice, Step, What};
@@ -13,10 +18,14 @@ use super::kernel::{Done, Kernel, Ready};
 use super::{FaultKind, Plant};
 use crate::memory::{Buffer, Owner};
 use crate::port::{End, OsError, Shots, Socket};
+use std::collections::VecDeque;
 
 #[derive(Debug)]
 pub(super) struct ReceiveOperation {
     pub(super) shots: Shots,
+    pub(super) bytes_max: u32,
+    /// How many of them it may still bring.
+    pub(super) bytes_left: u32,
     pub(super) cancelled: bool,
     pub(super) stage: Stage,
 }
@@ -24,8 +33,48 @@ pub(super) struct ReceiveOperation {
 #[derive(Debug)]
 pub(super) enum Stage {
     Waiting,
-    Starved,
+    /// With its number in the queue of [`Starved`].
+    Starved(u64),
     Filling(Buffer),
+}
+
+/// Sockets whose receive waits for a buffer, in the order in which they ran out. Who leaves before
+/// its time leaves its entry behind, so that leaving costs the same however many wait.
+#[derive(Debug, Default)]
+pub(super) struct Starved {
+    queue: VecDeque<(Socket, u64)>,
+    entered: u64,
+    /// Entries that count.
+    live: usize,
+}
+
+impl Starved {
+    pub(super) fn count(&self) -> usize {
+        self.live
+    }
+
+    fn enter(&mut self, socket: Socket) -> u64 {
+        self.entered += 1;
+        self.live += 1;
+        self.queue.push_back((socket, self.entered));
+        self.entered
+    }
+
+    /// One that had entered waits no more.
+    pub(super) fn leave(&mut self) {
+        self.live = self.live.saturating_sub(1);
+    }
+}
+
+impl ReceiveOperation {
+    /// It asks whether there are bytes, and takes none.
+    fn only_looks(&self) -> bool {
+        self.bytes_max == 0
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.bytes_left == 0
+    }
 }
 
 impl Kernel {
@@ -45,6 +94,9 @@ impl Kernel {
             Readable::AtEnd => self.end_receive(core, socket, operation, End::PeerClosed),
             Readable::Nothing if operation.shots == Shots::IfReady => {
                 self.end_receive(core, socket, operation, End::NotReady);
+            }
+            Readable::Bytes(_) if operation.only_looks() => {
+                self.end_receive(core, socket, operation, End::Readable);
             }
             Readable::Bytes(_) if matches!(operation.stage, Stage::Waiting) => {
                 self.pick(core, socket, operation);
@@ -66,51 +118,105 @@ impl Kernel {
             core.schedule(delay_ns, What::Wake { port: self.port });
             return self.starve(core, socket, operation);
         }
-        if !self.starved.is_empty() || self.filling >= self.window {
+        let overtakes = core.is_planted(Plant::OvertakeWaiters) && operation.shots != Shots::Many;
+        if self.starved.count() > 0 && !overtakes {
             return self.starve(core, socket, operation);
         }
-        match self.pool.acquire(Owner::KernelReceive) {
+        match self.take_buffer() {
             Some(buffer) => self.begin_fill(core, socket, operation, buffer),
             None => self.starve(core, socket, operation),
         }
     }
 
     fn starve(&mut self, core: &mut Core, socket: Socket, mut operation: ReceiveOperation) {
-        operation.stage = Stage::Starved;
         self.counters.receive_pauses += 1;
-        self.put_receive(socket, operation);
-        if !core.misbehaves(Plant::ForgetRearm) {
-            self.starved.push_back(socket);
+        if core.misbehaves(Plant::ForgetRearm) {
+            operation.stage = Stage::Starved(0);
+        } else {
+            operation.stage = Stage::Starved(self.starved.enter(socket));
         }
+        self.put_receive(socket, operation);
+    }
+
+    /// Takes buffers in advance, if the world lends any.
+    pub(super) fn lend(&mut self) {
+        while self.lends && self.lent() < self.window {
+            let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else { return };
+            self.lent.push(buffer);
+        }
+    }
+
+    /// Buffers that are lent or being filled.
+    pub(super) fn lent(&self) -> u32 {
+        u32::try_from(self.lent.len()).unwrap_or(u32::MAX).saturating_add(self.filling)
+    }
+
+    /// Whether sockets wait for buffers, and a dequeue would find some.
+    pub(super) fn can_feed(&self) -> bool {
+        let (is_full, any) = (self.lent() >= self.window, self.pool.free() > 0);
+        self.starved.count() > 0 && (!self.lent.is_empty() || (any && !is_full))
+    }
+
+    fn take_buffer(&mut self) -> Option<Buffer> {
+        if self.lends {
+            return self.lent.pop();
+        }
+        // This dequeue may bring no more, or the buffers that were picked are enough.
+        let may_take = self.filling < self.window && self.brought < self.window;
+        may_take.then(|| self.pool.acquire(Owner::KernelReceive)).flatten()
     }
 
     /// Gives buffers that came home to those who wait for one, the longest waiting first.
     pub(super) fn resume(&mut self, core: &mut Core, room: usize) {
-        for _ in 0..self.starved.len() {
-            if self.filling >= self.window || self.ready.len() >= room {
+        for _ in 0..self.starved.count() {
+            if self.ready.len() >= room {
                 return;
             }
-            let Some(buffer) = self.take_or_wait(core) else { return };
-            let last_first = core.is_planted(Plant::ServeLastFirst);
-            let next = if last_first { self.starved.pop_back() } else { self.starved.pop_front() };
-            let Some(socket) = next else { return };
-            if let Some(operation) = self.take_receive(socket) {
-                self.begin_fill(core, socket, operation, buffer);
+            let Some(buffer) = self.take_buffer() else { return };
+            let Some((socket, operation)) = self.next_starved(core) else {
+                return self.give_back(buffer);
+            };
+            self.begin_fill(core, socket, operation, buffer);
+        }
+    }
+
+    fn next_starved(&mut self, core: &Core) -> Option<(Socket, ReceiveOperation)> {
+        let last_first = core.is_planted(Plant::ServeLastFirst);
+        loop {
+            let queue = &mut self.starved.queue;
+            let next = if last_first { queue.pop_back() } else { queue.pop_front() };
+            let (socket, number) = next?;
+            if self.waits(socket, number) {
+                self.starved.leave();
+                return self.take_receive(socket).map(|operation| (socket, operation));
             }
         }
     }
 
-    /// A buffer; or `None` and the promise that the port is woken when there is one.
-    fn take_or_wait(&self, core: &Core) -> Option<Buffer> {
-        let taken = self.pool.acquire(Owner::KernelReceive);
-        if taken.is_none() {
-            self.pool.set_waiting(true);
-            // One may have come home before the mark was set; then nobody will ring.
-            if !self.pool.is_empty() {
-                core.ports[self.port as usize].bell.ring();
-            }
+    /// Whether the socket's receive waits with this number.
+    fn waits(&mut self, socket: Socket, number: u64) -> bool {
+        let receive = self.sockets.get_mut(socket).and_then(|entry| entry.state.receive.as_ref());
+        receive.is_some_and(|receive| matches!(receive.stage, Stage::Starved(n) if n == number))
+    }
+
+    /// The receive, which is taken out, waits no more; its entry goes when there are many of them.
+    fn leave_starved(&mut self, number: u64) {
+        if number == 0 {
+            return;
         }
-        taken
+        self.starved.leave();
+        if self.starved.queue.len() > 2 * self.starved.live + 16 {
+            let mut queue = std::mem::take(&mut self.starved.queue);
+            queue.retain(|(socket, number)| self.waits(*socket, *number));
+            self.starved.queue = queue;
+        }
+    }
+
+    /// A buffer that was picked and not written to.
+    fn give_back(&mut self, buffer: Buffer) {
+        if self.lends {
+            self.lent.push(buffer);
+        }
     }
 
     fn begin_fill(
@@ -136,7 +242,7 @@ impl Kernel {
         let Some(mut operation) = self.take_receive(socket) else { return };
         match std::mem::replace(&mut operation.stage, Stage::Waiting) {
             Stage::Filling(buffer) => self.fill(core, socket, operation, buffer),
-            other @ (Stage::Waiting | Stage::Starved) => {
+            other @ (Stage::Waiting | Stage::Starved(_)) => {
                 operation.stage = other;
                 self.put_receive(socket, operation);
             }
@@ -154,37 +260,104 @@ impl Kernel {
         self.filling -= 1;
         operation.stage = Stage::Waiting;
         let Some(conn) = self.conn_of(socket) else { return };
-        self.copy(core, conn, &mut buffer);
+        self.copy(core, conn, &mut operation, &mut buffer);
         if buffer.is_empty() {
-            // A reset has taken the bytes away since the buffer was picked.
-            drop(buffer);
+            self.give_back(buffer);
             self.put_receive(socket, operation);
             return self.readable_step(core, socket);
         }
         if core.misbehaves(Plant::OneByteMore) {
             buffer.append(&[0]);
         }
-        buffer.set_owner(Owner::Application);
-        let last = operation.shots != Shots::Many;
+        let is_used_up = operation.is_used_up();
+        let last = operation.shots != Shots::Many || is_used_up;
         let rest = core.readable(conn, SERVER) != Readable::Nothing;
         let end_too_early = rest && core.misbehaves(Plant::EarlyEnd);
+        if is_used_up && self.goes_on(&operation) {
+            return self.bring_too_much(core, socket, conn, operation, buffer);
+        }
         if !last && !end_too_early {
             self.put_receive(socket, operation);
             if rest {
                 core.notify(conn, SERVER, READ);
             }
         }
-        self.receive_completes(core, socket, Done::Received { buffer, last });
+        self.received(core, socket, buffer, last);
         if end_too_early && !last {
             self.receive_completes(core, socket, Done::ReceiveEnded(End::PeerClosed));
         }
     }
 
-    fn copy(&mut self, core: &mut Core, conn: ConnId, buffer: &mut Buffer) {
+    /// Whether the receive goes on until the kernel has heard that it is to end.
+    fn goes_on(&self, operation: &ReceiveOperation) -> bool {
+        self.lends && operation.shots == Shots::Many && !operation.only_looks()
+    }
+
+    /// The kernel does not know yet that `buffer` was to be the last one.
+    fn bring_too_much(
+        &mut self,
+        core: &mut Core,
+        socket: Socket,
+        conn: ConnId,
+        mut operation: ReceiveOperation,
+        mut buffer: Buffer,
+    ) {
+        let count = core.rng.below_len(self.lent.len() + 1);
+        for _ in 0..count {
+            if !matches!(core.readable(conn, SERVER), Readable::Bytes(_)) {
+                break;
+            }
+            let Some(next) = self.lent.pop() else { break };
+            self.received(core, socket, std::mem::replace(&mut buffer, next), false);
+            self.copy(core, conn, &mut operation, &mut buffer);
+        }
+        self.received(core, socket, buffer, true);
+    }
+
+    /// The kernel hears of a cancel, up to a window of buffers late.
+    fn bring_until_cancelled(
+        &mut self,
+        core: &mut Core,
+        socket: Socket,
+        conn: ConnId,
+        mut operation: ReceiveOperation,
+    ) {
+        let count = core.rng.below_len(self.lent.len() + 1);
+        for _ in 0..count {
+            if !matches!(core.readable(conn, SERVER), Readable::Bytes(_)) {
+                break;
+            }
+            let Some(mut buffer) = self.lent.pop() else { break };
+            self.copy(core, conn, &mut operation, &mut buffer);
+            self.received(core, socket, buffer, false);
+        }
+        self.end_receive(core, socket, operation, End::Cancelled);
+    }
+
+    fn received(&mut self, core: &mut Core, socket: Socket, buffer: Buffer, last: bool) {
+        self.brought += 1;
+        buffer.set_owner(Owner::Application);
+        self.receive_completes(core, socket, Done::Received { buffer, last });
+    }
+
+    fn copy(
+        &mut self,
+        core: &mut Core,
+        conn: ConnId,
+        operation: &mut ReceiveOperation,
+        buffer: &mut Buffer,
+    ) {
         let Readable::Bytes(there) = core.readable(conn, SERVER) else { return };
-        let whole = there.min(buffer.capacity() as usize);
+        let mut whole = there.min(buffer.capacity() as usize);
+        if !self.goes_on(operation) {
+            whole = whole.min(operation.bytes_left as usize);
+        }
         let short = whole > 1 && core.injects(FaultKind::ShortReceive);
         let count = if short { 1 + core.rng.below_len(whole - 1) } else { whole };
+        if operation.bytes_max != u32::MAX {
+            let brought = u32::try_from(count).unwrap_or(u32::MAX);
+            operation.bytes_left = operation.bytes_left.saturating_sub(brought);
+        }
         core.read(conn, SERVER, count, |bytes| {
             let copied = buffer.append(bytes);
             debug_assert_eq!(copied, bytes.len(), "the read was cut to the buffer's size");
@@ -192,31 +365,35 @@ impl Kernel {
     }
 
     pub(super) fn cancel_receive(&mut self, core: &mut Core, socket: Socket) {
-        let Some(operation) = self.take_receive(socket) else { return };
+        let Some(mut operation) = self.take_receive(socket) else { return };
         let Some(conn) = self.conn_of(socket) else { return };
         if !operation.cancelled {
             // The one that was cancelled is over; this is a later one.
             return self.put_receive(socket, operation);
         }
         let there = matches!(core.readable(conn, SERVER), Readable::Bytes(_));
-        let mut operation = operation;
-        if there && core.injects(FaultKind::CancelRace) {
+        if there && operation.only_looks() && core.injects(FaultKind::CancelRace) {
+            return self.end_receive(core, socket, operation, End::Readable);
+        }
+        if there && self.goes_on(&operation) && matches!(operation.stage, Stage::Waiting) {
+            return self.bring_until_cancelled(core, socket, conn, operation);
+        }
+        if there && !operation.only_looks() && core.injects(FaultKind::CancelRace) {
             let picked = match std::mem::replace(&mut operation.stage, Stage::Waiting) {
                 Stage::Filling(buffer) => {
                     self.filling -= 1;
                     Some(buffer)
                 }
-                Stage::Starved => {
-                    self.starved.retain(|other| *other != socket);
-                    self.pool.acquire(Owner::KernelReceive)
+                Stage::Starved(number) => {
+                    self.leave_starved(number);
+                    self.take_buffer()
                 }
-                Stage::Waiting => self.pool.acquire(Owner::KernelReceive),
+                Stage::Waiting => self.take_buffer(),
             };
             if let Some(mut buffer) = picked {
-                self.copy(core, conn, &mut buffer);
-                buffer.set_owner(Owner::Application);
+                self.copy(core, conn, &mut operation, &mut buffer);
                 let last = !core.is_planted(Plant::ForgetLast);
-                return self.receive_completes(core, socket, Done::Received { buffer, last });
+                return self.received(core, socket, buffer, last);
             }
         }
         self.end_receive(core, socket, operation, End::Cancelled);
@@ -232,11 +409,13 @@ impl Kernel {
     ) {
         match operation.stage {
             Stage::Waiting => {}
-            Stage::Starved => self.starved.retain(|other| *other != socket),
+            Stage::Starved(number) => self.leave_starved(number),
             Stage::Filling(buffer) => {
                 self.filling -= 1;
                 if core.is_planted(Plant::LeakOnCancel) {
                     self.planted.hoard.push(buffer);
+                } else {
+                    self.give_back(buffer);
                 }
             }
         }

@@ -81,9 +81,11 @@ impl<T: Send> SimPort<T> {
                 state.accept = Some(AcceptOperation { shots, cancelled: false });
                 Step::Acceptable
             }
-            Operation::Receive { shots, .. } => {
-                let stage = Stage::Waiting;
-                state.receive = Some(ReceiveOperation { shots, cancelled: false, stage });
+            Operation::Receive { shots, bytes_max } => {
+                let (cancelled, stage) = (false, Stage::Waiting);
+                let operation =
+                    ReceiveOperation { shots, bytes_max, bytes_left: bytes_max, cancelled, stage };
+                state.receive = Some(operation);
                 Step::Readable
             }
             Operation::Send(chain) => {

@@ -26,6 +26,9 @@ pub struct WorldConfig {
     pub listeners_max: u32,
     /// Connections that can wait to be accepted at one listener; more are refused.
     pub backlog_max: u32,
+    /// Ports take the buffers that they receive into from their pool in advance, as io_uring does:
+    /// up to [`PortConfig::receive_window`](crate::port::PortConfig::receive_window) at each dequeue.
+    pub lends_window: bool,
 }
 
 impl WorldConfig {
@@ -39,6 +42,7 @@ impl WorldConfig {
             connections_max: 1024,
             listeners_max: 16,
             backlog_max: 128,
+            lends_window: false,
         }
     }
 }
@@ -61,6 +65,7 @@ struct Shared {
     /// Wake-ups so far, for [`Plant::LoseWake`].
     wakes: AtomicU32,
     plant: Option<Plant>,
+    lends_window: bool,
 }
 
 #[expect(
@@ -81,6 +86,7 @@ impl World {
                 clock_ns: AtomicU64::new(0),
                 wakes: AtomicU32::new(0),
                 plant: config.plant,
+                lends_window: config.lends_window,
             }),
         }
     }
@@ -169,10 +175,14 @@ impl World {
         Time(self.shared.clock_ns.load(Ordering::Relaxed))
     }
 
-    /// Whether the port with this [`number`](super::SimPort::number) has something to do: it does
-    /// not sleep, or something would end its sleep.
+    /// The clock without its jumps, in nanoseconds.
     #[must_use]
-    pub fn is_runnable(&self, port: u32) -> bool {
+    pub fn steady_ns(&self) -> u64 {
+        self.lock().clocks().steady_ns
+    }
+
+    /// Whether the port with this number does not sleep, or something would end its sleep.
+    pub(super) fn is_runnable(&self, port: u32) -> bool {
         self.lock().is_runnable(port)
     }
 
@@ -206,6 +216,10 @@ impl World {
         self.lock().conns_live
     }
 
+    pub(super) fn lends_window(&self) -> bool {
+        self.shared.lends_window
+    }
+
     pub(super) fn lock(&self) -> Guard<'_> {
         // A panic in a test leaves the world behind; whoever looks at it then looks at a ruin.
         self.shared.core.lock().unwrap_or_else(PoisonError::into_inner)
@@ -215,6 +229,7 @@ impl World {
         let jumps = core.injects(super::FaultKind::ClockJump);
         let jump_ns = if jumps { core.rng.below(core.faults.clock_jump_max_ns) } else { 0 };
         core.now_ns = core.now_ns.max(to_ns).saturating_add(jump_ns);
+        core.jumped_ns = core.jumped_ns.saturating_add(jump_ns);
         self.shared.clock_ns.store(core.now_ns, Ordering::Relaxed);
         core.run_events();
     }

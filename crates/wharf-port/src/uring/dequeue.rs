@@ -5,11 +5,11 @@
 
 use super::submit::{Tag, parts};
 use super::{At, Running, UringPort};
-use crate::linux;
+use crate::linux::{self, Look};
 use crate::memory::Owner;
 use crate::port::{
-    Completion, Completions, End, Key, OperationKind, OsError, Outcome, PortError, Shots, Socket,
-    SocketTable,
+    Completion, Completions, Demand, End, Key, OperationKind, OsError, Outcome, PortError, Shots,
+    Socket, SocketTable, is_full,
 };
 use io_uring::cqueue;
 use rustix::fd::{FromRawFd, OwnedFd};
@@ -49,50 +49,42 @@ impl<T: Send> UringPort<T> {
         // With little room packets and sockets take turns at being first, so that neither can keep
         // the other out.
         self.packets_first = !self.packets_first;
-        let notified = self.packets_first && self.take_packets(completions);
+        let notified = self.packets_first && self.inbox.take_packets(completions, usize::MAX);
         self.report(completions);
         self.feed();
         self.push_overflow();
         let idle = completions.len() == before
-            && completions.len() < completions.capacity()
+            && !is_full(completions)
             && !notified
             && self.overflow.is_empty()
             && self.ring.completion().is_empty();
-        if idle && timeout != Some(Duration::ZERO) && self.may_sleep() {
+        if idle && timeout != Some(Duration::ZERO) && self.inbox.fall_asleep() {
             self.enter(1, timeout)?;
         } else {
             self.enter(0, Some(Duration::ZERO))?;
         }
-        self.pool.set_waiting(false);
         self.reap(completions);
         self.report(completions);
-        self.take_packets(completions);
+        self.inbox.take_packets(completions, usize::MAX);
         Ok(())
     }
 
-    /// Announces sleep, to whoever posts and, if sockets wait for buffers, to the pool.
-    fn may_sleep(&mut self) -> bool {
-        if !self.starved.is_empty() {
-            self.pool.set_waiting(true);
-            if !self.pool.is_empty() {
-                self.pool.set_waiting(false);
-                self.feed();
-                return false;
-            }
-        }
-        self.inbox.fall_asleep()
-    }
-
-    /// Lends buffers to the kernel, and arms those again that had run out, one buffer each.
+    /// Lends buffers to the kernel, and gives as many of those that wait for one their turn.
+    ///
+    /// No buffer comes home while this thread sleeps, so there is no other place for it.
     fn feed(&mut self) {
         self.window.fill(&self.pool);
-        while self.armed_once < self.window.lent() {
-            let Some(socket) = self.starved.pop_front() else { return };
-            let Some(entry) = self.sockets.get_mut(socket) else { continue };
-            let Some(Running { shots, at: At::Starved, .. }) = entry.state.receive else {
-                continue;
-            };
-            self.arm_receive(socket, shots, At::KernelOnce);
+        let mut next = self.waiting.first();
+        // Passes over no more sockets than have their turn already.
+        while let Some(socket) = next
+            && self.turns < self.window.lent()
+        {
+            next = self.waiting.after(socket);
+            if let Some(entry) = self.sockets.get_mut(socket)
+                && let Some(Running { demand, at: At::Waiting, .. }) = entry.state.receive
+            {
+                self.arm_receive(socket, demand, At::Turn);
+            }
         }
     }
 
@@ -119,6 +111,7 @@ impl<T: Send> UringPort<T> {
         let to_submit = u32::try_from(queued).unwrap_or(u32::MAX);
         let flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
         self.counters.waits += 1;
+        self.enters = self.enters.wrapping_add(1);
         // SAFETY: every queued entry keeps what `push` says; `argument` has the layout that
         // IORING_ENTER_EXT_ARG asks for (io_uring_enter(2)), and it and the timespec live through
         // the call.
@@ -146,7 +139,7 @@ impl<T: Send> UringPort<T> {
 
     /// Takes what the kernel has completed, as far as there is room.
     fn reap(&mut self, completions: &mut Completions<Self>) {
-        while completions.len() < completions.capacity() {
+        while !is_full(completions) {
             let Some(done) = self.ring.completion().next() else { return };
             let (tag, socket) = parts(done.user_data());
             let outcome = match tag {
@@ -191,53 +184,63 @@ impl<T: Send> UringPort<T> {
 
     fn received(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
         let more = cqueue::more(done.flags());
-        let buffer = cqueue::buffer_select(done.flags())
-            .and_then(|id| self.window.take(id, u32::try_from(done.result()).unwrap_or(0)));
+        let len = u32::try_from(done.result()).unwrap_or(0);
+        let buffer = cqueue::buffer_select(done.flags()).and_then(|id| self.window.take(id, len));
         let key = self.arrived(socket, more)?;
         let state = &mut self.sockets.get_mut(socket)?.state;
-        let running = state.receive?;
-        self.armed_once -= u32::from(!more && running.at == At::KernelOnce);
+        let running = state.receive.as_mut()?;
+        let Running { at, cancelled, .. } = *running;
+        if at == At::Poll {
+            return self.polled(socket, key, done.result());
+        }
+        let found_no_buffer = done.result() == -libc::ENOBUFS && !more;
+        if at == At::Turn && !more {
+            self.turns -= 1;
+            if !found_no_buffer || cancelled {
+                self.waiting.remove(socket);
+            }
+        }
         let end = match (done.result(), buffer) {
             (1.., Some(buffer)) => {
-                let go_on = running.shots == Shots::Many && !running.cancelled && !state.closing;
+                let is_over = running.demand.received(len);
+                let go_on = !is_over && !cancelled && !state.closing;
+                let demand = running.demand;
                 if !more {
                     state.receive = None;
                     if go_on {
-                        self.receive_again(socket, running, cqueue::sock_nonempty(done.flags()));
+                        let more_is_there = cqueue::sock_nonempty(done.flags());
+                        self.receive_again(socket, demand, more_is_there);
                     }
-                } else if running.cancelled {
-                    // The cancel came between two shots and did not find the operation.
-                    self.push_cancel(Tag::Receive, socket);
+                } else if cancelled {
+                    self.cancel_again(Tag::Receive, socket);
+                } else if is_over {
+                    // The kernel does not count: what it receives until the cancel still comes.
+                    self.cancel_operation(socket, OperationKind::Receive);
                 }
                 return Some((key, Outcome::Received { buffer, last: !more && !go_on }));
             }
-            (result, _) if result == -libc::ENOBUFS && !more => {
-                if !running.cancelled {
-                    if running.at == At::Kernel {
-                        self.counters.receive_pauses += 1;
-                    }
-                    state.receive = Some(Running { at: At::Starved, ..running });
-                    if running.at == At::KernelOnce {
-                        // Others took the buffer of its turn: it is still the next.
-                        self.starved.push_front(socket);
-                    } else {
-                        self.starved.push_back(socket);
-                    }
-                    return None;
-                }
+            // It did not get as far as to receive.
+            (result, _) if cancelled && [libc::ENOBUFS, libc::EAGAIN].contains(&-result) => {
                 End::Cancelled
+            }
+            _ if found_no_buffer => {
+                running.at = At::Waiting;
+                if at == At::Kernel {
+                    self.counters.receive_pauses += 1;
+                    self.waiting.push_back(socket);
+                }
+                // Else others took the buffer of its turn; it has kept its slot in the queue.
+                return None;
             }
             (result, _)
                 if result == -libc::EAGAIN
-                    && running.at == At::KernelOnce
-                    && running.shots != Shots::IfReady =>
+                    && at == At::Turn
+                    && running.demand.shots != Shots::IfReady =>
             {
-                if !running.cancelled {
-                    // There were no bytes after all: it waits for them like the others.
-                    self.arm_receive(socket, running.shots, At::Kernel);
-                    return None;
-                }
-                End::Cancelled
+                // There were no bytes after all: it waits for them like the others.
+                let demand = running.demand;
+                self.receive_again(socket, demand, false);
+                return None;
             }
             (result, _) => end_of("recv", result),
         };
@@ -249,16 +252,54 @@ impl<T: Send> UringPort<T> {
         Some((key, Outcome::ReceiveEnded(end)))
     }
 
-    /// Goes on with a receive of many shots whose shot in the kernel is over.
+    /// A poll is over: answers a receive of no bytes; lets others take a buffer, or wait for one.
+    fn polled(&mut self, socket: Socket, key: Key, result: i32) -> Option<Reported<T>> {
+        let state = &mut self.sockets.get_mut(socket)?.state;
+        let Running { demand, cancelled, .. } = state.receive?;
+        let end = if result < 0 {
+            end_of("poll", result)
+        } else if demand.is_question() {
+            match linux::look(&state.fd) {
+                Look::Bytes => End::Readable,
+                Look::Ended(end) => end,
+                Look::Nothing if cancelled => End::Cancelled,
+                Look::Nothing => {
+                    self.arm_poll(socket, demand);
+                    return None;
+                }
+            }
+        } else if cancelled {
+            End::Cancelled
+        } else {
+            self.take_or_wait(socket, demand);
+            return None;
+        };
+        state.receive = None;
+        Some((key, Outcome::ReceiveEnded(end)))
+    }
+
+    /// There is something to receive: lets the kernel do it, or the others first.
+    fn take_or_wait(&mut self, socket: Socket, demand: Demand) {
+        if self.waiting.is_empty() {
+            self.arm_receive(socket, demand, At::Kernel);
+        } else {
+            self.counters.receive_pauses += 1;
+            self.wait_for_buffer(socket, demand);
+        }
+    }
+
+    /// Goes on with a receive whose shot in the kernel is over.
     ///
     /// If others wait for a buffer and there is more to receive, it takes its turn behind them.
-    /// One without more must not: a turn that waits for bytes would keep a buffer from the others.
-    fn receive_again(&mut self, socket: Socket, running: Running, more_is_there: bool) {
-        if self.starved.is_empty() || !more_is_there {
-            self.arm_receive(socket, running.shots, At::Kernel);
-        } else if let Some(entry) = self.sockets.get_mut(socket) {
-            entry.state.receive = Some(Running { at: At::Starved, ..running });
-            self.starved.push_back(socket);
+    /// One without more must not: its turn would fail, and one that waits for bytes would keep a
+    /// buffer from the others.
+    fn receive_again(&mut self, socket: Socket, demand: Demand, more_is_there: bool) {
+        if self.waiting.is_empty() {
+            self.arm_receive(socket, demand, At::Kernel);
+        } else if more_is_there {
+            self.wait_for_buffer(socket, demand);
+        } else {
+            self.arm_poll(socket, demand);
         }
     }
 
@@ -286,19 +327,19 @@ impl<T: Send> UringPort<T> {
         let key = self.arrived(socket, more)?;
         let running = self.sockets.get_mut(socket)?.state.accept?;
         if more && running.cancelled {
-            // The cancel came between two shots and did not find the operation.
-            self.push_cancel(Tag::Accept, socket);
+            self.cancel_again(Tag::Accept, socket);
         }
         let state = &mut self.sockets.get_mut(socket)?.state;
         let over = running.cancelled || state.closing;
-        let go_on = running.shots == Shots::Many && !over;
+        let shots = running.demand.shots;
+        let go_on = shots == Shots::Many && !over;
         if let Some(stream) = stream {
             match linux::peer_of(&stream) {
                 Ok(peer) => {
                     if !more {
                         state.accept = None;
                         if go_on {
-                            self.arm_accept(socket, running.shots);
+                            self.arm_accept(socket, shots);
                         }
                     }
                     let last = !more && !go_on;
@@ -322,26 +363,38 @@ impl<T: Send> UringPort<T> {
             if over {
                 return Some((key, Outcome::AcceptEnded(End::Cancelled)));
             }
-            self.arm_accept(socket, running.shots);
+            self.arm_accept(socket, shots);
         }
         None
     }
 
-    /// Reports what the kernel does not know of: receives cancelled while they waited for a
-    /// buffer, and sockets whose last operation is over.
+    /// Reports what the kernel does not know of: receives that were cancelled outside of it or only
+    /// look, and sockets whose last operation is over.
     fn report(&mut self, completions: &mut Completions<Self>) {
         for _ in 0..self.unreported.len() {
-            if completions.len() == completions.capacity() {
+            if is_full(completions) {
                 return;
             }
             let Some(socket) = self.unreported.pop_front() else { return };
             let Some(entry) = self.sockets.get_mut(socket) else { continue };
             let (key, state) = (entry.key, &mut entry.state);
             state.queued = false;
-            if let Some(Running { at: At::Unreported, .. }) = state.receive {
+            let end = match state.receive {
+                Some(Running { at: At::Unreported, .. }) => Some(End::Cancelled),
+                Some(Running { at: At::Look, demand, .. }) => match linux::look(&state.fd) {
+                    Look::Bytes if demand.is_question() => Some(End::Readable),
+                    Look::Bytes => {
+                        self.take_or_wait(socket, demand);
+                        continue;
+                    }
+                    Look::Nothing => Some(End::NotReady),
+                    Look::Ended(end) => Some(end),
+                },
+                _ => None,
+            };
+            if let Some(end) = end {
                 state.receive = None;
-                let outcome = Outcome::ReceiveEnded(End::Cancelled);
-                completions.push(Completion { key, outcome });
+                completions.push(Completion { key, outcome: Outcome::ReceiveEnded(end) });
                 if state.closing {
                     self.report_later(socket);
                 }
@@ -351,20 +404,6 @@ impl<T: Send> UringPort<T> {
                 completions.push(Completion { key, outcome: Outcome::Closed });
             }
         }
-    }
-
-    /// Takes what was posted, as far as there is room; says whether anything was.
-    fn take_packets(&mut self, completions: &mut Completions<Self>) -> bool {
-        if !self.inbox.notified() {
-            return false;
-        }
-        while completions.len() < completions.capacity() {
-            let Some(packet) = self.inbox.take() else { return true };
-            completions.push(Completion { key: Key(0), outcome: Outcome::Posted(packet) });
-        }
-        // There was no room to look whether more packets wait.
-        self.inbox.mark();
-        true
     }
 }
 
@@ -388,7 +427,7 @@ impl<T: Send> Drop for UringPort<T> {
         let sockets: Vec<Socket> = self.sockets.sockets().collect();
         for socket in sockets {
             for kind in [OperationKind::Receive, OperationKind::Send, OperationKind::Accept] {
-                self.end(socket, kind);
+                self.cancel_operation(socket, kind);
             }
         }
         let deadline = self.clock.now().after(DRAIN_MAX);

@@ -11,6 +11,11 @@
 //! - `close` ends nothing by itself: what is in flight is cancelled, its last completions
 //!   are waited for, and only then the descriptor is closed and the place given back.
 //! - A cancelled operation may still succeed; whichever completion the kernel sends is the one.
+//! - A socket whose receive found no buffer stands in a queue, and gets its *turn*: a receive that
+//!   does not wait, one for each lent buffer. It keeps its slot in the queue until it was served,
+//!   so a turn that fails, because others took its buffer, costs it nothing.
+//! - While others wait for a buffer, a receive that is armed anew only *polls*: it would take a
+//!   buffer before them, as the kernel does at once what can be done.
 //!
 //! # Invariants
 //!
@@ -34,8 +39,8 @@ pub use setup::probe;
 use crate::linux::{self, Clock, EventFd};
 use crate::memory::{BufferPool, Chain};
 use crate::port::{
-    Completions, Counters, Inbox, Key, Operation, OperationKind, Port, PortConfig, PortError,
-    Poster, Refused, Shots, Socket, SocketTable, SubmitError, Time,
+    Completions, Counters, Demand, Inbox, Key, Operation, OperationKind, Port, PortConfig,
+    PortError, Poster, Refused, Socket, SocketQueue, SocketTable, SocketUse, SubmitError, Time,
 };
 use io_uring::IoUring;
 use io_uring::squeue;
@@ -71,13 +76,17 @@ pub struct UringPort<T: Send> {
     overflow: VecDeque<squeue::Entry>,
     /// Sockets with something to report that the kernel does not; each is here at most once.
     unreported: VecDeque<Socket>,
-    /// Sockets that wait for a buffer, in the order in which they ran out.
-    starved: VecDeque<Socket>,
+    /// Sockets that wait for a buffer, in the order in which they ran out, with those whose turn is
+    /// in the kernel.
+    waiting: SocketQueue,
     /// Receives in the kernel that took their turn; no more than there are lent buffers.
-    armed_once: u32,
+    turns: u32,
     /// Operations in the kernel whose last completion has not been seen.
     in_kernel: u32,
     packets_first: bool,
+    /// Counts calls of `io_uring_enter`, so that a cancel is not repeated before it was handed over.
+    /// It may wrap: then a repetition comes with the next completion.
+    enters: u8,
     /// Failed `io_uring_enter` calls in a row.
     failures: u32,
     multishot_accept: bool,
@@ -107,9 +116,12 @@ struct State {
 /// A receive or an accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Running {
-    shots: Shots,
+    demand: Demand,
     at: At,
+    /// It was asked to end: by the user, or because a receive has brought all that it may.
     cancelled: bool,
+    /// `enters` when the last cancel was pushed.
+    cancelled_at: u8,
 }
 
 /// Where a receive or an accept is.
@@ -117,11 +129,15 @@ struct Running {
 enum At {
     /// In the kernel, to complete as often as its shots say.
     Kernel,
-    /// A receive of many shots that is in the kernel for one, to take its turn with others.
-    KernelOnce,
-    /// A receive in `starved`.
-    Starved,
-    /// Cancelled while starved; to be reported.
+    /// A receive in `waiting` that is in the kernel for one shot, without waiting there.
+    Turn,
+    /// A receive in `waiting`.
+    Waiting,
+    /// A receive that polls: it is of no bytes, or others wait for a buffer.
+    Poll,
+    /// A receive that must not wait but may not overtake, or is of no bytes: the next dequeue looks.
+    Look,
+    /// Cancelled while it was not in the kernel; to be reported.
     Unreported,
 }
 
@@ -131,10 +147,22 @@ struct Sending {
     cancelled: bool,
 }
 
+impl State {
+    fn usage(&self) -> SocketUse {
+        SocketUse {
+            is_listener: self.listener,
+            is_closing: self.closing,
+            accept_in_flight: self.accept.is_some(),
+            receive_in_flight: self.receive.is_some(),
+            send_in_flight: self.send.is_some(),
+        }
+    }
+}
+
 /// Bytes that a port of this shape takes, about: places and queues, rings, and message headers.
 pub(crate) fn table_size_bytes(config: &PortConfig) -> u64 {
     let (submissions, completions) = setup::queue_sizes(config.sockets_max);
-    let place = size_of::<State>() + 24 + 2 * size_of::<Socket>();
+    let place = size_of::<State>() + 24 + size_of::<Socket>() + SocketQueue::NODE_SIZE_BYTES;
     u64::from(config.sockets_max) * place as u64
         + u64::from(submissions) * size_of::<squeue::Entry>() as u64
         + u64::from(completions) * 16
@@ -154,11 +182,10 @@ impl<T: Send> UringPort<T> {
     ///
     /// If a figure of `config` is outside the range stated there.
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
-        assert!((1..1 << 28).contains(&config.sockets_max), "sockets: {}", config.sockets_max);
+        config.validate();
         let Ring { ring, multishot_accept } = Ring::for_sockets(config.sockets_max)?;
         let wake = Arc::new(EventFd::new()?);
         let inbox = Inbox::new(config.inbox_capacity, Arc::<EventFd>::clone(&wake));
-        let waker = inbox.waker();
         let places = config.sockets_max as usize;
         let mut port = Self {
             window: Window::new(&ring, &pool, config.receive_window)?,
@@ -167,10 +194,11 @@ impl<T: Send> UringPort<T> {
             sockets: SocketTable::new(config.sockets_max),
             overflow: VecDeque::new(),
             unreported: VecDeque::with_capacity(places),
-            starved: VecDeque::with_capacity(places),
-            armed_once: 0,
+            waiting: SocketQueue::new(config.sockets_max),
+            turns: 0,
             in_kernel: 0,
             packets_first: false,
+            enters: 0,
             failures: 0,
             multishot_accept,
             inbox,
@@ -180,8 +208,6 @@ impl<T: Send> UringPort<T> {
             counters: Counters::default(),
             one_thread: PhantomData,
         };
-        // Last, so that a pool whose port could not be made is still free for another.
-        port.pool.set_waiter(Arc::new(move || waker.wake()))?;
         port.watch_wake();
         Ok(port)
     }
@@ -227,11 +253,11 @@ impl<T: Send> Port for UringPort<T> {
     }
 
     fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError> {
-        self.start(socket, operation)
+        self.submit_operation(socket, operation)
     }
 
     fn cancel(&mut self, socket: Socket, kind: OperationKind) {
-        self.end(socket, kind);
+        self.cancel_operation(socket, kind);
     }
 
     fn shutdown(&mut self, socket: Socket) {
@@ -265,6 +291,14 @@ impl<T: Send> Port for UringPort<T> {
 
     fn buffers_wanted(&self) -> u32 {
         self.window.missing()
+    }
+
+    fn set_window(&mut self, buffers: u32) {
+        self.window.set_target(buffers);
+    }
+
+    fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {
+        linux::acknowledged_bytes(&self.sockets.get_mut(socket)?.state.fd)
     }
 
     fn now(&self) -> Time {

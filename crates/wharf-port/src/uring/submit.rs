@@ -3,7 +3,7 @@
 use super::window::GROUP;
 use super::{At, Running, Sending, State, UringPort};
 use crate::memory::{Chain, Owner};
-use crate::port::{Operation, OperationKind, Shots, Socket, SubmitError, SubmitErrorKind};
+use crate::port::{Demand, Operation, OperationKind, Shots, Socket, SubmitError, admit};
 use io_uring::{opcode, squeue, types};
 use rustix::fd::{AsFd, AsRawFd};
 
@@ -40,16 +40,16 @@ pub(super) fn parts(user_data: u64) -> (Option<Tag>, Socket) {
 }
 
 impl<T: Send> UringPort<T> {
-    pub(super) fn start(
+    pub(super) fn submit_operation(
         &mut self,
         socket: Socket,
         operation: Operation,
     ) -> Result<(), SubmitError> {
-        if let Some(kind) = self.objection(socket, &operation) {
-            return Err(SubmitError { kind, operation });
-        }
-        match operation {
-            Operation::Receive { shots, .. } => self.arm_receive(socket, shots, At::Kernel),
+        let usage = self.sockets.get_mut(socket).map(|entry| entry.state.usage());
+        match admit(usage, operation)? {
+            Operation::Receive { shots, bytes_max } => {
+                self.start_receive(socket, Demand::new(shots, bytes_max));
+            }
             Operation::Send(chain) => self.start_send(socket, chain),
             Operation::Accept(shots) => self.arm_accept(socket, shots),
             Operation::Close => self.start_close(socket),
@@ -57,48 +57,66 @@ impl<T: Send> UringPort<T> {
         Ok(())
     }
 
-    fn objection(&mut self, socket: Socket, operation: &Operation) -> Option<SubmitErrorKind> {
-        let Some(entry) = self.sockets.get_mut(socket) else {
-            return Some(SubmitErrorKind::StaleSocket);
-        };
-        let state = &entry.state;
-        if state.closing {
-            return Some(SubmitErrorKind::Closing);
-        }
-        let (fits, busy) = match operation {
-            Operation::Accept(shots) => {
-                (state.listener && *shots != Shots::IfReady, state.accept.is_some())
-            }
-            Operation::Receive { .. } => (!state.listener, state.receive.is_some()),
-            Operation::Send(chain) => (!state.listener && !chain.is_empty(), state.send.is_some()),
-            Operation::Close => (true, false),
-        };
-        match (fits, busy) {
-            (false, _) => Some(SubmitErrorKind::NotForThisSocket),
-            (true, true) => Some(SubmitErrorKind::Busy),
-            (true, false) => None,
+    /// A receive of no bytes only looks. While others wait for a buffer the others only look, too:
+    /// the kernel would give them the buffer that is meant for the first in the queue.
+    pub(super) fn start_receive(&mut self, socket: Socket, demand: Demand) {
+        if !demand.is_question() && self.waiting.is_empty() {
+            self.arm_receive(socket, demand, At::Kernel);
+        } else if demand.shots == Shots::IfReady {
+            self.set_receive(socket, demand, At::Look);
+            self.report_later(socket);
+        } else {
+            self.arm_poll(socket, demand);
         }
     }
 
-    /// Arms a receive of `shots`; `at` says whether for all of them or for one.
-    pub(super) fn arm_receive(&mut self, socket: Socket, shots: Shots, at: At) {
+    /// Arms a receive; `at` says whether for all its shots or for one.
+    pub(super) fn arm_receive(&mut self, socket: Socket, demand: Demand, at: At) {
         let Some(fd) = self.fd_of(socket) else { return };
-        let entry = if shots == Shots::Many && at == At::Kernel {
+        let buffer_size = self.pool.buffer_size_bytes();
+        let len = demand.len_max(buffer_size);
+        // What fits one buffer is received by one shot after the other, which the kernel ends at
+        // the very byte.
+        let is_many = demand.shots == Shots::Many && demand.len_max(u32::MAX) > buffer_size;
+        let entry = if is_many && at == At::Kernel {
             opcode::RecvMulti::new(fd, GROUP).build()
         } else {
             // A turn does not wait either: it would keep a buffer from those that have bytes.
-            let waits = shots != Shots::IfReady && at != At::KernelOnce;
+            let waits = demand.shots != Shots::IfReady && at != At::Turn;
             let flags = if waits { 0 } else { libc::MSG_DONTWAIT };
-            opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+            opcode::Recv::new(fd, std::ptr::null_mut(), len)
                 .buf_group(GROUP)
                 .flags(flags)
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)
         };
-        self.armed_once += u32::from(at == At::KernelOnce);
+        self.turns += u32::from(at == At::Turn);
         self.push_operation(socket, Tag::Receive, entry, |state| {
-            state.receive = Some(Running { shots, at, cancelled: false });
+            state.receive = Some(Running::new(demand, at));
         });
+    }
+
+    /// Waits until there is something to receive, or nothing will come, and takes nothing.
+    pub(super) fn arm_poll(&mut self, socket: Socket, demand: Demand) {
+        let Some(fd) = self.fd_of(socket) else { return };
+        // The kernel adds POLLERR and POLLHUP.
+        let events = (libc::POLLIN | libc::POLLRDHUP).unsigned_abs();
+        let entry = opcode::PollAdd::new(fd, events.into()).build();
+        self.push_operation(socket, Tag::Receive, entry, |state| {
+            state.receive = Some(Running::new(demand, At::Poll));
+        });
+    }
+
+    /// Puts a socket whose receive is not in the kernel at the end of the queue for buffers.
+    pub(super) fn wait_for_buffer(&mut self, socket: Socket, demand: Demand) {
+        self.set_receive(socket, demand, At::Waiting);
+        self.waiting.push_back(socket);
+    }
+
+    pub(super) fn set_receive(&mut self, socket: Socket, demand: Demand, at: At) {
+        if let Some(entry) = self.sockets.get_mut(socket) {
+            entry.state.receive = Some(Running::new(demand, at));
+        }
     }
 
     pub(super) fn arm_accept(&mut self, socket: Socket, shots: Shots) {
@@ -111,7 +129,7 @@ impl<T: Send> UringPort<T> {
             opcode::Accept::new(fd, no_address, no_length).flags(flags).build()
         };
         self.push_operation(socket, Tag::Accept, entry, |state| {
-            state.accept = Some(Running { shots, at: At::Kernel, cancelled: false });
+            state.accept = Some(Running::new(Demand::accept(shots), At::Kernel));
         });
     }
 
@@ -120,7 +138,7 @@ impl<T: Send> UringPort<T> {
         chain.set_owner(Owner::KernelSend);
         // MSG_WAITALL: the kernel itself goes on after a short send, as long as the socket lives.
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-        let entry = if chain.entries() > 1 {
+        let entry = if chain.front().len() < chain.len() {
             if self.vectors.is_full() {
                 self.hand_over();
             }
@@ -128,19 +146,20 @@ impl<T: Send> UringPort<T> {
         } else {
             None
         };
-        let entry = match (entry, chain.slices().next()) {
+        let first = chain.front();
+        let entry = match (entry, first.is_empty()) {
             (Some(header), _) =>
             {
                 #[expect(clippy::cast_sign_loss, reason = "flags are bits")]
                 opcode::SendMsg::new(fd, header).flags(flags as u32).build()
             }
             // One buffer, or no header was to be had: the first buffer goes, a short send.
-            (None, Some(first)) => {
+            (None, false) => {
                 #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
                 let len = first.len() as u32;
                 opcode::Send::new(fd, first.as_ptr(), len).flags(flags).build()
             }
-            (None, None) => return,
+            (None, true) => return,
         };
         // The bytes stay where they are when the chain moves: its entries are in the pool's table.
         self.push_operation(socket, Tag::Send, entry, |state| {
@@ -150,7 +169,7 @@ impl<T: Send> UringPort<T> {
 
     fn start_close(&mut self, socket: Socket) {
         for kind in [OperationKind::Receive, OperationKind::Send, OperationKind::Accept] {
-            self.end(socket, kind);
+            self.cancel_operation(socket, kind);
         }
         if let Some(entry) = self.sockets.get_mut(socket) {
             entry.state.closing = true;
@@ -159,7 +178,7 @@ impl<T: Send> UringPort<T> {
     }
 
     /// Asks for the end of an operation.
-    pub(super) fn end(&mut self, socket: Socket, kind: OperationKind) {
+    pub(super) fn cancel_operation(&mut self, socket: Socket, kind: OperationKind) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let state = &mut entry.state;
         let running = match kind {
@@ -181,12 +200,33 @@ impl<T: Send> UringPort<T> {
             return;
         }
         running.cancelled = true;
-        if running.at == At::Starved {
-            running.at = At::Unreported;
-            self.starved.retain(|starved| *starved != socket);
-            self.report_later(socket);
-        } else {
-            let tag = if kind == OperationKind::Accept { Tag::Accept } else { Tag::Receive };
+        match running.at {
+            At::Waiting | At::Look => {
+                running.at = At::Unreported;
+                self.waiting.remove(socket);
+                self.report_later(socket);
+            }
+            At::Kernel | At::Turn | At::Poll => {
+                running.cancelled_at = self.enters;
+                let tag = if kind == OperationKind::Accept { Tag::Accept } else { Tag::Receive };
+                self.push_cancel(tag, socket);
+            }
+            At::Unreported => {}
+        }
+    }
+
+    /// Cancels a receive or an accept once more that went on after its cancel: that came between
+    /// two shots and did not find it. Not before the last cancel was handed over.
+    pub(super) fn cancel_again(&mut self, tag: Tag, socket: Socket) {
+        let Some(entry) = self.sockets.get_mut(socket) else { return };
+        let running = match tag {
+            Tag::Accept => entry.state.accept.as_mut(),
+            _ => entry.state.receive.as_mut(),
+        };
+        if let Some(running) = running
+            && running.cancelled_at != self.enters
+        {
+            running.cancelled_at = self.enters;
             self.push_cancel(tag, socket);
         }
     }
@@ -229,7 +269,7 @@ impl<T: Send> UringPort<T> {
         self.push(entry.user_data(user_data(tag, socket)));
     }
 
-    pub(super) fn push_cancel(&mut self, target: Tag, socket: Socket) {
+    fn push_cancel(&mut self, target: Tag, socket: Socket) {
         let entry = opcode::AsyncCancel::new(user_data(target, socket)).build();
         self.push(entry.user_data(user_data(Tag::Cancel, socket)));
     }
@@ -259,6 +299,12 @@ impl<T: Send> UringPort<T> {
             }
             self.overflow.pop_front();
         }
+    }
+}
+
+impl Running {
+    fn new(demand: Demand, at: At) -> Self {
+        Self { demand, at, cancelled: false, cancelled_at: 0 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What only this back end has to prove; the promises of every port are tested in `conformance`.
 
-use super::{UringPort, probe};
+use super::{At, UringPort, probe};
 use crate::memory::{BufferPool, Owner, PoolConfig};
 use crate::port::{Completions, Key, Operation, Outcome, Port, PortConfig, Shots};
 use std::io::{Read, Write};
@@ -61,6 +61,75 @@ fn a_chain_of_many_buffers_leaves_as_vectored_sends() {
     assert!(reader == bytes, "the bytes differ");
     drop(port);
     assert_eq!(pool.free(), 256);
+}
+
+/// Turns fail together when the lent buffers are in completions that were not taken yet.
+#[test]
+fn turns_that_fail_in_one_pass_keep_their_order() {
+    let pool = BufferPool::new(PoolConfig::new(8)).unwrap();
+    let Some((mut port, first, peer)) = linked(&pool) else { return };
+    let (mut sockets, mut peers) = (vec![first], vec![peer]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for key in 1..4 {
+        peers.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let (stream, _) = listener.accept().unwrap();
+        sockets.push(port.associate(stream, Key(key)).unwrap());
+    }
+    let mut one = Completions::<UringPort<u64>>::with_capacity(1);
+    let mut turn = |port: &mut UringPort<u64>| {
+        port.dequeue(&mut one, Some(Duration::ZERO)).unwrap();
+        one.pop().map(|completion| (completion.key, completion.outcome))
+    };
+    // Three that will wait, and one that takes their buffers.
+    for socket in &sockets {
+        port.submit(*socket, Operation::receive(Shots::Many)).unwrap();
+    }
+    // With one buffer in the ring, without which they would fail at once; then it is used up.
+    port.set_window(1);
+    assert!(turn(&mut port).is_none());
+    port.set_window(0);
+    peers[3].write_all(b"!").unwrap();
+    let (Key(3), Outcome::Received { .. }) = turn(&mut port).unwrap() else { panic!("{port:?}") };
+    let mut hoard: Vec<_> = std::iter::from_fn(|| pool.acquire(Owner::Application)).collect();
+    for peer in &mut peers[..3] {
+        peer.write_all(b"waits").unwrap();
+    }
+    // A packet fills the vector, so that the three failures stay in the ring.
+    port.packets_first = false;
+    port.poster().post(1).unwrap();
+    let posted = turn(&mut port).unwrap();
+    assert!(matches!(posted.1, Outcome::Posted(1)), "{posted:?}");
+    assert!(port.waiting.is_empty());
+    // The fourth takes four buffers.
+    port.set_window(4);
+    hoard.truncate(hoard.len() - 4);
+    peers[3].write_all(&[7; 4 * 2048]).unwrap();
+    let mut kept = vec![turn(&mut port).unwrap()];
+    assert_eq!((port.waiting.len(), port.window.lent()), (3, 3));
+    // All three have their turn, and none finds a buffer.
+    port.set_window(0);
+    while kept.len() < 4 {
+        kept.push(turn(&mut port).unwrap());
+    }
+    assert!(turn(&mut port).is_none());
+    assert_eq!((port.turns, port.window.lent()), (0, 0));
+    for socket in &sockets[..3] {
+        let receive = port.sockets.get_mut(*socket).unwrap().state.receive.unwrap();
+        assert_eq!(receive.at, At::Waiting);
+    }
+    assert!(kept.iter().all(|(key, _)| *key == Key(3)), "{kept:?}");
+    port.set_window(1);
+    drop(hoard);
+    let served: Vec<_> = (0..3)
+        .map(|_| {
+            loop {
+                if let Some((key, _)) = turn(&mut port) {
+                    break key;
+                }
+            }
+        })
+        .collect();
+    assert_eq!(served, [Key(7), Key(1), Key(2)], "the order in which they ran out");
 }
 
 #[test]

@@ -22,8 +22,10 @@ pub(super) struct Window {
     entries: NonNull<BufRingEntry>,
     /// A power of two.
     entry_count: u16,
-    /// How many buffers to lend, at most `entry_count`.
+    /// How many buffers can be lent, at most `entry_count`.
     size: u16,
+    /// How many buffers to lend, at most `size`.
+    target: u16,
     tail: u16,
     /// The lent buffers by their id in the ring.
     lent: Box<[Option<Buffer>]>,
@@ -41,6 +43,7 @@ impl Window {
             entries,
             entry_count,
             size,
+            target: size,
             tail: 0,
             lent: (0..size).map(|_| None).collect(),
             free_ids: (0..size).rev().collect(),
@@ -60,10 +63,16 @@ impl Window {
         Ok(window)
     }
 
-    /// Lends buffers until the window is full or the pool is empty.
+    /// Lends so many buffers from now on, at most. Those that are lent stay so until they are filled.
+    pub(super) fn set_target(&mut self, buffers: u32) {
+        self.target = u16::try_from(buffers).map_or(self.size, |target| target.min(self.size));
+    }
+
+    /// Lends buffers until as many are lent as shall be, or the pool is empty.
     pub(super) fn fill(&mut self, pool: &BufferPool) {
         let before = self.tail;
-        while let Some(id) = self.free_ids.pop() {
+        for _ in 0..self.missing() {
+            let Some(id) = self.free_ids.pop() else { break };
             let Some(buffer) = pool.acquire(Owner::KernelReceive) else {
                 self.free_ids.push(id);
                 break;
@@ -101,14 +110,14 @@ impl Window {
     }
 
     /// How many buffers are lent now.
+    #[expect(clippy::cast_possible_truncation, reason = "at most 32,768")]
     pub(super) fn lent(&self) -> u32 {
-        u32::from(self.size) - self.missing()
+        u32::from(self.size) - self.free_ids.len() as u32
     }
 
-    /// How many more buffers the window has room for.
-    #[expect(clippy::cast_possible_truncation, reason = "at most 32,768")]
+    /// How many more buffers are to be lent.
     pub(super) fn missing(&self) -> u32 {
-        self.free_ids.len() as u32
+        u32::from(self.target).saturating_sub(self.lent())
     }
 
     fn kernel_tail(&self) -> &AtomicU16 {

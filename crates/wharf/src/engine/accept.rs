@@ -25,6 +25,8 @@ pub(super) struct Acceptor<S> {
     /// Connections that were accepted and found no place: with one place left and two listeners
     /// armed, two may come. They wait for one as if they were still in the backlog.
     waiting: VecDeque<(S, SocketAddr)>,
+    /// A shard's inbox was full: connections that wait are tried again at this moment.
+    place_at: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -39,11 +41,12 @@ struct Listener {
 
 impl<S> Acceptor<S> {
     pub(super) fn new() -> Self {
-        Self { listeners: Vec::new(), waiting: VecDeque::new() }
+        Self { listeners: Vec::new(), waiting: VecDeque::new(), place_at: None }
     }
 
     pub(super) fn retry_at(&self) -> Option<Time> {
-        self.listeners.iter().filter_map(|listener| listener.retry_at).min()
+        let listeners = self.listeners.iter().filter_map(|listener| listener.retry_at);
+        listeners.chain(self.place_at).min()
     }
 
     /// Whether a listener takes no connections, though it is neither closed nor at rest.
@@ -140,6 +143,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     /// Gives places to connections that wait for one, those first that came first.
     fn place_waiting(&mut self) {
+        self.acceptor.place_at = None;
         for _ in 0..self.acceptor.waiting.len() {
             let Some((stream, peer)) = self.acceptor.waiting.pop_front() else { return };
             if let Some(back) = self.place(stream, peer) {
@@ -197,8 +201,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             return None;
         }
         let refused = self.posters[shard].post(Command::Adopt { stream, peer }).err()?;
-        // That shard is far behind, or gone.
+        // That shard is far behind, or gone. It tells nobody when it has room in its inbox.
         self.core.shared.give_place_back(shard);
+        self.acceptor.place_at = Some(self.core.now.after(RETRY_AFTER));
         match refused.into_packet() {
             Command::Adopt { stream, .. } => Some(stream),
             _ => None,

@@ -25,30 +25,32 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.core.shared.note_generation(self.core.id(index), false);
         let slot = &mut self.core.slots[index];
         slot.reason.get_or_insert(reason);
+        // Nothing can be sent any more, so nothing is.
+        let how = if slot.broken.is_some() { How::Now } else { how };
         match (slot.phase, how) {
             (Phase::Free | Phase::Closing, _) => {}
             (Phase::Flushing | Phase::Lingering, How::Flush) => {}
             (Phase::Open | Phase::Draining, How::Flush) => {
                 slot.phase = Phase::Flushing;
+                self.core.drop_input(index);
                 if self.core.shared.planted.strikes(EnginePlant::DropQueueAtClose) {
-                    slot.queue = Chain::new();
-                    self.core.recount(index);
+                    self.core.slots[index].queue = Chain::new();
+                    self.core.settle(index);
                 }
                 let slot = &mut self.core.slots[index];
-                slot.touched = self.core.now;
                 slot.late_bytes = 0;
-                let holds = slot.holds();
+                let has_output = slot.has_output();
                 self.start_time_out(index);
-                if !holds {
+                if !has_output {
                     self.flushed(index);
                 }
             }
             (_, How::Now) => {
-                let loses_bytes = slot.holds();
+                let loses_bytes = slot.has_output();
                 slot.phase = Phase::Closing;
                 slot.queue = Chain::new();
                 let socket = slot.socket;
-                self.core.recount(index);
+                self.core.drop_input(index);
                 let Some(socket) = socket else { return };
                 if loses_bytes {
                     self.port.abandon(socket);
@@ -68,7 +70,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             return self.close(index, reason, How::Now);
         }
         slot.phase = Phase::Lingering;
-        slot.touched = self.core.now;
+        slot.heard = self.core.now;
         let socket = slot.socket;
         if let Some(socket) = socket {
             self.port.shutdown(socket);
@@ -112,18 +114,30 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Draining, a link still handles what had arrived when it began, then sends all answers and
     /// closes. So nothing that reached the server is left unanswered, and clients that never stop
     /// sending cannot hold the server.
-    pub(super) fn check_stop(&mut self) {
+    ///
+    /// What was posted before the stop is in the inbox before it, so links begin to drain when
+    /// that has been seen empty.
+    pub(super) fn check_stop(&mut self, inbox_was_empty: bool) {
         let Some(drain) = self.core.shared.stopping() else { return };
         // The clock itself: a handler may have taken its time before it asked for the stop.
         let deadline = self.port.now().after(drain);
         // A later call may have shortened the time.
         let deadline = self.drain_until.map_or(deadline, |until| until.min(deadline));
-        if self.drain_until.is_none() {
+        let sees_it_first = self.drain_until.is_none();
+        if sees_it_first {
             self.stop_accepting();
-            self.for_each_live(|worker, index| worker.drain(index));
         }
         self.drain_until = Some(deadline);
-        if deadline <= self.core.now && !self.core.shared.planted.is(EnginePlant::NeverCut) {
+        let too_early = sees_it_first || !inbox_was_empty;
+        if !self.drains && (!too_early || self.core.shared.planted.is(EnginePlant::StopBeforePosts))
+        {
+            self.drains = true;
+            self.for_each_live(|worker, index| worker.drain(index));
+        } else if !self.drains {
+            // The next turn does not sleep: it looks into the inbox.
+            self.port.poster().wake();
+        }
+        if deadline <= self.woke && !self.core.shared.planted.is(EnginePlant::NeverCut) {
             self.for_each_live(|worker, index| {
                 let slot = &worker.core.slots[index];
                 if slot.phase == Phase::Closing {
@@ -147,6 +161,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         slot.late_bytes = 0;
         self.stop_receiving(index);
         self.steer(index);
+        self.end_if_answered(index);
     }
 
     pub(super) fn for_each_live(&mut self, mut act: impl FnMut(&mut Self, u32)) {

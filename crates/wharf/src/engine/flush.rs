@@ -2,9 +2,11 @@
 
 use super::close::How;
 use super::dispatch::reason_of;
+use super::receive::DRAIN_BYTES_MAX;
+use super::time_out::FIRST_LOOK;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
-use crate::link::slot::{Phase, Receiving};
+use crate::link::slot::Phase;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use wharf_port::memory::Chain;
@@ -13,10 +15,15 @@ use wharf_port::port::{End, Operation, Port};
 /// Bytes of one send. A peer that takes as many before a time-out ends shows that it reads; it is
 /// about what a socket's send buffer takes at once.
 const SEND_BYTES_MAX: usize = 128 * 1024;
+/// The same while loans are tight: a send keeps its buffers until all of it is done, so that of a
+/// slow reader would give none back for long.
+const SEND_BYTES_TIGHT: usize = 16 * 1024;
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Submits what this turn has queued.
     pub(super) fn flush(&mut self) {
+        let tight = self.core.shares.is_tight();
+        let send_bytes_max = if tight { SEND_BYTES_TIGHT } else { SEND_BYTES_MAX };
         while let Some(index) = self.core.dirty.pop() {
             let slot = &mut self.core.slots[index];
             slot.dirty = false;
@@ -27,96 +34,135 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             if slot.sending || slot.queue.is_empty() || slot.phase == Phase::Closing {
                 continue;
             }
-            let chain = slot.queue.take_front(SEND_BYTES_MAX);
+            let chain = slot.queue.take_front(send_bytes_max);
             slot.in_flight = u32::try_from(chain.len()).unwrap_or(u32::MAX);
+            slot.in_flight_buffers = chain.buffers();
             slot.sending = true;
+            self.watch_output(index);
             if let Err(error) = self.port.submit(socket, Operation::Send(chain)) {
                 debug_assert!(false, "{error}");
-                (slot.sending, slot.in_flight) = (false, 0);
-                self.core.recount(index);
+                let slot = &mut self.core.slots[index];
+                (slot.sending, slot.in_flight, slot.in_flight_buffers) = (false, 0, 0);
+                self.core.settle(index);
                 self.close(index, DisconnectReason::SystemError, How::Now);
             }
         }
-    }
-
-    /// Looks whether buffers have become short, or plenty, and tells links that wait for some.
-    pub(super) fn share_buffers(&mut self) {
-        // Once for each: a handler may ask for more than there is, again and again.
-        for _ in 0..self.core.short.len() {
-            let Some(index) = self.core.next_relieved() else { break };
-            if self.core.slots[index].is_served() && !self.core.slots[index].holds() {
-                self.drained(index);
-            }
-        }
-        let pressed = self.core.is_pressed(self.pressed);
-        if pressed && !self.pressed {
-            // Links that receive again and again take turns from now on.
-            self.for_each_live(|worker, index| {
-                if worker.core.slots[index].phase == Phase::Open {
-                    worker.stop_receiving(index);
-                }
-            });
-        }
-        self.pressed = pressed;
     }
 
     /// Tells the handler that a link has nothing left to send.
     fn drained(&mut self, index: u32) {
         let answer = self.call(index, |handler, worker, link| handler.on_sent(worker, link));
         self.after_callback(index, answer);
-        self.end_if_answered(index);
     }
 
-    /// Closes a link whose peer has sent its last byte, once all answers are out: those that are
-    /// queued, and those that the handler still owes and queues when there is room.
+    /// Closes a link that will get no more input, once all of it is handled and answered: what is
+    /// queued is out, and what the handler still waits to queue.
     pub(super) fn end_if_answered(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        if slot.is_served() && slot.input_over && !slot.holds() && slot.wants == 0 {
+        if !slot.is_served() || !slot.has_all_input() || !slot.is_handled() || slot.wish.is_some() {
+            return;
+        }
+        if slot.phase == Phase::Draining {
+            // The handler may go on with a long answer when what is queued is out; one that never
+            // ends is ended by the closing, which sends what is queued.
+            if !slot.has_output() || slot.late_bytes > DRAIN_BYTES_MAX {
+                self.close(index, DisconnectReason::ServerStopping, How::Flush);
+            }
+        } else if let Some(reason) = slot.broken {
+            self.close(index, reason, How::Now);
+        } else if !slot.has_output() {
             self.close(index, DisconnectReason::PeerClosed, How::Flush);
         }
     }
 
-    pub(super) fn sent(&mut self, index: u32, mut chain: Chain, sent: usize, end: Option<End>) {
-        let now = self.core.now;
+    /// The peer takes nothing any more. What had come from it is still handled, and what is sent
+    /// to it is thrown away; when all is handled the link ends.
+    pub(super) fn break_output(&mut self, index: u32, reason: DisconnectReason) {
         let slot = &mut self.core.slots[index];
-        (slot.sending, slot.in_flight) = (false, 0);
+        slot.broken.get_or_insert(reason);
+        slot.queue = Chain::new();
+        self.core.end_wish(index);
+        self.core.settle(index);
+    }
+
+    pub(super) fn sent(&mut self, index: u32, mut chain: Chain, sent: usize, end: Option<End>) {
+        let slot = &mut self.core.slots[index];
+        (slot.sending, slot.in_flight, slot.in_flight_buffers) = (false, 0, 0);
         slot.totals.sent_bytes += sent as u64;
-        // While a link is not read from, its peer shows by reading that it is there.
-        let is_paused = slot.phase == Phase::Open && slot.receiving != Receiving::Armed;
-        if sent > 0 && (is_paused || slot.phase == Phase::Flushing) {
-            slot.touched = now;
+        if slot.phase == Phase::Draining {
+            let sent = u32::try_from(sent).unwrap_or(u32::MAX);
+            slot.late_bytes = slot.late_bytes.saturating_add(sent);
+        }
+        if sent > 0 {
+            (slot.moved, slot.looked) = (self.core.now, false);
         }
         chain.advance(sent);
-        if slot.phase != Phase::Closing {
+        if slot.phase != Phase::Closing && slot.broken.is_none() {
             // A short send: the rest goes before what was queued behind it.
             if self.core.shared.planted.is(EnginePlant::RestBehind) {
                 std::mem::swap(&mut chain, &mut slot.queue);
             }
             chain.append_chain(std::mem::take(&mut slot.queue));
             slot.queue = chain;
+        } else {
+            drop(chain);
         }
         self.core.stats().sent_bytes.add(sent as u64);
         if let Some(End::Failed(error)) = end {
-            let reason = reason_of(error);
-            // A reset can show as an end of input first; what then fails to be sent tells.
-            let known = &mut self.core.slots[index].reason;
-            if *known == Some(DisconnectReason::PeerClosed) {
-                *known = Some(reason);
-            }
-            self.close(index, reason, How::Now);
+            self.send_failed(index, reason_of(error));
         }
-        self.core.recount(index);
-        let slot = &self.core.slots[index];
+        self.core.settle(index);
+        let slot = &mut self.core.slots[index];
         if slot.phase == Phase::Closing {
             return;
         }
         if !slot.queue.is_empty() {
             self.core.mark_dirty(index);
-        } else if slot.is_served() {
+        } else if slot.is_served() && slot.broken.is_none() {
+            // What the peer owes is counted from when nothing was owed to it.
+            let busy = self.core.now.since(slot.output_since.max(slot.heard));
+            slot.heard = slot.heard.after(busy);
             self.drained(index);
+            self.watch_idle(index);
         } else if slot.phase == Phase::Flushing {
             self.flushed(index);
         }
+        self.room_has_grown(index);
         self.steer(index);
+    }
+
+    fn send_failed(&mut self, index: u32, reason: DisconnectReason) {
+        let slot = &mut self.core.slots[index];
+        let lost_nothing = self.core.shared.planted.is(EnginePlant::DropInputAtSendFailure);
+        if slot.is_served() && !lost_nothing {
+            self.break_output(index, reason);
+        } else {
+            // A reset can show as an end of input first; what then fails to be sent tells.
+            if slot.reason == Some(DisconnectReason::PeerClosed) {
+                slot.reason = Some(reason);
+            }
+            self.close(index, reason, How::Now);
+        }
+    }
+
+    /// Nothing is to be sent: has the link looked at in time, should its peer say nothing.
+    fn watch_idle(&mut self, index: u32) {
+        let slot = &self.core.slots[index];
+        if self.idle_deadline(slot).is_some_and(|deadline| slot.due > deadline) {
+            self.start_time_out(index);
+        }
+    }
+
+    /// A send begins: has the link looked at in time, should its peer take nothing of it.
+    fn watch_output(&mut self, index: u32) {
+        let now = self.core.now;
+        let slot = &mut self.core.slots[index];
+        (slot.moved, slot.looked) = (now, false);
+        let (phase, due) = (slot.phase, slot.due);
+        if let Some(stall) = self.stall_of(phase)
+            && due > now.after(2 * stall / FIRST_LOOK)
+        {
+            self.wheel.set(&mut self.core.slots, index, now.after(stall / FIRST_LOOK));
+        }
     }
 }

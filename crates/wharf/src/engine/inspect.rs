@@ -4,7 +4,7 @@ use super::worker::Worker;
 use crate::handler::Handler;
 use crate::link::slot::{Phase, Receiving, Slot};
 use crate::server::shared::Command;
-use std::time::Duration;
+use crate::shares::Loan;
 use wharf_port::port::{Port, Time};
 
 /// A shard's links, counted.
@@ -38,57 +38,84 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let (live, free) = (slots.live_count(), slots.free().len());
         ensure!(live + free == slots.capacity() as usize, "{live} places live, {free} free");
         ensure!(self.core.dirty.is_empty(), "links are left dirty after the flush");
-        let mut holding = 0;
+        let (mut lent, mut unused) = (Loan::default(), 0);
         let mut connected = 0;
         for n in 0..live {
             let index = slots.live(n);
             let slot = &slots[index];
-            self.inspect_slot(slot)
+            self.inspect_slot(index)
                 .map_err(|fault| format!("link {}: {fault}", self.core.id(index)))?;
-            holding += u32::from(slot.holds());
+            let loan = self.core.shares.loan(slot.held);
+            lent.input += loan.input;
+            lent.output += loan.output;
+            unused += self.core.shares.grant().saturating_sub(slot.held.output);
             connected += u32::from(slot.connected);
         }
-        ensure!(holding == self.core.holding, "{holding} links hold, not {}", self.core.holding);
+        let known = self.core.shares.lent();
+        ensure!(lent == known, "{lent:?} is lent, but the account says {known:?}");
+        // The places that are free have their grants, too.
+        let free = u32::try_from(free).unwrap_or(u32::MAX);
+        self.inspect_guarantees(unused + free * self.core.shares.grant())?;
         let [live, parked] = [live, self.acceptor.waiting_count()]
             .map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         Ok(Census { live, connected, parked })
     }
 
-    fn inspect_slot(&self, slot: &Slot) -> Result<(), String> {
+    fn inspect_slot(&self, index: u32) -> Result<(), String> {
+        let slot = &self.core.slots[index];
         let phase = slot.phase;
         ensure!(phase != Phase::Free, "live and free");
         ensure!(slot.socket.is_some(), "has no socket");
         let limit = self.core.shared.settings.send_queue_bytes as usize;
         ensure!(slot.backlog() <= limit, "{} bytes wait, of {limit}", slot.backlog());
-        ensure!(slot.counted == slot.holds(), "holds {}, counted {}", slot.holds(), slot.counted);
+        let (held, holds) = (slot.held, slot.holds());
+        ensure!(held == holds, "holds {holds:?}, counted {held:?}");
+        ensure!(slot.in_call == 0, "has input in a callback's hands");
+        let waits = self.core.waiters.contains(index);
+        ensure!(waits == slot.wish.is_some(), "wishes {:?}, in the queue: {waits}", slot.wish);
         ensure!(slot.sending || slot.in_flight == 0, "in flight without a send");
         if phase == Phase::Closing {
             return Ok(());
         }
         ensure!(slot.sending || slot.queue.is_empty(), "bytes are queued, and nothing is sent");
-        let is_read = matches!(phase, Phase::Open | Phase::Draining | Phase::Lingering);
-        let waits = slot.receiving != Receiving::Off || slot.input_over || slot.sending;
-        ensure!(!is_read || waits, "{phase:?}, but waits for nothing");
+        ensure!(!slot.is_served() || slot.is_handled() || self.may_wait(index), "is not called");
+        let credit = self.core.shared.settings.input_bytes as usize;
+        let reads = slot.receiving != Receiving::Off || slot.has_all_input();
+        let is_read = phase == Phase::Lingering || (slot.is_served() && slot.input.is_empty());
+        ensure!(!is_read || reads, "{phase:?}, but waits for nothing");
+        let blocked = slot.input.len() >= credit || slot.wish.is_some() || slot.has_output();
+        let tight = self.core.shares.is_tight();
+        let waits = reads || blocked || tight;
+        ensure!(!slot.is_served() || waits, "{phase:?} with unread input, but waits for nothing");
         ensure!(phase != Phase::Flushing || slot.sending, "is to flush, but nothing is sent");
         let idle = self.core.shared.settings.idle;
+        let stall = self.core.shared.settings.stall;
         let timed = match phase {
-            Phase::Open => !idle.is_zero(),
+            Phase::Open if slot.has_output() => !stall.is_zero(),
+            Phase::Open => !idle.is_zero() && !slot.input_over && slot.wish.is_none(),
             Phase::Lingering => true,
             Phase::Flushing => self.drain_until.is_none(),
             Phase::Free | Phase::Draining | Phase::Closing => false,
         };
         ensure!(!timed || slot.timer.hangs(), "{phase:?} without a time-out");
-        // The wheel's promise: two ticks late at most.
-        let late = idle + 2 * (idle / 100).clamp(Duration::from_millis(1), Duration::from_secs(1));
-        let silent = self.core.now.since(slot.touched);
-        let may_idle = phase == Phase::Open && !slot.input_over;
-        ensure!(!may_idle || !timed || silent <= late, "idle for {silent:?}");
         Ok(())
     }
 
-    /// Buffers that the shard keeps although it has no links.
-    pub(crate) fn set_aside(&self) -> u32 {
-        u32::from(self.core.has_set_aside())
+    /// Whether input may stay with a link for now: its output has no room, or its calls are used up.
+    fn may_wait(&self, index: u32) -> bool {
+        // One whose room came from others' loans still waits for its own send.
+        self.again.contains(index)
+            || !self.core.has_room(index)
+            || self.core.slots[index].has_output()
+    }
+
+    /// That the grants of all links are there, whatever others hold.
+    fn inspect_guarantees(&self, unused: u32) -> Result<(), String> {
+        let pool = &self.core.pool;
+        ensure!(pool.ledger().free == pool.free(), "{:?}, {} free", pool.ledger(), pool.free());
+        let free = pool.free();
+        ensure!(free >= unused, "{free} buffers free, but {unused} are guaranteed: {pool:?}");
+        Ok(())
     }
 
     /// Whether a listener waits for room in the table, and nothing else.
@@ -131,6 +158,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         text
     }
 
+    pub(crate) fn port(&self) -> &P {
+        &self.port
+    }
+
     /// Completions that named no live operation.
     pub(crate) fn stale(&self) -> u64 {
         self.port.counters().stale
@@ -150,17 +181,6 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 "place {index} is in the wrong list"
             );
         }
-        Ok(())
-    }
-
-    /// That no link holds what the others are to have: see `Core::allowance`.
-    pub(crate) fn inspect_reserve(&self) -> Result<(), String> {
-        let ledger = self.core.pool.ledger();
-        ensure!(ledger.free == self.core.pool.free(), "{ledger:?}, {} free", self.core.pool.free());
-        let reserve = self.core.slots.capacity().min(self.core.pool.capacity() / 2);
-        let kept = reserve.saturating_sub(self.core.holding);
-        let there = ledger.free + ledger.kernel_receive + ledger.application;
-        ensure!(there >= kept, "{there} buffers left for {kept} links without: {ledger:?}");
         Ok(())
     }
 }

@@ -6,6 +6,9 @@ mod dispatch;
 mod flush;
 #[cfg(feature = "sim")]
 mod inspect;
+mod loans;
+mod receive;
+mod serve;
 mod time_out;
 mod worker;
 
@@ -15,7 +18,10 @@ pub(crate) use time_out::timeout_scale;
 pub(crate) use worker::{Turn, Worker};
 
 /// Bytes that one link takes in the engine's tables: its place, its state, and its entries in the
-/// lists of free, live and dirty links.
+/// lists of free, live, dirty, waiting and busy links.
 pub(crate) fn link_size_bytes<S>() -> usize {
-    size_of::<crate::link::slot::Slot>() + size_of::<S>() + 4 * size_of::<u32>()
+    size_of::<crate::link::slot::Slot>()
+        + size_of::<S>()
+        + size_of::<crate::shares::Borrower>()
+        + 9 * size_of::<u32>()
 }

@@ -1,22 +1,30 @@
-//! Links that have run out of time: idle ones, and closing ones whose peer does not do its part.
+//! Links that have run out of time: idle ones, those whose peer takes nothing of what is sent, and
+//! closing ones whose peer does not do its part.
 
 use super::close::How;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler, Idle};
-use crate::link::slot::{Phase, Receiving, Slot};
+use crate::limits::Settings;
+use crate::link::slot::{Phase, Slot};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use std::time::Duration;
 use wharf_port::port::{Port, Time};
 
-/// How long a closing link waits for its peer to take the next part of what is queued.
+/// How long a closing link waits for its peer to take something, if no stall time-out is set.
 const FLUSH_MAX: Duration = Duration::from_secs(30);
 /// How long a link that has sent its end waits for the peer's.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
+/// Progress is what is acknowledged between two looks. The first one is taken when this part of the
+/// time-out has passed, and the time-out counts from it: so who takes nothing is cut after
+/// 1 ⅛ of it, and nobody before.
+pub(super) const FIRST_LOOK: u32 = 8;
+
 /// The time-out that the timer wheel is made for.
-pub(crate) fn timeout_scale(idle: Duration) -> Duration {
-    if idle.is_zero() { FLUSH_MAX } else { idle }
+pub(crate) fn timeout_scale(settings: &Settings) -> Duration {
+    let spans = [settings.idle, settings.stall, FLUSH_MAX];
+    spans.into_iter().filter(|span| !span.is_zero()).min().unwrap_or(FLUSH_MAX)
 }
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
@@ -31,53 +39,98 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
     }
 
+    /// When the link is to be looked at next.
     fn deadline(&self, slot: &Slot) -> Option<Time> {
-        let span = match slot.phase {
-            // Half closed: it only takes answers, as a closing link does.
-            Phase::Open if slot.input_over => FLUSH_MAX,
-            Phase::Open => self.core.shared.settings.idle,
-            Phase::Flushing if self.drain_until.is_none() => FLUSH_MAX,
-            Phase::Lingering => LINGER_MAX,
+        if slot.phase == Phase::Lingering {
+            return Some(slot.heard.after(LINGER_MAX));
+        }
+        if slot.has_output() {
+            let stall = self.stall_of(slot.phase)?;
+            return Some(slot.moved.after(if slot.looked { stall } else { stall / FIRST_LOOK }));
+        }
+        self.idle_deadline(slot)
+    }
+
+    /// When the link is idle: its peer owes it something, and nothing is owed to the peer.
+    pub(super) fn idle_deadline(&self, slot: &Slot) -> Option<Time> {
+        let idle = self.core.shared.settings.idle;
+        let counts = slot.phase == Phase::Open
+            && !idle.is_zero()
+            && !slot.has_output()
+            && !slot.input_over
+            && slot.wish.is_none();
+        if counts {
+            return Some(slot.heard.after(idle));
+        }
+        // One whose sending has failed waits for the end of its input, which is near.
+        (slot.phase == Phase::Open && slot.broken.is_some()).then(|| slot.heard.after(FLUSH_MAX))
+    }
+
+    /// How long the peer may take nothing; `None` if for as long as it likes.
+    pub(super) fn stall_of(&self, phase: Phase) -> Option<Duration> {
+        let stall = self.core.shared.settings.stall;
+        match phase {
+            Phase::Open => (!stall.is_zero()).then_some(stall),
+            Phase::Flushing if self.drain_until.is_none() => {
+                Some(if stall.is_zero() { FLUSH_MAX } else { stall })
+            }
             // A drain has its own end, and a closing link is the port's business.
-            Phase::Free | Phase::Draining | Phase::Flushing | Phase::Closing => Duration::ZERO,
-        };
-        (!span.is_zero()).then(|| slot.touched.after(span))
+            Phase::Free | Phase::Draining | Phase::Flushing | Phase::Lingering | Phase::Closing => {
+                None
+            }
+        }
     }
 
     /// Looks at the links whose time may be over.
     pub(super) fn expire(&mut self) {
+        if !self.may_time_out {
+            return;
+        }
         while let Some(index) = self.wheel.next_due(&mut self.core.slots, self.core.now) {
-            let slot = &self.core.slots[index];
-            let over = self.deadline(slot).is_some_and(|deadline| deadline <= self.core.now);
-            if over && slot.phase == Phase::Open && slot.input_over {
-                self.close(index, DisconnectReason::PeerClosed, How::Now);
-            } else if over
-                && slot.phase == Phase::Open
-                && slot.holds()
-                && slot.receiving != Receiving::Armed
-            {
-                // Not the peer is silent: it is not heard, because it does not read.
-                self.close(index, DisconnectReason::SlowReader, How::Now);
-            } else if over && slot.phase == Phase::Open {
-                let peer_reads = !slot.holds();
-                let answer =
-                    self.call(index, |handler, worker, link| handler.on_idle(worker, link));
-                self.core.slots[index].touched = self.core.now;
-                match answer {
-                    Some(Idle::Keep) => self.after_callback(index, Some(Ok(()))),
-                    Some(Idle::Close) => {
-                        // A last word is sent, unless older words are still unread.
-                        let has_last_word = peer_reads && self.core.slots[index].holds();
-                        let how = if has_last_word { How::Flush } else { How::Now };
-                        self.close(index, DisconnectReason::Idle, how);
-                    }
-                    None => self.after_callback(index, None),
-                }
-            } else if over {
-                // Its reason is known: it is flushing or lingering.
-                self.close(index, DisconnectReason::Idle, How::Now);
-            }
+            self.look_at_time(index);
             self.start_time_out(index);
+        }
+    }
+
+    fn look_at_time(&mut self, index: u32) {
+        let now = self.core.now;
+        let slot = &self.core.slots[index];
+        if self.deadline(slot).is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match slot.phase {
+            // Its reason is known.
+            Phase::Lingering => self.close(index, DisconnectReason::Idle, How::Now),
+            Phase::Open | Phase::Flushing if slot.has_output() => self.look_at_stall(index),
+            Phase::Open if slot.broken.is_some() => {
+                self.close(index, DisconnectReason::PeerReset, How::Now);
+            }
+            Phase::Open => self.idle(index),
+            Phase::Free | Phase::Draining | Phase::Flushing | Phase::Closing => {}
+        }
+    }
+
+    /// Something is to be sent, and nothing of it went for long: cuts who takes nothing.
+    fn look_at_stall(&mut self, index: u32) {
+        let moved = self.look_at_progress(index);
+        let Some(stall) = self.stall_of(self.core.slots[index].phase) else { return };
+        if self.core.now.since(moved) >= stall {
+            self.close(index, DisconnectReason::SlowReader, How::Now);
+        }
+    }
+
+    fn idle(&mut self, index: u32) {
+        let answer = self.call(index, |handler, worker, link| handler.on_idle(worker, link));
+        let slot = &mut self.core.slots[index];
+        slot.heard = self.core.now;
+        match answer {
+            Some(Idle::Keep) => self.after_callback(index, Some(Ok(()))),
+            Some(Idle::Close) => {
+                // A last word is sent.
+                let how = if slot.has_output() { How::Flush } else { How::Now };
+                self.close(index, DisconnectReason::Idle, how);
+            }
+            None => self.after_callback(index, None),
         }
     }
 }

@@ -12,12 +12,14 @@
 use super::accept::Acceptor;
 use crate::handler::{Handler, WorkerId};
 use crate::link::core::Core;
+use crate::link::fifo::Fifo;
 use crate::link::wheel::Wheel;
 use crate::server::shared::{Command, Shared};
+use crate::shares::Borrower;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
-use wharf_port::memory::BufferPool;
+use wharf_port::memory::LedgerView;
 use wharf_port::port::{Completions, Port, PortError, Poster, Time};
 
 /// Completions that one turn takes; the rest waits for the next turn, which does not sleep.
@@ -25,6 +27,8 @@ use wharf_port::port::{Completions, Port, PortError, Poster, Time};
 /// Enough that a system call is shared by many messages; few enough that what they touch stays in
 /// the cache.
 const BATCH: usize = 256;
+/// A turn that takes longer, or a wait that lasts longer than it was asked to, has been held up.
+const LAG_MAX: Duration = Duration::from_millis(100);
 
 /// One shard's engine, generic over its port.
 pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> {
@@ -39,14 +43,27 @@ pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Hand
     pub(super) context: Option<H::Worker>,
     /// The links' states, by place.
     pub(super) states: Box<[H::State]>,
-    /// Buffers are short, so links receive one buffer at a time.
-    pub(super) pressed: bool,
+    /// Links with more input than one turn's calls could take.
+    pub(super) again: Fifo,
+    /// Room to list those that hold loans.
+    pub(super) borrowers: Vec<Borrower>,
+    /// When loans are looked at next, while somebody waits for one.
+    pub(super) loans_due: Option<Time>,
+    /// The last dequeue came back short: what there was to hear of links has been heard.
+    pub(super) may_time_out: bool,
+    /// Full dequeues in a row.
+    full_turns: u32,
     /// When the drain ends by force.
     pub(super) drain_until: Option<Time>,
+    /// Links have begun to drain: what was posted before the stop has been handed out.
+    pub(super) drains: bool,
     /// Why the shard stopped the server.
     pub(super) failure: Option<String>,
     completions: Completions<P>,
-    woke: Time,
+    /// When the last dequeue came back, by the port's clock.
+    pub(super) woke: Time,
+    /// What was left of the wait when it came back with nothing; `None`: it had no end.
+    unslept: Option<Duration>,
 }
 
 /// Whether there is more to do.
@@ -66,7 +83,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         shared: Arc<Shared>,
     ) -> Result<Self, String> {
         let places = shared.settings.links_per_shard();
-        let wheel = Wheel::new(super::timeout_scale(shared.settings.idle), port.now());
+        let wheel = Wheel::new(super::timeout_scale(&shared.settings), port.now());
         let mut worker = Self {
             core: Core::new(shard, places, port.pool().clone(), shared),
             wheel,
@@ -74,16 +91,21 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             posters: Box::default(),
             context: None,
             states: (0..places).map(|_| H::State::default()).collect(),
-            pressed: false,
+            again: Fifo::new(places),
+            borrowers: Vec::with_capacity(places as usize),
+            loans_due: None,
+            may_time_out: true,
+            full_turns: 0,
             drain_until: None,
+            drains: false,
             failure: None,
             completions: Completions::<P>::with_capacity(BATCH),
             woke: port.now(),
+            unslept: Some(Duration::ZERO),
             handler,
             port,
         };
         worker.core.now = worker.woke;
-        worker.core.end_answer();
         worker.share_buffers();
         worker.make_context()?;
         Ok(worker)
@@ -100,12 +122,16 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let nothing_is_handed_over = !self.core.shared.is_accepting();
         // The wake-up that told so may have ended the turn before: then this one must not wait.
         let may_be_over = nothing_is_handed_over && self.is_done(true);
-        let wait = if may_be_over { Some(Duration::ZERO) } else { self.wait(now) };
+        let at_once = may_be_over || !self.again.is_empty();
+        let wait = if at_once { Some(Duration::ZERO) } else { self.wait(now) };
+        let link_time = self.link_time(now);
         self.port.dequeue(&mut self.completions, wait)?;
-        let saw_all = nothing_is_handed_over && self.completions.len() < BATCH;
+        let is_short = self.completions.len() < BATCH;
+        let saw_all = nothing_is_handed_over && is_short;
         self.woke = self.port.now();
-        self.core.now = self.woke;
-        self.core.wanted = self.port.buffers_wanted();
+        self.pass_time(link_time, self.woke.since(now), wait);
+        self.core.turn = self.core.turn.wrapping_add(1);
+        self.note_dequeue(is_short);
 
         let mut completions = std::mem::take(&mut self.completions);
         self.core.stats().completions.add(completions.len() as u64);
@@ -114,19 +140,51 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         self.completions = completions;
 
+        self.serve_again();
         self.expire();
-        self.check_stop();
+        self.check_stop(is_short);
         self.accept_more();
         self.share_buffers();
         self.flush();
         Ok(if self.is_done(saw_all) { Turn::Done } else { Turn::GoOn })
     }
 
+    /// Whether time-outs may end links now: not while more is to be heard of them, because a
+    /// callback or a pause of the process may have held it up. Nor for ever: after so many full
+    /// turns each link has had its own.
+    fn note_dequeue(&mut self, is_short: bool) {
+        self.full_turns = if is_short { 0 } else { self.full_turns + 1 };
+        let rounds = 2 * self.core.slots.live_count() / BATCH + 2;
+        self.may_time_out = is_short || self.full_turns as usize > rounds;
+    }
+
+    /// The links' clock at `now`. It runs with the port's, but leaves out what no link is to blame
+    /// for: callbacks that take long, and pauses of the process.
+    fn link_time(&self, now: Time) -> Time {
+        let passed = now.since(self.woke);
+        self.core.now.after(self.unslept.map_or(passed, |unslept| passed.min(unslept + LAG_MAX)))
+    }
+
+    /// The port has waited: for as long as it was asked to, or longer if the process was held up.
+    fn pass_time(&mut self, link_time: Time, waited: Duration, asked: Option<Duration>) {
+        let counted = asked.map_or(waited, |asked| waited.min(asked + LAG_MAX));
+        self.core.now = link_time.after(counted);
+        // One that came back early with nothing goes on waiting in the next turn.
+        let sleeps_on = self.completions.is_empty();
+        self.unslept = if sleeps_on {
+            asked.map(|asked| asked.saturating_sub(waited))
+        } else {
+            Some(Duration::ZERO)
+        };
+    }
+
     /// How long the port may wait: until the next time-out; `None` if there is none.
     pub(super) fn wait(&mut self, now: Time) -> Option<Duration> {
-        let drain = self.drain_until.map(|time| time.since(now));
+        let (real_now, now) = (now, self.link_time(now));
+        let drain = self.drain_until.map(|time| time.since(real_now));
         let accept = self.acceptor.retry_at().map(|time| time.since(now));
-        [self.wheel.wait(now), drain, accept].into_iter().flatten().min()
+        let loans = self.loans_due.map(|time| time.since(now));
+        [self.wheel.wait(now), drain, accept, loans].into_iter().flatten().min()
     }
 
     /// Publishes the counts of the turn that is over.
@@ -156,9 +214,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
     }
 
-    /// How other threads reach this shard, and the pool that it receives and sends with.
-    pub(crate) fn reached_by(&self) -> (Poster<Command<P::Stream>>, BufferPool) {
-        (self.port.poster(), self.core.pool.clone())
+    /// How other threads reach this shard, and what they see of its buffers.
+    pub(crate) fn reached_by(&self) -> (Poster<Command<P::Stream>>, LedgerView) {
+        (self.port.poster(), self.core.pool.ledger_view())
     }
 
     /// Why the shard stopped the server, if it did.

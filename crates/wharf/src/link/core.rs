@@ -1,41 +1,36 @@
 //! What a shard's callbacks may touch: links, queues, buffers; never the port.
 
+use super::fifo::Fifo;
 use super::id::LinkId;
-use super::slot::{Phase, Slots};
+use super::slot::{Phase, Slots, Wish};
 use crate::error::SendError;
 use crate::plant::EnginePlant;
 use crate::server::shared::Shared;
+use crate::shares::{Loan, Shares};
 use crate::stats::ShardStats;
-use std::collections::VecDeque;
 use std::sync::Arc;
-use wharf_port::memory::{Buffer, BufferPool, Chain, Owner};
+use wharf_port::memory::{BufferPool, Message, Owner};
 use wharf_port::port::Time;
 
 /// One shard's links and what they send.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) shard: u8,
+    /// The links' clock: see `Worker::link_time`.
     pub(crate) now: Time,
+    /// Counts the turns, so that each link has a budget of calls in each.
+    pub(crate) turn: u32,
     pub(crate) slots: Slots,
-    /// A buffer set aside for the answer to a received one when no other is free: the received
-    /// one comes home right after, and takes its place. So what came in can always be answered.
-    set_aside: Option<Buffer>,
-    /// Behind everything that holds buffers: what is out when a pool's last handle goes is leaked.
+    pub(crate) shares: Shares,
+    /// Behind everything that holds buffers.
     pub(crate) pool: BufferPool,
     pub(crate) shared: Arc<Shared>,
     /// Links with queued bytes and no send in flight; each is here at most once.
     pub(crate) dirty: Vec<u32>,
-    /// Links that hold buffers.
-    pub(crate) holding: u32,
-    /// Buffers that the port will take back for receiving.
-    pub(crate) wanted: u32,
-    /// Links that were refused buffers while they held none: nothing of theirs will be sent and
-    /// tell them to go on, so they are told when there are some.
-    pub(crate) short: VecDeque<u32>,
-    /// Buffers that can be received into in one turn.
-    window: u32,
-    /// A received buffer is being handled.
-    answering: bool,
+    /// Links that wait for a loan, in order of asking.
+    pub(crate) waiters: Fifo,
+    /// The link whose wish is being granted: what is reserved is for itself.
+    pub(crate) granting: Option<u32>,
 }
 
 impl Core {
@@ -43,15 +38,13 @@ impl Core {
         Self {
             shard,
             now: Time::default(),
+            turn: 0,
             slots: Slots::new(capacity),
+            shares: Shares::new(shared.settings.division()),
             pool,
             dirty: Vec::with_capacity(capacity as usize),
-            holding: 0,
-            wanted: 0,
-            short: VecDeque::with_capacity(capacity as usize),
-            window: shared.settings.receive_window(),
-            set_aside: None,
-            answering: false,
+            waiters: Fifo::new(capacity),
+            granting: None,
             shared,
         }
     }
@@ -69,156 +62,69 @@ impl Core {
         if data.is_empty() {
             return Ok(());
         }
-        let ignored = self.shared.planted.is(EnginePlant::IgnoreAllowance);
-        let allowance = if ignored { u32::MAX } else { self.allowance(index) };
         let result = self.room_for(index, data.len()).and_then(|()| {
-            let queue = &mut self.slots[index].queue;
-            match queue.append(&self.pool, data, Owner::SendQueue, allowance) {
+            if self.slots[index].broken.is_some() {
+                return Ok(());
+            }
+            let reserved = self.reserved_beside(index);
+            let slot = &mut self.slots[index];
+            let ignored = self.shared.planted.is(EnginePlant::IgnoreAllowance);
+            let allowance = self.shares.output_allowance(slot.held, reserved);
+            let allowance = if ignored { u32::MAX } else { allowance };
+            match slot.queue.append(&self.pool, data, Owner::SendQueue, allowance) {
                 Ok(()) => Ok(()),
-                Err(_) if self.answer_with_the_one_set_aside(index, data) => Ok(()),
-                Err(_) => Err(self.short_of_buffers(index, data.len())),
+                Err(_) => Err(self.wish_for_output(index, data.len())),
             }
         });
         self.queued(index, result)
-    }
-
-    /// A received buffer is about to be handled: its answer may use the buffer set aside.
-    pub(crate) fn begin_answer(&mut self) {
-        self.answering = true;
-    }
-
-    /// The received buffer is home again.
-    pub(crate) fn end_answer(&mut self) {
-        self.answering = false;
-        if self.set_aside.is_none() {
-            self.set_aside = self.pool.acquire(Owner::Application);
-        }
-    }
-
-    #[cfg(feature = "sim")]
-    pub(crate) fn has_set_aside(&self) -> bool {
-        self.set_aside.is_some()
-    }
-
-    fn answer_with_the_one_set_aside(&mut self, index: u32, data: &[u8]) -> bool {
-        let slot = &mut self.slots[index];
-        if !self.answering || slot.holds() || data.len() > self.pool.buffer_size_bytes() as usize {
-            return false;
-        }
-        let Some(mut buffer) = self.set_aside.take() else { return false };
-        buffer.append(data);
-        buffer.set_owner(Owner::SendQueue);
-        slot.queue.push(&self.pool, buffer).is_ok()
-    }
-
-    /// Notes that a link could not get the buffers for `len` bytes, and says what its handler is
-    /// told.
-    fn short_of_buffers(&mut self, index: u32, len: usize) -> SendError {
-        let needed = len.div_ceil(self.pool.buffer_size_bytes() as usize);
-        let needed = u32::try_from(needed).unwrap_or(u32::MAX);
-        if needed > self.pool.capacity().saturating_sub(self.window + self.reserve()).max(1) {
-            return SendError::TooLarge;
-        }
-        let slot = &mut self.slots[index];
-        if !slot.holds() {
-            if slot.wants == 0 {
-                self.short.push_back(index);
-            }
-            slot.wants = needed;
-        }
-        SendError::NoBuffers
-    }
-
-    /// Takes out the next link that was refused buffers and can have them now.
-    pub(crate) fn next_relieved(&mut self) -> Option<u32> {
-        for _ in 0..self.short.len() {
-            let index = self.short.pop_front()?;
-            if self.allowance(index) >= self.slots[index].wants {
-                self.slots[index].wants = 0;
-                return Some(index);
-            }
-            self.short.push_back(index);
-        }
-        None
-    }
-
-    /// Gives a place back.
-    pub(crate) fn release(&mut self, index: u32) {
-        if self.slots[index].dirty {
-            self.dirty.retain(|dirty| *dirty != index);
-        }
-        if self.slots[index].wants > 0 {
-            self.short.retain(|short| *short != index);
-        }
-        self.slots.release(index);
     }
 
     /// Queues a message that came from another thread, or goes to many links.
     ///
-    /// A link with nothing to send shares the message's own buffers. One that has something still
-    /// to send gets a copy, in buffers of its own: so a link that does not read keeps one shared
-    /// message from coming home, and not all that come after it.
-    pub(crate) fn queue_shared(&mut self, index: u32, message: &Chain) -> Result<(), SendError> {
-        let result = self.room_for(index, message.len()).and_then(|()| {
-            if self.slots[index].holds() {
-                return self.queue_copy(index, message);
-            }
-            let queue = &mut self.slots[index].queue;
-            queue.share(&self.pool, message).map_err(|_| SendError::NoBuffers)
-        });
+    /// It has the lower half of the output, and leaves the grant free. A link with no message
+    /// waiting shares it, for one entry. One that has some gets a copy in buffers of its own, so
+    /// that a link which does not read keeps one message from coming home, and not all that come
+    /// after it; if it can borrow none, it shares that one, too.
+    pub(crate) fn queue_message(&mut self, index: u32, message: &Message) -> Result<(), SendError> {
+        let result = self.room_for(index, message.len());
+        let result = result.and_then(|()| self.push_message(index, message));
         self.queued(index, result)
     }
 
-    fn queue_copy(&mut self, index: u32, message: &Chain) -> Result<(), SendError> {
-        let allowance = self.allowance(index);
-        let queue = &mut self.slots[index].queue;
-        queue
-            .append_copy(&self.pool, message, Owner::SendQueue, allowance)
-            .map_err(|_| SendError::NoBuffers)
+    fn push_message(&mut self, index: u32, message: &Message) -> Result<(), SendError> {
+        let high_water = self.shared.settings.high_water_bytes() as usize;
+        let is_above = self.slots[index].backlog() + message.len() > high_water;
+        if is_above && !self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
+            return Err(SendError::QueueFull);
+        }
+        let reserved = self.reserved_beside(index);
+        let slot = &mut self.slots[index];
+        if slot.broken.is_some() {
+            return Ok(());
+        }
+        if slot.has_output() {
+            let allowance = self.shares.post_allowance(slot.held, reserved);
+            let owner = Owner::SendQueue;
+            if slot.queue.append_copy_of(&self.pool, message, owner, allowance).is_ok() {
+                return Ok(());
+            }
+        }
+        slot.queue.push_message(&self.pool, message.clone()).map_err(|_| SendError::NoBuffers)
     }
 
     /// Queues `message` on every open link of this shard but `except`; those without room are left
     /// out and counted.
-    pub(crate) fn broadcast(&mut self, message: &Chain, except: Option<u32>) {
+    pub(crate) fn broadcast(&mut self, message: &Message, except: Option<u32>) {
         for n in 0..self.slots.live_count() {
             let index = self.slots.live(n);
             let except = except.filter(|_| !self.shared.planted.is(EnginePlant::BroadcastToSender));
-            if Some(index) == except || self.slots[index].phase != Phase::Open {
+            if Some(index) == except || !self.slots[index].is_served() {
                 continue;
             }
-            if self.queue_shared(index, message).is_err() {
+            if self.queue_message(index, message).is_err() {
                 self.stats().broadcast_skips.add(1);
             }
         }
-    }
-
-    /// How many more buffers the link may take.
-    ///
-    /// A link that holds none may take any free buffer. One that holds some leaves free what the
-    /// port wants for receiving, and one buffer for every link that holds none, up to half of the
-    /// pool: so whatever others do, each link can always have one message on its way.
-    pub(crate) fn allowance(&self, index: u32) -> u32 {
-        let spare = self.spare();
-        if self.slots[index].holds() { spare } else { spare.max(1).min(self.pool.free()) }
-    }
-
-    /// Whether buffers are so short that what can come in at once, on links that go on receiving
-    /// for a moment after they were told not to, could need more than there are: twice the window,
-    /// what is being handled and what is on its way.
-    pub(crate) fn is_pressed(&self, was_pressed: bool) -> bool {
-        // Three times the window ends it, so that it does not come and go.
-        self.spare() < self.window * if was_pressed { 3 } else { 2 }
-    }
-
-    /// Buffers beyond those that are kept for receiving and for links that hold none.
-    fn spare(&self) -> u32 {
-        let kept = self.wanted + self.reserve().saturating_sub(self.holding);
-        self.pool.free().saturating_sub(kept)
-    }
-
-    /// Buffers that are kept for links that hold none.
-    fn reserve(&self) -> u32 {
-        self.slots.capacity().min(self.pool.capacity() / 2)
     }
 
     fn room_for(&self, index: u32, len: usize) -> Result<(), SendError> {
@@ -243,7 +149,15 @@ impl Core {
             return result;
         }
         self.stats().sent_messages.add(1);
+        if self.slots[index].broken.is_some() {
+            return Ok(());
+        }
+        let slot = &mut self.slots[index];
+        if !slot.sending && !slot.dirty {
+            (slot.output_since, slot.moved, slot.looked) = (self.now, self.now, false);
+        }
         self.mark_dirty(index);
+        self.settle(index);
         Ok(())
     }
 
@@ -254,15 +168,103 @@ impl Core {
             slot.dirty = true;
             self.dirty.push(index);
         }
-        self.recount(index);
     }
 
-    /// Keeps the count of links that hold buffers, after one's queue or send has changed.
-    pub(crate) fn recount(&mut self, index: u32) {
+    /// Keeps the account of loans, after what a link holds has changed.
+    pub(crate) fn settle(&mut self, index: u32) {
         let slot = &mut self.slots[index];
-        if slot.holds() != slot.counted && !self.shared.planted.strikes(EnginePlant::Miscount) {
-            slot.counted = slot.holds();
-            if slot.counted { self.holding += 1 } else { self.holding -= 1 }
+        let (before, after) = (slot.held, slot.holds());
+        if before == after || self.shared.planted.strikes(EnginePlant::Miscount) {
+            return;
         }
+        if after.input < before.input || before.input <= 1 {
+            slot.eased = self.now;
+        }
+        slot.held = after;
+        self.shares.settle(before, after);
+    }
+
+    /// Whether a callback with input may come: the output is not above its high-water mark, and
+    /// has the grant.
+    pub(crate) fn has_room(&self, index: u32) -> bool {
+        if self.shared.planted.is(EnginePlant::CallWithoutRoom) {
+            return true;
+        }
+        let slot = &self.slots[index];
+        slot.broken.is_some()
+            || (slot.backlog() <= self.shared.settings.high_water_bytes() as usize
+                && self.shares.has_grant(slot.held, self.reserved_beside(index)))
+    }
+
+    /// Notes that a link could not get the buffers for `len` bytes, and says what its handler is
+    /// told. Where the buffers of its own send will do, it waits for that and for no loan.
+    fn wish_for_output(&mut self, index: u32, len: usize) -> SendError {
+        let needed = len.div_ceil(self.pool.buffer_size_bytes() as usize);
+        let needed = u32::try_from(needed).unwrap_or(u32::MAX);
+        if needed > self.shares.grant() || !self.slots[index].has_output() {
+            self.wish(index, Wish::Output(needed));
+        }
+        SendError::NoBuffers
+    }
+
+    /// Has the link wait for a loan; it keeps its place if it waits already.
+    pub(crate) fn wish(&mut self, index: u32, wish: Wish) {
+        if !self.waiters.contains(index) {
+            self.slots[index].wishes_since = self.now;
+            self.waiters.push(index);
+        }
+        self.slots[index].wish = Some(wish);
+    }
+
+    pub(crate) fn end_wish(&mut self, index: u32) {
+        if self.slots[index].wish.take().is_some() {
+            self.waiters.remove(index);
+        }
+    }
+
+    /// What a link lacks, as loans.
+    pub(crate) fn need(&self, index: u32) -> Loan {
+        let slot = &self.slots[index];
+        match slot.wish {
+            None => Loan::default(),
+            Some(Wish::Input(buffers)) => Loan { input: buffers, output: 0 },
+            Some(Wish::Output(buffers)) => {
+                Loan { input: 0, output: self.shares.output_need(slot.held, buffers) }
+            }
+        }
+    }
+
+    /// What is set aside for the link that has waited longest; nothing for that link itself.
+    pub(crate) fn reserved_beside(&self, index: u32) -> u32 {
+        match self.waiters.first() {
+            None => 0,
+            Some(_) if self.granting == Some(index) => 0,
+            Some(first) if first == index => 0,
+            Some(first) => self.need(first).total(),
+        }
+    }
+
+    /// Whether what the link waits for can be lent now.
+    pub(crate) fn can_grant(&self, index: u32) -> bool {
+        let need = self.need(index);
+        need.output <= self.shares.lendable(0) && need.input <= self.shares.lendable_input(0)
+    }
+
+    /// Drops what is unread, and ends what it waits for: the link is not served any more.
+    pub(crate) fn drop_input(&mut self, index: u32) {
+        self.end_wish(index);
+        let slot = &mut self.slots[index];
+        slot.input = wharf_port::memory::Chain::new();
+        slot.promised = 0;
+        self.settle(index);
+    }
+
+    /// Gives a place back.
+    pub(crate) fn release(&mut self, index: u32) {
+        let slot = &self.slots[index];
+        // A flush came between the close and here.
+        assert!(!slot.dirty && slot.phase == Phase::Closing, "{slot:?} is given back too early");
+        self.drop_input(index);
+        self.slots.release(index);
     }
 }

@@ -3,7 +3,9 @@
 //! Nothing here makes a system call: a link queues, and the engine flushes.
 
 pub(crate) mod core;
+pub(crate) mod fifo;
 mod id;
+pub(crate) mod input;
 pub(crate) mod slot;
 pub(crate) mod wheel;
 
@@ -84,11 +86,11 @@ impl<'a, S> Link<'a, S> {
     ///
     /// # Cost
     ///
-    /// Copies `data.len()` bytes once; each receiver costs an entry of its queue for each buffer.
+    /// Copies `data.len()` bytes once; each receiver costs an entry of its queue.
     /// Looks at every link of this shard. Allocates and blocks never.
     pub fn broadcast(&mut self, data: &[u8]) -> Result<(), SendError> {
         let shared = std::sync::Arc::clone(&self.core.shared);
-        let message = shared.message(data)?;
+        let message = shared.message(usize::from(self.core.shard), data)?;
         if message.is_empty() {
             return Ok(());
         }

@@ -14,6 +14,7 @@
 //! bytes would reset the connection, and the peer's system would drop the last answers.
 
 use crate::handler::{DisconnectReason, Totals};
+use crate::shares::Held;
 use std::net::SocketAddr;
 use wharf_port::memory::Chain;
 use wharf_port::port::{Socket, Time};
@@ -34,9 +35,23 @@ pub(crate) enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Receiving {
     Off,
-    Armed,
+    /// For as many bytes as the link's credit allows.
+    Many,
+    /// For one buffer.
+    One,
+    /// For no bytes: whether there are any.
+    Look,
     /// Its last completion is awaited.
     Cancelling,
+}
+
+/// What a link that waits for a loan asked for, in buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// To receive into.
+    Input(u32),
+    /// To queue a message of so many buffers.
+    Output(u32),
 }
 
 /// One place of the table.
@@ -49,8 +64,6 @@ pub(crate) struct Slot {
     pub(crate) sending: bool,
     /// In the list of links with something to flush.
     pub(crate) dirty: bool,
-    /// Counted among the links that hold buffers.
-    pub(crate) counted: bool,
     /// `on_connect` succeeded, so `on_disconnect` will come.
     pub(crate) connected: bool,
     /// Why it ends, once that is known.
@@ -59,21 +72,55 @@ pub(crate) struct Slot {
     pub(crate) close_asked: bool,
     /// The peer has sent its last byte.
     pub(crate) input_over: bool,
+    /// A drain has read all that had arrived.
+    pub(crate) drained: bool,
+    /// The last call with what is unread took nothing: it waits for more bytes, or for more room.
+    pub(crate) handled: bool,
+    /// Sending has failed, and why: what had come before is still handled, what is sent is thrown away.
+    pub(crate) broken: Option<DisconnectReason>,
+    /// What the peer has acknowledged was looked at since `moved`.
+    pub(crate) looked: bool,
     pub(crate) socket: Option<Socket>,
-    pub(crate) peer: SocketAddr,
+    /// Received and not consumed.
+    pub(crate) input: Chain,
     /// What waits behind the send in flight.
     pub(crate) queue: Chain,
-    /// Bytes of the send in flight.
+    /// Bytes that must be unread before the next call is of use; 0 if any number is.
+    pub(crate) wanted: u32,
+    /// Bytes of the send in flight, and buffers of this link that it holds.
     pub(crate) in_flight: u32,
-    /// Buffers that it was refused and waits for; 0 = none.
-    pub(crate) wants: u32,
-    /// Bytes taken in since the link began to drain or linger.
+    pub(crate) in_flight_buffers: u32,
+    /// Buffers of input that a callback has in its hands.
+    pub(crate) in_call: u32,
+    /// Buffers lent for input that a receive has not filled yet.
+    pub(crate) promised: u32,
+    /// What the link holds, as its shard's account knows it.
+    pub(crate) held: Held,
+    /// The loan that it waits for.
+    pub(crate) wish: Option<Wish>,
+    /// Since when.
+    pub(crate) wishes_since: Time,
+    /// The turn in which it was called last, and how often.
+    pub(crate) turn: u32,
+    pub(crate) calls: u32,
+    /// Bytes taken in since the link began to drain or linger, and sent since it began to drain.
     pub(crate) late_bytes: u32,
-    /// When its current time-out began.
-    pub(crate) touched: Time,
+    /// When the peer was last heard; the time during which output was queued does not count.
+    pub(crate) heard: Time,
+    /// Since when something is queued.
+    pub(crate) output_since: Time,
+    /// When the system or the peer last took some of the output.
+    pub(crate) moved: Time,
+    /// Bytes that the peer had acknowledged when that was last looked at.
+    pub(crate) acknowledged: u64,
+    /// When what it holds of input last became less than its loan.
+    pub(crate) eased: Time,
     pub(crate) totals: Totals,
+    pub(crate) peer: SocketAddr,
     /// Its place in the list of live links.
     pub(crate) live_at: u32,
+    /// When its time-outs are looked at next.
+    pub(crate) due: Time,
     /// Its neighbours in its bucket of the timer wheel, and the bucket.
     pub(crate) timer: super::wheel::Hook,
 }
@@ -86,20 +133,37 @@ impl Slot {
             receiving: Receiving::Off,
             sending: false,
             dirty: false,
-            counted: false,
             connected: false,
             reason: None,
             close_asked: false,
             input_over: false,
+            drained: false,
+            handled: false,
+            broken: None,
+            looked: false,
             socket: None,
-            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
+            input: Chain::new(),
             queue: Chain::new(),
+            wanted: 0,
             in_flight: 0,
-            wants: 0,
+            in_flight_buffers: 0,
+            in_call: 0,
+            promised: 0,
+            held: Held::default(),
+            wish: None,
+            wishes_since: Time::default(),
+            turn: 0,
+            calls: 0,
             late_bytes: 0,
-            touched: Time::default(),
+            heard: Time::default(),
+            output_since: Time::default(),
+            moved: Time::default(),
+            acknowledged: 0,
+            eased: Time::default(),
             totals: Totals::default(),
+            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
             live_at: 0,
+            due: NEVER,
             timer: super::wheel::Hook::default(),
         }
     }
@@ -109,9 +173,27 @@ impl Slot {
         self.queue.len() + self.in_flight as usize
     }
 
-    /// Whether the link holds buffers.
-    pub(crate) fn holds(&self) -> bool {
+    /// Whether something is to be sent.
+    pub(crate) fn has_output(&self) -> bool {
         self.sending || !self.queue.is_empty()
+    }
+
+    /// The buffers that it holds.
+    pub(crate) fn holds(&self) -> Held {
+        Held {
+            input: self.input.buffers() + self.in_call + self.promised,
+            output: self.queue.buffers() + self.in_flight_buffers,
+        }
+    }
+
+    /// Whether all that came is handled: nothing is unread, or nobody will take it.
+    pub(crate) fn is_handled(&self) -> bool {
+        self.input.is_empty() || self.handled
+    }
+
+    /// Whether no more input is waited for.
+    pub(crate) fn has_all_input(&self) -> bool {
+        self.input_over || (self.drained && self.phase == Phase::Draining)
     }
 
     /// Whether the handler is still called for it.
@@ -119,6 +201,9 @@ impl Slot {
         matches!(self.phase, Phase::Open | Phase::Draining)
     }
 }
+
+/// No time-out is to be looked at.
+pub(crate) const NEVER: Time = Time(u64::MAX);
 
 /// All places of one shard.
 #[derive(Debug)]
@@ -146,8 +231,7 @@ impl Slots {
         self.live.push(index);
         let slot = &mut self[index];
         let generation = slot.generation.wrapping_add(1).max(1);
-        *slot =
-            Slot { generation, phase: Phase::Open, peer, touched: now, live_at, ..Slot::free() };
+        *slot = Slot { generation, phase: Phase::Open, peer, heard: now, live_at, ..Slot::free() };
         Some(index)
     }
 

@@ -6,7 +6,7 @@
 //! price is one look a link and time-out, whatever the traffic. (Hashed timing wheels: G. Varghese
 //! and T. Lauck, 1987, scheme 6.)
 
-use super::slot::Slots;
+use super::slot::{NEVER, Slots};
 use std::time::Duration;
 use wharf_port::port::Time;
 
@@ -63,6 +63,7 @@ impl Wheel {
     /// Hangs a link up for `deadline`, after taking it from where it hung.
     pub(crate) fn set(&mut self, slots: &mut Slots, index: u32, deadline: Time) {
         self.clear(slots, index);
+        slots[index].due = deadline;
         // The tick after the deadline: when that has begun, the deadline is over.
         let due = (self.tick_of(deadline) + 1).max(self.current);
         let due = due.min(self.current + u64::from(BUCKETS) - 1);
@@ -92,6 +93,7 @@ impl Wheel {
             slots[next].timer.previous = previous;
         }
         slots[index].timer = Hook::default();
+        slots[index].due = NEVER;
         self.count -= 1;
     }
 

@@ -11,7 +11,6 @@ use crate::handler::Handler;
 use crate::limits::{MemoryPlan, Settings, WhenFull};
 use std::sync::Arc;
 use std::time::Duration;
-use wharf_port::memory::BufferPool;
 
 /// The entrance: [`Server::builder`].
 #[derive(Debug)]
@@ -51,9 +50,15 @@ impl Builder {
         self
     }
 
-    /// How many buffers there are, for all shards together. Default 10,000.
+    /// How many buffers there are for links and posts, for all shards together; those that wait to be
+    /// received into come on top. Default 10,000, or more where the other settings need more.
+    ///
+    /// Each link is guaranteed one for unread input, and the [grant](Self::grant_bytes) for unsent
+    /// output. An eighth is for posted messages. The rest is lent to links, in both directions: see
+    /// [`loan_wait`](Self::loan_wait). [`start`](Self::start) refuses, with the figures, if it
+    /// is not enough for one link of each shard to hold `input_bytes` and `send_queue` at once.
     pub fn buffers(mut self, buffers: u32) -> Self {
-        self.settings.buffers = buffers;
+        self.settings.buffers = Some(buffers);
         self
     }
 
@@ -66,7 +71,8 @@ impl Builder {
     /// The most bytes that can wait to be sent on a link, and so the largest message.
     /// Default 262,144.
     ///
-    /// Above a quarter of it the link is not read from until its peer has read.
+    /// Half of it is the high-water mark. Above that the handler is not called with input, which
+    /// stays unread until the peer has read, and posted messages and broadcasts are left out.
     pub fn send_queue(mut self, bytes: u32) -> Self {
         self.settings.send_queue_bytes = bytes;
         self
@@ -175,8 +181,7 @@ impl Builder {
         let addresses = addresses
             .collect::<std::io::Result<_>>()
             .map_err(|source| StartError::System { doing: "getsockname", source })?;
-        let posts = BufferPool::new(self.settings.post_pool()).map_err(StartError::Buffers)?;
-        let shared = Arc::new(Shared::new(self.settings, posts));
+        let shared = Arc::new(Shared::new(self.settings).map_err(StartError::Buffers)?);
         let threads = start_shards(chosen.back_end, &shared, &Arc::new(handler), listeners)?;
         Ok(Running { shared, chosen, addresses, plan, files_raised, threads })
     }

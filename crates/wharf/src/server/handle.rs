@@ -43,7 +43,7 @@ impl Handle {
         if !self.shared.is_alive(link) {
             return Err(SendError::Gone);
         }
-        let message = self.shared.message(data)?;
+        let message = self.shared.message(self.shared.outside(), data)?;
         match self.shared.inlet(link.shard()) {
             Some(_) if message.is_empty() => Ok(()),
             Some(inlet) => inlet.send(link, message),
@@ -60,7 +60,7 @@ impl Handle {
     /// As [`send`](Self::send); on [`SendError::Busy`] or [`SendError::Gone`] the links of some
     /// shards may have got it.
     pub fn broadcast(&self, data: &[u8], except: Option<LinkId>) -> Result<(), SendError> {
-        let message = self.shared.message(data)?;
+        let message = self.shared.message(self.shared.outside(), data)?;
         if message.is_empty() {
             return Ok(());
         }

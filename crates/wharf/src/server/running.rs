@@ -18,7 +18,7 @@ use std::time::Duration;
 use wharf_port::epoll::EpollPort;
 #[cfg(windows)]
 use wharf_port::iocp::IocpPort;
-use wharf_port::memory::BufferPool;
+use wharf_port::memory::{BufferPool, LedgerView};
 use wharf_port::port::{Port, PortConfig, PortError, Poster};
 #[cfg(target_os = "linux")]
 use wharf_port::uring::UringPort;
@@ -108,7 +108,7 @@ impl Running {
 struct Ready {
     shard: usize,
     poster: Poster<Command<TcpStream>>,
-    pool: BufferPool,
+    buffers: LedgerView,
 }
 
 /// What it is told when all are.
@@ -199,7 +199,7 @@ fn begin_all(
     let mut posters: Vec<Option<Poster<_>>> = begins.iter().map(|_| None).collect();
     for _ in 0..begins.len() {
         let ready: Ready = reports.recv().map_err(|_| died())??;
-        shared.connect(ready.shard, Box::new(ready.poster.clone()), ready.pool);
+        shared.connect(ready.shard, Box::new(ready.poster.clone()), ready.buffers);
         posters[ready.shard] = Some(ready.poster);
     }
     let posters: Box<[_]> = posters.into_iter().flatten().collect();
@@ -253,8 +253,8 @@ where
             return Ok(());
         }
     };
-    let (poster, pool) = worker.reached_by();
-    let _nobody_waits = report.send(Ok(Ready { shard: shard.into(), poster, pool }));
+    let (poster, buffers) = worker.reached_by();
+    let _nobody_waits = report.send(Ok(Ready { shard: shard.into(), poster, buffers }));
     drop(report);
     let Ok(begin) = begun.recv() else { return Ok(()) };
     // If this thread ends for whatever reason, the server does.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
-use wharf_port::memory::{BufferPool, Chain, Ledger, Owner};
+use wharf_port::memory::{Ledger, LedgerView, MemoryError, Message, MessagePool};
 use wharf_port::port::{PostError, Poster};
 
 /// A command from one thread to a shard. `S` is a connection.
@@ -23,10 +23,10 @@ pub(crate) enum Command<S> {
     },
     Send {
         link: LinkId,
-        message: Chain,
+        message: Message,
     },
     Broadcast {
-        message: Chain,
+        message: Message,
         except: Option<LinkId>,
     },
     Close {
@@ -36,18 +36,18 @@ pub(crate) enum Command<S> {
 
 /// A shard's inbox, without the type of its connections.
 pub(crate) trait Inlet: Send + Sync {
-    fn send(&self, link: LinkId, message: Chain) -> Result<(), SendError>;
-    fn broadcast(&self, message: Chain, except: Option<LinkId>) -> Result<(), SendError>;
+    fn send(&self, link: LinkId, message: Message) -> Result<(), SendError>;
+    fn broadcast(&self, message: Message, except: Option<LinkId>) -> Result<(), SendError>;
     fn close(&self, link: LinkId) -> Result<(), SendError>;
     fn wake(&self);
 }
 
 impl<S: Send> Inlet for Poster<Command<S>> {
-    fn send(&self, link: LinkId, message: Chain) -> Result<(), SendError> {
+    fn send(&self, link: LinkId, message: Message) -> Result<(), SendError> {
         self.post(Command::Send { link, message }).map_err(|error| refusal(&error))
     }
 
-    fn broadcast(&self, message: Chain, except: Option<LinkId>) -> Result<(), SendError> {
+    fn broadcast(&self, message: Message, except: Option<LinkId>) -> Result<(), SendError> {
         self.post(Command::Broadcast { message, except }).map_err(|error| refusal(&error))
     }
 
@@ -72,8 +72,9 @@ fn refusal<T>(error: &PostError<T>) -> SendError {
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) shards: Box<[Shard]>,
-    /// Buffers for messages that cross threads or go to many links.
-    pub(crate) posts: BufferPool,
+    /// Buffers for messages that cross threads or go to many links: each shard's own, and those
+    /// of all other threads.
+    pub(crate) posts: Box<[MessagePool]>,
     /// The accepting shard waits for a place to become free.
     pub(crate) room_wanted: AtomicBool,
     /// Says no, always, outside of a simulation.
@@ -92,7 +93,7 @@ pub(crate) struct Shard {
     pub(crate) open: AtomicU32,
     /// The generation of each place's last link: lets a stale name be refused at once.
     generations: Box<[AtomicU32]>,
-    reached: OnceLock<(Box<dyn Inlet>, BufferPool)>,
+    reached: OnceLock<(Box<dyn Inlet>, LedgerView)>,
 }
 
 impl std::fmt::Debug for Shard {
@@ -102,7 +103,7 @@ impl std::fmt::Debug for Shard {
 }
 
 impl Shared {
-    pub(crate) fn new(settings: Settings, posts: BufferPool) -> Self {
+    pub(crate) fn new(settings: Settings) -> Result<Self, MemoryError> {
         let places = settings.links_per_shard();
         let shard = |_| Shard {
             stats: ShardStats::default(),
@@ -110,21 +111,22 @@ impl Shared {
             generations: (0..places).map(|_| AtomicU32::new(0)).collect(),
             reached: OnceLock::new(),
         };
-        Self {
+        let posts = (0..=settings.shards).map(|_| MessagePool::new(settings.post_pool()));
+        Ok(Self {
             shards: (0..settings.shards).map(shard).collect(),
+            posts: posts.collect::<Result<_, _>>()?,
             settings,
-            posts,
             room_wanted: AtomicBool::new(false),
             planted: Planted::default(),
             stopping: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
             drain_ns: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Says how a shard is reached; once, before the server is running.
-    pub(crate) fn connect(&self, shard: usize, inlet: Box<dyn Inlet>, pool: BufferPool) {
-        let _set_once = self.shards[shard].reached.set((inlet, pool));
+    pub(crate) fn connect(&self, shard: usize, inlet: Box<dyn Inlet>, buffers: LedgerView) {
+        let _set_once = self.shards[shard].reached.set((inlet, buffers));
     }
 
     pub(crate) fn inlet(&self, shard: usize) -> Option<&dyn Inlet> {
@@ -148,18 +150,23 @@ impl Shared {
             })
     }
 
-    /// A copy of `data` in buffers that any shard can send from.
-    pub(crate) fn message(&self, data: &[u8]) -> Result<Chain, SendError> {
-        if data.len() > self.settings.send_queue_bytes as usize {
+    /// The sender of posts that is no shard: any other thread.
+    pub(crate) fn outside(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// A copy of `data` that any shard can send, out of the sender's own buffers.
+    pub(crate) fn message(&self, sender: usize, data: &[u8]) -> Result<Message, SendError> {
+        if data.len() > self.settings.high_water_bytes() as usize {
             return Err(SendError::TooLarge);
         }
-        self.posts.chain_of(data, Owner::Shared).map_err(|_| SendError::NoBuffers)
+        self.posts[sender].message_of(data).map_err(|_| SendError::NoBuffers)
     }
 
     /// Posts a broadcast to every shard but one.
     pub(crate) fn broadcast_to_shards(
         &self,
-        message: &Chain,
+        message: &Message,
         except: Option<LinkId>,
         skip: Option<u8>,
     ) -> Result<(), SendError> {
@@ -168,14 +175,10 @@ impl Shared {
             if skip.map(usize::from) == Some(shard) {
                 continue;
             }
-            let mut copy = Chain::new();
-            let posted = copy
-                .share(&self.posts, message)
-                .map_err(|_| SendError::NoBuffers)
-                .and_then(|()| match self.inlet(shard) {
-                    Some(inlet) => inlet.broadcast(copy, except),
-                    None => Err(SendError::Gone),
-                });
+            let posted = match self.inlet(shard) {
+                Some(inlet) => inlet.broadcast(message.clone(), except),
+                None => Err(SendError::Gone),
+            };
             result = result.and(posted);
         }
         result
@@ -259,12 +262,16 @@ impl Shared {
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats {
             links_limit: self.settings.links,
-            post_buffers: self.posts.ledger(),
+            post_buffers: self
+                .posts
+                .iter()
+                .fold(Ledger::default(), |all, posts| sum(all, posts.ledger())),
             ..Stats::default()
         };
         for shard in &self.shards {
             stats.add(&shard.stats, shard.open.load(Ordering::Relaxed));
-            let ledger = shard.reached.get().map_or(Ledger::default(), |(_, pool)| pool.ledger());
+            let ledger =
+                shard.reached.get().map_or(Ledger::default(), |(_, buffers)| buffers.ledger());
             stats.buffers = sum(stats.buffers, ledger);
         }
         stats

@@ -12,13 +12,13 @@ impl<H: Handler> Simulation<H> {
         if let Some(fault) = self.contract.fault() {
             return Err(fault.clone());
         }
-        self.shared_seen |= self.shared.posts.free() < self.shared.posts.capacity();
         if self.steps.is_multiple_of(COUNTERS_EACH) {
             self.check_counters()?;
             self.check_room()?;
         }
         if self.steps.is_multiple_of(BUFFERS_EACH) {
             self.check_tables()?;
+            self.check_waits()?;
         }
         Ok(())
     }
@@ -79,14 +79,11 @@ impl<H: Handler> Simulation<H> {
             let Some(worker) = &shard.worker else { continue };
             let said = |what| format!("shard {number}: {what}");
             worker.inspect_places().map_err(said)?;
-            // A link that holds a broadcast only counts as one that holds, but takes no buffer.
-            if !self.shared_seen {
-                worker.inspect_reserve().map_err(said)?;
-            }
         }
-        let posts = &self.shared.posts;
-        let ledger = posts.ledger();
-        ensure!(ledger.free == posts.free(), "posts: {ledger:?}, {} free", posts.free());
+        for posts in &self.shared.posts {
+            let ledger = posts.ledger();
+            ensure!(ledger.free == posts.free(), "posts: {ledger:?}, {} free", posts.free());
+        }
         Ok(())
     }
 }

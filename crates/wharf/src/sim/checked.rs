@@ -52,7 +52,7 @@ impl<H: Handler> Checked<H> {
             Err(payload) => {
                 self.contract.leave(event, id, Some(DisconnectReason::HandlerPanic));
                 if payload.is::<PlannedPanic>() {
-                    self.contract.note_planned_panic();
+                    self.contract.note_planned_panic(peer);
                 } else {
                     let text = panic_text(&*payload);
                     self.contract.fail(format!("the handler panicked in {event:?}: {text}"));
@@ -89,6 +89,7 @@ impl<H: Handler> Handler for Checked<H> {
         if data.is_empty() {
             self.contract.fail("on_receive without bytes".to_owned());
         }
+        self.contract.note_received(link.peer(), data.len());
         self.around(Event::Receive, link, |h, link| h.on_receive(worker, link, data), |_| None)
     }
 

@@ -16,6 +16,18 @@ pub trait Client {
     /// [`Next::Cut`].
     fn ready(&mut self, connection: &mut SimClient, now: Time) -> Result<Next, String>;
 
+    /// Whether the client still waits for an answer to the first `delivered` bytes that it sent. A
+    /// server that has received those owes it, also when it stops.
+    fn misses(&self, delivered: u64) -> bool {
+        let _ = delivered;
+        false
+    }
+
+    /// Whether the workload itself has thrown the client out.
+    fn is_kicked(&self) -> bool {
+        false
+    }
+
     /// What the client waits for, to be told when it waits for ever.
     fn waits_for(&self) -> String {
         "the server".to_owned()
@@ -36,8 +48,6 @@ pub enum Next {
     Reset,
     /// The connection ended before the client got what it waits for.
     ///
-    /// That is a failure, unless the network broke the connection, or the server had a reason of
-    /// the kinds that a faulty world forces on it: no room (slow reader), idle, stopping, kicked, or
-    /// a [planned panic](super::PlannedPanic) in the handler.
+    /// That is a failure, unless this very client has an [`Excuse`](super::Excuse).
     Cut(String),
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{OnceLock, PoisonError};
 use std::time::Duration;
 use wharf_port::port::Time;
+use wharf_port::sim::World;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
@@ -26,8 +27,24 @@ pub(super) enum Fate {
     Over(DisconnectReason),
 }
 
+/// What happened to one connection at the server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Story {
+    pub(super) fate: Fate,
+    /// Bytes that the handler was given.
+    pub(super) received: u64,
+    /// A planned panic struck one of its callbacks.
+    pub(super) panicked: bool,
+    /// When the link was opened, on the steady clock: in the backlog nobody waits for a handler.
+    pub(super) opened_steady_ns: u64,
+    /// When it was over, on the world's clock and on the steady one.
+    pub(super) ended: Time,
+    pub(super) ended_steady_ns: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Contract {
+    world: World,
     idle: Duration,
     fault: OnceLock<String>,
     book: Lock<Book>,
@@ -44,7 +61,7 @@ struct Book {
     /// By shard and place.
     lives: Vec<Vec<Life>>,
     /// By the connections' numbers.
-    fates: Vec<Fate>,
+    stories: Vec<Story>,
     tally: Tally,
 }
 
@@ -68,10 +85,10 @@ struct Life {
 }
 
 impl Contract {
-    pub(super) fn new(shards: u32, places: u32, idle: Duration) -> Self {
+    pub(super) fn new(world: World, shards: u32, places: u32, idle: Duration) -> Self {
         let lives = (0..shards).map(|_| vec![Life::default(); places as usize]).collect();
         let book = Lock::new(Book { lives, ..Book::default() });
-        Self { idle, fault: OnceLock::new(), book }
+        Self { world, idle, fault: OnceLock::new(), book }
     }
 
     pub(super) fn enter(&self, event: Event, id: LinkId, peer: SocketAddr, now: Time) {
@@ -102,7 +119,7 @@ impl Contract {
     /// A callback has returned; a connect may have been refused.
     pub(super) fn leave(&self, event: Event, id: LinkId, refused: Option<DisconnectReason>) {
         let mut book = self.book();
-        let Book { lives, fates, tally } = &mut *book;
+        let Book { lives, stories, tally } = &mut *book;
         let life = &mut lives[id.shard()][id.index() as usize];
         life.busy = false;
         let fate = match (event, refused) {
@@ -119,14 +136,25 @@ impl Contract {
             }
             (Event::Receive | Event::Sent | Event::Idle, _) => return,
         };
-        if fates.len() <= life.connection {
-            fates.resize(life.connection + 1, Fate::Unseen);
+        let story = story_of(stories, life.connection);
+        story.fate = fate;
+        if matches!(fate, Fate::Open(_)) {
+            story.opened_steady_ns = self.world.steady_ns();
         }
-        fates[life.connection] = fate;
+        if matches!(fate, Fate::Over(_)) {
+            story.ended = self.world.now();
+            story.ended_steady_ns = self.world.steady_ns();
+        }
     }
 
-    pub(super) fn note_planned_panic(&self) {
-        self.book().tally.planned_panics += 1;
+    pub(super) fn note_received(&self, peer: SocketAddr, count: usize) {
+        story_of(&mut self.book().stories, number_of(peer)).received += count as u64;
+    }
+
+    pub(super) fn note_planned_panic(&self, peer: SocketAddr) {
+        let mut book = self.book();
+        book.tally.planned_panics += 1;
+        story_of(&mut book.stories, number_of(peer)).panicked = true;
     }
 
     /// Notes the first thing that did not hold.
@@ -139,7 +167,11 @@ impl Contract {
     }
 
     pub(super) fn fate(&self, connection: usize) -> Fate {
-        self.book().fates.get(connection).copied().unwrap_or_default()
+        self.story(connection).fate
+    }
+
+    pub(super) fn story(&self, connection: usize) -> Story {
+        self.book().stories.get(connection).copied().unwrap_or_default()
     }
 
     pub(super) fn tally(&self) -> Tally {
@@ -149,6 +181,13 @@ impl Contract {
     fn book(&self) -> std::sync::MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn story_of(stories: &mut Vec<Story>, connection: usize) -> &mut Story {
+    if stories.len() <= connection {
+        stories.resize(connection + 1, Story::default());
+    }
+    &mut stories[connection]
 }
 
 /// The world gives the nth connection the address 10.0.0.0 plus n.

@@ -1,6 +1,6 @@
 //! How a simulation ended.
 
-use super::{FaultCounts, Time};
+use super::{ExcuseCounts, FaultCounts, Time};
 use crate::stats::Stats;
 use std::fmt;
 
@@ -48,8 +48,10 @@ pub struct SimReport {
     pub completions: u64,
     /// Clients that got all that they waited for.
     pub clients_whole: u64,
-    /// Clients that a fault, or the server's want of room, cut off.
+    /// Clients that were cut off.
     pub clients_cut: u64,
+    /// Why they may have been.
+    pub excused: ExcuseCounts,
     /// The simulated clock at the end.
     pub time: Time,
     /// What went wrong on the way.

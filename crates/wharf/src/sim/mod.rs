@@ -13,8 +13,10 @@
 //! Checked after each step: the callbacks' contract (one `on_connect` first, one `on_disconnect`
 //! last, nothing after it, never two at once, a fresh state, `on_idle` not too early), the table
 //! (no place lost, none both free and live), queues within their limit, buffers where they belong,
-//! counters that agree; a panic of the handler is a failure, too. At the end every client must have
-//! got what it waits for, the server must stop in time, and every buffer must be home.
+//! counters that agree, and that nobody waits too long for a server that has something to do for
+//! it; a panic of the handler is a failure, too. At the end every client must have got what it waits
+//! for, unless it has an [`Excuse`] of its own, the server must stop in time, and every buffer must be
+//! home.
 //!
 //! # Examples
 //!
@@ -48,6 +50,7 @@ mod census;
 mod checked;
 mod client;
 mod contract;
+mod excuse;
 mod failure;
 mod outcome;
 mod script;
@@ -56,8 +59,10 @@ mod simulation;
 pub use crate::plant::EnginePlant;
 pub use checked::PlannedPanic;
 pub use client::{Client, Next};
+pub use excuse::{Excuse, ExcuseCounts};
 pub use failure::{SimFailure, SimReport};
 pub use script::Script;
 pub use simulation::{ClientId, SimConfig, Simulation};
 pub use wharf_port::port::Time;
 pub use wharf_port::sim::{FaultCounts, FaultKind, Faults, Plant, Rng, SimClient};
+pub use wharf_port::sim::{Traffic, TrafficWatch};

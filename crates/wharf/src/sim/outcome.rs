@@ -2,11 +2,10 @@
 
 use super::contract::Fate;
 use super::failure::{SimFailure, SimReport};
-use super::simulation::{SimWorker, Simulation};
+use super::simulation::Simulation;
 use super::{FaultKind, Faults, SimClient};
 use crate::engine::ensure;
-use crate::handler::{DisconnectReason, Handler};
-use crate::limits::WhenFull;
+use crate::handler::Handler;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -43,7 +42,7 @@ impl<H: Handler> Simulation<H> {
                 return Err(self.fail(what));
             }
         }
-        self.judge().map_err(|what| self.fail(what))
+        self.judge().map(drop).map_err(|what| self.fail(what))
     }
 
     /// Asks the server to stop, and waits until it has.
@@ -53,6 +52,7 @@ impl<H: Handler> Simulation<H> {
     /// It did not stop in time, or something was lost; or as [`step`](Self::step).
     pub fn stop(&mut self, drain: Duration) -> Result<(), SimFailure> {
         self.shared.stop(drain);
+        self.note_stop();
         let struck = self.world.counts().of(FaultKind::ClockJump);
         let deadline = self.now().after(drain).after(STOP_SLACK);
         let steps_max = self.steps + SETTLE_STEPS_MAX;
@@ -91,16 +91,16 @@ impl<H: Handler> Simulation<H> {
             self.end_client(number, cut, false);
         }
         while self.world.advance() {}
-        let verdict = self.judge().and_then(|()| self.check_all_home());
-        verdict.map_err(|what| self.fail(what))?;
+        let verdict = self.judge().and_then(|excused| self.check_all_home().map(|()| excused));
+        let excused = verdict.map_err(|what| self.fail(what))?;
         let stats = self.stats();
-        let cut =
-            self.clients.iter().filter(|peer| peer.cut.is_some() || peer.harmed).count() as u64;
+        let cut = excused.total();
         Ok(SimReport {
             steps: self.steps,
             completions: stats.workers.iter().map(|worker| worker.completions).sum(),
             clients_whole: self.clients.len() as u64 - cut,
             clients_cut: cut,
+            excused,
             time: self.now(),
             faults: self.world.counts(),
             stats,
@@ -112,9 +112,9 @@ impl<H: Handler> Simulation<H> {
     pub(super) fn shard_done(&mut self, number: usize) -> Result<(), String> {
         let shard = &mut self.shards[number];
         let (ledger, entries) = (shard.pool.ledger(), shard.pool.free_entries());
-        let set_aside = shard.worker.as_ref().map_or(0, SimWorker::set_aside);
         ensure!(shard.census.live == 0, "shard {number} is done with {:?}", shard.census);
-        let home = ledger.free + set_aside;
+        let lent = shard.worker.as_ref().map_or(0, |worker| worker.port().lent());
+        let home = ledger.free + lent;
         ensure!(home == shard.pool.capacity(), "shard {number} has not all: {ledger:?}");
         ensure!(entries == shard.entries, "shard {number} has {entries} of {}", shard.entries);
         let Some(worker) = shard.worker.take() else { return Ok(()) };
@@ -127,9 +127,11 @@ impl<H: Handler> Simulation<H> {
         self.check_counters()?;
         let open = self.links_open();
         ensure!(open == 0, "{open} places are still counted");
-        let posts = &self.shared.posts;
-        let ledger = posts.ledger();
-        ensure!(ledger.free == posts.capacity(), "not all posts are home: {ledger:?}");
+        for (sender, posts) in self.shared.posts.iter().enumerate() {
+            let ledger = posts.ledger();
+            let all = ledger.free == posts.capacity();
+            ensure!(all, "not all posts of sender {sender} are home: {ledger:?}");
+        }
         let connections = self.world.connections();
         ensure!(connections == 0, "{connections} connections are still open");
         Ok(())
@@ -157,34 +159,6 @@ impl<H: Handler> Simulation<H> {
             }
         }
         did_something
-    }
-
-    /// Whether each client that was cut off had been harmed, or the server had a reason.
-    fn judge(&self) -> Result<(), String> {
-        for (number, peer) in self.clients.iter().enumerate() {
-            let Some(how) = &peer.cut else { continue };
-            let fate = self.contract.fate(number);
-            let excused = peer.harmed || self.is_excuse(fate);
-            ensure!(excused, "client {number} was cut off {how}; at the server: {fate:?}");
-        }
-        Ok(())
-    }
-
-    fn is_excuse(&self, fate: Fate) -> bool {
-        use DisconnectReason::{HandlerPanic, Idle, Kicked, ServerStopping, SlowReader};
-        let stopping = self.shared.stopping().is_some();
-        // Links that flush or linger are ended by time, whatever reason they had before.
-        let jumped = self.jumps && self.world.counts().of(FaultKind::ClockJump) > 0;
-        match fate {
-            _ if jumped => true,
-            Fate::Unseen => stopping || self.shared.settings.when_full == WhenFull::Refuse,
-            Fate::Open(_) => stopping,
-            Fate::Over(Idle) => !self.shared.settings.idle.is_zero(),
-            Fate::Over(SlowReader | HandlerPanic | Kicked) => true,
-            Fate::Over(ServerStopping) => stopping,
-            // A link that was closing already when the drain cut it keeps its first reason.
-            Fate::Over(_) => stopping && self.stats().cut > 0,
-        }
     }
 
     fn links_open(&self) -> u32 {

@@ -3,8 +3,9 @@
 use super::checked::{Checked, panic_text};
 use super::client::{Client, Next};
 use super::contract::Contract;
+use super::excuse::StopNote;
 use super::failure::SimFailure;
-use super::{EnginePlant, FaultCounts, Faults, Plant, Rng, SimClient, Time};
+use super::{EnginePlant, FaultCounts, Faults, Plant, Rng, SimClient, Time, TrafficWatch};
 use crate::engine::{Census, Turn, Worker};
 use crate::handler::Handler;
 use crate::plant::Planted;
@@ -35,6 +36,13 @@ pub struct SimConfig {
     pub listeners: u32,
     /// What can go wrong.
     pub faults: Faults,
+    /// Ports take the buffers that they receive into in advance, as io_uring does, and not when
+    /// bytes are there, as epoll does.
+    pub lends_window: bool,
+    /// The most buffers that a port receives into at once, if fewer than the server would have.
+    pub receive_window: Option<u32>,
+    /// Packets that can wait in a port's inbox, if others than the server would have.
+    pub inbox_capacity: Option<u32>,
     /// A fault of the port that is planted.
     pub plant: Option<Plant>,
     /// A fault of the engine that is planted.
@@ -47,16 +55,32 @@ impl SimConfig {
     /// A small server, two shards with 64 links, without faults.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        let builder = Server::builder().shards(2).links(64).buffers(1_024).buffer_size(512);
+        let builder = Server::builder()
+            .shards(2)
+            .links(64)
+            .buffers(1_024)
+            .buffer_size(512)
+            .send_queue(64 * 1024);
         Self {
             seed,
             builder,
             listeners: 1,
             faults: Faults::none(),
+            lends_window: false,
+            receive_window: None,
+            inbox_capacity: None,
             plant: None,
             engine_plant: None,
             replay: None,
         }
+    }
+}
+
+impl SimConfig {
+    /// Whether a server can have these settings.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        self.builder.settings.check().is_ok()
     }
 }
 
@@ -87,10 +111,12 @@ pub struct Simulation<H: Handler> {
     woken: VecDeque<u32>,
     alarms: BinaryHeap<Reverse<(Time, u32)>>,
     pub(super) steps: u64,
-    /// A message has crossed threads or gone to many links.
-    pub(super) shared_seen: bool,
     /// Whether a jump of the clock can end what waits.
     pub(super) jumps: bool,
+    /// The faults that the run began with.
+    pub(super) faults: Faults,
+    /// A stop that was asked for, once that is known.
+    pub(super) stop_note: Option<StopNote>,
     tracer: Option<Tracer>,
     failed: Option<SimFailure>,
 }
@@ -118,6 +144,11 @@ pub(super) struct Peer {
     pub(super) cut: Option<String>,
     /// A fault of the world has struck its connection.
     pub(super) harmed: bool,
+    /// The workload has thrown it out.
+    pub(super) kicked: bool,
+    /// When it ended it still waited for answers to what had arrived before the server's stop.
+    pub(super) owes: bool,
+    pub(super) traffic: TrafficWatch,
     /// The alarm that counts; earlier and later ones are stale.
     alarm: Option<Time>,
 }
@@ -151,13 +182,13 @@ impl<H: Handler> Simulation<H> {
             && config.faults.ppm(super::FaultKind::ClockJump) > 0;
         let mut world_config = WorldConfig::new(config.seed);
         world_config.connections_max = CONNECTIONS_MAX;
-        (world_config.faults, world_config.plant) = (config.faults, config.plant);
+        (world_config.faults, world_config.plant) = (config.faults.clone(), config.plant);
+        world_config.lends_window = config.lends_window;
         world_config.backlog_max = CONNECTIONS_MAX;
         let world = World::new(world_config);
         let (shards, places) = (settings.shards, settings.links_per_shard());
-        let contract = Arc::new(Contract::new(shards, places, settings.idle));
-        let posts = BufferPool::new(settings.post_pool()).map_err(|error| error.to_string())?;
-        let mut shared = Shared::new(settings, posts);
+        let contract = Arc::new(Contract::new(world.clone(), shards, places, settings.idle));
+        let mut shared = Shared::new(settings).map_err(|error| error.to_string())?;
         shared.planted = Planted::new(config.engine_plant);
         let mut simulation = Self {
             seed: config.seed,
@@ -172,29 +203,38 @@ impl<H: Handler> Simulation<H> {
             woken: VecDeque::new(),
             alarms: BinaryHeap::new(),
             steps: 0,
-            shared_seen: false,
             jumps,
+            faults: config.faults,
+            stop_note: None,
             tracer: None,
             failed: None,
         };
-        simulation.start_shards(handler, config.listeners)?;
+        let limits = (config.receive_window, config.inbox_capacity);
+        simulation.start_shards(handler, config.listeners, limits)?;
         Ok(simulation)
     }
 
     /// As `server::running` does with threads.
-    fn start_shards(&mut self, handler: H, listener_count: u32) -> Result<(), String> {
+    fn start_shards(
+        &mut self,
+        handler: H,
+        listener_count: u32,
+        (window, inbox): (Option<u32>, Option<u32>),
+    ) -> Result<(), String> {
         let handler = Arc::new(Checked { inner: handler, contract: Arc::clone(&self.contract) });
         let mut posters: Vec<Poster<_>> = Vec::new();
         for number in 0..self.shared.shards.len() {
             let config = self.shared.settings.shard_pool();
             let pool = BufferPool::new(config).map_err(|error| error.to_string())?;
-            let ports = self.shared.settings.port(listener_count);
+            let mut ports = self.shared.settings.port(listener_count);
+            ports.receive_window = window.unwrap_or(u32::MAX).clamp(1, ports.receive_window);
+            ports.inbox_capacity = inbox.unwrap_or(ports.inbox_capacity).max(1);
             let port = SimPort::new(&self.world, ports, pool.clone())
                 .map_err(|error| error.to_string())?;
             let shard = u8::try_from(number).map_err(|error| error.to_string())?;
             let worker = Worker::new(shard, port, Arc::clone(&handler), Arc::clone(&self.shared))?;
-            let (poster, _) = worker.reached_by();
-            self.shared.connect(number, Box::new(poster.clone()), pool.clone());
+            let (poster, buffers) = worker.reached_by();
+            self.shared.connect(number, Box::new(poster.clone()), buffers);
             posters.push(poster);
             let entries = config.buffers + config.shared_entries;
             let census = Census::default();
@@ -222,7 +262,9 @@ impl<H: Handler> Simulation<H> {
             Ok(connection) => connection,
             Err(error) => panic!("client {number} cannot connect: {error}"),
         };
+        let traffic = connection.traffic();
         self.clients.push(Peer {
+            traffic,
             client: Some(Box::new(client)),
             connection: Some(connection),
             ..Peer::default()
@@ -243,6 +285,7 @@ impl<H: Handler> Simulation<H> {
             return Err(failure.clone());
         }
         self.steps += 1;
+        self.note_stop();
         let went_on = self.act().and_then(|went_on| self.check().map(|()| went_on));
         went_on.map_err(|what| self.fail(what))
     }
@@ -292,6 +335,12 @@ impl<H: Handler> Simulation<H> {
         self.clients_open
     }
 
+    /// Whether something has struck the client's connection that no server could mend.
+    #[must_use]
+    pub fn is_harmed(&self, client: ClientId) -> bool {
+        self.clients[client.index()].traffic.get().harmed
+    }
+
     /// Steps taken.
     #[must_use]
     pub fn steps(&self) -> u64 {
@@ -335,8 +384,24 @@ impl<H: Handler> Simulation<H> {
     /// Whether a shard has something to do.
     pub(super) fn is_runnable(&self, number: usize) -> bool {
         let shard = &self.shards[number];
-        let port = u32::try_from(number).unwrap_or(u32::MAX);
-        shard.worker.is_some() && (shard.again || self.world.is_runnable(port))
+        shard.worker.as_ref().is_some_and(|worker| shard.again || worker.port().is_runnable())
+    }
+
+    /// Notes what had arrived when the server was asked to stop, by whomever.
+    pub(super) fn note_stop(&mut self) {
+        let Some(drain) = self.shared.stopping() else { return };
+        match &mut self.stop_note {
+            // A later call may have shortened the time.
+            Some(stop) => {
+                let until = stop.at.after(stop.drain).min(self.world.now().after(drain));
+                stop.drain = until.since(stop.at);
+            }
+            None => {
+                let delivered =
+                    self.clients.iter().map(|peer| peer.traffic.get().to_server).collect();
+                self.stop_note = Some(StopNote { at: self.world.now(), drain, delivered });
+            }
+        }
     }
 
     fn wake_clients(&mut self) {
@@ -428,6 +493,11 @@ impl<H: Handler> Simulation<H> {
         let peer = &mut self.clients[number as usize];
         let Some(connection) = peer.connection.take() else { return };
         peer.harmed |= connection.is_harmed();
+        if let Some(client) = &peer.client {
+            peer.kicked = client.is_kicked();
+            let before = self.stop_note.as_ref().and_then(|s| s.delivered.get(number as usize));
+            peer.owes = before.is_some_and(|delivered| client.misses(*delivered));
+        }
         peer.client = None;
         peer.cut = cut;
         self.clients_open -= 1;

@@ -8,6 +8,7 @@ mod plants;
 mod rig;
 mod shards;
 mod speed;
+mod window;
 
 use super::*;
 use rig::{Plan, run};

@@ -26,6 +26,9 @@ fn check(plant: Plant, seed: u64) -> Result<(), String> {
     if plant == Plant::ServeLastFirst {
         return if served_in_order(Some(plant)) { Ok(()) } else { Err("out of turn".into()) };
     }
+    if plant == Plant::OvertakeWaiters {
+        return if armed_anew_waits(Some(plant)) { Ok(()) } else { Err("overtaken".into()) };
+    }
     let mut plan = Plan::stormy(seed);
     plan.world.plant = Some(plant);
     run(plan).map(drop)
@@ -59,16 +62,45 @@ fn served_in_order(plant: Option<Plant>) -> bool {
         clients[index].try_write(b"x").unwrap();
         port.dequeue(&mut completions, None).unwrap();
         assert!(completions.is_empty());
-        assert!(!world.is_runnable(port.number()));
+        assert!(!port.is_runnable());
     }
     assert_eq!(port.counters().receive_pauses, 5);
     drop(held);
     let mut order = Vec::new();
-    while world.is_runnable(port.number()) {
+    while port.is_runnable() {
         port.dequeue(&mut completions, None).unwrap();
         order.extend(completions.drain(..).map(|completion| completion.key.0));
     }
     order == [3, 1, 5, 2, 4]
+}
+
+#[test]
+fn a_receive_that_is_armed_anew_waits_behind_those_that_wait() {
+    assert!(armed_anew_waits(None));
+}
+
+/// One socket waits for the only buffer; the other has more bytes, and is armed anew in the turn in
+/// which the buffer comes home.
+fn armed_anew_waits(plant: Option<Plant>) -> bool {
+    let config = WorldConfig { plant, lends_window: true, ..WorldConfig::new(1) };
+    let (mut port, mut clients, sockets) = super::window::links(config, 2, 2, 1);
+    let mut completions = Vec::with_capacity(8);
+    let receive = || Operation::receive(Shots::One);
+    let rest = port.pool().acquire(crate::memory::Owner::Application);
+    for (client, socket) in clients.iter_mut().zip(&sockets) {
+        client.try_write(&[7; 256]).unwrap();
+        port.submit(*socket, receive()).unwrap();
+    }
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        port.dequeue(&mut completions, None).unwrap();
+        let Some(completion) = completions.pop() else { break };
+        order.push(completion.key.0);
+        let socket = sockets[usize::try_from(completion.key.0).unwrap() - 1];
+        port.submit(socket, receive()).unwrap();
+    }
+    drop(rest);
+    order == [1, 2, 1, 2]
 }
 
 const SEEDS_MAX: u64 = 1000;

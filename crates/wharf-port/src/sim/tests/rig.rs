@@ -61,6 +61,7 @@ impl Plan {
         plan.clients = 1 + rng.below(10);
         plan.buffers = rng.one_of(&[2, 5, 16, 64]);
         plan.window = rng.one_of(&[1, 2, 32]);
+        plan.world.lends_window = rng.below(2) == 0;
         plan.text_len = rng.one_of(&[1, 63, 64, 65, 700]);
         plan
     }
@@ -96,6 +97,11 @@ struct Link {
     queue: Chain,
     receiving: bool,
     receive_cancelled: bool,
+    shots: Shots,
+    /// How many bytes the receive may still bring.
+    bytes_left: usize,
+    /// How many more it has brought.
+    excess: usize,
     /// Bytes of the send in flight.
     sending: Option<usize>,
     ended: bool,
@@ -190,7 +196,8 @@ impl Rig {
         }
         ensure!(self.got == self.posted, "{} of {} packets came", self.got, self.posted);
         let ledger = self.pool.ledger();
-        ensure!(ledger.kernel_receive == 0, "nothing is there to receive: {ledger:?}");
+        let lent = self.port.lent();
+        ensure!(ledger.kernel_receive == lent, "nothing is there to receive: {ledger:?}");
         self.stop()
     }
 
@@ -207,7 +214,8 @@ impl Rig {
         self.clients.clear();
         while self.world.advance() {}
         let ledger = self.pool.ledger();
-        ensure!(ledger.free == self.pool.capacity(), "not all is home: {ledger:?}");
+        let home = ledger.free + self.port.lent();
+        ensure!(home == self.pool.capacity(), "not all is home: {ledger:?}");
         ensure!(self.world.connections() == 0, "{} connections", self.world.connections());
         ensure!(self.port.counters().stale == 0, "stale completions");
         Ok(())
@@ -216,7 +224,7 @@ impl Rig {
     /// Goes on until the world stands still.
     fn steps(&mut self) -> Verdict {
         for _ in 0..STEPS_MAX {
-            if self.world.is_runnable(self.port.number()) {
+            if self.port.is_runnable() {
                 self.turn()?;
             } else if let Some(tag) = self.world.ready_client() {
                 self.client(usize::try_from(tag).unwrap())?;
@@ -303,6 +311,9 @@ impl Rig {
             queue: Chain::new(),
             receiving: false,
             receive_cancelled: false,
+            shots: Shots::Many,
+            bytes_left: 0,
+            excess: 0,
             sending: None,
             ended: false,
             closing: false,
@@ -325,7 +336,15 @@ impl Rig {
         }
         let written = self.clients[link.client].written;
         ensure!(link.received <= written, "{key}: {} of {written} bytes", link.received);
-        ensure!(!last || link.receive_cancelled || link.closing, "{key} ended by itself");
+        link.excess += bytes.len().saturating_sub(link.bytes_left);
+        link.bytes_left = link.bytes_left.saturating_sub(bytes.len());
+        let may_exceed = self.plan.world.lends_window && link.shots == Shots::Many;
+        let excess_max = if may_exceed { 64 * self.port.lent_max() as usize } else { 0 };
+        ensure!(link.excess <= excess_max, "{key} received {} too many", link.excess);
+        let is_over = link.shots != Shots::Many || link.bytes_left == 0;
+        ensure!(!is_over || last || may_exceed, "{key} goes on");
+        let may_end = is_over || link.receive_cancelled || link.closing;
+        ensure!(!last || may_end, "{key} ended by itself");
         link.receiving = !last;
         Ok(())
     }
@@ -357,7 +376,12 @@ impl Rig {
                 self.close(key)
             }
             End::NotReady => Err(format!("{key}: not asked to be ready")),
-            End::Readable => Err(format!("{key}: not asked whether there is something")),
+            End::Readable => {
+                ensure!(link.bytes_left == 0, "{key}: not asked whether there is something");
+                let written = self.clients[link.client].written;
+                ensure!(link.received < written, "{key}: there is nothing");
+                self.receive(key)
+            }
         }
     }
 
@@ -404,7 +428,14 @@ impl Rig {
         }
         (link.receiving, link.receive_cancelled) = (true, false);
         let socket = link.socket;
-        self.submit(socket, Operation::receive(Shots::Many))
+        let mut receive = (Shots::Many, u32::MAX);
+        if self.plan.mischief_ppm > 0 {
+            let shots = self.rng.one_of(&[Shots::Many, Shots::Many, Shots::One]);
+            receive = (shots, self.rng.one_of(&[0, 1, 64, 100, u32::MAX]));
+        }
+        let (shots, bytes_max) = receive;
+        (link.shots, link.bytes_left, link.excess) = (shots, bytes_max as usize, 0);
+        self.submit(socket, Operation::Receive { shots, bytes_max })
     }
 
     fn send(&mut self, key: u64) -> Verdict {

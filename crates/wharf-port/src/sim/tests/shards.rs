@@ -33,7 +33,7 @@ fn streams_are_handed_from_shard_to_shard() {
         loop {
             let mut ran = false;
             for at in 0..2 {
-                while world.is_runnable(shards[at].number()) {
+                while shards[at].is_runnable() {
                     turn(&mut shards, at, &mut sockets[at]);
                     ran = true;
                 }
@@ -97,10 +97,10 @@ fn the_clock_stops_at_the_first_wait_that_is_over() {
     let mut completions = Vec::with_capacity(1);
     shards[0].dequeue(&mut completions, Some(Duration::from_millis(5))).unwrap();
     shards[1].dequeue(&mut completions, Some(Duration::from_millis(3))).unwrap();
-    assert!(!world.is_runnable(0) && !world.is_runnable(1));
+    assert!(!shards[0].is_runnable() && !shards[1].is_runnable());
     assert!(world.advance());
     assert_eq!(world.now(), Time(3_000_000));
-    assert!(!world.is_runnable(0) && world.is_runnable(1));
+    assert!(!shards[0].is_runnable() && shards[1].is_runnable());
     // Who does not wait does not hold the clock up.
     shards[1].dequeue(&mut completions, Some(Duration::ZERO)).unwrap();
     assert!(world.advance());
@@ -116,9 +116,9 @@ fn a_post_to_a_port_that_sleeps_makes_it_runnable() {
     let mut port = SimPort::<u32>::new(&world, PortConfig::new(1), pool()).unwrap();
     let mut completions = Vec::with_capacity(4);
     port.dequeue(&mut completions, None).unwrap();
-    assert!(!world.is_runnable(0) && !world.advance());
+    assert!(!port.is_runnable() && !world.advance());
     port.poster().post(7).unwrap();
-    assert!(world.is_runnable(0));
+    assert!(port.is_runnable());
     port.dequeue(&mut completions, None).unwrap();
     assert!(matches!(completions[0].outcome, Outcome::Posted(7)));
     assert_eq!(port.counters().wakeups, 1);

@@ -58,7 +58,7 @@ fn echo(faults: Faults, links: u64, completions_max: u64) -> (u64, u64) {
             client.try_write(&message).unwrap();
             clients.push(client);
         }
-        while world.is_runnable(0) {
+        while port.is_runnable() {
             port.dequeue(&mut batch, None).unwrap();
             count += batch.len() as u64;
             for completion in batch.drain(..) {
@@ -99,7 +99,7 @@ fn echo(faults: Faults, links: u64, completions_max: u64) -> (u64, u64) {
                 client.try_write(&room[..len]).unwrap();
             }
         }
-        if !world.is_runnable(0) {
+        if !port.is_runnable() {
             world.advance();
         }
     }

@@ -1,0 +1,138 @@
+//! A buffer in hand.
+
+use super::ledger::Owner;
+use super::pool::Inner;
+use std::fmt;
+use std::ops::Deref;
+use std::ptr::NonNull;
+
+/// The only handle to one buffer of a [`BufferPool`](super::BufferPool); reading it gives the
+/// bytes that were filled in so far.
+///
+/// It stays on the thread of its pool, and dropping it releases the buffer there:
+///
+/// ```compile_fail,E0277
+/// fn elsewhere<T: Send>() {}
+/// elsewhere::<wharf_port::memory::Buffer>();
+/// ```
+pub struct Buffer {
+    pool: NonNull<Inner>,
+    index: u32,
+    len: u32,
+}
+
+const _: () = assert!(size_of::<Option<Buffer>>() == 16);
+
+impl Buffer {
+    /// The handle to a buffer that the pool has just handed out.
+    #[inline]
+    pub(super) fn new(pool: NonNull<Inner>, index: u32) -> Self {
+        Self { pool, index, len: 0 }
+    }
+
+    /// Copies as much of `data` behind the bytes that are there as fits, and says how much.
+    pub fn append(&mut self, data: &[u8]) -> usize {
+        let taken = &data[..data.len().min(self.room() as usize)];
+        if taken.is_empty() {
+            return 0;
+        }
+        // SAFETY: `taken` is not empty, so `len` < size, and the address lies in this buffer's slot.
+        let end = unsafe { self.bytes().add(self.len as usize) };
+        // SAFETY: `taken.len()` ≤ what is left of the slot; `data` is a shared slice and cannot
+        // overlap bytes of a slot to which `&mut self` is the only way (INV-POOL-1).
+        unsafe { end.copy_from_nonoverlapping(NonNull::from(taken).cast(), taken.len()) };
+        #[expect(clippy::cast_possible_truncation, reason = "at most `room`, which is a u32")]
+        {
+            self.len += taken.len() as u32;
+        }
+        taken.len()
+    }
+
+    /// Bytes that can still be appended.
+    #[inline]
+    #[must_use]
+    pub fn room(&self) -> u32 {
+        self.capacity() - self.len
+    }
+
+    /// Bytes that the buffer can hold.
+    #[inline]
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.inner().slots.size_bytes()
+    }
+
+    /// Marks who holds the buffer now, for the pool's ledger.
+    #[inline]
+    pub fn set_owner(&self, owner: Owner) {
+        self.inner().tags.set_out(self.index, owner);
+    }
+
+    /// The address of the first byte, for a system call.
+    pub(crate) fn bytes(&self) -> NonNull<u8> {
+        self.inner().slots.bytes_of(self.index)
+    }
+
+    /// How many bytes are filled in.
+    #[inline]
+    pub(super) fn len_u32(&self) -> u32 {
+        self.len
+    }
+
+    /// Says how many bytes are filled in, from the start: what the kernel has written, or what is
+    /// to be left.
+    ///
+    /// All of the slot is initialised memory, so a wrong number shows old bytes, not undefined
+    /// behaviour.
+    pub(crate) fn set_len(&mut self, len: u32) {
+        assert!(len <= self.capacity(), "{len} bytes in a buffer of {}", self.capacity());
+        self.len = len;
+    }
+
+    /// Drops the first `len` bytes and moves the others to the start.
+    pub(super) fn remove_front(&mut self, len: u32) {
+        assert!(len <= self.len, "{len} bytes of {}", self.len);
+        if len == 0 {
+            return;
+        }
+        self.len -= len;
+        // SAFETY: `len` ≤ the bytes that were there, so the address lies in the slot or at its end.
+        let rest = unsafe { self.bytes().add(len as usize) };
+        // SAFETY: both ranges lie in the slot, to which `&mut self` is the only way (INV-POOL-1);
+        // they may overlap.
+        unsafe { rest.copy_to(self.bytes(), self.len as usize) };
+    }
+
+    #[inline]
+    fn inner(&self) -> &Inner {
+        // SAFETY: a pool outlives its buffers (INV-POOL-3).
+        unsafe { self.pool.as_ref() }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `len` ≤ size of the slot, which is initialised memory and outlives this handle
+        // (INV-POOL-3). This is the only handle (INV-POOL-1), so nothing writes while it is
+        // borrowed: `append` needs it unique, and the kernel writes only while a port holds it and
+        // shows it to nobody (INV-POOL-2).
+        unsafe { std::slice::from_raw_parts(self.bytes().as_ptr(), self.len as usize) }
+    }
+}
+
+impl Drop for Buffer {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: this handle is the only one to the buffer (INV-POOL-1), and it ends here.
+        unsafe { Inner::release(self.pool, self.index) };
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer").field("index", &self.index).field("len", &self.len).finish()
+    }
+}

@@ -1,0 +1,302 @@
+//! A chain beside a model of it, under the same random operations.
+//!
+//! The model is a list of entries: which bytes, of a buffer or of a message. After each operation
+//! the bytes, the counts and the pools are compared; at the end of each run all is free.
+
+use super::*;
+use crate::memory::{MessagePool, MessagePoolConfig, PoolConfig};
+use std::collections::VecDeque;
+
+const SIZE: usize = 64;
+
+/// A generator of pseudo-random numbers: xorshift.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap() % limit
+    }
+
+    /// Mostly short, sometimes several buffers long.
+    fn len(&mut self) -> usize {
+        match self.below(8) {
+            0 => self.below(5 * SIZE),
+            1 => SIZE * self.below(4),
+            _ => self.below(SIZE / 2),
+        }
+    }
+}
+
+struct Tested {
+    chain: Chain,
+    /// For each entry: whether it is a message, and its bytes that are left.
+    entries: VecDeque<(bool, Vec<u8>)>,
+    /// How much more the last buffer takes.
+    room: usize,
+}
+
+impl Tested {
+    fn new() -> Self {
+        Self { chain: Chain::new(), entries: VecDeque::new(), room: 0 }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.entries.iter().flat_map(|(_, bytes)| bytes).copied().collect()
+    }
+
+    fn buffers(&self) -> usize {
+        self.entries.iter().filter(|(is_message, _)| !is_message).count()
+    }
+
+    fn check(&self, what: &str) {
+        let chain = &self.chain;
+        let expected = self.bytes();
+        let found: Vec<u8> = chain.slices().flatten().copied().collect();
+        assert_eq!(found, expected, "{what}");
+        assert!(chain.slices().all(|slice| !slice.is_empty()), "{what}");
+        assert_eq!(chain.front(), chain.slices().next().unwrap_or_default(), "{what}");
+        let counts =
+            [chain.len(), chain.buffers() as usize, chain.messages() as usize, chain.room()];
+        let messages = self.entries.len() - self.buffers();
+        assert_eq!(counts, [expected.len(), self.buffers(), messages, self.room], "{what}");
+        assert_eq!(chain.is_empty(), expected.is_empty(), "{what}");
+        assert_eq!(chain.entries() as usize, self.entries.len(), "{what}");
+    }
+
+    fn appended(&mut self, data: &[u8]) {
+        let (here, rest) = data.split_at(data.len().min(self.room));
+        if let Some((_, last)) = self.entries.back_mut() {
+            last.extend(here);
+        }
+        self.room -= here.len();
+        for piece in rest.chunks(SIZE) {
+            self.pushed(false, piece.to_vec());
+        }
+    }
+
+    fn pushed(&mut self, is_message: bool, bytes: Vec<u8>) {
+        if !bytes.is_empty() {
+            self.room = if is_message { 0 } else { SIZE - bytes.len() };
+            self.entries.push_back((is_message, bytes));
+        }
+    }
+
+    fn advance(&mut self, len: usize) {
+        self.chain.advance(len);
+        let mut rest = len;
+        while let Some((_, first)) = self.entries.front_mut()
+            && rest > 0
+        {
+            let taken = rest.min(first.len());
+            first.drain(..taken);
+            rest -= taken;
+            if first.is_empty() {
+                self.entries.pop_front();
+            }
+        }
+        if self.entries.is_empty() {
+            self.room = 0;
+        }
+    }
+
+    fn truncate(&mut self, len: usize) {
+        let is_cut = len < self.chain.len();
+        self.chain.truncate(len);
+        let mut left = len;
+        for (_, bytes) in &mut self.entries {
+            bytes.truncate(left);
+            left -= bytes.len();
+        }
+        self.entries.retain(|(_, bytes)| !bytes.is_empty());
+        if is_cut {
+            self.room = self.chain.room();
+            match self.entries.back() {
+                // What of the buffer is consumed is no room.
+                Some((false, last)) => assert!(self.room <= SIZE - last.len()),
+                Some((true, _)) | None => assert_eq!(self.room, 0),
+            }
+        }
+    }
+
+    fn take_front(&mut self, len_max: usize) -> Self {
+        let chain = self.chain.take_front(len_max);
+        let mut front = Self { chain, ..Self::new() };
+        let mut len = 0;
+        while let Some((_, first)) = self.entries.front()
+            && (len == 0 || len + first.len() <= len_max)
+        {
+            len += first.len();
+            front.entries.extend(self.entries.pop_front());
+        }
+        front.room = front.chain.room();
+        if self.entries.is_empty() {
+            self.room = 0;
+        }
+        front
+    }
+
+    fn compact(&mut self, pool: &BufferPool) {
+        let own: usize =
+            self.entries.iter().filter(|(message, _)| !message).map(|(_, b)| b.len()).sum();
+        let (before, needed) = (self.buffers(), own.div_ceil(SIZE));
+        let released = self.chain.compact(pool) as usize;
+        let all = self.bytes();
+        if before <= needed + 1 {
+            assert_eq!(released, 0);
+            return;
+        }
+        // What is to be: each run of buffers is full but for its last.
+        let old = std::mem::take(&mut self.entries);
+        self.room = 0;
+        for (is_message, bytes) in old {
+            match is_message {
+                true => self.pushed(true, bytes),
+                false => self.appended(&bytes),
+            }
+        }
+        assert_eq!(self.bytes(), all);
+        assert_eq!(self.buffers(), before - released);
+        let messages = self.entries.len() - self.buffers();
+        assert!(self.buffers() <= needed + 1 + messages);
+    }
+}
+
+/// One run: the pools, the chain that is tested, and one that has what was taken off its front.
+struct Run {
+    random: Random,
+    pool: BufferPool,
+    messages: MessagePool,
+    tested: Tested,
+    taken: Tested,
+    next_byte: u8,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(24) };
+        config.shared_entries = 6;
+        let messages = MessagePoolConfig { buffers: 30, buffer_size_bytes: 100 };
+        Self {
+            random: Random(0x9E37_79B9_7F4A_7C15 ^ seed.wrapping_mul(0xBF58_476D_1CE4_E5B9)),
+            pool: BufferPool::new(config).unwrap(),
+            messages: MessagePool::new(messages).unwrap(),
+            tested: Tested::new(),
+            taken: Tested::new(),
+            next_byte: 0,
+        }
+    }
+
+    /// One random operation; returns its number.
+    fn step(&mut self) -> usize {
+        let operation = self.random.below(10);
+        match operation {
+            0..=2 => self.append(operation == 2),
+            3 => self.push(),
+            4 | 5 => self.push_message(),
+            6 => {
+                let len = self.random.len().min(self.tested.chain.len());
+                self.tested.advance(len);
+            }
+            7 => self.take_front(),
+            8 => {
+                let len = self.random.below(self.tested.chain.len() + 2);
+                self.tested.truncate(len);
+            }
+            _ => self.tested.compact(&self.pool),
+        }
+        operation
+    }
+
+    fn data(&mut self) -> Vec<u8> {
+        let first = self.next_byte;
+        let data: Vec<u8> =
+            (0..=255).cycle().skip(usize::from(first)).take(self.random.len()).collect();
+        self.next_byte = data.last().map_or(first, |last| last.wrapping_add(1));
+        data
+    }
+
+    fn append(&mut self, from_message: bool) {
+        let data = self.data();
+        let buffers_max = self.random.below(12);
+        let needed = data.len().saturating_sub(self.tested.room).div_ceil(SIZE);
+        let free = self.pool.free().min(self.pool.free_entries()) as usize;
+        let fits = needed <= buffers_max.min(free);
+        let buffers_max = u32::try_from(buffers_max).unwrap();
+        let (chain, owner) = (&mut self.tested.chain, Owner::SendQueue);
+        let result = if from_message {
+            let Ok(message) = self.messages.message_of(&data) else { return };
+            chain.append_copy_of(&self.pool, &message, owner, buffers_max)
+        } else {
+            chain.append(&self.pool, &data, owner, buffers_max)
+        };
+        assert_eq!(result.is_ok(), fits);
+        if fits {
+            self.tested.appended(&data);
+        }
+    }
+
+    fn push(&mut self) {
+        let data = self.data();
+        let Some(mut buffer) = self.pool.acquire(Owner::Application) else { return };
+        let len = buffer.append(&data);
+        match self.tested.chain.push(&self.pool, buffer) {
+            Ok(()) => self.tested.pushed(false, data[..len].to_vec()),
+            Err(back) => assert_eq!((&back[..], self.pool.free_entries()), (&data[..len], 0)),
+        }
+    }
+
+    fn push_message(&mut self) {
+        let data = self.data();
+        let Ok(message) = self.messages.message_of(&data) else { return };
+        match self.tested.chain.push_message(&self.pool, message) {
+            Ok(()) => self.tested.pushed(true, data),
+            // Each buffer has an entry whatever messages there are, so these have only their own.
+            Err(back) => {
+                assert_eq!(back.len(), data.len());
+                assert!(self.pool.free_entries() >= self.pool.free());
+            }
+        }
+    }
+
+    /// What is taken off goes behind what was taken before, if that is allowed, or is dropped.
+    fn take_front(&mut self) {
+        let front = self.tested.take_front(self.random.len());
+        front.check("a front");
+        if self.taken.chain.is_empty() {
+            self.taken = front;
+        } else if front.chain.is_empty() || self.random.below(2) == 0 {
+            self.taken = Tested::new();
+        } else if front.chain.skipped == 0 {
+            self.taken.chain.append_chain(front.chain);
+            self.taken.entries.extend(front.entries);
+            self.taken.room = front.room;
+        }
+    }
+
+    fn check(&self, what: &str) {
+        self.tested.check(what);
+        self.taken.check(what);
+        let held = self.tested.buffers() + self.taken.buffers();
+        assert_eq!(self.pool.free() as usize + held, 24, "{what}");
+        let entries = self.tested.entries.len() + self.taken.entries.len();
+        assert_eq!(self.pool.free_entries() as usize + entries, 30, "{what}");
+    }
+}
+
+#[test]
+fn a_mixed_chain_does_what_a_list_of_byte_strings_does() {
+    let (seeds, steps) = if cfg!(miri) { (2, 100) } else { (60, 400) };
+    for seed in 1..=seeds {
+        let mut run = Run::new(seed);
+        for step in 0..steps {
+            let operation = run.step();
+            run.check(&format!("seed {seed}, step {step}, operation {operation}"));
+        }
+        let Run { pool, messages, tested, taken, .. } = run;
+        drop((tested, taken));
+        assert_eq!((pool.free(), pool.free_entries(), messages.free()), (24, 30, 30));
+    }
+}

@@ -1,0 +1,194 @@
+//! Chains, one property a test; `model.rs` has the mixtures.
+
+use super::*;
+use crate::memory::{MessagePool, MessagePoolConfig, PoolConfig};
+
+fn pool(buffers: u32) -> BufferPool {
+    let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(buffers) };
+    BufferPool::new(PoolConfig { shared_entries: 2, ..config }).unwrap()
+}
+
+fn messages(buffers: u32) -> MessagePool {
+    MessagePool::new(MessagePoolConfig { buffers, buffer_size_bytes: 64 }).unwrap()
+}
+
+fn bytes(chain: &Chain) -> Vec<u8> {
+    chain.slices().flatten().copied().collect()
+}
+
+#[test]
+fn append_fills_the_last_buffer_before_it_takes_another() {
+    let pool = pool(3);
+    let mut chain = Chain::new();
+    chain.append(&pool, &[1; 60], Owner::SendQueue, 9).unwrap();
+    chain.append(&pool, &[2; 70], Owner::SendQueue, 9).unwrap();
+    assert_eq!((chain.len(), chain.buffers(), pool.free()), (130, 3, 0));
+    assert_eq!(bytes(&chain), [[1; 60].as_slice(), [2; 70].as_slice()].concat());
+    drop(chain);
+    assert_eq!((pool.free(), pool.free_entries()), (3, 5));
+}
+
+#[test]
+fn append_is_all_or_nothing() {
+    let pool = pool(2);
+    let mut chain = pool.chain_of(&[1; 10], Owner::SendQueue).unwrap();
+    assert_eq!(chain.append(&pool, &[2; 119], Owner::SendQueue, 9), Err(NoRoom));
+    assert_eq!(chain.append(&pool, &[2; 55], Owner::SendQueue, 0), Err(NoRoom));
+    pool.fail_take(1);
+    assert_eq!(chain.append(&pool, &[2; 55], Owner::KernelReceive, 9), Err(NoRoom));
+    assert_eq!((bytes(&chain), chain.buffers(), pool.free()), (vec![1; 10], 1, 1));
+    chain.append(&pool, &[2; 118], Owner::SendQueue, 1).unwrap();
+    assert_eq!(chain.len(), 128);
+}
+
+#[test]
+fn advance_drops_whole_buffers_and_skips_parts() {
+    let pool = pool(3);
+    let all: Vec<u8> = (0..150).collect();
+    let mut chain = pool.chain_of(&all, Owner::SendQueue).unwrap();
+    chain.advance(10);
+    assert_eq!((bytes(&chain), pool.free()), (all[10..].to_vec(), 0));
+    chain.advance(60);
+    assert_eq!((bytes(&chain), pool.free()), (all[70..].to_vec(), 1));
+    chain.advance(80);
+    assert!(chain.is_empty());
+    assert_eq!(pool.free(), 3);
+}
+
+#[test]
+fn the_front_of_a_chain_can_be_taken_off_at_a_buffer() {
+    let pool = pool(3);
+    let all: Vec<u8> = (0..150).collect();
+    let mut chain = pool.chain_of(&all, Owner::SendQueue).unwrap();
+    chain.advance(10);
+    let mut front = chain.take_front(60);
+    assert_eq!((bytes(&front), bytes(&chain)), (all[10..64].to_vec(), all[64..].to_vec()));
+    front.advance(54);
+    front.append_chain(chain.take_front(1));
+    assert_eq!((bytes(&front), bytes(&chain)), (all[64..128].to_vec(), all[128..].to_vec()));
+    assert_eq!(bytes(&chain.take_front(1000)), all[128..]);
+    assert!(chain.is_empty() && chain.take_front(1).is_empty());
+    drop(front);
+    assert_eq!((pool.free(), pool.free_entries()), (3, 5));
+}
+
+#[test]
+fn chains_of_one_table_join_without_a_copy() {
+    let pool = pool(4);
+    let mut sent = pool.chain_of(&[1; 70], Owner::SendQueue).unwrap();
+    sent.advance(66);
+    sent.append_chain(pool.chain_of(&[2; 70], Owner::SendQueue).unwrap());
+    assert_eq!(bytes(&sent), [[1; 4].as_slice(), [2; 70].as_slice()].concat());
+    assert_eq!(sent.buffers(), 3);
+}
+
+#[test]
+fn a_message_of_any_length_takes_one_entry_in_each_chain() {
+    let (messages, pool) = (messages(4), pool(2));
+    let news = messages.message_of(&[7; 200]).unwrap();
+    let mut queue = pool.chain_of(b"old ", Owner::SendQueue).unwrap();
+    queue.push_message(&pool, news.clone()).unwrap();
+    let mut empty_queue = Chain::new();
+    empty_queue.push_message(&pool, news.clone()).unwrap();
+    assert_eq!((queue.len(), queue.buffers(), queue.messages(), queue.entries()), (204, 1, 1, 2));
+    assert_eq!((empty_queue.slices().count(), empty_queue.front().len()), (4, 64));
+    assert_eq!((messages.free(), pool.free(), pool.free_entries()), (0, 1, 1));
+    // A message is not written: bytes behind it go to a buffer.
+    queue.append(&pool, b"!", Owner::SendQueue, 9).unwrap();
+    assert_eq!((queue.room(), queue.buffers()), (63, 2));
+    let again = empty_queue.push_message(&pool, news).unwrap_err();
+    assert_eq!((again.len(), empty_queue.len(), empty_queue.messages()), (200, 200, 1));
+    assert_eq!(bytes(&queue), [b"old ".as_slice(), &[7; 200], b"!"].concat());
+    drop((queue, empty_queue));
+    assert_eq!((messages.free(), pool.free(), pool.free_entries()), (0, 2, 4));
+    drop(again);
+    assert_eq!(messages.free(), 4);
+}
+
+#[test]
+fn advance_stops_anywhere_in_a_message() {
+    let (messages, pool) = (messages(5), pool(1));
+    let all: Vec<u8> = (0..=255).collect();
+    for step in [1, 7, 63, 64, 65, 129, 255] {
+        let mut chain = Chain::new();
+        chain.push_message(&pool, messages.message_of(&all).unwrap()).unwrap();
+        chain.append(&pool, b"end", Owner::SendQueue, 1).unwrap();
+        let expected = [&all[..], b"end"].concat();
+        for sent in (0..expected.len()).step_by(step) {
+            assert_eq!(bytes(&chain), expected[sent..]);
+            let rest = &expected[sent..expected.len().min(sent.next_multiple_of(64).max(sent + 1))];
+            assert!(chain.front().starts_with(&rest[..1]));
+            assert_eq!(messages.free(), if sent < 256 { 1 } else { 5 });
+            chain.advance(step.min(expected.len() - sent));
+        }
+        assert_eq!((chain.front(), chain.slices().count()), (&b""[..], 0));
+    }
+    assert_eq!((pool.free(), pool.free_entries()), (1, 3));
+}
+
+#[test]
+fn a_copy_of_a_message_fills_the_last_buffer_first_and_is_all_or_nothing() {
+    let (messages, pool) = (messages(2), pool(5));
+    let message = messages.message_of(&(0..100).collect::<Vec<u8>>()).unwrap();
+    let blocker = pool.acquire(Owner::Application);
+    let mut chain = pool.chain_of(&[7; 60], Owner::SendQueue).unwrap();
+    assert_eq!(chain.append_copy_of(&pool, &message, Owner::SendQueue, 1), Err(NoRoom));
+    assert_eq!((chain.len(), pool.free()), (60, 3));
+    chain.append_copy_of(&pool, &message, Owner::SendQueue, 2).unwrap();
+    assert_eq!((bytes(&chain)[60..].to_vec(), chain.buffers()), ((0..100).collect(), 3));
+    assert_eq!((chain.messages(), pool.free()), (0, 1));
+    let two = messages.message_of(b"");
+    assert_eq!(two.unwrap_err(), NoRoom);
+    assert_eq!(chain.append_copy_of(&pool, &message, Owner::SendQueue, 9), Err(NoRoom));
+    assert_eq!((chain.len(), pool.free()), (160, 1));
+    drop(blocker);
+}
+
+#[test]
+fn truncate_rolls_back_what_was_appended() {
+    let (messages, pool) = (messages(2), pool(4));
+    let mut chain = pool.chain_of(&[1; 70], Owner::SendQueue).unwrap();
+    chain.advance(3);
+    let before = bytes(&chain);
+    let mark = chain.len();
+    chain.append(&pool, &[2; 100], Owner::SendQueue, 9).unwrap();
+    chain.push_message(&pool, messages.message_of(&[3; 100]).unwrap()).unwrap();
+    chain.append(&pool, &[4; 10], Owner::SendQueue, 9).unwrap();
+    chain.truncate(chain.len());
+    assert_eq!((chain.len(), chain.entries()), (277, 5));
+    chain.truncate(mark);
+    assert_eq!((bytes(&chain), chain.buffers(), chain.messages()), (before, 2, 0));
+    assert_eq!((pool.free(), pool.free_entries(), messages.free()), (2, 4, 2));
+    chain.append(&pool, b"goes on", Owner::SendQueue, 0).unwrap();
+    assert!(bytes(&chain).ends_with(b"\x01goes on"));
+    chain.truncate(0);
+    assert_eq!((chain.len(), pool.free(), pool.free_entries()), (0, 4, 6));
+}
+
+#[test]
+fn compact_moves_bytes_forward_and_releases_what_becomes_empty() {
+    let pool = pool(8);
+    let mut chain = Chain::new();
+    for number in 0..8_u8 {
+        let mut buffer = pool.acquire(Owner::SendQueue).unwrap();
+        buffer.append(&[number; 20]);
+        chain.push(&pool, buffer).unwrap();
+    }
+    chain.advance(5);
+    let before = bytes(&chain);
+    assert_eq!(chain.compact(&pool), 5);
+    assert_eq!((bytes(&chain), chain.buffers(), pool.free()), (before, 3, 5));
+    assert_eq!(chain.compact(&pool), 0);
+    chain.append(&pool, &[9; 37], Owner::SendQueue, 0).unwrap();
+    assert_eq!(chain.room(), 0);
+}
+
+#[test]
+fn the_owner_of_every_buffer_is_marked() {
+    let (messages, pool) = (messages(1), pool(3));
+    let mut chain = pool.chain_of(&[1; 70], Owner::SendQueue).unwrap();
+    chain.push_message(&pool, messages.message_of(b"x").unwrap()).unwrap();
+    chain.append(&pool, b"y", Owner::Application, 9).unwrap();
+    chain.set_owner(Owner::KernelSend);
+    assert_eq!(pool.ledger().kernel_send, 3);
+}

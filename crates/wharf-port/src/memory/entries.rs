@@ -1,0 +1,128 @@
+//! The table of chain entries: what the chains of one thread consist of.
+
+use super::buffer::Buffer;
+use super::message::Message;
+use std::cell::{Cell, UnsafeCell};
+
+/// What an entry of a chain holds.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// Nothing: it is on the table's free list.
+    Free,
+    /// A buffer that is the chain's own.
+    Buffer(Buffer),
+    /// A message, whole, however many buffers it has.
+    Message(Message),
+}
+
+impl Entry {
+    /// How many bytes it holds.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Free => 0,
+            Self::Buffer(buffer) => buffer.len(),
+            Self::Message(message) => message.len(),
+        }
+    }
+}
+
+/// A fixed number of entries, linked into chains or into the free list.
+pub(super) struct EntryTable {
+    nodes: Box<[Node]>,
+    first_free: Cell<u32>,
+    free_count: Cell<u32>,
+    /// How many more messages may have an entry: there is one for each buffer, always.
+    messages_left: Cell<u32>,
+}
+
+/// One entry and the index of the one behind it.
+pub(super) struct Node {
+    content: UnsafeCell<Entry>,
+    next: Cell<u32>,
+}
+
+// Two of them fit a cache line.
+const _: () = assert!(size_of::<Node>() == 32);
+
+impl EntryTable {
+    /// A table for all of `buffers` buffers and `messages` messages at once.
+    pub(super) fn new(buffers: u32, messages: u32) -> Self {
+        let capacity = buffers.saturating_add(messages);
+        let node = |next| Node { content: UnsafeCell::new(Entry::Free), next: Cell::new(next) };
+        Self {
+            nodes: (1..=capacity).map(node).collect(),
+            first_free: Cell::new(0),
+            free_count: Cell::new(capacity),
+            messages_left: Cell::new(messages),
+        }
+    }
+
+    /// How many entries are free.
+    #[inline]
+    pub(super) fn free_count(&self) -> u32 {
+        self.free_count.get()
+    }
+
+    /// Whether no chain has an entry.
+    pub(super) fn is_unused(&self) -> bool {
+        self.free_count.get() as usize == self.nodes.len()
+    }
+
+    /// Puts `entry` into a free entry; gives it back if there is none.
+    #[inline]
+    pub(super) fn insert(&self, entry: Entry) -> Result<u32, Entry> {
+        if self.free_count.get() == 0 {
+            return Err(entry);
+        }
+        if matches!(entry, Entry::Message(_)) {
+            let Some(left) = self.messages_left.get().checked_sub(1) else { return Err(entry) };
+            self.messages_left.set(left);
+        }
+        let index = self.first_free.get();
+        let node = &self.nodes[index as usize];
+        self.first_free.set(node.next.get());
+        self.free_count.set(self.free_count.get() - 1);
+        // SAFETY: the entry was on the free list, so no chain has it and no reference to its
+        // content exists (INV-CHAIN-1); the table is on one thread.
+        unsafe { node.content.get().write(entry) };
+        Ok(index)
+    }
+
+    /// Takes out what an entry holds, and frees the entry.
+    ///
+    /// # Safety
+    ///
+    /// The caller's chain has the entry (INV-CHAIN-1), no reference to its content exists, and the
+    /// chain does not use the index again.
+    #[inline]
+    pub(super) unsafe fn remove(&self, index: u32) -> Entry {
+        let node = &self.nodes[index as usize];
+        // SAFETY: by the caller's promise nothing refers to the content.
+        let entry = unsafe { node.content.get().replace(Entry::Free) };
+        node.next.set(self.first_free.get());
+        self.first_free.set(index);
+        self.free_count.set(self.free_count.get() + 1);
+        if matches!(entry, Entry::Message(_)) {
+            self.messages_left.set(self.messages_left.get() + 1);
+        }
+        entry
+    }
+
+    /// Where the content of an entry is. Whoever makes a reference of it argues with INV-CHAIN-1.
+    #[inline]
+    pub(super) fn content(&self, index: u32) -> *mut Entry {
+        self.nodes[index as usize].content.get()
+    }
+
+    /// The entry behind this one in its chain, if it is not the chain's last.
+    #[inline]
+    pub(super) fn next(&self, index: u32) -> u32 {
+        self.nodes[index as usize].next.get()
+    }
+
+    #[inline]
+    pub(super) fn set_next(&self, index: u32, next: u32) {
+        self.nodes[index as usize].next.set(next);
+    }
+}

@@ -1,0 +1,104 @@
+//! Whether an operation fits the socket that it is submitted to.
+
+use super::{Operation, Shots, SubmitError, SubmitErrorKind};
+
+/// What a back end says of a socket when an operation is submitted to it.
+///
+/// An operation is in flight until its last completion has been dequeued, so also while that
+/// completion waits in the port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "five independent facts, named where they are set"
+)]
+pub(crate) struct SocketUse {
+    pub(crate) is_listener: bool,
+    /// A close was submitted.
+    pub(crate) is_closing: bool,
+    pub(crate) accept_in_flight: bool,
+    pub(crate) receive_in_flight: bool,
+    pub(crate) send_in_flight: bool,
+}
+
+/// Gives the operation back, with the first reason against it in the order of [`SubmitErrorKind`].
+/// `socket` is `None` if its handle is stale.
+pub(crate) fn admit(
+    socket: Option<SocketUse>,
+    operation: Operation,
+) -> Result<Operation, SubmitError> {
+    match objection(socket, &operation) {
+        None => Ok(operation),
+        Some(kind) => Err(SubmitError { kind, operation }),
+    }
+}
+
+fn objection(socket: Option<SocketUse>, operation: &Operation) -> Option<SubmitErrorKind> {
+    let Some(socket) = socket else { return Some(SubmitErrorKind::StaleSocket) };
+    if socket.is_closing {
+        return Some(SubmitErrorKind::Closing);
+    }
+    let is_link = !socket.is_listener;
+    let (fits, in_flight) = match operation {
+        Operation::Accept(shots) => {
+            (socket.is_listener && *shots != Shots::IfReady, socket.accept_in_flight)
+        }
+        Operation::Receive { .. } => (is_link, socket.receive_in_flight),
+        Operation::Send(chain) => (is_link && !chain.is_empty(), socket.send_in_flight),
+        Operation::Close => (true, false),
+    };
+    if !fits {
+        Some(SubmitErrorKind::NotForThisSocket)
+    } else if in_flight {
+        Some(SubmitErrorKind::Busy)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::memory::Chain;
+
+    fn kind(socket: SocketUse, operation: Operation) -> Option<SubmitErrorKind> {
+        admit(Some(socket), operation).err().map(|error| error.kind)
+    }
+
+    #[test]
+    fn of_several_reasons_the_first_is_given() {
+        let all = SocketUse {
+            is_listener: true,
+            is_closing: true,
+            accept_in_flight: true,
+            receive_in_flight: true,
+            send_in_flight: true,
+        };
+        let receive = || Operation::receive(Shots::Many);
+        let stale = admit(None, receive()).unwrap_err();
+        assert_eq!(stale.kind, SubmitErrorKind::StaleSocket);
+        assert_eq!(kind(all, receive()), Some(SubmitErrorKind::Closing));
+        let open = SocketUse { is_closing: false, ..all };
+        assert_eq!(kind(open, receive()), Some(SubmitErrorKind::NotForThisSocket));
+        assert_eq!(kind(open, Operation::Accept(Shots::One)), Some(SubmitErrorKind::Busy));
+        assert_eq!(kind(open, Operation::Close), None);
+    }
+
+    #[test]
+    fn each_kind_fits_one_role_and_is_refused_while_its_own_kind_is_in_flight() {
+        let (link, listener) =
+            (SocketUse::default(), SocketUse { is_listener: true, ..SocketUse::default() });
+        let not_here = Some(SubmitErrorKind::NotForThisSocket);
+        assert_eq!(kind(link, Operation::Accept(Shots::One)), not_here);
+        assert_eq!(kind(listener, Operation::Accept(Shots::IfReady)), not_here);
+        assert_eq!(kind(listener, Operation::Accept(Shots::Many)), None);
+        assert_eq!(kind(link, Operation::Send(Chain::new())), not_here);
+        let busy = SocketUse { send_in_flight: true, accept_in_flight: true, ..link };
+        assert_eq!(kind(busy, Operation::receive(Shots::IfReady)), None);
+        let busy = SocketUse { receive_in_flight: true, ..link };
+        assert_eq!(
+            kind(busy, Operation::Receive { shots: Shots::One, bytes_max: 0 }),
+            Some(SubmitErrorKind::Busy)
+        );
+    }
+}

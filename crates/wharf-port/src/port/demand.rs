@@ -1,0 +1,69 @@
+//! What a receive still asks for.
+
+use super::Shots;
+
+/// How often a receive or an accept still completes, and how many bytes it may still bring.
+///
+/// It counts down, so that every back end ends a receive at the same byte (INV-PORT-8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Demand {
+    pub(crate) shots: Shots,
+    /// `u32::MAX` is no limit, and stays so.
+    bytes_left: u32,
+}
+
+impl Demand {
+    /// Of a receive of at most `bytes_max` bytes in all.
+    pub(crate) fn new(shots: Shots, bytes_max: u32) -> Self {
+        Self { shots, bytes_left: bytes_max }
+    }
+
+    /// Of an accept.
+    pub(crate) fn accept(shots: Shots) -> Self {
+        Self { shots, bytes_left: u32::MAX }
+    }
+
+    /// Whether it only asks if there is something to receive, and takes nothing (INV-PORT-9).
+    pub(crate) fn is_question(&self) -> bool {
+        self.bytes_left == 0
+    }
+
+    /// The most bytes that the next completion may bring in a buffer of this capacity.
+    pub(crate) fn len_max(&self, capacity: u32) -> u32 {
+        self.bytes_left.min(capacity)
+    }
+
+    /// Counts bytes that were received; says whether the receive is over with them.
+    pub(crate) fn received(&mut self, len: u32) -> bool {
+        if self.bytes_left != u32::MAX {
+            self.bytes_left = self.bytes_left.saturating_sub(len);
+        }
+        self.bytes_left == 0 || self.shots != Shots::Many
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receive_is_over_with_its_last_byte_or_its_only_completion() {
+        let mut many = Demand::new(Shots::Many, 10);
+        assert_eq!((many.len_max(8), many.received(8)), (8, false));
+        assert_eq!((many.len_max(8), many.received(2)), (2, true));
+        assert!(Demand::new(Shots::One, 10).received(1));
+        assert!(Demand::new(Shots::Many, 10).received(11), "more than was asked for");
+        assert!(Demand::new(Shots::Many, 0).is_question());
+    }
+
+    #[test]
+    fn without_a_limit_it_never_ends() {
+        let mut unlimited = Demand::new(Shots::Many, u32::MAX);
+        for _ in 0..3 {
+            assert!(!unlimited.received(u32::MAX));
+            assert_eq!(unlimited.len_max(2048), 2048);
+        }
+        assert!(!Demand::accept(Shots::Many).received(1));
+    }
+}

@@ -1,0 +1,242 @@
+//! A queue of sockets in which each slot of the table stands at most once.
+
+use super::Socket;
+
+/// First in, first out, with removal from the middle: a doubly linked list through an array that is
+/// indexed by slot. Every step but the making takes constant time and allocates nothing.
+///
+/// The queue of the sockets that wait for a buffer is one of these in each back end, so that all of
+/// them serve in the same order (INV-PORT-6). A socket that is closed must be
+/// [removed](Self::remove), so that its slot is free for the next one.
+#[derive(Debug)]
+pub(crate) struct SocketQueue {
+    nodes: Box<[Node]>,
+    head: u32,
+    tail: u32,
+    len: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    /// Of the socket that stands here, if one does.
+    generation: u32,
+    /// [`OUT`] if none stands here.
+    before: u32,
+    after: u32,
+}
+
+/// No slot.
+const NIL: u32 = u32::MAX;
+/// Not in the queue. Slots end far below ([`PortConfig::sockets_max`](super::PortConfig)).
+const OUT: u32 = u32::MAX - 1;
+
+impl SocketQueue {
+    /// What the queue takes for each socket of the table.
+    #[cfg(target_os = "linux")]
+    pub(crate) const NODE_SIZE_BYTES: usize = size_of::<Node>();
+
+    /// A queue for the sockets of a table of `capacity` slots.
+    pub(crate) fn new(capacity: u32) -> Self {
+        let node = Node { generation: 0, before: OUT, after: OUT };
+        Self { nodes: vec![node; capacity as usize].into(), head: NIL, tail: NIL, len: 0 }
+    }
+
+    /// Puts `socket` at the end, unless it is in the queue already.
+    pub(crate) fn push_back(&mut self, socket: Socket) {
+        if self.enter(socket, self.tail, NIL) {
+            let (index, tail) = (socket.index, self.tail);
+            self.tail = index;
+            *(if tail == NIL { &mut self.head } else { &mut self.nodes[tail as usize].after }) =
+                index;
+        }
+    }
+
+    /// Puts `socket` at the front, unless it is in the queue already.
+    #[cfg(test)] // No back end needs it: a socket keeps its slot until it was served.
+    pub(crate) fn push_front(&mut self, socket: Socket) {
+        if self.enter(socket, NIL, self.head) {
+            let (index, head) = (socket.index, self.head);
+            self.head = index;
+            *(if head == NIL { &mut self.tail } else { &mut self.nodes[head as usize].before }) =
+                index;
+        }
+    }
+
+    /// Takes the first socket out.
+    pub(crate) fn pop_front(&mut self) -> Option<Socket> {
+        let first = self.first()?;
+        self.remove(first);
+        Some(first)
+    }
+
+    /// Takes `socket` out; says whether it was in the queue.
+    pub(crate) fn remove(&mut self, socket: Socket) -> bool {
+        if !self.contains(socket) {
+            return false;
+        }
+        let node = &mut self.nodes[socket.index as usize];
+        let Node { before, after, .. } = *node;
+        (node.before, node.after) = (OUT, OUT);
+        *(if before == NIL { &mut self.head } else { &mut self.nodes[before as usize].after }) =
+            after;
+        *(if after == NIL { &mut self.tail } else { &mut self.nodes[after as usize].before }) =
+            before;
+        self.len -= 1;
+        true
+    }
+
+    pub(crate) fn contains(&self, socket: Socket) -> bool {
+        let node = &self.nodes[socket.index as usize];
+        node.before != OUT && node.generation == socket.generation
+    }
+
+    /// The socket that is served next.
+    pub(crate) fn first(&self) -> Option<Socket> {
+        self.at(self.head)
+    }
+
+    /// The socket behind `socket`, which is in the queue.
+    #[cfg(any(test, target_os = "linux"))]
+    pub(crate) fn after(&self, socket: Socket) -> Option<Socket> {
+        debug_assert!(self.contains(socket), "{socket:?} is not in the queue");
+        self.at(self.nodes[socket.index as usize].after)
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Links the socket's node to its neighbours, but not them to it; `false` if it is in the queue.
+    fn enter(&mut self, socket: Socket, before: u32, after: u32) -> bool {
+        let node = &mut self.nodes[socket.index as usize];
+        if node.before != OUT {
+            debug_assert_eq!(
+                node.generation, socket.generation,
+                "a closed socket was left in the queue"
+            );
+            return false;
+        }
+        *node = Node { generation: socket.generation, before, after };
+        self.len += 1;
+        true
+    }
+
+    fn at(&self, index: u32) -> Option<Socket> {
+        let generation = self.nodes.get(index as usize)?.generation;
+        Some(Socket { index, generation })
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::port::Clock;
+    use std::time::Duration;
+
+    fn socket(index: u32) -> Socket {
+        Socket { index, generation: index + 7 }
+    }
+
+    #[test]
+    fn sockets_leave_in_the_order_they_came_and_stand_there_once() {
+        let mut queue = SocketQueue::new(4);
+        for index in [2, 0, 3, 0, 2, 1] {
+            queue.push_back(socket(index));
+        }
+        assert_eq!((queue.len(), queue.first()), (4, Some(socket(2))));
+        assert_eq!(queue.after(socket(0)), Some(socket(3)));
+        assert!(queue.remove(socket(3)));
+        assert!(!queue.remove(socket(3)));
+        queue.push_back(socket(3));
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop_front()).map(|s| s.index).collect();
+        assert_eq!(order, [2, 0, 1, 3]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn the_first_the_last_and_the_only_one_can_be_removed() {
+        let mut queue = SocketQueue::new(3);
+        (0..3).for_each(|index| queue.push_back(socket(index)));
+        queue.remove(socket(0));
+        queue.remove(socket(2));
+        assert_eq!((queue.first(), queue.after(socket(1))), (Some(socket(1)), None));
+        queue.remove(socket(1));
+        assert_eq!((queue.first(), queue.pop_front(), queue.len()), (None, None, 0));
+        queue.push_back(socket(2));
+        assert_eq!(queue.pop_front(), Some(socket(2)));
+    }
+
+    #[test]
+    fn what_is_pushed_to_the_front_is_next_and_stands_there_once() {
+        let mut queue = SocketQueue::new(4);
+        queue.push_front(socket(1));
+        queue.push_back(socket(2));
+        queue.push_front(socket(0));
+        queue.push_front(socket(2));
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop_front()).map(|s| s.index).collect();
+        assert_eq!(order, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_stale_socket_does_not_take_the_next_owner_of_its_slot_out() {
+        let mut queue = SocketQueue::new(1);
+        let (stale, live) =
+            (Socket { index: 0, generation: 1 }, Socket { index: 0, generation: 2 });
+        assert!(!queue.contains(Socket { index: 0, generation: 0 }));
+        queue.push_back(live);
+        assert!(!queue.remove(stale) && !queue.contains(stale));
+        assert_eq!(queue.pop_front(), Some(live));
+    }
+
+    /// Against a list that is searched: whatever the order of steps, both say the same.
+    #[test]
+    fn it_does_what_a_plain_list_does() {
+        let mut queue = SocketQueue::new(8);
+        let mut plain = std::collections::VecDeque::new();
+        let mut random = 1_u64;
+        for _ in 0..20_000 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let other = socket(u32::try_from(random >> 32 & 7).unwrap());
+            match random >> 8 & 3 {
+                0 if !plain.contains(&other) => {
+                    queue.push_back(other);
+                    plain.push_back(other);
+                }
+                1 if !plain.contains(&other) => {
+                    queue.push_front(other);
+                    plain.push_front(other);
+                }
+                2 => assert_eq!(queue.pop_front(), plain.pop_front()),
+                _ => {
+                    assert_eq!(queue.remove(other), plain.contains(&other));
+                    plain.retain(|waits| *waits != other);
+                }
+            }
+            assert_eq!(queue.len() as usize, plain.len());
+            let order = std::iter::successors(queue.first(), |socket| queue.after(*socket));
+            assert!(order.eq(plain.iter().copied()));
+        }
+    }
+
+    #[test]
+    fn ten_thousand_are_removed_in_linear_time() {
+        let time = |count: u32| {
+            let mut queue = SocketQueue::new(count);
+            (0..count).for_each(|index| queue.push_back(socket(index)));
+            let clock = Clock::new();
+            let start = clock.now();
+            (0..count).rev().for_each(|index| assert!(queue.remove(socket(index))));
+            clock.now().since(start)
+        };
+        let least = |count| (0..5).map(|_| time(count)).min().unwrap();
+        let (few, many) = (least(10_000), least(40_000));
+        assert!(many < few * 9 + Duration::from_millis(1), "{few:?}, four times: {many:?}");
+    }
+}

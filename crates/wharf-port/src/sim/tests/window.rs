@@ -1,0 +1,203 @@
+//! What a port does that lends a window of buffers, and how many bytes a receive may bring.
+
+use super::super::*;
+use super::rig::ADDRESS;
+use crate::memory::{BufferPool, Owner, PoolConfig};
+use crate::port::{
+    Completion, End, Key, Operation, OperationKind, Outcome, Port, PortConfig, Shots, Socket,
+};
+
+type TestPort = SimPort<()>;
+
+/// A port with buffers of 64 bytes, and links with the keys 1, 2 and so on.
+pub(super) fn links(
+    config: WorldConfig,
+    count: u64,
+    buffers: u32,
+    window: u32,
+) -> (TestPort, Vec<SimClient>, Vec<Socket>) {
+    let world = World::new(config);
+    let pool = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(buffers) };
+    let ports = PortConfig { receive_window: window, ..PortConfig::new(8) };
+    let mut port = SimPort::new(&world, ports, BufferPool::new(pool).unwrap()).unwrap();
+    let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
+    let listener = port.associate_listener(listener, Key(0)).unwrap();
+    port.submit(listener, Operation::Accept(Shots::Many)).unwrap();
+    let connect = |tag| world.connect(ADDRESS.parse().unwrap(), tag).unwrap();
+    let clients: Vec<_> = (0..count).map(connect).collect();
+    let mut completions = Vec::with_capacity(8);
+    port.dequeue(&mut completions, None).unwrap();
+    let mut sockets = Vec::new();
+    for (completion, key) in completions.drain(..).zip(1..) {
+        let Outcome::Accepted { stream, .. } = completion.outcome else { panic!("{completion:?}") };
+        sockets.push(port.associate(stream, Key(key)).unwrap());
+    }
+    (port, clients, sockets)
+}
+
+fn lending(seed: u64) -> WorldConfig {
+    WorldConfig { lends_window: true, ..WorldConfig::new(seed) }
+}
+
+/// One dequeue; the buffers stay where they are.
+fn dequeue(port: &mut TestPort) -> Vec<Completion<SimStream, ()>> {
+    let mut completions = Vec::with_capacity(64);
+    port.dequeue(&mut completions, None).unwrap();
+    completions
+}
+
+/// The bytes of received buffers, and how the last completion ends the receive.
+fn summary(completions: &[Completion<SimStream, ()>]) -> (Vec<u32>, Option<Option<End>>) {
+    let mut sizes = Vec::new();
+    let mut end = None;
+    for completion in completions {
+        assert_eq!(end, None, "the last completion was not the last: {completion:?}");
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the rest must not come")]
+        match &completion.outcome {
+            Outcome::Received { buffer, last } => {
+                sizes.push(buffer.len() as u32);
+                end = last.then_some(None);
+            }
+            Outcome::ReceiveEnded(reason) => end = Some(Some(*reason)),
+            other => panic!("{other:?}"),
+        }
+    }
+    (sizes, end)
+}
+
+#[test]
+fn a_window_is_taken_in_advance_and_one_link_can_be_handed_all_of_it() {
+    let (mut port, mut clients, sockets) = links(lending(1), 1, 16, 4);
+    assert_eq!((port.lent(), port.pool().free(), port.buffers_wanted()), (4, 12, 0));
+    port.submit(sockets[0], Operation::receive(Shots::Many)).unwrap();
+    clients[0].try_write(&[1; 1_000]).unwrap();
+    let first = dequeue(&mut port);
+    assert_eq!(summary(&first), (vec![64; 4], None));
+    assert_eq!((port.lent(), port.buffers_wanted()), (0, 4));
+    assert_eq!(summary(&dequeue(&mut port)), (vec![64; 4], None));
+    drop(first);
+}
+
+#[test]
+fn a_window_can_be_made_smaller_and_larger_again() {
+    let (mut port, mut clients, sockets) = links(lending(1), 1, 16, 4);
+    port.set_window(1);
+    assert_eq!((port.lent(), port.buffers_wanted()), (4, 0));
+    port.submit(sockets[0], Operation::receive(Shots::Many)).unwrap();
+    clients[0].try_write(&[1; 1_000]).unwrap();
+    assert_eq!(summary(&dequeue(&mut port)), (vec![64; 4], None));
+    assert_eq!(port.buffers_wanted(), 1);
+    assert_eq!(summary(&dequeue(&mut port)), (vec![64; 1], None));
+    port.set_window(1_000);
+    assert_eq!(port.buffers_wanted(), 4);
+}
+
+#[test]
+fn a_cancelled_receive_goes_on_for_a_window_at_most() {
+    let mut most = 0;
+    for seed in 0..100 {
+        let (mut port, mut clients, sockets) = links(lending(seed), 1, 16, 4);
+        port.submit(sockets[0], Operation::receive(Shots::Many)).unwrap();
+        assert!(dequeue(&mut port).is_empty());
+        clients[0].try_write(&[1; 1_000]).unwrap();
+        port.cancel(sockets[0], OperationKind::Receive);
+        let completions = dequeue(&mut port);
+        let (sizes, end) = summary(&completions);
+        assert_eq!(end, Some(Some(End::Cancelled)));
+        most = most.max(sizes.len());
+    }
+    assert_eq!(most, 4);
+}
+
+#[test]
+fn a_receive_brings_no_more_than_it_may() {
+    for (shots, lends) in [(Shots::One, false), (Shots::One, true), (Shots::Many, false)] {
+        let config = WorldConfig { lends_window: lends, ..WorldConfig::new(1) };
+        let (mut port, mut clients, sockets) = links(config, 1, 16, 4);
+        clients[0].try_write(&[1; 1_000]).unwrap();
+        for bytes_max in [1, 64, 100] {
+            let receive = Operation::Receive { shots, bytes_max };
+            port.submit(sockets[0], receive).unwrap();
+            let sizes = match (shots, bytes_max) {
+                (Shots::Many, 100) => vec![64, 36],
+                (_, 100) => vec![64],
+                _ => vec![bytes_max],
+            };
+            assert_eq!(summary(&dequeue(&mut port)), (sizes, Some(None)));
+        }
+    }
+}
+
+#[test]
+fn a_receive_of_many_shots_from_a_window_may_bring_a_window_more() {
+    let mut most = 0;
+    for seed in 0..100 {
+        let (mut port, mut clients, sockets) = links(lending(seed), 1, 16, 4);
+        clients[0].try_write(&[1; 1_000]).unwrap();
+        let receive = Operation::Receive { shots: Shots::Many, bytes_max: 64 };
+        port.submit(sockets[0], receive).unwrap();
+        let completions = dequeue(&mut port);
+        let (sizes, end) = summary(&completions);
+        assert_eq!(end, Some(None));
+        most = most.max(sizes.len());
+    }
+    assert_eq!(most, 4);
+}
+
+#[test]
+fn a_look_takes_no_bytes_and_no_buffer() {
+    let look = || Operation::Receive { shots: Shots::One, bytes_max: 0 };
+    let (mut port, mut clients, sockets) = links(WorldConfig::new(1), 2, 1, 1);
+    let held = port.pool().acquire(Owner::Application);
+    port.submit(sockets[0], look()).unwrap();
+    assert!(dequeue(&mut port).is_empty());
+    clients[0].try_write(b"there").unwrap();
+    assert_eq!(summary(&dequeue(&mut port)), (vec![], Some(Some(End::Readable))));
+    drop(held);
+    port.submit(sockets[0], Operation::receive(Shots::One)).unwrap();
+    assert_eq!(summary(&dequeue(&mut port)), (vec![5], Some(None)));
+    port.submit(sockets[0], look()).unwrap();
+    port.cancel(sockets[0], OperationKind::Receive);
+    assert_eq!(summary(&dequeue(&mut port)), (vec![], Some(Some(End::Cancelled))));
+    port.submit(sockets[0], look()).unwrap();
+    clients[0].shutdown_write();
+    assert_eq!(summary(&dequeue(&mut port)), (vec![], Some(Some(End::PeerClosed))));
+    port.submit(sockets[1], look()).unwrap();
+    clients.pop().unwrap().reset();
+    let (sizes, end) = summary(&dequeue(&mut port));
+    assert!(sizes.is_empty() && matches!(end, Some(Some(End::Failed(_)))), "{end:?}");
+}
+
+#[test]
+fn what_arrived_before_a_reset_is_received_first() {
+    let (mut port, mut clients, sockets) = links(WorldConfig::new(1), 1, 4, 4);
+    let mut client = clients.pop().unwrap();
+    let traffic = client.traffic();
+    client.try_write(b"last words").unwrap();
+    client.reset();
+    port.submit(sockets[0], Operation::receive(Shots::Many)).unwrap();
+    let (sizes, end) = summary(&dequeue(&mut port));
+    assert!(sizes == [10] && matches!(end, Some(Some(End::Failed(_)))), "{sizes:?} {end:?}");
+    assert!(traffic.get().reset);
+    assert_eq!((traffic.get().to_server, traffic.get().by_server), (10, 10));
+}
+
+#[test]
+fn an_abandoned_socket_closes_with_a_reset_and_else_with_an_end() {
+    for abandons in [false, true] {
+        let (mut port, mut clients, sockets) = links(WorldConfig::new(1), 1, 4, 4);
+        let chain = port.pool().chain_of(b"half of it", Owner::Application).unwrap();
+        port.submit(sockets[0], Operation::Send(chain)).unwrap();
+        dequeue(&mut port);
+        assert_eq!(port.acknowledged_bytes(sockets[0]), Some(10));
+        if abandons {
+            port.abandon(sockets[0]);
+        }
+        port.submit(sockets[0], Operation::Close).unwrap();
+        dequeue(&mut port);
+        assert_eq!(port.acknowledged_bytes(sockets[0]), None);
+        let mut room = [0; 64];
+        assert_eq!(clients[0].try_read(&mut room).unwrap(), 10);
+        assert_eq!(clients[0].try_read(&mut room).is_err(), abandons);
+    }
+}

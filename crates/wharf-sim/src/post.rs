@@ -1,0 +1,230 @@
+//! The workload of posts: messages come from outside, to one link or to all, and the clients do
+//! nothing but read. What was accepted for a link that reads must arrive, in order, through a stop
+//! too.
+//!
+//! A message is its length and its number, four bytes each, and a pattern. The driver keeps what a
+//! client has not read yet within half of its link's queue, which is what posts may use, and
+//! broadcasts only when all have read everything: so none may be dropped or left out.
+
+use crate::plan::{Plan, letter};
+use crate::talk::number_of;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use wharf::sim::{Client, ClientId, Next, Rng, SimClient, SimFailure, SimReport, Simulation, Time};
+use wharf::{Handler, Link, LinkId, Result};
+
+/// The handler: it says who is there.
+#[derive(Debug)]
+struct Post {
+    names: Arc<[OnceLock<LinkId>]>,
+}
+
+impl Handler for Post {
+    type Worker = ();
+    type State = ();
+
+    fn on_connect(&self, (): &mut (), link: &mut Link<'_, ()>) -> Result {
+        if let Some(name) = self.names.get(number_of(link.peer())) {
+            assert!(name.set(link.id()).is_ok(), "a client has connected twice");
+        }
+        Ok(())
+    }
+
+    fn on_receive(&self, (): &mut (), _: &mut Link<'_, ()>, _: &[u8]) -> Result {
+        Ok(())
+    }
+}
+
+/// What a client is still to get.
+#[derive(Debug, Default)]
+struct Owed {
+    messages: VecDeque<Message>,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    number: u32,
+    len: usize,
+    /// It was posted to some shards only, and perhaps not to this client's.
+    perhaps: bool,
+}
+
+impl Owed {
+    fn add(&mut self, message: Message) {
+        self.bytes += message.len;
+        self.messages.push_back(message);
+    }
+
+    fn missing(&self) -> usize {
+        self.messages.iter().filter(|message| !message.perhaps).count()
+    }
+}
+
+#[derive(Debug)]
+struct Reader {
+    owed: Rc<RefCell<Owed>>,
+    bytes: Vec<u8>,
+    read: usize,
+}
+
+impl Reader {
+    fn take(&mut self) -> Result<(), String> {
+        while let Some(prefix) = self.bytes.first_chunk::<8>() {
+            let [a, b, c, d, e, f, g, h] = *prefix;
+            let len = u32::from_be_bytes([a, b, c, d]) as usize;
+            let number = u32::from_be_bytes([e, f, g, h]);
+            if self.bytes.len() < len.max(8) {
+                return Ok(());
+            }
+            let mut owed = self.owed.borrow_mut();
+            loop {
+                let Some(next) = owed.messages.pop_front() else {
+                    return Err(format!("post {number}, which was not for it or came before"));
+                };
+                owed.bytes -= next.len;
+                if next.number == number {
+                    break;
+                }
+                if !next.perhaps {
+                    return Err(format!("post {} is missing, and {number} came", next.number));
+                }
+            }
+            if message(number, len) != self.bytes[..len] {
+                return Err(format!("post {number} is garbled"));
+            }
+            self.bytes.drain(..len);
+            self.read += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Client for Reader {
+    fn ready(&mut self, connection: &mut SimClient, _: Time) -> Result<Next, String> {
+        let mut room = [0; 4096];
+        loop {
+            let how = match connection.try_read(&mut room) {
+                Ok(0) if self.owed.borrow().missing() == 0 => return Ok(Next::Close),
+                Ok(0) => "by an end",
+                Ok(count) => {
+                    self.bytes.extend_from_slice(&room[..count]);
+                    self.take()?;
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Next::Wait),
+                Err(_) => "by a reset",
+            };
+            return Ok(Next::Cut(format!("{how} with {}", self.waits_for())));
+        }
+    }
+
+    fn misses(&self, _: u64) -> bool {
+        self.owed.borrow().missing() > 0
+    }
+
+    fn waits_for(&self) -> String {
+        format!("{} posts still to come after {}", self.owed.borrow().missing(), self.read)
+    }
+}
+
+/// One run.
+pub(crate) fn play(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> {
+    let names: Arc<[OnceLock<LinkId>]> = (0..plan.clients).map(|_| OnceLock::new()).collect();
+    let mut sim = Simulation::with(plan.config.clone(), Post { names: Arc::clone(&names) });
+    if let Some(tracer) = tracer {
+        sim.trace(tracer);
+    }
+    let mut driver = Driver {
+        rng: Rng::new(plan.config.seed ^ 0x9057),
+        clients: Vec::new(),
+        names,
+        posted: 0,
+        unread_max: plan.message_max,
+    };
+    for _ in 0..plan.clients {
+        let owed = Rc::default();
+        let id = sim.connect(Reader { owed: Rc::clone(&owed), bytes: Vec::new(), read: 0 });
+        driver.clients.push((id, owed));
+    }
+    let mut steps = 0;
+    while steps < STEPS_MAX && driver.posted < plan.posts {
+        steps += 1;
+        if !sim.step()? || steps % 16 == 0 {
+            driver.post(&sim, plan);
+        }
+    }
+    for _ in 0..plan.burst {
+        driver.post_to_one(&sim, 8);
+    }
+    sim.stop(DRAIN)?;
+    sim.finish()
+}
+
+struct Driver {
+    rng: Rng,
+    clients: Vec<(ClientId, Rc<RefCell<Owed>>)>,
+    names: Arc<[OnceLock<LinkId>]>,
+    posted: u32,
+    /// Bytes that a client may have before it.
+    unread_max: usize,
+}
+
+impl Driver {
+    fn post(&mut self, sim: &Simulation<Post>, plan: &Plan) {
+        let all_read = self.clients.iter().all(|(id, owed)| {
+            sim.is_harmed(*id)
+                || (self.names[id.index()].get().is_some() && owed.borrow().messages.is_empty())
+        });
+        if all_read && self.rng.below(2) == 0 {
+            let len = 8 + self.rng_len(plan.text_max);
+            self.broadcast(sim, len);
+        } else {
+            let len = 8 + self.rng_len(plan.text_max / 4);
+            self.post_to_one(sim, len);
+        }
+    }
+
+    fn rng_len(&mut self, most: usize) -> usize {
+        self.rng.below_len(most.min(self.unread_max.saturating_sub(8)) + 1)
+    }
+
+    fn post_to_one(&mut self, sim: &Simulation<Post>, len: usize) {
+        let (id, owed) = &self.clients[self.rng.below_len(self.clients.len())];
+        let Some(name) = self.names[id.index()].get() else { return };
+        if owed.borrow().bytes + len > self.unread_max {
+            return;
+        }
+        let number = self.posted;
+        self.posted += 1;
+        if sim.handle().send(*name, &message(number, len)).is_ok() {
+            owed.borrow_mut().add(Message { number, len, perhaps: false });
+        }
+    }
+
+    fn broadcast(&mut self, sim: &Simulation<Post>, len: usize) {
+        let number = self.posted;
+        self.posted += 1;
+        let perhaps = sim.handle().broadcast(&message(number, len), None).is_err();
+        for (id, owed) in &self.clients {
+            if self.names[id.index()].get().is_some() {
+                owed.borrow_mut().add(Message { number, len, perhaps });
+            }
+        }
+    }
+}
+
+fn message(number: u32, len: usize) -> Vec<u8> {
+    let mut message = u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes().to_vec();
+    message.extend(number.to_be_bytes());
+    message.extend((8..len).map(|place| letter(number as usize, place)));
+    message
+}
+
+/// Long enough for all that is posted, whatever is delayed.
+const DRAIN: Duration = Duration::from_secs(600);
+const STEPS_MAX: u64 = 30_000;

@@ -1,0 +1,178 @@
+//! Loans, as the engine wires them: who waits is served in order, and who holds too long is closed.
+//! The rules and their arithmetic are in `shares.rs`.
+
+use super::close::How;
+use super::time_out::FIRST_LOOK;
+use super::worker::Worker;
+use crate::handler::{DisconnectReason, Handler};
+use crate::link::slot::{Phase, Receiving, Wish};
+use crate::plant::EnginePlant;
+use crate::server::shared::Command;
+use crate::shares::{Borrower, Loan, choose_victims};
+use std::time::Duration;
+use wharf_port::port::{Port, Time};
+
+/// How often loans are looked at while somebody waits for one, at least.
+const LOOK_EVERY_MAX: Duration = Duration::from_millis(100);
+
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+    /// Grants what can be granted, and lets the port have what buffers are left for it.
+    pub(super) fn share_buffers(&mut self) {
+        self.grant_loans();
+        self.revoke_loans();
+        if self.core.shares.look() {
+            // Links that receive again and again take turns from now on.
+            self.for_each_live(|worker, index| {
+                let slot = &worker.core.slots[index];
+                if slot.phase == Phase::Open && slot.receiving == Receiving::Many {
+                    worker.stop_receiving(index);
+                }
+            });
+        }
+        self.port.set_window(self.core.shares.window());
+    }
+
+    /// Lends to those that wait, the first one first, as far as it goes.
+    pub(super) fn grant_loans(&mut self) {
+        for _ in 0..self.core.waiters.len() {
+            let Some(index) = self.core.waiters.first() else { return };
+            if !self.core.can_grant(index) {
+                return;
+            }
+            let wish = self.core.slots[index].wish;
+            self.core.end_wish(index);
+            match wish {
+                Some(Wish::Input(buffers)) => {
+                    self.core.slots[index].promised = buffers;
+                    self.core.settle(index);
+                    self.steer(index);
+                }
+                Some(Wish::Output(_)) => self.offer_room(index),
+                None => debug_assert!(false, "who waits has a wish"),
+            }
+        }
+    }
+
+    /// Tells a handler that was refused buffers that it can have them.
+    fn offer_room(&mut self, index: u32) {
+        self.core.granting = Some(index);
+        if self.core.slots[index].is_served() {
+            let answer = self.call(index, |handler, worker, link| handler.on_sent(worker, link));
+            self.after_callback(index, answer);
+            self.room_has_grown(index);
+        }
+        self.core.granting = None;
+        self.core.settle(index);
+        self.steer(index);
+    }
+
+    /// Closes links that have held most for the longest, if others have waited too long.
+    fn revoke_loans(&mut self) {
+        let now = self.core.now;
+        let wait = self.core.shared.settings.loan_wait;
+        let Some(first) = self.core.waiters.first() else {
+            self.loans_due = None;
+            return;
+        };
+        let every = (wait / 4).clamp(Duration::from_millis(1), LOOK_EVERY_MAX);
+        if self.loans_due.is_some_and(|due| due > now) {
+            return;
+        }
+        self.loans_due = Some(now.after(every));
+        let waited = now.since(self.core.slots[first].wishes_since);
+        if waited < wait / FIRST_LOOK || !self.may_time_out {
+            return;
+        }
+        self.list_borrowers(wait);
+        let lack = self.core.shares.lack(self.overdue_needs(wait));
+        if self.core.shared.planted.is(EnginePlant::NeverRevoke) {
+            return;
+        }
+        let chosen = choose_victims(&mut self.borrowers, lack);
+        for at in 0..chosen {
+            let Borrower { index, loan, .. } = self.borrowers[at];
+            let reason = if loan.input > loan.output {
+                DisconnectReason::Limit
+            } else {
+                DisconnectReason::SlowReader
+            };
+            self.core.stats().loans_revoked.add(1);
+            self.close(index, reason, How::Now);
+        }
+        if chosen > 0 {
+            self.grant_loans();
+        }
+    }
+
+    /// What those lack that have waited for `loan_wait`.
+    fn overdue_needs(&self, wait: Duration) -> Loan {
+        let now = self.core.now;
+        let overdue = |index: &u32| now.since(self.core.slots[*index].wishes_since) >= wait;
+        self.core.waiters.iter().filter(overdue).fold(Loan::default(), |sum, index| {
+            let need = self.core.need(index);
+            Loan {
+                input: sum.input.saturating_add(need.input),
+                output: sum.output.saturating_add(need.output),
+            }
+        })
+    }
+
+    /// Lists the links that hold a loan and have made no progress for `wait`.
+    fn list_borrowers(&mut self, wait: Duration) {
+        self.borrowers.clear();
+        for n in 0..self.core.slots.live_count() {
+            let index = self.core.slots.live(n);
+            let slot = &self.core.slots[index];
+            let mut loan = self.core.shares.loan(slot.held);
+            // One that waits for its own answer's buffers is not at fault.
+            if loan.total() == 0
+                || matches!(slot.wish, Some(Wish::Output(_)))
+                || slot.phase == Phase::Closing
+            {
+                continue;
+            }
+            let eased = slot.eased;
+            let moved =
+                if loan.output > 0 { self.look_at_progress(index) } else { Time::default() };
+            // The part that makes progress is no reason.
+            let (since_eased, since_moved) =
+                (self.core.now.since(eased), self.core.now.since(moved));
+            let input_stalled = loan.input > 0 && since_eased >= wait;
+            let output_stalled = loan.output > 0 && since_moved >= wait;
+            // Input that waits because the peer takes no output is the output's fault; where that
+            // goes on, so will the input.
+            if loan.output > 0 && !output_stalled {
+                continue;
+            }
+            if !input_stalled && !output_stalled {
+                continue;
+            }
+            let stalled = match (input_stalled, output_stalled) {
+                (true, true) => since_eased.max(since_moved),
+                (true, false) => since_eased,
+                _ => since_moved,
+            };
+            if !input_stalled {
+                loan.input = 0;
+            }
+            self.borrowers.push(Borrower { index, loan, stalled });
+        }
+    }
+
+    /// Looks at what the peer has acknowledged; says when output last made progress.
+    ///
+    /// Where the system does not tell, sends that complete are the progress.
+    pub(super) fn look_at_progress(&mut self, index: u32) -> Time {
+        let now = self.core.now;
+        let slot = &mut self.core.slots[index];
+        let acknowledged = slot.socket.and_then(|socket| self.port.acknowledged_bytes(socket));
+        if let Some(acknowledged) = acknowledged
+            && (!slot.looked || acknowledged != slot.acknowledged)
+        {
+            slot.acknowledged = acknowledged;
+            slot.moved = now;
+        }
+        slot.looked = true;
+        slot.moved
+    }
+}

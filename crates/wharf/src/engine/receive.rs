@@ -1,0 +1,174 @@
+//! From the port to a link's input, and when a link is read from.
+
+use super::close::How;
+use super::dispatch::reason_of;
+use super::worker::Worker;
+use crate::handler::{DisconnectReason, Handler};
+use crate::link::slot::{Phase, Receiving, Wish};
+use crate::plant::EnginePlant;
+use crate::server::shared::Command;
+use wharf_port::memory::Buffer;
+use wharf_port::port::{End, Operation, OperationKind, Port, Shots};
+
+/// Bytes that a draining link still handles, and still sends: what the system can have taken from
+/// the peer before the drain began, a receive buffer at its largest by default (tcp_rmem).
+pub(super) const DRAIN_BYTES_MAX: u32 = 8 << 20;
+/// Bytes that a lingering link throws away before it is closed all the same.
+const LINGER_BYTES_MAX: u32 = 64 << 20;
+
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+    /// Puts what came behind what is unread, and calls the handler if its answer has room.
+    pub(super) fn received(&mut self, index: u32, buffer: Buffer, last: bool) {
+        let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+        let now = self.core.now;
+        let slot = &mut self.core.slots[index];
+        if last {
+            slot.receiving = Receiving::Off;
+        }
+        slot.totals.received_bytes += u64::from(len);
+        if slot.phase != Phase::Open {
+            slot.late_bytes = slot.late_bytes.saturating_add(len);
+        }
+        if !slot.is_served() {
+            drop(buffer);
+            if slot.phase == Phase::Lingering && slot.late_bytes > LINGER_BYTES_MAX {
+                self.close(index, DisconnectReason::ServerStopping, How::Now);
+            }
+            return self.steer(index);
+        }
+        slot.heard = now;
+        slot.promised = slot.promised.saturating_sub(1);
+        // A small piece behind others is copied, so that few bytes do not pin many buffers.
+        let owner = wharf_port::memory::Owner::Application;
+        let pool = &self.core.pool;
+        if slot.input.is_empty() || slot.input.append(pool, &buffer, owner, 0).is_err() {
+            if slot.input.push(pool, buffer).is_err() {
+                // There is an entry for each buffer of the pool, so this cannot be.
+                unreachable!("a buffer without an entry");
+            }
+        }
+        if slot.phase == Phase::Draining && slot.late_bytes > DRAIN_BYTES_MAX {
+            slot.drained = true;
+        }
+        slot.handled = slot.input.len() < slot.wanted as usize;
+        self.core.stats().received_bytes.add(u64::from(len));
+        self.serve(index);
+        if !(last && self.core.shared.planted.strikes(EnginePlant::ForgetRearm)) {
+            self.steer(index);
+        }
+    }
+
+    pub(super) fn receive_ended(&mut self, index: u32, end: End) {
+        let slot = &mut self.core.slots[index];
+        let looked = slot.receiving == Receiving::Look;
+        slot.receiving = Receiving::Off;
+        match end {
+            End::PeerClosed => {
+                slot.input_over = true;
+                slot.heard = self.core.now;
+                if slot.phase == Phase::Lingering {
+                    self.close(index, DisconnectReason::PeerClosed, How::Now);
+                } else {
+                    self.input_is_over(index);
+                }
+            }
+            End::Failed(error) => {
+                let reason = reason_of(error);
+                if slot.is_served() {
+                    // What came before the reset is handled first.
+                    self.break_output(index, reason);
+                    self.core.slots[index].input_over = true;
+                    self.input_is_over(index);
+                } else {
+                    self.close(index, reason, How::Now);
+                }
+            }
+            // Draining: all that had arrived is in.
+            End::NotReady => {
+                slot.drained = true;
+                self.input_is_over(index);
+                // It may have been closing already, and lingers without a receive.
+                self.steer(index);
+            }
+            // More than its guarantee holds is there, so it asks for a loan.
+            End::Readable if looked => {
+                let slot = &self.core.slots[index];
+                let size = self.core.pool.buffer_size_bytes() as usize;
+                let lacking = (slot.wanted as usize).saturating_sub(slot.input.len());
+                let needed = u32::try_from(lacking.div_ceil(size)).unwrap_or(u32::MAX).max(1);
+                if slot.is_served() && slot.wish.is_none() {
+                    self.core.wish(index, Wish::Input(needed));
+                }
+                self.grant_loans();
+                self.steer(index);
+            }
+            _ => self.steer(index),
+        }
+    }
+
+    /// No more input will come: ends the link once all of it is handled and answered.
+    fn input_is_over(&mut self, index: u32) {
+        self.start_time_out(index);
+        self.serve(index);
+        self.end_if_answered(index);
+    }
+
+    /// Starts, pauses or resumes receiving, as the link's phase and its input ask for.
+    ///
+    /// While loans are plenty a link receives up to its credit. When they are tight it receives
+    /// one buffer at a time: one when nothing is unread, and more against a loan, for which it
+    /// asks when its peer has more and nothing but the input is in the way.
+    pub(super) fn steer(&mut self, index: u32) {
+        let slot = &self.core.slots[index];
+        let Some(socket) = slot.socket else { return };
+        let credit = self.core.shared.settings.input_bytes;
+        let unread = u32::try_from(slot.input.len()).unwrap_or(u32::MAX);
+        let size = self.core.pool.buffer_size_bytes();
+        let free = credit.saturating_sub(unread);
+        let tight = self.core.shares.is_tight();
+        if slot.receiving == Receiving::Many && slot.is_served() && free == 0 {
+            return self.stop_receiving(index);
+        }
+        if slot.receiving != Receiving::Off || slot.has_all_input() {
+            return;
+        }
+        if slot.totals.received_count > 0
+            && self.core.shared.planted.strikes(EnginePlant::NeverResume)
+        {
+            return;
+        }
+        let (shots, bytes_max, receiving) = match slot.phase {
+            Phase::Lingering => (Shots::Many, u32::MAX, Receiving::Many),
+            Phase::Open | Phase::Draining if free == 0 => return,
+            Phase::Open if !tight => (Shots::Many, free, Receiving::Many),
+            Phase::Open | Phase::Draining if unread == 0 || slot.promised > 0 || !tight => {
+                let is_open = slot.phase == Phase::Open;
+                let shots = if is_open { Shots::One } else { Shots::IfReady };
+                (shots, free.min(size), Receiving::One)
+            }
+            Phase::Open | Phase::Draining if slot.wish.is_some() || !self.core.has_room(index) => {
+                return;
+            }
+            Phase::Open | Phase::Draining => (Shots::One, 0, Receiving::Look),
+            Phase::Free | Phase::Flushing | Phase::Closing => return,
+        };
+        match self.port.submit(socket, Operation::Receive { shots, bytes_max }) {
+            Ok(()) => self.core.slots[index].receiving = receiving,
+            Err(error) => {
+                debug_assert!(false, "{error}");
+                self.close(index, DisconnectReason::SystemError, How::Now);
+            }
+        }
+    }
+
+    /// Cancels the receive that is armed; its last completion comes later.
+    pub(super) fn stop_receiving(&mut self, index: u32) {
+        let slot = &mut self.core.slots[index];
+        if matches!(slot.receiving, Receiving::Many | Receiving::One | Receiving::Look)
+            && let Some(socket) = slot.socket
+        {
+            slot.receiving = Receiving::Cancelling;
+            self.port.cancel(socket, OperationKind::Receive);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A queue of links: in order of arrival, each at most once, and any of them can leave at once.
+
+const NONE: u32 = u32::MAX;
+/// In `next` of a link that is not in the queue.
+const ABSENT: u32 = u32::MAX - 1;
+
+/// The queue of places of one shard, doubly linked through two tables taken at start.
+#[derive(Debug)]
+pub(crate) struct Fifo {
+    next: Box<[u32]>,
+    previous: Box<[u32]>,
+    first: u32,
+    last: u32,
+    len: u32,
+}
+
+impl Fifo {
+    /// A queue for the places below `capacity`.
+    pub(crate) fn new(capacity: u32) -> Self {
+        Self {
+            next: vec![ABSENT; capacity as usize].into(),
+            previous: vec![NONE; capacity as usize].into(),
+            first: NONE,
+            last: NONE,
+            len: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn contains(&self, index: u32) -> bool {
+        self.next[index as usize] != ABSENT
+    }
+
+    pub(crate) fn first(&self) -> Option<u32> {
+        (self.first != NONE).then_some(self.first)
+    }
+
+    /// Puts a link behind all others; it keeps its place if it has one.
+    pub(crate) fn push(&mut self, index: u32) {
+        if self.contains(index) {
+            return;
+        }
+        self.next[index as usize] = NONE;
+        self.previous[index as usize] = self.last;
+        match self.last {
+            NONE => self.first = index,
+            last => self.next[last as usize] = index,
+        }
+        self.last = index;
+        self.len += 1;
+    }
+
+    /// Takes a link out, wherever it stands.
+    pub(crate) fn remove(&mut self, index: u32) {
+        if !self.contains(index) {
+            return;
+        }
+        let (next, previous) = (self.next[index as usize], self.previous[index as usize]);
+        match previous {
+            NONE => self.first = next,
+            previous => self.next[previous as usize] = next,
+        }
+        match next {
+            NONE => self.last = previous,
+            next => self.previous[next as usize] = previous,
+        }
+        self.next[index as usize] = ABSENT;
+        self.len -= 1;
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<u32> {
+        let first = self.first()?;
+        self.remove(first);
+        Some(first)
+    }
+
+    /// All of them, the first one first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
+        std::iter::successors(self.first(), |index| {
+            let next = self.next[*index as usize];
+            (next != NONE).then_some(next)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_stand_once_in_order_and_leave_from_anywhere() {
+        let mut fifo = Fifo::new(5);
+        for index in [3, 0, 4, 0, 1] {
+            fifo.push(index);
+        }
+        assert_eq!(fifo.iter().collect::<Vec<_>>(), [3, 0, 4, 1]);
+        for index in [4, 4, 2] {
+            fifo.remove(index);
+        }
+        assert_eq!((fifo.len(), fifo.contains(4), fifo.first()), (3, false, Some(3)));
+        fifo.remove(3);
+        fifo.remove(1);
+        fifo.push(4);
+        assert_eq!([fifo.pop(), fifo.pop(), fifo.pop()], [Some(0), Some(4), None]);
+        assert!(fifo.is_empty());
+    }
+}

@@ -1,0 +1,455 @@
+//! Who may use which buffer: guarantee and loan. Every rule about it is on this page.
+//!
+//! The buffers of a shard are divided once, at start:
+//!
+//! ```text
+//!   receive window  +  guarantees  +  surplus  =  the shard's pool
+//!   (lent to the       (one buffer of input     (lent to links, in both
+//!    port)              and the grant of         directions, by one rule)
+//!                       output, for each link)
+//! ```
+//!
+//! 1. Each link is **guaranteed** one buffer of unread input and the *grant* of unsent output,
+//!    whatever other links do. Nobody else ever takes these.
+//! 2. What a link holds beyond its guarantee is a **loan** out of the surplus. Loans of input are at
+//!    most half of the surplus, so that links which hold a whole message can still borrow what
+//!    the answer needs.
+//! 3. While there is plenty ([`Shares::is_tight`] says no), links receive as fast as bytes come,
+//!    up to their input credit, and what that takes is charged afterwards. What can come before a
+//!    link is told to stop is twice the window, so loans are *tight* from the moment when less
+//!    than that is left. Then a link receives one buffer at a time: the guaranteed one freely,
+//!    each further one against a loan.
+//! 4. Where a loan is refused the link **waits**, in order of asking. What the first one needs is
+//!    set aside for it; others may borrow the rest.
+//! 5. When a link has waited for `loan_wait`, those that have held most beyond their guarantee for
+//!    the longest without progress are closed, as many as it takes ([`choose_victims`]). Progress is
+//!    a loan of input that shrinks, and output that the peer's system acknowledges. A link that
+//!    waits for nothing but a loan for its own answer is spared.
+//! 6. Posted messages and broadcasts have an account of their own, divided equally among those that
+//!    post: each shard, and all other threads together. A receiver pays one entry, whatever the
+//!    length. A post never takes a guarantee: where no room would be left for the grant, it is left
+//!    out and counted.
+//! 7. If loans have gone beyond the surplus all the same, the window pays: it is not refilled
+//!    beyond what is left of it ([`Shares::window`]), and guarantees stay whole.
+
+use std::time::Duration;
+
+/// How the buffers of a server are divided. All figures are buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Division {
+    pub(crate) shards: u32,
+    /// Links in one shard.
+    pub(crate) links: u32,
+    /// What each link is guaranteed for unsent output.
+    pub(crate) grant: u32,
+    /// What one shard lends to its links.
+    pub(crate) surplus: u32,
+    /// What one shard lends to its port.
+    pub(crate) window: u32,
+    /// What each of the senders of posts has: every shard, and all other threads together.
+    pub(crate) posts: u32,
+}
+
+/// What the division is made from, all of it in buffers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    pub(crate) shards: u32,
+    /// Links in one shard.
+    pub(crate) links: u32,
+    pub(crate) grant: u32,
+    /// The most input and the most output that one link can hold.
+    pub(crate) input_max: u32,
+    pub(crate) output_max: u32,
+    /// The longest message that can be posted.
+    pub(crate) post_max: u32,
+}
+
+/// The window is this part of the surplus: loans then are not tight before three eighths of the
+/// surplus are lent.
+const WINDOW_PART: u32 = 8;
+/// Some hundred buffers keep a core busy and stay in its cache.
+const WINDOW_MAX: u32 = 512;
+/// The default leaves each shard this surplus, so that a bulk transfer does not meet its end.
+const SURPLUS_DEFAULT: u32 = 512;
+
+impl Needs {
+    /// The smallest surplus: one link can have full input and full output.
+    fn surplus_min(&self) -> u32 {
+        let link_max = self.input_max.saturating_add(self.output_max);
+        // Half of it is for input, and that half holds the input of one link, too.
+        link_max.saturating_sub(1 + self.grant).max(2 * self.input_max).max(WINDOW_PART)
+    }
+
+    fn guarantees(&self) -> u32 {
+        self.shards.saturating_mul(self.links.saturating_mul(1 + self.grant))
+    }
+
+    fn senders(&self) -> u32 {
+        self.shards + 1
+    }
+
+    /// The fewest buffers with which a server of this shape starts.
+    pub(crate) fn buffers_min(&self) -> u32 {
+        self.with_surplus(self.surplus_min())
+    }
+
+    /// How many buffers a server of this shape has by default: 10,000, or what its guarantees, a
+    /// surplus for each shard and the posts' account add up to.
+    pub(crate) fn buffers_default(&self) -> u32 {
+        self.with_surplus(self.surplus_min().max(SURPLUS_DEFAULT)).max(10_000)
+    }
+
+    /// The fewest buffers of which this surplus is left for each shard.
+    fn with_surplus(&self, surplus: u32) -> u32 {
+        let links = self.guarantees().saturating_add(self.shards.saturating_mul(surplus));
+        let posts = self.senders().saturating_mul(self.post_max);
+        // Posts have an eighth of all, or what they need at least.
+        links.saturating_add(posts).max(links.saturating_add(links.div_ceil(7)).saturating_add(1))
+    }
+
+    /// Divides `buffers`, at least [`buffers_min`](Self::buffers_min) of them.
+    pub(crate) fn divide(&self, buffers: u32) -> Division {
+        let posts = (buffers / 8 / self.senders()).max(self.post_max);
+        let links = buffers.saturating_sub(posts.saturating_mul(self.senders()));
+        let surplus = links.saturating_sub(self.guarantees()) / self.shards;
+        let window = (surplus / WINDOW_PART).clamp(1, WINDOW_MAX);
+        let Self { shards, links, grant, .. } = *self;
+        Division { shards, links, grant, surplus, window, posts }
+    }
+}
+
+impl Division {
+    /// The buffers of one shard's pool.
+    pub(crate) fn pool(&self) -> u32 {
+        self.window + self.links * (1 + self.grant) + self.surplus
+    }
+}
+
+/// The buffers that one link holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Of unread input, and promised to a receive.
+    pub(crate) input: u32,
+    /// Of unsent output.
+    pub(crate) output: u32,
+}
+
+/// What of it is lent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Loan {
+    pub(crate) input: u32,
+    pub(crate) output: u32,
+}
+
+impl Loan {
+    pub(crate) fn total(self) -> u32 {
+        self.input + self.output
+    }
+}
+
+/// The account of one shard: what is lent, and what can be.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    division: Division,
+    lent: Loan,
+    tight: bool,
+}
+
+impl Shares {
+    pub(crate) fn new(division: Division) -> Self {
+        Self { division, lent: Loan::default(), tight: false }
+    }
+
+    /// The grant, in buffers.
+    pub(crate) fn grant(&self) -> u32 {
+        self.division.grant
+    }
+
+    /// What of it is a loan.
+    pub(crate) fn loan(&self, held: Held) -> Loan {
+        Loan {
+            input: held.input.saturating_sub(1),
+            output: held.output.saturating_sub(self.division.grant),
+        }
+    }
+
+    /// A link that held `before` holds `after`.
+    pub(crate) fn settle(&mut self, before: Held, after: Held) {
+        let (old, new) = (self.loan(before), self.loan(after));
+        self.lent.input = self.lent.input + new.input - old.input;
+        self.lent.output = self.lent.output + new.output - old.output;
+    }
+
+    /// What can be lent, beside `reserved` that somebody waits for.
+    pub(crate) fn lendable(&self, reserved: u32) -> u32 {
+        self.division.surplus.saturating_sub(self.lent.total()).saturating_sub(reserved)
+    }
+
+    /// What of that can be lent for input.
+    pub(crate) fn lendable_input(&self, reserved: u32) -> u32 {
+        self.lendable(reserved).min((self.division.surplus / 2).saturating_sub(self.lent.input))
+    }
+
+    /// How many more buffers of output a link may take.
+    pub(crate) fn output_allowance(&self, held: Held, reserved: u32) -> u32 {
+        self.division.grant.saturating_sub(held.output) + self.lendable(reserved)
+    }
+
+    /// Whether a callback for the link finds its grant.
+    pub(crate) fn has_grant(&self, held: Held, reserved: u32) -> bool {
+        // Most links that are called hold nothing.
+        held.output == 0 || self.output_allowance(held, reserved) >= self.division.grant
+    }
+
+    /// How many more buffers of output a post to the link may take: the grant stays free.
+    pub(crate) fn post_allowance(&self, held: Held, reserved: u32) -> u32 {
+        self.output_allowance(held, reserved).saturating_sub(self.division.grant)
+    }
+
+    /// How many more buffers of output the link needs to be lent to take `buffers`.
+    pub(crate) fn output_need(&self, held: Held, buffers: u32) -> u32 {
+        let with = Held { output: held.output.saturating_add(buffers), ..held };
+        self.loan(with).output - self.loan(held).output
+    }
+
+    /// Whether loans are short, so that links take turns and ask for each buffer.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.tight
+    }
+
+    /// Looks whether loans have become tight, or plenty again; true if they have just become tight.
+    pub(crate) fn look(&mut self) -> bool {
+        // Half as much again ends it, so that it does not come and go.
+        let margin = self.division.window * if self.tight { 3 } else { 2 };
+        let was_tight = self.tight;
+        self.tight = self.lendable_input(0) < margin;
+        self.tight && !was_tight
+    }
+
+    /// How many buffers the port may have now.
+    pub(crate) fn window(&self) -> u32 {
+        let beyond = self.lent.total().saturating_sub(self.division.surplus);
+        self.division.window.saturating_sub(beyond).max(1)
+    }
+
+    pub(crate) fn lent(&self) -> Loan {
+        self.lent
+    }
+
+    /// What the links that wait for a loan lack: beside what can be lent now.
+    pub(crate) fn lack(&self, needed: Loan) -> Loan {
+        Loan {
+            input: needed.input.saturating_sub(self.lendable_input(0)),
+            output: needed.total().saturating_sub(self.lendable(0)),
+        }
+    }
+}
+
+/// A link that holds a loan and has made no progress with it for `loan_wait`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Borrower {
+    pub(crate) index: u32,
+    pub(crate) loan: Loan,
+    /// How long it has made no progress.
+    pub(crate) stalled: Duration,
+}
+
+impl Borrower {
+    fn weight(&self) -> u128 {
+        u128::from(self.loan.total()) * self.stalled.as_nanos()
+    }
+}
+
+/// Chooses those that are closed so that others, who lack `lack`, can borrow: most buffers × time
+/// first, as many as it takes, and none that would not help. Moves them to the front and says how
+/// many they are.
+///
+/// In `lack` the input is what input lacks, and the output is what all lack together.
+pub(crate) fn choose_victims(borrowers: &mut [Borrower], lack: Loan) -> usize {
+    borrowers
+        .sort_unstable_by_key(|borrower| (std::cmp::Reverse(borrower.weight()), borrower.index));
+    let (mut input, mut all) = (lack.input, lack.output);
+    let mut chosen = 0;
+    for at in 0..borrowers.len() {
+        if input == 0 && all == 0 {
+            break;
+        }
+        let loan = borrowers[at].loan;
+        if (input > 0 && loan.input > 0) || (all > 0 && loan.total() > 0) {
+            input = input.saturating_sub(loan.input);
+            all = all.saturating_sub(loan.total());
+            borrowers.swap(chosen, at);
+            chosen += 1;
+        }
+    }
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn borrower(index: u32, input: u32, output: u32, seconds: u64) -> Borrower {
+        let stalled = Duration::from_secs(seconds);
+        Borrower { index, loan: Loan { input, output }, stalled }
+    }
+
+    fn shapes() -> impl Iterator<Item = (Needs, u32)> {
+        let shards = (1..=16).chain([24, 32, 48, 64, 256]);
+        shards.flat_map(|shards| {
+            [1_u32, 2, 50, 3_000, 5_001, 60_000].into_iter().flat_map(move |links| {
+                [64_u32, 512, 2_048, 16_384].into_iter().flat_map(move |size| {
+                    [
+                        (65_536_u32, 262_144_u32, 1_u32),
+                        (1 << 20, 1 << 20, 1),
+                        (64, 128, 1),
+                        (65_536, 262_144, 8),
+                    ]
+                    .into_iter()
+                    .filter(move |_| links >= shards)
+                    .flat_map(move |(input, output, grant)| {
+                        let needs = Needs {
+                            shards,
+                            links: links.div_ceil(shards),
+                            grant,
+                            input_max: input.div_ceil(size),
+                            output_max: output.div_ceil(size).max(2 * grant),
+                            post_max: (output / 2).div_ceil(size),
+                        };
+                        let least = needs.buffers_min();
+                        let most = needs.buffers_default().max(least) * 4;
+                        [least, least + 1, needs.buffers_default(), most]
+                            .map(|buffers| (needs, buffers))
+                    })
+                })
+            })
+        })
+    }
+
+    #[test]
+    fn shares_hold_on_every_shard_count() {
+        let mut count = 0;
+        for (needs, buffers) in shapes() {
+            let division = needs.divide(buffers);
+            let mut shares = Shares::new(division);
+            let told = format!("{needs:?} {buffers} {division:?}");
+            // No more than there are; the windows are a term of their own.
+            let senders = u64::from(needs.shards) + 1;
+            let links = u64::from(needs.shards) * u64::from(division.pool() - division.window);
+            assert!(links + senders * u64::from(division.posts) <= u64::from(buffers), "{told}");
+            // Not tight at rest, nor when one link of each three eighths... is full.
+            assert!(!shares.look() && !shares.is_tight(), "{told}");
+            // A message of the stated maximum both ways at once, whatever the shard count.
+            let full = Held { input: needs.input_max, output: needs.output_max };
+            assert!(shares.lendable_input(0) + 1 >= full.input, "{told}");
+            shares.settle(Held::default(), Held { input: full.input, output: 0 });
+            let held = Held { input: full.input, output: 0 };
+            assert!(shares.output_allowance(held, 0) >= full.output, "{told}");
+            shares.settle(held, Held::default());
+            // A post of the stated maximum, by each sender alike.
+            assert!(division.posts >= needs.post_max, "{told}");
+            count += 1;
+        }
+        assert!(count > 1_000, "{count}");
+    }
+
+    /// Links borrow, in turn and at random, whatever they are allowed; some hold it for ever.
+    #[test]
+    fn each_guarantee_is_kept_whatever_others_hold() {
+        let mut chance = 1_u32;
+        let mut below = |n: u32| {
+            chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (chance >> 8) % n.max(1)
+        };
+        for (needs, buffers) in shapes().filter(|(needs, _)| needs.links <= 3_000) {
+            let division = needs.divide(buffers);
+            let mut shares = Shares::new(division);
+            let mut held = vec![Held::default(); division.links.min(40) as usize];
+            for _ in 0..200 {
+                let at = below(u32::try_from(held.len()).unwrap()) as usize;
+                let before = held[at];
+                let mut after = before;
+                match below(4) {
+                    // What comes before a link can be told to stop is a window at most.
+                    0 if !shares.is_tight() => after.input += below(division.window + 1),
+                    0 => {
+                        after.input +=
+                            below(1 + shares.lendable_input(0)).max(u32::from(before.input == 0))
+                    }
+                    1 | 2 => after.output += below(1 + shares.output_allowance(before, 0)),
+                    _ => after = Held::default(),
+                }
+                shares.settle(before, after);
+                held[at] = after;
+                shares.look();
+                let used: u32 = held.iter().map(|held| held.input + held.output).sum();
+                let unused: u32 = held
+                    .iter()
+                    .map(|held| {
+                        1_u32.saturating_sub(held.input)
+                            + division.grant.saturating_sub(held.output)
+                    })
+                    .sum::<u32>()
+                    + (division.links - u32::try_from(held.len()).unwrap()) * (1 + division.grant);
+                // What the port has may serve as the input of links that have none.
+                assert!(division.pool() - used >= unused, "{division:?} {held:?}");
+                let output: u32 =
+                    held.iter().map(|held| division.grant.saturating_sub(held.output)).sum();
+                assert!(division.pool() - used - shares.window() >= output, "{division:?}");
+                for held in &held {
+                    assert!(held.output > 0 || shares.has_grant(*held, 0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_dozen_whole_messages_leave_room_for_their_answers() {
+        // Each of a dozen links holds 64 KiB and wants to answer as much, on 8 shards by default.
+        let needs =
+            Needs { shards: 8, links: 375, grant: 1, input_max: 32, output_max: 128, post_max: 64 };
+        let mut shares = Shares::new(needs.divide(needs.buffers_default()));
+        let mut holders = 0;
+        while shares.lendable_input(0) >= 31 && holders < 12 {
+            shares.settle(Held::default(), Held { input: 32, output: 0 });
+            holders += 1;
+        }
+        assert!(shares.output_allowance(Held { input: 32, output: 0 }, 0) >= 32);
+    }
+
+    #[test]
+    fn those_with_most_buffers_and_time_go_first_and_only_as_many_as_it_takes() {
+        let mut borrowers = [
+            borrower(1, 31, 0, 2),
+            borrower(2, 31, 0, 9),
+            borrower(3, 100, 0, 1),
+            borrower(4, 5, 0, 1),
+        ];
+        let chosen = choose_victims(&mut borrowers, Loan { input: 100, output: 100 });
+        let chosen: Vec<_> = borrowers[..chosen].iter().map(|borrower| borrower.index).collect();
+        assert_eq!(chosen, [2, 3]);
+    }
+
+    #[test]
+    fn nobody_goes_who_would_not_help() {
+        // Input alone is short: who holds unsent output is not closed for it.
+        let mut borrowers = [borrower(1, 0, 500, 9), borrower(2, 3, 0, 1)];
+        let chosen = choose_victims(&mut borrowers, Loan { input: 1, output: 0 });
+        assert_eq!((chosen, borrowers[0].index), (1, 2));
+        assert_eq!(choose_victims(&mut borrowers, Loan::default()), 0);
+    }
+
+    #[test]
+    fn loans_beyond_the_surplus_are_taken_out_of_the_window() {
+        let division =
+            Division { shards: 1, links: 10, grant: 1, surplus: 80, window: 10, posts: 1 };
+        let mut shares = Shares::new(division);
+        shares.settle(Held::default(), Held { input: 86, output: 0 });
+        assert_eq!((shares.window(), shares.lendable(0)), (5, 0));
+        assert!(shares.look());
+        shares.settle(Held { input: 86, output: 0 }, Held { input: 200, output: 0 });
+        assert_eq!(shares.window(), 1);
+        shares.settle(Held { input: 200, output: 0 }, Held::default());
+        assert!(!shares.look() && !shares.is_tight());
+    }
+}

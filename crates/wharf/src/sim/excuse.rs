@@ -1,0 +1,287 @@
+//! When a client's early end is nobody's fault but that of the world or of the client itself.
+//!
+//! Each excuse asks for the cause of *this* end: that something struck this connection, that this
+//! client was silent or did not read for as long as the time-out that ended it, and so on. All
+//! times are the world's, so a jump of the clock excuses an end whose time-out it really crossed,
+//! and no other.
+
+use super::contract::{Fate, Story};
+use super::simulation::{Peer, Simulation};
+use crate::engine::ensure;
+use crate::handler::{DisconnectReason, Handler};
+use crate::limits::WhenFull;
+use crate::stats::Stats;
+use std::fmt;
+use std::time::Duration;
+use wharf_port::port::Time;
+use wharf_port::sim::{FaultKind, Traffic};
+
+/// Why a client may have ended before it got what it waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Excuse {
+    /// A fault of the world struck its connection: a reset, a black hole, deafness.
+    Harmed,
+    /// The handler panicked for it, as planned.
+    Panicked,
+    /// The workload kicked it.
+    Kicked,
+    /// It sent nothing for the idle time.
+    Idle,
+    /// It did not read for the stall time.
+    SlowReader,
+    /// It held buffers that others waited for.
+    Loan,
+    /// The table was full, and the server refuses then.
+    Refused,
+    /// The link lingered for its whole time, and the client did not end its side.
+    Lingered,
+    /// The server stopped, and it has the answers to all that had arrived before.
+    Stopped,
+    /// The drain's time was over while the link still made progress, or the client did not read.
+    DrainedOut,
+}
+
+impl Excuse {
+    /// Every excuse.
+    pub const ALL: [Self; 10] = [
+        Self::Harmed,
+        Self::Panicked,
+        Self::Kicked,
+        Self::Idle,
+        Self::SlowReader,
+        Self::Loan,
+        Self::Refused,
+        Self::Lingered,
+        Self::Stopped,
+        Self::DrainedOut,
+    ];
+}
+
+/// How many clients were excused, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExcuseCounts {
+    counts: [u64; Excuse::ALL.len()],
+}
+
+impl ExcuseCounts {
+    /// How many clients had this excuse.
+    #[must_use]
+    pub fn of(&self, excuse: Excuse) -> u64 {
+        self.counts[excuse as usize]
+    }
+
+    /// How many had any.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Adds another run's counts.
+    pub fn merge(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(sum, count)| *sum += count);
+    }
+
+    fn add(&mut self, excuse: Excuse) {
+        self.counts[excuse as usize] += 1;
+    }
+}
+
+impl fmt::Display for ExcuseCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (excuse, count) in Excuse::ALL.iter().zip(self.counts) {
+            writeln!(f, "{count:>10}  clients cut: {excuse:?}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is known of a stop that was asked for.
+#[derive(Clone, Debug)]
+pub(super) struct StopNote {
+    pub(super) at: Time,
+    pub(super) drain: Duration,
+    /// Bytes that had reached the server by then, by client.
+    pub(super) delivered: Vec<u64>,
+}
+
+impl<H: Handler> Simulation<H> {
+    /// Looks whether each client that was cut off has an excuse, and whether the handler was given
+    /// all that had arrived where the peer ended the link.
+    pub(super) fn judge(&self) -> Result<ExcuseCounts, String> {
+        let mut counts = ExcuseCounts::default();
+        for (number, peer) in self.clients.iter().enumerate() {
+            let story = self.contract.story(number);
+            self.judge_input(number, &peer.traffic.get(), &story)?;
+            let Some(how) = &peer.cut else { continue };
+            match self.excuse(peer, &story) {
+                Some(excuse) => counts.add(excuse),
+                None => {
+                    let fate = story.fate;
+                    return Err(format!(
+                        "client {number} was cut off {how}; at the server: {fate:?}"
+                    ));
+                }
+            }
+        }
+        Ok(counts)
+    }
+
+    /// What had reached the server before the peer ended or reset the link is handled.
+    fn judge_input(&self, number: usize, traffic: &Traffic, story: &Story) -> Result<(), String> {
+        use DisconnectReason::{PeerClosed, PeerReset};
+        let by_peer = matches!(story.fate, Fate::Over(PeerClosed | PeerReset));
+        if !by_peer || story.panicked || self.was_forced(story) {
+            return Ok(());
+        }
+        ensure!(
+            story.received == traffic.to_server,
+            "client {number}: {} bytes had arrived when it left ({:?}), but {} were handled",
+            traffic.to_server,
+            story.fate,
+            story.received
+        );
+        Ok(())
+    }
+
+    fn excuse(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
+        use DisconnectReason::{HandlerPanic, Idle, Kicked, Limit, ServerStopping, SlowReader};
+        if peer.harmed {
+            return Some(Excuse::Harmed);
+        }
+        let settings = &self.shared.settings;
+        let traffic = peer.traffic.at(story.ended);
+        let refuses = settings.when_full == WhenFull::Refuse;
+        let stats = self.stats();
+        let did_not_read = traffic.unread_ns >= nanos(self.stall_max());
+        let answered = self.stop_note.is_some() && !peer.owes;
+        let found = match story.fate {
+            Fate::Open(_) => None,
+            Fate::Unseen if refuses && stats.refused_full > 0 => Some(Excuse::Refused),
+            // It reached no handler before the stop.
+            Fate::Unseen => self.stop_note.as_ref().map(|_| Excuse::Stopped),
+            Fate::Over(HandlerPanic) => story.panicked.then_some(Excuse::Panicked),
+            Fate::Over(Kicked) if peer.kicked => Some(Excuse::Kicked),
+            Fate::Over(Idle) => {
+                let is_silent =
+                    !settings.idle.is_zero() && traffic.silent_ns >= nanos(settings.idle);
+                is_silent.then_some(Excuse::Idle)
+            }
+            Fate::Over(SlowReader) if did_not_read => Some(Excuse::SlowReader),
+            Fate::Over(SlowReader | Limit) => {
+                self.is_loan_excuse(&stats, &traffic).then_some(Excuse::Loan)
+            }
+            Fate::Over(ServerStopping) => answered.then_some(Excuse::Stopped),
+            Fate::Over(_) => None,
+        };
+        // A closing link keeps the reason that it had when its peer then does not do its part.
+        found
+            .or_else(|| {
+                (self.was_forced(story) && self.may_force(story, &traffic))
+                    .then_some(Excuse::DrainedOut)
+            })
+            .or_else(|| has_lingered(&traffic).then_some(Excuse::Lingered))
+            .or_else(|| (is_closing(story.fate) && did_not_read).then_some(Excuse::SlowReader))
+    }
+
+    /// Whether the loan rule may have closed the link: loans were revoked, and its client held
+    /// buffers, because it had not read for as long as others have to wait.
+    fn is_loan_excuse(&self, stats: &Stats, traffic: &Traffic) -> bool {
+        loans_revoked(stats) > 0 && traffic.unread_ns >= nanos(self.shared.settings.loan_wait)
+    }
+
+    /// Whether the link ended when the drain's time was over.
+    fn was_forced(&self, story: &Story) -> bool {
+        self.stop_note.as_ref().is_some_and(|stop| story.ended >= stop.at.after(stop.drain))
+    }
+
+    /// Whether a drain may cut the link: it still made progress, or waited for its client.
+    fn may_force(&self, story: &Story, traffic: &Traffic) -> bool {
+        let rested_ns = story.ended_steady_ns.saturating_sub(traffic.moved_steady_ns);
+        traffic.unread_ns > 0 || rested_ns <= nanos(self.wait_max())
+    }
+
+    /// How long a client that reads may have to wait for the server's next step, on the steady
+    /// clock:
+    ///
+    /// ```text
+    ///   2 s + 3 × loan_wait + (8 + links of a shard) × (2 × latency + 4 × longest delay)
+    /// ```
+    ///
+    /// A step is to receive, to send (twice, beginning and end) and to be under way, each of which
+    /// can be delayed. In the queue for a buffer each link of the shard may be before it with one
+    /// such step. Links that hold what others wait for are closed after `loan_wait`, and those that
+    /// follow after as much again. The rest is for timers, which are late, and for time in turns.
+    pub(super) fn wait_max(&self) -> Duration {
+        let faults = &self.faults;
+        let delays = faults.ppm(FaultKind::Delay) > 0 || faults.ppm(FaultKind::Enobufs) > 0;
+        let delay_ns = if delays { 16 * faults.delay_max_ns } else { 0 };
+        let step = Duration::from_nanos(2 * faults.latency_ns + 4 * delay_ns);
+        let settings = &self.shared.settings;
+        Duration::from_secs(2) + 3 * settings.loan_wait + (8 + settings.links_per_shard()) * step
+    }
+
+    /// No client waits longer than [`wait_max`](Self::wait_max) for a server that has something to
+    /// do for it: bytes that have arrived, or an answer that is owed.
+    pub(super) fn check_waits(&self) -> Result<(), String> {
+        let steady_ns = self.world.steady_ns();
+        let wait_max_ns = nanos(self.wait_max());
+        for (number, peer) in self.clients.iter().enumerate() {
+            let Some(client) = &peer.client else { continue };
+            let traffic = peer.traffic.get();
+            let opened_ns = self.contract.story(number).opened_steady_ns;
+            let waited_ns = steady_ns.saturating_sub(traffic.moved_steady_ns.max(opened_ns));
+            if waited_ns <= wait_max_ns || traffic.harmed || peer.traffic.waits_for_client() {
+                continue;
+            }
+            let unread = traffic.to_server - traffic.by_server;
+            let story = self.contract.story(number);
+            if !matches!(story.fate, Fate::Open(_)) {
+                continue;
+            }
+            ensure!(
+                unread == 0 && !client.misses(traffic.by_server),
+                "client {number} starves: nothing has moved for {:.3} s, though {unread} bytes have \
+                 arrived and it waits for {} (at the server: {:?})",
+                waited_ns as f64 / 1e9,
+                client.waits_for(),
+                story.fate
+            );
+        }
+        Ok(())
+    }
+
+    /// How long a client may leave bytes unread before its link is a slow reader's.
+    fn stall_max(&self) -> Duration {
+        let stall = self.shared.settings.stall;
+        if stall.is_zero() { CLOSING_STALL } else { stall.min(CLOSING_STALL) }
+    }
+}
+
+/// Links that the loan rule has closed.
+fn loans_revoked(stats: &Stats) -> u64 {
+    // Until statistics count them there is no such rule.
+    let _ = stats;
+    0
+}
+
+/// Reasons that a link has before the last of its bytes has left.
+fn is_closing(fate: Fate) -> bool {
+    use DisconnectReason::{HandlerClosed, HandlerError, Idle, Kicked, PeerClosed, ServerStopping};
+    let closing = [HandlerClosed, HandlerError, Idle, Kicked, PeerClosed, ServerStopping];
+    matches!(fate, Fate::Over(reason) if closing.contains(&reason))
+}
+
+fn has_lingered(traffic: &Traffic) -> bool {
+    let span = traffic.end_ns.zip(traffic.gone_ns);
+    span.is_some_and(|(end_ns, gone_ns)| gone_ns.saturating_sub(end_ns) >= nanos(LINGER))
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How long a closing link waits for its peer to read, at most.
+const CLOSING_STALL: Duration = Duration::from_secs(30);
+/// How long a link that has sent its end waits for its peer's.
+const LINGER: Duration = Duration::from_secs(2);
