@@ -77,10 +77,13 @@ pub(crate) struct Serve {
     #[arg(value_parser = parse_count, hide_env = true, hide_default_value = true)]
     pub(crate) links: u32,
 
-    /// Buffers for all links together [10,000]
-    #[arg(long, value_name = "COUNT", default_value = "10000", env = "WHARF_BUFFERS")]
-    #[arg(value_parser = parse_count, hide_env = true, hide_default_value = true)]
-    pub(crate) buffers: u32,
+    /// Buffers for all links together [10,000 or more]
+    ///
+    /// Two are guaranteed to each link (see --grant), an eighth is for posted messages, the rest is
+    /// lent to links that need more. The default grows with what the other options ask for.
+    #[arg(long, value_name = "COUNT", env = "WHARF_BUFFERS", hide_env = true)]
+    #[arg(value_parser = parse_count)]
+    pub(crate) buffers: Option<u32>,
 
     /// Bytes in a buffer [2KiB]
     ///
@@ -91,14 +94,46 @@ pub(crate) struct Serve {
 
     /// Bytes that can wait to be sent on one link [256KiB]
     ///
-    /// From a quarter of it on, a link whose client does not read is not read from, either.
+    /// From half of it on, a link whose client does not read is not served, and posted messages are
+    /// left out.
     #[arg(long, value_name = "SIZE", default_value = "256KiB", env = "WHARF_SEND_QUEUE")]
     #[arg(value_parser = parse_size, hide_env = true, hide_default_value = true)]
     pub(crate) send_queue: u32,
 
+    /// Bytes that one link can hold unread [64KiB]
+    ///
+    /// From there on it is not read from.
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", env = "WHARF_INPUT_BYTES")]
+    #[arg(value_parser = parse_size, hide_env = true, hide_default_value = true)]
+    #[arg(hide_short_help = true)]
+    pub(crate) input_bytes: u32,
+
+    /// Bytes of an answer for which each link has room [one buffer]
+    ///
+    /// Whatever other links hold. Rounded up to buffers.
+    #[arg(long, value_name = "SIZE", env = "WHARF_GRANT", hide_env = true)]
+    #[arg(value_parser = parse_size, hide_short_help = true)]
+    pub(crate) grant: Option<u32>,
+
+    /// Wait for buffers that others hold, so long [1s]
+    ///
+    /// When a link has waited so long for more than its two buffers, and all that can be lent is out,
+    /// those are closed that have held most for the longest without progress.
+    #[arg(long, value_name = "TIME", default_value = "1s", env = "WHARF_LOAN_WAIT")]
+    #[arg(value_parser = parse_duration, hide_env = true, hide_default_value = true)]
+    #[arg(hide_short_help = true)]
+    pub(crate) loan_wait: Duration,
+
+    /// Close links that take nothing so long; 0: never [30s]
+    ///
+    /// Who reads, however slowly, is not closed. A link that is closing has 30 s where this is 0.
+    #[arg(long, value_name = "TIME", default_value = "30s", env = "WHARF_STALL")]
+    #[arg(value_parser = parse_duration, hide_env = true, hide_default_value = true)]
+    pub(crate) stall: Duration,
+
     /// Close links silent so long; 0: never [60s; chat 30m]
     ///
-    /// A link of chargen is silent if it does not read.
+    /// Not while something is to be sent: see --stall. A link of chargen is never silent.
     #[arg(long, value_name = "TIME", env = "WHARF_IDLE", hide_env = true)]
     #[arg(value_parser = parse_duration)]
     pub(crate) idle: Option<Duration>,

@@ -82,15 +82,23 @@ fn builder(flags: &Serve) -> Builder {
     });
     let mut builder = Server::builder()
         .links(flags.links)
-        .buffers(flags.buffers)
         .buffer_size(flags.buffer_size)
+        .input_bytes(flags.input_bytes)
         .send_queue(flags.send_queue)
+        .loan_wait(flags.loan_wait)
+        .stall_timeout(flags.stall)
         .idle(idle)
         .backlog(flags.backlog)
         .when_full(match flags.when_full {
             WhenFull::Wait => wharf::WhenFull::Wait,
             WhenFull::Refuse => wharf::WhenFull::Refuse,
         });
+    if let Some(buffers) = flags.buffers {
+        builder = builder.buffers(buffers);
+    }
+    if let Some(grant) = flags.grant {
+        builder = builder.grant_bytes(grant);
+    }
     if let Some(shards) = flags.shards {
         builder = builder.shards(shards);
     }
@@ -102,7 +110,8 @@ fn builder(flags: &Serve) -> Builder {
 
 /// Says what runs, on what, with how much, where, how to try it and how to stop it.
 fn banner(flags: &Serve, running: &Running, fallback: Option<String>, style: Style) {
-    let workers = running.handle().stats().workers.len();
+    let stats = running.handle().stats();
+    let (workers, pools) = (stats.workers.len(), [stats.buffers, stats.post_buffers]);
     tracing::info!(
         "wharf {}, pid {}: {} on {}, {workers} worker{}",
         env!("CARGO_PKG_VERSION"),
@@ -118,7 +127,7 @@ fn banner(flags: &Serve, running: &Running, fallback: Option<String>, style: Sty
     tracing::info!(
         "memory: {} links + {} x {} buffers = {}, fixed",
         thousands(flags.links.into()),
-        thousands(flags.buffers.into()),
+        thousands(pools.iter().map(|pool| u64::from(pool.total())).sum()),
         buffer_size(flags.buffer_size),
         bytes(running.plan().total_bytes()),
     );

@@ -216,6 +216,8 @@ fn faults(stats: &Stats) -> Vec<(&'static str, u64)> {
         ("refused: links full", stats.refused_full),
         ("waits for a buffer", stats.receive_pauses),
         ("slow readers closed", slow),
+        ("limit closed", stats.closed(DisconnectReason::Limit)),
+        ("loans revoked", stats.loans_revoked),
         ("broadcasts left out", stats.broadcast_skips),
         ("system errors", stats.closed(DisconnectReason::SystemError)),
     ];

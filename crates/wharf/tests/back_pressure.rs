@@ -102,7 +102,9 @@ fn a_client_that_never_reads_is_paused_and_another_is_served(case: &Case) {
 
 fn with_all_others_stopped_a_new_link_is_served(case: &Case) {
     const FLOOD: usize = 8 << 20;
-    let builder = case.builder().links(8).buffers(16).buffer_size(4_096).send_queue(64 * 1024);
+    // A wait of a minute for loans: nobody is closed for what others would like to borrow.
+    let builder = case.builder().links(8).buffers(52).buffer_size(4_096).send_queue(64 * 1024);
+    let builder = builder.input_bytes(16 * 1024).loan_wait(Duration::from_mins(1));
     let server = TestServer::start(builder, echo());
     let data: Vec<_> = (0..7).map(|seed| bytes(seed, FLOOD)).collect();
     let written: Vec<_> = (0..7).map(|_| AtomicUsize::new(0)).collect();
@@ -136,7 +138,7 @@ fn with_all_others_stopped_a_new_link_is_served(case: &Case) {
 }
 
 fn ten_thousand_requests_sent_ahead_are_all_answered(case: &Case) {
-    let server = TestServer::start(case.builder().links(4).buffers(200), echo());
+    let server = TestServer::start(case.builder().links(4).buffers(300), echo());
     let client = server.connect();
     let data: Vec<u8> =
         (0..10_000).flat_map(|n| format!("request {n:09}\n").into_bytes()).collect();
@@ -227,7 +229,7 @@ fn a_source_of_pieces_of_two_buffers_sends_everything(case: &Case) {
 fn source_sends_everything(case: &Case, piece: usize) {
     let source = Source { data: bytes(0, Source::TOTAL), piece };
     let data = source.data.clone();
-    let builder = case.builder().links(4).buffers(32).send_queue(16 * 1024);
+    let builder = case.small().buffers(32);
     let server = TestServer::start(builder, source);
     let clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
     std::thread::scope(|scope| {
@@ -262,7 +264,7 @@ fn a_handler_that_sends_into_a_full_queue_closes_a_slow_reader(case: &Case) {
         Ok(())
     });
     let record: std::sync::Arc<Record> = handler.record.clone();
-    let builder = case.builder().links(4).buffers(64).send_queue(64 * 1024);
+    let builder = case.builder().links(4).buffers(80).input_bytes(16 * 1024).send_queue(64 * 1024);
     let server = TestServer::start(builder, handler);
     let mut slow = server.connect();
     let mut other = server.connect();

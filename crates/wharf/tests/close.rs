@@ -135,7 +135,7 @@ fn a_handler_that_closes_with_input_unread_does_not_lose_its_answer(case: &Case)
         Ok(())
     });
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.builder().links(4).buffers(64), handler);
+    let server = TestServer::start(case.small(), handler);
     let mut client = server.connect();
     client.write_all(&bytes(5, 4 << 20)).unwrap();
     finish_with(&mut client, b"too large");
@@ -174,7 +174,7 @@ fn a_failed_send_passed_on_is_a_handler_error_or_a_slow_reader(case: &Case) {
         Ok(link.send(&[0; 8_000])?)
     });
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.builder().links(4).buffers(64).send_queue(9_000), handler);
+    let server = TestServer::start(case.small().send_queue(9_000), handler);
     for (word, reason) in [("large", HandlerError), ("full", DisconnectReason::SlowReader)] {
         let seen = record.ends().len();
         let mut client = server.connect();

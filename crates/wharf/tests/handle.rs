@@ -125,10 +125,10 @@ fn closing_from_another_thread_sends_what_is_posted_first(case: &Case) {
     let server = TestServer::start(case.builder().links(4), handler);
     let mut client = server.connect();
     let id = record.id(0);
-    server.handle.send(id, &bytes(1, 200_000)).unwrap();
+    server.handle.send(id, &bytes(1, 100_000)).unwrap();
     server.handle.close(id).unwrap();
     let _gone_or_not_yet = server.handle.close(id);
-    expect_bytes(&mut client, &bytes(1, 200_000));
+    expect_bytes(&mut client, &bytes(1, 100_000));
     expect_end(&mut client);
     drop(client);
     record.expect(&[DisconnectReason::Kicked]);
@@ -153,7 +153,7 @@ fn names_of_links_that_are_gone_find_nothing(case: &Case) {
 fn a_place_used_again_is_not_hit_by_its_old_name(case: &Case) {
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.builder().links(1).buffers(16), handler);
+    let server = TestServer::start(case.small().links(1), handler);
     let mut old = Vec::new();
     for n in 0..50 {
         let mut client = server.connect();
@@ -180,7 +180,7 @@ fn a_place_used_again_is_not_hit_by_its_old_name(case: &Case) {
 fn threads_race_with_links_that_come_and_go(case: &Case) {
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.builder().shards(2).links(16).buffers(400), handler);
+    let server = TestServer::start(case.builder().shards(2).links(16).buffers(600), handler);
     std::thread::scope(|scope| {
         // Gone when this closure is left, also by a panic.
         let running = Arc::new(());
@@ -249,16 +249,30 @@ fn after_the_stop_everything_is_gone(case: &Case) {
 }
 
 fn posts_without_buffers_say_so_and_recover(case: &Case) {
-    let handler = echo();
-    let record = Arc::clone(&handler.record);
-    // Two of the sixteen buffers are for posts.
+    let (leave, left) = std::sync::mpsc::channel::<()>();
+    let (enter, entered) = std::sync::mpsc::channel();
+    let (enter, left) = (util::Mutex::new(enter), util::Mutex::new(left));
+    let handler = util::on_receive(move |link, data| {
+        enter.lock().unwrap().send(link.id()).unwrap();
+        let _ends_when_the_test_does = left.lock().unwrap().recv_timeout(util::PATIENCE);
+        Ok(link.send(data)?)
+    });
+    // A few of the buffers are for posts: enough for one of these and not for two.
     let server = TestServer::start(case.small(), handler);
-    let mut client = server.connect();
-    let id = record.id(0);
-    assert_eq!(server.handle.send(id, &[0; 3 * 2_048]), Err(SendError::NoBuffers));
-    assert_eq!(server.handle.broadcast(&[0; 3 * 2_048], None), Err(SendError::NoBuffers));
-    server.handle.send(id, &[7; 2 * 2_048]).unwrap();
-    expect_bytes(&mut client, &[7; 2 * 2_048]);
+    let (mut client, post) = (server.connect(), bytes(1, 3 * 2_048));
+    // While a handler is busy, nothing is sent.
+    std::io::Write::write_all(&mut client, b"?").unwrap();
+    let id = entered.recv_timeout(util::PATIENCE).unwrap();
+    server.handle.send(id, &post).unwrap();
+    assert_eq!(server.handle.send(id, &post), Err(SendError::NoBuffers));
+    assert_eq!(server.handle.broadcast(&post, None), Err(SendError::NoBuffers));
+    drop(leave);
+    expect_bytes(&mut client, b"?");
+    expect_bytes(&mut client, &post);
+    let ledger = || server.stats().post_buffers;
+    eventually(|| ledger().free == ledger().total(), "the buffers come home");
+    server.handle.send(id, &post).unwrap();
+    expect_bytes(&mut client, &post);
     finish(&mut client);
     server.stop();
 }

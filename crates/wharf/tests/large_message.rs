@@ -21,6 +21,7 @@ each_back_end!(
     a_handle_sends_messages_of_many_buffers,
     a_broadcast_of_many_buffers_arrives_whole,
     a_message_as_large_as_the_queue_fits_and_one_byte_more_does_not,
+    a_post_of_half_the_queue_fits_and_one_byte_more_does_not,
     the_smallest_and_the_largest_buffers_carry_the_same_bytes,
 );
 
@@ -33,6 +34,11 @@ fn sizes() -> Vec<usize> {
         sizes.extend([buffers * BUFFER - 1, buffers * BUFFER, buffers * BUFFER + 1]);
     }
     sizes
+}
+
+/// Those that can be posted: at most half of the queue.
+fn posted_sizes() -> impl Iterator<Item = usize> {
+    sizes().into_iter().filter(|size| *size <= QUEUE / 2).chain([QUEUE / 2])
 }
 
 fn settings(case: &Case) -> wharf::Builder {
@@ -84,7 +90,7 @@ fn a_handle_sends_messages_of_many_buffers(case: &Case) {
     let mut client = server.connect();
     let id = record.id(0);
     let mut sent = 0;
-    for size in sizes() {
+    for size in posted_sizes() {
         server.handle.send(id, &bytes(size as u64, size)).unwrap();
         expect_bytes(&mut client, &bytes(size as u64, size));
         sent += size as u64;
@@ -99,7 +105,7 @@ fn a_broadcast_of_many_buffers_arrives_whole(case: &Case) {
     let mut clients = [server.connect(), server.connect(), server.connect()];
     server.wait_for_links(3);
     let mut sent = 0;
-    for size in sizes() {
+    for size in posted_sizes() {
         server.handle.broadcast(&bytes(size as u64, size), None).unwrap();
         for client in &mut clients {
             expect_bytes(client, &bytes(size as u64, size));
@@ -140,10 +146,31 @@ fn a_message_as_large_as_the_queue_fits_and_one_byte_more_does_not(case: &Case) 
     server.stop();
 }
 
+fn a_post_of_half_the_queue_fits_and_one_byte_more_does_not(case: &Case) {
+    let handler = on_receive(|link, _| {
+        assert_eq!(link.broadcast(&bytes(1, QUEUE / 2 + 1)), Err(SendError::TooLarge));
+        Ok(link.broadcast(&bytes(2, QUEUE / 2))?)
+    });
+    let record = Arc::clone(&handler.record);
+    let server = TestServer::start(settings(case), handler);
+    let mut clients = [server.connect(), server.connect()];
+    server.wait_for_links(2);
+    let id = record.id(0);
+    let large = bytes(1, QUEUE / 2 + 1);
+    assert_eq!(server.handle.send(id, &large), Err(SendError::TooLarge));
+    assert_eq!(server.handle.broadcast(&large, None), Err(SendError::TooLarge));
+    server.handle.send(id, &bytes(3, QUEUE / 2)).unwrap();
+    expect_bytes(&mut clients[0], &bytes(3, QUEUE / 2));
+    clients[0].write_all(b"?").unwrap();
+    expect_bytes(&mut clients[1], &bytes(2, QUEUE / 2));
+    clients.iter_mut().for_each(finish);
+    server.stop();
+}
+
 fn the_smallest_and_the_largest_buffers_carry_the_same_bytes(case: &Case) {
-    for (size, buffers) in [(64, 8_192), (1 << 20, 24)] {
+    for (size, buffers, queue) in [(64, 8_192, 64 << 10), (1 << 20, 24, 8 << 20)] {
         let builder = case.builder().links(4).buffers(buffers).buffer_size(size);
-        let server = TestServer::start(builder.send_queue(8 << 20), echo());
+        let server = TestServer::start(builder.send_queue(queue), echo());
         let mut client = server.connect();
         exchange(&client, &bytes(9, 1 << 20), 9);
         finish(&mut client);

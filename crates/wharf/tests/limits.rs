@@ -1,7 +1,7 @@
 //! Promise: every limit can be reached, is never passed, harms nobody who was there before, and
 //! is forgotten as soon as there is room again.
 //!
-//! Method: tables of four links, pools of eight buffers, and few descriptors.
+//! Method: tables of four links, pools of few buffers, and few descriptors.
 #![cfg(target_os = "linux")]
 #![cfg(test)]
 
@@ -15,15 +15,16 @@ use util::{
     Case, ProcessorClock, TestServer, bytes, each_back_end, echo, eventually, exchange,
     expect_bytes, expect_end_or_reset, finish, meanwhile, now, reset, round_trip,
 };
-use wharf::{SendError, WhenFull};
+use wharf::{SendError, StartError, WhenFull};
 
 each_back_end!(
     the_fifth_client_waits_and_is_served_when_one_leaves,
     the_fifth_client_is_refused_and_counted,
     a_full_table_of_several_shards_takes_exactly_its_limit,
-    eight_links_share_eight_buffers_and_none_is_closed,
+    eight_links_share_few_buffers_and_none_is_closed,
     the_least_buffers_that_are_allowed_serve_all_links,
     a_shard_that_is_behind_says_busy,
+    a_connection_behind_a_full_inbox_waits_calmly_and_is_served,
     without_descriptors_accepting_rests_and_then_goes_on,
 );
 
@@ -65,7 +66,7 @@ fn the_fifth_client_is_refused_and_counted(case: &Case) {
 }
 
 fn a_full_table_of_several_shards_takes_exactly_its_limit(case: &Case) {
-    let builder = case.builder().shards(3).links(7).buffers(64);
+    let builder = case.short().shards(3).links(7).buffers(64);
     let server = TestServer::start(builder, echo());
     let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| client.write_all(b"x").unwrap());
@@ -81,17 +82,26 @@ fn a_full_table_of_several_shards_takes_exactly_its_limit(case: &Case) {
     assert_eq!(server.stop().connects, 30);
 }
 
-fn eight_links_share_eight_buffers_and_none_is_closed(case: &Case) {
-    // One of the eight is for posts.
-    share(case, 8);
+fn eight_links_share_few_buffers_and_none_is_closed(case: &Case) {
+    // Two for each link, and twice a whole send queue for all.
+    share(TestServer::start(case.short().links(8).buffers(40), echo()));
 }
 
 fn the_least_buffers_that_are_allowed_serve_all_links(case: &Case) {
-    share(case, 5);
+    for buffers in 1.. {
+        match case.short().links(8).buffers(buffers).start(echo()) {
+            Ok(running) => {
+                running.handle().stop(Duration::ZERO);
+                running.wait().unwrap();
+                return share(TestServer::start(case.short().links(8).buffers(buffers), echo()));
+            }
+            Err(StartError::Settings(faults)) => assert_eq!(faults.len(), 1, "{faults:?}"),
+            Err(error) => panic!("{buffers}: {error}"),
+        }
+    }
 }
 
-fn share(case: &Case, buffers: u32) {
-    let server = TestServer::start(case.builder().links(8).buffers(buffers), echo());
+fn share(server: TestServer) {
     for _ in 0..2 {
         std::thread::scope(|scope| {
             for seed in 0..8 {
@@ -120,7 +130,7 @@ fn a_shard_that_is_behind_says_busy(case: &Case) {
         Ok(link.send(data)?)
     });
     // Each post has a buffer of its own: more of them than the inbox holds.
-    let builder = case.builder().links(4).buffers(60_000).buffer_size(64);
+    let builder = case.builder().links(4).buffers(80_000).buffer_size(64);
     let server = TestServer::start(builder, handler);
     let mut client = server.connect();
     client.write_all(b"block").unwrap();
@@ -141,13 +151,55 @@ fn a_shard_that_is_behind_says_busy(case: &Case) {
     server.stop();
 }
 
+fn a_connection_behind_a_full_inbox_waits_calmly_and_is_served(case: &Case) {
+    let _deadline = util::within(Duration::from_mins(1));
+    let (enter, entered) = std::sync::mpsc::channel();
+    let (leave, left) = std::sync::mpsc::channel::<()>();
+    let (enter, left) = (util::Mutex::new(enter), util::Mutex::new(left));
+    let handler = util::on_receive(move |link, data| {
+        if data == b"block" {
+            enter.lock().unwrap().send(link.id()).unwrap();
+            let _ends_when_the_test_does = left.lock().unwrap().recv_timeout(util::PATIENCE);
+        }
+        Ok(link.send(data)?)
+    });
+    let record = std::sync::Arc::clone(&handler.record);
+    // Each post has a buffer of its own: more of them than the inbox holds.
+    let builder = case.builder().shards(2).links(8).buffers(110_000).buffer_size(64);
+    let server = TestServer::start(builder, handler);
+    // One link on each shard; the second shard does not accept.
+    let mut clients = [server.connect(), server.connect()];
+    clients.iter_mut().for_each(|client| round_trip(client, b"hello"));
+    let ids = [record.id(0), record.id(1)];
+    // Shards call on_connect in any order, so the blocked one is asked for its name.
+    clients[1].write_all(b"block").unwrap();
+    let id = entered.recv_timeout(util::PATIENCE).unwrap();
+    assert!(ids.contains(&id));
+    while server.handle.send(id, b".") != Err(SendError::Busy) {}
+    // The next two connections: one for each shard.
+    let mut late = [server.connect(), server.connect()];
+    late.iter_mut().for_each(|client| client.write_all(b"late").unwrap());
+    eventually(|| server.stats().accepted == 4, "both are accepted");
+    let turns = || server.stats().workers[0].turns;
+    let (before, start) = (turns(), now());
+    meanwhile(Duration::from_millis(300), || true, "");
+    let tries = turns() - before;
+    assert!(tries < 300, "{tries} turns in {:?} for one that waits", start.elapsed());
+    drop(leave);
+    let start = now();
+    late.iter_mut().for_each(|client| expect_bytes(client, b"late"));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    drop((clients, late));
+    server.stop();
+}
+
 fn without_descriptors_accepting_rests_and_then_goes_on(case: &Case) {
     case.alone(|| {
         // io_uring reads the limit when the accept is armed, so it is set before the start, and
         // what is left of it is eaten up.
         let hard = getrlimit(Resource::Nofile).maximum;
         setrlimit(Resource::Nofile, Rlimit { current: Some(200), maximum: hard }).unwrap();
-        let server = TestServer::start(case.builder().links(100).buffers(64), echo());
+        let server = TestServer::start(case.builder().links(100).buffers(600), echo());
         let mut old = server.connect();
         round_trip(&mut old, b"before");
         let clock = ProcessorClock::open();

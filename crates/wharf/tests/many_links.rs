@@ -8,12 +8,11 @@
 
 mod util;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use util::{
-    Case, TestServer, bytes, each_back_end, echo, eventually, expect_bytes, finish, open_files,
-    reset, round_trip,
+    Case, TestServer, bytes, each_back_end, echo, enough_files, eventually, expect_bytes, finish,
+    open_files, reset, round_trip,
 };
 
 each_back_end!(
@@ -23,23 +22,12 @@ each_back_end!(
     links_are_spread_evenly_over_the_shards,
 );
 
-/// Raises the soft limit; says so and returns false if the hard one is too low.
-fn enough_files(needed: u64) -> bool {
-    let hard = getrlimit(Resource::Nofile).maximum;
-    if hard.is_some_and(|hard| hard < needed) {
-        println!("skipped, because {needed} open files are needed and {hard:?} are allowed");
-        return false;
-    }
-    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
-    true
-}
-
 fn two_thousand_links_at_once_are_served(case: &Case) {
     case.alone(|| {
         if !enough_files(4_200) {
             return;
         }
-        let builder = case.builder().shards(2).links(2_000).buffers(1_000);
+        let builder = case.builder().shards(2).links(2_000).buffers(5_000);
         let server = TestServer::start(builder, echo());
         let mut clients: Vec<_> = (0..2_000).map(|_| server.connect()).collect();
         for round in 0..3 {
@@ -68,7 +56,7 @@ fn ten_thousand_links_at_once_are_served(case: &Case) {
         if !enough_files(u64::from(MANY) + 300) {
             return;
         }
-        let builder = case.builder().shards(2).links(MANY.into()).buffers(2_000);
+        let builder = case.builder().shards(2).links(MANY.into()).buffers(24_000);
         let server = TestServer::start(builder, echo());
         let mut clients = case.command(&server.address.to_string()).spawn().unwrap();
         let all = u64::from(MANY) * 100;
@@ -112,7 +100,7 @@ fn connect_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
 fn twenty_thousand_connects_and_disconnects_leave_nothing(case: &Case) {
     case.alone(|| {
         let before = open_files();
-        let builder = case.builder().shards(2).links(64).buffers(64);
+        let builder = case.short().shards(2).links(64).buffers(180);
         let server = TestServer::start(builder, echo());
         let started = open_files();
         std::thread::scope(|scope| {

@@ -228,7 +228,8 @@ fn connects_and_disconnects_allocate_nothing(case: &Case) {
 }
 
 fn back_pressure_and_idle_reaping_allocate_nothing(case: &Case) {
-    let settings = |b: wharf::Builder| b.idle(Duration::from_millis(300)).send_queue(32 * 1024);
+    const TIME: Duration = Duration::from_millis(300);
+    let settings = |b: wharf::Builder| b.idle(TIME).stall_timeout(TIME).send_queue(32 * 1024);
     check(case, settings, |server, _| {
         let clients: Vec<_> = (0..30).map(|_| util::connect_small_window(server.address)).collect();
         for mut client in &clients {

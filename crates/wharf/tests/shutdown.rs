@@ -17,7 +17,7 @@ use util::{
     Case, TestServer, bytes, connect_small_window, each_back_end, echo, eventually, expect_bytes,
     expect_end, expect_end_or_reset, now, on_receive, round_trip,
 };
-use wharf::{DisconnectReason, Server};
+use wharf::{Builder, DisconnectReason, Server};
 
 each_back_end!(
     under_load_every_byte_that_was_received_is_answered,
@@ -38,22 +38,22 @@ each_back_end!(
 );
 
 fn under_load_every_byte_that_was_received_is_answered(case: &Case) {
-    drain_under_load(case, 2_000, 10, 64 * 1024);
+    drain_under_load(case.builder().buffers(2_000), 10, 64 * 1024);
 }
 
 fn under_load_with_few_buffers_every_byte_is_answered(case: &Case) {
-    drain_under_load(case, 64, 4, 64 * 1024);
+    drain_under_load(case.short().buffers(64), 4, 64 * 1024);
 }
 
 fn clients_that_never_stop_sending_get_all_answers_and_the_end(case: &Case) {
-    drain_under_load(case, 2_000, 4, u64::MAX);
+    drain_under_load(case.builder().buffers(2_000), 4, u64::MAX);
 }
 
 /// Clients send numbered words, at most `ahead` bytes before their answers; nothing of what the
 /// server took in may lack.
-fn drain_under_load(case: &Case, buffers: u32, clients: u64, ahead: u64) {
+fn drain_under_load(builder: Builder, clients: u64, ahead: u64) {
     for round in 0..5 {
-        let builder = case.builder().shards(2).links(16).buffers(buffers);
+        let builder = builder.clone().shards(2).links(16);
         let server = TestServer::start(builder, echo());
         let streams: Vec<_> = (0..clients).map(|_| server.connect()).collect();
         let (read, stats) = std::thread::scope(|scope| {
@@ -219,7 +219,7 @@ fn a_second_stop_shortens_the_drain(case: &Case) {
 
 fn a_peer_that_goes_on_sending_does_not_hold_the_server(case: &Case) {
     let handler = on_receive(|_, _| Ok(()));
-    let server = TestServer::start(case.builder().links(4).buffers(64), handler);
+    let server = TestServer::start(case.small(), handler);
     let stream = server.connect();
     std::thread::scope(|scope| {
         scope.spawn(|| write_words(&stream, &AtomicU64::new(0), u64::MAX));
@@ -243,7 +243,7 @@ fn nobody_gets_in_after_the_stop(case: &Case) {
 
 fn a_stop_among_connects_leaves_nothing(case: &Case) {
     for n in 0..30 {
-        let builder = case.builder().shards(2).links(64).buffers(64);
+        let builder = case.short().shards(2).links(64).buffers(180);
         let server = TestServer::start(builder, echo());
         let address = server.address;
         std::thread::scope(|scope| {
@@ -275,7 +275,7 @@ fn the_address_is_free_at_once(case: &Case) {
     server.stop();
     for _ in 0..20 {
         let builder = Server::builder().listen(address.to_string()).back_end(case.back_end);
-        let server = TestServer::start(builder.links(4).buffers(64), echo());
+        let server = TestServer::start(builder.links(4).buffers(300), echo());
         let mut client = server.connect();
         round_trip(&mut client, b"hello again");
         drop(client);

@@ -273,6 +273,7 @@ fn the_plan_is_what_the_server_reports(case: &Case) {
     let server = TestServer::start(builder, Plain);
     assert_eq!(*server.running().plan(), plan);
     let stats = server.stop();
-    assert!(stats.buffers.total() + stats.post_buffers.total() <= 4_000);
-    assert!(stats.buffers.total() + stats.post_buffers.total() > 3_990, "{stats:?}");
+    // What waits to be received into may come on top.
+    let total = stats.buffers.total() + stats.post_buffers.total();
+    assert!(total > 3_990 && total < 4_000 + 600, "{stats:?}");
 }

@@ -14,7 +14,7 @@ use util::{
     expect_end_or_reset, finish, on_receive, reset, round_trip, silence_panics_on_purpose,
 };
 use wharf::DisconnectReason::{
-    self, HandlerClosed, HandlerError, HandlerPanic, Idle, Kicked, PeerClosed, PeerReset,
+    self, HandlerClosed, HandlerError, HandlerPanic, Idle, Kicked, Limit, PeerClosed, PeerReset,
     ServerStopping, SlowReader,
 };
 use wharf::SendError;
@@ -106,7 +106,7 @@ fn each_reason_is_counted_under_its_name(case: &Case) {
     let counts: HashMap<_, _> =
         DisconnectReason::ALL.iter().map(|r| (*r, stats.closed(*r))).collect();
     for (reason, count) in counts {
-        let expected = u64::from(reason != DisconnectReason::SystemError);
+        let expected = u64::from(!matches!(reason, DisconnectReason::SystemError | Limit));
         assert_eq!(count, expected, "{reason}");
     }
     assert_eq!(stats.closed(ServerStopping), 1);
@@ -121,9 +121,10 @@ fn expect_end_or_reset_after_answers(client: &mut std::net::TcpStream) {
 }
 
 fn the_ledger_accounts_for_every_buffer_while_it_is_used(case: &Case) {
-    let server = TestServer::start(case.builder().shards(2).links(32).buffers(128), echo());
+    let server = TestServer::start(case.short().shards(2).links(32).buffers(128), echo());
     let all = (server.stats().buffers.total(), server.stats().post_buffers.total());
-    assert!(all.0 + all.1 <= 128 && all.0 + all.1 >= 126, "{all:?}");
+    // What waits to be received into may come on top.
+    assert!(all.0 + all.1 <= 128 + 16 && all.0 + all.1 >= 126, "{all:?}");
     std::thread::scope(|scope| {
         let loads: Vec<_> = (0..4)
             .map(|seed| {
@@ -162,12 +163,10 @@ fn refused_sends_and_stale_posts_are_counted(case: &Case) {
     assert_eq!(server.stats().sent_messages, 1);
     // It does not read: in the end posts find its queue full.
     let id = record.id(0);
-    while server.stats().stale_posts == 0 {
-        let _no_buffers = server.handle.send(id, &[3; 9_000]);
-    }
-    while server.stats().broadcast_skips == 0 {
-        let _no_buffers = server.handle.broadcast(&[4; 9_000], None);
-    }
+    let post = || server.handle.send(id, &[3; 4_000]).is_ok();
+    eventually(|| post() && server.stats().stale_posts > 0, "a post finds the queue full");
+    let broadcast = || server.handle.broadcast(&[4; 4_000], None).is_ok();
+    eventually(|| broadcast() && server.stats().broadcast_skips > 0, "so does a broadcast");
     assert_eq!(server.stats().links, 1);
     drop(client);
     let stats = server.stop();

@@ -3,9 +3,9 @@
 //! The pattern repeats after 95 lines, so a table of two rounds holds every piece that can be next,
 //! whole. A link has one piece in its queue; the next one follows when the system has taken it
 //! (`on_sent`). A client that does not read thus costs a piece, and one that reads is served as
-//! fast as it reads.
+//! fast as it reads, be that slowly. There is always something to be sent, so a link is never idle.
 
-use wharf::{Handler, Idle, Link, Result, SendError};
+use wharf::{Handler, Link, Result, SendError};
 
 /// Generates characters.
 #[derive(Debug)]
@@ -26,24 +26,20 @@ impl Chargen {
     }
 
     fn refill(&self, link: &mut Link<'_, Place>) -> Result {
-        let at = usize::from(link.state().at);
+        let at = usize::from(link.state().0);
         let mut size = self.piece_size;
         if link.send(&ROUNDS[at..at + size]) == Err(SendError::NoBuffers) {
             size = self.piece_size_min;
             link.send(&ROUNDS[at..at + size])?;
         }
-        link.state().at = u16::try_from((at + size) % ROUND_SIZE).unwrap_or(0);
+        link.state().0 = u16::try_from((at + size) % ROUND_SIZE).unwrap_or(0);
         Ok(())
     }
 }
 
 /// Where in the pattern a link is.
 #[derive(Debug, Default)]
-pub(crate) struct Place {
-    at: u16,
-    /// Bytes sent when the link was last found idle.
-    sent_bytes: u64,
-}
+pub(crate) struct Place(u16);
 
 impl Handler for Chargen {
     type Worker = ();
@@ -59,13 +55,6 @@ impl Handler for Chargen {
 
     fn on_sent(&self, (): &mut (), link: &mut Link<'_, Place>) -> Result {
         self.refill(link)
-    }
-
-    /// Such clients have nothing to say; a link is idle if it has not read, either.
-    fn on_idle(&self, (): &mut (), link: &mut Link<'_, Place>) -> Idle {
-        let sent_bytes = link.totals().sent_bytes;
-        let before = std::mem::replace(&mut link.state().sent_bytes, sent_bytes);
-        if sent_bytes > before { Idle::Keep } else { Idle::Close }
     }
 }
 

@@ -76,6 +76,8 @@ fn chargen_sends_the_pattern_of_the_rfc(back_end: &str) {
 
 fn chargen_waits_for_a_client_that_does_not_read(back_end: &str) {
     let small = ["--app", "chargen", "--links", "8", "--buffers", "40", "--shards", "1"];
+    let short = ["--input-bytes", "8KiB", "--send-queue", "16KiB"];
+    let small = [&small[..], &short].concat();
     let Some(server) = Server::start(back_end, &small) else { return };
     let lazy: Vec<TcpStream> = (0..4).map(|_| server.connect()).collect();
     let mut busy = server.connect();

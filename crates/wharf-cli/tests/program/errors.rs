@@ -140,6 +140,8 @@ fn settings_that_do_not_fit_are_bad_configuration() {
         &["links is 0", "buffer_size is 8"],
     );
     refuses(&serve(&["--shards", "4", "--links", "3"]), 3, &["each of 4 shards needs one"]);
+    refuses(&serve(&["--buffers", "5999"]), 3, &["buffers is 5999", "fewer links"]);
+    refuses(&serve(&["--send-queue", "1KiB", "--grant", "1KiB"]), 3, &["grant_bytes is 1024"]);
     refuses(&serve(&["--listen", "127.0.0.1"]), 3, &["\"127.0.0.1\"", "127.0.0.1:9527"]);
 }
 

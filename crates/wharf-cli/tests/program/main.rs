@@ -12,6 +12,7 @@ mod clients;
 mod common;
 mod errors;
 mod screen;
+mod shares;
 mod stop;
 
 /// Makes each function a test on io_uring and one on epoll.

@@ -5,6 +5,9 @@
 //! that changes its limits, runs [`Case::alone`]: the test binary starts itself for that one test.
 #![allow(dead_code, unused_macros, reason = "each test file uses a part of it")]
 
+pub(crate) mod attack;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -62,9 +65,14 @@ impl Case {
         Server::builder().listen("127.0.0.1:0").back_end(self.back_end).shards(1)
     }
 
-    /// Starts the default settings but for few links and buffers.
+    /// The default settings but for short queues, so that few buffers are enough.
+    pub(crate) fn short(&self) -> Builder {
+        self.builder().input_bytes(8 * 1024).send_queue(16 * 1024)
+    }
+
+    /// The same for few links.
     pub(crate) fn small(&self) -> Builder {
-        self.builder().links(4).buffers(16)
+        self.short().links(4).buffers(40)
     }
 
     /// What this process is to do for the test, if the test started it.
@@ -303,9 +311,23 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
 
 /// A connection whose system takes few bytes that nobody reads.
 pub(crate) fn connect_small_window(address: SocketAddr) -> TcpStream {
+    connect_with(address, |socket| socket.set_recv_buffer_size(4096).unwrap())
+}
+
+/// A connection of which the two systems hold little: what a sender's system takes at once is at
+/// least twenty segments, and those of the loopback interface have 64 KiB otherwise.
+pub(crate) fn connect_small_share(address: SocketAddr) -> TcpStream {
+    connect_with(address, |socket| {
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.set_send_buffer_size(4096).unwrap();
+        socket.set_tcp_mss(536).unwrap();
+    })
+}
+
+fn connect_with(address: SocketAddr, options: impl Fn(&socket2::Socket)) -> TcpStream {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
+    options(&socket);
     socket.connect(&address.into()).unwrap();
     let stream = TcpStream::from(socket);
     prepare(&stream);
@@ -389,6 +411,157 @@ pub(crate) fn read_back(mut reader: &TcpStream, bytes: &[u8]) {
         assert!(piece[..len] == bytes[at..at + len], "differs within {len} bytes from {at}");
         at += len;
     }
+}
+
+/// Bytes without a period that a piece could hide in, made once and served from any position of an
+/// endless stream.
+pub(crate) struct Pattern(Vec<u8>);
+
+impl Pattern {
+    const PERIOD: usize = 1_000_003;
+    /// The most that one piece can have.
+    pub(crate) const PIECE_MAX: usize = 1 << 18;
+
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut ring = bytes(seed, Self::PERIOD);
+        ring.extend_from_within(..Self::PIECE_MAX);
+        Self(ring)
+    }
+
+    pub(crate) fn piece(&self, at: u64, len: usize) -> &[u8] {
+        let at = usize::try_from(at % Self::PERIOD as u64).unwrap();
+        &self.0[at..at + len.min(Self::PIECE_MAX)]
+    }
+}
+
+/// What a reader got from a stream, and how that ended.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) len: u64,
+    /// `None`: in good order, or as many as it was to read.
+    pub(crate) error: Option<ErrorKind>,
+}
+
+/// Reads until the end, or until `most` bytes are in; each must be the pattern's.
+#[track_caller]
+pub(crate) fn read_pattern(mut stream: &TcpStream, pattern: &Pattern, most: u64) -> Got {
+    let (mut piece, mut len) = (vec![0; 1 << 16], 0);
+    while len < most {
+        let room = piece.len().min(usize::try_from(most - len).unwrap_or(usize::MAX));
+        match stream.read(&mut piece[..room]) {
+            Ok(0) => break,
+            Ok(count) => {
+                let right = piece[..count] == *pattern.piece(len, count);
+                assert!(right, "differs within {count} bytes from {len}");
+                len += count as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Got { len, error: Some(error.kind()) },
+        }
+    }
+    Got { len, error: None }
+}
+
+/// Writes without blocking until nothing more is taken for a while, or `most` bytes are; says how
+/// many. The stream is non-blocking for the time.
+pub(crate) fn write_until_it_stands(mut stream: &TcpStream, pattern: &Pattern, most: u64) -> u64 {
+    stream.set_nonblocking(true).unwrap();
+    let (mut len, mut since) = (0, now());
+    while len < most && since.elapsed() < STANDS_AFTER {
+        let room = usize::try_from(most - len).unwrap_or(usize::MAX).min(1 << 14);
+        match stream.write(pattern.piece(len, room)) {
+            Ok(count) => (len, since) = (len + count as u64, now()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(_) => break,
+        }
+    }
+    stream.set_nonblocking(false).unwrap();
+    len
+}
+
+/// Without progress for so long, a transfer on this machine stands still.
+pub(crate) const STANDS_AFTER: Duration = Duration::from_millis(200);
+
+/// How many bytes of what was written the peer's system has not taken yet: what `SIOCOUTQ` says, as
+/// the system's table of connections shows it without unsafe code. None of a connection that is gone.
+pub(crate) fn unacknowledged(stream: &TcpStream) -> u64 {
+    let (local, peer) = (stream.local_addr().unwrap().port(), stream.peer_addr().unwrap().port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+    for line in table.lines().skip(1) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        if port(fields[1]) == Some(local) && port(fields[2]) == Some(peer) {
+            return u64::from_str_radix(fields[4].split(':').next().unwrap(), 16).unwrap();
+        }
+    }
+    0
+}
+
+/// Ends connections when a panic drops it, so that threads that read and write there end, too.
+pub(crate) struct HangUp<'a>(pub(crate) &'a [TcpStream]);
+
+impl Drop for HangUp<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+        }
+    }
+}
+
+/// Ends the test program if a test has not ended in time, so that none can hang.
+#[must_use]
+pub(crate) struct Within(Option<std::sync::mpsc::Sender<()>>);
+
+pub(crate) fn within(span: Duration) -> Within {
+    let (ended, end) = std::sync::mpsc::channel::<()>();
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    let watch = move || {
+        if end.recv_timeout(span) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("{name} has not ended within {span:?}");
+            std::process::exit(101);
+        }
+    };
+    std::thread::Builder::new().spawn(watch).unwrap();
+    Within(Some(ended))
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        drop(self.0.take());
+    }
+}
+
+/// Raises the soft limit of open files; says so and returns false if the hard one is too low.
+pub(crate) fn enough_files(needed: u64) -> bool {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    if hard.is_some_and(|hard| hard < needed) {
+        println!("skipped, because {needed} open files are needed and {hard:?} are allowed");
+        return false;
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
+    true
+}
+
+/// Bytes of this process that are in memory.
+pub(crate) fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1_024
+}
+
+/// The processor time that the servers' threads of this process have used.
+pub(crate) fn server_time() -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let times = tasks.filter_map(|task| {
+        let folder = task.ok()?.path();
+        let name = std::fs::read_to_string(folder.join("comm")).ok()?;
+        let times = std::fs::read_to_string(folder.join("schedstat")).ok()?;
+        let time = times.split(' ').next()?.parse().ok()?;
+        name.starts_with("wharf-").then(|| Duration::from_nanos(time))
+    });
+    times.sum()
 }
 
 /// Ends the sending half; the answers to all before still come, then the end.

@@ -1,0 +1,40 @@
+//! Promise: clients that read nothing, however many, take nothing from others: those are answered as
+//! before, newcomers are served, and memory does not grow.
+//!
+//! Method: 300 to 3,000 clients flood an echo server and read nothing, beside 50 that echo.
+#![cfg(target_os = "linux")]
+#![cfg(test)]
+
+mod util;
+
+use std::time::Duration;
+use util::attack::Attack;
+use util::{Case, bytes, each_back_end, echo};
+
+each_back_end!(
+    three_hundred_that_read_nothing_harm_nobody,
+    a_thousand_that_read_nothing_harm_nobody,
+    three_thousand_that_read_nothing_harm_nobody,
+);
+
+/// More than a link and its sockets hold, where the windows are small.
+const FLOOD: usize = 512 * 1024;
+
+fn run(case: &Case, attackers: u32, shards: &[u32]) {
+    let (sends, message) = (bytes(1, FLOOD), bytes(2, 64));
+    let newcomer = (message.as_slice(), Duration::from_secs(2));
+    let attack = Attack { attackers, shards, sends: &sends, message: &message, newcomer };
+    attack.run(case, echo);
+}
+
+fn three_hundred_that_read_nothing_harm_nobody(case: &Case) {
+    run(case, 300, &[1, 2, 3, 8]);
+}
+
+fn a_thousand_that_read_nothing_harm_nobody(case: &Case) {
+    run(case, 1_000, &[1, 3]);
+}
+
+fn three_thousand_that_read_nothing_harm_nobody(case: &Case) {
+    run(case, 3_000, &[2]);
+}

@@ -1,0 +1,191 @@
+//! Promise: what was posted for a link that reads arrives, whole and in order, also if the server is
+//! stopped right afterwards.
+//!
+//! Method: numbered posts, as many as half of a send queue holds, then a stop.
+#![cfg(target_os = "linux")]
+#![cfg(test)]
+
+mod util;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use util::{Case, HangUp, TestServer, each_back_end, echo, now, on_receive, within};
+use wharf::SendError;
+
+each_back_end!(
+    posts_before_a_stop_all_arrive,
+    posts_before_a_stop_all_arrive_although_a_handler_is_busy,
+    posts_for_a_link_that_reads_all_arrive_through_a_stop,
+    posts_of_four_threads_before_a_stop_all_arrive,
+);
+
+const COUNT: u64 = 1_250;
+/// Half of the default send queue.
+const ROOM: usize = 128 * 1024;
+
+/// Posts, and posts again while the shard is behind.
+fn post(mut send: impl FnMut() -> Result<(), SendError>) {
+    let end = now() + util::PATIENCE;
+    loop {
+        match send() {
+            Ok(()) => return,
+            Err(SendError::NoBuffers | SendError::Busy) if now() < end => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// A message that begins with its number.
+fn message(number: u64, len: usize) -> Vec<u8> {
+    let mut message = vec![number.to_le_bytes()[0]; len];
+    message[..8].copy_from_slice(&number.to_le_bytes());
+    message
+}
+
+/// Reads messages up to the end; says how many of them came, which must be the first ones.
+fn count_messages(mut stream: &TcpStream, len: usize, seen: &AtomicU64) -> u64 {
+    let (mut got, mut count) = (vec![0; len], 0);
+    loop {
+        match stream.read_exact(&mut got) {
+            Ok(()) => assert!(got == message(count, len), "another message at {count}"),
+            Err(_) => return count,
+        }
+        count += 1;
+        seen.store(count, Ordering::SeqCst);
+    }
+}
+
+fn posts_before_a_stop_all_arrive(case: &Case) {
+    let _deadline = within(Duration::from_mins(1));
+    for shards in [1, 4] {
+        for len in [8, 64, 100] {
+            assert!(len * 1_250 <= ROOM);
+            let handler = echo();
+            let record = Arc::clone(&handler.record);
+            let server = TestServer::start(case.builder().shards(shards), handler);
+            let streams = [server.connect()];
+            let id = record.id(0);
+            let came = std::thread::scope(|scope| {
+                let _end = HangUp(&streams);
+                let reader = scope.spawn(|| count_messages(&streams[0], len, &AtomicU64::new(0)));
+                for number in 0..COUNT {
+                    post(|| server.handle.send(id, &message(number, len)));
+                }
+                server.handle.stop(Duration::from_secs(10));
+                reader.join().unwrap()
+            });
+            drop(streams);
+            let stats = server.stop();
+            assert_eq!(came, COUNT, "{shards} shards, {len} bytes each: {stats:?}");
+            assert_eq!(stats.stale_posts, 0);
+        }
+    }
+}
+
+/// The shard finds the posts and the stop together.
+fn posts_before_a_stop_all_arrive_although_a_handler_is_busy(case: &Case) {
+    let _deadline = within(Duration::from_mins(1));
+    for shards in [1, 2] {
+        for len in [8, 64, 100] {
+            let busy = Arc::new(AtomicBool::new(false));
+            let held = Arc::clone(&busy);
+            let handler = on_receive(move |link, data| {
+                let end = now() + util::PATIENCE;
+                held.store(true, Ordering::SeqCst);
+                while held.load(Ordering::SeqCst) && now() < end {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(link.send(data)?)
+            });
+            let record = Arc::clone(&handler.record);
+            // Posts from outside have a part of an eighth.
+            let builder = case.builder().shards(shards).buffers(40_000);
+            let server = TestServer::start(builder, handler);
+            let streams = [server.connect()];
+            let id = record.id(0);
+            // On the same shard: the first one after all others have one, too.
+            let mut others: Vec<_> = (0..shards).map(|_| server.connect()).collect();
+            server.wait_for_links(1 + shards);
+            others.last_mut().unwrap().write_all(b"?").unwrap();
+            util::eventually(|| busy.load(Ordering::SeqCst), "a handler is busy");
+            let came = std::thread::scope(|scope| {
+                let _end = HangUp(&streams);
+                let reader = scope.spawn(|| count_messages(&streams[0], len, &AtomicU64::new(0)));
+                for number in 0..COUNT {
+                    server.handle.send(id, &message(number, len)).unwrap();
+                }
+                server.handle.stop(Duration::from_secs(10));
+                busy.store(false, Ordering::SeqCst);
+                reader.join().unwrap()
+            });
+            drop((streams, others));
+            let stats = server.stop();
+            assert_eq!(came, COUNT, "{shards} shards, {len} bytes each: {stats:?}");
+            assert_eq!(stats.stale_posts, 0);
+        }
+    }
+}
+
+fn posts_for_a_link_that_reads_all_arrive_through_a_stop(case: &Case) {
+    // A quarter of what a link may have waiting, so that what the server has not heard of yet fits.
+    const AHEAD: u64 = 32 * 1024;
+    let _deadline = within(Duration::from_mins(1));
+    for len in [2_048, 4_096, 10_000] {
+        let handler = echo();
+        let record = Arc::clone(&handler.record);
+        let server = TestServer::start(case.builder().shards(2), handler);
+        let streams = [server.connect()];
+        let (id, seen) = (record.id(0), AtomicU64::new(0));
+        let came = std::thread::scope(|scope| {
+            let _end = HangUp(&streams);
+            let reader = scope.spawn(|| count_messages(&streams[0], len, &seen));
+            for number in 0..COUNT {
+                let ahead = || (number - seen.load(Ordering::SeqCst)) * len as u64;
+                util::eventually(|| ahead() <= AHEAD, "the link reads");
+                post(|| server.handle.send(id, &message(number, len)));
+            }
+            server.handle.stop(Duration::from_secs(10));
+            reader.join().unwrap()
+        });
+        drop(streams);
+        let stats = server.stop();
+        assert_eq!((came, stats.stale_posts), (COUNT, 0), "{len} bytes each: {stats:?}");
+    }
+}
+
+fn posts_of_four_threads_before_a_stop_all_arrive(case: &Case) {
+    const LEN: usize = 100;
+    let _deadline = within(Duration::from_mins(1));
+    let handler = echo();
+    let record = Arc::clone(&handler.record);
+    let server = TestServer::start(case.builder().shards(2), handler);
+    let streams: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    let ids: Vec<_> = (0..4).map(|n| record.id(n)).collect();
+    let came: Vec<u64> = std::thread::scope(|scope| {
+        let _end = HangUp(&streams);
+        let readers: Vec<_> = streams
+            .iter()
+            .map(|stream| scope.spawn(|| count_messages(stream, LEN, &AtomicU64::new(0))))
+            .collect();
+        let posters: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let handle = &server.handle;
+                scope.spawn(move || {
+                    for number in 0..COUNT {
+                        post(|| handle.send(*id, &message(number, LEN)));
+                    }
+                })
+            })
+            .collect();
+        posters.into_iter().for_each(|poster| poster.join().unwrap());
+        server.handle.stop(Duration::from_secs(10));
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+    });
+    drop(streams);
+    let stats = server.stop();
+    assert_eq!(came, [COUNT; 4], "{stats:?}");
+}

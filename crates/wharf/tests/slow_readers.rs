@@ -1,0 +1,302 @@
+//! Promise: who reads slowly but steadily is never cut, whatever the time-outs are; who takes
+//! nothing is, as a slow reader, when the stall time-out is over.
+//!
+//! Method: short time-outs, clients with a small receive window that read at a fixed rate, and a
+//! clock beside them.
+#![cfg(target_os = "linux")]
+#![cfg(test)]
+
+mod util;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+use util::{
+    Case, HangUp, Pattern, Record, TestServer, connect_small_share, each_back_end, echo,
+    eventually, now, on_receive, within,
+};
+use wharf::DisconnectReason::{self, Kicked, PeerClosed, SlowReader};
+use wharf::{Handler, Link, Result};
+
+each_back_end!(
+    a_download_that_is_read_steadily_is_never_cut,
+    an_echo_that_is_read_steadily_is_never_cut,
+    a_half_closed_link_that_is_read_steadily_is_never_cut,
+    a_steady_reader_is_not_cut_while_all_loans_are_out,
+    without_an_idle_time_out_who_takes_nothing_is_cut,
+    who_takes_nothing_is_cut_in_time_and_not_before,
+    a_closing_link_whose_peer_takes_nothing_ends_in_time,
+);
+
+const DEADLINE: Duration = Duration::from_secs(45);
+const STALL: Duration = Duration::from_millis(1_500);
+/// Long enough for several time-outs.
+const SPAN: Duration = Duration::from_millis(4_500);
+
+/// How late a time-out may be, as a multiple of itself.
+#[track_caller]
+fn check_in_time(took: Duration) {
+    assert!(took >= STALL * 9 / 10, "cut too early: after {took:?} of {STALL:?}");
+    assert!(took <= STALL * 16 / 10, "cut too late: after {took:?} of {STALL:?}");
+}
+
+/// Reads `rate` bytes each second for `span`, or up to the end of `most`; says how many came, and
+/// what ended it.
+fn read_steadily(
+    mut stream: &TcpStream,
+    pattern: &Pattern,
+    rate: u64,
+    span: Duration,
+    most: u64,
+) -> (u64, Option<ErrorKind>) {
+    let (start, mut len, mut piece) = (now(), 0_u64, vec![0; 1 << 16]);
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    while start.elapsed() < span && len < most {
+        let due = u64::try_from(start.elapsed().as_millis()).unwrap() * rate / 1_000;
+        let room = usize::try_from(due.saturating_sub(len).min(most - len)).unwrap();
+        if room < 512 && len + room as u64 != most {
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        }
+        let room = room.min(piece.len());
+        match stream.read(&mut piece[..room]) {
+            Ok(0) => return (len, Some(ErrorKind::UnexpectedEof)),
+            Ok(count) => {
+                assert!(piece[..count] == *pattern.piece(len, count), "differs from {len} on");
+                len += count as u64;
+            }
+            Err(error) => return (len, Some(error.kind())),
+        }
+    }
+    (len, None)
+}
+
+/// Sends the pattern without end, a piece at a time.
+struct Download {
+    pattern: Pattern,
+    record: Arc<Record>,
+}
+
+impl Download {
+    fn start(builder: wharf::Builder) -> (TestServer, Arc<Record>) {
+        let record: Arc<Record> = Arc::default();
+        let handler = Self { pattern: Pattern::new(1), record: Arc::clone(&record) };
+        (TestServer::start(builder, handler), record)
+    }
+
+    fn more(&self, link: &mut Link<'_, u64>) -> Result {
+        let at = *link.state();
+        link.send(self.pattern.piece(at, 4_096))?;
+        *link.state() = at + 4_096;
+        Ok(())
+    }
+}
+
+impl Handler for Download {
+    type Worker = ();
+    type State = u64;
+
+    fn on_connect(&self, (): &mut (), link: &mut Link<'_, u64>) -> Result {
+        self.record.connected(link);
+        self.more(link)
+    }
+
+    fn on_receive(&self, (): &mut (), _: &mut Link<'_, u64>, _: &[u8]) -> Result {
+        Ok(())
+    }
+
+    fn on_sent(&self, (): &mut (), link: &mut Link<'_, u64>) -> Result {
+        self.more(link)
+    }
+
+    fn on_disconnect(&self, (): &mut (), link: &mut Link<'_, u64>, reason: DisconnectReason) {
+        self.record.disconnected(link, reason);
+    }
+}
+
+fn a_download_that_is_read_steadily_is_never_cut(case: &Case) {
+    let _deadline = within(DEADLINE);
+    let builder = case.builder().links(8).idle(Duration::from_secs(1)).stall_timeout(STALL);
+    let (server, record) = Download::start(builder);
+    let slow = connect_small_share(server.address);
+    let id = record.id(0);
+    let (len, error) = read_steadily(&slow, &Pattern::new(1), 20 * 1_024, SPAN, u64::MAX);
+    assert_eq!(error, None, "cut after {len} bytes: {:?}", record.ends());
+    assert!(server.stats().links == 1 && record.ends().is_empty(), "{:?} {id}", record.ends());
+    // From here on it takes nothing.
+    let start = now();
+    record.expect(&[SlowReader]);
+    check_in_time(start.elapsed());
+    drop(slow);
+    server.stop();
+}
+
+/// Sends the pattern from a thread of its own while the test reads slowly.
+fn echo_read_steadily(
+    server: &TestServer,
+    rate: u64,
+    len: u64,
+    half_close: bool,
+) -> (u64, Option<ErrorKind>) {
+    let (streams, pattern) = ([connect_small_share(server.address)], Pattern::new(1));
+    std::thread::scope(|scope| {
+        let _end = HangUp(&streams);
+        let mut stream = &streams[0];
+        let pattern = &pattern;
+        scope.spawn(move || {
+            let mut at = 0;
+            while at < len {
+                let piece = pattern.piece(at, usize::try_from(len - at).unwrap());
+                // The reader tells how far it came.
+                if stream.write_all(piece).is_err() {
+                    return;
+                }
+                at += piece.len() as u64;
+            }
+            if half_close {
+                let _cut = stream.shutdown(Shutdown::Write);
+            }
+        });
+        read_steadily(&streams[0], pattern, rate, 4 * SPAN, len)
+    })
+}
+
+/// More than server and sockets hold between the two, at a rate that takes some time-outs.
+const ECHO: u64 = 400 * 1_024;
+const ECHO_RATE: u64 = 60 * 1_024;
+
+fn an_echo_that_is_read_steadily_is_never_cut(case: &Case) {
+    let _deadline = within(DEADLINE);
+    let handler = echo();
+    let record = Arc::clone(&handler.record);
+    let builder = case.builder().links(8).idle(Duration::from_secs(1)).stall_timeout(STALL);
+    let server = TestServer::start(builder, handler);
+    let got = echo_read_steadily(&server, ECHO_RATE, ECHO, false);
+    assert_eq!(got, (ECHO, None), "cut: {:?}, {:?}", record.ends(), server.stats());
+    server.stop();
+}
+
+fn a_half_closed_link_that_is_read_steadily_is_never_cut(case: &Case) {
+    let _deadline = within(DEADLINE);
+    let handler = echo();
+    let record = Arc::clone(&handler.record);
+    let builder = case.builder().links(8).idle(Duration::from_secs(1)).stall_timeout(STALL);
+    let server = TestServer::start(builder, handler);
+    let got = echo_read_steadily(&server, ECHO_RATE, ECHO, true);
+    assert_eq!(got, (ECHO, None), "cut: {:?}, {:?}", record.ends(), server.stats());
+    record.expect(&[PeerClosed]);
+    server.stop();
+}
+
+fn a_steady_reader_is_not_cut_while_all_loans_are_out(case: &Case) {
+    const GREEDY: usize = 12;
+    let _deadline = within(DEADLINE);
+    let handler = echo();
+    let record = Arc::clone(&handler.record);
+    // Two full links take all that can be lent.
+    let builder = case.builder().links(16).buffers(360).loan_wait(Duration::from_millis(400));
+    let server = TestServer::start(builder, handler);
+    let pattern = Pattern::new(1);
+    let (len, rate) = (90 * 1_024, 20 * 1_024);
+    let slow = connect_small_share(server.address);
+    let id = record.id(0);
+    let greedy: Vec<_> = (0..GREEDY).map(|_| connect_small_share(server.address)).collect();
+    for mut stream in &greedy {
+        stream.set_nonblocking(true).unwrap();
+        while stream.write(pattern.piece(0, 1 << 14)).is_ok() {}
+    }
+    // Others go on asking for more.
+    let streams = [server.connect()];
+    std::thread::scope(|scope| {
+        let mut stream = &slow;
+        let pattern = &pattern;
+        scope.spawn(move || drop(stream.write_all(pattern.piece(0, len))));
+        let _end = HangUp(&streams);
+        let others = &streams[0];
+        scope.spawn(move || {
+            for seed in 0..20 {
+                let data = util::bytes(seed, 100_000);
+                exchange_if_open(others, &data);
+            }
+        });
+        let got = read_steadily(&slow, pattern, rate, 4 * SPAN, len as u64);
+        assert_eq!(got, (len as u64, None), "{:?}, {:?}", record.ends(), server.stats());
+    });
+    assert!(record.ends().iter().all(|end| end.id != id), "{:?}", record.ends());
+    drop((slow, greedy, streams));
+    server.stop();
+}
+
+/// Sends and reads back, as far as the connection goes.
+fn exchange_if_open(mut stream: &TcpStream, data: &[u8]) {
+    std::thread::scope(|scope| {
+        scope.spawn(move || drop({ stream }.write_all(data)));
+        let mut got = vec![0; data.len()];
+        let _the_steady_one_is_looked_at = stream.read_exact(&mut got);
+    });
+}
+
+/// A handler that answers anything with more than a small window and its sender's buffer take.
+fn much() -> util::OnReceive<impl Fn(&mut Link<'_, ()>, &[u8]) -> Result + Send + Sync> {
+    on_receive(|link, _| Ok(link.send(&vec![7; 8 << 20])?))
+}
+
+fn much_for_one(case: &Case) -> wharf::Builder {
+    case.builder().links(4).send_queue(8 << 20)
+}
+
+fn without_an_idle_time_out_who_takes_nothing_is_cut(case: &Case) {
+    let _deadline = within(DEADLINE);
+    let handler = much();
+    let record = Arc::clone(&handler.record);
+    let builder = much_for_one(case).idle(Duration::ZERO).stall_timeout(STALL);
+    let server = TestServer::start(builder, handler);
+    let mut client = connect_small_share(server.address);
+    let start = now();
+    client.write_all(b"?").unwrap();
+    record.expect(&[SlowReader]);
+    check_in_time(start.elapsed());
+    server.stop();
+}
+
+fn who_takes_nothing_is_cut_in_time_and_not_before(case: &Case) {
+    let _deadline = within(DEADLINE);
+    let handler = much();
+    let record = Arc::clone(&handler.record);
+    let builder = much_for_one(case).stall_timeout(STALL);
+    let server = TestServer::start(builder, handler);
+    // One that goes on sending is cut as well: that it speaks is no sign that it reads.
+    let mut silent = connect_small_share(server.address);
+    let speaking = connect_small_share(server.address);
+    let start = now();
+    silent.write_all(b"?").unwrap();
+    { &speaking }.write_all(b"?").unwrap();
+    util::meanwhile(
+        STALL * 8 / 10,
+        || {
+            let _not_read = { &speaking }.write(b"more");
+            std::thread::sleep(STALL / 50);
+            record.ends().is_empty()
+        },
+        "cut before its time",
+    );
+    record.expect(&[SlowReader; 2]);
+    check_in_time(start.elapsed());
+    server.stop();
+}
+
+fn a_closing_link_whose_peer_takes_nothing_ends_in_time(case: &Case) {
+    let _deadline = within(DEADLINE);
+    let handler = much();
+    let record = Arc::clone(&handler.record);
+    let server = TestServer::start(much_for_one(case).stall_timeout(STALL), handler);
+    let mut client = connect_small_share(server.address);
+    let start = now();
+    client.write_all(b"?").unwrap();
+    eventually(|| server.stats().sent_messages == 1, "the answer is queued");
+    server.handle.close(record.id(0)).unwrap();
+    record.expect(&[Kicked]);
+    check_in_time(start.elapsed());
+    server.stop();
+}
