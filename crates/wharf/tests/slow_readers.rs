@@ -264,7 +264,8 @@ fn who_takes_nothing_is_cut_in_time_and_not_before(case: &Case) {
     let _deadline = within(DEADLINE);
     let handler = much();
     let record = Arc::clone(&handler.record);
-    let builder = much_for_one(case).stall_timeout(STALL);
+    // Room for both.
+    let builder = much_for_one(case).buffers(20_000).stall_timeout(STALL);
     let server = TestServer::start(builder, handler);
     // One that goes on sending is cut as well: that it speaks is no sign that it reads.
     let mut silent = connect_small_share(server.address);
