@@ -145,14 +145,16 @@ impl Plan {
         if rng.below(4) == 0 {
             config.inbox_capacity = Some(rng.one_of(&[1, 2, 4]));
         }
-        let shards = rng.one_of(&[1, 1, 1, 2, 2, 3, 4, 8, 16]);
+        let shards = rng.one_of(&[1, 1, 1, 1, 2, 2, 2, 3, 4, 8, 16]);
         let places = rng.one_of(if shards < 8 { &[2, 4, 8, 24] } else { &[1, 2, 3, 4] });
         let links = (shards * places - rng.one_of(&[0, 0, 1])).max(shards);
-        let at_once = (links * rng.one_of(&[1, 4, 8, 16]) / 8).clamp(1, 96);
+        let at_once = (links * rng.one_of(&[1, 4, 8, 16]) / 8).clamp(1, 48);
         let sizes = Sizes::drawn(&mut rng, places);
-        let clients = at_once * rng.one_of(&[1, 2, 6]);
+        let clients = (at_once * rng.one_of(&[1, 2, 6])).min(150);
         let idle = rng.one_of(&[0, 0, 3, 60]);
-        let when_full = if rng.below(4) == 0 { WhenFull::Refuse } else { WhenFull::Wait };
+        let when_full = if rng.below(8) == 0 { WhenFull::Refuse } else { WhenFull::Wait };
+        // Most are to find a place.
+        let at_once = if when_full == WhenFull::Refuse { at_once.min(links) } else { at_once };
         config.builder = config
             .builder
             .shards(shards)
@@ -208,8 +210,11 @@ impl Plan {
             .buffer_size(sizes.buffer_bytes.min(512))
             .send_queue(queue_bytes);
         fit(&mut self.config, post_buffers * 8);
-        self.config.faults = self.config.faults.clone().with(FaultKind::TakeFail, 0);
-        self.message_max = queue_bytes as usize / 2;
+        let mut faults = self.config.faults.clone().with(FaultKind::TakeFail, 0);
+        faults.socket_buffer_bytes = faults.socket_buffer_bytes.max(1_000);
+        self.config.faults = faults;
+        // A send in flight counts until it is done, though its bytes may have been read.
+        self.message_max = queue_bytes as usize / 4;
         self.text_max = rng.one_of(&[100, 2_000, 6_000]);
     }
 

@@ -203,6 +203,7 @@ impl Driver {
         self.posted += 1;
         if sim.handle().send(*name, &message(number, len)).is_ok() {
             owed.borrow_mut().add(Message { number, len, perhaps: false });
+            sim.owe(*id);
         }
     }
 
@@ -213,6 +214,7 @@ impl Driver {
         for (id, owed) in &self.clients {
             if self.names[id.index()].get().is_some() {
                 owed.borrow_mut().add(Message { number, len, perhaps });
+                sim.owe(*id);
             }
         }
     }

@@ -110,11 +110,17 @@ impl Core {
         }
         let was_reset = here.reset;
         let unread = here.inbox.arrived() > 0;
-        here.inbox.clear();
+        // What is still under way meets nobody, and is answered with a reset.
+        here.inbox.lose_arrived();
+        // What the other side then writes meets a socket that is gone.
+        let wanted_room = std::mem::take(&mut there.wants_room);
         if (unread || here.resets) && !was_reset {
             self.reset_later(conn, 1 - side);
         } else {
             self.shut(conn, side);
+        }
+        if wanted_room {
+            self.notify(conn, 1 - side, WRITE);
         }
     }
 

@@ -86,8 +86,9 @@ impl Pipe {
         self.fin_arrived && self.bytes.is_empty()
     }
 
-    pub(super) fn clear(&mut self) {
-        self.bytes.clear();
+    /// What has arrived will not be read.
+    pub(super) fn lose_arrived(&mut self) {
+        self.bytes.drain(..self.arrived);
         self.arrived = 0;
     }
 }

@@ -73,6 +73,11 @@ impl TrafficWatch {
         self.lock().unread_since_ns.is_some()
     }
 
+    /// The server is asked for something from now on, at `steady_ns`: only then a wait begins.
+    pub fn asked(&self, steady_ns: u64) {
+        self.lock().moved_steady_ns = steady_ns;
+    }
+
     pub(super) fn opened(&self, clocks: Clocks) {
         let mut traffic = self.lock();
         (traffic.heard_ns, traffic.moved_steady_ns) = (clocks.now_ns, clocks.steady_ns);
@@ -117,7 +122,6 @@ impl TrafficWatch {
         }
     }
 
-    #[expect(clippy::disallowed_types, reason = "as above")]
     fn lock(&self) -> std::sync::MutexGuard<'_, Traffic> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -49,13 +49,14 @@ impl<S> Acceptor<S> {
         listeners.chain(self.place_at).min()
     }
 
-    /// Whether a listener takes no connections, though it is neither closed nor at rest.
+    /// Whether a listener takes no connections, though it is neither closed nor at rest, and no
+    /// connection is to be placed at a moment that is known.
     #[cfg(feature = "sim")]
     pub(super) fn wants_room(&self) -> bool {
         let waits = |listener: &Listener| {
             listener.socket.is_some() && listener.armed.is_none() && listener.retry_at.is_none()
         };
-        self.listeners.iter().any(waits)
+        self.place_at.is_none() && self.listeners.iter().any(waits)
     }
 
     /// How many connections wait for a place.
@@ -202,7 +203,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         let refused = self.posters[shard].post(Command::Adopt { stream, peer }).err()?;
         // That shard is far behind, or gone. It tells nobody when it has room in its inbox.
-        self.core.shared.give_place_back(shard);
+        self.core.shared.leave_place(shard);
         self.acceptor.place_at = Some(self.core.now.after(RETRY_AFTER));
         match refused.into_packet() {
             Command::Adopt { stream, .. } => Some(stream),

@@ -3,7 +3,7 @@
 use super::close::How;
 use super::dispatch::reason_of;
 use super::receive::DRAIN_BYTES_MAX;
-use super::time_out::FIRST_LOOK;
+use super::time_out::LOOKS;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::Phase;
@@ -159,10 +159,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let slot = &mut self.core.slots[index];
         (slot.moved, slot.looked) = (now, false);
         let (phase, due) = (slot.phase, slot.due);
-        if let Some(stall) = self.stall_of(phase)
-            && due > now.after(2 * stall / FIRST_LOOK)
-        {
-            self.wheel.set(&mut self.core.slots, index, now.after(stall / FIRST_LOOK));
+        if let Some(stall) = self.stall_of(phase) {
+            let look_at = now.after(stall / LOOKS);
+            self.core.slots[index].look_at = look_at;
+            if due > look_at.after(stall / LOOKS) {
+                self.wheel.set(&mut self.core.slots, index, look_at);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! The rules and their arithmetic are in `shares.rs`.
 
 use super::close::How;
-use super::time_out::FIRST_LOOK;
+use super::time_out::LOOKS;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::{Phase, Receiving, Wish};
@@ -80,7 +80,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         self.loans_due = Some(now.after(every));
         let waited = now.since(self.core.slots[first].wishes_since);
-        if waited < wait / FIRST_LOOK || !self.may_time_out {
+        if waited < wait / LOOKS || !self.may_time_out {
             return;
         }
         self.list_borrowers(wait);

@@ -53,6 +53,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         slot.handled = slot.input.len() < slot.wanted as usize;
         self.core.stats().received_bytes.add(u64::from(len));
         self.serve(index);
+        self.end_if_answered(index);
         if !(last && self.core.shared.planted.strikes(EnginePlant::ForgetRearm)) {
             self.steer(index);
         }

@@ -16,10 +16,9 @@ const FLUSH_MAX: Duration = Duration::from_secs(30);
 /// How long a link that has sent its end waits for the peer's.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
-/// Progress is what is acknowledged between two looks. The first one is taken when this part of the
-/// time-out has passed, and the time-out counts from it: so who takes nothing is cut after
-/// 1 ⅛ of it, and nobody before.
-pub(super) const FIRST_LOOK: u32 = 8;
+/// Progress is what is acknowledged between two looks. One is taken each time that this part of the
+/// time-out has passed, so who takes nothing is cut after 1 ⅛ of it at most, and nobody before.
+pub(super) const LOOKS: u32 = 8;
 
 /// The time-out that the timer wheel is made for.
 pub(crate) fn timeout_scale(settings: &Settings) -> Duration {
@@ -46,7 +45,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         if slot.has_output() {
             let stall = self.stall_of(slot.phase)?;
-            return Some(slot.moved.after(if slot.looked { stall } else { stall / FIRST_LOOK }));
+            return Some(slot.moved.after(stall).min(slot.look_at));
         }
         self.idle_deadline(slot)
     }
@@ -113,7 +112,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Something is to be sent, and nothing of it went for long: cuts who takes nothing.
     fn look_at_stall(&mut self, index: u32) {
         let moved = self.look_at_progress(index);
-        let Some(stall) = self.stall_of(self.core.slots[index].phase) else { return };
+        let phase = self.core.slots[index].phase;
+        let Some(stall) = self.stall_of(phase) else { return };
+        self.core.slots[index].look_at = self.core.now.after(stall / LOOKS);
         if self.core.now.since(moved) >= stall {
             self.close(index, DisconnectReason::SlowReader, How::Now);
         }

@@ -78,7 +78,7 @@ pub(crate) struct Slot {
     pub(crate) handled: bool,
     /// Sending has failed, and why: what had come before is still handled, what is sent is thrown away.
     pub(crate) broken: Option<DisconnectReason>,
-    /// What the peer has acknowledged was looked at since `moved`.
+    /// What the peer has acknowledged was looked at since the send in flight began.
     pub(crate) looked: bool,
     pub(crate) socket: Option<Socket>,
     /// Received and not consumed.
@@ -111,6 +111,8 @@ pub(crate) struct Slot {
     pub(crate) output_since: Time,
     /// When the system or the peer last took some of the output.
     pub(crate) moved: Time,
+    /// When what the peer has acknowledged is looked at next.
+    pub(crate) look_at: Time,
     /// Bytes that the peer had acknowledged when that was last looked at.
     pub(crate) acknowledged: u64,
     /// When what it holds of input last became less than its loan.
@@ -158,6 +160,7 @@ impl Slot {
             heard: Time::default(),
             output_since: Time::default(),
             moved: Time::default(),
+            look_at: Time::default(),
             acknowledged: 0,
             eased: Time::default(),
             totals: Totals::default(),

@@ -206,6 +206,11 @@ impl Shared {
         Some(shard)
     }
 
+    /// Gives back a place that was not used after all; nobody waits for that but who took it.
+    pub(crate) fn leave_place(&self, shard: usize) {
+        self.shards[shard].open.fetch_sub(1, Ordering::SeqCst);
+    }
+
     /// Gives a place back, and wakes the accepting shard if it waits for one.
     ///
     /// That shard first says that it wants room and then counts; here the count changes first and

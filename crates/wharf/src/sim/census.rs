@@ -12,7 +12,7 @@ impl<H: Handler> Simulation<H> {
         if let Some(fault) = self.contract.fault() {
             return Err(fault.clone());
         }
-        if self.steps.is_multiple_of(COUNTERS_EACH) {
+        if self.steps.is_multiple_of(COUNTERS_EACH * (1 + self.shards.len() as u64 / 4)) {
             self.check_counters()?;
             self.check_room()?;
         }

@@ -177,7 +177,14 @@ impl<H: Handler> Simulation<H> {
                 waiting.count()
             ),
             None => {
-                format!("all clients are gone, but {} links stay {how_long}", self.links_open())
+                let open = |number: &usize| matches!(self.contract.fate(*number), Fate::Open(_));
+                let who = (0..self.clients.len()).find(open);
+                let harmed = who.is_some_and(|number| self.clients[number].harmed);
+                format!(
+                    "all clients are gone, but {} links stay {how_long}, one of them that of \
+                     client {who:?} (harmed: {harmed})",
+                    self.links_open()
+                )
             }
         }
     }

@@ -109,6 +109,8 @@ pub struct Simulation<H: Handler> {
     pub(super) clients: Vec<Peer>,
     pub(super) clients_open: u32,
     woken: VecDeque<u32>,
+    /// Shards that have something to do in this step.
+    runnable: Vec<usize>,
     alarms: BinaryHeap<Reverse<(Time, u32)>>,
     pub(super) steps: u64,
     /// Whether a jump of the clock can end what waits.
@@ -201,6 +203,7 @@ impl<H: Handler> Simulation<H> {
             clients: Vec::new(),
             clients_open: 0,
             woken: VecDeque::new(),
+            runnable: Vec::new(),
             alarms: BinaryHeap::new(),
             steps: 0,
             jumps,
@@ -335,6 +338,12 @@ impl<H: Handler> Simulation<H> {
         self.clients_open
     }
 
+    /// The server owes this client something from now on that no bytes of its own asked for: a post,
+    /// for example.
+    pub fn owe(&self, client: ClientId) {
+        self.clients[client.index()].traffic.asked(self.world.steady_ns());
+    }
+
     /// Whether something has struck the client's connection that no server could mend.
     #[must_use]
     pub fn is_harmed(&self, client: ClientId) -> bool {
@@ -362,14 +371,16 @@ impl<H: Handler> Simulation<H> {
     /// One goes on. `Ok(false)`: nobody could, and time stands still.
     fn act(&mut self) -> Result<bool, String> {
         self.wake_clients();
-        let count = (0..self.shards.len()).filter(|shard| self.is_runnable(*shard)).count();
-        let choices = count + usize::from(!self.woken.is_empty());
+        let mut runnable = std::mem::take(&mut self.runnable);
+        runnable.clear();
+        runnable.extend((0..self.shards.len()).filter(|shard| self.is_runnable(*shard)));
+        self.runnable = runnable;
+        let choices = self.runnable.len() + usize::from(!self.woken.is_empty());
         if choices == 0 {
             return Ok(self.pass_time());
         }
         let choice = self.rng.below_len(choices);
-        let mut runnable = (0..self.shards.len()).filter(|shard| self.is_runnable(*shard));
-        match runnable.nth(choice) {
+        match self.runnable.get(choice).copied() {
             Some(shard) => self.turn(shard)?,
             None => {
                 for _ in 0..=self.rng.below(CLIENTS_A_STEP) {
