@@ -129,6 +129,7 @@ pub(crate) struct Serve {
     /// Who reads, however slowly, is not closed. A link that is closing has 30 s where this is 0.
     #[arg(long, value_name = "TIME", default_value = "30s", env = "WHARF_STALL")]
     #[arg(value_parser = parse_duration, hide_env = true, hide_default_value = true)]
+    #[arg(hide_short_help = true)]
     pub(crate) stall: Duration,
 
     /// Close links silent so long; 0: never [60s; chat 30m]

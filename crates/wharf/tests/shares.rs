@@ -102,10 +102,9 @@ fn bulk_echo_costs_about_the_same_on_any_number_of_shards(case: &Case) {
             drop(streams);
             server.stop();
         }
-        let best = costs.iter().map(|cost| cost.1).min().unwrap();
         let worst = costs.iter().map(|cost| cost.1).max().unwrap();
         // Loose, because the machine is not ours alone; the exact figure is the benchmark's.
-        assert!(worst <= 3 * best, "for each {EACH} bytes: {costs:?}");
+        assert!(worst <= 3 * costs[0].1, "for each {EACH} bytes: {costs:?}");
         println!("for each {EACH} bytes: {costs:?}");
     });
 }

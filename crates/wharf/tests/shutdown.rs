@@ -275,7 +275,7 @@ fn the_address_is_free_at_once(case: &Case) {
     server.stop();
     for _ in 0..20 {
         let builder = Server::builder().listen(address.to_string()).back_end(case.back_end);
-        let server = TestServer::start(builder.links(4).buffers(600), echo());
+        let server = TestServer::start(builder.links(4).buffers(300).shards(1), echo());
         let mut client = server.connect();
         round_trip(&mut client, b"hello again");
         drop(client);

@@ -487,12 +487,16 @@ pub(crate) const STANDS_AFTER: Duration = Duration::from_millis(200);
 /// How many bytes of what was written the peer's system has not taken yet: what `SIOCOUTQ` says, as
 /// the system's table of connections shows it without unsafe code. None of a connection that is gone.
 pub(crate) fn unacknowledged(stream: &TcpStream) -> u64 {
-    let (local, peer) = (stream.local_addr().unwrap().port(), stream.peer_addr().unwrap().port());
+    queued_between(stream.local_addr().unwrap(), stream.peer_addr().unwrap())
+}
+
+/// The same of what was written at one end for the other.
+pub(crate) fn queued_between(from: SocketAddr, to: SocketAddr) -> u64 {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
     for line in table.lines().skip(1) {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        if port(fields[1]) == Some(local) && port(fields[2]) == Some(peer) {
+        if port(fields[1]) == Some(from.port()) && port(fields[2]) == Some(to.port()) {
             return u64::from_str_radix(fields[4].split(':').next().unwrap(), 16).unwrap();
         }
     }
