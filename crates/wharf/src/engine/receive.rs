@@ -7,7 +7,7 @@ use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
-use wharf_port::memory::Buffer;
+use wharf_port::memory::{Buffer, Owner};
 use wharf_port::port::{End, Operation, OperationKind, Port, Shots};
 
 /// Bytes that a draining link still handles, and still sends: what the system can have taken from
@@ -39,13 +39,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         slot.heard = now;
         slot.promised = slot.promised.saturating_sub(1);
         // A small piece behind others is copied, so that few bytes do not pin many buffers.
-        let owner = wharf_port::memory::Owner::Application;
+        let owner = Owner::Application;
         let pool = &self.core.pool;
         if slot.input.is_empty() || slot.input.append(pool, &buffer, owner, 0).is_err() {
-            if slot.input.push(pool, buffer).is_err() {
-                // There is an entry for each buffer of the pool, so this cannot be.
-                unreachable!("a buffer without an entry");
-            }
+            let pushed = slot.input.push(pool, buffer);
+            assert!(pushed.is_ok(), "there is an entry for each buffer of the pool");
         }
         if slot.phase == Phase::Draining && slot.late_bytes > DRAIN_BYTES_MAX {
             slot.drained = true;
