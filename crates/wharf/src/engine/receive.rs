@@ -7,7 +7,7 @@ use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
-use wharf_port::memory::{Buffer, Owner};
+use wharf_port::memory::Buffer;
 use wharf_port::port::{End, Operation, OperationKind, Port, Shots};
 
 /// Bytes that a draining link still handles, and still sends: what the system can have taken from
@@ -38,19 +38,18 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         slot.heard = now;
         slot.promised = slot.promised.saturating_sub(1);
-        // A small piece behind others is copied, so that few bytes do not pin many buffers.
-        let owner = Owner::Application;
-        let pool = &self.core.pool;
-        if slot.input.is_empty() || slot.input.append(pool, &buffer, owner, 0).is_err() {
-            let pushed = slot.input.push(pool, buffer);
-            assert!(pushed.is_ok(), "there is an entry for each buffer of the pool");
-        }
         if slot.phase == Phase::Draining && slot.late_bytes > DRAIN_BYTES_MAX {
             slot.drained = true;
         }
-        slot.handled = slot.input.len() < slot.wanted as usize;
+        slot.handled = slot.input.len() + buffer.len() < slot.wanted as usize;
+        let is_wanted = !slot.handled;
         self.core.stats().received_bytes.add(u64::from(len));
-        self.serve(index);
+        if is_wanted {
+            self.serve_fresh(index, buffer);
+        } else {
+            self.keep(index, buffer, 0);
+        }
+        self.core.settle(index);
         self.end_if_answered(index);
         if !(last && self.core.shared.planted.strikes(EnginePlant::ForgetRearm)) {
             self.steer(index);
