@@ -168,7 +168,7 @@ fn a_post_of_half_the_queue_fits_and_one_byte_more_does_not(case: &Case) {
 }
 
 fn the_smallest_and_the_largest_buffers_carry_the_same_bytes(case: &Case) {
-    for (size, buffers, queue) in [(64, 8_192, 64 << 10), (1 << 20, 24, 8 << 20)] {
+    for (size, buffers, queue) in [(64, 8_192, 64 << 10), (1 << 20, 27, 8 << 20)] {
         let builder = case.builder().links(4).buffers(buffers).buffer_size(size);
         let server = TestServer::start(builder.send_queue(queue), echo());
         let mut client = server.connect();

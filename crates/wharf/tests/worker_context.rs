@@ -146,7 +146,7 @@ fn start(case: &Case) -> (TestServer, Arc<Seen>) {
 fn each_worker_has_one_context_on_its_own_thread(case: &Case) {
     let handler = Panicking::default();
     let seen = Arc::clone(&handler.0);
-    let server = TestServer::start(case.short().shards(3).links(12).buffers(72), handler);
+    let server = TestServer::start(case.short().shards(3).links(12).buffers(80), handler);
     let mut clients: Vec<_> = (0..12).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| round_trip(client, b"hello"));
     let mut made = seen.made.lock().unwrap().clone();

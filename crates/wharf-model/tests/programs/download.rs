@@ -5,6 +5,7 @@
 use crate::check;
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use wharf_model::{Error, Handler, Input, Link, Result, Rng};
 
 struct Files {
@@ -50,7 +51,11 @@ impl Handler<Transfer> for Files {
 }
 
 pub(crate) fn run(seeds: u64) {
-    let folder = std::env::temp_dir().join(format!("wharf-model-files-{}", std::process::id()));
+    // Tests of one process run it side by side.
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("wharf-model-files-{}-{run}", std::process::id());
+    let folder = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&folder).unwrap();
     let mut rng = Rng::new(77);
     let files: Vec<Vec<u8>> = [1, 10, 200, 3_000, 20_000].map(|len| rng.letters(len)).into();
@@ -70,4 +75,5 @@ pub(crate) fn run(seeds: u64) {
             (text, replies)
         },
     );
+    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -50,7 +50,6 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
     let builder = Server::builder()
         .shards(number(plan.shards))
         .links(number(plan.clients.len().max(plan.shards)))
-        .buffers(number(plan.buffer_count))
         .buffer_size(number(plan.buffer_size_bytes))
         .send_queue(number(plan.output_bytes));
     let mut config = SimConfig::new(plan.seed);

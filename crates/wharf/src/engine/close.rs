@@ -133,6 +133,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         {
             self.drains = true;
             self.for_each_live(|worker, index| worker.drain(index));
+            if self.core.shared.planted.is(EnginePlant::StopBeforePosts) {
+                let reason = DisconnectReason::ServerStopping;
+                self.for_each_live(|worker, index| worker.close(index, reason, How::Flush));
+            }
         } else if !self.drains {
             // The next turn does not sleep: it looks into the inbox.
             self.port.poster().wake();

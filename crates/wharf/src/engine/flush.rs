@@ -82,6 +82,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         slot.queue = Chain::new();
         self.core.end_wish(index);
         self.core.settle(index);
+        // Whether the receive hears of it, too, is the system's affair: what is there is taken, and
+        // where nothing is, that is the end.
+        self.stop_receiving(index);
+        self.start_time_out(index);
     }
 
     pub(super) fn sent(&mut self, index: u32, mut chain: Chain, sent: usize, end: Option<End>) {

@@ -84,6 +84,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             // Draining: all that had arrived is in.
             End::NotReady => {
                 slot.drained = true;
+                slot.input_over |= slot.broken.is_some();
                 self.input_is_over(index);
                 // It may have been closing already, and lingers without a receive.
                 self.steer(index);
@@ -138,6 +139,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let (shots, bytes_max, receiving) = match slot.phase {
             Phase::Lingering => (Shots::Many, u32::MAX, Receiving::Many),
             Phase::Open | Phase::Draining if free == 0 => return,
+            Phase::Open if slot.broken.is_some() => {
+                (Shots::IfReady, free.min(size), Receiving::One)
+            }
             Phase::Open if !tight => (Shots::Many, free, Receiving::Many),
             Phase::Open | Phase::Draining if unread == 0 || slot.promised > 0 || !tight => {
                 let is_open = slot.phase == Phase::Open;

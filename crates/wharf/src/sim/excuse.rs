@@ -260,9 +260,7 @@ impl<H: Handler> Simulation<H> {
 
 /// Links that the loan rule has closed.
 fn loans_revoked(stats: &Stats) -> u64 {
-    // Until statistics count them there is no such rule.
-    let _ = stats;
-    0
+    stats.loans_revoked
 }
 
 /// Reasons that a link has before the last of its bytes has left.
