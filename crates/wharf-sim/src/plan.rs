@@ -199,7 +199,7 @@ impl Plan {
         self.at_once = self.clients;
         self.stop_after = None;
         self.posts = rng.one_of(&[4, 20, 100]);
-        self.burst = rng.one_of(&[0, 30, 400]);
+        self.burst = rng.one_of(&[0, 30, 400, 2_000]);
         let post_buffers = rng.one_of(&[64, 500, 1_200]);
         let queue_bytes = sizes.queue_bytes.max(rng.one_of(&[4_096, 16_384]));
         let builder = self.config.builder.clone();

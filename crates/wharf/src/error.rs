@@ -87,8 +87,8 @@ pub enum SendError {
     /// The link's send queue has no room for all of it: the peer reads too slowly. There is room
     /// again when the peer has read.
     QueueFull,
-    /// The message is larger than a send queue can ever hold; see
-    /// [`Builder::send_queue`](crate::Builder::send_queue).
+    /// The message is larger than a send queue can ever hold, or than half of one if it was posted;
+    /// see [`Builder::send_queue`](crate::Builder::send_queue).
     TooLarge,
     /// No buffer is free, or the link has taken its share of them.
     NoBuffers,
@@ -103,7 +103,9 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::QueueFull => "the link's send queue is full: its peer reads too slowly",
-            Self::TooLarge => "the message is larger than the send queue",
+            Self::TooLarge => {
+                "the message is larger than a send queue takes, or, posted, than half of one"
+            }
             Self::NoBuffers => "no buffer is free for the message",
             Self::Busy => "the link's shard has no room for another posted message",
             Self::Gone => "the link is closed",

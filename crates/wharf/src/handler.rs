@@ -57,6 +57,10 @@ pub trait Handler: Send + Sync + Sized + 'static {
     /// Bytes came in: a piece of the stream, in order, as long as it happened to arrive, at most one
     /// buffer. It may hold a part of a message, or several.
     ///
+    /// It is called while no more than half of the send queue is unsent and the
+    /// [grant](crate::Builder::grant_bytes) is free: an answer of up to that length is not refused. What
+    /// comes meanwhile waits unread.
+    ///
     /// # Errors
     ///
     /// An error closes the link; `?` on a failed send does just that.

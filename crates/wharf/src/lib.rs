@@ -70,9 +70,10 @@
 //! | what | what happens |
 //! | --- | --- |
 //! | links | connections wait in the system's backlog, or are closed at once: [`WhenFull`] |
-//! | a link's send queue | [`SendError::QueueFull`]; before that, above a quarter, the link is not read from |
-//! | buffers | receiving waits; each link can still queue one buffer; more is [`SendError::NoBuffers`] |
-//! | time | an idle link is closed; a closing link whose peer does not read or answer is cut |
+//! | a link's send queue | [`SendError::QueueFull`]; before that, above half of it, the handler is not called with input, which stays unread, and posts are left out |
+//! | a link's input credit | it is not read from until its handler has taken some |
+//! | buffers | each link still has one for input and the grant for an answer; more is lent in turn, or [`SendError::NoBuffers`]; who holds most without progress while others wait is closed |
+//! | time | an idle link is closed, and one whose peer takes nothing of what is sent; a steady reader never is |
 //! | descriptors | accepting rests for 10 ms at a time; links go on |
 //! | the handler's luck | a panic closes its link and makes a fresh worker context |
 //!

@@ -12,8 +12,9 @@
 //! 1. Each link is **guaranteed** one buffer of unread input and the *grant* of unsent output,
 //!    whatever other links do. Nobody else ever takes these.
 //! 2. What a link holds beyond its guarantee is a **loan** out of the surplus. Loans of input are at
-//!    most half of the surplus, so that links which hold a whole message can still borrow what
-//!    the answer needs.
+//!    most half of the surplus, and always leave what the longest output needs: so a link that
+//!    holds a whole message can borrow what the answer needs, and never waits for one that waits
+//!    for it.
 //! 3. While there is plenty ([`Shares::is_tight`] says no), links receive as fast as bytes come,
 //!    up to their input credit, and what that takes is charged afterwards. What can come before a
 //!    link is told to stop is twice the window, so loans are *tight* from the moment when less
@@ -24,7 +25,8 @@
 //! 5. When a link has waited for `loan_wait`, those that have held most beyond their guarantee for
 //!    the longest without progress are closed, as many as it takes ([`choose_victims`]). Progress is
 //!    a loan of input that shrinks, and output that the peer's system acknowledges. A link that
-//!    waits for nothing but a loan for its own answer is spared.
+//!    waits for nothing but a loan for its own answer is spared; one that waits for a loan to
+//!    receive the rest of its message is closed only if all others do not make up for it.
 //! 6. Posted messages and broadcasts have an account of their own, divided equally among those that
 //!    post: each shard, and all other threads together. A receiver pays one entry, whatever the
 //!    length. A post never takes a guarantee: where no room would be left for the grant, it is left
@@ -44,6 +46,8 @@ pub(crate) struct Division {
     pub(crate) grant: u32,
     /// What one shard lends to its links.
     pub(crate) surplus: u32,
+    /// The most of it that is lent for input.
+    pub(crate) surplus_input: u32,
     /// What one shard lends to its port.
     pub(crate) window: u32,
     /// What each of the senders of posts has: every shard, and all other threads together.
@@ -64,9 +68,9 @@ pub(crate) struct Needs {
     pub(crate) post_max: u32,
 }
 
-/// The window is this part of the surplus: loans then are not tight before three eighths of the
-/// surplus are lent.
-const WINDOW_PART: u32 = 8;
+/// The window is this part of what is lent for input, so that loans are not tight at rest: they
+/// cease to be when three times the window can be lent.
+const WINDOW_PART: u32 = 4;
 /// Some hundred buffers keep a core busy and stay in its cache.
 const WINDOW_MAX: u32 = 512;
 /// The default leaves each shard this surplus, so that a bulk transfer does not meet its end.
@@ -75,9 +79,12 @@ const SURPLUS_DEFAULT: u32 = 512;
 impl Needs {
     /// The smallest surplus: one link can have full input and full output.
     fn surplus_min(&self) -> u32 {
-        let link_max = self.input_max.saturating_add(self.output_max);
-        // Half of it is for input, and that half holds the input of one link, too.
-        link_max.saturating_sub(1 + self.grant).max(2 * self.input_max).max(WINDOW_PART)
+        self.output_loan().saturating_add(self.input_max.max(1 + WINDOW_PART) - 1)
+    }
+
+    /// The longest loan for output.
+    fn output_loan(&self) -> u32 {
+        self.output_max.saturating_sub(self.grant)
     }
 
     fn guarantees(&self) -> u32 {
@@ -112,9 +119,11 @@ impl Needs {
         let posts = (buffers / 8 / self.senders()).max(self.post_max);
         let links = buffers.saturating_sub(posts.saturating_mul(self.senders()));
         let surplus = links.saturating_sub(self.guarantees()) / self.shards;
-        let window = (surplus / WINDOW_PART).clamp(1, WINDOW_MAX);
+        let half = (surplus / 2).max(self.input_max - 1);
+        let surplus_input = half.min(surplus.saturating_sub(self.output_loan()));
+        let window = (surplus_input / WINDOW_PART).clamp(1, WINDOW_MAX);
         let Self { shards, links, grant, .. } = *self;
-        Division { shards, links, grant, surplus, window, posts }
+        Division { shards, links, grant, surplus, surplus_input, window, posts }
     }
 }
 
@@ -187,7 +196,7 @@ impl Shares {
 
     /// What of that can be lent for input.
     pub(crate) fn lendable_input(&self, reserved: u32) -> u32 {
-        self.lendable(reserved).min((self.division.surplus / 2).saturating_sub(self.lent.input))
+        self.lendable(reserved).min(self.division.surplus_input.saturating_sub(self.lent.input))
     }
 
     /// How many more buffers of output a link may take.
@@ -252,6 +261,8 @@ pub(crate) struct Borrower {
     pub(crate) loan: Loan,
     /// How long it has made no progress.
     pub(crate) stalled: Duration,
+    /// It waits for a loan itself, to receive the rest of a message.
+    pub(crate) waits: bool,
 }
 
 impl Borrower {
@@ -260,14 +271,15 @@ impl Borrower {
     }
 }
 
-/// Chooses those that are closed so that others, who lack `lack`, can borrow: most buffers × time
-/// first, as many as it takes, and none that would not help. Moves them to the front and says how
+/// Chooses those that are closed so that others, who lack `lack`, can borrow: those that wait for
+/// nothing before those that do, most buffers × time first, as many as it takes, and none that would not help. Moves them to the front and says how
 /// many they are.
 ///
 /// In `lack` the input is what input lacks, and the output is what all lack together.
 pub(crate) fn choose_victims(borrowers: &mut [Borrower], lack: Loan) -> usize {
-    borrowers
-        .sort_unstable_by_key(|borrower| (std::cmp::Reverse(borrower.weight()), borrower.index));
+    borrowers.sort_unstable_by_key(|borrower| {
+        (borrower.waits, std::cmp::Reverse(borrower.weight()), borrower.index)
+    });
     let (mut input, mut all) = (lack.input, lack.output);
     let mut chosen = 0;
     for at in 0..borrowers.len() {
@@ -291,7 +303,7 @@ mod tests {
 
     fn borrower(index: u32, input: u32, output: u32, seconds: u64) -> Borrower {
         let stalled = Duration::from_secs(seconds);
-        Borrower { index, loan: Loan { input, output }, stalled }
+        Borrower { index, loan: Loan { input, output }, stalled, waits: false }
     }
 
     fn shapes() -> impl Iterator<Item = (Needs, u32)> {
@@ -337,7 +349,7 @@ mod tests {
             let senders = u64::from(needs.shards) + 1;
             let links = u64::from(needs.shards) * u64::from(division.pool() - division.window);
             assert!(links + senders * u64::from(division.posts) <= u64::from(buffers), "{told}");
-            // Not tight at rest, nor when one link of each three eighths... is full.
+            // Not tight at rest.
             assert!(!shares.look() && !shares.is_tight(), "{told}");
             // A message of the stated maximum both ways at once, whatever the shard count.
             let full = Held { input: needs.input_max, output: needs.output_max };
@@ -404,6 +416,29 @@ mod tests {
     }
 
     #[test]
+    fn whole_messages_of_many_links_never_keep_the_longest_answer_from_each_other() {
+        // On the smallest shard there can be, too.
+        for (needs, buffers) in shapes() {
+            let division = needs.divide(buffers);
+            let mut shares = Shares::new(division);
+            while shares.lendable_input(0) > 0 {
+                let more = shares.lendable_input(0).min(needs.input_max.max(2) - 1);
+                shares.settle(Held::default(), Held { input: 1 + more, output: 0 });
+            }
+            let longest = shares.output_allowance(Held { input: needs.input_max, output: 0 }, 0);
+            assert!(longest >= needs.output_max, "{needs:?} {division:?}");
+        }
+    }
+
+    #[test]
+    fn who_waits_for_the_rest_of_its_message_goes_last() {
+        let mut borrowers = [borrower(1, 31, 0, 9), borrower(2, 31, 0, 1)];
+        borrowers[0].waits = true;
+        assert_eq!(choose_victims(&mut borrowers, Loan { input: 1, output: 1 }), 1);
+        assert_eq!(borrowers[0].index, 2);
+    }
+
+    #[test]
     fn a_dozen_whole_messages_leave_room_for_their_answers() {
         // Each of a dozen links holds 64 KiB and wants to answer as much, on 8 shards by default.
         let needs =
@@ -441,8 +476,15 @@ mod tests {
 
     #[test]
     fn loans_beyond_the_surplus_are_taken_out_of_the_window() {
-        let division =
-            Division { shards: 1, links: 10, grant: 1, surplus: 80, window: 10, posts: 1 };
+        let division = Division {
+            shards: 1,
+            links: 10,
+            grant: 1,
+            surplus: 80,
+            surplus_input: 40,
+            window: 10,
+            posts: 1,
+        };
         let mut shares = Shares::new(division);
         shares.settle(Held::default(), Held { input: 86, output: 0 });
         assert_eq!((shares.window(), shares.lendable(0)), (5, 0));

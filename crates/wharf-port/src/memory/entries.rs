@@ -64,6 +64,11 @@ impl EntryTable {
         self.free_count.get()
     }
 
+    /// How many more messages can have an entry.
+    pub(super) fn messages_left(&self) -> u32 {
+        self.messages_left.get()
+    }
+
     /// Whether no chain has an entry.
     pub(super) fn is_unused(&self) -> bool {
         self.free_count.get() as usize == self.nodes.len()

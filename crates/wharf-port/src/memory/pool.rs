@@ -151,6 +151,12 @@ impl BufferPool {
         self.inner().entries.free_count()
     }
 
+    /// How many more messages the pool's chains can hold.
+    #[must_use]
+    pub fn free_message_entries(&self) -> u32 {
+        self.inner().entries.messages_left()
+    }
+
     /// How many buffers there are.
     #[must_use]
     pub fn capacity(&self) -> u32 {

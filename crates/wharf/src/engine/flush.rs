@@ -3,14 +3,13 @@
 use super::close::How;
 use super::dispatch::reason_of;
 use super::receive::DRAIN_BYTES_MAX;
-use super::time_out::LOOKS;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::Phase;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use wharf_port::memory::Chain;
-use wharf_port::port::{End, Operation, Port};
+use wharf_port::port::{End, Operation, Port, Time};
 
 /// Bytes of one send. A peer that takes as many before a time-out ends shows that it reads; it is
 /// about what a socket's send buffer takes at once.
@@ -96,8 +95,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if sent > 0 {
             (slot.moved, slot.looked) = (self.core.now, false);
         }
-        chain.advance(sent);
-        if slot.phase != Phase::Closing && slot.broken.is_none() {
+        if sent == chain.len() {
+            // What was queued meanwhile is all there is.
+            drop(chain);
+        } else if slot.phase != Phase::Closing && slot.broken.is_none() {
+            chain.advance(sent);
             // A short send: the rest goes before what was queued behind it.
             if self.core.shared.planted.is(EnginePlant::RestBehind) {
                 std::mem::swap(&mut chain, &mut slot.queue);
@@ -120,8 +122,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             self.core.mark_dirty(index);
         } else if slot.is_served() && slot.broken.is_none() {
             // What the peer owes is counted from when nothing was owed to it.
-            let busy = self.core.now.since(slot.output_since.max(slot.heard));
-            slot.heard = slot.heard.after(busy);
+            let since = slot.output_since.max(slot.heard);
+            slot.heard = Time(slot.heard.0 + self.core.now.0.saturating_sub(since.0));
             self.drained(index);
             self.watch_idle(index);
         } else if slot.phase == Phase::Flushing {
@@ -158,13 +160,16 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let now = self.core.now;
         let slot = &mut self.core.slots[index];
         (slot.moved, slot.looked) = (now, false);
-        let (phase, due) = (slot.phase, slot.due);
-        if let Some(stall) = self.stall_of(phase) {
-            let look_at = now.after(stall / LOOKS);
-            self.core.slots[index].look_at = look_at;
-            if due > look_at.after(stall / LOOKS) {
+        if slot.phase == Phase::Open {
+            // Reckoned once: this comes with each message.
+            let Some(every_ns) = self.look_every_ns else { return };
+            let look_at = Time(now.0 + every_ns);
+            slot.look_at = look_at;
+            if slot.due.0 > look_at.0 + every_ns {
                 self.wheel.set(&mut self.core.slots, index, look_at);
             }
+        } else {
+            slot.look_at = now;
         }
     }
 }

@@ -123,40 +123,41 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live(n);
             let slot = &self.core.slots[index];
-            let mut loan = self.core.shares.loan(slot.held);
-            // One that waits for its own answer's buffers is not at fault.
-            if loan.total() == 0
-                || matches!(slot.wish, Some(Wish::Output(_)))
-                || slot.phase == Phase::Closing
-            {
-                continue;
+            let loan = self.core.shares.loan(slot.held);
+            if loan.total() > 0 && slot.phase != Phase::Closing {
+                let borrower = self.stalled_borrower(index, loan, wait);
+                self.borrowers.extend(borrower);
             }
-            let eased = slot.eased;
-            let moved =
-                if loan.output > 0 { self.look_at_progress(index) } else { Time::default() };
-            // The part that makes progress is no reason.
-            let (since_eased, since_moved) =
-                (self.core.now.since(eased), self.core.now.since(moved));
-            let input_stalled = loan.input > 0 && since_eased >= wait;
-            let output_stalled = loan.output > 0 && since_moved >= wait;
-            // Input that waits because the peer takes no output is the output's fault; where that
-            // goes on, so will the input.
-            if loan.output > 0 && !output_stalled {
-                continue;
-            }
-            if !input_stalled && !output_stalled {
-                continue;
-            }
-            let stalled = match (input_stalled, output_stalled) {
-                (true, true) => since_eased.max(since_moved),
-                (true, false) => since_eased,
-                _ => since_moved,
-            };
-            if !input_stalled {
-                loan.input = 0;
-            }
-            self.borrowers.push(Borrower { index, loan, stalled });
         }
+    }
+
+    /// The link, if it makes no progress with what it was lent.
+    fn stalled_borrower(&mut self, index: u32, mut loan: Loan, wait: Duration) -> Option<Borrower> {
+        let output_stalled = if self.core.slots[index].has_output() {
+            let moved = self.look_at_progress(index);
+            Some(self.core.now.since(moved))
+        } else {
+            None
+        };
+        let slot = &self.core.slots[index];
+        // Input waits for output that goes on, and will then go on, too.
+        if output_stalled.is_some_and(|stalled| stalled < wait) {
+            return None;
+        }
+        let wish = slot.wish;
+        // Nothing but a loan is in the way of its own answer.
+        if output_stalled.is_none() && matches!(wish, Some(Wish::Output(_))) {
+            return None;
+        }
+        let input_stalled = self.core.now.since(slot.eased);
+        if input_stalled < wait {
+            loan.input = 0;
+        }
+        let output_stalled = output_stalled.unwrap_or_default();
+        let stalled =
+            if loan.input > 0 { input_stalled.max(output_stalled) } else { output_stalled };
+        let waits = matches!(wish, Some(Wish::Input(_)));
+        (loan.total() > 0 && stalled >= wait).then_some(Borrower { index, loan, stalled, waits })
     }
 
     /// Looks at what the peer has acknowledged; says when output last made progress.

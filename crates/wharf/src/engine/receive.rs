@@ -38,21 +38,18 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         slot.heard = now;
         slot.promised = slot.promised.saturating_sub(1);
-        // A small piece behind others is copied, so that few bytes do not pin many buffers.
-        let owner = wharf_port::memory::Owner::Application;
-        let pool = &self.core.pool;
-        if slot.input.is_empty() || slot.input.append(pool, &buffer, owner, 0).is_err() {
-            if slot.input.push(pool, buffer).is_err() {
-                // There is an entry for each buffer of the pool, so this cannot be.
-                unreachable!("a buffer without an entry");
-            }
-        }
         if slot.phase == Phase::Draining && slot.late_bytes > DRAIN_BYTES_MAX {
             slot.drained = true;
         }
-        slot.handled = slot.input.len() < slot.wanted as usize;
+        slot.handled = slot.input.len() + buffer.len() < slot.wanted as usize;
+        let is_wanted = !slot.handled;
         self.core.stats().received_bytes.add(u64::from(len));
-        self.serve(index);
+        if is_wanted {
+            self.serve_fresh(index, buffer);
+        } else {
+            self.keep(index, buffer, 0);
+        }
+        self.core.settle(index);
         self.end_if_answered(index);
         if !(last && self.core.shared.planted.strikes(EnginePlant::ForgetRearm)) {
             self.steer(index);

@@ -6,34 +6,82 @@ use crate::link::input::Input;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use std::mem;
+use wharf_port::memory::{Buffer, Owner};
 use wharf_port::port::Port;
 
 /// Calls that one link gets in a turn; then others have theirs.
 const CALLS_MAX: u32 = 64;
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+    /// Gives the handler what has just come, if nothing is unread before it and the answer has room.
+    /// What is not consumed stays with the link.
+    pub(super) fn serve_fresh(&mut self, index: u32, buffer: Buffer) {
+        if !self.core.slots[index].input.is_empty() || !self.may_call(index) {
+            self.keep(index, buffer, 0);
+            return self.serve(index);
+        }
+        self.core.slots[index].in_call = 1;
+        let mut input = Input::fresh(&buffer);
+        let answer =
+            self.call(index, |handler, worker, link| handler.on_input(worker, link, &mut input));
+        let (left, wanted) = (input.len(), input.wanted());
+        let took = buffer.len() - left;
+        self.core.slots[index].in_call = 0;
+        if left == 0 {
+            drop(buffer);
+            self.called(index, true, 0);
+            self.after_callback(index, answer);
+        } else {
+            self.keep(index, buffer, took);
+            self.called(index, took > 0, wanted);
+            self.after_callback(index, answer);
+            self.serve(index);
+        }
+    }
+
+    /// Puts a buffer behind what is unread, without its first bytes. A small piece behind others is
+    /// copied, so that few bytes do not pin many buffers.
+    pub(super) fn keep(&mut self, index: u32, buffer: Buffer, consumed: usize) {
+        let (slots, pool) = (&mut self.core.slots, &self.core.pool);
+        let input = &mut slots[index].input;
+        let was_empty = input.is_empty();
+        if was_empty || input.append(pool, &buffer, Owner::Application, 0).is_err() {
+            let pushed = input.push(pool, buffer);
+            assert!(pushed.is_ok(), "there is an entry for each buffer of the pool");
+        }
+        if consumed > 0 {
+            debug_assert!(was_empty, "only the first bytes are consumed");
+            input.advance(consumed);
+        }
+    }
+
     /// Calls the handler with what is unread, again and again, while it takes something and its
     /// answers have room. What is left waits for room, or for the next turn.
     pub(super) fn serve(&mut self, index: u32) {
-        loop {
-            let slot = &mut self.core.slots[index];
-            if !slot.is_served() || slot.is_handled() {
-                break;
-            }
-            if slot.turn != self.core.turn {
-                (slot.turn, slot.calls) = (self.core.turn, 0);
-            }
-            if slot.calls == CALLS_MAX {
-                self.again.push(index);
-                break;
-            }
-            slot.calls += 1;
-            if !self.core.has_room(index) {
-                break;
-            }
+        while self.core.slots[index].is_served()
+            && !self.core.slots[index].is_handled()
+            && self.may_call(index)
+        {
             self.call_with_input(index);
         }
         self.core.settle(index);
+    }
+
+    /// Whether a callback with input may come now; counts it. One whose calls are used up goes on in
+    /// the next turn.
+    fn may_call(&mut self, index: u32) -> bool {
+        let turn = self.core.turn;
+        let slot = &mut self.core.slots[index];
+        if slot.turn != turn {
+            (slot.turn, slot.calls) = (turn, 0);
+        }
+        if slot.calls == CALLS_MAX {
+            self.again.push(index);
+            return false;
+        }
+        let may = self.core.has_room(index);
+        self.core.slots[index].calls += u32::from(may);
+        may
     }
 
     fn call_with_input(&mut self, index: u32) {
@@ -41,9 +89,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let mut unread = mem::take(&mut slot.input);
         let before = unread.len();
         slot.in_call = unread.buffers();
-        slot.totals.received_count += 1;
-        self.core.stats().received_messages.add(1);
-        let mut input = Input::new(&mut unread);
+        let mut input = Input::kept(&mut unread);
         let answer =
             self.call(index, |handler, worker, link| handler.on_input(worker, link, &mut input));
         let wanted = input.wanted();
@@ -51,10 +97,18 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let slot = &mut self.core.slots[index];
         slot.in_call = 0;
         slot.input = unread;
-        slot.wanted = if took { 0 } else { u32::try_from(wanted).unwrap_or(u32::MAX) };
-        slot.handled = !took;
+        self.called(index, took, wanted);
         self.merge_pieces(index);
         self.after_callback(index, answer);
+    }
+
+    /// Notes what a call with input has done.
+    fn called(&mut self, index: u32, took: bool, wanted: usize) {
+        self.core.stats().received_messages.add(1);
+        let slot = &mut self.core.slots[index];
+        slot.totals.received_count += 1;
+        slot.wanted = if took { 0 } else { u32::try_from(wanted).unwrap_or(u32::MAX) };
+        slot.handled = !took;
     }
 
     /// Consumed heads and part-filled tails pin buffers; where they are too many the bytes move.

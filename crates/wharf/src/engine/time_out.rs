@@ -26,6 +26,12 @@ pub(crate) fn timeout_scale(settings: &Settings) -> Duration {
     spans.into_iter().filter(|span| !span.is_zero()).min().unwrap_or(FLUSH_MAX)
 }
 
+/// How often what an open link's peer acknowledges is looked at; `None` if it never is.
+pub(super) fn look_every_ns(settings: &Settings) -> Option<u64> {
+    let every = settings.stall / LOOKS;
+    (!every.is_zero()).then(|| u64::try_from(every.as_nanos()).unwrap_or(u64::MAX >> 2))
+}
+
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Hangs the link into the wheel for the time-out of its phase.
     pub(super) fn start_time_out(&mut self, index: u32) {

@@ -45,6 +45,8 @@ pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Hand
     pub(super) states: Box<[H::State]>,
     /// Links with more input than one turn's calls could take.
     pub(super) again: Fifo,
+    /// How often an open link's progress is looked at, in nanoseconds.
+    pub(super) look_every_ns: Option<u64>,
     /// Room to list those that hold loans.
     pub(super) borrowers: Vec<Borrower>,
     /// When loans are looked at next, while somebody waits for one.
@@ -84,6 +86,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     ) -> Result<Self, String> {
         let places = shared.settings.links_per_shard();
         let wheel = Wheel::new(super::timeout_scale(&shared.settings), port.now());
+        let look_every_ns = super::time_out::look_every_ns(&shared.settings);
         let mut worker = Self {
             core: Core::new(shard, places, port.pool().clone(), shared),
             wheel,
@@ -92,6 +95,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             context: None,
             states: (0..places).map(|_| H::State::default()).collect(),
             again: Fifo::new(places),
+            look_every_ns,
             borrowers: Vec::with_capacity(places as usize),
             loans_due: None,
             may_time_out: true,

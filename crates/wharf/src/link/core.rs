@@ -70,7 +70,14 @@ impl Core {
             let slot = &mut self.slots[index];
             let ignored = self.shared.planted.is(EnginePlant::IgnoreAllowance);
             let allowance = self.shares.output_allowance(slot.held, reserved);
-            let allowance = if ignored { u32::MAX } else { allowance };
+            let no_guarantee = self.shared.planted.is(EnginePlant::NoGuarantee);
+            let allowance = if ignored {
+                u32::MAX
+            } else if no_guarantee {
+                self.shares.lendable(reserved)
+            } else {
+                allowance
+            };
             match slot.queue.append(&self.pool, data, Owner::SendQueue, allowance) {
                 Ok(()) => Ok(()),
                 Err(_) => Err(self.wish_for_output(index, data.len())),
@@ -107,6 +114,14 @@ impl Core {
             let owner = Owner::SendQueue;
             if slot.queue.append_copy_of(&self.pool, message, owner, allowance).is_ok() {
                 return Ok(());
+            }
+        }
+        if self.shared.planted.is(EnginePlant::EntryPerBuffer) {
+            let each = message.len().div_ceil(self.pool.buffer_size_bytes() as usize);
+            let entries = self.shared.settings.shard_pool().shared_entries as usize;
+            let used = entries - self.pool.free_message_entries() as usize;
+            if (used + 1) * each > entries {
+                return Err(SendError::NoBuffers);
             }
         }
         slot.queue.push_message(&self.pool, message.clone()).map_err(|_| SendError::NoBuffers)

@@ -9,36 +9,58 @@ use wharf_port::memory::Chain;
 /// else is promised yet.
 #[derive(Debug)]
 pub struct Input<'a> {
-    unread: &'a mut Chain,
+    unread: Unread<'a>,
     wanted: usize,
 }
 
+#[derive(Debug)]
+enum Unread<'a> {
+    /// A buffer that has just come, behind nothing: most of them are consumed at once, and never
+    /// become a part of a chain.
+    Fresh(&'a [u8]),
+    Kept(&'a mut Chain),
+}
+
 impl<'a> Input<'a> {
-    pub(crate) fn new(unread: &'a mut Chain) -> Self {
-        Self { unread, wanted: 0 }
+    pub(crate) fn fresh(bytes: &'a [u8]) -> Self {
+        Self { unread: Unread::Fresh(bytes), wanted: 0 }
+    }
+
+    pub(crate) fn kept(unread: &'a mut Chain) -> Self {
+        Self { unread: Unread::Kept(unread), wanted: 0 }
     }
 
     /// How many bytes are unread.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.unread.len()
+        match &self.unread {
+            Unread::Fresh(bytes) => bytes.len(),
+            Unread::Kept(chain) => chain.len(),
+        }
     }
 
     /// Whether nothing is unread.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.unread.is_empty()
+        self.len() == 0
     }
 
     /// The first unread bytes that lie together; empty only if nothing is unread.
     #[must_use]
     pub fn chunk(&self) -> &[u8] {
-        self.unread.front()
+        match &self.unread {
+            Unread::Fresh(bytes) => bytes,
+            Unread::Kept(chain) => chain.front(),
+        }
     }
 
     /// All unread bytes, in pieces.
     pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
-        self.unread.slices()
+        let (fresh, kept) = match &self.unread {
+            Unread::Fresh(bytes) => (Some(*bytes), None),
+            Unread::Kept(chain) => (None, Some(chain.slices())),
+        };
+        fresh.into_iter().chain(kept.into_iter().flatten())
     }
 
     /// Consumes the first `len` bytes.
@@ -47,7 +69,10 @@ impl<'a> Input<'a> {
     ///
     /// If fewer are unread.
     pub fn consume(&mut self, len: usize) {
-        self.unread.advance(len);
+        match &mut self.unread {
+            Unread::Fresh(bytes) => *bytes = &bytes[len..],
+            Unread::Kept(chain) => chain.advance(len),
+        }
     }
 
     /// Says that the next call is of use only when this many bytes are unread, from the first one

@@ -55,7 +55,7 @@ fn summary(completions: &[Completion<SimStream, ()>]) -> (Vec<u32>, Option<Optio
         #[expect(clippy::wildcard_enum_match_arm, reason = "the rest must not come")]
         match &completion.outcome {
             Outcome::Received { buffer, last } => {
-                sizes.push(buffer.len() as u32);
+                sizes.push(u32::try_from(buffer.len()).unwrap());
                 end = last.then_some(None);
             }
             Outcome::ReceiveEnded(reason) => end = Some(Some(*reason)),

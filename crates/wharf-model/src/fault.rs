@@ -1,0 +1,140 @@
+//! Planted faults: each breaks one rule, and some test must find it.
+
+use std::cell::Cell;
+
+/// A rule that is broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "of this project's tests only")]
+pub enum Fault {
+    /// A call of `on_receive` that took something is not followed by another one.
+    NoCallAfterTaking,
+    /// More capacity of the output causes no call.
+    CapacityCallsNobody,
+    /// `on_writable` is never called.
+    NeverWritable,
+    /// A link with a partner waits for its own output instead of the partner's.
+    WaitsForOwnOutput,
+    /// Posts use the half of the output that belongs to the link's own handler.
+    PostsUseUpperHalf,
+    /// `Verdict::Close` does not wait until what is queued is sent.
+    CloseDropsQueued,
+    /// `rewind` returns bytes that have been forwarded.
+    RewindsForwarded,
+    /// The end of a deferral causes no call.
+    ReplyCallsNobody,
+    /// A deferral does not hold the input.
+    DeferralLeavesInput,
+    /// `resume` causes a call only if the link was paused.
+    ResumeNeedsPause,
+    /// A link has no maximum of calls in one turn.
+    NoCallBudget,
+    /// No link is closed for those that wait for a loan.
+    NeverRevokes,
+    /// Loans exceed the surplus.
+    LendsTooMuch,
+    /// At a drain, unread input is not waited for.
+    DrainDropsInput,
+    /// `Full` is blamed on the peer, and what is queued is dropped.
+    FullBlamesPeer,
+    /// A reply that is dropped counts as one that says nothing.
+    DroppedReplyIsNone,
+    /// Posts use the capacity that `ensure` asked for.
+    PostsIgnoreEnsure,
+    /// What `take` and its like asked for is ignored.
+    IgnoresTake,
+    /// A link is idle while its reply is deferred.
+    IdleWhileDeferred,
+    /// A link's output limit may be less than two grants.
+    LimitBelowGrants,
+    /// What `take` asked for is counted from the last take, not from the first unread byte.
+    CountsFromLastTake,
+    /// A link that waits for nothing but a loan for its own reply is not spared.
+    ClosesWaitingReply,
+    /// `on_receive` is called while the output is above its high-water mark.
+    CallsAboveMark,
+    /// Part-filled buffers are never merged.
+    NeverMerges,
+    /// Buffers of a send in flight are not charged to their link.
+    FlightIsFree,
+    /// Loans for input may take all of the surplus.
+    InputTakesAll,
+    /// Loans for input may take half of the surplus, whatever the longest reply needs.
+    InputTakesHalf,
+    /// Parts of messages do not leave free what a whole message needs.
+    PartsTakeAll,
+    /// Only a send that is done counts as progress, not each byte that the peer takes.
+    OnlyDoneSendsCount,
+    /// One link is closed at a time, however many buffers are waited for.
+    ClosesOneAtATime,
+    /// A link whose own send would free what it needs waits for a loan all the same.
+    WaitsForLoanInsteadOfSend,
+    /// What the first waiter needs is not reserved for it.
+    NothingIsReserved,
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+}
+
+/// Whether `fault` is planted in this thread.
+pub(crate) fn planted(fault: Fault) -> bool {
+    PLANTED.get() == Some(fault)
+}
+
+impl Fault {
+    /// Every fault.
+    pub const ALL: &'static [Self] = &[
+        Self::NoCallAfterTaking,
+        Self::CapacityCallsNobody,
+        Self::NeverWritable,
+        Self::WaitsForOwnOutput,
+        Self::PostsUseUpperHalf,
+        Self::CloseDropsQueued,
+        Self::RewindsForwarded,
+        Self::ReplyCallsNobody,
+        Self::DeferralLeavesInput,
+        Self::ResumeNeedsPause,
+        Self::NoCallBudget,
+        Self::NeverRevokes,
+        Self::LendsTooMuch,
+        Self::DrainDropsInput,
+        Self::FullBlamesPeer,
+        Self::DroppedReplyIsNone,
+        Self::PostsIgnoreEnsure,
+        Self::IgnoresTake,
+        Self::IdleWhileDeferred,
+        Self::LimitBelowGrants,
+        Self::CountsFromLastTake,
+        Self::ClosesWaitingReply,
+        Self::CallsAboveMark,
+        Self::NeverMerges,
+        Self::FlightIsFree,
+        Self::InputTakesAll,
+        Self::InputTakesHalf,
+        Self::PartsTakeAll,
+        Self::OnlyDoneSendsCount,
+        Self::ClosesOneAtATime,
+        Self::WaitsForLoanInsteadOfSend,
+        Self::NothingIsReserved,
+    ];
+
+    /// Runs `act` with this fault planted in this thread.
+    pub fn plant<T>(self, act: impl FnOnce() -> T) -> T {
+        /// Takes the fault out, also after a panic.
+        struct Guard;
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                PLANTED.set(None);
+            }
+        }
+        PLANTED.set(Some(self));
+        let _guard = Guard;
+        act()
+    }
+
+    /// The fault that is planted in this thread.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        PLANTED.get()
+    }
+}
