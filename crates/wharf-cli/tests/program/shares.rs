@@ -117,8 +117,9 @@ fn bulk_echo_costs_about_the_same_on_eight_shards(back_end: &str) {
 /// Everybody says one line of the greatest length, and hears all others'.
 fn a_hall_full_of_talkers_misses_no_line(back_end: &str) {
     // What they say together is less than half of a send queue.
-    const GUESTS: usize = 150;
-    let arguments = ["--app", "chat", "--shards", "1", "--send-queue", "512KiB"];
+    // What they say together is less than half of a send queue.
+    const GUESTS: usize = 100;
+    let arguments = ["--app", "chat", "--shards", "1", "--links", "110"];
     let Some(server) = Server::start(back_end, &arguments) else { return };
     let mut guests: Vec<TcpStream> = Vec::new();
     for _ in 0..GUESTS {
@@ -129,11 +130,14 @@ fn a_hall_full_of_talkers_misses_no_line(back_end: &str) {
     let heard: Vec<usize> = std::thread::scope(|scope| {
         let parts = guests.chunks(GUESTS / 5);
         let readers: Vec<_> = parts.map(|part| scope.spawn(|| hear(part, GUESTS))).collect();
+        // All at once, for a server that was held up.
+        server.signal(Signal::STOP);
         for (number, mut guest) in guests.iter().enumerate() {
             let line = format!("{number:4} {}\n", "x".repeat(1_019));
             assert_eq!(line.len(), 1_025);
-            guest.write_all(line.as_bytes()).expect("it reads");
+            guest.write_all(line.as_bytes()).expect("its system takes it");
         }
+        server.signal(Signal::CONT);
         readers.into_iter().flat_map(|reader| reader.join().expect("it reads")).collect()
     });
     assert!(heard.iter().all(|lines| *lines == GUESTS - 1), "of {}: {heard:?}", GUESTS - 1);
