@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use util::{
-    Case, HangUp, Pattern, Record, TestServer, connect_small_share, each_back_end, echo,
-    eventually, now, on_receive, within,
+    Case, HangUp, Pattern, Record, TestServer, connect_small_share, connect_small_window,
+    each_back_end, echo, eventually, now, on_receive, within,
 };
 use wharf::DisconnectReason::{self, Kicked, PeerClosed, SlowReader};
 use wharf::{Handler, Link, Result};
@@ -165,7 +165,7 @@ fn echo_read_steadily(
     len: u64,
     half_close: bool,
 ) -> (u64, Option<ErrorKind>) {
-    let (streams, pattern) = ([connect_small_share(server.address)], Pattern::new(1));
+    let (streams, pattern) = ([connect_small_window(server.address)], Pattern::new(1));
     std::thread::scope(|scope| {
         let _end = HangUp(&streams);
         let mut stream = &streams[0];
@@ -188,9 +188,10 @@ fn echo_read_steadily(
     })
 }
 
-/// More than server and sockets hold between the two, at a rate that takes some time-outs.
-const ECHO: u64 = 400 * 1_024;
-const ECHO_RATE: u64 = 60 * 1_024;
+/// More than server and sockets hold between the two, at a rate that takes some time-outs. The
+/// server's system takes megabytes, and more only when a third of them has gone.
+const ECHO: u64 = 4 << 20;
+const ECHO_RATE: u64 = 700 * 1_024;
 
 fn an_echo_that_is_read_steadily_is_never_cut(case: &Case) {
     let _deadline = within(DEADLINE);

@@ -117,6 +117,7 @@ fn bulk_echo_costs_about_the_same_on_eight_shards(back_end: &str) {
 /// Everybody says one line of the greatest length, and hears all others'.
 fn a_hall_full_of_talkers_misses_no_line(back_end: &str) {
     // What they say together is less than half of a send queue.
+    // What they say together is less than half of a send queue.
     const GUESTS: usize = 100;
     let arguments = ["--app", "chat", "--shards", "1", "--links", "110"];
     let Some(server) = Server::start(back_end, &arguments) else { return };
@@ -129,11 +130,14 @@ fn a_hall_full_of_talkers_misses_no_line(back_end: &str) {
     let heard: Vec<usize> = std::thread::scope(|scope| {
         let parts = guests.chunks(GUESTS / 5);
         let readers: Vec<_> = parts.map(|part| scope.spawn(|| hear(part, GUESTS))).collect();
+        // All at once, for a server that was held up.
+        server.signal(Signal::STOP);
         for (number, mut guest) in guests.iter().enumerate() {
             let line = format!("{number:4} {}\n", "x".repeat(1_019));
             assert_eq!(line.len(), 1_025);
-            guest.write_all(line.as_bytes()).expect("it reads");
+            guest.write_all(line.as_bytes()).expect("its system takes it");
         }
+        server.signal(Signal::CONT);
         readers.into_iter().flat_map(|reader| reader.join().expect("it reads")).collect()
     });
     assert!(heard.iter().all(|lines| *lines == GUESTS - 1), "of {}: {heard:?}", GUESTS - 1);
@@ -211,11 +215,18 @@ fn what_was_said_before_a_reset_is_heard(back_end: &str) {
 
 /// A link of which both systems hold little, so that it shows soon how fast its client reads.
 fn connect_small_share(server: &Server) -> TcpStream {
+    connect_small(server, Some(536))
+}
+
+/// A link whose client's system takes few bytes ahead.
+fn connect_small(server: &Server, segment: Option<u32>) -> TcpStream {
     let (domain, kind) = (socket2::Domain::IPV4, socket2::Type::STREAM);
     let socket = socket2::Socket::new(domain, kind, None).expect("a socket");
     socket.set_recv_buffer_size(4_096).expect("an option");
     socket.set_send_buffer_size(4_096).expect("an option");
-    socket.set_tcp_mss(536).expect("an option");
+    if let Some(segment) = segment {
+        socket.set_tcp_mss(segment).expect("an option");
+    }
     socket.connect(&server.addresses[0].into()).expect("it accepts");
     let link = TcpStream::from(socket);
     link.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
@@ -259,14 +270,15 @@ fn chargen_is_never_cut_while_it_is_read_steadily(back_end: &str) {
 }
 
 fn an_echo_is_never_cut_while_it_is_read_steadily(back_end: &str) {
-    const LEN: usize = 400 * 1_024;
+    // The server's system takes megabytes, and more only when a third of them has gone.
+    const LEN: usize = 4 << 20;
     let arguments = ["--idle", "1s", "--stall", "1.5s"];
     let Some(server) = Server::start(back_end, &arguments) else { return };
-    let link = connect_small_share(&server);
+    let link = connect_small(&server, None);
     let got = std::thread::scope(|scope| {
         // The reader tells how far it came.
         scope.spawn(|| drop({ &link }.write_all(&vec![7; LEN])));
-        let got = read_steadily(&link, 60 * 1_024, PATIENCE, LEN as u64);
+        let got = read_steadily(&link, 700 * 1_024, PATIENCE, LEN as u64);
         let _frees_the_writer = link.shutdown(Shutdown::Both);
         got
     });
