@@ -67,9 +67,9 @@
 //!
 //! # What belongs to whom
 //!
-//! - A port belongs to the thread that made it. Other threads reach it by a
-//!   [`Poster`](port::Poster), and that is all they need: a packet may carry buffers, chains,
-//!   connections.
+//! - A port belongs to the thread that made it, as do its pool, buffers and chains. Other threads
+//!   reach it by a [`Poster`](port::Poster), and that is all they need: a packet may carry
+//!   connections, and bytes as a [`Message`](memory::Message).
 //! - A [`Socket`](port::Socket) is a place in the port's table with a generation. It is copied freely;
 //!   after [`Outcome::Closed`](port::Outcome::Closed) it is refused.
 //! - A [`Key`](port::Key) is yours: 64 bits that come back with each completion of the socket.
