@@ -289,7 +289,8 @@ fn without_an_idle_time_out_who_takes_nothing_is_cut(case: &Case) {
 
 fn who_takes_nothing_is_cut_in_time_and_not_before(case: &Case) {
     let _deadline = within(DEADLINE);
-    let (server, record) = start_much(case.builder());
+    // They have borrowed all there is: nobody may take it back before the time-out.
+    let (server, record) = start_much(case.builder().loan_wait(Duration::from_secs(60)));
     // One that goes on sending is cut as well: that it speaks is no sign that it reads.
     let mut silent = connect_small_share(server.address);
     let speaking = connect_small_share(server.address);
