@@ -27,7 +27,7 @@ use std::ptr::NonNull;
 /// entries, the buffers, and the messages that nothing else holds.
 ///
 /// A chain stays on the thread of its pool; what goes to another thread is a
-/// [`Message`](super::Message):
+/// [`Message`]:
 ///
 /// ```compile_fail,E0277
 /// fn elsewhere<T: Send>() {}
