@@ -51,6 +51,7 @@ impl SocketQueue {
         }
     }
 
+    #[cfg(all(test, not(loom)))]
     /// Puts `socket` at the front, unless it is in the queue already.
     #[cfg(test)] // No back end needs it: a socket keeps its slot until it was served.
     pub(crate) fn push_front(&mut self, socket: Socket) {
