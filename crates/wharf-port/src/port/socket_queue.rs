@@ -51,9 +51,9 @@ impl SocketQueue {
         }
     }
 
+    /// Puts `socket` at the front, unless it is in the queue already. No back end needs it: a socket
+    /// keeps its slot until it was served.
     #[cfg(all(test, not(loom)))]
-    /// Puts `socket` at the front, unless it is in the queue already.
-    #[cfg(test)] // No back end needs it: a socket keeps its slot until it was served.
     pub(crate) fn push_front(&mut self, socket: Socket) {
         if self.enter(socket, NIL, self.head) {
             let (index, head) = (socket.index, self.head);
