@@ -188,7 +188,27 @@ impl Settings {
         64 + u64::from(self.links) + u64::from(listeners) + 4 * u64::from(self.shards)
     }
 
+    /// These settings, each within its range.
+    fn in_range(&self) -> Self {
+        let bytes = |bytes: u32| bytes.clamp(1, 1 << 30);
+        Self {
+            shards: self.shards.clamp(1, SHARDS_MAX),
+            links: self.links.clamp(1, LINKS_PER_SHARD_MAX),
+            buffers: self.buffers.map(|buffers| buffers.min(BUFFERS_MAX)),
+            buffer_size_bytes: self.buffer_size_bytes.clamp(64, 1 << 20),
+            input_bytes: bytes(self.input_bytes),
+            send_queue_bytes: bytes(self.send_queue_bytes),
+            grant_bytes: self.grant_bytes.map(bytes),
+            ..self.clone()
+        }
+    }
+
+    /// A plan can be asked for before anything is checked, so it is made of settings in range.
     pub(crate) fn plan(&self, link_size_bytes: usize, listeners: u32) -> MemoryPlan {
+        self.in_range().plan_in_range(link_size_bytes, listeners)
+    }
+
+    fn plan_in_range(&self, link_size_bytes: usize, listeners: u32) -> MemoryPlan {
         let division = self.division();
         let shards = u64::from(self.shards);
         let places = u64::from(self.links_per_shard()) + u64::from(listeners);
@@ -198,7 +218,7 @@ impl Settings {
         let tables = shards * pool.size_bytes() - buffers(pool.buffers);
         MemoryPlan {
             terms: vec![
-                ("buffers guaranteed to links", buffers(division.links * (1 + division.grant))),
+                ("buffers guaranteed to links", buffers(division.guarantees())),
                 ("buffers lent to links (surplus)", buffers(division.surplus)),
                 ("receive windows", buffers(division.window)),
                 ("tables of these buffers", tables),
@@ -299,6 +319,24 @@ mod tests {
             let plan = settings.plan(400, 1);
             let most = (32 << 20) + (2 << 20) * u64::from(shards.saturating_sub(4));
             assert!(plan.total_bytes() <= most, "{shards} shards: {plan}");
+        }
+    }
+
+    #[test]
+    fn the_plan_of_settings_that_are_refused_does_not_panic() {
+        for value in [0, 1, u32::MAX] {
+            let settings = Settings {
+                shards: value.min(1 << 16),
+                links: value,
+                buffers: Some(value.min(1 << 20)),
+                buffer_size_bytes: value.min(1 << 20),
+                input_bytes: value,
+                send_queue_bytes: value,
+                grant_bytes: Some(value),
+                ..Settings::default()
+            };
+            settings.check().unwrap_err();
+            let _plan = settings.plan(400, 1);
         }
     }
 

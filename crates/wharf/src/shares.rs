@@ -128,9 +128,14 @@ impl Needs {
 }
 
 impl Division {
+    /// What the links of one shard are guaranteed.
+    pub(crate) fn guarantees(&self) -> u32 {
+        self.links.saturating_mul(1 + self.grant)
+    }
+
     /// The buffers of one shard's pool.
     pub(crate) fn pool(&self) -> u32 {
-        self.window + self.links * (1 + self.grant) + self.surplus
+        self.window.saturating_add(self.guarantees()).saturating_add(self.surplus)
     }
 }
 
@@ -199,6 +204,11 @@ impl Shares {
         self.lendable(reserved).min(self.division.surplus_input.saturating_sub(self.lent.input))
     }
 
+    /// The longest loan for input that there can be.
+    pub(crate) fn input_loan_max(&self) -> u32 {
+        self.division.surplus_input.max(1)
+    }
+
     /// How many more buffers of output a link may take.
     pub(crate) fn output_allowance(&self, held: Held, reserved: u32) -> u32 {
         self.division.grant.saturating_sub(held.output) + self.lendable(reserved)
@@ -241,6 +251,7 @@ impl Shares {
         self.division.window.saturating_sub(beyond).max(1)
     }
 
+    #[cfg(feature = "sim")]
     pub(crate) fn lent(&self) -> Loan {
         self.lent
     }

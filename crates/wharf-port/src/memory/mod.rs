@@ -44,9 +44,6 @@ mod region;
 mod slots;
 #[cfg(test)]
 #[cfg(not(loom))]
-mod speed;
-#[cfg(test)]
-#[cfg(not(loom))]
 mod tests;
 
 pub use buffer::Buffer;

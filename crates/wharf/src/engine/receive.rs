@@ -92,10 +92,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             // More than its guarantee holds is there, so it asks for a loan.
             End::Readable if looked => {
                 let slot = &self.core.slots[index];
-                let size = self.core.pool.buffer_size_bytes() as usize;
-                let lacking = (slot.wanted as usize).saturating_sub(slot.input.len());
-                let needed = u32::try_from(lacking.div_ceil(size)).unwrap_or(u32::MAX).max(1);
                 if slot.is_served() && slot.wish.is_none() {
+                    let needed = self.lacking_input(index);
                     self.core.wish(index, Wish::Input(needed));
                 }
                 self.grant_loans();
@@ -103,6 +101,17 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             }
             _ => self.steer(index),
         }
+    }
+
+    /// The buffers that the link lacks for what its handler waits for, within its credit: a wish
+    /// beyond that could never be granted, and would keep all others waiting.
+    fn lacking_input(&self, index: u32) -> u32 {
+        let slot = &self.core.slots[index];
+        let size = self.core.pool.buffer_size_bytes();
+        let unread = u32::try_from(slot.input.len()).unwrap_or(u32::MAX);
+        let credit = self.core.shared.settings.input_bytes;
+        let lacking = slot.wanted.min(credit).saturating_sub(unread);
+        lacking.div_ceil(size).clamp(1, self.core.shares.input_loan_max())
     }
 
     /// No more input will come: ends the link once all of it is handled and answered.
@@ -154,6 +163,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             Phase::Open | Phase::Draining => (Shots::One, 0, Receiving::Look),
             Phase::Free | Phase::Flushing | Phase::Closing => return,
         };
+        if receiving == Receiving::Many {
+            // While loans are plenty nobody asks.
+            self.core.forget_input_loan(index);
+        }
         match self.port.submit(socket, Operation::Receive { shots, bytes_max }) {
             Ok(()) => self.core.slots[index].receiving = receiving,
             Err(error) => {

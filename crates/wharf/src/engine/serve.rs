@@ -109,6 +109,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         slot.totals.received_count += 1;
         slot.wanted = if took { 0 } else { u32::try_from(wanted).unwrap_or(u32::MAX) };
         slot.handled = !took;
+        if slot.input.is_empty() {
+            // What was promised for the rest of a message is not needed: it has come.
+            slot.promised = 0;
+        }
     }
 
     /// Consumed heads and part-filled tails pin buffers; where they are too many the bytes move.

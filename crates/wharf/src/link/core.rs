@@ -237,6 +237,17 @@ impl Core {
         }
     }
 
+    /// The link waits for no loan to receive into any more, and is promised none.
+    pub(crate) fn forget_input_loan(&mut self, index: u32) {
+        if matches!(self.slots[index].wish, Some(Wish::Input(_))) {
+            self.end_wish(index);
+        }
+        if self.slots[index].promised > 0 {
+            self.slots[index].promised = 0;
+            self.settle(index);
+        }
+    }
+
     /// What a link lacks, as loans.
     pub(crate) fn need(&self, index: u32) -> Loan {
         let slot = &self.slots[index];

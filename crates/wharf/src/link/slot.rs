@@ -271,6 +271,7 @@ impl Slots {
         self.live.len()
     }
 
+    #[cfg(feature = "sim")]
     #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 places")]
     pub(crate) fn capacity(&self) -> u32 {
         self.slots.len() as u32
