@@ -47,6 +47,7 @@
 //! |  |  | `a_second_send_is_refused_and_the_first_arrives_whole` |
 //! |  |  | `a_chain_with_a_skipped_prefix_sends_only_the_rest` |
 //! |  |  | `a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole` |
+//! |  |  | `sends_behind_many_receives_keep_their_own_bytes` |
 //! |  |  | `a_message_reaches_every_link_whole` |
 //! |  |  | `an_echo_in_both_directions_at_once_keeps_both_in_order` |
 //! |  |  | `many_small_sends_keep_their_order` |

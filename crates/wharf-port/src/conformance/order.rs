@@ -14,6 +14,7 @@ each_back_end!(
     a_second_send_is_refused_and_the_first_arrives_whole,
     a_chain_with_a_skipped_prefix_sends_only_the_rest,
     a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole,
+    sends_behind_many_receives_keep_their_own_bytes,
     a_message_reaches_every_link_whole,
     an_echo_in_both_directions_at_once_keeps_both_in_order,
     many_small_sends_keep_their_order,
@@ -135,6 +136,50 @@ fn a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole<L: Lab>() {
     }
     assert_eq!(total, 30_000);
     assert_pattern(1, 0, &bench.peer_reads(&mut peer, 30_000));
+    bench.finish();
+}
+
+/// A queue of operations that fills up between two sends must not mix what they point to.
+fn sends_behind_many_receives_keep_their_own_bytes<L: Lab>() {
+    const SENDS: usize = 10;
+    const LEN: usize = 600;
+    // As many places in the queue of an io_uring port as there are links.
+    let mut bench = Bench::<L>::new(Setup::small().sockets(65).buffers(64, 256));
+    let mut links = bench.links(64);
+    let mut sent = 0;
+    for receives in (60..=64).chain([128, 129]) {
+        bench.round(super::bench::ROUND);
+        for (link, _) in &links {
+            bench.cancel(*link, OperationKind::Receive);
+        }
+        bench.until("the receives to end", |bench| {
+            links.iter().all(|(link, _)| !bench.in_flight(*link, OperationKind::Receive))
+        });
+        for n in 0..receives {
+            let link = links[n % links.len()].0;
+            if bench.in_flight(link, OperationKind::Receive) {
+                bench.cancel(link, OperationKind::Receive);
+            } else {
+                bench.receive(link, Shots::One);
+            }
+        }
+        for (link, _) in &links[..SENDS] {
+            bench.send(*link, &pattern(link.key, sent, LEN));
+        }
+        for (link, peer) in &mut links[..SENDS] {
+            let mut done = bench.sent(*link);
+            // A short send is allowed, wrong bytes are not.
+            let mut len = done.sent;
+            while len < LEN {
+                bench.send(*link, &pattern(link.key, sent + len, LEN - len));
+                done = bench.sent(*link);
+                len += done.sent;
+            }
+            assert_pattern(link.key, sent, &bench.peer_reads(peer, LEN));
+        }
+        sent += LEN;
+    }
+    drop(links);
     bench.finish();
 }
 

@@ -50,39 +50,50 @@ pub(super) fn recv(fd: &OwnedFd, buffer: &mut Buffer, len_max: u32) -> Result<u3
 
 /// Sends the bytes of `chain` behind the first `sent`, and raises `sent` by what was taken.
 pub(super) fn send(fd: &OwnedFd, chain: &Chain, sent: &mut usize) -> Push {
+    let front = chain.front();
+    if front.len() == chain.len() {
+        let bytes = &front[*sent..];
+        let result = retry_on_intr(|| net::send(fd, bytes, SendFlags::NOSIGNAL));
+        return came_to(result, bytes.len(), chain, sent);
+    }
     let mut rest = slices_behind(chain, *sent);
     for _ in 0..CALLS_MAX {
-        let (size, result) = send_batch(fd, &mut rest, chain.front().len() == chain.len());
-        match result {
-            Ok(len) => {
-                *sent += len;
-                if *sent == chain.len() {
-                    return Push::All;
-                }
-                // The system took less because the socket is full, and so it has noted that we
-                // want to hear when it is not: as with EAGAIN, without the call to be told so.
-                if len < size {
-                    return Push::NoRoom;
-                }
-            }
-            Err(Errno::AGAIN) => return Push::NoRoom,
-            Err(errno) => return Push::Failed(error("send", errno)),
+        let (size, result) = send_batch(fd, &mut rest);
+        let push = came_to(result, size, chain, sent);
+        if push != Push::Paused {
+            return push;
         }
     }
     Push::Paused
 }
 
+/// What came of a call that tried to send `size` bytes; raises `sent` by what was taken.
+fn came_to(result: Result<usize, Errno>, size: usize, chain: &Chain, sent: &mut usize) -> Push {
+    match result {
+        Ok(len) => {
+            *sent += len;
+            if *sent == chain.len() {
+                Push::All
+            } else if len < size {
+                // The system took less because the socket is full, and so it has noted that we
+                // want to hear when it is not: as with EAGAIN, without the call to be told so.
+                Push::NoRoom
+            } else {
+                Push::Paused
+            }
+        }
+        Err(Errno::AGAIN) => Push::NoRoom,
+        Err(errno) => Push::Failed(error("send", errno)),
+    }
+}
+
 /// Sends as many slices as fit in one call; says how many bytes they had, and what came of it.
+///
+/// `MSG_NOSIGNAL`: a peer that is gone is an error of this link and no signal to the process.
 fn send_batch<'a>(
     fd: &OwnedFd,
     slices: &mut impl Iterator<Item = &'a [u8]>,
-    is_single: bool,
 ) -> (usize, Result<usize, Errno>) {
-    // MSG_NOSIGNAL: a peer that is gone is an error of this link and no signal to the process.
-    if is_single {
-        let bytes = slices.next().unwrap_or_default();
-        return (bytes.len(), retry_on_intr(|| net::send(fd, bytes, SendFlags::NOSIGNAL)));
-    }
     let mut batch = [IoSlice::new(&[]); SLICES_MAX];
     let (mut count, mut size) = (0, 0);
     for (place, slice) in batch.iter_mut().zip(slices) {

@@ -2,10 +2,11 @@
 
 use super::calls::{self, Accept};
 use super::socket::{Intake, Role, SocketState};
+use super::supply::Supply;
 use super::{EpollPort, WAKE, socket_of};
-use crate::memory::Owner;
 use crate::port::{
-    Completion, Completions, Demand, End, Entry, Key, Outcome, PortError, Shots, Socket, is_full,
+    Completion, Completions, Counters, Demand, End, Entry, Key, Outcome, PortError, Shots, Socket,
+    is_full,
 };
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
@@ -24,7 +25,7 @@ impl<T: Send> EpollPort<T> {
             return Ok(());
         }
         self.packets_first = !self.packets_first;
-        self.receives_left = self.receives_max;
+        self.supply.renew();
         let before = completions.len();
         let noted = self.collect(completions);
         let has_something = noted || completions.len() > before;
@@ -37,8 +38,7 @@ impl<T: Send> EpollPort<T> {
         self.look_is_due = false;
         // False alarms may have used up the receives of this turn, and no buffer comes home while
         // this thread sleeps.
-        let can_feed = !self.waiting.is_empty() && self.pool.free() > 0;
-        let at_once = has_something || can_feed || !self.ready.is_empty();
+        let at_once = has_something || self.supply.can_feed() || !self.ready.is_empty();
         let woken = self.look(if at_once { Some(Duration::ZERO) } else { timeout })?;
         let posted = self.collect(completions);
         self.counters.wakeups += u64::from(woken && posted);
@@ -82,7 +82,7 @@ impl<T: Send> EpollPort<T> {
             let socket = socket_of(data.u64());
             if let Some(entry) = self.sockets.get_mut(socket) {
                 entry.state.note(flags);
-                self.queue_if_busy(socket);
+                entry.state.queue_if_busy(socket, &mut self.ready);
             } else {
                 // A closed socket was taken out of epoll first, and edges are noted as soon as
                 // they are fetched.
@@ -106,16 +106,13 @@ impl<T: Send> EpollPort<T> {
 
     /// Receives for those that wait for a buffer, the longest waiting first, while there are some.
     fn feed(&mut self, completions: &mut Completions<Self>) {
-        while !is_full(completions) && self.receives_left > 0 && !self.waiting.is_empty() {
-            let Some(buffer) = self.pool.acquire(Owner::Application) else { return };
-            let Some(socket) = self.waiting.pop_front() else { return };
-            if let Some(Entry { key, state }) = self.sockets.get_mut(socket)
-                && let Intake::Waiting(demand) = state.intake
-            {
-                self.receives_left -= 1;
+        while !is_full(completions) {
+            let Some((socket, buffer)) = self.supply.feed() else { return };
+            let Some(Entry { key, state }) = self.sockets.get_mut(socket) else { continue };
+            if let Intake::Waiting(demand) = state.intake {
                 push(completions, *key, state.receive(demand, buffer));
             }
-            self.queue_if_busy(socket);
+            state.queue_if_busy(socket, &mut self.ready);
         }
     }
 
@@ -125,98 +122,38 @@ impl<T: Send> EpollPort<T> {
             debug_assert!(false, "a socket leaves the table only when it is not queued");
             return;
         };
-        let key = *key;
         state.queued = false;
         if let Intake::Ended(end) = state.intake {
             state.intake = Intake::Idle;
-            push(completions, key, Some(state.role.intake_ended(end)));
+            push(completions, *key, Some(state.role.intake_ended(end)));
         }
         if state.send.is_some() && !is_full(completions) {
             if state.writable {
                 state.push();
             }
-            push(completions, key, sent(state));
+            push(completions, *key, sent(state));
         }
         if !is_full(completions)
             && let Intake::Armed(demand) = state.intake
         {
             match state.role {
-                Role::Connection => self.receive(socket, demand, completions),
-                Role::Listener => self.accept(socket, demand.shots, completions),
+                Role::Connection => {
+                    let (supply, counters) = (&mut self.supply, &mut self.counters);
+                    push(completions, *key, receive(socket, state, demand, supply, counters));
+                }
+                Role::Listener => {
+                    accept(*key, state, demand.shots, completions, &mut self.counters);
+                }
             }
         }
-        if !self.close_if_over(socket, completions) {
-            self.queue_if_busy(socket);
-        }
-    }
-
-    /// Receives once, or puts the socket behind the others that wait for a buffer.
-    fn receive(&mut self, socket: Socket, demand: Demand, completions: &mut Completions<Self>) {
-        let Some(Entry { key, state }) = self.sockets.get_mut(socket) else { return };
-        if !state.readable && demand.shots != Shots::IfReady {
-            return;
-        }
-        if demand.is_question() {
-            push(completions, *key, state.answer(demand));
-            return;
-        }
-        if self.receives_left == 0 {
-            return;
-        }
-        let buffer =
-            if self.waiting.is_empty() { self.pool.acquire(Owner::Application) } else { None };
-        if let Some(buffer) = buffer {
-            self.receives_left -= 1;
-            push(completions, *key, state.receive(demand, buffer));
+        if state.is_over() && !is_full(completions) {
+            self.close(socket, completions);
         } else {
-            state.intake = Intake::Waiting(demand);
-            self.counters.receive_pauses += 1;
-            self.waiting.push_back(socket);
+            state.queue_if_busy(socket, &mut self.ready);
         }
     }
 
-    /// Accepts until there is nothing more, no room, or others shall have their turn.
-    fn accept(&mut self, socket: Socket, shots: Shots, completions: &mut Completions<Self>) {
-        let Some(Entry { key, state }) = self.sockets.get_mut(socket) else { return };
-        for _ in 0..ACCEPTS_MAX {
-            if !state.readable || state.intake == Intake::Idle || is_full(completions) {
-                return;
-            }
-            let outcome = match calls::accept(&state.fd) {
-                Accept::Connection(stream, peer) => {
-                    let last = shots != Shots::Many;
-                    if last {
-                        state.intake = Intake::Idle;
-                    }
-                    Some(Outcome::Accepted { stream, peer, last })
-                }
-                Accept::Empty => {
-                    state.readable = false;
-                    None
-                }
-                Accept::Aborted => {
-                    self.counters.accept_aborts += 1;
-                    None
-                }
-                // Connections are still waiting, and no edge will tell: `readable` stays, so that
-                // the next accept tries again.
-                Accept::Failed(error) => {
-                    state.intake = Intake::Idle;
-                    Some(Outcome::AcceptEnded(End::Failed(error)))
-                }
-            };
-            push(completions, *key, outcome);
-        }
-    }
-
-    /// Closes the socket if that is all that is left to do, and says whether it did.
-    fn close_if_over(&mut self, socket: Socket, completions: &mut Completions<Self>) -> bool {
-        let is_over = self.sockets.get_mut(socket).is_some_and(|Entry { state, .. }| {
-            state.closing && state.intake == Intake::Idle && state.send.is_none()
-        });
-        if !is_over || is_full(completions) {
-            return false;
-        }
+    fn close(&mut self, socket: Socket, completions: &mut Completions<Self>) {
         if let Some(Entry { key, state }) = self.sockets.remove(socket) {
             // Closing is not enough if the program or a child has a copy of the descriptor: the
             // socket would then go on to report to a place that it has left.
@@ -224,7 +161,70 @@ impl<T: Send> EpollPort<T> {
             drop(state);
             push(completions, key, Some(Outcome::Closed));
         }
-        true
+    }
+}
+
+/// Receives once, or puts the socket behind the others that wait for a buffer.
+fn receive<T: Send>(
+    socket: Socket,
+    state: &mut SocketState,
+    demand: Demand,
+    supply: &mut Supply,
+    counters: &mut Counters,
+) -> Option<Outcome<TcpStream, T>> {
+    if !state.readable && demand.shots != Shots::IfReady {
+        return None;
+    }
+    if demand.is_question() {
+        return state.answer(demand);
+    }
+    if supply.is_used_up() {
+        return None;
+    }
+    let Some(buffer) = supply.buffer_for(socket) else {
+        state.intake = Intake::Waiting(demand);
+        counters.receive_pauses += 1;
+        return None;
+    };
+    state.receive(demand, buffer)
+}
+
+/// Accepts until there is nothing more, no room, or others shall have their turn.
+fn accept<T: Send>(
+    key: Key,
+    state: &mut SocketState,
+    shots: Shots,
+    completions: &mut Completions<EpollPort<T>>,
+    counters: &mut Counters,
+) {
+    for _ in 0..ACCEPTS_MAX {
+        if !state.readable || state.intake == Intake::Idle || is_full(completions) {
+            return;
+        }
+        let outcome = match calls::accept(&state.fd) {
+            Accept::Connection(stream, peer) => {
+                let last = shots != Shots::Many;
+                if last {
+                    state.intake = Intake::Idle;
+                }
+                Some(Outcome::Accepted { stream, peer, last })
+            }
+            Accept::Empty => {
+                state.readable = false;
+                None
+            }
+            Accept::Aborted => {
+                counters.accept_aborts += 1;
+                None
+            }
+            // Connections are still waiting, and no edge will tell: `readable` stays, so that
+            // the next accept tries again.
+            Accept::Failed(error) => {
+                state.intake = Intake::Idle;
+                Some(Outcome::AcceptEnded(End::Failed(error)))
+            }
+        };
+        push(completions, key, outcome);
     }
 }
 

@@ -37,16 +37,18 @@ mod calls;
 mod dequeue;
 mod socket;
 mod submit;
+mod supply;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
 
 use self::socket::{Role, SocketState};
+use self::supply::Supply;
 use crate::linux::{self, Clock, EventFd};
 use crate::memory::BufferPool;
 use crate::port::{
     Completions, Counters, Entry, Inbox, Key, Operation, OperationKind, Port, PortConfig,
-    PortError, Poster, Refused, Socket, SocketQueue, SocketTable, SubmitError, Time,
+    PortError, Poster, Refused, Socket, SocketTable, SubmitError, Time,
 };
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
@@ -75,21 +77,16 @@ use std::time::Duration;
 pub struct EpollPort<T: Send> {
     epoll: OwnedFd,
     inbox: Inbox<T>,
-    pool: BufferPool,
+    supply: Supply,
     sockets: SocketTable<SocketState>,
     /// Sockets with something to do, each at most once.
     ready: VecDeque<Socket>,
-    /// Sockets that found no buffer, in the order in which they ran out.
-    waiting: SocketQueue,
     events: Vec<epoll::Event>,
     /// The last dequeue did not look at epoll, so the next one does.
     look_is_due: bool,
     /// Packets are handed over before what the sockets have; changes with every dequeue, so that
     /// neither can keep the other out when the room is small.
     packets_first: bool,
-    /// Receives that this dequeue may still do, and that each may.
-    receives_left: u32,
-    receives_max: u32,
     counters: Counters,
     clock: Clock,
     /// One thread's, as the ring of the other Linux back end is, so that they can be exchanged.
@@ -118,14 +115,11 @@ impl<T: Send> EpollPort<T> {
         Ok(Self {
             epoll,
             inbox: Inbox::new(config.inbox_capacity, wake),
-            pool,
+            supply: Supply::new(pool, sockets_max, config.receive_window),
             sockets: SocketTable::new(sockets_max),
             ready: VecDeque::with_capacity(sockets_max as usize),
-            waiting: SocketQueue::new(sockets_max),
             events: Vec::with_capacity(EVENTS_MAX),
             look_is_due: true,
-            receives_max: config.receive_window,
-            receives_left: 0,
             packets_first: true,
             counters: Counters::default(),
             clock: Clock::new(),
@@ -159,17 +153,6 @@ impl<T: Send> EpollPort<T> {
             return Err(refused(state.fd, "epoll_ctl", errno));
         }
         Ok(socket)
-    }
-
-    /// Has the socket visited at the next dequeue, if it has something to do.
-    fn queue_if_busy(&mut self, socket: Socket) {
-        if let Some(entry) = self.sockets.get_mut(socket)
-            && entry.state.has_work()
-            && !entry.state.queued
-        {
-            entry.state.queued = true;
-            self.ready.push_back(socket);
-        }
     }
 }
 
@@ -221,7 +204,7 @@ impl<T: Send> Port for EpollPort<T> {
     }
 
     fn pool(&self) -> &BufferPool {
-        &self.pool
+        &self.supply.pool
     }
 
     fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {
@@ -242,7 +225,7 @@ impl<T: Send> fmt::Debug for EpollPort<T> {
         f.debug_struct("EpollPort")
             .field("epoll", &self.epoll)
             .field("ready", &self.ready.len())
-            .field("waiting", &self.waiting.len())
+            .field("waiting", &self.supply.waiting.len())
             .field("counters", &self.counters)
             .finish_non_exhaustive()
     }

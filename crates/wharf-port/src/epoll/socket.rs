@@ -3,10 +3,11 @@
 use super::calls::{self, Push};
 use crate::linux::{self, Look};
 use crate::memory::{Buffer, Chain};
-use crate::port::{Demand, End, OperationKind, Outcome, Shots, SocketUse};
+use crate::port::{Demand, End, OperationKind, Outcome, Shots, Socket, SocketUse};
 use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use std::collections::VecDeque;
 
 /// One place's content. An operation stays here until its last completion is handed over.
 #[derive(Debug)]
@@ -83,13 +84,33 @@ impl SocketState {
     }
 
     /// Whether a visit would do something.
-    pub(super) fn has_work(&self) -> bool {
+    fn has_work(&self) -> bool {
         let intake = match self.intake {
             Intake::Idle | Intake::Waiting(_) => false,
             Intake::Armed(demand) => self.readable || demand.shots == Shots::IfReady,
             Intake::Ended(_) => true,
         };
         intake || self.closing || self.send.as_ref().is_some_and(|send| send.over || self.writable)
+    }
+
+    /// Whether nothing is left to do but to close it.
+    pub(super) fn is_over(&self) -> bool {
+        self.closing && self.intake == Intake::Idle && self.send.is_none()
+    }
+
+    /// Has the socket visited at the next dequeue, if it has something to do.
+    pub(super) fn queue_if_busy(&mut self, socket: Socket, ready: &mut VecDeque<Socket>) {
+        if !self.queued && self.has_work() {
+            self.queued = true;
+            ready.push_back(socket);
+        }
+    }
+
+    /// Ends all that is in flight; then the socket is closed.
+    pub(super) fn close(&mut self) {
+        self.cancel(self.role.intake_kind());
+        self.cancel(OperationKind::Send);
+        self.closing = true;
     }
 
     /// Sends what is left of the chain, as far as the socket takes it now.

@@ -1,8 +1,8 @@
 //! The entrance: operations are checked and kept; a send is tried at once.
 
 use super::EpollPort;
-use super::socket::{Intake, Sending, SocketState};
-use crate::port::{Demand, Operation, OperationKind, Socket, SubmitError, admit};
+use super::socket::{Intake, Sending};
+use crate::port::{Demand, Entry, Operation, OperationKind, Socket, SubmitError, objection};
 use rustix::net::Shutdown;
 
 impl<T: Send> EpollPort<T> {
@@ -11,15 +11,27 @@ impl<T: Send> EpollPort<T> {
         socket: Socket,
         operation: Operation,
     ) -> Result<(), SubmitError> {
-        let usage = self.sockets.get_mut(socket).map(|entry| entry.state.usage());
-        let operation = admit(usage, operation)?;
-        if operation.kind() == OperationKind::Close {
-            self.waiting.remove(socket);
+        let entry = self.sockets.get_mut(socket);
+        let usage = entry.as_ref().map(|entry| entry.state.usage());
+        if let Some(kind) = objection(usage, &operation) {
+            return Err(SubmitError { kind, operation });
         }
-        if let Some(entry) = self.sockets.get_mut(socket) {
-            entry.state.start(operation);
-            self.queue_if_busy(socket);
+        let Some(Entry { state, .. }) = entry else { return Ok(()) };
+        match operation {
+            Operation::Accept(shots) => state.intake = Intake::Armed(Demand::accept(shots)),
+            Operation::Receive { shots, bytes_max } => {
+                state.intake = Intake::Armed(Demand::new(shots, bytes_max));
+            }
+            Operation::Send(chain) => {
+                state.send = Some(Sending::new(chain));
+                state.push();
+            }
+            Operation::Close => {
+                self.supply.waiting.remove(socket);
+                state.close();
+            }
         }
+        state.queue_if_busy(socket, &mut self.ready);
         Ok(())
     }
 
@@ -27,9 +39,9 @@ impl<T: Send> EpollPort<T> {
         if let Some(entry) = self.sockets.get_mut(socket) {
             entry.state.cancel(kind);
             if kind == OperationKind::Receive {
-                self.waiting.remove(socket);
+                self.supply.waiting.remove(socket);
             }
-            self.queue_if_busy(socket);
+            entry.state.queue_if_busy(socket, &mut self.ready);
         }
     }
 
@@ -39,27 +51,7 @@ impl<T: Send> EpollPort<T> {
             let _reported_by_the_receive = rustix::net::shutdown(&entry.state.fd, Shutdown::Write);
             // A send that waits for room cannot go on; it shall learn so.
             entry.state.writable = true;
-            self.queue_if_busy(socket);
-        }
-    }
-}
-
-impl SocketState {
-    fn start(&mut self, operation: Operation) {
-        match operation {
-            Operation::Accept(shots) => self.intake = Intake::Armed(Demand::accept(shots)),
-            Operation::Receive { shots, bytes_max } => {
-                self.intake = Intake::Armed(Demand::new(shots, bytes_max));
-            }
-            Operation::Send(chain) => {
-                self.send = Some(Sending::new(chain));
-                self.push();
-            }
-            Operation::Close => {
-                self.cancel(self.role.intake_kind());
-                self.cancel(OperationKind::Send);
-                self.closing = true;
-            }
+            entry.state.queue_if_busy(socket, &mut self.ready);
         }
     }
 }

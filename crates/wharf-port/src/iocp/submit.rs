@@ -6,7 +6,7 @@ use super::flight::{Slot, Started};
 use super::socket::{accept_socket, is_connection_error};
 use super::state::{Accept, Receive, Role, Send, link, listener};
 use crate::memory::Chain;
-use crate::port::{Demand, End, Operation, OperationKind, Shots, Socket, SubmitError, admit};
+use crate::port::{Demand, End, Operation, OperationKind, Shots, Socket, SubmitError, objection};
 use std::marker;
 
 impl<T: marker::Send> IocpPort<T> {
@@ -16,7 +16,10 @@ impl<T: marker::Send> IocpPort<T> {
         operation: Operation,
     ) -> Result<(), SubmitError> {
         let usage = self.table.get_mut(socket).map(|entry| entry.state.usage());
-        match admit(usage, operation)? {
+        if let Some(kind) = objection(usage, &operation) {
+            return Err(SubmitError { kind, operation });
+        }
+        match operation {
             Operation::Accept(shots) => self.start_accept(socket, shots),
             Operation::Receive { shots, bytes_max } => {
                 self.start_receive(socket, Demand::new(shots, bytes_max));

@@ -31,6 +31,7 @@ impl Buffer {
     }
 
     /// Copies as much of `data` behind the bytes that are there as fits, and says how much.
+    #[inline]
     pub fn append(&mut self, data: &[u8]) -> usize {
         let taken = &data[..data.len().min(self.room() as usize)];
         if taken.is_empty() {
@@ -69,6 +70,7 @@ impl Buffer {
     }
 
     /// The address of the first byte, for a system call.
+    #[inline]
     pub(crate) fn bytes(&self) -> NonNull<u8> {
         self.inner().slots.bytes_of(self.index)
     }
@@ -84,6 +86,7 @@ impl Buffer {
     ///
     /// All of the slot is initialised memory, so a wrong number shows old bytes, not undefined
     /// behaviour.
+    #[inline]
     pub(crate) fn set_len(&mut self, len: u32) {
         assert!(len <= self.capacity(), "{len} bytes in a buffer of {}", self.capacity());
         self.len = len;

@@ -82,6 +82,7 @@ impl Chain {
     /// # Cost
     ///
     /// Copies `data.len()` bytes; allocates nothing.
+    #[inline]
     pub fn append(
         &mut self,
         pool: &BufferPool,
@@ -89,6 +90,13 @@ impl Chain {
         owner: Owner,
         buffers_max: u32,
     ) -> Result<(), NoRoom> {
+        // Most messages fit one buffer, and are behind nothing.
+        let fits = (1..=pool.buffer_size_bytes() as usize).contains(&data.len());
+        if self.entries == 0 && buffers_max > 0 && fits {
+            let mut buffer = pool.acquire(owner).ok_or(NoRoom)?;
+            buffer.append(data);
+            return self.push(pool, buffer).map_err(|_| NoRoom);
+        }
         self.append_slices(pool, std::iter::once(data), data.len(), owner, buffers_max)
     }
 
@@ -264,11 +272,16 @@ impl Chain {
 
     /// Takes whole entries off the front, as many as have `len_max` bytes together, but one at
     /// least. A message is one entry.
+    #[inline]
     #[must_use]
     pub fn take_front(&mut self, len_max: usize) -> Self {
         if self.len <= len_max {
             return std::mem::take(self);
         }
+        self.split_front(len_max)
+    }
+
+    fn split_front(&mut self, len_max: usize) -> Self {
         let mut kept = Kept::default();
         for (index, entry, left) in self.walk() {
             if kept.entries > 0 && kept.len + left > len_max {
@@ -480,6 +493,12 @@ impl Chain {
         Some(unsafe { &mut *content })
     }
 
+    fn clear(&mut self) {
+        while let Some(entry) = self.pop() {
+            drop(entry);
+        }
+    }
+
     /// Takes the first entry out, with what of it is left.
     #[inline]
     fn pop(&mut self) -> Option<Entry> {
@@ -586,9 +605,10 @@ impl Default for Chain {
 }
 
 impl Drop for Chain {
+    #[inline]
     fn drop(&mut self) {
-        while let Some(entry) = self.pop() {
-            drop(entry);
+        if self.entries > 0 {
+            self.clear();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Whether an operation fits the socket that it is submitted to.
 
-use super::{Operation, Shots, SubmitError, SubmitErrorKind};
+use super::{Operation, Shots, SubmitErrorKind};
 
 /// What a back end says of a socket when an operation is submitted to it.
 ///
@@ -20,19 +20,13 @@ pub(crate) struct SocketUse {
     pub(crate) send_in_flight: bool,
 }
 
-/// Gives the operation back, with the first reason against it in the order of [`SubmitErrorKind`].
-/// `socket` is `None` if its handle is stale.
-pub(crate) fn admit(
+/// The first reason against an operation, in the order of [`SubmitErrorKind`]. `socket` is `None`
+/// if its handle is stale.
+#[inline]
+pub(crate) fn objection(
     socket: Option<SocketUse>,
-    operation: Operation,
-) -> Result<Operation, SubmitError> {
-    match objection(socket, &operation) {
-        None => Ok(operation),
-        Some(kind) => Err(SubmitError { kind, operation }),
-    }
-}
-
-fn objection(socket: Option<SocketUse>, operation: &Operation) -> Option<SubmitErrorKind> {
+    operation: &Operation,
+) -> Option<SubmitErrorKind> {
     let Some(socket) = socket else { return Some(SubmitErrorKind::StaleSocket) };
     if socket.is_closing {
         return Some(SubmitErrorKind::Closing);
@@ -61,8 +55,9 @@ mod tests {
     use super::*;
     use crate::memory::Chain;
 
+    #[expect(clippy::needless_pass_by_value, reason = "the operations are made where it is called")]
     fn kind(socket: SocketUse, operation: Operation) -> Option<SubmitErrorKind> {
-        admit(Some(socket), operation).err().map(|error| error.kind)
+        objection(Some(socket), &operation)
     }
 
     #[test]
@@ -75,8 +70,7 @@ mod tests {
             send_in_flight: true,
         };
         let receive = || Operation::receive(Shots::Many);
-        let stale = admit(None, receive()).unwrap_err();
-        assert_eq!(stale.kind, SubmitErrorKind::StaleSocket);
+        assert_eq!(objection(None, &receive()), Some(SubmitErrorKind::StaleSocket));
         assert_eq!(kind(all, receive()), Some(SubmitErrorKind::Closing));
         let open = SocketUse { is_closing: false, ..all };
         assert_eq!(kind(open, receive()), Some(SubmitErrorKind::NotForThisSocket));

@@ -61,7 +61,7 @@ pub use operation::{
     Key, Operation, OperationKind, Refused, Shots, Socket, SubmitError, SubmitErrorKind,
 };
 
-pub(crate) use admission::{SocketUse, admit};
+pub(crate) use admission::{SocketUse, objection};
 pub(crate) use clock::Clock;
 pub(crate) use completion::is_full;
 pub(crate) use demand::Demand;

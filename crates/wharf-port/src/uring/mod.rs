@@ -23,7 +23,7 @@
 //!   been seen. Its descriptor, chain and place live until that is 0.
 //! - **INV-URING-2** What a submission entry points to (bytes, message headers) is memory of the
 //!   chain that the socket's place owns, or of the vector table, which is reused only after the
-//!   kernel has consumed the entry.
+//!   kernel has consumed the entry: a header is taken when its entry can go into the queue at once.
 
 mod dequeue;
 mod setup;

@@ -3,7 +3,7 @@
 use super::window::GROUP;
 use super::{At, Running, Sending, State, UringPort};
 use crate::memory::{Chain, Owner};
-use crate::port::{Demand, Operation, OperationKind, Shots, Socket, SubmitError, admit};
+use crate::port::{Demand, Operation, OperationKind, Shots, Socket, SubmitError, objection};
 use io_uring::{opcode, squeue, types};
 use rustix::fd::{AsFd, AsRawFd};
 
@@ -46,7 +46,10 @@ impl<T: Send> UringPort<T> {
         operation: Operation,
     ) -> Result<(), SubmitError> {
         let usage = self.sockets.get_mut(socket).map(|entry| entry.state.usage());
-        match admit(usage, operation)? {
+        if let Some(kind) = objection(usage, &operation) {
+            return Err(SubmitError { kind, operation });
+        }
+        match operation {
             Operation::Receive { shots, bytes_max } => {
                 self.start_receive(socket, Demand::new(shots, bytes_max));
             }
@@ -138,16 +141,9 @@ impl<T: Send> UringPort<T> {
         chain.set_owner(Owner::KernelSend);
         // MSG_WAITALL: the kernel itself goes on after a short send, as long as the socket lives.
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-        let entry = if chain.front().len() < chain.len() {
-            if self.vectors.is_full() {
-                self.hand_over();
-            }
-            if self.vectors.is_full() { None } else { Some(self.vectors.header_for(&chain)) }
-        } else {
-            None
-        };
+        let header = (chain.front().len() < chain.len()).then(|| self.header_for(&chain)).flatten();
         let first = chain.front();
-        let entry = match (entry, first.is_empty()) {
+        let entry = match (header, first.is_empty()) {
             (Some(header), _) =>
             {
                 #[expect(clippy::cast_sign_loss, reason = "flags are bits")]
@@ -165,6 +161,21 @@ impl<T: Send> UringPort<T> {
         self.push_operation(socket, Tag::Send, entry, |state| {
             state.send = Some(Sending { chain, cancelled: false });
         });
+    }
+
+    /// A message header for a chain of several buffers, if there is one, and room in the queue for
+    /// its entry: to hand over the queue in between would free the header for the next send.
+    fn header_for(&mut self, chain: &Chain) -> Option<*const libc::msghdr> {
+        if self.vectors.is_full() || !self.has_room() {
+            self.hand_over();
+        }
+        let is_short = self.vectors.is_full() || !self.has_room();
+        (!is_short).then(|| self.vectors.header_for(chain))
+    }
+
+    /// Whether the next entry goes into the queue at once.
+    fn has_room(&mut self) -> bool {
+        self.overflow.is_empty() && !self.ring.submission().is_full()
     }
 
     fn start_close(&mut self, socket: Socket) {
@@ -276,7 +287,7 @@ impl<T: Send> UringPort<T> {
 
     fn push(&mut self, entry: squeue::Entry) {
         if self.overflow.is_empty() {
-            if self.ring.submission().is_full() {
+            if !self.has_room() {
                 self.hand_over();
             }
             // SAFETY: what the entry points to lives until its completion: descriptors and chains
