@@ -216,8 +216,7 @@ impl Shares {
 
     /// Whether a callback for the link finds its grant.
     pub(crate) fn has_grant(&self, held: Held, reserved: u32) -> bool {
-        // Most links that are called hold nothing.
-        held.output == 0 || self.output_allowance(held, reserved) >= self.division.grant
+        self.output_allowance(held, reserved) >= self.division.grant
     }
 
     /// How many more buffers of output a post to the link may take: the grant stays free.

@@ -10,29 +10,44 @@ use crate::server::shared::Command;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use wharf_port::port::{Completion, OsError, Outcome, Port};
+use wharf_port::port::{Completion, Key, OsError, Outcome, Port};
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     pub(super) fn dispatch(&mut self, completion: Completion<P::Stream, P::Packet>) {
         let Completion { key, outcome } = completion;
-        if let Outcome::Posted(command) = outcome {
-            return self.obey(command);
-        }
-        let Some(link) = LinkId::from_key(key) else {
-            return self.listener_completed(key, outcome);
-        };
-        let index = link.index();
-        if self.core.slots.find(index, link.generation()).is_none() {
-            debug_assert!(false, "a completion for {link}, which is gone: {outcome:?}");
-            return;
-        }
         match outcome {
-            Outcome::Received { buffer, last } => self.received(index, buffer, last),
-            Outcome::ReceiveEnded(end) => self.receive_ended(index, end),
-            Outcome::Sent { chain, sent, end } => self.sent(index, chain, sent, end),
-            Outcome::Closed => self.closed(index),
-            other => debug_assert!(false, "{other:?} on a link"),
+            Outcome::Received { buffer, last } => {
+                if let Some(index) = self.link_of(key) {
+                    self.received(index, buffer, last);
+                }
+            }
+            Outcome::Sent { chain, sent, end } => {
+                if let Some(index) = self.link_of(key) {
+                    self.sent(index, chain, sent, end);
+                }
+            }
+            Outcome::ReceiveEnded(end) => {
+                if let Some(index) = self.link_of(key) {
+                    self.receive_ended(index, end);
+                }
+            }
+            Outcome::Closed if LinkId::from_key(key).is_some() => {
+                if let Some(index) = self.link_of(key) {
+                    self.closed(index);
+                }
+            }
+            Outcome::Posted(command) => self.obey(command),
+            outcome => self.listener_completed(key, outcome),
         }
+    }
+
+    /// The place of the link that a completion is about.
+    #[inline]
+    fn link_of(&self, key: Key) -> Option<u32> {
+        let link = LinkId::from_key(key)?;
+        let found = self.core.slots.find(link.index(), link.generation()).is_some();
+        debug_assert!(found, "a completion for {link}, which is gone");
+        found.then(|| link.index())
     }
 
     /// Does what another thread asked for.

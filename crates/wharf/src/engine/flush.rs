@@ -56,9 +56,16 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     /// Closes a link that will get no more input, once all of it is handled and answered: what is
     /// queued is out, and what the handler still waits to queue.
+    #[inline]
     pub(super) fn end_if_answered(&mut self, index: u32) {
+        if self.core.slots[index].has_all_input() {
+            self.end_if_handled(index);
+        }
+    }
+
+    fn end_if_handled(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        if !slot.is_served() || !slot.has_all_input() || !slot.is_handled() || slot.wish.is_some() {
+        if !slot.is_served() || !slot.is_handled() || slot.wish.is_some() {
             return;
         }
         if slot.phase == Phase::Draining {

@@ -126,7 +126,16 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// While loans are plenty a link receives up to its credit. When they are tight it receives
     /// one buffer at a time: one when nothing is unread, and more against a loan, for which it
     /// asks when its peer has more and nothing but the input is in the way.
+    #[inline]
     pub(super) fn steer(&mut self, index: u32) {
+        let slot = &self.core.slots[index];
+        // Most of the time a receive is armed, and what it brought is consumed.
+        if slot.receiving != Receiving::Many || !slot.input.is_empty() {
+            self.steer_anew(index);
+        }
+    }
+
+    fn steer_anew(&mut self, index: u32) {
         let slot = &self.core.slots[index];
         let Some(socket) = slot.socket else { return };
         let credit = self.core.shared.settings.input_bytes;

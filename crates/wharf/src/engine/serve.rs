@@ -57,7 +57,14 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     /// Calls the handler with what is unread, again and again, while it takes something and its
     /// answers have room. What is left waits for room, or for the next turn.
+    #[inline]
     pub(super) fn serve(&mut self, index: u32) {
+        if !self.core.slots[index].input.is_empty() {
+            self.serve_unread(index);
+        }
+    }
+
+    fn serve_unread(&mut self, index: u32) {
         while self.core.slots[index].is_served()
             && !self.core.slots[index].is_handled()
             && self.may_call(index)

@@ -25,6 +25,7 @@ pub(crate) struct Core {
     /// Behind everything that holds buffers.
     pub(crate) pool: BufferPool,
     pub(crate) shared: Arc<Shared>,
+    stats: Arc<ShardStats>,
     /// Links with queued bytes and no send in flight; each is here at most once.
     pub(crate) dirty: Vec<u32>,
     /// Links that wait for a loan, in order of asking.
@@ -45,12 +46,14 @@ impl Core {
             dirty: Vec::with_capacity(capacity as usize),
             waiters: Fifo::new(capacity),
             granting: None,
+            stats: Arc::clone(&shared.shards[usize::from(shard)].stats),
             shared,
         }
     }
 
+    #[inline]
     pub(crate) fn stats(&self) -> &ShardStats {
-        &self.shared.shards[usize::from(self.shard)].stats
+        &self.stats
     }
 
     pub(crate) fn id(&self, index: u32) -> LinkId {
@@ -164,14 +167,15 @@ impl Core {
             return result;
         }
         self.stats().sent_messages.add(1);
-        if self.slots[index].broken.is_some() {
+        let slot = &mut self.slots[index];
+        if slot.broken.is_some() {
             return Ok(());
         }
-        let slot = &mut self.slots[index];
         if !slot.sending && !slot.dirty {
             (slot.output_since, slot.moved, slot.looked) = (self.now, self.now, false);
+            slot.dirty = true;
+            self.dirty.push(index);
         }
-        self.mark_dirty(index);
         self.settle(index);
         Ok(())
     }
@@ -206,7 +210,9 @@ impl Core {
             return true;
         }
         let slot = &self.slots[index];
-        slot.broken.is_some()
+        // Most links that are called hold nothing.
+        !slot.has_output()
+            || slot.broken.is_some()
             || (slot.backlog() <= self.shared.settings.high_water_bytes() as usize
                 && self.shares.has_grant(slot.held, self.reserved_beside(index)))
     }

@@ -7,8 +7,8 @@ use crate::link::LinkId;
 use crate::plant::{EnginePlant, Planted};
 use crate::stats::{ShardStats, Stats, sum};
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use wharf_port::memory::{Ledger, LedgerView, MemoryError, Message, MessagePool};
 use wharf_port::port::{PostError, Poster};
@@ -88,7 +88,7 @@ pub(crate) struct Shared {
 
 /// What others see of a shard.
 pub(crate) struct Shard {
-    pub(crate) stats: ShardStats,
+    pub(crate) stats: Arc<ShardStats>,
     /// Places taken or promised.
     pub(crate) open: AtomicU32,
     /// The generation of each place's last link: lets a stale name be refused at once.
@@ -106,7 +106,7 @@ impl Shared {
     pub(crate) fn new(settings: Settings) -> Result<Self, MemoryError> {
         let places = settings.links_per_shard();
         let shard = |_| Shard {
-            stats: ShardStats::default(),
+            stats: Arc::default(),
             open: AtomicU32::new(0),
             generations: (0..places).map(|_| AtomicU32::new(0)).collect(),
             reached: OnceLock::new(),
