@@ -46,9 +46,9 @@ pub(crate) struct Settings {
 /// net.core.somaxconn, 4,096 by default.
 const BACKLOG: u32 = 1024;
 const INBOX_CAPACITY: u32 = 4096;
-/// Entries for messages in the links' queues, for each link: broadcasts that one link can have
-/// waiting while all others have as many.
-const MESSAGE_ENTRIES_PER_LINK: u32 = 4;
+/// Messages that one link's queue can share with others, while all others have as many; what comes
+/// above that is copied into buffers that the link can borrow, or left out.
+pub(crate) const MESSAGES_PER_LINK: u32 = 4;
 const SHARDS_MAX: u32 = 256;
 const BUFFERS_MAX: u32 = 1 << 24;
 
@@ -99,12 +99,15 @@ impl Settings {
                 self.links, self.shards
             ));
         }
-        // Twice the grant: a callback comes while no more than half of the queue is unsent.
-        if let Some(grant) = self.grant_bytes
-            && grant > self.send_queue_bytes / 2
-        {
+        // Twice the grant: a callback comes while no more than half of the queue is unsent, and an
+        // echo of the buffer that it is given must fit then.
+        let (name, grant) = match self.grant_bytes {
+            Some(grant) if grant > self.buffer_size_bytes => ("grant_bytes", grant),
+            _ => ("buffer_size", self.buffer_size_bytes),
+        };
+        if grant > self.send_queue_bytes / 2 {
             faults.push(format!(
-                "grant_bytes is {grant}, but send_queue, which is {}, must be twice that at least",
+                "{name} is {grant}, but send_queue, which is {}, must be twice that at least",
                 self.send_queue_bytes
             ));
         }
@@ -170,7 +173,7 @@ impl Settings {
     pub(crate) fn shard_pool(&self) -> PoolConfig {
         let mut pool = PoolConfig::new(self.division().pool());
         pool.buffer_size_bytes = self.buffer_size_bytes;
-        pool.shared_entries = self.links_per_shard().saturating_mul(MESSAGE_ENTRIES_PER_LINK);
+        pool.shared_entries = self.links_per_shard().saturating_mul(MESSAGES_PER_LINK);
         pool
     }
 
@@ -307,7 +310,7 @@ mod tests {
             let settings = Settings { shards, buffers: Some(buffers), ..Settings::default() };
             settings.check().unwrap();
             let Division { window, posts, .. } = settings.division();
-            let links = shards * (settings.shard_pool().buffers - window);
+            let links = shards * (settings.shard_pool().buffers - window - 1);
             assert!(links + posts * (shards + 1) <= buffers);
         }
     }

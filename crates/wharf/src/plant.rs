@@ -65,12 +65,14 @@ pub enum EnginePlant {
     ForgetRoom,
     /// Loans are never taken back.
     NeverRevoke,
+    /// A link that does not read takes the entries that others need for messages.
+    TakeOthersEntries,
 }
 
 #[cfg(feature = "sim")]
 impl EnginePlant {
     /// Every fault that can be planted.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::LeakSlot,
         Self::LosePlace,
         Self::ForgetRoomWake,
@@ -98,6 +100,7 @@ impl EnginePlant {
         Self::NoGuarantee,
         Self::ForgetRoom,
         Self::NeverRevoke,
+        Self::TakeOthersEntries,
     ];
 }
 

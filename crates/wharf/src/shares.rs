@@ -25,8 +25,8 @@
 //! 5. When a link has waited for `loan_wait`, those that have held most beyond their guarantee for
 //!    the longest without progress are closed, as many as it takes ([`choose_victims`]). Progress is
 //!    a loan of input that shrinks, and output that the peer's system acknowledges. A link that
-//!    waits for nothing but a loan for its own answer is spared; one that waits for a loan to
-//!    receive the rest of its message is closed only if all others do not make up for it.
+//!    waits for nothing but a loan for its own answer is spared; those that wait for a loan to
+//!    receive the rest of a message are closed last, and only as many as the first of them needs.
 //! 6. Posted messages and broadcasts have an account of their own, divided equally among those that
 //!    post: each shard, and all other threads together. A receiver pays one entry, whatever the
 //!    length. A post never takes a guarantee: where no room would be left for the grant, it is left
@@ -79,7 +79,7 @@ const SURPLUS_DEFAULT: u32 = 512;
 impl Needs {
     /// The smallest surplus: one link can have full input and full output.
     fn surplus_min(&self) -> u32 {
-        self.output_loan().saturating_add(self.input_max.max(1 + WINDOW_PART) - 1)
+        self.output_loan().saturating_add(self.input_max.max(WINDOW_PART))
     }
 
     /// The longest loan for output.
@@ -119,7 +119,8 @@ impl Needs {
         let posts = (buffers / 8 / self.senders()).max(self.post_max);
         let links = buffers.saturating_sub(posts.saturating_mul(self.senders()));
         let surplus = links.saturating_sub(self.guarantees()) / self.shards;
-        let half = (surplus / 2).max(self.input_max - 1);
+        // The first buffer is guaranteed, and one more can be half consumed.
+        let half = (surplus / 2).max(self.input_max);
         let surplus_input = half.min(surplus.saturating_sub(self.output_loan()));
         let window = (surplus_input / WINDOW_PART).clamp(1, WINDOW_MAX);
         let Self { shards, links, grant, .. } = *self;
@@ -133,9 +134,10 @@ impl Division {
         self.links.saturating_mul(1 + self.grant)
     }
 
-    /// The buffers of one shard's pool.
+    /// The buffers of one shard's pool: one more than the shares, which the port can always have.
     pub(crate) fn pool(&self) -> u32 {
-        self.window.saturating_add(self.guarantees()).saturating_add(self.surplus)
+        let shares = self.guarantees().saturating_add(self.surplus);
+        self.window.saturating_add(shares).saturating_add(1)
     }
 }
 
@@ -159,6 +161,16 @@ impl Loan {
     pub(crate) fn total(self) -> u32 {
         self.input + self.output
     }
+}
+
+/// What a look at the account has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    None,
+    /// Loans have just become tight.
+    Tight,
+    /// Loans are plenty again.
+    Plenty,
 }
 
 /// The account of one shard: what is lent, and what can be.
@@ -204,9 +216,9 @@ impl Shares {
         self.lendable(reserved).min(self.division.surplus_input.saturating_sub(self.lent.input))
     }
 
-    /// The longest loan for input that there can be.
-    pub(crate) fn input_loan_max(&self) -> u32 {
-        self.division.surplus_input.max(1)
+    /// The longest loan for input that a link can be lent beside what it holds.
+    pub(crate) fn input_loan_max(&self, held: Held) -> u32 {
+        self.division.surplus_input.saturating_sub(self.loan(held).input)
     }
 
     /// How many more buffers of output a link may take.
@@ -235,13 +247,17 @@ impl Shares {
         self.tight
     }
 
-    /// Looks whether loans have become tight, or plenty again; true if they have just become tight.
-    pub(crate) fn look(&mut self) -> bool {
+    /// Looks whether loans have become tight, or plenty again.
+    pub(crate) fn look(&mut self) -> Change {
         // Half as much again ends it, so that it does not come and go.
         let margin = self.division.window * if self.tight { 3 } else { 2 };
         let was_tight = self.tight;
         self.tight = self.lendable_input(0) < margin;
-        self.tight && !was_tight
+        match (was_tight, self.tight) {
+            (false, true) => Change::Tight,
+            (true, false) => Change::Plenty,
+            (false, false) | (true, true) => Change::None,
+        }
     }
 
     /// How many buffers the port may have now.
@@ -255,11 +271,34 @@ impl Shares {
         self.lent
     }
 
-    /// What the links that wait for a loan lack: beside what can be lent now.
-    pub(crate) fn lack(&self, needed: Loan) -> Loan {
-        Loan {
+    /// What lacks so that all of `needed` can be lent.
+    pub(crate) fn lack(&self, needed: Loan) -> Lack {
+        Lack {
             input: needed.input.saturating_sub(self.lendable_input(0)),
-            output: needed.total().saturating_sub(self.lendable(0)),
+            all: needed.total().saturating_sub(self.lendable(0)),
+        }
+    }
+}
+
+/// Buffers that must come back before somebody who waits can borrow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lack {
+    /// Of loans for input.
+    pub(crate) input: u32,
+    /// Of loans in either direction, the former among them.
+    pub(crate) all: u32,
+}
+
+impl Lack {
+    /// Whether it is less once `loan` comes back.
+    fn shrinks_by(self, loan: Loan) -> bool {
+        (self.input > 0 && loan.input > 0) || (self.all > 0 && loan.total() > 0)
+    }
+
+    fn without(self, loan: Loan) -> Self {
+        Self {
+            input: self.input.saturating_sub(loan.input),
+            all: self.all.saturating_sub(loan.total()),
         }
     }
 }
@@ -281,25 +320,21 @@ impl Borrower {
     }
 }
 
-/// Chooses those that are closed so that others, who lack `lack`, can borrow: those that wait for
-/// nothing before those that do, most buffers × time first, as many as it takes, and none that would not help. Moves them to the front and says how
-/// many they are.
+/// Chooses those that are closed so that others can borrow: most buffers × time first, as many as
+/// it takes, and none that would not help. Moves them to the front and says how many they are.
 ///
-/// In `lack` the input is what input lacks, and the output is what all lack together.
-pub(crate) fn choose_victims(borrowers: &mut [Borrower], lack: Loan) -> usize {
+/// `lack` is what all lack that have waited too long, and `first` what the first of them does. Those
+/// that wait for a loan themselves are closed for the first only: they make room for each other.
+pub(crate) fn choose_victims(borrowers: &mut [Borrower], lack: Lack, first: Lack) -> usize {
     borrowers.sort_unstable_by_key(|borrower| {
         (borrower.waits, std::cmp::Reverse(borrower.weight()), borrower.index)
     });
-    let (mut input, mut all) = (lack.input, lack.output);
+    let (mut lack, mut first) = (lack, first);
     let mut chosen = 0;
     for at in 0..borrowers.len() {
-        if input == 0 && all == 0 {
-            break;
-        }
-        let loan = borrowers[at].loan;
-        if (input > 0 && loan.input > 0) || (all > 0 && loan.total() > 0) {
-            input = input.saturating_sub(loan.input);
-            all = all.saturating_sub(loan.total());
+        let Borrower { loan, waits, .. } = borrowers[at];
+        if (if waits { first } else { lack }).shrinks_by(loan) {
+            (lack, first) = (lack.without(loan), first.without(loan));
             borrowers.swap(chosen, at);
             chosen += 1;
         }
@@ -316,8 +351,12 @@ mod tests {
         Borrower { index, loan: Loan { input, output }, stalled, waits: false }
     }
 
+    fn choose(borrowers: &mut [Borrower], input: u32, all: u32) -> usize {
+        choose_victims(borrowers, Lack { input, all }, Lack { input, all })
+    }
+
     fn shapes() -> impl Iterator<Item = (Needs, u32)> {
-        let shards = (1..=16).chain([24, 32, 48, 64, 256]);
+        let shards = (1..=64).chain([256]);
         shards.flat_map(|shards| {
             [1_u32, 2, 50, 3_000, 5_001, 60_000].into_iter().flat_map(move |links| {
                 [64_u32, 512, 2_048, 16_384].into_iter().flat_map(move |size| {
@@ -357,13 +396,13 @@ mod tests {
             let told = format!("{needs:?} {buffers} {division:?}");
             // No more than there are; the windows are a term of their own.
             let senders = u64::from(needs.shards) + 1;
-            let links = u64::from(needs.shards) * u64::from(division.pool() - division.window);
+            let links = u64::from(needs.shards) * u64::from(division.pool() - division.window - 1);
             assert!(links + senders * u64::from(division.posts) <= u64::from(buffers), "{told}");
             // Not tight at rest.
-            assert!(!shares.look() && !shares.is_tight(), "{told}");
+            assert_eq!((shares.look(), shares.is_tight()), (Change::None, false), "{told}");
             // A message of the stated maximum both ways at once, whatever the shard count.
             let full = Held { input: needs.input_max, output: needs.output_max };
-            assert!(shares.lendable_input(0) + 1 >= full.input, "{told}");
+            assert!(shares.lendable_input(0) >= full.input, "{told}");
             shares.settle(Held::default(), Held { input: full.input, output: 0 });
             let held = Held { input: full.input, output: 0 };
             assert!(shares.output_allowance(held, 0) >= full.output, "{told}");
@@ -444,8 +483,19 @@ mod tests {
     fn who_waits_for_the_rest_of_its_message_goes_last() {
         let mut borrowers = [borrower(1, 31, 0, 9), borrower(2, 31, 0, 1)];
         borrowers[0].waits = true;
-        assert_eq!(choose_victims(&mut borrowers, Loan { input: 1, output: 1 }), 1);
+        assert_eq!(choose(&mut borrowers, 1, 1), 1);
         assert_eq!(borrowers[0].index, 2);
+    }
+
+    #[test]
+    fn those_that_wait_are_closed_for_the_first_of_them_only() {
+        let mut borrowers: Vec<_> = (0..300).map(|index| borrower(index, 3, 0, 2)).collect();
+        for borrower in &mut borrowers[1..] {
+            borrower.waits = true;
+        }
+        let (all, first) = (Lack { input: 9_000, all: 9_000 }, Lack { input: 30, all: 30 });
+        assert_eq!(choose_victims(&mut borrowers, all, first), 10);
+        assert_eq!(borrowers[0].index, 0);
     }
 
     #[test]
@@ -470,7 +520,7 @@ mod tests {
             borrower(3, 100, 0, 1),
             borrower(4, 5, 0, 1),
         ];
-        let chosen = choose_victims(&mut borrowers, Loan { input: 100, output: 100 });
+        let chosen = choose(&mut borrowers, 100, 100);
         let chosen: Vec<_> = borrowers[..chosen].iter().map(|borrower| borrower.index).collect();
         assert_eq!(chosen, [2, 3]);
     }
@@ -479,9 +529,9 @@ mod tests {
     fn nobody_goes_who_would_not_help() {
         // Input alone is short: who holds unsent output is not closed for it.
         let mut borrowers = [borrower(1, 0, 500, 9), borrower(2, 3, 0, 1)];
-        let chosen = choose_victims(&mut borrowers, Loan { input: 1, output: 0 });
+        let chosen = choose(&mut borrowers, 1, 0);
         assert_eq!((chosen, borrowers[0].index), (1, 2));
-        assert_eq!(choose_victims(&mut borrowers, Loan::default()), 0);
+        assert_eq!(choose(&mut borrowers, 0, 0), 0);
     }
 
     #[test]
@@ -498,10 +548,10 @@ mod tests {
         let mut shares = Shares::new(division);
         shares.settle(Held::default(), Held { input: 86, output: 0 });
         assert_eq!((shares.window(), shares.lendable(0)), (5, 0));
-        assert!(shares.look());
+        assert_eq!(shares.look(), Change::Tight);
         shares.settle(Held { input: 86, output: 0 }, Held { input: 200, output: 0 });
         assert_eq!(shares.window(), 1);
         shares.settle(Held { input: 200, output: 0 }, Held::default());
-        assert!(!shares.look() && !shares.is_tight());
+        assert_eq!((shares.look(), shares.is_tight()), (Change::Plenty, false));
     }
 }

@@ -75,12 +75,6 @@ impl Buffer {
         self.inner().slots.bytes_of(self.index)
     }
 
-    /// How many bytes are filled in.
-    #[inline]
-    pub(super) fn len_u32(&self) -> u32 {
-        self.len
-    }
-
     /// Says how many bytes are filled in, from the start: what the kernel has written, or what is
     /// to be left.
     ///

@@ -1,6 +1,5 @@
 //! A chain: buffers and messages that leave as one unbroken run of bytes.
 
-mod compact;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod model;
@@ -207,6 +206,24 @@ impl Chain {
             Err(Entry::Buffer(buffer)) => Err(buffer),
             Err(Entry::Free | Entry::Message(_)) => unreachable!("what comes back is what went in"),
         }
+    }
+
+    /// Puts `buffer` behind what is here, its first bytes into the room of the last buffer, and
+    /// releases it if all of them fit there. So a run of short buffers takes no more of them than
+    /// its bytes need.
+    ///
+    /// # Errors
+    ///
+    /// What is left of the buffer, if the table has no entry left.
+    ///
+    /// # Cost
+    ///
+    /// Copies the buffer's bytes, but not those of one behind a buffer that is full.
+    pub fn push_packed(&mut self, pool: &BufferPool, mut buffer: Buffer) -> Result<(), Buffer> {
+        let moved = self.fill_last(std::iter::once(&*buffer), buffer.len().min(self.room()));
+        #[expect(clippy::cast_possible_truncation, reason = "a buffer has at most 1 MiB")]
+        buffer.remove_front(moved as u32);
+        self.push(pool, buffer)
     }
 
     /// Puts `message` behind what is here, in one entry; an empty one is dropped. The entry comes

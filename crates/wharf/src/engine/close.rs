@@ -128,7 +128,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             self.stop_accepting();
         }
         self.drain_until = Some(deadline);
-        let too_early = sees_it_first || !inbox_was_empty;
+        self.turns_to_drain = self.turns_to_drain.saturating_add(1);
+        let is_handed_out = inbox_was_empty || self.turns_to_drain > self.turns_of_an_inbox();
+        let too_early = sees_it_first || !is_handed_out;
         if !self.drains && (!too_early || self.core.shared.planted.is(EnginePlant::StopBeforePosts))
         {
             self.drains = true;

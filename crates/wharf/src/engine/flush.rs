@@ -5,7 +5,7 @@ use super::dispatch::reason_of;
 use super::receive::DRAIN_BYTES_MAX;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler};
-use crate::link::slot::Phase;
+use crate::link::slot::{Phase, Wish};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use wharf_port::memory::Chain;
@@ -36,12 +36,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             let chain = slot.queue.take_front(send_bytes_max);
             slot.in_flight = u32::try_from(chain.len()).unwrap_or(u32::MAX);
             slot.in_flight_buffers = chain.buffers();
+            slot.in_flight_messages = chain.messages();
             slot.sending = true;
             self.watch_output(index);
             if let Err(error) = self.port.submit(socket, Operation::Send(chain)) {
                 debug_assert!(false, "{error}");
                 let slot = &mut self.core.slots[index];
-                (slot.sending, slot.in_flight, slot.in_flight_buffers) = (false, 0, 0);
+                slot.end_send();
                 self.core.settle(index);
                 self.close(index, DisconnectReason::SystemError, How::Now);
             }
@@ -65,7 +66,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     fn end_if_handled(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        if !slot.is_served() || !slot.is_handled() || slot.wish.is_some() {
+        let waits_to_answer = matches!(slot.wish, Some(Wish::Output(_)));
+        if !slot.is_served() || !slot.is_handled() || waits_to_answer {
             return;
         }
         if slot.phase == Phase::Draining {
@@ -97,7 +99,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     pub(super) fn sent(&mut self, index: u32, mut chain: Chain, sent: usize, end: Option<End>) {
         let slot = &mut self.core.slots[index];
-        (slot.sending, slot.in_flight, slot.in_flight_buffers) = (false, 0, 0);
+        slot.end_send();
         slot.totals.sent_bytes += sent as u64;
         if slot.phase == Phase::Draining {
             let sent = u32::try_from(sent).unwrap_or(u32::MAX);
@@ -146,8 +148,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     fn send_failed(&mut self, index: u32, reason: DisconnectReason) {
         let slot = &mut self.core.slots[index];
-        let lost_nothing = self.core.shared.planted.is(EnginePlant::DropInputAtSendFailure);
-        if slot.is_served() && !lost_nothing {
+        let drops_input = self.core.shared.planted.is(EnginePlant::DropInputAtSendFailure);
+        if slot.is_served() && !drops_input {
             self.break_output(index, reason);
         } else {
             // A reset can show as an end of input first; what then fails to be sent tells.

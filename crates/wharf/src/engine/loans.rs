@@ -8,7 +8,7 @@ use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
-use crate::shares::{Borrower, Loan, choose_victims};
+use crate::shares::{Borrower, Change, Loan, choose_victims};
 use std::time::Duration;
 use wharf_port::port::{Port, Time};
 
@@ -20,16 +20,31 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     pub(super) fn share_buffers(&mut self) {
         self.grant_loans();
         self.revoke_loans();
-        if self.core.shares.look() {
-            // Links that receive again and again take turns from now on.
-            self.for_each_live(|worker, index| {
+        match self.core.shares.look() {
+            Change::None => {}
+            Change::Tight => self.for_each_live(|worker, index| {
+                // Links that receive again and again take turns from now on.
                 let slot = &worker.core.slots[index];
                 if slot.phase == Phase::Open && slot.receiving == Receiving::Many {
                     worker.stop_receiving(index);
                 }
-            });
+            }),
+            Change::Plenty => self.let_all_receive(),
         }
         self.port.set_window(self.core.shares.window());
+    }
+
+    /// Loans are plenty again: who waits for one to receive into goes on without.
+    fn let_all_receive(&mut self) {
+        for _ in 0..self.core.waiters.len() {
+            let Some(index) = self.core.waiters.pop() else { return };
+            // Behind those that were behind it, so that all keep their order.
+            self.core.waiters.push(index);
+            if matches!(self.core.slots[index].wish, Some(Wish::Input(_))) {
+                self.core.end_wish(index);
+                self.steer(index);
+            }
+        }
     }
 
     /// Lends to those that wait, the first one first, as far as it goes.
@@ -42,15 +57,21 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             let wish = self.core.slots[index].wish;
             self.core.end_wish(index);
             match wish {
-                Some(Wish::Input(buffers)) => {
-                    self.core.slots[index].promised = buffers;
-                    self.core.settle(index);
-                    self.steer(index);
-                }
+                Some(Wish::Input(buffers)) => self.lend_for_input(index, buffers),
                 Some(Wish::Output(_)) => self.offer_room(index),
                 None => debug_assert!(false, "who waits has a wish"),
             }
         }
+    }
+
+    /// Has a link receive so many buffers more.
+    fn lend_for_input(&mut self, index: u32, buffers: u32) {
+        let slot = &mut self.core.slots[index];
+        // It has had no chance yet to make progress with it.
+        slot.eased = self.core.now;
+        slot.promised = buffers;
+        self.core.settle(index);
+        self.steer(index);
     }
 
     /// Tells a handler that was refused buffers that it can have them.
@@ -85,10 +106,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         self.list_borrowers(wait);
         let lack = self.core.shares.lack(self.overdue_needs(wait));
+        let lack_of_first = self.core.shares.lack(self.core.need(first));
         if self.core.shared.planted.is(EnginePlant::NeverRevoke) {
             return;
         }
-        let chosen = choose_victims(&mut self.borrowers, lack);
+        let chosen = choose_victims(&mut self.borrowers, lack, lack_of_first);
         for at in 0..chosen {
             let Borrower { index, loan, .. } = self.borrowers[at];
             let reason = if loan.input > loan.output {
@@ -140,9 +162,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             None
         };
         let slot = &self.core.slots[index];
-        // Input waits for output that goes on, and will then go on, too.
         if output_stalled.is_some_and(|stalled| stalled < wait) {
-            return None;
+            // Input waits for output that goes on, and will then go on, too; but not where the
+            // handler waits for the rest of a message.
+            if !slot.is_incomplete() {
+                return None;
+            }
+            loan.output = 0;
         }
         let wish = slot.wish;
         // Nothing but a loan is in the way of its own answer.

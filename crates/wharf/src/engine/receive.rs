@@ -37,14 +37,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             return self.steer(index);
         }
         slot.heard = now;
-        slot.promised = slot.promised.saturating_sub(1);
         if slot.phase == Phase::Draining && slot.late_bytes > DRAIN_BYTES_MAX {
             slot.drained = true;
         }
-        slot.handled = slot.input.len() + buffer.len() < slot.wanted as usize;
-        let is_wanted = !slot.handled;
+        let is_of_use = slot.input.len() + buffer.len() >= slot.wanted as usize;
+        slot.handled &= !is_of_use;
         self.core.stats().received_bytes.add(u64::from(len));
-        if is_wanted {
+        if is_of_use {
             self.serve_fresh(index, buffer);
         } else {
             self.keep(index, buffer, 0);
@@ -92,7 +91,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             // More than its guarantee holds is there, so it asks for a loan.
             End::Readable if looked => {
                 let slot = &self.core.slots[index];
-                if slot.is_served() && slot.wish.is_none() {
+                if slot.is_served() && slot.wish.is_none() && !slot.input.is_empty() {
                     let needed = self.lacking_input(index);
                     self.core.wish(index, Wish::Input(needed));
                 }
@@ -111,7 +110,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let unread = u32::try_from(slot.input.len()).unwrap_or(u32::MAX);
         let credit = self.core.shared.settings.input_bytes;
         let lacking = slot.wanted.min(credit).saturating_sub(unread);
-        lacking.div_ceil(size).clamp(1, self.core.shares.input_loan_max())
+        lacking.div_ceil(size).min(self.core.shares.input_loan_max(slot.held)).max(1)
     }
 
     /// No more input will come: ends the link once all of it is handled and answered.
@@ -154,22 +153,20 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         {
             return;
         }
+        // What is there is taken, and where nothing is, that is the end.
+        let ends_when_dry = slot.phase == Phase::Draining || slot.broken.is_some();
+        let shots = if ends_when_dry { Shots::IfReady } else { Shots::One };
         let (shots, bytes_max, receiving) = match slot.phase {
             Phase::Lingering => (Shots::Many, u32::MAX, Receiving::Many),
             Phase::Open | Phase::Draining if free == 0 => return,
-            Phase::Open if slot.broken.is_some() => {
-                (Shots::IfReady, free.min(size), Receiving::One)
-            }
-            Phase::Open if !tight => (Shots::Many, free, Receiving::Many),
+            Phase::Open if !tight && !ends_when_dry => (Shots::Many, free, Receiving::Many),
             Phase::Open | Phase::Draining if unread == 0 || slot.promised > 0 || !tight => {
-                let is_open = slot.phase == Phase::Open;
-                let shots = if is_open { Shots::One } else { Shots::IfReady };
                 (shots, free.min(size), Receiving::One)
             }
             Phase::Open | Phase::Draining if slot.wish.is_some() || !self.core.has_room(index) => {
                 return;
             }
-            Phase::Open | Phase::Draining => (Shots::One, 0, Receiving::Look),
+            Phase::Open | Phase::Draining => (shots, 0, Receiving::Look),
             Phase::Free | Phase::Flushing | Phase::Closing => return,
         };
         if receiving == Receiving::Many {

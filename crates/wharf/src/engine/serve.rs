@@ -6,7 +6,7 @@ use crate::link::input::Input;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use std::mem;
-use wharf_port::memory::{Buffer, Owner};
+use wharf_port::memory::Buffer;
 use wharf_port::port::Port;
 
 /// Calls that one link gets in a turn; then others have theirs.
@@ -39,19 +39,18 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
     }
 
-    /// Puts a buffer behind what is unread, without its first bytes. A small piece behind others is
-    /// copied, so that few bytes do not pin many buffers.
+    /// Puts a buffer behind what is unread, without its first bytes. The last buffer is filled up
+    /// first: a message that comes in pieces pins one buffer more than it needs, at most.
     pub(super) fn keep(&mut self, index: u32, buffer: Buffer, consumed: usize) {
         let (slots, pool) = (&mut self.core.slots, &self.core.pool);
-        let input = &mut slots[index].input;
-        let was_empty = input.is_empty();
-        if was_empty || input.append(pool, &buffer, Owner::Application, 0).is_err() {
-            let pushed = input.push(pool, buffer);
-            assert!(pushed.is_ok(), "there is an entry for each buffer of the pool");
-        }
-        if consumed > 0 {
-            debug_assert!(was_empty, "only the first bytes are consumed");
-            input.advance(consumed);
+        let slot = &mut slots[index];
+        let before = slot.input.buffers();
+        debug_assert!(consumed == 0 || before == 0, "only the first bytes are consumed");
+        let pushed = slot.input.push_packed(pool, buffer);
+        assert!(pushed.is_ok(), "there is an entry for each buffer of the pool");
+        slot.input.advance(consumed);
+        if slot.input.buffers() > before {
+            slot.promised = slot.promised.saturating_sub(1);
         }
     }
 
@@ -105,7 +104,6 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         slot.in_call = 0;
         slot.input = unread;
         self.called(index, took, wanted);
-        self.merge_pieces(index);
         self.after_callback(index, answer);
     }
 
@@ -116,18 +114,16 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         slot.totals.received_count += 1;
         slot.wanted = if took { 0 } else { u32::try_from(wanted).unwrap_or(u32::MAX) };
         slot.handled = !took;
+        if took {
+            // Progress with what it was lent.
+            slot.eased = self.core.now;
+        }
         if slot.input.is_empty() {
             // What was promised for the rest of a message is not needed: it has come.
             slot.promised = 0;
-        }
-    }
-
-    /// Consumed heads and part-filled tails pin buffers; where they are too many the bytes move.
-    fn merge_pieces(&mut self, index: u32) {
-        let input = &mut self.core.slots[index].input;
-        let needed = input.len().div_ceil(self.core.pool.buffer_size_bytes() as usize);
-        if input.buffers() as usize > needed + 1 {
-            input.compact(&self.core.pool);
+            if slot.wish.is_some() {
+                self.core.forget_input_loan(index);
+            }
         }
     }
 

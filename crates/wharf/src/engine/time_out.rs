@@ -59,11 +59,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// When the link is idle: its peer owes it something, and nothing is owed to the peer.
     pub(super) fn idle_deadline(&self, slot: &Slot) -> Option<Time> {
         let idle = self.core.shared.settings.idle;
-        let counts = slot.phase == Phase::Open
-            && !idle.is_zero()
-            && !slot.has_output()
-            && !slot.input_over
-            && slot.wish.is_none();
+        let counts =
+            slot.phase == Phase::Open && !idle.is_zero() && !slot.has_output() && !slot.input_over;
         if counts {
             return Some(slot.heard.after(idle));
         }
@@ -127,6 +124,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     }
 
     fn idle(&mut self, index: u32) {
+        if self.core.slots[index].wish.is_some() {
+            // What it waits for is not its peer's to give.
+            self.core.slots[index].heard = self.core.now;
+            return;
+        }
         let answer = self.call(index, |handler, worker, link| handler.on_idle(worker, link));
         let slot = &mut self.core.slots[index];
         slot.heard = self.core.now;

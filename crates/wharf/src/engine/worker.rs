@@ -59,6 +59,8 @@ pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Hand
     pub(super) drain_until: Option<Time>,
     /// Links have begun to drain: what was posted before the stop has been handed out.
     pub(super) drains: bool,
+    /// Turns since the shard saw that the server stops, until it drains.
+    pub(super) turns_to_drain: u32,
     /// Why the shard stopped the server.
     pub(super) failure: Option<String>,
     completions: Completions<P>,
@@ -102,6 +104,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             full_turns: 0,
             drain_until: None,
             drains: false,
+            turns_to_drain: 0,
             failure: None,
             completions: Completions::<P>::with_capacity(BATCH),
             woke: port.now(),
@@ -160,6 +163,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.full_turns = if is_short { 0 } else { self.full_turns + 1 };
         let rounds = 2 * self.core.slots.live_count() / BATCH + 2;
         self.may_time_out = is_short || self.full_turns as usize > rounds;
+    }
+
+    /// After so many turns what was in the inbox before has been handed out, also where each is
+    /// full: every second one begins with packets.
+    pub(super) fn turns_of_an_inbox(&self) -> u32 {
+        let packets = self.core.shared.settings.inbox_capacity as usize;
+        2 * u32::try_from(packets.div_ceil(BATCH)).unwrap_or(u32::MAX / 4) + 2
     }
 
     /// The links' clock at `now`. It runs with the port's, but leaves out what no link is to blame

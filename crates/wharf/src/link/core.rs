@@ -4,6 +4,7 @@ use super::fifo::Fifo;
 use super::id::LinkId;
 use super::slot::{Phase, Slots, Wish};
 use crate::error::SendError;
+use crate::limits::MESSAGES_PER_LINK;
 use crate::plant::EnginePlant;
 use crate::server::shared::Shared;
 use crate::shares::{Loan, Shares};
@@ -82,7 +83,10 @@ impl Core {
                 allowance
             };
             match slot.queue.append(&self.pool, data, Owner::SendQueue, allowance) {
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    self.end_output_wish(index, data.len());
+                    Ok(())
+                }
                 Err(_) => Err(self.wish_for_output(index, data.len())),
             }
         });
@@ -94,7 +98,7 @@ impl Core {
     /// It has the lower half of the output, and leaves the grant free. A link with no message
     /// waiting shares it, for one entry. One that has some gets a copy in buffers of its own, so
     /// that a link which does not read keeps one message from coming home, and not all that come
-    /// after it; if it can borrow none, it shares that one, too.
+    /// after it; if it can borrow none, it shares as many as each link has entries for.
     pub(crate) fn queue_message(&mut self, index: u32, message: &Message) -> Result<(), SendError> {
         let result = self.room_for(index, message.len());
         let result = result.and_then(|()| self.push_message(index, message));
@@ -126,6 +130,11 @@ impl Core {
             if (used + 1) * each > entries {
                 return Err(SendError::NoBuffers);
             }
+        }
+        // One more would be an entry of others, who read.
+        let is_last = slot.messages() >= MESSAGES_PER_LINK;
+        if is_last && !self.shared.planted.is(EnginePlant::TakeOthersEntries) {
+            return Err(SendError::NoBuffers);
         }
         slot.queue.push_message(&self.pool, message.clone()).map_err(|_| SendError::NoBuffers)
     }
@@ -196,7 +205,8 @@ impl Core {
         if before == after || self.shared.planted.strikes(EnginePlant::Miscount) {
             return;
         }
-        if after.input < before.input || before.input <= 1 {
+        if before.input <= 1 {
+            // A loan begins.
             slot.eased = self.now;
         }
         slot.held = after;
@@ -217,11 +227,26 @@ impl Core {
                 && self.shares.has_grant(slot.held, self.reserved_beside(index)))
     }
 
+    /// The buffers that `len` bytes take.
+    fn buffers_of(&self, len: usize) -> u32 {
+        let buffers = len.div_ceil(self.pool.buffer_size_bytes() as usize);
+        u32::try_from(buffers).unwrap_or(u32::MAX)
+    }
+
+    /// A link has queued `len` bytes: if it has waited for a loan for as many, it waits no more.
+    #[inline]
+    fn end_output_wish(&mut self, index: u32, len: usize) {
+        if let Some(Wish::Output(buffers)) = self.slots[index].wish
+            && self.buffers_of(len) >= buffers
+        {
+            self.end_wish(index);
+        }
+    }
+
     /// Notes that a link could not get the buffers for `len` bytes, and says what its handler is
     /// told. Where the buffers of its own send will do, it waits for that and for no loan.
     fn wish_for_output(&mut self, index: u32, len: usize) -> SendError {
-        let needed = len.div_ceil(self.pool.buffer_size_bytes() as usize);
-        let needed = u32::try_from(needed).unwrap_or(u32::MAX);
+        let needed = self.buffers_of(len);
         if needed > self.shares.grant() || !self.slots[index].has_output() {
             self.wish(index, Wish::Output(needed));
         }
@@ -238,8 +263,12 @@ impl Core {
     }
 
     pub(crate) fn end_wish(&mut self, index: u32) {
-        if self.slots[index].wish.take().is_some() {
+        let slot = &mut self.slots[index];
+        if slot.wish.take().is_some() {
             self.waiters.remove(index);
+            // The peer owed nothing meanwhile.
+            let waited = self.now.since(slot.wishes_since.max(slot.heard));
+            slot.heard = slot.heard.after(waited);
         }
     }
 

@@ -90,6 +90,8 @@ pub(crate) struct Slot {
     /// Bytes of the send in flight, and buffers of this link that it holds.
     pub(crate) in_flight: u32,
     pub(crate) in_flight_buffers: u32,
+    /// Messages of the send in flight.
+    pub(crate) in_flight_messages: u32,
     /// Buffers of input that a callback has in its hands.
     pub(crate) in_call: u32,
     /// Buffers lent for input that a receive has not filled yet.
@@ -149,6 +151,7 @@ impl Slot {
             wanted: 0,
             in_flight: 0,
             in_flight_buffers: 0,
+            in_flight_messages: 0,
             in_call: 0,
             promised: 0,
             held: Held::default(),
@@ -174,6 +177,22 @@ impl Slot {
     /// Bytes that the peer has not taken yet, as far as the server knows.
     pub(crate) fn backlog(&self) -> usize {
         self.queue.len() + self.in_flight as usize
+    }
+
+    /// The send in flight is over.
+    pub(crate) fn end_send(&mut self) {
+        self.sending = false;
+        (self.in_flight, self.in_flight_buffers, self.in_flight_messages) = (0, 0, 0);
+    }
+
+    /// Posted messages that it shares with others and has not sent.
+    pub(crate) fn messages(&self) -> u32 {
+        self.queue.messages() + self.in_flight_messages
+    }
+
+    /// Whether its handler waits for more bytes than have come.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.wanted as usize > self.input.len()
     }
 
     /// Whether something is to be sent.

@@ -137,31 +137,6 @@ impl Tested {
         }
         front
     }
-
-    fn compact(&mut self, pool: &BufferPool) {
-        let own: usize =
-            self.entries.iter().filter(|(message, _)| !message).map(|(_, b)| b.len()).sum();
-        let (before, needed) = (self.buffers(), own.div_ceil(SIZE));
-        let released = self.chain.compact(pool) as usize;
-        let all = self.bytes();
-        if before <= needed + 1 {
-            assert_eq!(released, 0);
-            return;
-        }
-        // What is to be: each run of buffers is full but for its last.
-        let old = std::mem::take(&mut self.entries);
-        self.room = 0;
-        for (is_message, bytes) in old {
-            match is_message {
-                true => self.pushed(true, bytes),
-                false => self.appended(&bytes),
-            }
-        }
-        assert_eq!(self.bytes(), all);
-        assert_eq!(self.buffers(), before - released);
-        let messages = self.entries.len() - self.buffers();
-        assert!(self.buffers() <= needed + 1 + messages);
-    }
 }
 
 /// One run: the pools, the chain that is tested, and one that has what was taken off its front.
@@ -205,7 +180,7 @@ impl Run {
                 let len = self.random.below(self.tested.chain.len() + 2);
                 self.tested.truncate(len);
             }
-            _ => self.tested.compact(&self.pool),
+            _ => self.push_packed(),
         }
         operation
     }
@@ -246,6 +221,14 @@ impl Run {
             Ok(()) => self.tested.pushed(false, data[..len].to_vec()),
             Err(back) => assert_eq!((&back[..], self.pool.free_entries()), (&data[..len], 0)),
         }
+    }
+
+    fn push_packed(&mut self) {
+        let data = self.data();
+        let Some(mut buffer) = self.pool.acquire(Owner::Application) else { return };
+        let len = buffer.append(&data);
+        self.tested.chain.push_packed(&self.pool, buffer).unwrap();
+        self.tested.appended(&data[..len]);
     }
 
     fn push_message(&mut self) {

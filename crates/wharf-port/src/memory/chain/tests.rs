@@ -166,21 +166,24 @@ fn truncate_rolls_back_what_was_appended() {
 }
 
 #[test]
-fn compact_moves_bytes_forward_and_releases_what_becomes_empty() {
+fn what_is_pushed_packed_takes_no_more_buffers_than_its_bytes_need() {
     let pool = pool(8);
     let mut chain = Chain::new();
-    for number in 0..8_u8 {
+    let mut expected = Vec::new();
+    for (number, len) in (0_u8..).zip([20, 50, 64, 1, 40, 33, 64]) {
         let mut buffer = pool.acquire(Owner::SendQueue).unwrap();
-        buffer.append(&[number; 20]);
-        chain.push(&pool, buffer).unwrap();
+        buffer.append(&vec![number; len]);
+        expected.extend_from_slice(&buffer);
+        chain.push_packed(&pool, buffer).unwrap();
+        if number == 3 {
+            expected.drain(..70);
+            chain.advance(70);
+        }
+        assert_eq!(bytes(&chain), expected);
+        // One more for the first one's consumed bytes.
+        assert!(chain.buffers() as usize <= expected.len().div_ceil(64) + 1, "{chain:?}");
+        assert_eq!(pool.free(), 8 - chain.buffers());
     }
-    chain.advance(5);
-    let before = bytes(&chain);
-    assert_eq!(chain.compact(&pool), 5);
-    assert_eq!((bytes(&chain), chain.buffers(), pool.free()), (before, 3, 5));
-    assert_eq!(chain.compact(&pool), 0);
-    chain.append(&pool, &[9; 37], Owner::SendQueue, 0).unwrap();
-    assert_eq!(chain.room(), 0);
 }
 
 #[test]
