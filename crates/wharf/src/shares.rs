@@ -30,7 +30,9 @@
 //! 6. Posted messages and broadcasts have an account of their own, divided equally among those that
 //!    post: each shard, and all other threads together. A receiver pays one entry, whatever the
 //!    length. A post never takes a guarantee: where no room would be left for the grant, it is left
-//!    out and counted.
+//!    out and counted. A link that reads too slowly shares few messages, and has copies of the
+//!    others as loans. Where a post is refused because messages do not come home, the link that
+//!    keeps one and has made no progress for longest is closed, if that is `loan_wait` at least.
 //! 7. If loans have gone beyond the surplus all the same, the window pays: it is not refilled
 //!    beyond what is left of it ([`Shares::window`]), and guarantees stay whole.
 

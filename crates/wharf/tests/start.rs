@@ -150,7 +150,7 @@ fn the_soft_limit_of_open_files_is_raised(case: &Case) {
 fn too_much_memory_is_refused_with_the_figures_and_not_taken(case: &Case) {
     case.alone(|| {
         let start = util::now();
-        let builder = case.builder().buffers(1 << 24).buffer_size(1 << 20);
+        let builder = case.builder().buffers(1 << 24).buffer_size(1 << 20).send_queue(2 << 20);
         match fail(builder, echo()) {
             StartError::Memory { needed, available } => {
                 assert!(needed > 1 << 43 && available < needed, "{needed} {available}");

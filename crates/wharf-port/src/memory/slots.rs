@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 pub(super) struct Slots {
     region: Region,
     size_bytes: u32,
+    stride_bytes: u32,
 }
 
 /// What free buffers are filled with in builds with debug assertions: no valid UTF-8, no zero.
@@ -33,8 +34,9 @@ impl Slots {
     pub(super) fn new(count: u32, size_bytes: u32) -> Result<Self, MemoryError> {
         assert!((1..=1 << 24).contains(&count), "buffers: {count}");
         assert!((64..=1 << 20).contains(&size_bytes), "buffer_size_bytes: {size_bytes}");
-        let region = Region::new(stride_bytes(size_bytes) as usize * count as usize)?;
-        let slots = Self { region, size_bytes };
+        let stride_bytes = stride_bytes(size_bytes);
+        let region = Region::new(stride_bytes as usize * count as usize)?;
+        let slots = Self { region, size_bytes, stride_bytes };
         if cfg!(debug_assertions) {
             // SAFETY: nobody has been given a slot yet.
             (0..count).for_each(|index| unsafe { slots.poison(index) });
@@ -43,14 +45,16 @@ impl Slots {
     }
 
     /// Bytes in each slot.
+    #[inline]
     pub(super) fn size_bytes(&self) -> u32 {
         self.size_bytes
     }
 
     /// The address of the slot's first byte; all [`size_bytes`](Self::size_bytes) from there on lie
     /// in the region and are initialised memory.
+    #[inline]
     pub(super) fn bytes_of(&self, index: u32) -> NonNull<u8> {
-        self.region.at(index as usize * stride_bytes(self.size_bytes) as usize)
+        self.region.at(index as usize * self.stride_bytes as usize)
     }
 
     /// Fills a free slot with a pattern.

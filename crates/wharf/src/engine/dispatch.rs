@@ -142,12 +142,17 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     }
 
     /// Does what a callback's answer asks for.
+    #[inline]
     pub(super) fn after_callback(&mut self, index: u32, answer: Option<Result>) {
+        if !matches!(answer, Some(Ok(()))) || self.core.slots[index].close_asked {
+            self.close_as_answered(index, answer);
+        }
+    }
+
+    fn close_as_answered(&mut self, index: u32, answer: Option<Result>) {
         match answer {
             Some(Ok(())) => {
-                if self.core.slots[index].close_asked
-                    && !self.core.shared.planted.is(EnginePlant::ForgetClose)
-                {
+                if !self.core.shared.planted.is(EnginePlant::ForgetClose) {
                     self.close(index, DisconnectReason::HandlerClosed, How::Flush);
                 }
             }

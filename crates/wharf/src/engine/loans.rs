@@ -20,6 +20,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     pub(super) fn share_buffers(&mut self) {
         self.grant_loans();
         self.revoke_loans();
+        self.revoke_messages();
         match self.core.shares.look() {
             Change::None => {}
             Change::Tight => self.for_each_live(|worker, index| {
@@ -123,6 +124,34 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         if chosen > 0 {
             self.grant_loans();
+        }
+    }
+
+    /// Closes the link that has taken nothing for longest of those that keep posted messages from
+    /// coming home, if a post was refused for want of buffers: one for each refusal.
+    fn revoke_messages(&mut self) {
+        let refused = self.core.shared.posts_refused();
+        if refused == self.posts_refused || !self.may_time_out {
+            return;
+        }
+        self.posts_refused = refused;
+        let wait = self.core.shared.settings.loan_wait;
+        let mut longest = None;
+        for n in 0..self.core.slots.live_count() {
+            let index = self.core.slots.live(n);
+            let slot = &self.core.slots[index];
+            let may_stall = self.core.now.since(slot.moved) >= wait;
+            if slot.messages() == 0 || slot.phase == Phase::Closing || !may_stall {
+                continue;
+            }
+            let stalled = self.core.now.since(self.look_at_progress(index));
+            if stalled >= wait && longest.is_none_or(|(_, other)| stalled > other) {
+                longest = Some((index, stalled));
+            }
+        }
+        if let Some((index, _)) = longest {
+            self.core.stats().loans_revoked.add(1);
+            self.close(index, DisconnectReason::SlowReader, How::Now);
         }
     }
 

@@ -68,8 +68,8 @@ impl Builder {
         self
     }
 
-    /// The most bytes that can wait to be sent on a link, and so the largest message.
-    /// Default 262,144.
+    /// The most bytes that can wait to be sent on a link, and so the largest message; at least two
+    /// buffers and twice the [grant](Self::grant_bytes). Default 262,144.
     ///
     /// Half of it is the high-water mark. Above that the handler is not called with input, which
     /// stays unread until the peer has read, and posted messages and broadcasts are left out.

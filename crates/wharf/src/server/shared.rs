@@ -75,6 +75,8 @@ pub(crate) struct Shared {
     /// Buffers for messages that cross threads or go to many links: each shard's own, and those
     /// of all other threads.
     pub(crate) posts: Box<[MessagePool]>,
+    /// How often a message was refused because its sender's buffers were used up.
+    posts_refused: AtomicU64,
     /// The accepting shard waits for a place to become free.
     pub(crate) room_wanted: AtomicBool,
     /// Says no, always, outside of a simulation.
@@ -116,6 +118,7 @@ impl Shared {
             shards: (0..settings.shards).map(shard).collect(),
             posts: posts.collect::<Result<_, _>>()?,
             settings,
+            posts_refused: AtomicU64::new(0),
             room_wanted: AtomicBool::new(false),
             planted: Planted::default(),
             stopping: AtomicBool::new(false),
@@ -160,7 +163,16 @@ impl Shared {
         if data.len() > self.settings.high_water_bytes() as usize {
             return Err(SendError::TooLarge);
         }
-        self.posts[sender].message_of(data).map_err(|_| SendError::NoBuffers)
+        self.posts[sender].message_of(data).map_err(|_| {
+            // The shards look who keeps messages from coming home.
+            self.posts_refused.fetch_add(1, Ordering::Relaxed);
+            self.wake_all();
+            SendError::NoBuffers
+        })
+    }
+
+    pub(crate) fn posts_refused(&self) -> u64 {
+        self.posts_refused.load(Ordering::Relaxed)
     }
 
     /// Posts a broadcast to every shard but one.

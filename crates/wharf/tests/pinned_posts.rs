@@ -1,0 +1,63 @@
+//! Promise: who does not read keeps the buffers of posted messages from nobody for longer than
+//! `loan_wait`.
+//!
+//! Method: each of many links that do not read is posted messages of its own, until there are no
+//! buffers left to post from; then one that reads is posted to.
+#![cfg(target_os = "linux")]
+#![cfg(test)]
+
+mod util;
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use util::{Case, TestServer, each_back_end, echo, now, within};
+use wharf::DisconnectReason::SlowReader;
+use wharf::SendError;
+
+each_back_end!(messages_that_nobody_reads_come_home_after_loan_wait);
+
+const DEAF: usize = 30;
+const LOAN_WAIT: Duration = Duration::from_millis(300);
+/// Far below `stall_timeout`.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn messages_that_nobody_reads_come_home_after_loan_wait(case: &Case) {
+    let _deadline = within(Duration::from_mins(1));
+    for shards in [1, 3] {
+        let handler = echo();
+        let record = Arc::clone(&handler.record);
+        let builder = case.builder().shards(shards).links(40).loan_wait(LOAN_WAIT);
+        let server = TestServer::start(builder, handler);
+        let deaf: Vec<_> = (0..DEAF).map(|_| util::connect_small_window(server.address)).collect();
+        server.wait_for_links(u32::try_from(DEAF).unwrap());
+        let ids: Vec<_> = (0..DEAF).map(|number| record.id(number)).collect();
+        let mut reads = server.connect();
+        let reader = record.id(DEAF);
+
+        let end = now() + PATIENCE;
+        let message = vec![1; 64 * 1024];
+        let mut refused_since = None;
+        // What is merely on its way to a shard comes home sooner.
+        while refused_since.is_none_or(|since: Instant| since.elapsed() < LOAN_WAIT / 3) {
+            assert!(now() < end, "buffers to post from do not run out: {:?}", server.stats());
+            for id in &ids {
+                match server.handle.send(*id, &message) {
+                    Err(SendError::NoBuffers) => refused_since = refused_since.or(Some(now())),
+                    _ => refused_since = None,
+                }
+            }
+        }
+        let end = now() + PATIENCE;
+        while server.handle.send(reader, &message) != Ok(()) {
+            assert!(now() < end, "there is nothing to post from: {:?}", server.stats());
+            std::thread::yield_now();
+        }
+        let mut got = vec![0; message.len()];
+        reads.read_exact(&mut got).unwrap();
+        assert!(got == message);
+        drop((deaf, reads));
+        let stats = server.stop();
+        assert_eq!(stats.closed(SlowReader), stats.loans_revoked, "{stats:?}");
+    }
+}
