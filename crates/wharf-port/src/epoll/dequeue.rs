@@ -133,18 +133,12 @@ impl<T: Send> EpollPort<T> {
             }
             push(completions, *key, sent(state));
         }
-        if !is_full(completions)
-            && let Intake::Armed(demand) = state.intake
-        {
-            match state.role {
-                Role::Connection => {
-                    let (supply, counters) = (&mut self.supply, &mut self.counters);
-                    push(completions, *key, receive(socket, state, demand, supply, counters));
-                }
-                Role::Listener => {
-                    accept(*key, state, demand.shots, completions, &mut self.counters);
-                }
+        match state.role {
+            Role::Connection => {
+                let (supply, counters) = (&mut self.supply, &mut self.counters);
+                receive(socket, *key, state, completions, supply, counters);
             }
+            Role::Listener => accept(*key, state, completions, &mut self.counters),
         }
         if state.is_over() && !is_full(completions) {
             self.close(socket, completions);
@@ -164,41 +158,47 @@ impl<T: Send> EpollPort<T> {
     }
 }
 
-/// Receives once, or puts the socket behind the others that wait for a buffer.
+/// Receives until there is nothing more, no room, or others shall have their turn. Without a buffer
+/// the socket goes behind the others that wait for one.
 fn receive<T: Send>(
     socket: Socket,
+    key: Key,
     state: &mut SocketState,
-    demand: Demand,
+    completions: &mut Completions<EpollPort<T>>,
     supply: &mut Supply,
     counters: &mut Counters,
-) -> Option<Outcome<TcpStream, T>> {
-    if !state.readable && demand.shots != Shots::IfReady {
-        return None;
+) {
+    for received in 0..RECEIVES_MAX {
+        let Intake::Armed(demand) = state.intake else { return };
+        if is_full(completions) || (!state.readable && demand.shots != Shots::IfReady) {
+            return;
+        }
+        if demand.is_question() {
+            return push(completions, key, state.answer(demand));
+        }
+        // One that has received does not wait before those that have not.
+        if supply.is_used_up() || (received > 0 && supply.is_short()) {
+            return;
+        }
+        let Some(buffer) = supply.buffer_for(socket) else {
+            state.intake = Intake::Waiting(demand);
+            counters.receive_pauses += 1;
+            return;
+        };
+        push(completions, key, state.receive(demand, buffer));
     }
-    if demand.is_question() {
-        return state.answer(demand);
-    }
-    if supply.is_used_up() {
-        return None;
-    }
-    let Some(buffer) = supply.buffer_for(socket) else {
-        state.intake = Intake::Waiting(demand);
-        counters.receive_pauses += 1;
-        return None;
-    };
-    state.receive(demand, buffer)
 }
 
 /// Accepts until there is nothing more, no room, or others shall have their turn.
 fn accept<T: Send>(
     key: Key,
     state: &mut SocketState,
-    shots: Shots,
     completions: &mut Completions<EpollPort<T>>,
     counters: &mut Counters,
 ) {
     for _ in 0..ACCEPTS_MAX {
-        if !state.readable || state.intake == Intake::Idle || is_full(completions) {
+        let Intake::Armed(Demand { shots, .. }) = state.intake else { return };
+        if !state.readable || is_full(completions) {
             return;
         }
         let outcome = match calls::accept(&state.fd) {
@@ -255,3 +255,7 @@ const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Connections accepted in one visit, so that a flood of them leaves the others their turn.
 const ACCEPTS_MAX: u32 = 64;
+
+/// Receives of one visit: as many buffers as a message of some size has, so that its answer leaves
+/// in one send, and no more, so that the others have their turn.
+const RECEIVES_MAX: u32 = 32;

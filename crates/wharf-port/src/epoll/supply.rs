@@ -28,6 +28,11 @@ impl Supply {
         self.left == 0
     }
 
+    /// Whether the next receive would wait for a buffer.
+    pub(super) fn is_short(&self) -> bool {
+        !self.waiting.is_empty() || self.pool.free() == 0
+    }
+
     /// Whether a socket waits for a buffer, and there is one.
     pub(super) fn can_feed(&self) -> bool {
         !self.waiting.is_empty() && self.pool.free() > 0

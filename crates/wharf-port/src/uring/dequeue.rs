@@ -20,6 +20,10 @@ use std::time::Duration;
 /// the port.
 const FAILURES_MAX: u32 = 5000;
 
+/// Buffers that the kernel fills for one receive of many shots before it goes on to the next
+/// (`MULTISHOT_MAX_RETRY` in io_uring/net.c).
+const SHOTS_AT_ONCE: u32 = 32;
+
 /// `struct io_uring_getevents_arg` of the kernel's ABI.
 #[repr(C)]
 struct WaitArgument {
@@ -51,9 +55,10 @@ impl<T: Send> UringPort<T> {
         self.packets_first = !self.packets_first;
         let notified = self.packets_first && self.inbox.take_packets(completions, usize::MAX);
         self.report(completions);
-        self.feed();
+        let passed_over = self.feed();
         self.push_overflow();
-        let idle = completions.len() == before
+        let idle = !passed_over
+            && completions.len() == before
             && !is_full(completions)
             && !notified
             && self.overflow.is_empty()
@@ -69,23 +74,39 @@ impl<T: Send> UringPort<T> {
         Ok(())
     }
 
-    /// Lends buffers to the kernel, and gives as many of those that wait for one their turn.
+    /// Lends buffers to the kernel, and gives as many of those that wait for one their turn: for one
+    /// buffer each, or for many, if the last one was filled and there are enough. The kernel serves
+    /// what is handed over in order, and before the receives that it has already.
     ///
-    /// No buffer comes home while this thread sleeps, so there is no other place for it.
-    fn feed(&mut self) {
+    /// No buffer comes home while this thread sleeps, so there is no other place for it. Says whether
+    /// somebody waits though there are buffers: then the thread must not sleep.
+    fn feed(&mut self) -> bool {
         self.window.fill(&self.pool);
+        let mut left = self.window.lent().saturating_sub(self.turns);
         let mut next = self.waiting.first();
         // Passes over no more sockets than have their turn already.
         while let Some(socket) = next
-            && self.turns < self.window.lent()
+            && left > 0
         {
             next = self.waiting.after(socket);
-            if let Some(entry) = self.sockets.get_mut(socket)
-                && let Some(Running { demand, at: At::Waiting, .. }) = entry.state.receive
-            {
+            let Some(entry) = self.sockets.get_mut(socket) else { continue };
+            let Some(Running { demand, at: At::Waiting, .. }) = entry.state.receive else {
+                continue;
+            };
+            let wants_many = entry.state.fills && demand.shots == Shots::Many;
+            if wants_many && left >= SHOTS_AT_ONCE {
+                left -= SHOTS_AT_ONCE;
+                self.waiting.remove(socket);
+                self.arm_receive(socket, demand, At::Kernel);
+            } else if wants_many && self.window.lent() >= SHOTS_AT_ONCE {
+                // It is the first in the next pass.
+                return true;
+            } else {
+                left -= 1;
                 self.arm_receive(socket, demand, At::Turn);
             }
         }
+        false
     }
 
     /// Hands over what is in the submission queue, without waiting.
@@ -202,6 +223,7 @@ impl<T: Send> UringPort<T> {
         }
         let end = match (done.result(), buffer) {
             (1.., Some(buffer)) => {
+                state.fills = buffer.room() == 0;
                 let is_over = running.demand.received(len);
                 let go_on = !is_over && !cancelled && !state.closing;
                 let demand = running.demand;

@@ -106,6 +106,8 @@ struct State {
     receive: Option<Running>,
     accept: Option<Running>,
     send: Option<Sending>,
+    /// The last receive filled its buffer: more is there, or was.
+    fills: bool,
     /// INV-URING-1
     in_kernel: u8,
     closing: bool,
@@ -219,6 +221,7 @@ impl<T: Send> UringPort<T> {
             receive: None,
             accept: None,
             send: None,
+            fills: false,
             in_kernel: 0,
             closing: false,
             queued: false,
