@@ -10,7 +10,7 @@
 //!   epoll_wait ──► readable, writable, drain ──────────────────────┤ something to do?
 //!                                                                  ▼
 //!   waiting ◄── no buffer ─────────────── visit ◄── first ──── ready queue ◄─┐
-//!      └──────── a buffer is free ───────►  │ one receive, some accepts,      │ more to do
+//!      └──────── a buffer is free ───────►  │ some receives or accepts,       │ more to do
 //!                                           ▼ a send, what has ended          │
 //!                                     completions ────────────────────────────┘
 //! ```
