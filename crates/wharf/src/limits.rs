@@ -46,9 +46,12 @@ pub(crate) struct Settings {
 /// net.core.somaxconn, 4,096 by default.
 const BACKLOG: u32 = 1024;
 const INBOX_CAPACITY: u32 = 4096;
-/// Messages that one link's queue can share with others, while all others have as many; what comes
-/// above that is copied into buffers that the link can borrow, or left out.
+/// Messages that one link's queue can share with others; what comes above that is copied into
+/// buffers that the link can borrow, or left out.
 pub(crate) const MESSAGES_PER_LINK: u32 = 4;
+/// So many links of a shard can share as many messages each; of more links each shares one, and the
+/// others while there are entries.
+const LINKS_WITH_ALL_MESSAGES: u32 = 1_024;
 const SHARDS_MAX: u32 = 256;
 const BUFFERS_MAX: u32 = 1 << 24;
 
@@ -173,7 +176,8 @@ impl Settings {
     pub(crate) fn shard_pool(&self) -> PoolConfig {
         let mut pool = PoolConfig::new(self.division().pool());
         pool.buffer_size_bytes = self.buffer_size_bytes;
-        pool.shared_entries = self.links_per_shard().saturating_mul(MESSAGES_PER_LINK);
+        let links = self.links_per_shard();
+        pool.shared_entries = links + (MESSAGES_PER_LINK - 1) * links.min(LINKS_WITH_ALL_MESSAGES);
         pool
     }
 

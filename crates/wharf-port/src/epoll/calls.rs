@@ -18,7 +18,7 @@ pub(super) enum Push {
     NoRoom,
     /// The socket may have room, but others shall have their turn.
     Paused,
-    Failed(OsError),
+    Failed(Errno),
 }
 
 /// What a listening socket gave.
@@ -83,7 +83,7 @@ fn came_to(result: Result<usize, Errno>, size: usize, chain: &Chain, sent: &mut 
             }
         }
         Err(Errno::AGAIN) => Push::NoRoom,
-        Err(errno) => Push::Failed(error("send", errno)),
+        Err(errno) => Push::Failed(errno),
     }
 }
 

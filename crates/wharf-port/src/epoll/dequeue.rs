@@ -1,7 +1,7 @@
 //! The exit: a turn hands over what is done, looks at epoll, and lets ready sockets work.
 
 use super::calls::{self, Accept};
-use super::socket::{Intake, Role, SocketState};
+use super::socket::{Intake, Over, Role, Sending, SocketState};
 use super::supply::Supply;
 use super::{EpollPort, WAKE, socket_of};
 use crate::port::{
@@ -123,9 +123,9 @@ impl<T: Send> EpollPort<T> {
             return;
         };
         state.queued = false;
-        if let Intake::Ended(end) = state.intake {
+        if state.intake == Intake::Cancelled {
             state.intake = Intake::Idle;
-            push(completions, *key, Some(state.role.intake_ended(end)));
+            push(completions, *key, Some(state.role.intake_cancelled()));
         }
         if state.send.is_some() && !is_full(completions) {
             if state.writable {
@@ -230,8 +230,13 @@ fn accept<T: Send>(
 
 /// The completion of a send that is over.
 fn sent<S, T>(state: &mut SocketState) -> Option<Outcome<S, T>> {
-    let send = state.send.take_if(|send| send.over)?;
-    Some(Outcome::Sent { chain: send.chain, sent: send.sent, end: send.end })
+    let Sending { chain, sent, over } = state.send.take_if(|send| send.over.is_some())?;
+    let end = match over? {
+        Over::Sent => None,
+        Over::Cancelled => Some(End::Cancelled),
+        Over::Failed(errno) => Some(End::Failed(calls::error("send", errno))),
+    };
+    Some(Outcome::Sent { chain, sent, end })
 }
 
 fn push<T: Send>(

@@ -47,7 +47,7 @@ pub(super) enum Intake {
     /// It has something to take, and waits for a buffer.
     Waiting(Demand),
     /// It was cancelled, and its completion waits to be dequeued.
-    Ended(End),
+    Cancelled,
 }
 
 /// The send in flight.
@@ -55,9 +55,16 @@ pub(super) enum Intake {
 pub(super) struct Sending {
     pub(super) chain: Chain,
     pub(super) sent: usize,
-    /// Its completion waits to be dequeued.
-    pub(super) over: bool,
-    pub(super) end: Option<End>,
+    /// How it went, if it is over; then its completion waits to be dequeued.
+    pub(super) over: Option<Over>,
+}
+
+/// How a send went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    Sent,
+    Cancelled,
+    Failed(Errno),
 }
 
 impl SocketState {
@@ -88,9 +95,11 @@ impl SocketState {
         let intake = match self.intake {
             Intake::Idle | Intake::Waiting(_) => false,
             Intake::Armed(demand) => self.readable || demand.shots == Shots::IfReady,
-            Intake::Ended(_) => true,
+            Intake::Cancelled => true,
         };
-        intake || self.closing || self.send.as_ref().is_some_and(|send| send.over || self.writable)
+        intake
+            || self.closing
+            || self.send.as_ref().is_some_and(|send| send.over.is_some() || self.writable)
     }
 
     /// Whether nothing is left to do but to close it.
@@ -115,10 +124,10 @@ impl SocketState {
 
     /// Sends what is left of the chain, as far as the socket takes it now.
     pub(super) fn push(&mut self) {
-        let Some(send) = self.send.as_mut().filter(|send| !send.over) else { return };
+        let Some(send) = self.send.as_mut().filter(|send| send.over.is_none()) else { return };
         match calls::send(&self.fd, &send.chain, &mut send.sent) {
-            Push::All => send.finish(None),
-            Push::Failed(error) => send.finish(Some(End::Failed(error))),
+            Push::All => send.finish(Over::Sent),
+            Push::Failed(errno) => send.finish(Over::Failed(errno)),
             Push::NoRoom => self.writable = false,
             Push::Paused => self.writable = true,
         }
@@ -185,12 +194,12 @@ impl SocketState {
                 if kind == self.role.intake_kind()
                     && let Intake::Armed(_) | Intake::Waiting(_) = self.intake
                 {
-                    self.intake = Intake::Ended(End::Cancelled);
+                    self.intake = Intake::Cancelled;
                 }
             }
             OperationKind::Send => {
-                if let Some(send) = self.send.as_mut().filter(|send| !send.over) {
-                    send.finish(Some(End::Cancelled));
+                if let Some(send) = self.send.as_mut().filter(|send| send.over.is_none()) {
+                    send.finish(Over::Cancelled);
                 }
             }
             OperationKind::Close => {}
@@ -227,22 +236,22 @@ impl Role {
         }
     }
 
-    pub(super) fn intake_ended<S, T>(self, end: End) -> Outcome<S, T> {
+    pub(super) fn intake_cancelled<S, T>(self) -> Outcome<S, T> {
         match self {
-            Self::Connection => Outcome::ReceiveEnded(end),
-            Self::Listener => Outcome::AcceptEnded(end),
+            Self::Connection => Outcome::ReceiveEnded(End::Cancelled),
+            Self::Listener => Outcome::AcceptEnded(End::Cancelled),
         }
     }
 }
 
 impl Sending {
     pub(super) fn new(chain: Chain) -> Self {
-        Self { chain, sent: 0, over: false, end: None }
+        Self { chain, sent: 0, over: None }
     }
 
-    fn finish(&mut self, end: Option<End>) {
-        debug_assert!(!self.over, "a send ends once");
-        (self.over, self.end) = (true, end);
+    fn finish(&mut self, over: Over) {
+        debug_assert!(self.over.is_none(), "a send ends once");
+        self.over = Some(over);
     }
 }
 

@@ -48,11 +48,9 @@ pub struct Chain {
     /// walked through again at each short send.
     skipped_to: Position,
     len: usize,
-    /// How many of the bytes are in messages.
-    message_len: usize,
 }
 
-const _: () = assert!(size_of::<Chain>() <= 64);
+const _: () = assert!(size_of::<Chain>() <= 48);
 
 impl Chain {
     /// An empty chain; takes nothing.
@@ -67,7 +65,6 @@ impl Chain {
             skipped: 0,
             skipped_to: Position { index: 0, skipped: 0 },
             len: 0,
-            message_len: 0,
         }
     }
 
@@ -240,7 +237,6 @@ impl Chain {
         match self.link(pool, Entry::Message(message)) {
             Ok(()) => {
                 self.len += len;
-                self.message_len += len;
                 Ok(())
             }
             Err(Entry::Message(message)) => Err(message),
@@ -282,7 +278,6 @@ impl Chain {
             self.entries += other.entries;
             self.buffers += other.buffers;
             self.len += other.len;
-            self.message_len += other.message_len;
             other.forget();
         }
     }
@@ -347,10 +342,7 @@ impl Chain {
         #[expect(clippy::cast_possible_truncation, reason = "an entry has less than 4 GiB")]
         match entry {
             Entry::Buffer(buffer) => buffer.set_len(stays as u32),
-            Entry::Message(message) => {
-                message.truncate(stays as u32);
-                self.message_len -= len;
-            }
+            Entry::Message(message) => message.truncate(stays as u32),
             Entry::Free => {}
         }
         self.len -= len;
@@ -383,7 +375,6 @@ impl Chain {
         if let Some(Entry::Message(message)) = self.first() {
             let from = if self.skipped == 0 { message.start() } else { self.skipped_to };
             self.skipped_to = message.position_behind(from, by);
-            self.message_len -= len;
         }
         self.skipped += by;
     }
@@ -533,11 +524,7 @@ impl Chain {
         self.entries -= 1;
         self.len -= left;
         self.skipped = 0;
-        match entry {
-            Entry::Buffer(_) => self.buffers -= 1,
-            Entry::Message(_) => self.message_len -= left,
-            Entry::Free => {}
-        }
+        self.buffers -= u32::from(matches!(entry, Entry::Buffer(_)));
         if self.entries == 0 {
             self.pool = None;
         }
@@ -562,21 +549,18 @@ impl Chain {
             entries: self.entries - kept.entries,
             buffers: self.buffers - kept.buffers,
             len: self.len - kept.len,
-            message_len: self.message_len - kept.message_len,
             ..Self::new()
         };
         self.tail = kept.last;
         self.entries = kept.entries;
         self.buffers = kept.buffers;
         self.len = kept.len;
-        self.message_len = kept.message_len;
         rest
     }
 
     /// Becomes empty without freeing the entries, which are another chain's now.
     fn forget(&mut self) {
-        (self.pool, self.entries, self.buffers) = (None, 0, 0);
-        (self.len, self.message_len) = (0, 0);
+        (self.pool, self.entries, self.buffers, self.len) = (None, 0, 0, 0);
     }
 }
 
@@ -587,7 +571,6 @@ struct Kept {
     entries: u32,
     buffers: u32,
     len: usize,
-    message_len: usize,
 }
 
 impl Kept {
@@ -596,11 +579,7 @@ impl Kept {
         self.last = index;
         self.entries += 1;
         self.len += len;
-        match entry {
-            Entry::Buffer(_) => self.buffers += 1,
-            Entry::Message(_) => self.message_len += len,
-            Entry::Free => {}
-        }
+        self.buffers += u32::from(matches!(entry, Entry::Buffer(_)));
     }
 }
 

@@ -90,7 +90,7 @@ impl<T: Send> UringPort<T> {
         {
             next = self.waiting.after(socket);
             let Some(entry) = self.sockets.get_mut(socket) else { continue };
-            let Some(Running { demand, at: At::Waiting, .. }) = entry.state.receive else {
+            let Some(Running { demand, at: At::Waiting, .. }) = entry.state.intake else {
                 continue;
             };
             let wants_many = entry.state.fills && demand.shots == Shots::Many;
@@ -209,7 +209,7 @@ impl<T: Send> UringPort<T> {
         let buffer = cqueue::buffer_select(done.flags()).and_then(|id| self.window.take(id, len));
         let key = self.arrived(socket, more)?;
         let state = &mut self.sockets.get_mut(socket)?.state;
-        let running = state.receive.as_mut()?;
+        let running = state.intake.as_mut()?;
         let Running { at, cancelled, .. } = *running;
         if at == At::Poll {
             return self.polled(socket, key, done.result());
@@ -228,7 +228,7 @@ impl<T: Send> UringPort<T> {
                 let go_on = !is_over && !cancelled && !state.closing;
                 let demand = running.demand;
                 if !more {
-                    state.receive = None;
+                    state.intake = None;
                     if go_on {
                         let more_is_there = cqueue::sock_nonempty(done.flags());
                         self.receive_again(socket, demand, more_is_there);
@@ -270,14 +270,14 @@ impl<T: Send> UringPort<T> {
             // The kernel marks an end and a count alike; an end that says "more" is not one.
             return None;
         }
-        state.receive = None;
+        state.intake = None;
         Some((key, Outcome::ReceiveEnded(end)))
     }
 
     /// A poll is over: answers a receive of no bytes; lets others take a buffer, or wait for one.
     fn polled(&mut self, socket: Socket, key: Key, result: i32) -> Option<Reported<T>> {
         let state = &mut self.sockets.get_mut(socket)?.state;
-        let Running { demand, cancelled, .. } = state.receive?;
+        let Running { demand, cancelled, .. } = state.intake?;
         let end = if result < 0 {
             end_of("poll", result)
         } else if demand.is_question() {
@@ -296,7 +296,7 @@ impl<T: Send> UringPort<T> {
             self.take_or_wait(socket, demand);
             return None;
         };
-        state.receive = None;
+        state.intake = None;
         Some((key, Outcome::ReceiveEnded(end)))
     }
 
@@ -347,7 +347,7 @@ impl<T: Send> UringPort<T> {
             TcpStream::from(unsafe { OwnedFd::from_raw_fd(done.result()) })
         });
         let key = self.arrived(socket, more)?;
-        let running = self.sockets.get_mut(socket)?.state.accept?;
+        let running = self.sockets.get_mut(socket)?.state.intake?;
         if more && running.cancelled {
             self.cancel_again(Tag::Accept, socket);
         }
@@ -359,7 +359,7 @@ impl<T: Send> UringPort<T> {
             match linux::peer_of(&stream) {
                 Ok(peer) => {
                     if !more {
-                        state.accept = None;
+                        state.intake = None;
                         if go_on {
                             self.arm_accept(socket, shots);
                         }
@@ -375,13 +375,13 @@ impl<T: Send> UringPort<T> {
             // This kernel has no multishot accept: one at a time, then.
             self.multishot_accept = false;
         } else if !more {
-            state.accept = None;
+            state.intake = None;
             return Some((key, Outcome::AcceptEnded(end_of("accept", done.result()))));
         }
         // Nothing to report; if the kernel has ended the accept, go on with another.
         if !more {
             let state = &mut self.sockets.get_mut(socket)?.state;
-            state.accept = None;
+            state.intake = None;
             if over {
                 return Some((key, Outcome::AcceptEnded(End::Cancelled)));
             }
@@ -401,7 +401,7 @@ impl<T: Send> UringPort<T> {
             let Some(entry) = self.sockets.get_mut(socket) else { continue };
             let (key, state) = (entry.key, &mut entry.state);
             state.queued = false;
-            let end = match state.receive {
+            let end = match state.intake {
                 Some(Running { at: At::Unreported, .. }) => Some(End::Cancelled),
                 Some(Running { at: At::Look, demand, .. }) => match linux::look(&state.fd) {
                     Look::Bytes if demand.is_question() => Some(End::Readable),
@@ -415,12 +415,12 @@ impl<T: Send> UringPort<T> {
                 _ => None,
             };
             if let Some(end) = end {
-                state.receive = None;
+                state.intake = None;
                 completions.push(Completion { key, outcome: Outcome::ReceiveEnded(end) });
                 if state.closing {
                     self.report_later(socket);
                 }
-            } else if state.closing && state.in_kernel == 0 && state.receive.is_none() {
+            } else if state.closing && state.in_kernel == 0 && state.intake.is_none() {
                 // Takes the descriptor with it, which closes it.
                 drop(self.sockets.remove(socket));
                 completions.push(Completion { key, outcome: Outcome::Closed });

@@ -103,8 +103,8 @@ pub struct UringPort<T: Send> {
 struct State {
     fd: OwnedFd,
     listener: bool,
-    receive: Option<Running>,
-    accept: Option<Running>,
+    /// The receive, or a listener's accept.
+    intake: Option<Running>,
     send: Option<Sending>,
     /// The last receive filled its buffer: more is there, or was.
     fills: bool,
@@ -154,8 +154,8 @@ impl State {
         SocketUse {
             is_listener: self.listener,
             is_closing: self.closing,
-            accept_in_flight: self.accept.is_some(),
-            receive_in_flight: self.receive.is_some(),
+            accept_in_flight: self.listener && self.intake.is_some(),
+            receive_in_flight: !self.listener && self.intake.is_some(),
             send_in_flight: self.send.is_some(),
         }
     }
@@ -218,8 +218,7 @@ impl<T: Send> UringPort<T> {
         let state = State {
             fd: socket.into(),
             listener,
-            receive: None,
-            accept: None,
+            intake: None,
             send: None,
             fills: false,
             in_kernel: 0,

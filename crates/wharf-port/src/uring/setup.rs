@@ -85,9 +85,9 @@ pub(super) fn queue_sizes(sockets_max: u32) -> (u32, u32) {
     // A turn submits a send and perhaps a receive for each socket that was busy; when the
     // queue is full it is handed over early, so it need not hold the worst case.
     let submissions = sockets_max.next_power_of_two().clamp(64, 2048);
-    // Two operations a socket, and a window of receives. An overflow is kept by the kernel
+    // A send of each socket, and a window of receives. An overflow is kept by the kernel
     // (IORING_FEAT_NODROP) and costs time, not completions.
-    let completions = sockets_max.saturating_mul(2).saturating_add(1024);
+    let completions = sockets_max.saturating_add(1024);
     (submissions, completions.next_power_of_two().clamp(1024, 65_536))
 }
 

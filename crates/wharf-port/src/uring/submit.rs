@@ -95,7 +95,7 @@ impl<T: Send> UringPort<T> {
         };
         self.turns += u32::from(at == At::Turn);
         self.push_operation(socket, Tag::Receive, entry, |state| {
-            state.receive = Some(Running::new(demand, at));
+            state.intake = Some(Running::new(demand, at));
         });
     }
 
@@ -106,7 +106,7 @@ impl<T: Send> UringPort<T> {
         let events = (libc::POLLIN | libc::POLLRDHUP).unsigned_abs();
         let entry = opcode::PollAdd::new(fd, events.into()).build();
         self.push_operation(socket, Tag::Receive, entry, |state| {
-            state.receive = Some(Running::new(demand, At::Poll));
+            state.intake = Some(Running::new(demand, At::Poll));
         });
     }
 
@@ -118,7 +118,7 @@ impl<T: Send> UringPort<T> {
 
     pub(super) fn set_receive(&mut self, socket: Socket, demand: Demand, at: At) {
         if let Some(entry) = self.sockets.get_mut(socket) {
-            entry.state.receive = Some(Running::new(demand, at));
+            entry.state.intake = Some(Running::new(demand, at));
         }
     }
 
@@ -132,7 +132,7 @@ impl<T: Send> UringPort<T> {
             opcode::Accept::new(fd, no_address, no_length).flags(flags).build()
         };
         self.push_operation(socket, Tag::Accept, entry, |state| {
-            state.accept = Some(Running::new(Demand::accept(shots), At::Kernel));
+            state.intake = Some(Running::new(Demand::accept(shots), At::Kernel));
         });
     }
 
@@ -193,8 +193,8 @@ impl<T: Send> UringPort<T> {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let state = &mut entry.state;
         let running = match kind {
-            OperationKind::Receive => state.receive.as_mut(),
-            OperationKind::Accept => state.accept.as_mut(),
+            OperationKind::Receive if !state.listener => state.intake.as_mut(),
+            OperationKind::Accept if state.listener => state.intake.as_mut(),
             OperationKind::Send => {
                 if let Some(sending) = state.send.as_mut()
                     && !sending.cancelled
@@ -204,7 +204,7 @@ impl<T: Send> UringPort<T> {
                 }
                 return;
             }
-            OperationKind::Close => return,
+            OperationKind::Receive | OperationKind::Accept | OperationKind::Close => return,
         };
         let Some(running) = running else { return };
         if running.cancelled {
@@ -229,12 +229,8 @@ impl<T: Send> UringPort<T> {
     /// Cancels a receive or an accept once more that went on after its cancel: that came between
     /// two shots and did not find it. Not before the last cancel was handed over.
     pub(super) fn cancel_again(&mut self, tag: Tag, socket: Socket) {
-        let Some(entry) = self.sockets.get_mut(socket) else { return };
-        let running = match tag {
-            Tag::Accept => entry.state.accept.as_mut(),
-            _ => entry.state.receive.as_mut(),
-        };
-        if let Some(running) = running
+        if let Some(entry) = self.sockets.get_mut(socket)
+            && let Some(running) = entry.state.intake.as_mut()
             && running.cancelled_at != self.enters
         {
             running.cancelled_at = self.enters;

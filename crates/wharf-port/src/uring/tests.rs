@@ -114,7 +114,7 @@ fn turns_that_fail_in_one_pass_keep_their_order() {
     assert!(turn(&mut port).is_none());
     assert_eq!((port.turns, port.window.lent()), (0, 0));
     for socket in &sockets[..3] {
-        let receive = port.sockets.get_mut(*socket).unwrap().state.receive.unwrap();
+        let receive = port.sockets.get_mut(*socket).unwrap().state.intake.unwrap();
         assert_eq!(receive.at, At::Waiting);
     }
     assert!(kept.iter().all(|(key, _)| *key == Key(3)), "{kept:?}");

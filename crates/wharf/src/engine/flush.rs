@@ -135,8 +135,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             self.core.mark_dirty(index);
         } else if slot.is_served() && slot.broken.is_none() {
             // What the peer owes is counted from when nothing was owed to it.
-            let since = slot.output_since.max(slot.heard);
-            slot.heard = Time(slot.heard.0 + self.core.now.0.saturating_sub(since.0));
+            slot.heard = self.core.now;
             self.drained(index);
             self.watch_idle(index);
         } else if slot.phase == Phase::Flushing {
@@ -176,13 +175,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if slot.phase == Phase::Open {
             // Reckoned once: this comes with each message.
             let Some(every_ns) = self.look_every_ns else { return };
-            let look_at = Time(now.0 + every_ns);
-            slot.look_at = look_at;
-            if slot.due.0 > look_at.0 + every_ns {
-                self.wheel.set(&mut self.core.slots, index, look_at);
+            if slot.due.0 > now.0 + 2 * every_ns {
+                self.wheel.set(&mut self.core.slots, index, Time(now.0 + every_ns));
             }
-        } else {
-            slot.look_at = now;
         }
     }
 }

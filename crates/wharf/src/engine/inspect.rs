@@ -70,6 +70,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         ensure!(slot.backlog() <= limit, "{} bytes wait, of {limit}", slot.backlog());
         let (held, holds) = (slot.held, slot.holds());
         ensure!(held == holds, "holds {holds:?}, counted {held:?}");
+        let shares = slot.messages() > 0;
+        ensure!(slot.shares == shares, "shares a message: {shares}, counted: {}", slot.shares);
         ensure!(slot.in_call == 0, "has input in a callback's hands");
         let waits = self.core.waiters.contains(index);
         ensure!(waits == slot.wish.is_some(), "wishes {:?}, in the queue: {waits}", slot.wish);
@@ -104,7 +106,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Whether input may stay with a link for now: its output has no room, or its calls are used up.
     fn may_wait(&self, index: u32) -> bool {
         // One whose room came from others' loans still waits for its own send.
-        self.again.contains(index)
+        self.core.slots[index].goes_on
             || !self.core.has_room(index)
             || self.core.slots[index].has_output()
     }

@@ -10,7 +10,7 @@ use wharf_port::memory::Buffer;
 use wharf_port::port::Port;
 
 /// Calls that one link gets in a turn; then others have theirs.
-const CALLS_MAX: u32 = 64;
+const CALLS_MAX: u8 = 64;
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Gives the handler what has just come, if nothing is unread before it and the answer has room.
@@ -82,11 +82,14 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             (slot.turn, slot.calls) = (turn, 0);
         }
         if slot.calls == CALLS_MAX {
-            self.again.push(index);
+            if !slot.goes_on {
+                slot.goes_on = true;
+                self.again.push_back(index);
+            }
             return false;
         }
         let may = self.core.has_room(index);
-        self.core.slots[index].calls += u32::from(may);
+        self.core.slots[index].calls += u8::from(may);
         may
     }
 
@@ -130,7 +133,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Goes on with links whose budget of calls was used up in an earlier turn.
     pub(super) fn serve_again(&mut self) {
         for _ in 0..self.again.len() {
-            let Some(index) = self.again.pop() else { return };
+            let Some(index) = self.again.pop_front() else { return };
+            self.core.slots[index].goes_on = false;
             self.serve(index);
             self.end_if_answered(index);
             self.steer(index);

@@ -51,7 +51,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         if slot.has_output() {
             let stall = self.stall_of(slot.phase)?;
-            return Some(slot.moved.after(stall).min(slot.look_at));
+            return Some(slot.moved.after(stall).min(self.core.now.after(stall / LOOKS)));
         }
         self.idle_deadline(slot)
     }
@@ -97,13 +97,14 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     fn look_at_time(&mut self, index: u32) {
         let now = self.core.now;
         let slot = &self.core.slots[index];
-        if self.deadline(slot).is_none_or(|deadline| deadline > now) {
+        let sends = matches!(slot.phase, Phase::Open | Phase::Flushing) && slot.has_output();
+        if !sends && self.deadline(slot).is_none_or(|deadline| deadline > now) {
             return;
         }
         match slot.phase {
             // Its reason is known.
             Phase::Lingering => self.close(index, DisconnectReason::Idle, How::Now),
-            Phase::Open | Phase::Flushing if slot.has_output() => self.look_at_stall(index),
+            Phase::Open | Phase::Flushing if sends => self.look_at_stall(index),
             Phase::Open if slot.broken.is_some() => {
                 self.close(index, DisconnectReason::PeerReset, How::Now);
             }
@@ -117,7 +118,6 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let moved = self.look_at_progress(index);
         let phase = self.core.slots[index].phase;
         let Some(stall) = self.stall_of(phase) else { return };
-        self.core.slots[index].look_at = self.core.now.after(stall / LOOKS);
         if self.core.now.since(moved) >= stall {
             self.close(index, DisconnectReason::SlowReader, How::Now);
         }

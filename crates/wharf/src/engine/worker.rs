@@ -12,10 +12,10 @@
 use super::accept::Acceptor;
 use crate::handler::{Handler, WorkerId};
 use crate::link::core::Core;
-use crate::link::fifo::Fifo;
 use crate::link::wheel::Wheel;
 use crate::server::shared::{Command, Shared};
 use crate::shares::Borrower;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Hand
     /// The links' states, by place.
     pub(super) states: Box<[H::State]>,
     /// Links with more input than one turn's calls could take.
-    pub(super) again: Fifo,
+    pub(super) again: VecDeque<u32>,
     /// How often an open link's progress is looked at, in nanoseconds.
     pub(super) look_every_ns: Option<u64>,
     /// Room to list those that hold loans.
@@ -98,7 +98,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             posters: Box::default(),
             context: None,
             states: (0..places).map(|_| H::State::default()).collect(),
-            again: Fifo::new(places),
+            again: VecDeque::with_capacity(places as usize),
             look_every_ns,
             borrowers: Vec::with_capacity(places as usize),
             loans_due: None,

@@ -2,7 +2,7 @@
 
 use super::fifo::Fifo;
 use super::id::LinkId;
-use super::slot::{Phase, Slots, Wish};
+use super::slot::{Phase, Slot, Slots, Wish};
 use crate::error::SendError;
 use crate::limits::MESSAGES_PER_LINK;
 use crate::plant::EnginePlant;
@@ -23,6 +23,8 @@ pub(crate) struct Core {
     pub(crate) turn: u32,
     pub(crate) slots: Slots,
     pub(crate) shares: Shares,
+    /// Which links share messages.
+    sharing: Sharing,
     /// Behind everything that holds buffers.
     pub(crate) pool: BufferPool,
     pub(crate) shared: Arc<Shared>,
@@ -43,6 +45,7 @@ impl Core {
             turn: 0,
             slots: Slots::new(capacity),
             shares: Shares::new(shared.settings.division()),
+            sharing: Sharing { links: capacity, with: 0 },
             pool,
             dirty: Vec::with_capacity(capacity as usize),
             waiters: Fifo::new(capacity),
@@ -132,8 +135,10 @@ impl Core {
             }
         }
         // One more would be an entry of others, who read.
-        let is_last = slot.messages() >= MESSAGES_PER_LINK;
-        if is_last && !self.shared.planted.is(EnginePlant::TakeOthersEntries) {
+        let messages = slot.messages();
+        let is_others = messages >= MESSAGES_PER_LINK
+            || (messages > 0 && self.pool.free_message_entries() <= self.sharing.reserved());
+        if is_others && !self.shared.planted.is(EnginePlant::TakeOthersEntries) {
             return Err(SendError::NoBuffers);
         }
         slot.queue.push_message(&self.pool, message.clone()).map_err(|_| SendError::NoBuffers)
@@ -181,7 +186,7 @@ impl Core {
             return Ok(());
         }
         if !slot.sending && !slot.dirty {
-            (slot.output_since, slot.moved, slot.looked) = (self.now, self.now, false);
+            (slot.moved, slot.looked) = (self.now, false);
             slot.dirty = true;
             self.dirty.push(index);
         }
@@ -201,6 +206,7 @@ impl Core {
     /// Keeps the account of loans, after what a link holds has changed.
     pub(crate) fn settle(&mut self, index: u32) {
         let slot = &mut self.slots[index];
+        self.sharing.note(slot);
         let (before, after) = (slot.held, slot.holds());
         if before == after || self.shared.planted.strikes(EnginePlant::Miscount) {
             return;
@@ -267,8 +273,7 @@ impl Core {
         if slot.wish.take().is_some() {
             self.waiters.remove(index);
             // The peer owed nothing meanwhile.
-            let waited = self.now.since(slot.wishes_since.max(slot.heard));
-            slot.heard = slot.heard.after(waited);
+            slot.heard = self.now;
         }
     }
 
@@ -327,5 +332,30 @@ impl Core {
         assert!(!slot.dirty && slot.phase == Phase::Closing, "{slot:?} is given back too early");
         self.drop_input(index);
         self.slots.release(index);
+    }
+}
+
+/// How many links share a message, so that each of the others has an entry for its first one.
+#[derive(Debug)]
+struct Sharing {
+    links: u32,
+    /// Those that share one.
+    with: u32,
+}
+
+impl Sharing {
+    /// A link may have begun to share, or to share nothing any more.
+    #[inline]
+    fn note(&mut self, slot: &mut Slot) {
+        let shares = slot.messages() > 0;
+        if shares != slot.shares {
+            slot.shares = shares;
+            self.with = if shares { self.with + 1 } else { self.with - 1 };
+        }
+    }
+
+    /// Entries that belong to links which share nothing yet.
+    fn reserved(&self) -> u32 {
+        self.links - self.with
     }
 }

@@ -30,10 +30,6 @@ impl Fifo {
         self.len
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     pub(crate) fn contains(&self, index: u32) -> bool {
         self.next[index as usize] != ABSENT
     }
@@ -109,6 +105,6 @@ mod tests {
         fifo.remove(1);
         fifo.push(4);
         assert_eq!([fifo.pop(), fifo.pop(), fifo.pop()], [Some(0), Some(4), None]);
-        assert!(fifo.is_empty());
+        assert_eq!((fifo.len(), fifo.first()), (0, None));
     }
 }

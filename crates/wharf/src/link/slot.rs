@@ -78,6 +78,10 @@ pub(crate) struct Slot {
     pub(crate) handled: bool,
     /// Sending has failed, and why: what had come before is still handled, what is sent is thrown away.
     pub(crate) broken: Option<DisconnectReason>,
+    /// The place is in the list of those that go on in the next turn, whoever has it then.
+    pub(crate) goes_on: bool,
+    /// It shares a posted message, as its shard's count knows it.
+    pub(crate) shares: bool,
     /// What the peer has acknowledged was looked at since the send in flight began.
     pub(crate) looked: bool,
     pub(crate) socket: Option<Socket>,
@@ -104,17 +108,13 @@ pub(crate) struct Slot {
     pub(crate) wishes_since: Time,
     /// The turn in which it was called last, and how often.
     pub(crate) turn: u32,
-    pub(crate) calls: u32,
+    pub(crate) calls: u8,
     /// Bytes taken in since the link began to drain or linger, and sent since it began to drain.
     pub(crate) late_bytes: u32,
-    /// When the peer was last heard; the time during which output was queued does not count.
+    /// Since when the peer owes something: it was heard then, or the last of the output left.
     pub(crate) heard: Time,
-    /// Since when something is queued.
-    pub(crate) output_since: Time,
     /// When the system or the peer last took some of the output.
     pub(crate) moved: Time,
-    /// When what the peer has acknowledged is looked at next.
-    pub(crate) look_at: Time,
     /// Bytes that the peer had acknowledged when that was last looked at.
     pub(crate) acknowledged: u64,
     /// When what it holds of input last became less than its loan.
@@ -128,6 +128,9 @@ pub(crate) struct Slot {
     /// Its neighbours in its bucket of the timer wheel, and the bucket.
     pub(crate) timer: super::wheel::Hook,
 }
+
+// With what the port keeps for its socket an idle link is half a kilobyte.
+const _: () = assert!(size_of::<Slot>() <= 296);
 
 impl Slot {
     fn free() -> Self {
@@ -145,6 +148,8 @@ impl Slot {
             handled: false,
             broken: None,
             looked: false,
+            goes_on: false,
+            shares: false,
             socket: None,
             input: Chain::new(),
             queue: Chain::new(),
@@ -161,9 +166,7 @@ impl Slot {
             calls: 0,
             late_bytes: 0,
             heard: Time::default(),
-            output_since: Time::default(),
             moved: Time::default(),
-            look_at: Time::default(),
             acknowledged: 0,
             eased: Time::default(),
             totals: Totals::default(),
@@ -253,19 +256,27 @@ impl Slots {
         self.live.push(index);
         let slot = &mut self[index];
         let generation = slot.generation.wrapping_add(1).max(1);
-        *slot = Slot { generation, phase: Phase::Open, peer, heard: now, live_at, ..Slot::free() };
+        let goes_on = slot.goes_on;
+        *slot = Slot {
+            generation,
+            phase: Phase::Open,
+            peer,
+            heard: now,
+            live_at,
+            goes_on,
+            ..Slot::free()
+        };
         Some(index)
     }
 
     /// Gives a place back.
     pub(crate) fn release(&mut self, index: u32) {
-        let generation = self[index].generation;
-        let live_at = self[index].live_at;
+        let Slot { generation, live_at, goes_on, .. } = self[index];
         self.live.swap_remove(live_at as usize);
         if let Some(moved) = self.live.get(live_at as usize).copied() {
             self[moved].live_at = live_at;
         }
-        self[index] = Slot { generation, ..Slot::free() };
+        self[index] = Slot { generation, goes_on, ..Slot::free() };
         self.free.push(index);
     }
 
