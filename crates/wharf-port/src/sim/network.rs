@@ -90,6 +90,12 @@ impl Core {
         self.set_off(conn, 1 - side);
     }
 
+    /// The server asks for the connection's close.
+    pub(super) fn give_up(&mut self, conn: ConnId) {
+        let clocks = self.clocks();
+        self.conn(conn, |conn| conn.traffic.give_up(clocks));
+    }
+
     /// Closes this side: with an end, or with a reset if bytes were left unread (as TCP does,
     /// RFC 2525 section 2.17) or it was asked for. The place is used again when both sides are closed.
     pub(super) fn close(&mut self, conn: ConnId, side: usize) {

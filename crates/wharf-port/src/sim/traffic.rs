@@ -32,10 +32,25 @@ pub struct Traffic {
     /// When bytes or an end last moved, on the steady clock; at least when it was the client that
     /// bytes waited for.
     pub moved_steady_ns: u64,
+    /// How it stood when the server gave it up.
+    pub given_up: Option<GivenUp>,
     /// Since when something last reached the server.
     heard_ns: u64,
     /// Since when bytes have waited at the client.
     unread_since_ns: Option<u64>,
+}
+
+/// How a connection stood at the moment when the server asked for its close: what comes later,
+/// while the close is on its way, is no cause of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GivenUp {
+    /// When that was.
+    pub at_ns: u64,
+    /// How long bytes had waited at the client; `None` if none did.
+    pub unread_ns: Option<u64>,
+    /// How long nothing had moved, on the steady clock.
+    pub rested_ns: u64,
 }
 
 /// A view of a connection's [`Traffic`] that stays good when the connection is gone.
@@ -120,6 +135,17 @@ impl TrafficWatch {
             traffic.note_waits(clocks.now_ns);
             traffic.unread_since_ns = (rest > 0).then_some(clocks.now_ns);
         }
+    }
+
+    /// The server asks for the connection's close.
+    pub(super) fn give_up(&self, clocks: Clocks) {
+        let mut traffic = self.lock();
+        let given_up = GivenUp {
+            at_ns: clocks.now_ns,
+            unread_ns: traffic.unread_since_ns.map(|since| clocks.now_ns.saturating_sub(since)),
+            rested_ns: clocks.steady_ns.saturating_sub(traffic.moved_steady_ns),
+        };
+        traffic.given_up.get_or_insert(given_up);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Traffic> {

@@ -37,9 +37,8 @@ pub(super) struct Story {
     pub(super) panicked: bool,
     /// When the link was opened, on the steady clock: in the backlog nobody waits for a handler.
     pub(super) opened_steady_ns: u64,
-    /// When it was over, on the world's clock and on the steady one.
+    /// When it was over.
     pub(super) ended: Time,
-    pub(super) ended_steady_ns: u64,
 }
 
 #[derive(Debug)]
@@ -143,7 +142,6 @@ impl Contract {
         }
         if matches!(fate, Fate::Over(_)) {
             story.ended = self.world.now();
-            story.ended_steady_ns = self.world.steady_ns();
         }
     }
 

@@ -65,4 +65,4 @@ pub use script::Script;
 pub use simulation::{ClientId, SimConfig, Simulation};
 pub use wharf_port::port::Time;
 pub use wharf_port::sim::{FaultCounts, FaultKind, Faults, Plant, Rng, SimClient};
-pub use wharf_port::sim::{Traffic, TrafficWatch};
+pub use wharf_port::sim::{GivenUp, Traffic, TrafficWatch};
