@@ -89,7 +89,7 @@ impl<H: Handler> Handler for Checked<H> {
         if data.is_empty() {
             self.contract.fail("on_receive without bytes".to_owned());
         }
-        self.contract.note_received(link.peer(), data.len());
+        self.contract.note_received(link.id(), link.peer(), data.len());
         self.around(Event::Receive, link, |h, link| h.on_receive(worker, link, data), |_| None)
     }
 

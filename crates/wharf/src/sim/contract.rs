@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{OnceLock, PoisonError};
 use std::time::Duration;
 use wharf_port::port::Time;
-use wharf_port::sim::World;
+use wharf_port::sim::{TrafficWatch, World};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
@@ -33,12 +33,25 @@ pub(super) struct Story {
     pub(super) fate: Fate,
     /// Bytes that the handler was given.
     pub(super) received: u64,
+    /// When it was last given some, or the link was opened, on the links' clock.
+    pub(super) heard_link_ns: u64,
     /// A planned panic struck one of its callbacks.
     pub(super) panicked: bool,
     /// When the link was opened, on the steady clock: in the backlog nobody waits for a handler.
     pub(super) opened_steady_ns: u64,
-    /// When it was over.
-    pub(super) ended: Time,
+    /// The last time that it was taken for idle.
+    pub(super) idle: Option<IdleNote>,
+}
+
+/// How a link stood when its handler was told that it is idle.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IdleNote {
+    /// How long the handler had been given nothing, on the links' clock.
+    pub(super) silent_ns: u64,
+    /// Bytes that had reached the server, but not the handler.
+    pub(super) unhandled: u64,
+    /// How long nothing had moved, on the steady clock.
+    pub(super) rested_ns: u64,
 }
 
 #[derive(Debug)]
@@ -61,6 +74,7 @@ struct Book {
     lives: Vec<Vec<Life>>,
     /// By the connections' numbers.
     stories: Vec<Story>,
+    watches: Vec<TrafficWatch>,
     tally: Tally,
 }
 
@@ -90,6 +104,11 @@ impl Contract {
         Self { world, idle, fault: OnceLock::new(), book }
     }
 
+    /// Another client has connected.
+    pub(super) fn watch(&self, traffic: TrafficWatch) {
+        self.book().watches.push(traffic);
+    }
+
     pub(super) fn enter(&self, event: Event, id: LinkId, peer: SocketAddr, now: Time) {
         let mut book = self.book();
         let life = &mut book.lives[id.shard()][id.index() as usize];
@@ -113,12 +132,16 @@ impl Contract {
         if matches!(event, Event::Connect | Event::Receive | Event::Idle) {
             life.heard = now;
         }
+        if event == Event::Idle {
+            let (link_ns, steady_ns) = (self.link_ns(id), self.world.steady_ns());
+            book.note_idle(number_of(peer), link_ns, steady_ns);
+        }
     }
 
     /// A callback has returned; a connect may have been refused.
     pub(super) fn leave(&self, event: Event, id: LinkId, refused: Option<DisconnectReason>) {
         let mut book = self.book();
-        let Book { lives, stories, tally } = &mut *book;
+        let Book { lives, stories, tally, .. } = &mut *book;
         let life = &mut lives[id.shard()][id.index() as usize];
         life.busy = false;
         let fate = match (event, refused) {
@@ -139,14 +162,22 @@ impl Contract {
         story.fate = fate;
         if matches!(fate, Fate::Open(_)) {
             story.opened_steady_ns = self.world.steady_ns();
-        }
-        if matches!(fate, Fate::Over(_)) {
-            story.ended = self.world.now();
+            story.heard_link_ns = self.link_ns(id);
         }
     }
 
-    pub(super) fn note_received(&self, peer: SocketAddr, count: usize) {
-        story_of(&mut self.book().stories, number_of(peer)).received += count as u64;
+    pub(super) fn note_received(&self, id: LinkId, peer: SocketAddr, count: usize) {
+        let link_ns = self.link_ns(id);
+        let mut book = self.book();
+        let story = story_of(&mut book.stories, number_of(peer));
+        story.received += count as u64;
+        story.heard_link_ns = link_ns;
+    }
+
+    /// The clock by which the link's shard may measure it.
+    fn link_ns(&self, id: LinkId) -> u64 {
+        // Shards and their ports are made in the same order.
+        self.world.link_ns(u32::try_from(id.shard()).unwrap_or(0))
     }
 
     pub(super) fn note_planned_panic(&self, peer: SocketAddr) {
@@ -178,6 +209,18 @@ impl Contract {
 
     fn book(&self) -> std::sync::MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    fn note_idle(&mut self, connection: usize, link_ns: u64, steady_ns: u64) {
+        let Some(traffic) = self.watches.get(connection).map(TrafficWatch::get) else { return };
+        let story = story_of(&mut self.stories, connection);
+        story.idle = Some(IdleNote {
+            silent_ns: link_ns.saturating_sub(story.heard_link_ns),
+            unhandled: traffic.to_server.saturating_sub(story.received),
+            rested_ns: steady_ns.saturating_sub(traffic.moved_steady_ns),
+        });
     }
 }
 

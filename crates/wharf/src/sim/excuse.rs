@@ -5,16 +5,15 @@
 //! times are the world's, so a jump of the clock excuses an end whose time-out it really crossed,
 //! and no other.
 
-use super::contract::{Fate, Story};
+use super::contract::{Fate, IdleNote, Story};
 use super::simulation::{Peer, Simulation};
 use crate::engine::ensure;
 use crate::handler::{DisconnectReason, Handler};
 use crate::limits::WhenFull;
-use crate::stats::Stats;
 use std::fmt;
 use std::time::Duration;
 use wharf_port::port::Time;
-use wharf_port::sim::{FaultKind, Traffic};
+use wharf_port::sim::Traffic;
 
 /// Why a client may have ended before it got what it waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub enum Excuse {
     Panicked,
     /// The workload kicked it.
     Kicked,
-    /// It sent nothing for the idle time.
+    /// It sent nothing for the idle time, while the server owed it nothing.
     Idle,
     /// It did not read for the stall time.
     SlowReader,
@@ -125,8 +124,9 @@ impl<H: Handler> Simulation<H> {
                 Some(excuse) => counts.add(excuse),
                 None => {
                     let fate = story.fate;
+                    let idle = story.idle.map_or_else(String::new, |note| format!(", {note:?}"));
                     return Err(format!(
-                        "client {number} was cut off {how}; at the server: {fate:?}"
+                        "client {number} was cut off {how}; at the server: {fate:?}{idle}"
                     ));
                 }
             }
@@ -156,57 +156,73 @@ impl<H: Handler> Simulation<H> {
     }
 
     fn excuse(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
-        use DisconnectReason::{HandlerPanic, Idle, Kicked, Limit, ServerStopping, SlowReader};
+        use DisconnectReason::{HandlerPanic, Idle, Kicked, Limit, SlowReader};
         if peer.harmed {
             return Some(Excuse::Harmed);
         }
-        let settings = &self.shared.settings;
-        let traffic = peer.traffic.at(story.ended);
-        let refuses = settings.when_full == WhenFull::Refuse;
-        let stats = self.stats();
-        let did_not_read = traffic.unread_ns >= nanos(self.stall_max());
-        let answered = self.stop_note.is_some() && !peer.owes;
-        let found = match story.fate {
+        let traffic = peer.traffic.get();
+        let did_not_read = was_unread_for(&traffic, self.stall_max());
+        match story.fate {
             Fate::Open(_) => None,
-            Fate::Unseen if refuses && stats.refused_full > 0 => Some(Excuse::Refused),
-            // It reached no handler before the stop.
-            Fate::Unseen => self.stop_note.as_ref().map(|_| Excuse::Stopped),
+            Fate::Unseen => self.unseen(),
             Fate::Over(HandlerPanic) => story.panicked.then_some(Excuse::Panicked),
-            Fate::Over(Kicked) if peer.kicked => Some(Excuse::Kicked),
-            Fate::Over(Idle) => {
-                let is_silent =
-                    !settings.idle.is_zero() && traffic.silent_ns >= nanos(settings.idle);
-                is_silent.then_some(Excuse::Idle)
-            }
+            Fate::Over(Kicked) => peer.kicked.then_some(Excuse::Kicked),
+            Fate::Over(Idle) => self.was_idle(peer, story).then_some(Excuse::Idle),
             Fate::Over(SlowReader) if did_not_read => Some(Excuse::SlowReader),
-            Fate::Over(SlowReader | Limit) => {
-                self.is_loan_excuse(&stats, &traffic).then_some(Excuse::Loan)
-            }
-            Fate::Over(ServerStopping) => answered.then_some(Excuse::Stopped),
+            Fate::Over(SlowReader | Limit) => self.is_loan_excuse(&traffic).then_some(Excuse::Loan),
+            fate @ Fate::Over(_) if is_closing(fate) => self.closing(peer, story),
             Fate::Over(_) => None,
+        }
+    }
+
+    /// The excuse of a client that reached no handler.
+    fn unseen(&self) -> Option<Excuse> {
+        let refuses = self.shared.settings.when_full == WhenFull::Refuse;
+        if refuses && self.stats().refused_full > 0 {
+            return Some(Excuse::Refused);
+        }
+        self.stop_note.as_ref().map(|_| Excuse::Stopped)
+    }
+
+    /// The excuse of a client whose link was closing: that keeps the reason that it had when its
+    /// peer then does not do its part.
+    fn closing(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
+        let traffic = peer.traffic.get();
+        let stops = story.fate == Fate::Over(DisconnectReason::ServerStopping);
+        if stops && self.stop_note.is_some() && !peer.owes {
+            return Some(Excuse::Stopped);
+        }
+        let is_forced = self.stop_note.as_ref().is_some_and(|stop| was_forced(stop, &traffic));
+        if is_forced && self.may_force(&traffic) {
+            return Some(Excuse::DrainedOut);
+        }
+        if has_lingered(&traffic) {
+            return Some(Excuse::Lingered);
+        }
+        was_unread_for(&traffic, self.stall_max()).then_some(Excuse::SlowReader)
+    }
+
+    /// Whether it was the client's turn for the idle time: all that had come from it was handed to
+    /// the handler, but for what had only just come, and it lacks no answer to that.
+    fn was_idle(&self, peer: &Peer, story: &Story) -> bool {
+        let (idle_ns, way_max_ns) = (nanos(self.shared.settings.idle), self.faults.way_max_ns());
+        let is_over = |note: &IdleNote| {
+            let owes = note.unhandled > 0 && note.rested_ns > way_max_ns;
+            note.silent_ns >= idle_ns && !owes
         };
-        // A closing link keeps the reason that it had when its peer then does not do its part.
-        found
-            .or_else(|| {
-                let stop = self.stop_note.as_ref().filter(|stop| was_forced(stop, &traffic));
-                stop.filter(|_| self.may_force(&traffic)).map(|_| Excuse::DrainedOut)
-            })
-            .or_else(|| has_lingered(&traffic).then_some(Excuse::Lingered))
-            .or_else(|| (is_closing(story.fate) && did_not_read).then_some(Excuse::SlowReader))
+        idle_ns > 0 && story.idle.as_ref().is_some_and(is_over) && !peer.unanswered
     }
 
     /// Whether the loan rule may have closed the link: loans were revoked, and its client held
     /// buffers, because it had not read for as long as others have to wait.
-    fn is_loan_excuse(&self, stats: &Stats, traffic: &Traffic) -> bool {
-        loans_revoked(stats) > 0 && traffic.unread_ns >= nanos(self.shared.settings.loan_wait)
+    fn is_loan_excuse(&self, traffic: &Traffic) -> bool {
+        self.stats().loans_revoked > 0 && was_unread_for(traffic, self.shared.settings.loan_wait)
     }
 
     /// Whether a drain may cut the link: it still made progress, or waited for its client.
     fn may_force(&self, traffic: &Traffic) -> bool {
         let wait_max_ns = nanos(self.wait_max());
-        traffic
-            .given_up
-            .is_some_and(|then| then.unread_ns.is_some() || then.rested_ns <= wait_max_ns)
+        traffic.given_up.is_some_and(|then| then.unread || then.rested_ns <= wait_max_ns)
     }
 
     /// How long a client that reads may have to wait for the server's next step, on the steady
@@ -221,10 +237,8 @@ impl<H: Handler> Simulation<H> {
     /// such step. Links that hold what others wait for are closed after `loan_wait`, and those that
     /// follow after as much again. The rest is for timers, which are late, and for time in turns.
     pub(super) fn wait_max(&self) -> Duration {
-        let faults = &self.faults;
-        let delays = faults.ppm(FaultKind::Delay) > 0 || faults.ppm(FaultKind::Enobufs) > 0;
-        let delay_ns = if delays { 16 * faults.delay_max_ns } else { 0 };
-        let step = Duration::from_nanos(2 * faults.latency_ns + 4 * delay_ns);
+        let latency = Duration::from_nanos(self.faults.latency_ns);
+        let step = 2 * latency + 4 * Duration::from_nanos(self.faults.step_max_ns());
         let settings = &self.shared.settings;
         Duration::from_secs(2) + 3 * settings.loan_wait + (8 + settings.links_per_shard()) * step
     }
@@ -272,21 +286,21 @@ fn was_forced(stop: &StopNote, traffic: &Traffic) -> bool {
     traffic.given_up.is_some_and(|then| then.at_ns >= until.0)
 }
 
-/// Links that the loan rule has closed.
-fn loans_revoked(stats: &Stats) -> u64 {
-    stats.loans_revoked
-}
-
 /// Reasons that a link has before the last of its bytes has left.
 fn is_closing(fate: Fate) -> bool {
-    use DisconnectReason::{HandlerClosed, HandlerError, Idle, Kicked, PeerClosed, ServerStopping};
-    let closing = [HandlerClosed, HandlerError, Idle, Kicked, PeerClosed, ServerStopping];
+    use DisconnectReason::{HandlerClosed, HandlerError, PeerClosed, ServerStopping};
+    let closing = [HandlerClosed, HandlerError, PeerClosed, ServerStopping];
     matches!(fate, Fate::Over(reason) if closing.contains(&reason))
 }
 
 fn has_lingered(traffic: &Traffic) -> bool {
-    let span = traffic.end_ns.zip(traffic.gone_ns);
-    span.is_some_and(|(end_ns, gone_ns)| gone_ns.saturating_sub(end_ns) >= nanos(LINGER))
+    let lingered_ns = traffic.given_up.and_then(|then| then.lingered_ns);
+    lingered_ns.is_some_and(|lingered_ns| lingered_ns >= nanos(LINGER))
+}
+
+/// Whether bytes had waited at the client for so long when the server gave it up.
+fn was_unread_for(traffic: &Traffic, time: Duration) -> bool {
+    traffic.given_up.is_some_and(|then| then.unread_ns >= nanos(time))
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -150,6 +150,8 @@ pub(super) struct Peer {
     pub(super) kicked: bool,
     /// When it ended it still waited for answers to what had arrived before the server's stop.
     pub(super) owes: bool,
+    /// When it ended it still waited for answers to what the handler had been given.
+    pub(super) unanswered: bool,
     pub(super) traffic: TrafficWatch,
     /// The alarm that counts; earlier and later ones are stale.
     alarm: Option<Time>,
@@ -266,6 +268,7 @@ impl<H: Handler> Simulation<H> {
             Err(error) => panic!("client {number} cannot connect: {error}"),
         };
         let traffic = connection.traffic();
+        self.contract.watch(traffic.clone());
         self.clients.push(Peer {
             traffic,
             client: Some(Box::new(client)),
@@ -501,6 +504,7 @@ impl<H: Handler> Simulation<H> {
     }
 
     pub(super) fn end_client(&mut self, number: u32, cut: Option<String>, reset: bool) {
+        let handled = self.contract.story(number as usize).received;
         let peer = &mut self.clients[number as usize];
         let Some(connection) = peer.connection.take() else { return };
         peer.harmed |= connection.is_harmed();
@@ -508,6 +512,7 @@ impl<H: Handler> Simulation<H> {
             peer.kicked = client.is_kicked();
             let before = self.stop_note.as_ref().and_then(|s| s.delivered.get(number as usize));
             peer.owes = before.is_some_and(|delivered| client.misses(*delivered));
+            peer.unanswered = client.misses(handled);
         }
         peer.client = None;
         peer.cut = cut;
