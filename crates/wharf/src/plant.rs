@@ -67,12 +67,14 @@ pub enum EnginePlant {
     NeverRevoke,
     /// A link that does not read takes the entries that others need for messages.
     TakeOthersEntries,
+    /// The links' clock is the port's, so that a pause of the process counts as the links' silence.
+    LinkClockIsPorts,
 }
 
 #[cfg(feature = "sim")]
 impl EnginePlant {
     /// Every fault that can be planted.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::LeakSlot,
         Self::LosePlace,
         Self::ForgetRoomWake,
@@ -101,6 +103,7 @@ impl EnginePlant {
         Self::ForgetRoom,
         Self::NeverRevoke,
         Self::TakeOthersEntries,
+        Self::LinkClockIsPorts,
     ];
 }
 

@@ -14,6 +14,7 @@ use crate::handler::{Handler, WorkerId};
 use crate::link::core::Core;
 use crate::link::fifo::Fifo;
 use crate::link::wheel::Wheel;
+use crate::plant::EnginePlant;
 use crate::server::shared::{Command, Shared};
 use crate::shares::Borrower;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -182,7 +183,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// The port has waited: for as long as it was asked to, or longer if the process was held up.
     fn pass_time(&mut self, link_time: Time, waited: Duration, asked: Option<Duration>) {
         let counted = asked.map_or(waited, |asked| waited.min(asked + LAG_MAX));
-        self.core.now = link_time.after(counted);
+        let planted = self.core.shared.planted.is(EnginePlant::LinkClockIsPorts);
+        self.core.now = if planted { self.woke } else { link_time.after(counted) };
         // One that came back early with nothing goes on waiting in the next turn.
         let sleeps_on = self.completions.is_empty();
         self.unslept = if sleeps_on {
