@@ -330,6 +330,7 @@ impl Core {
 
     /// The end of a connection that nobody will accept.
     pub(super) fn refuse(&mut self, conn: ConnId) {
+        self.conn(conn, |conn| conn.traffic.note(|traffic| traffic.turned_away = true));
         self.reset_side(conn, CLIENT);
         self.close(conn, SERVER);
     }

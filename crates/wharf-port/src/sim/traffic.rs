@@ -24,6 +24,8 @@ pub struct Traffic {
     pub harmed: bool,
     /// A reset has reached the server; none by chance, but one of the client's system.
     pub reset: bool,
+    /// The server's system ended it before it was accepted: its listener was closed, for example.
+    pub turned_away: bool,
     /// When the server sent its end.
     pub end_ns: Option<u64>,
     /// When bytes or an end last moved, on the steady clock; at least when it was the client that

@@ -79,6 +79,9 @@ pub(crate) struct Shared {
     pub(crate) room_wanted: AtomicBool,
     /// Says no, always, outside of a simulation.
     pub(crate) planted: Planted,
+    /// Links that the loan rule has closed.
+    #[cfg(feature = "sim")]
+    pub(crate) revoked: crate::sim::Revoked,
     stopping: AtomicBool,
     /// The accepting shard may still hand connections over.
     accepting: AtomicBool,
@@ -118,6 +121,8 @@ impl Shared {
             settings,
             room_wanted: AtomicBool::new(false),
             planted: Planted::default(),
+            #[cfg(feature = "sim")]
+            revoked: crate::sim::Revoked::default(),
             stopping: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
             drain_ns: AtomicU64::new(0),

@@ -31,6 +31,8 @@ pub(super) enum Fate {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Story {
     pub(super) fate: Fate,
+    /// Its name, once it was open.
+    pub(super) link: Option<LinkId>,
     /// Bytes that the handler was given.
     pub(super) received: u64,
     /// When it was last given some, or the link was opened, on the links' clock.
@@ -41,6 +43,20 @@ pub(super) struct Story {
     pub(super) opened_steady_ns: u64,
     /// The last time that it was taken for idle.
     pub(super) idle: Option<IdleNote>,
+}
+
+/// The links that the engine closed because they held what others waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Revoked(Lock<Vec<LinkId>>);
+
+impl Revoked {
+    pub(crate) fn note(&self, link: LinkId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(link);
+    }
+
+    pub(super) fn contains(&self, link: LinkId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&link)
+    }
 }
 
 /// How a link stood when its handler was told that it is idle.
@@ -161,6 +177,7 @@ impl Contract {
         let story = story_of(stories, life.connection);
         story.fate = fate;
         if matches!(fate, Fate::Open(_)) {
+            story.link = Some(id);
             story.opened_steady_ns = self.world.steady_ns();
             story.heard_link_ns = self.link_ns(id);
         }

@@ -131,6 +131,7 @@ impl<H: Handler> Simulation<H> {
                 }
             }
         }
+        self.check_refusals()?;
         Ok(counts)
     }
 
@@ -164,24 +165,41 @@ impl<H: Handler> Simulation<H> {
         let did_not_read = was_unread_for(&traffic, self.stall_max());
         match story.fate {
             Fate::Open(_) => None,
-            Fate::Unseen => self.unseen(),
+            Fate::Unseen => self.unseen(&traffic),
             Fate::Over(HandlerPanic) => story.panicked.then_some(Excuse::Panicked),
             Fate::Over(Kicked) => peer.kicked.then_some(Excuse::Kicked),
             Fate::Over(Idle) => self.was_idle(peer, story).then_some(Excuse::Idle),
             Fate::Over(SlowReader) if did_not_read => Some(Excuse::SlowReader),
-            Fate::Over(SlowReader | Limit) => self.is_loan_excuse(&traffic).then_some(Excuse::Loan),
+            Fate::Over(SlowReader | Limit) => self.is_loan_excuse(peer, story),
             fate @ Fate::Over(_) if is_closing(fate) => self.closing(peer, story),
             Fate::Over(_) => None,
         }
     }
 
-    /// The excuse of a client that reached no handler.
-    fn unseen(&self) -> Option<Excuse> {
+    /// The excuse of a client that reached no handler; whether the server has counted as many is
+    /// looked at for all together.
+    fn unseen(&self, traffic: &Traffic) -> Option<Excuse> {
         let refuses = self.shared.settings.when_full == WhenFull::Refuse;
-        if refuses && self.stats().refused_full > 0 {
+        if refuses && !traffic.turned_away && self.stats().refused_full > 0 {
             return Some(Excuse::Refused);
         }
         self.stop_note.as_ref().map(|_| Excuse::Stopped)
+    }
+
+    /// Who reached no handler, and was not turned away by the system, was refused and counted.
+    fn check_refusals(&self) -> Result<(), String> {
+        let is_refused = |(number, peer): &(usize, &Peer)| {
+            let lost = peer.harmed || peer.traffic.get().turned_away;
+            peer.cut.is_some() && !lost && self.contract.fate(*number) == Fate::Unseen
+        };
+        let refused = self.clients.iter().enumerate().filter(is_refused).count() as u64;
+        let stats = self.stats();
+        let [full, stopping] = [stats.refused_full, stats.refused_stopping];
+        ensure!(
+            refused <= full + stopping,
+            "{refused} clients reached no handler, but {full} were refused for want of room, and              {stopping} because of the stop"
+        );
+        Ok(())
     }
 
     /// The excuse of a client whose link was closing: that keeps the reason that it had when its
@@ -213,10 +231,12 @@ impl<H: Handler> Simulation<H> {
         idle_ns > 0 && story.idle.as_ref().is_some_and(is_over) && !peer.unanswered
     }
 
-    /// Whether the loan rule may have closed the link: loans were revoked, and its client held
-    /// buffers, because it had not read for as long as others have to wait.
-    fn is_loan_excuse(&self, traffic: &Traffic) -> bool {
-        self.stats().loans_revoked > 0 && was_unread_for(traffic, self.shared.settings.loan_wait)
+    /// Whether the loan rule closed this very link, and its client had not read for as long as others
+    /// have to wait.
+    fn is_loan_excuse(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
+        let is_revoked = story.link.is_some_and(|link| self.shared.revoked.contains(link));
+        let wait = self.shared.settings.loan_wait;
+        (is_revoked && was_unread_for(&peer.traffic.get(), wait)).then_some(Excuse::Loan)
     }
 
     /// Whether a drain may cut the link: it still made progress, or waited for its client.
@@ -251,6 +271,15 @@ impl<H: Handler> Simulation<H> {
         for (number, peer) in self.clients.iter().enumerate() {
             let Some(client) = &peer.client else { continue };
             let traffic = peer.traffic.get();
+            if self.contract.fate(number) == Fate::Unseen && !traffic.harmed {
+                let room_since_ns = self.room_since_ns.unwrap_or(steady_ns);
+                let waited_ns = steady_ns.saturating_sub(room_since_ns.max(peer.connected_ns));
+                ensure!(
+                    waited_ns <= wait_max_ns,
+                    "client {number} waits at the door: for {:.3} s there has been a place",
+                    waited_ns as f64 / 1e9
+                );
+            }
             let opened_ns = self.contract.story(number).opened_steady_ns;
             let waited_ns = steady_ns.saturating_sub(traffic.moved_steady_ns.max(opened_ns));
             if waited_ns <= wait_max_ns || traffic.harmed || peer.traffic.waits_for_client() {

@@ -115,6 +115,8 @@ pub struct Simulation<H: Handler> {
     pub(super) steps: u64,
     /// Whether a jump of the clock can end what waits.
     pub(super) jumps: bool,
+    /// Since when there has been a place for whoever comes, on the steady clock.
+    pub(super) room_since_ns: Option<u64>,
     /// The faults that the run began with.
     pub(super) faults: Faults,
     /// A stop that was asked for, once that is known.
@@ -153,6 +155,8 @@ pub(super) struct Peer {
     /// When it ended it still waited for answers to what the handler had been given.
     pub(super) unanswered: bool,
     pub(super) traffic: TrafficWatch,
+    /// When it connected, on the steady clock.
+    pub(super) connected_ns: u64,
     /// The alarm that counts; earlier and later ones are stale.
     alarm: Option<Time>,
 }
@@ -209,6 +213,7 @@ impl<H: Handler> Simulation<H> {
             alarms: BinaryHeap::new(),
             steps: 0,
             jumps,
+            room_since_ns: None,
             faults: config.faults,
             stop_note: None,
             tracer: None,
@@ -271,6 +276,7 @@ impl<H: Handler> Simulation<H> {
         self.contract.watch(traffic.clone());
         self.clients.push(Peer {
             traffic,
+            connected_ns: self.world.steady_ns(),
             client: Some(Box::new(client)),
             connection: Some(connection),
             ..Peer::default()
