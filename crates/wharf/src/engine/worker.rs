@@ -27,7 +27,7 @@ use wharf_port::port::{Completions, Port, PortError, Poster, Time};
 ///
 /// Enough that a system call is shared by many messages; few enough that what they touch stays in
 /// the cache.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 /// A turn that takes longer, or a wait that lasts longer than it was asked to, has been held up.
 const LAG_MAX: Duration = Duration::from_millis(100);
 
