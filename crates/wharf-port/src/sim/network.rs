@@ -105,6 +105,9 @@ impl Core {
             return;
         }
         here.holder = Holder::Gone;
+        if side == SERVER {
+            entry.state.traffic.note(|traffic| traffic.closed = true);
+        }
         if matches!(there.holder, Holder::Gone) {
             self.conns.remove(conn);
             self.conns_live -= 1;

@@ -26,6 +26,8 @@ pub struct Traffic {
     pub reset: bool,
     /// The server's system ended it before it was accepted: its listener was closed, for example.
     pub turned_away: bool,
+    /// The server's side is closed, whoever did that.
+    pub closed: bool,
     /// When the server sent its end.
     pub end_ns: Option<u64>,
     /// When bytes or an end last moved, on the steady clock; at least when it was the client that

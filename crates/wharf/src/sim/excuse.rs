@@ -271,15 +271,7 @@ impl<H: Handler> Simulation<H> {
         for (number, peer) in self.clients.iter().enumerate() {
             let Some(client) = &peer.client else { continue };
             let traffic = peer.traffic.get();
-            if self.contract.fate(number) == Fate::Unseen && !traffic.harmed {
-                let room_since_ns = self.room_since_ns.unwrap_or(steady_ns);
-                let waited_ns = steady_ns.saturating_sub(room_since_ns.max(peer.connected_ns));
-                ensure!(
-                    waited_ns <= wait_max_ns,
-                    "client {number} waits at the door: for {:.3} s there has been a place",
-                    waited_ns as f64 / 1e9
-                );
-            }
+            self.check_door(number, peer, steady_ns)?;
             let opened_ns = self.contract.story(number).opened_steady_ns;
             let waited_ns = steady_ns.saturating_sub(traffic.moved_steady_ns.max(opened_ns));
             if waited_ns <= wait_max_ns || traffic.harmed || peer.traffic.waits_for_client() {
@@ -299,6 +291,20 @@ impl<H: Handler> Simulation<H> {
                 story.fate
             );
         }
+        Ok(())
+    }
+
+    /// While there is a place, nobody waits for it longer than for a step of the server's.
+    fn check_door(&self, number: usize, peer: &Peer, steady_ns: u64) -> Result<(), String> {
+        let Some(room_since_ns) = self.room_since_ns else { return Ok(()) };
+        let traffic = peer.traffic.get();
+        let waits = self.contract.fate(number) == Fate::Unseen && !traffic.closed;
+        let waited_ns = steady_ns.saturating_sub(room_since_ns.max(peer.connected_ns));
+        ensure!(
+            !waits || traffic.harmed || waited_ns <= nanos(self.wait_max()),
+            "client {number} waits at the door: for {:.3} s there has been a place",
+            waited_ns as f64 / 1e9
+        );
         Ok(())
     }
 
