@@ -123,8 +123,12 @@ impl Client for Reader {
         }
     }
 
-    fn misses(&self, _: u64) -> bool {
-        self.owed.borrow().missing() > 0
+    fn lacks(&self, _: u64) -> u64 {
+        let owed = self.owed.borrow();
+        let due = owed.messages.iter().filter(|message| !message.perhaps);
+        let bytes: usize = due.map(|message| message.len).sum();
+        let missing = usize::from(owed.missing() > 0);
+        bytes.saturating_sub(self.bytes.len()).max(missing) as u64
     }
 
     fn waits_for(&self) -> String {

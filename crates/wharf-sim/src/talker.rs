@@ -136,7 +136,7 @@ impl Client for Talker {
         })
     }
 
-    fn misses(&self, delivered: u64) -> bool {
+    fn lacks(&self, delivered: u64) -> u64 {
         let delivered = usize::try_from(delivered).unwrap_or(usize::MAX);
         let answered = if self.ends.is_empty() {
             delivered.min(self.expected.len())
@@ -144,7 +144,7 @@ impl Client for Talker {
             let whole = self.ends.partition_point(|end| *end <= delivered);
             whole.checked_sub(1).map_or(0, |last| self.ends[last])
         };
-        self.read < answered
+        answered.saturating_sub(self.read) as u64
     }
 
     fn waits_for(&self) -> String {

@@ -68,6 +68,9 @@ impl Core {
                 break;
             }
         }
+        if side == SERVER {
+            entry.state.traffic.note(|traffic| traffic.from_server += written as u64);
+        }
         if written > 0 {
             self.set_off(conn, 1 - side);
         }

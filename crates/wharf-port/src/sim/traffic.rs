@@ -16,6 +16,8 @@ pub struct Traffic {
     pub to_server: u64,
     /// Bytes that the server's port has received.
     pub by_server: u64,
+    /// Bytes that the server has sent.
+    pub from_server: u64,
     /// Bytes that have reached the client's system.
     pub to_client: u64,
     /// Bytes that the client has read.

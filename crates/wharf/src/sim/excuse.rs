@@ -33,7 +33,8 @@ pub enum Excuse {
     Loan,
     /// The table was full, and the server refuses then.
     Refused,
-    /// The link lingered for its whole time, and the client did not end its side.
+    /// The link lingered for its whole time, and the client did not end its side: the reset that
+    /// followed cost it bytes that had all been sent.
     Lingered,
     /// The server stopped, and it has the answers to all that had arrived before.
     Stopped,
@@ -207,14 +208,16 @@ impl<H: Handler> Simulation<H> {
     fn closing(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
         let traffic = peer.traffic.get();
         let stops = story.fate == Fate::Over(DisconnectReason::ServerStopping);
-        if stops && self.stop_note.is_some() && !peer.owes {
+        if stops && self.stop_note.is_some() && peer.lacks_of_stop == 0 {
             return Some(Excuse::Stopped);
         }
         let is_forced = self.stop_note.as_ref().is_some_and(|stop| was_forced(stop, &traffic));
         if is_forced && self.may_force(&traffic) {
             return Some(Excuse::DrainedOut);
         }
-        if has_lingered(&traffic) {
+        let lacks = if stops { peer.lacks_of_stop } else { peer.lacks };
+        let is_all_sent = traffic.by_client + lacks <= traffic.from_server;
+        if has_lingered(&traffic) && is_all_sent {
             return Some(Excuse::Lingered);
         }
         was_unread_for(&traffic, self.stall_max()).then_some(Excuse::SlowReader)
@@ -228,7 +231,7 @@ impl<H: Handler> Simulation<H> {
             let owes = note.unhandled > 0 && note.rested_ns > way_max_ns;
             note.silent_ns >= idle_ns && !owes
         };
-        idle_ns > 0 && story.idle.as_ref().is_some_and(is_over) && !peer.unanswered
+        idle_ns > 0 && story.idle.as_ref().is_some_and(is_over) && peer.lacks_of_handled == 0
     }
 
     /// Whether the loan rule closed this very link, and its client had not read for as long as others
@@ -283,7 +286,7 @@ impl<H: Handler> Simulation<H> {
                 continue;
             }
             ensure!(
-                unread == 0 && !client.misses(traffic.by_server),
+                unread == 0 && client.lacks(traffic.by_server) == 0,
                 "client {number} starves: nothing has moved for {:.3} s, though {unread} bytes have \
                  arrived and it waits for {} (at the server: {:?})",
                 waited_ns as f64 / 1e9,

@@ -150,10 +150,12 @@ pub(super) struct Peer {
     pub(super) harmed: bool,
     /// The workload has thrown it out.
     pub(super) kicked: bool,
-    /// When it ended it still waited for answers to what had arrived before the server's stop.
-    pub(super) owes: bool,
-    /// When it ended it still waited for answers to what the handler had been given.
-    pub(super) unanswered: bool,
+    /// Bytes that it lacked when it ended: of all answers,
+    pub(super) lacks: u64,
+    /// of those to what had arrived before the server's stop,
+    pub(super) lacks_of_stop: u64,
+    /// and of those to what the handler had been given.
+    pub(super) lacks_of_handled: u64,
     pub(super) traffic: TrafficWatch,
     /// When it connected, on the steady clock.
     pub(super) connected_ns: u64,
@@ -516,9 +518,10 @@ impl<H: Handler> Simulation<H> {
         peer.harmed |= connection.is_harmed();
         if let Some(client) = &peer.client {
             peer.kicked = client.is_kicked();
-            let before = self.stop_note.as_ref().and_then(|s| s.delivered.get(number as usize));
-            peer.owes = before.is_some_and(|delivered| client.misses(*delivered));
-            peer.unanswered = client.misses(handled);
+            let before = self.stop_note.as_ref().map(|stop| stop.delivered_by(number as usize));
+            peer.lacks = client.lacks(u64::MAX);
+            peer.lacks_of_stop = before.map_or(0, |delivered| client.lacks(delivered));
+            peer.lacks_of_handled = client.lacks(handled);
         }
         peer.client = None;
         peer.cut = cut;
