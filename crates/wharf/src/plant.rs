@@ -69,12 +69,14 @@ pub enum EnginePlant {
     TakeOthersEntries,
     /// The links' clock is the port's, so that a pause of the process counts as the links' silence.
     LinkClockIsPorts,
+    /// Posts are refused as if there were no buffers for them.
+    RefusePosts,
 }
 
 #[cfg(feature = "sim")]
 impl EnginePlant {
     /// Every fault that can be planted.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::LeakSlot,
         Self::LosePlace,
         Self::ForgetRoomWake,
@@ -104,6 +106,7 @@ impl EnginePlant {
         Self::NeverRevoke,
         Self::TakeOthersEntries,
         Self::LinkClockIsPorts,
+        Self::RefusePosts,
     ];
 }
 

@@ -165,6 +165,9 @@ impl Shared {
         if data.len() > self.settings.high_water_bytes() as usize {
             return Err(SendError::TooLarge);
         }
+        if self.planted.is(EnginePlant::RefusePosts) {
+            return Err(SendError::NoBuffers);
+        }
         self.posts[sender].message_of(data).map_err(|_| SendError::NoBuffers)
     }
 
