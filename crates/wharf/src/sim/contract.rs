@@ -33,16 +33,28 @@ pub(super) struct Story {
     pub(super) fate: Fate,
     /// Its name, once it was open.
     pub(super) link: Option<LinkId>,
-    /// Bytes that the handler was given.
+    /// Bytes that the handler has consumed.
     pub(super) received: u64,
-    /// When it was last given some, or the link was opened, on the links' clock.
+    /// Bytes that it has seen, consumed or not.
+    seen: u64,
+    /// It was last called with more, or the link was opened, on the links' clock.
     pub(super) heard_link_ns: u64,
+    /// Bytes that must be unread before the next call is of use to it.
+    wanted: u64,
     /// A planned panic struck one of its callbacks.
     pub(super) panicked: bool,
     /// When the link was opened, on the steady clock: in the backlog nobody waits for a handler.
     pub(super) opened_steady_ns: u64,
     /// The last time that it was taken for idle.
     pub(super) idle: Option<IdleNote>,
+}
+
+impl Story {
+    /// How many of the first `delivered` bytes the handler should have had a call for.
+    pub(super) fn unhandled(&self, delivered: u64) -> u64 {
+        let rest = delivered.saturating_sub(self.received);
+        if rest < self.wanted { 0 } else { rest }
+    }
 }
 
 /// The links that the engine closed because they held what others waited for.
@@ -183,12 +195,23 @@ impl Contract {
         }
     }
 
-    pub(super) fn note_received(&self, id: LinkId, peer: SocketAddr, count: usize) {
+    /// The handler is called with so many unread bytes.
+    pub(super) fn note_input(&self, id: LinkId, peer: SocketAddr, unread: usize) {
         let link_ns = self.link_ns(id);
         let mut book = self.book();
         let story = story_of(&mut book.stories, number_of(peer));
+        let seen = story.received + unread as u64;
+        if seen > story.seen {
+            (story.seen, story.heard_link_ns) = (seen, link_ns);
+        }
+    }
+
+    /// It has consumed some, and waits for more or not.
+    pub(super) fn note_consumed(&self, peer: SocketAddr, count: usize, wanted: usize) {
+        let mut book = self.book();
+        let story = story_of(&mut book.stories, number_of(peer));
         story.received += count as u64;
-        story.heard_link_ns = link_ns;
+        story.wanted = if count > 0 { 0 } else { wanted as u64 };
     }
 
     /// The clock by which the link's shard may measure it.
@@ -235,7 +258,7 @@ impl Book {
         let story = story_of(&mut self.stories, connection);
         story.idle = Some(IdleNote {
             silent_ns: link_ns.saturating_sub(story.heard_link_ns),
-            unhandled: traffic.to_server.saturating_sub(story.received),
+            unhandled: story.unhandled(traffic.to_server),
             rested_ns: steady_ns.saturating_sub(traffic.moved_steady_ns),
         });
     }

@@ -355,6 +355,12 @@ impl<H: Handler> Simulation<H> {
         self.clients[client.index()].traffic.asked(self.world.steady_ns());
     }
 
+    /// Whether the client has ended.
+    #[must_use]
+    pub fn has_ended(&self, client: ClientId) -> bool {
+        self.clients[client.index()].client.is_none()
+    }
+
     /// Whether something has struck the client's connection that no server could mend.
     #[must_use]
     pub fn is_harmed(&self, client: ClientId) -> bool {
