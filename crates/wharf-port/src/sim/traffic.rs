@@ -37,6 +37,8 @@ pub struct Traffic {
     pub moved_steady_ns: u64,
     /// How it stood when the server gave it up.
     pub given_up: Option<GivenUp>,
+    /// When something last arrived at the client.
+    taken_ns: u64,
     /// Since when bytes have waited at the client.
     unread_since_ns: Option<u64>,
     /// The longest time that bytes have lately waited there, and when it ended.
@@ -56,6 +58,8 @@ pub struct GivenUp {
     /// For how long some had waited without its reading any; or had until lately, because what the
     /// client then makes room for takes a moment to arrive, and the server sees nothing before.
     pub unread_ns: u64,
+    /// How long nothing had arrived at the client.
+    pub untaken_ns: u64,
     /// How long nothing had moved, on the steady clock.
     pub rested_ns: u64,
     /// How long the server had waited for the client's end after its own; `None` before that.
@@ -113,6 +117,7 @@ impl TrafficWatch {
             traffic.to_server += count as u64;
         } else {
             traffic.to_client += count as u64;
+            traffic.taken_ns = clocks.link_ns;
             if count > 0 {
                 traffic.unread_since_ns.get_or_insert(clocks.link_ns);
             }
@@ -143,6 +148,7 @@ impl TrafficWatch {
             at_ns: clocks.now_ns,
             unread: traffic.unread_since_ns.is_some(),
             unread_ns: traffic.unread_ns(clocks).max(traffic.waited_lately_ns(clocks)),
+            untaken_ns: clocks.link_ns.saturating_sub(traffic.taken_ns),
             rested_ns: clocks.steady_ns.saturating_sub(traffic.moved_steady_ns),
             lingered_ns: traffic.end_ns.map(|end| clocks.link_ns.saturating_sub(end)),
         };

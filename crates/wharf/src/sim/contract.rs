@@ -50,6 +50,11 @@ pub(super) struct Story {
 }
 
 impl Story {
+    /// Whether its handler waits for the rest of what it has left unread.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.wanted > 0
+    }
+
     /// How many of the first `delivered` bytes the handler should have had a call for.
     pub(super) fn unhandled(&self, delivered: u64) -> u64 {
         let rest = delivered.saturating_sub(self.received);

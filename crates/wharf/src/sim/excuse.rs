@@ -235,11 +235,18 @@ impl<H: Handler> Simulation<H> {
     }
 
     /// Whether the loan rule closed this very link, and its client had not read for as long as others
-    /// have to wait.
+    /// have to wait, or held the beginning of what was not whole.
     fn is_loan_excuse(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
         let is_revoked = story.link.is_some_and(|link| self.shared.revoked.contains(link));
+        let is_incomplete =
+            story.fate == Fate::Over(DisconnectReason::Limit) && story.is_incomplete();
         let wait = self.shared.settings.loan_wait;
-        (is_revoked && was_unread_for(&peer.traffic.get(), wait)).then_some(Excuse::Loan)
+        let traffic = peer.traffic.get();
+        // Or the network did not let anything through, which the server cannot tell from that.
+        let is_slow = self.faults.way_max_ns() >= nanos(wait)
+            && traffic.given_up.is_some_and(|then| then.untaken_ns >= nanos(wait));
+        let holds = is_incomplete || is_slow || was_unread_for(&traffic, wait);
+        (is_revoked && holds).then_some(Excuse::Loan)
     }
 
     /// Whether a drain may cut the link: it still made progress, or waited for its client.
@@ -258,12 +265,15 @@ impl<H: Handler> Simulation<H> {
     /// A step is to receive, to send (twice, beginning and end) and to be under way, each of which
     /// can be delayed. In the queue for a buffer each link of the shard may be before it with one
     /// such step. Links that hold what others wait for are closed after `loan_wait`, and those that
-    /// follow after as much again. The rest is for timers, which are late, and for time in turns.
+    /// follow after as much again; where a handler leaves input unread, each link of the shard may be
+    /// such a one in turn. The rest is for timers, which are late, and for time in turns.
     pub(super) fn wait_max(&self) -> Duration {
         let latency = Duration::from_nanos(self.faults.latency_ns);
         let step = 2 * latency + 4 * Duration::from_nanos(self.faults.step_max_ns());
         let settings = &self.shared.settings;
-        Duration::from_secs(2) + 3 * settings.loan_wait + (8 + settings.links_per_shard()) * step
+        let links = settings.links_per_shard();
+        let holders = if self.holds_input { links } else { 0 };
+        Duration::from_secs(2) + (3 + holders) * settings.loan_wait + (8 + links) * step
     }
 
     /// No client waits longer than [`wait_max`](Self::wait_max) for a server that has something to

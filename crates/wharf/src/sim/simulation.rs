@@ -43,6 +43,9 @@ pub struct SimConfig {
     pub receive_window: Option<u32>,
     /// Packets that can wait in a port's inbox, if others than the server would have.
     pub inbox_capacity: Option<u32>,
+    /// The handler leaves input unread until there is more of it, so that each link of a shard can
+    /// hold for its time what the next one waits for.
+    pub holds_input: bool,
     /// A fault of the port that is planted.
     pub plant: Option<Plant>,
     /// A fault of the engine that is planted.
@@ -69,6 +72,7 @@ impl SimConfig {
             lends_window: false,
             receive_window: None,
             inbox_capacity: None,
+            holds_input: false,
             plant: None,
             engine_plant: None,
             replay: None,
@@ -117,6 +121,7 @@ pub struct Simulation<H: Handler> {
     pub(super) jumps: bool,
     /// Since when there has been a place for whoever comes, on the steady clock.
     pub(super) room_since_ns: Option<u64>,
+    pub(super) holds_input: bool,
     /// The faults that the run began with.
     pub(super) faults: Faults,
     /// A stop that was asked for, once that is known.
@@ -216,6 +221,7 @@ impl<H: Handler> Simulation<H> {
             steps: 0,
             jumps,
             room_since_ns: None,
+            holds_input: config.holds_input,
             faults: config.faults,
             stop_note: None,
             tracer: None,
