@@ -198,7 +198,8 @@ impl<H: Handler> Simulation<H> {
         let [full, stopping] = [stats.refused_full, stats.refused_stopping];
         ensure!(
             refused <= full + stopping,
-            "{refused} clients reached no handler, but {full} were refused for want of room, and              {stopping} because of the stop"
+            "{refused} clients reached no handler, but {full} were refused for want of room, and \
+             {stopping} because of the stop"
         );
         Ok(())
     }
