@@ -71,7 +71,7 @@ impl Chat {
                 }
             }
             b'Q' => {
-                link.send(b"bye\n")?;
+                link.send(FAREWELL)?;
                 link.close();
             }
             other => panic!("a line of kind {other}: {}", String::from_utf8_lossy(line)),
@@ -119,6 +119,9 @@ impl Handler for Chat {
         self.chance.panic(rng);
     }
 }
+
+/// What a client that quits is told last.
+pub(crate) const FAREWELL: &[u8] = b"bye\n";
 
 /// The number at the beginning of these bytes.
 pub(crate) fn number(bytes: &[u8]) -> Option<usize> {

@@ -1,6 +1,6 @@
 //! The client of chat: it knows what may come from whom, and in which order.
 
-use crate::chat::{Tally, number};
+use crate::chat::{FAREWELL, Tally, number};
 use crate::plan::{Plan, letter};
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl ChatClient {
         if self.farewell {
             return wrong("comes after the farewell");
         }
-        if line_got == b"bye\n" {
+        if line_got == FAREWELL {
             self.farewell = true;
             return Ok(());
         }
@@ -138,8 +138,9 @@ impl Client for ChatClient {
         }
     }
 
-    fn misses(&self, delivered: u64) -> bool {
-        delivered >= self.script.len() as u64 && !self.farewell
+    fn lacks(&self, delivered: u64) -> u64 {
+        let is_due = delivered >= self.script.len() as u64 && !self.farewell;
+        if is_due { FAREWELL.len() as u64 } else { 0 }
     }
 
     fn is_kicked(&self) -> bool {

@@ -6,6 +6,7 @@
 
 mod chat;
 mod chat_client;
+mod framed;
 mod outbox;
 pub mod plan;
 pub mod plants;

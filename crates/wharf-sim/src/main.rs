@@ -22,7 +22,7 @@ struct Args {
     /// Only this seed.
     #[arg(long)]
     seed: Option<u64>,
-    /// echo, chat, big, post or all.
+    /// echo, chat, big, post, framed or all.
     #[arg(long, default_value = "all")]
     workload: String,
     /// Go on until so many completions were simulated, whatever --seeds says.
@@ -160,7 +160,7 @@ fn find_plants(args: &Args, name: &str) -> Result<ExitCode, String> {
         match plants::find(planted, args.seeds) {
             Some((workload, failure)) => {
                 println!(
-                    "{:<26} seed {:>4} {workload:<5} {}",
+                    "{:<26} seed {:>4} {workload:<6} {}",
                     planted.to_string(),
                     failure.seed,
                     failure.what

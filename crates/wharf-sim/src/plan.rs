@@ -18,11 +18,13 @@ pub enum Workload {
     Big,
     /// Messages are posted from outside, to one link or to all, and read.
     Post,
+    /// Frames stay unread until they are whole, and come back.
+    Framed,
 }
 
 impl Workload {
     /// Every workload.
-    pub const ALL: [Self; 4] = [Self::Echo, Self::Chat, Self::Big, Self::Post];
+    pub const ALL: [Self; 5] = [Self::Echo, Self::Chat, Self::Big, Self::Post, Self::Framed];
 
     /// Its name in flags and in the file of regression seeds.
     #[must_use]
@@ -32,6 +34,7 @@ impl Workload {
             Self::Chat => "chat",
             Self::Big => "big",
             Self::Post => "post",
+            Self::Framed => "framed",
         }
     }
 }
@@ -47,7 +50,9 @@ impl FromStr for Workload {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|workload| workload.name() == name);
-        found.ok_or_else(|| format!("{name:?} is no workload; there are echo, chat, big and post"))
+        found.ok_or_else(|| {
+            format!("{name:?} is no workload; there are echo, chat, big, post and framed")
+        })
     }
 }
 
@@ -106,7 +111,7 @@ pub struct Plan {
     pub at_once: u32,
     /// Bytes that a client sends, at most; or of a broadcast ([`Workload::Post`]).
     pub text_max: usize,
-    /// Bytes of a message, at most ([`Workload::Big`]), or that a client may have before it
+    /// Bytes of a message, at most ([`Workload::Big`], [`Workload::Framed`]), or that a client may have before it
     /// ([`Workload::Post`]).
     pub message_max: usize,
     /// The handler sends in pieces of so many bytes and waits for room, rather than let the link go.
@@ -190,7 +195,21 @@ impl Plan {
         if workload == Workload::Post {
             plan.draw_posts(&mut rng, links, sizes);
         }
+        if workload == Workload::Framed {
+            plan.draw_frames(&mut rng, sizes);
+        }
         plan
+    }
+
+    /// Frames up to what a link may have unread; and, if they are sent at once, may queue.
+    fn draw_frames(&mut self, rng: &mut Rng, sizes: Sizes) {
+        let sizes = if sizes.is_default { Sizes::DEFAULT } else { sizes };
+        let [input, queue, buffer] =
+            [sizes.input_bytes, sizes.queue_bytes, sizes.buffer_bytes].map(|bytes| bytes as usize);
+        let sent_at_once = if self.piece.is_none() { queue } else { usize::MAX };
+        let most = rng.one_of(&[input, input, input / 2, 3 * buffer]);
+        self.message_max = most.min(input).min(sent_at_once).min(self.text_max.max(8)).max(4);
+        self.config.holds_input = true;
     }
 
     /// Everybody is there all the time, nobody is silent too long, and buffers can be had.
@@ -251,6 +270,16 @@ struct Sizes {
 }
 
 impl Sizes {
+    /// Those of [`SimConfig::new`], and the server's own.
+    const DEFAULT: Self = Self {
+        buffer_bytes: 512,
+        queue_bytes: 64 * 1024,
+        shard_buffers: None,
+        input_bytes: 64 * 1024,
+        grant_bytes: None,
+        is_default: true,
+    };
+
     fn drawn(rng: &mut Rng, places: u32) -> Self {
         let buffer_bytes = rng.one_of(&[64, 64, 100, 512, 512, 2_048, 4_096]);
         let queue_buffers = rng.one_of(&[2, 4, 4, 16, 64]);
@@ -336,6 +365,10 @@ pub enum Manner {
     Sleeps(usize, Duration),
     /// Says nothing for a while at first.
     Mute(Duration),
+    /// Stops for a while when it has written so many bytes.
+    Pauses(usize, Duration),
+    /// Stays for a while when it has written and read all.
+    Holds(Duration),
 }
 
 impl ClientPlan {
@@ -348,7 +381,7 @@ impl ClientPlan {
             Workload::Echo | Workload::Chat | Workload::Post => {
                 (0..len).map(|place| letter(client, place)).collect()
             }
-            Workload::Big => messages(&mut rng, client, len, plan.message_max),
+            Workload::Big | Workload::Framed => messages(&mut rng, client, len, plan.message_max),
         };
         let len = text.len();
         let manner = match rng.below(13) {
@@ -363,12 +396,31 @@ impl ClientPlan {
             _ => Manner::Mute(Duration::from_millis(rng.one_of(&[1, 900, 5_000]))),
         };
         let quits = plan.workload == Workload::Echo && rng.below(6) == 0;
-        Self {
+        let mut client = Self {
             quit_at: quits.then(|| 1 + rng.below_len(len)),
             text,
             manner,
             chunk: rng.one_of(&[1, 50, 64, 1_000, 100_000]),
             pace: Duration::from_nanos(rng.one_of(&[0, 0, 1_000, 500_000])),
+        };
+        if plan.workload == Workload::Framed {
+            client.draw_breaks(&mut rng);
+        }
+        client
+    }
+
+    /// Some stop amid a frame for a while, or say no more than a part of their last frame: those
+    /// wait, leave, or close their half.
+    fn draw_breaks(&mut self, rng: &mut Rng) {
+        let len = self.text.len();
+        let time = Duration::from_millis(rng.one_of(&[1, 50, 1_500, 6_000]));
+        match rng.below(6) {
+            0 | 1 => self.manner = Manner::Pauses(1 + rng.below_len(len), time),
+            2 => self.manner = Manner::Holds(time),
+            _ => {}
+        }
+        if rng.below(3) == 0 {
+            self.text.truncate(1 + rng.below_len(len));
         }
     }
 }

@@ -4,7 +4,8 @@
 //!
 //! A message is its length and its number, four bytes each, and a pattern. The driver keeps what a
 //! client has not read yet within half of its link's queue, which is what posts may use, and
-//! broadcasts only when all have read everything: so none may be dropped or left out.
+//! broadcasts only when all have read everything: so none may be dropped or left out. A post may be
+//! refused only while the inbox can be full, or the buffers for posts are used up.
 
 use crate::plan::{Plan, letter};
 use crate::talk::number_of;
@@ -15,7 +16,7 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use wharf::sim::{Client, ClientId, Next, Rng, SimClient, SimFailure, SimReport, Simulation, Time};
-use wharf::{Handler, Link, LinkId, Result};
+use wharf::{Handler, Link, LinkId, Result, SendError};
 
 /// The handler: it says who is there.
 #[derive(Debug)]
@@ -123,8 +124,12 @@ impl Client for Reader {
         }
     }
 
-    fn misses(&self, _: u64) -> bool {
-        self.owed.borrow().missing() > 0
+    fn lacks(&self, _: u64) -> u64 {
+        let owed = self.owed.borrow();
+        let due = owed.messages.iter().filter(|message| !message.perhaps);
+        let bytes: usize = due.map(|message| message.len).sum();
+        let missing = usize::from(owed.missing() > 0);
+        bytes.saturating_sub(self.bytes.len()).max(missing) as u64
     }
 
     fn waits_for(&self) -> String {
@@ -144,6 +149,10 @@ pub(crate) fn play(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, S
         clients: Vec::new(),
         names,
         posted: 0,
+        accepted: 0,
+        packets: u64::from(plan.clients),
+        inbox_capacity: plan.config.inbox_capacity.unwrap_or(INBOX_CAPACITY),
+        post_buffers: sim.stats().post_buffers.free,
         unread_max: plan.message_max,
     };
     for _ in 0..plan.clients {
@@ -155,11 +164,14 @@ pub(crate) fn play(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, S
     while steps < STEPS_MAX && driver.posted < plan.posts {
         steps += 1;
         if !sim.step()? || steps % 16 == 0 {
-            driver.post(&sim, plan);
+            driver.post(&sim, plan).map_err(|what| failure(plan, &what))?;
         }
     }
     for _ in 0..plan.burst {
-        driver.post_to_one(&sim, 8);
+        driver.post_to_one(&sim, 8).map_err(|what| failure(plan, &what))?;
+    }
+    if driver.accepted == 0 && driver.packets > driver.clients.len() as u64 {
+        return Err(failure(plan, "every post was refused"));
     }
     sim.stop(DRAIN)?;
     sim.finish()
@@ -170,22 +182,29 @@ struct Driver {
     clients: Vec<(ClientId, Rc<RefCell<Owed>>)>,
     names: Arc<[OnceLock<LinkId>]>,
     posted: u32,
+    accepted: u32,
+    /// Packets that may have been put into an inbox: connections, and each post once for each shard.
+    packets: u64,
+    /// Packets that fit into each.
+    inbox_capacity: u32,
+    /// The buffers for posts of all senders together.
+    post_buffers: u32,
     /// Bytes that a client may have before it.
     unread_max: usize,
 }
 
 impl Driver {
-    fn post(&mut self, sim: &Simulation<Post>, plan: &Plan) {
+    fn post(&mut self, sim: &Simulation<Post>, plan: &Plan) -> Result<(), String> {
         let all_read = self.clients.iter().all(|(id, owed)| {
             sim.is_harmed(*id)
                 || (self.names[id.index()].get().is_some() && owed.borrow().messages.is_empty())
         });
         if all_read && self.rng.below(2) == 0 {
             let len = 8 + self.rng_len(plan.text_max);
-            self.broadcast(sim, len);
+            self.broadcast(sim, len)
         } else {
             let len = 8 + self.rng_len(plan.text_max / 4);
-            self.post_to_one(sim, len);
+            self.post_to_one(sim, len)
         }
     }
 
@@ -193,31 +212,71 @@ impl Driver {
         self.rng.below_len(most.min(self.unread_max.saturating_sub(8)) + 1)
     }
 
-    fn post_to_one(&mut self, sim: &Simulation<Post>, len: usize) {
+    fn post_to_one(&mut self, sim: &Simulation<Post>, len: usize) -> Result<(), String> {
         let (id, owed) = &self.clients[self.rng.below_len(self.clients.len())];
-        let Some(name) = self.names[id.index()].get() else { return };
+        let Some(name) = self.names[id.index()].get() else { return Ok(()) };
         if owed.borrow().bytes + len > self.unread_max {
-            return;
+            return Ok(());
         }
-        let number = self.posted;
+        let (number, owed) = (self.posted, Rc::clone(owed));
+        let (id, may_be_gone) = (*id, sim.is_harmed(*id));
         self.posted += 1;
-        if sim.handle().send(*name, &message(number, len)).is_ok() {
-            owed.borrow_mut().add(Message { number, len, perhaps: false });
-            sim.owe(*id);
+        self.packets += u64::from(!may_be_gone);
+        match sim.handle().send(*name, &message(number, len)) {
+            Ok(()) => {
+                self.accepted += 1;
+                owed.borrow_mut().add(Message { number, len, perhaps: false });
+                sim.owe(id);
+                Ok(())
+            }
+            Err(SendError::Gone) if may_be_gone => Ok(()),
+            Err(error) => self.check_refusal(sim, len, error),
         }
     }
 
-    fn broadcast(&mut self, sim: &Simulation<Post>, len: usize) {
+    /// What limits posts is the inbox, and the buffers for them.
+    fn check_refusal(
+        &self,
+        sim: &Simulation<Post>,
+        len: usize,
+        error: SendError,
+    ) -> Result<(), String> {
+        let stats = sim.stats();
+        // Each shard has as many as all other threads together, and uses none of them here.
+        let shards = u32::try_from(stats.workers.len()).unwrap_or(u32::MAX);
+        let of_shards = self.post_buffers / (shards + 1) * shards;
+        let free = stats.post_buffers.free.saturating_sub(of_shards) as usize;
+        let is_limited = match error {
+            SendError::Busy => self.packets >= u64::from(self.inbox_capacity),
+            SendError::NoBuffers => free * BUFFER_BYTES_MIN < len,
+            _ => false,
+        };
+        let number = self.posted - 1;
+        if is_limited {
+            return Ok(());
+        }
+        Err(format!("post {number} of {len} bytes was refused: {error}, with {free} buffers free"))
+    }
+
+    fn broadcast(&mut self, sim: &Simulation<Post>, len: usize) -> Result<(), String> {
         let number = self.posted;
         self.posted += 1;
-        let perhaps = sim.handle().broadcast(&message(number, len), None).is_err();
+        self.packets += 1;
+        let posted = sim.handle().broadcast(&message(number, len), None);
+        let perhaps = posted.is_err();
+        self.accepted += u32::from(!perhaps);
         for (id, owed) in &self.clients {
             if self.names[id.index()].get().is_some() {
                 owed.borrow_mut().add(Message { number, len, perhaps });
                 sim.owe(*id);
             }
         }
+        posted.or_else(|error| self.check_refusal(sim, len, error))
     }
+}
+
+fn failure(plan: &Plan, what: &str) -> SimFailure {
+    SimFailure::new(plan.config.seed, what, plan.config.replay.clone())
 }
 
 fn message(number: u32, len: usize) -> Vec<u8> {
@@ -230,3 +289,7 @@ fn message(number: u32, len: usize) -> Vec<u8> {
 /// Long enough for all that is posted, whatever is delayed.
 const DRAIN: Duration = Duration::from_secs(600);
 const STEPS_MAX: u64 = 30_000;
+/// What a server has, if the plan does not say.
+const INBOX_CAPACITY: u32 = 4_096;
+/// No server has smaller buffers.
+const BUFFER_BYTES_MIN: usize = 64;

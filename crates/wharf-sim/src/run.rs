@@ -2,6 +2,7 @@
 
 use crate::chat::{Chat, Tally};
 use crate::chat_client::ChatClient;
+use crate::framed::Framed;
 use crate::plan::{Plan, Workload};
 use crate::post;
 use crate::talk::Talk;
@@ -30,6 +31,9 @@ fn run_workload(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimF
         Workload::Post => post::play(plan, tracer),
         Workload::Echo | Workload::Big => {
             play(plan, Talk::new(plan), tracer, |number| Talker::new(plan, number))
+        }
+        Workload::Framed => {
+            play(plan, Framed::new(plan), tracer, |number| Talker::new(plan, number))
         }
         Workload::Chat => {
             let tally = Tally::new(plan.clients);

@@ -1,4 +1,4 @@
-//! The client of echo and big: it knows every byte that must come back.
+//! The client of echo, big and framed: it knows every byte that must come back.
 
 use crate::plan::{ClientPlan, Manner, Plan, Workload};
 use std::io::ErrorKind;
@@ -15,26 +15,32 @@ pub(crate) struct Talker {
     /// Does not read before that.
     reads_at: Option<Time>,
     has_slept: bool,
+    /// Has stopped writing amid all, or goes at this time.
+    has_paused: bool,
+    goes_at: Option<Time>,
     finished: bool,
     /// Nothing can be written any more.
     deafened: bool,
-    /// Where the messages of big end.
+    /// What it sends are messages, and where they end.
+    has_messages: bool,
     ends: Vec<usize>,
 }
 
 impl Talker {
     pub(crate) fn new(plan: &Plan, client: usize) -> Self {
         let workload = plan.workload;
-        let has_messages = workload == Workload::Big;
+        let has_messages = matches!(workload, Workload::Big | Workload::Framed);
         let plan = ClientPlan::of(plan, client);
         let expected = match workload {
             Workload::Echo | Workload::Chat | Workload::Post => {
                 plan.text[..plan.quit_at.unwrap_or(plan.text.len())].to_vec()
             }
             Workload::Big => answers(&plan.text),
+            Workload::Framed => plan.text[..ends(&plan.text).last().copied().unwrap_or(0)].to_vec(),
         };
         let ends = if has_messages { ends(&plan.text) } else { Vec::new() };
         Self {
+            has_messages,
             ends,
             plan,
             expected,
@@ -43,6 +49,8 @@ impl Talker {
             writes_at: None,
             reads_at: None,
             has_slept: false,
+            has_paused: false,
+            goes_at: None,
             finished: false,
             deafened: false,
         }
@@ -57,7 +65,18 @@ impl Talker {
             if let Some(time) = self.writes_at.filter(|time| *time > now) {
                 return Some(time);
             }
-            let rest = &self.plan.text[self.written..];
+            let mut until = self.plan.text.len();
+            if let Manner::Pauses(at, time) = self.plan.manner
+                && !self.has_paused
+            {
+                if self.written >= at {
+                    self.has_paused = true;
+                    self.writes_at = Some(now.after(time));
+                    continue;
+                }
+                until = until.min(at);
+            }
+            let rest = &self.plan.text[self.written..until];
             match connection.try_write(&rest[..rest.len().min(self.plan.chunk)]) {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
@@ -102,11 +121,19 @@ impl Talker {
                 Ok(0) => return Ok(Some(self.cut("by an end"))),
                 Ok(count) => self.check(&room[..count])?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Ok((all && !waits_for_end).then_some(Next::Close));
+                    let is_done = self.written == self.plan.text.len() || self.deafened;
+                    return Ok((all && is_done && !waits_for_end).then(|| self.go(now)));
                 }
                 Err(_) => return Ok(Some(self.cut("by a reset"))),
             }
         }
+    }
+
+    /// Nothing is left to be done.
+    fn go(&mut self, now: Time) -> Next {
+        let Manner::Holds(time) = self.plan.manner else { return Next::Close };
+        let goes_at = *self.goes_at.get_or_insert(now.after(time));
+        if goes_at <= now { Next::Close } else { Next::Sleep(goes_at) }
     }
 
     fn check(&mut self, bytes: &[u8]) -> Result<(), String> {
@@ -136,15 +163,15 @@ impl Client for Talker {
         })
     }
 
-    fn misses(&self, delivered: u64) -> bool {
+    fn lacks(&self, delivered: u64) -> u64 {
         let delivered = usize::try_from(delivered).unwrap_or(usize::MAX);
-        let answered = if self.ends.is_empty() {
+        let answered = if !self.has_messages {
             delivered.min(self.expected.len())
         } else {
             let whole = self.ends.partition_point(|end| *end <= delivered);
             whole.checked_sub(1).map_or(0, |last| self.ends[last])
         };
-        self.read < answered
+        answered.saturating_sub(self.read) as u64
     }
 
     fn waits_for(&self) -> String {
@@ -160,7 +187,7 @@ impl Client for Talker {
     }
 }
 
-/// Where the messages in `text` end.
+/// Where the messages in `text` that are whole end.
 fn ends(text: &[u8]) -> Vec<usize> {
     let mut ends = Vec::new();
     let mut at = 0;
@@ -168,6 +195,7 @@ fn ends(text: &[u8]) -> Vec<usize> {
         at += 4 + u32::from_be_bytes(*prefix) as usize;
         ends.push(at);
     }
+    ends.retain(|end| *end <= text.len());
     ends
 }
 

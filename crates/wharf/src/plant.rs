@@ -67,12 +67,16 @@ pub enum EnginePlant {
     NeverRevoke,
     /// A link that does not read takes the entries that others need for messages.
     TakeOthersEntries,
+    /// The links' clock is the port's, so that a pause of the process counts as the links' silence.
+    LinkClockIsPorts,
+    /// Posts are refused as if there were no buffers for them.
+    RefusePosts,
 }
 
 #[cfg(feature = "sim")]
 impl EnginePlant {
     /// Every fault that can be planted.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::LeakSlot,
         Self::LosePlace,
         Self::ForgetRoomWake,
@@ -101,6 +105,8 @@ impl EnginePlant {
         Self::ForgetRoom,
         Self::NeverRevoke,
         Self::TakeOthersEntries,
+        Self::LinkClockIsPorts,
+        Self::RefusePosts,
     ];
 }
 

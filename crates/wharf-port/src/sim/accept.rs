@@ -106,6 +106,9 @@ impl Core {
             conn.sides[SERVER].holder = Holder::Port { port, socket };
             conn.sides[SERVER].noticed = 0;
         });
+        // What it had sent before nobody could hear.
+        let steady_ns = self.steady_ns();
+        self.conn(conn, |conn| conn.traffic.opened(steady_ns));
     }
 
     /// Whether `plant` is in this world and shows itself always.

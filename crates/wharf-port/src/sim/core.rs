@@ -36,6 +36,8 @@ pub(super) struct Core {
     pub(super) conns_live: u32,
     pub(super) connected: u32,
     backlog_max: usize,
+    /// How long bytes can be under way from one program to the other.
+    lately_ns: u64,
     steps: u64,
     pub(super) trace: u64,
 }
@@ -93,6 +95,10 @@ pub(super) struct PortState {
     pub(super) due: VecDeque<Notice>,
     pub(super) asleep: bool,
     pub(super) wakes_at_ns: Option<u64>,
+    /// Until when its last dequeue was asked to wait.
+    pub(super) asked_until_ns: u64,
+    /// What its program may have counted of jumps of the clock.
+    pub(super) counted_jumps_ns: u64,
     pub(super) bell: Arc<Bell>,
     pub(super) alive: bool,
 }
@@ -132,6 +138,7 @@ impl Core {
             conns_live: 0,
             connected: 0,
             backlog_max: config.backlog_max as usize,
+            lately_ns: config.faults.way_max_ns(),
             steps: 0,
             trace: config.seed,
         }
@@ -215,9 +222,38 @@ impl Core {
         });
     }
 
-    pub(super) fn clocks(&self) -> Clocks {
-        let steady_ns = self.now_ns.saturating_sub(self.jumped_ns);
-        Clocks { now_ns: self.now_ns, steady_ns }
+    pub(super) fn steady_ns(&self) -> u64 {
+        self.now_ns.saturating_sub(self.jumped_ns)
+    }
+
+    /// The clocks as the connection sees them; one that no port holds has counted no jump.
+    pub(super) fn clocks_of(&mut self, conn: ConnId) -> Clocks {
+        let holder = self.conn(conn, |conn| conn.sides[SERVER].holder);
+        let link_ns = match holder {
+            Some(Holder::Port { port, .. }) => self.link_ns(port),
+            _ => self.steady_ns(),
+        };
+        Clocks {
+            now_ns: self.now_ns,
+            steady_ns: self.steady_ns(),
+            link_ns,
+            lately_ns: self.lately_ns,
+        }
+    }
+
+    pub(super) fn link_ns(&self, port: u32) -> u64 {
+        self.steady_ns() + self.ports[port as usize].counted_jumps_ns
+    }
+
+    /// The clock jumps: what a program did not ask to wait for is a pause, of which it counts a
+    /// moment at most.
+    pub(super) fn jump(&mut self, jump_ns: u64) {
+        for port in &mut self.ports {
+            let asked_ns = port.asked_until_ns.saturating_sub(self.now_ns);
+            port.counted_jumps_ns += jump_ns.min(asked_ns.saturating_add(LAG_NS));
+        }
+        self.now_ns = self.now_ns.saturating_add(jump_ns);
+        self.jumped_ns = self.jumped_ns.saturating_add(jump_ns);
     }
 
     pub(super) fn conn<R>(&mut self, conn: ConnId, f: impl FnOnce(&mut Conn) -> R) -> Option<R> {
@@ -294,6 +330,7 @@ impl Core {
 
     /// The end of a connection that nobody will accept.
     pub(super) fn refuse(&mut self, conn: ConnId) {
+        self.conn(conn, |conn| conn.traffic.note(|traffic| traffic.turned_away = true));
         self.reset_side(conn, CLIENT);
         self.close(conn, SERVER);
     }
@@ -348,7 +385,7 @@ impl Core {
         let [_, a, b, c] = self.connected.to_be_bytes();
         let deaf = self.injects(FaultKind::DeafPeer);
         let traffic = TrafficWatch::default();
-        traffic.opened(self.clocks());
+        traffic.opened(self.steady_ns());
         traffic.note(|traffic| traffic.harmed = deaf);
         let state = Conn {
             sides: [Side::new(Holder::Client(tag), capacity), Side::new(Holder::Nobody, capacity)],
@@ -376,5 +413,7 @@ pub(super) enum NoConn {
     Full,
 }
 
+/// What a program counts of a pause, beyond what it had asked to wait: 100 ms.
+const LAG_NS: u64 = 100_000_000;
 /// One in 16: often enough to be found in a short run, seldom enough for the run to get anywhere.
 const PLANT_PPM: u32 = 62_500;

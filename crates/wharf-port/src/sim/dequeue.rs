@@ -322,6 +322,8 @@ impl<T: Send> Port for SimPort<T> {
         }
         let before = completions.len();
         let deadline = timeout.map(|timeout| self.now().after(timeout.max(SPIN)));
+        self.world.lock().ports[self.kernel.port as usize].asked_until_ns =
+            deadline.map_or(u64::MAX, |time| time.0);
         if self.drives {
             // Else a port that always has something ready would never hear from the network.
             self.world.advance_to(self.now().after(SPIN));

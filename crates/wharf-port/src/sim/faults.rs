@@ -142,6 +142,21 @@ impl Faults {
         self
     }
 
+    /// The longest that one step of an operation can take, in nanoseconds.
+    #[must_use]
+    pub fn step_max_ns(&self) -> u64 {
+        let delays = self.ppm(FaultKind::Delay) > 0 || self.ppm(FaultKind::Enobufs) > 0;
+        if delays { self.delay_max_ns.saturating_mul(16) } else { 0 }
+    }
+
+    /// How long bytes can be on their way from one program to the other: each of an operation's four
+    /// steps can be delayed, and turns take their time.
+    #[must_use]
+    pub fn way_max_ns(&self) -> u64 {
+        let steps_ns = self.step_max_ns().saturating_mul(4);
+        self.latency_ns.saturating_add(steps_ns).saturating_add(20_000_000)
+    }
+
     /// How often `kind` strikes, in millionths.
     #[must_use]
     pub fn ppm(&self, kind: FaultKind) -> u32 {

@@ -56,5 +56,5 @@ pub use dequeue::SimPort;
 pub use faults::{FaultCounts, FaultKind, Faults, Plant};
 pub use peer::{SimClient, SimListener, SimStream};
 pub use rng::Rng;
-pub use traffic::{Traffic, TrafficWatch};
+pub use traffic::{GivenUp, Traffic, TrafficWatch};
 pub use world::{World, WorldConfig};

@@ -28,7 +28,7 @@ impl Core {
         max: usize,
         sink: impl FnMut(&[u8]),
     ) -> usize {
-        let clocks = self.clocks();
+        let clocks = self.clocks_of(conn);
         let Some(entry) = self.conns.get_mut(conn) else { return 0 };
         let count = entry.state.sides[side].inbox.read(max, sink);
         let rest = entry.state.sides[side].inbox.arrived();
@@ -68,6 +68,9 @@ impl Core {
                 break;
             }
         }
+        if side == SERVER {
+            entry.state.traffic.note(|traffic| traffic.from_server += written as u64);
+        }
         if written > 0 {
             self.set_off(conn, 1 - side);
         }
@@ -76,24 +79,29 @@ impl Core {
 
     /// No more bytes come from this side.
     pub(super) fn shut(&mut self, conn: ConnId, side: usize) {
-        let now_ns = self.now_ns;
+        let clocks = self.clocks_of(conn);
         let Some(entry) = self.conns.get_mut(conn) else { return };
         let [here, there] = sides(&mut entry.state.sides, side);
         if std::mem::replace(&mut here.shut, true) || here.reset {
             return;
         }
         if side == SERVER {
-            entry.state.traffic.note(|traffic| traffic.end_ns = Some(now_ns));
+            entry.state.traffic.note(|traffic| traffic.end_ns = Some(clocks.link_ns));
         }
         there.inbox.fin_sent = true;
         self.notify(conn, side, WRITE);
         self.set_off(conn, 1 - side);
     }
 
+    /// The server asks for the connection's close.
+    pub(super) fn give_up(&mut self, conn: ConnId) {
+        let clocks = self.clocks_of(conn);
+        self.conn(conn, |conn| conn.traffic.give_up(clocks));
+    }
+
     /// Closes this side: with an end, or with a reset if bytes were left unread (as TCP does,
     /// RFC 2525 section 2.17) or it was asked for. The place is used again when both sides are closed.
     pub(super) fn close(&mut self, conn: ConnId, side: usize) {
-        let now_ns = self.now_ns;
         let Some(entry) = self.conns.get_mut(conn) else { return };
         let [here, there] = sides(&mut entry.state.sides, side);
         if matches!(here.holder, Holder::Gone) {
@@ -101,7 +109,7 @@ impl Core {
         }
         here.holder = Holder::Gone;
         if side == SERVER {
-            entry.state.traffic.note(|traffic| traffic.gone_ns = Some(now_ns));
+            entry.state.traffic.note(|traffic| traffic.closed = true);
         }
         if matches!(there.holder, Holder::Gone) {
             self.conns.remove(conn);
@@ -164,7 +172,7 @@ impl Core {
     /// What is under way towards `to` arrives, or a part of it.
     pub(super) fn arrive(&mut self, conn: ConnId, to: usize) {
         let torn = self.injects(FaultKind::TornDelivery);
-        let clocks = self.clocks();
+        let clocks = self.clocks_of(conn);
         let Some(entry) = self.conns.get_mut(conn) else { return };
         if entry.state.lost {
             return;

@@ -97,6 +97,9 @@ impl<T: Send> SimPort<T> {
             Operation::Close => {
                 state.closing = true;
                 mark_cancelled(state, None);
+                if let SocketEnd::Conn(conn) = state.end {
+                    self.world.lock().give_up(conn);
+                }
                 Step::Close
             }
         };

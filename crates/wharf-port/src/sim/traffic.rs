@@ -4,8 +4,11 @@
 use super::core::{CLIENT, SERVER};
 use std::sync::{Arc, PoisonError};
 
-/// What has gone over one connection so far. Times are on the world's clock unless it says steady:
-/// the steady clock leaves out how far [`ClockJump`](super::FaultKind::ClockJump) has moved it.
+/// What has gone over one connection so far.
+///
+/// Times are on the links' clock of the server's port, unless they say otherwise: the steady clock, which
+/// leaves out how far [`ClockJump`](super::FaultKind::ClockJump) has moved the world's, plus what
+/// [the server may count of a jump](super::World::link_ns).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
@@ -13,6 +16,8 @@ pub struct Traffic {
     pub to_server: u64,
     /// Bytes that the server's port has received.
     pub by_server: u64,
+    /// Bytes that the server has sent.
+    pub from_server: u64,
     /// Bytes that have reached the client's system.
     pub to_client: u64,
     /// Bytes that the client has read.
@@ -21,21 +26,44 @@ pub struct Traffic {
     pub harmed: bool,
     /// A reset has reached the server; none by chance, but one of the client's system.
     pub reset: bool,
-    /// The longest time in which nothing reached the server.
-    pub silent_ns: u64,
-    /// The longest time for which bytes waited at the client without its reading any.
-    pub unread_ns: u64,
+    /// The server's system ended it before it was accepted: its listener was closed, for example.
+    pub turned_away: bool,
+    /// The server's side is closed, whoever did that.
+    pub closed: bool,
     /// When the server sent its end.
     pub end_ns: Option<u64>,
-    /// When the server let go of the connection.
-    pub gone_ns: Option<u64>,
     /// When bytes or an end last moved, on the steady clock; at least when it was the client that
     /// bytes waited for.
     pub moved_steady_ns: u64,
-    /// Since when something last reached the server.
-    heard_ns: u64,
+    /// How it stood when the server gave it up.
+    pub given_up: Option<GivenUp>,
+    /// When something last arrived at the client.
+    taken_ns: u64,
     /// Since when bytes have waited at the client.
     unread_since_ns: Option<u64>,
+    /// The longest time that bytes have lately waited there, and when it ended.
+    waited_ns: u64,
+    waited_until_steady_ns: u64,
+}
+
+/// How a connection stood at the moment when the server asked for its close: what comes later,
+/// while the close is on its way, is no cause of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GivenUp {
+    /// When that was, on the world's clock.
+    pub at_ns: u64,
+    /// Whether bytes waited at the client.
+    pub unread: bool,
+    /// For how long some had waited without its reading any; or had until lately, because what the
+    /// client then makes room for takes a moment to arrive, and the server sees nothing before.
+    pub unread_ns: u64,
+    /// How long nothing had arrived at the client.
+    pub untaken_ns: u64,
+    /// How long nothing had moved, on the steady clock.
+    pub rested_ns: u64,
+    /// How long the server had waited for the client's end after its own; `None` before that.
+    pub lingered_ns: Option<u64>,
 }
 
 /// A view of a connection's [`Traffic`] that stays good when the connection is gone.
@@ -45,11 +73,14 @@ pub struct TrafficWatch(Arc<Lock<Traffic>>);
 #[expect(clippy::disallowed_types, reason = "as for the world itself")]
 type Lock<T> = std::sync::Mutex<T>;
 
-/// Both clocks of a world.
+/// A world's clocks, as a connection sees them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clocks {
     pub(super) now_ns: u64,
     pub(super) steady_ns: u64,
+    pub(super) link_ns: u64,
+    /// What happened so long ago, on the steady clock, was lately.
+    pub(super) lately_ns: u64,
 }
 
 impl TrafficWatch {
@@ -57,14 +88,6 @@ impl TrafficWatch {
     #[must_use]
     pub fn get(&self) -> Traffic {
         *self.lock()
-    }
-
-    /// What went over it until `now`, silence and unread bytes up to that moment included.
-    #[must_use]
-    pub fn at(&self, now: crate::port::Time) -> Traffic {
-        let mut traffic = self.get();
-        traffic.note_waits(now.0);
-        traffic
     }
 
     /// Whether bytes wait at the client.
@@ -78,9 +101,9 @@ impl TrafficWatch {
         self.lock().moved_steady_ns = steady_ns;
     }
 
-    pub(super) fn opened(&self, clocks: Clocks) {
-        let mut traffic = self.lock();
-        (traffic.heard_ns, traffic.moved_steady_ns) = (clocks.now_ns, clocks.steady_ns);
+    /// The client has connected, or the server's port has taken the connection.
+    pub(super) fn opened(&self, steady_ns: u64) {
+        self.lock().moved_steady_ns = steady_ns;
     }
 
     pub(super) fn note(&self, act: impl FnOnce(&mut Traffic)) {
@@ -92,15 +115,11 @@ impl TrafficWatch {
         let mut traffic = self.lock();
         if side == SERVER {
             traffic.to_server += count as u64;
-            if traffic.gone_ns.is_none() {
-                traffic.silent_ns =
-                    traffic.silent_ns.max(clocks.now_ns.saturating_sub(traffic.heard_ns));
-            }
-            traffic.heard_ns = clocks.now_ns;
         } else {
             traffic.to_client += count as u64;
+            traffic.taken_ns = clocks.link_ns;
             if count > 0 {
-                traffic.unread_since_ns.get_or_insert(clocks.now_ns);
+                traffic.unread_since_ns.get_or_insert(clocks.link_ns);
             }
         }
         // What reaches a server that was waited for is no progress of the server's.
@@ -117,9 +136,23 @@ impl TrafficWatch {
             traffic.by_server += count as u64;
         } else {
             traffic.by_client += count as u64;
-            traffic.note_waits(clocks.now_ns);
-            traffic.unread_since_ns = (rest > 0).then_some(clocks.now_ns);
+            traffic.end_wait(clocks);
+            traffic.unread_since_ns = (rest > 0).then_some(clocks.link_ns);
         }
+    }
+
+    /// The server asks for the connection's close.
+    pub(super) fn give_up(&self, clocks: Clocks) {
+        let mut traffic = self.lock();
+        let given_up = GivenUp {
+            at_ns: clocks.now_ns,
+            unread: traffic.unread_since_ns.is_some(),
+            unread_ns: traffic.unread_ns(clocks).max(traffic.waited_lately_ns(clocks)),
+            untaken_ns: clocks.link_ns.saturating_sub(traffic.taken_ns),
+            rested_ns: clocks.steady_ns.saturating_sub(traffic.moved_steady_ns),
+            lingered_ns: traffic.end_ns.map(|end| clocks.link_ns.saturating_sub(end)),
+        };
+        traffic.given_up.get_or_insert(given_up);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Traffic> {
@@ -128,12 +161,20 @@ impl TrafficWatch {
 }
 
 impl Traffic {
-    fn note_waits(&mut self, now_ns: u64) {
-        // What comes after the server has let go is nobody's fault.
-        let until_ns = self.gone_ns.unwrap_or(now_ns).min(now_ns);
-        self.silent_ns = self.silent_ns.max(until_ns.saturating_sub(self.heard_ns));
-        if let Some(since_ns) = self.unread_since_ns {
-            self.unread_ns = self.unread_ns.max(until_ns.saturating_sub(since_ns));
+    fn unread_ns(&self, clocks: Clocks) -> u64 {
+        self.unread_since_ns.map_or(0, |since_ns| clocks.link_ns.saturating_sub(since_ns))
+    }
+
+    fn waited_lately_ns(&self, clocks: Clocks) -> u64 {
+        let ago_ns = clocks.steady_ns.saturating_sub(self.waited_until_steady_ns);
+        if ago_ns <= clocks.lately_ns { self.waited_ns } else { 0 }
+    }
+
+    /// The client reads what has waited.
+    fn end_wait(&mut self, clocks: Clocks) {
+        let waited_ns = self.unread_ns(clocks);
+        if waited_ns >= self.waited_lately_ns(clocks) {
+            (self.waited_ns, self.waited_until_steady_ns) = (waited_ns, clocks.steady_ns);
         }
     }
 }

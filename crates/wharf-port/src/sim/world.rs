@@ -178,7 +178,15 @@ impl World {
     /// The clock without its jumps, in nanoseconds.
     #[must_use]
     pub fn steady_ns(&self) -> u64 {
-        self.lock().clocks().steady_ns
+        self.lock().steady_ns()
+    }
+
+    /// The clock by which a program behind the port with this number may measure its links, at
+    /// most: the [steady one](Self::steady_ns), and of each jump what was left of the wait that
+    /// the port had been asked for, plus 100 ms.
+    #[must_use]
+    pub fn link_ns(&self, port: u32) -> u64 {
+        self.lock().link_ns(port)
     }
 
     /// Whether the port with this number does not sleep, or something would end its sleep.
@@ -228,8 +236,8 @@ impl World {
     pub(super) fn move_clock(&self, core: &mut Core, to_ns: u64) {
         let jumps = core.injects(super::FaultKind::ClockJump);
         let jump_ns = if jumps { core.rng.below(core.faults.clock_jump_max_ns) } else { 0 };
-        core.now_ns = core.now_ns.max(to_ns).saturating_add(jump_ns);
-        core.jumped_ns = core.jumped_ns.saturating_add(jump_ns);
+        core.now_ns = core.now_ns.max(to_ns);
+        core.jump(jump_ns);
         self.shared.clock_ns.store(core.now_ns, Ordering::Relaxed);
         core.run_events();
     }
@@ -242,6 +250,8 @@ impl World {
             due: VecDeque::new(),
             asleep: false,
             wakes_at_ns: None,
+            asked_until_ns: 0,
+            counted_jumps_ns: 0,
             bell,
             alive: true,
         });

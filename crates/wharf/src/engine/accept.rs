@@ -3,7 +3,7 @@
 //! So the table's limit is exact for the server as a whole, whichever shard a link lands on, and
 //! full shards never leave connections waiting that another one has room for.
 
-use super::worker::Worker;
+use super::worker::{BATCH, Worker};
 use crate::handler::Handler;
 use crate::limits::WhenFull;
 use crate::plant::EnginePlant;
@@ -91,10 +91,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 retry_at: None,
             });
         }
-        // As many as can be accepted before a cancel takes effect, about.
+        // As many as can be accepted before a cancel takes effect, about: what one turn brings, and
+        // the backlog.
         let listeners = self.acceptor.listeners.len();
         let backlog = self.core.shared.settings.backlog as usize;
-        self.acceptor.waiting.reserve(if listeners == 0 { 0 } else { listeners + backlog });
+        self.acceptor.waiting.reserve(if listeners == 0 { 0 } else { listeners + backlog + BATCH });
         self.accept_more();
         Ok(())
     }
@@ -120,7 +121,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             room = self.core.shared.room();
             self.place_waiting();
         }
-        let plenty = !waits || room > at_once;
+        let plenty = !waits || (room > at_once && self.acceptor.waiting.is_empty());
         let may_take = plenty || (room > 0 && self.acceptor.waiting.is_empty());
         let now = self.core.now;
         for listener in &mut self.acceptor.listeners {

@@ -89,6 +89,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let slot = &mut self.core.slots[index];
         slot.broken.get_or_insert(reason);
         slot.queue = Chain::new();
+        // What waited for room has it, and the end of its input has its time from now on.
+        (slot.handled, slot.heard) = (false, self.core.now);
         self.core.end_wish(index);
         self.core.settle(index);
         // Whether the receive hears of it, too, is the system's affair: what is there is taken, and

@@ -120,6 +120,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 DisconnectReason::SlowReader
             };
             self.core.stats().loans_revoked.add(1);
+            #[cfg(feature = "sim")]
+            self.core.shared.revoked.note(self.core.id(index));
             self.close(index, reason, How::Now);
         }
         if chosen > 0 {

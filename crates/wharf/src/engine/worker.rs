@@ -13,6 +13,7 @@ use super::accept::Acceptor;
 use crate::handler::{Handler, WorkerId};
 use crate::link::core::Core;
 use crate::link::wheel::Wheel;
+use crate::plant::EnginePlant;
 use crate::server::shared::{Command, Shared};
 use crate::shares::Borrower;
 use std::collections::VecDeque;
@@ -26,7 +27,7 @@ use wharf_port::port::{Completions, Port, PortError, Poster, Time};
 ///
 /// Enough that a system call is shared by many messages; few enough that what they touch stays in
 /// the cache.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 /// A turn that takes longer, or a wait that lasts longer than it was asked to, has been held up.
 const LAG_MAX: Duration = Duration::from_millis(100);
 
@@ -185,7 +186,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// The port has waited: for as long as it was asked to, or longer if the process was held up.
     fn pass_time(&mut self, link_time: Time, waited: Duration, asked: Option<Duration>) {
         let counted = asked.map_or(waited, |asked| waited.min(asked + LAG_MAX));
-        self.core.now = link_time.after(counted);
+        let planted = self.core.shared.planted.is(EnginePlant::LinkClockIsPorts);
+        self.core.now = if planted { self.woke } else { link_time.after(counted) };
         // One that came back early with nothing goes on waiting in the next turn.
         let sleeps_on = self.completions.is_empty();
         self.unslept = if sleeps_on {

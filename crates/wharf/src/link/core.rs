@@ -166,7 +166,8 @@ impl Core {
             Err(SendError::Gone)
         } else if len > limit {
             Err(SendError::TooLarge)
-        } else if self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
+        } else if slot.broken.is_some() || self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
+            // What is sent on a broken link is thrown away.
             Ok(())
         } else if slot.backlog() + len > limit {
             Err(SendError::QueueFull)

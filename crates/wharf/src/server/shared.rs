@@ -81,6 +81,9 @@ pub(crate) struct Shared {
     pub(crate) room_wanted: AtomicBool,
     /// Says no, always, outside of a simulation.
     pub(crate) planted: Planted,
+    /// Links that the loan rule has closed.
+    #[cfg(feature = "sim")]
+    pub(crate) revoked: crate::sim::Revoked,
     stopping: AtomicBool,
     /// The accepting shard may still hand connections over.
     accepting: AtomicBool,
@@ -121,6 +124,8 @@ impl Shared {
             posts_refused: AtomicU64::new(0),
             room_wanted: AtomicBool::new(false),
             planted: Planted::default(),
+            #[cfg(feature = "sim")]
+            revoked: crate::sim::Revoked::default(),
             stopping: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
             drain_ns: AtomicU64::new(0),
@@ -162,6 +167,9 @@ impl Shared {
     pub(crate) fn message(&self, sender: usize, data: &[u8]) -> Result<Message, SendError> {
         if data.len() > self.settings.high_water_bytes() as usize {
             return Err(SendError::TooLarge);
+        }
+        if self.planted.is(EnginePlant::RefusePosts) {
+            return Err(SendError::NoBuffers);
         }
         self.posts[sender].message_of(data).map_err(|_| {
             // The shards look who keeps messages from coming home.

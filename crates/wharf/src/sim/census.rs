@@ -12,6 +12,7 @@ impl<H: Handler> Simulation<H> {
         if let Some(fault) = self.contract.fault() {
             return Err(fault.clone());
         }
+        self.note_room();
         if self.steps.is_multiple_of(COUNTERS_EACH * (1 + self.shards.len() as u64 / 4)) {
             self.check_counters()?;
             self.check_room()?;
@@ -21,6 +22,14 @@ impl<H: Handler> Simulation<H> {
             self.check_waits()?;
         }
         Ok(())
+    }
+
+    /// Notes since when whoever comes has a place.
+    fn note_room(&mut self) {
+        let is_room = self.shared.room() > 0 && self.shared.stopping().is_none();
+        if is_room != self.room_since_ns.is_some() {
+            self.room_since_ns = is_room.then(|| self.world.steady_ns());
+        }
     }
 
     /// The counters agree with each other, with the tables, and with what the handler saw.

@@ -3,6 +3,7 @@
 use super::contract::{Contract, Event};
 use crate::handler::{DisconnectReason, Handler, Idle, WorkerId};
 use crate::link::Link;
+use crate::link::input::Input;
 use crate::{Error, Result};
 use std::any::Any;
 use std::io;
@@ -82,15 +83,29 @@ impl<H: Handler> Handler for Checked<H> {
 
     fn on_receive(
         &self,
+        _: &mut H::Worker,
+        _: &mut CheckedLink<'_, H::State>,
+        _: &[u8],
+    ) -> Result<(), Error> {
+        self.contract.fail("on_receive is not called through on_input".to_owned());
+        Ok(())
+    }
+
+    fn on_input(
+        &self,
         worker: &mut H::Worker,
         link: &mut CheckedLink<'_, H::State>,
-        data: &[u8],
+        input: &mut Input<'_>,
     ) -> Result<(), Error> {
-        if data.is_empty() {
-            self.contract.fail("on_receive without bytes".to_owned());
+        let before = input.len();
+        if before == 0 {
+            self.contract.fail("a call with input without bytes".to_owned());
         }
-        self.contract.note_received(link.peer(), data.len());
-        self.around(Event::Receive, link, |h, link| h.on_receive(worker, link, data), |_| None)
+        self.contract.note_input(link.id(), link.peer(), before);
+        let answer =
+            self.around(Event::Receive, link, |h, link| h.on_input(worker, link, input), |_| None);
+        self.contract.note_consumed(link.peer(), before - input.len(), input.wanted());
+        answer
     }
 
     fn on_sent(

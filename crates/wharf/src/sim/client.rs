@@ -16,11 +16,11 @@ pub trait Client {
     /// [`Next::Cut`].
     fn ready(&mut self, connection: &mut SimClient, now: Time) -> Result<Next, String>;
 
-    /// Whether the client still waits for an answer to the first `delivered` bytes that it sent. A
-    /// server that has received those owes it, also when it stops.
-    fn misses(&self, delivered: u64) -> bool {
+    /// How many bytes the client lacks of the answers to the first `delivered` bytes that it sent; at
+    /// least one if it lacks any. A server that has received those owes them, also when it stops.
+    fn lacks(&self, delivered: u64) -> u64 {
         let _ = delivered;
-        false
+        0
     }
 
     /// Whether the workload itself has thrown the client out.

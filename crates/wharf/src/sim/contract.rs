@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{OnceLock, PoisonError};
 use std::time::Duration;
 use wharf_port::port::Time;
-use wharf_port::sim::World;
+use wharf_port::sim::{TrafficWatch, World};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
@@ -31,15 +31,60 @@ pub(super) enum Fate {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Story {
     pub(super) fate: Fate,
-    /// Bytes that the handler was given.
+    /// Its name, once it was open.
+    pub(super) link: Option<LinkId>,
+    /// Bytes that the handler has consumed.
     pub(super) received: u64,
+    /// Bytes that it has seen, consumed or not.
+    seen: u64,
+    /// It was last called with more, or the link was opened, on the links' clock.
+    pub(super) heard_link_ns: u64,
+    /// Bytes that must be unread before the next call is of use to it.
+    wanted: u64,
     /// A planned panic struck one of its callbacks.
     pub(super) panicked: bool,
     /// When the link was opened, on the steady clock: in the backlog nobody waits for a handler.
     pub(super) opened_steady_ns: u64,
-    /// When it was over, on the world's clock and on the steady one.
-    pub(super) ended: Time,
-    pub(super) ended_steady_ns: u64,
+    /// The last time that it was taken for idle.
+    pub(super) idle: Option<IdleNote>,
+}
+
+impl Story {
+    /// Whether its handler waits for the rest of what it has left unread.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.wanted > 0
+    }
+
+    /// How many of the first `delivered` bytes the handler should have had a call for.
+    pub(super) fn unhandled(&self, delivered: u64) -> u64 {
+        let rest = delivered.saturating_sub(self.received);
+        if rest < self.wanted { 0 } else { rest }
+    }
+}
+
+/// The links that the engine closed because they held what others waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Revoked(Lock<Vec<LinkId>>);
+
+impl Revoked {
+    pub(crate) fn note(&self, link: LinkId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(link);
+    }
+
+    pub(super) fn contains(&self, link: LinkId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&link)
+    }
+}
+
+/// How a link stood when its handler was told that it is idle.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IdleNote {
+    /// How long the handler had been given nothing, on the links' clock.
+    pub(super) silent_ns: u64,
+    /// Bytes that had reached the server, but not the handler.
+    pub(super) unhandled: u64,
+    /// How long nothing had moved, on the steady clock.
+    pub(super) rested_ns: u64,
 }
 
 #[derive(Debug)]
@@ -62,6 +107,7 @@ struct Book {
     lives: Vec<Vec<Life>>,
     /// By the connections' numbers.
     stories: Vec<Story>,
+    watches: Vec<TrafficWatch>,
     tally: Tally,
 }
 
@@ -91,6 +137,11 @@ impl Contract {
         Self { world, idle, fault: OnceLock::new(), book }
     }
 
+    /// Another client has connected.
+    pub(super) fn watch(&self, traffic: TrafficWatch) {
+        self.book().watches.push(traffic);
+    }
+
     pub(super) fn enter(&self, event: Event, id: LinkId, peer: SocketAddr, now: Time) {
         let mut book = self.book();
         let life = &mut book.lives[id.shard()][id.index() as usize];
@@ -114,12 +165,16 @@ impl Contract {
         if matches!(event, Event::Connect | Event::Receive | Event::Idle) {
             life.heard = now;
         }
+        if event == Event::Idle {
+            let (link_ns, steady_ns) = (self.link_ns(id), self.world.steady_ns());
+            book.note_idle(number_of(peer), link_ns, steady_ns);
+        }
     }
 
     /// A callback has returned; a connect may have been refused.
     pub(super) fn leave(&self, event: Event, id: LinkId, refused: Option<DisconnectReason>) {
         let mut book = self.book();
-        let Book { lives, stories, tally } = &mut *book;
+        let Book { lives, stories, tally, .. } = &mut *book;
         let life = &mut lives[id.shard()][id.index() as usize];
         life.busy = false;
         let fate = match (event, refused) {
@@ -139,16 +194,35 @@ impl Contract {
         let story = story_of(stories, life.connection);
         story.fate = fate;
         if matches!(fate, Fate::Open(_)) {
+            story.link = Some(id);
             story.opened_steady_ns = self.world.steady_ns();
-        }
-        if matches!(fate, Fate::Over(_)) {
-            story.ended = self.world.now();
-            story.ended_steady_ns = self.world.steady_ns();
+            story.heard_link_ns = self.link_ns(id);
         }
     }
 
-    pub(super) fn note_received(&self, peer: SocketAddr, count: usize) {
-        story_of(&mut self.book().stories, number_of(peer)).received += count as u64;
+    /// The handler is called with so many unread bytes.
+    pub(super) fn note_input(&self, id: LinkId, peer: SocketAddr, unread: usize) {
+        let link_ns = self.link_ns(id);
+        let mut book = self.book();
+        let story = story_of(&mut book.stories, number_of(peer));
+        let seen = story.received + unread as u64;
+        if seen > story.seen {
+            (story.seen, story.heard_link_ns) = (seen, link_ns);
+        }
+    }
+
+    /// It has consumed some, and waits for more or not.
+    pub(super) fn note_consumed(&self, peer: SocketAddr, count: usize, wanted: usize) {
+        let mut book = self.book();
+        let story = story_of(&mut book.stories, number_of(peer));
+        story.received += count as u64;
+        story.wanted = if count > 0 { 0 } else { wanted as u64 };
+    }
+
+    /// The clock by which the link's shard may measure it.
+    fn link_ns(&self, id: LinkId) -> u64 {
+        // Shards and their ports are made in the same order.
+        self.world.link_ns(u32::try_from(id.shard()).unwrap_or(0))
     }
 
     pub(super) fn note_planned_panic(&self, peer: SocketAddr) {
@@ -180,6 +254,18 @@ impl Contract {
 
     fn book(&self) -> std::sync::MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    fn note_idle(&mut self, connection: usize, link_ns: u64, steady_ns: u64) {
+        let Some(traffic) = self.watches.get(connection).map(TrafficWatch::get) else { return };
+        let story = story_of(&mut self.stories, connection);
+        story.idle = Some(IdleNote {
+            silent_ns: link_ns.saturating_sub(story.heard_link_ns),
+            unhandled: story.unhandled(traffic.to_server),
+            rested_ns: steady_ns.saturating_sub(traffic.moved_steady_ns),
+        });
     }
 }
 

@@ -5,16 +5,15 @@
 //! times are the world's, so a jump of the clock excuses an end whose time-out it really crossed,
 //! and no other.
 
-use super::contract::{Fate, Story};
+use super::contract::{Fate, IdleNote, Story};
 use super::simulation::{Peer, Simulation};
 use crate::engine::ensure;
 use crate::handler::{DisconnectReason, Handler};
 use crate::limits::WhenFull;
-use crate::stats::Stats;
 use std::fmt;
 use std::time::Duration;
 use wharf_port::port::Time;
-use wharf_port::sim::{FaultKind, Traffic};
+use wharf_port::sim::Traffic;
 
 /// Why a client may have ended before it got what it waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub enum Excuse {
     Panicked,
     /// The workload kicked it.
     Kicked,
-    /// It sent nothing for the idle time.
+    /// It sent nothing for the idle time, while the server owed it nothing.
     Idle,
     /// It did not read for the stall time.
     SlowReader,
@@ -34,11 +33,12 @@ pub enum Excuse {
     Loan,
     /// The table was full, and the server refuses then.
     Refused,
-    /// The link lingered for its whole time, and the client did not end its side.
+    /// The link lingered for its whole time, and the client did not end its side: the reset that
+    /// followed cost it bytes that had all been sent.
     Lingered,
     /// The server stopped, and it has the answers to all that had arrived before.
     Stopped,
-    /// The drain's time was over while the link still made progress, or the client did not read.
+    /// The drain's time was over while the link still made progress, or bytes waited at the client.
     DrainedOut,
 }
 
@@ -105,6 +105,13 @@ pub(super) struct StopNote {
     pub(super) delivered: Vec<u64>,
 }
 
+impl StopNote {
+    /// How many bytes of this client had reached the server by then.
+    pub(super) fn delivered_by(&self, client: usize) -> u64 {
+        self.delivered.get(client).copied().unwrap_or(0)
+    }
+}
+
 impl<H: Handler> Simulation<H> {
     /// Looks whether each client that was cut off has an excuse, and whether the handler was given
     /// all that had arrived where the peer ended the link.
@@ -118,26 +125,32 @@ impl<H: Handler> Simulation<H> {
                 Some(excuse) => counts.add(excuse),
                 None => {
                     let fate = story.fate;
+                    let idle = story.idle.map_or_else(String::new, |note| format!(", {note:?}"));
                     return Err(format!(
-                        "client {number} was cut off {how}; at the server: {fate:?}"
+                        "client {number} was cut off {how}; at the server: {fate:?}{idle}"
                     ));
                 }
             }
         }
+        self.check_refusals()?;
         Ok(counts)
     }
 
-    /// What had reached the server before the peer ended or reset the link is handled.
+    /// What had reached the server before the peer ended or reset the link is handled; where a
+    /// drain ended by force, what had reached it before the stop.
     fn judge_input(&self, number: usize, traffic: &Traffic, story: &Story) -> Result<(), String> {
         use DisconnectReason::{PeerClosed, PeerReset};
         let by_peer = matches!(story.fate, Fate::Over(PeerClosed | PeerReset));
-        if !by_peer || story.panicked || self.was_forced(story) {
+        if !by_peer || story.panicked {
             return Ok(());
         }
+        let least = match &self.stop_note {
+            Some(stop) if was_forced(stop, traffic) => stop.delivered_by(number),
+            _ => traffic.to_server,
+        };
         ensure!(
-            story.received == traffic.to_server,
-            "client {number}: {} bytes had arrived when it left ({:?}), but {} were handled",
-            traffic.to_server,
+            story.unhandled(least) == 0 && story.received <= traffic.to_server,
+            "client {number}: {least} bytes had arrived when it left ({:?}), but {} were handled",
             story.fate,
             story.received
         );
@@ -145,60 +158,102 @@ impl<H: Handler> Simulation<H> {
     }
 
     fn excuse(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
-        use DisconnectReason::{HandlerPanic, Idle, Kicked, Limit, ServerStopping, SlowReader};
+        use DisconnectReason::{HandlerPanic, Idle, Kicked, Limit, SlowReader};
         if peer.harmed {
             return Some(Excuse::Harmed);
         }
-        let settings = &self.shared.settings;
-        let traffic = peer.traffic.at(story.ended);
-        let refuses = settings.when_full == WhenFull::Refuse;
-        let stats = self.stats();
-        let did_not_read = traffic.unread_ns >= nanos(self.stall_max());
-        let answered = self.stop_note.is_some() && !peer.owes;
-        let found = match story.fate {
+        let traffic = peer.traffic.get();
+        let did_not_read = was_unread_for(&traffic, self.stall_max());
+        match story.fate {
             Fate::Open(_) => None,
-            Fate::Unseen if refuses && stats.refused_full > 0 => Some(Excuse::Refused),
-            // It reached no handler before the stop.
-            Fate::Unseen => self.stop_note.as_ref().map(|_| Excuse::Stopped),
+            Fate::Unseen => self.unseen(&traffic),
             Fate::Over(HandlerPanic) => story.panicked.then_some(Excuse::Panicked),
-            Fate::Over(Kicked) if peer.kicked => Some(Excuse::Kicked),
-            Fate::Over(Idle) => {
-                let is_silent =
-                    !settings.idle.is_zero() && traffic.silent_ns >= nanos(settings.idle);
-                is_silent.then_some(Excuse::Idle)
-            }
+            Fate::Over(Kicked) => peer.kicked.then_some(Excuse::Kicked),
+            Fate::Over(Idle) => self.was_idle(peer, story).then_some(Excuse::Idle),
             Fate::Over(SlowReader) if did_not_read => Some(Excuse::SlowReader),
-            Fate::Over(SlowReader | Limit) => {
-                self.is_loan_excuse(&stats, &traffic).then_some(Excuse::Loan)
-            }
-            Fate::Over(ServerStopping) => answered.then_some(Excuse::Stopped),
+            Fate::Over(SlowReader | Limit) => self.is_loan_excuse(peer, story),
+            fate @ Fate::Over(_) if is_closing(fate) => self.closing(peer, story),
             Fate::Over(_) => None,
+        }
+    }
+
+    /// The excuse of a client that reached no handler; whether the server has counted as many is
+    /// looked at for all together.
+    fn unseen(&self, traffic: &Traffic) -> Option<Excuse> {
+        let refuses = self.shared.settings.when_full == WhenFull::Refuse;
+        if refuses && !traffic.turned_away && self.stats().refused_full > 0 {
+            return Some(Excuse::Refused);
+        }
+        self.stop_note.as_ref().map(|_| Excuse::Stopped)
+    }
+
+    /// Who reached no handler, and was not turned away by the system, was refused and counted.
+    fn check_refusals(&self) -> Result<(), String> {
+        let is_refused = |(number, peer): &(usize, &Peer)| {
+            let lost = peer.harmed || peer.traffic.get().turned_away;
+            peer.cut.is_some() && !lost && self.contract.fate(*number) == Fate::Unseen
         };
-        // A closing link keeps the reason that it had when its peer then does not do its part.
-        found
-            .or_else(|| {
-                (self.was_forced(story) && self.may_force(story, &traffic))
-                    .then_some(Excuse::DrainedOut)
-            })
-            .or_else(|| has_lingered(&traffic).then_some(Excuse::Lingered))
-            .or_else(|| (is_closing(story.fate) && did_not_read).then_some(Excuse::SlowReader))
+        let refused = self.clients.iter().enumerate().filter(is_refused).count() as u64;
+        let stats = self.stats();
+        let [full, stopping] = [stats.refused_full, stats.refused_stopping];
+        ensure!(
+            refused <= full + stopping,
+            "{refused} clients reached no handler, but {full} were refused for want of room, and \
+             {stopping} because of the stop"
+        );
+        Ok(())
     }
 
-    /// Whether the loan rule may have closed the link: loans were revoked, and its client held
-    /// buffers, because it had not read for as long as others have to wait.
-    fn is_loan_excuse(&self, stats: &Stats, traffic: &Traffic) -> bool {
-        loans_revoked(stats) > 0 && traffic.unread_ns >= nanos(self.shared.settings.loan_wait)
+    /// The excuse of a client whose link was closing: that keeps the reason that it had when its
+    /// peer then does not do its part.
+    fn closing(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
+        let traffic = peer.traffic.get();
+        let stops = story.fate == Fate::Over(DisconnectReason::ServerStopping);
+        if stops && self.stop_note.is_some() && peer.lacks_of_stop == 0 {
+            return Some(Excuse::Stopped);
+        }
+        let is_forced = self.stop_note.as_ref().is_some_and(|stop| was_forced(stop, &traffic));
+        if is_forced && self.may_force(&traffic) {
+            return Some(Excuse::DrainedOut);
+        }
+        let lacks = if stops { peer.lacks_of_stop } else { peer.lacks };
+        let is_all_sent = traffic.by_client + lacks <= traffic.from_server;
+        if has_lingered(&traffic) && is_all_sent {
+            return Some(Excuse::Lingered);
+        }
+        was_unread_for(&traffic, self.stall_max()).then_some(Excuse::SlowReader)
     }
 
-    /// Whether the link ended when the drain's time was over.
-    fn was_forced(&self, story: &Story) -> bool {
-        self.stop_note.as_ref().is_some_and(|stop| story.ended >= stop.at.after(stop.drain))
+    /// Whether it was the client's turn for the idle time: all that had come from it was handed to
+    /// the handler, but for what had only just come, and it lacks no answer to that.
+    fn was_idle(&self, peer: &Peer, story: &Story) -> bool {
+        let (idle_ns, way_max_ns) = (nanos(self.shared.settings.idle), self.faults.way_max_ns());
+        let is_over = |note: &IdleNote| {
+            let owes = note.unhandled > 0 && note.rested_ns > way_max_ns;
+            note.silent_ns >= idle_ns && !owes
+        };
+        idle_ns > 0 && story.idle.as_ref().is_some_and(is_over) && peer.lacks_of_handled == 0
+    }
+
+    /// Whether the loan rule closed this very link, and its client had not read for as long as others
+    /// have to wait, or held the beginning of what was not whole.
+    fn is_loan_excuse(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
+        let is_revoked = story.link.is_some_and(|link| self.shared.revoked.contains(link));
+        let is_incomplete =
+            story.fate == Fate::Over(DisconnectReason::Limit) && story.is_incomplete();
+        let wait = self.shared.settings.loan_wait;
+        let traffic = peer.traffic.get();
+        // Or the network did not let anything through, which the server cannot tell from that.
+        let is_slow = self.faults.way_max_ns() >= nanos(wait)
+            && traffic.given_up.is_some_and(|then| then.untaken_ns >= nanos(wait));
+        let holds = is_incomplete || is_slow || was_unread_for(&traffic, wait);
+        (is_revoked && holds).then_some(Excuse::Loan)
     }
 
     /// Whether a drain may cut the link: it still made progress, or waited for its client.
-    fn may_force(&self, story: &Story, traffic: &Traffic) -> bool {
-        let rested_ns = story.ended_steady_ns.saturating_sub(traffic.moved_steady_ns);
-        traffic.unread_ns > 0 || rested_ns <= nanos(self.wait_max())
+    fn may_force(&self, traffic: &Traffic) -> bool {
+        let wait_max_ns = nanos(self.wait_max());
+        traffic.given_up.is_some_and(|then| then.unread || then.rested_ns <= wait_max_ns)
     }
 
     /// How long a client that reads may have to wait for the server's next step, on the steady
@@ -211,14 +266,15 @@ impl<H: Handler> Simulation<H> {
     /// A step is to receive, to send (twice, beginning and end) and to be under way, each of which
     /// can be delayed. In the queue for a buffer each link of the shard may be before it with one
     /// such step. Links that hold what others wait for are closed after `loan_wait`, and those that
-    /// follow after as much again. The rest is for timers, which are late, and for time in turns.
+    /// follow after as much again; where a handler leaves input unread, each link of the shard may be
+    /// such a one in turn. The rest is for timers, which are late, and for time in turns.
     pub(super) fn wait_max(&self) -> Duration {
-        let faults = &self.faults;
-        let delays = faults.ppm(FaultKind::Delay) > 0 || faults.ppm(FaultKind::Enobufs) > 0;
-        let delay_ns = if delays { 16 * faults.delay_max_ns } else { 0 };
-        let step = Duration::from_nanos(2 * faults.latency_ns + 4 * delay_ns);
+        let latency = Duration::from_nanos(self.faults.latency_ns);
+        let step = 2 * latency + 4 * Duration::from_nanos(self.faults.step_max_ns());
         let settings = &self.shared.settings;
-        Duration::from_secs(2) + 3 * settings.loan_wait + (8 + settings.links_per_shard()) * step
+        let links = settings.links_per_shard();
+        let holders = if self.holds_input { links } else { 0 };
+        Duration::from_secs(2) + (3 + holders) * settings.loan_wait + (8 + links) * step
     }
 
     /// No client waits longer than [`wait_max`](Self::wait_max) for a server that has something to
@@ -229,6 +285,7 @@ impl<H: Handler> Simulation<H> {
         for (number, peer) in self.clients.iter().enumerate() {
             let Some(client) = &peer.client else { continue };
             let traffic = peer.traffic.get();
+            self.check_door(number, peer, steady_ns)?;
             let opened_ns = self.contract.story(number).opened_steady_ns;
             let waited_ns = steady_ns.saturating_sub(traffic.moved_steady_ns.max(opened_ns));
             if waited_ns <= wait_max_ns || traffic.harmed || peer.traffic.waits_for_client() {
@@ -240,7 +297,7 @@ impl<H: Handler> Simulation<H> {
                 continue;
             }
             ensure!(
-                unread == 0 && !client.misses(traffic.by_server),
+                unread == 0 && client.lacks(traffic.by_server) == 0,
                 "client {number} starves: nothing has moved for {:.3} s, though {unread} bytes have \
                  arrived and it waits for {} (at the server: {:?})",
                 waited_ns as f64 / 1e9,
@@ -251,6 +308,20 @@ impl<H: Handler> Simulation<H> {
         Ok(())
     }
 
+    /// While there is a place, nobody waits for it longer than for a step of the server's.
+    fn check_door(&self, number: usize, peer: &Peer, steady_ns: u64) -> Result<(), String> {
+        let Some(room_since_ns) = self.room_since_ns else { return Ok(()) };
+        let traffic = peer.traffic.get();
+        let waits = self.contract.fate(number) == Fate::Unseen && !traffic.closed;
+        let waited_ns = steady_ns.saturating_sub(room_since_ns.max(peer.connected_ns));
+        ensure!(
+            !waits || traffic.harmed || waited_ns <= nanos(self.wait_max()),
+            "client {number} waits at the door: for {:.3} s there has been a place",
+            waited_ns as f64 / 1e9
+        );
+        Ok(())
+    }
+
     /// How long a client may leave bytes unread before its link is a slow reader's.
     fn stall_max(&self) -> Duration {
         let stall = self.shared.settings.stall;
@@ -258,21 +329,27 @@ impl<H: Handler> Simulation<H> {
     }
 }
 
-/// Links that the loan rule has closed.
-fn loans_revoked(stats: &Stats) -> u64 {
-    stats.loans_revoked
+/// Whether the server gave the link up when the drain's time was over.
+fn was_forced(stop: &StopNote, traffic: &Traffic) -> bool {
+    let until = stop.at.after(stop.drain);
+    traffic.given_up.is_some_and(|then| then.at_ns >= until.0)
 }
 
 /// Reasons that a link has before the last of its bytes has left.
 fn is_closing(fate: Fate) -> bool {
-    use DisconnectReason::{HandlerClosed, HandlerError, Idle, Kicked, PeerClosed, ServerStopping};
-    let closing = [HandlerClosed, HandlerError, Idle, Kicked, PeerClosed, ServerStopping];
+    use DisconnectReason::{HandlerClosed, HandlerError, PeerClosed, ServerStopping};
+    let closing = [HandlerClosed, HandlerError, PeerClosed, ServerStopping];
     matches!(fate, Fate::Over(reason) if closing.contains(&reason))
 }
 
 fn has_lingered(traffic: &Traffic) -> bool {
-    let span = traffic.end_ns.zip(traffic.gone_ns);
-    span.is_some_and(|(end_ns, gone_ns)| gone_ns.saturating_sub(end_ns) >= nanos(LINGER))
+    let lingered_ns = traffic.given_up.and_then(|then| then.lingered_ns);
+    lingered_ns.is_some_and(|lingered_ns| lingered_ns >= nanos(LINGER))
+}
+
+/// Whether bytes had waited at the client for so long when the server gave it up.
+fn was_unread_for(traffic: &Traffic, time: Duration) -> bool {
+    traffic.given_up.is_some_and(|then| then.unread_ns >= nanos(time))
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -43,6 +43,9 @@ pub struct SimConfig {
     pub receive_window: Option<u32>,
     /// Packets that can wait in a port's inbox, if others than the server would have.
     pub inbox_capacity: Option<u32>,
+    /// The handler leaves input unread until there is more of it, so that each link of a shard can
+    /// hold for its time what the next one waits for.
+    pub holds_input: bool,
     /// A fault of the port that is planted.
     pub plant: Option<Plant>,
     /// A fault of the engine that is planted.
@@ -69,6 +72,7 @@ impl SimConfig {
             lends_window: false,
             receive_window: None,
             inbox_capacity: None,
+            holds_input: false,
             plant: None,
             engine_plant: None,
             replay: None,
@@ -115,6 +119,9 @@ pub struct Simulation<H: Handler> {
     pub(super) steps: u64,
     /// Whether a jump of the clock can end what waits.
     pub(super) jumps: bool,
+    /// Since when there has been a place for whoever comes, on the steady clock.
+    pub(super) room_since_ns: Option<u64>,
+    pub(super) holds_input: bool,
     /// The faults that the run began with.
     pub(super) faults: Faults,
     /// A stop that was asked for, once that is known.
@@ -148,9 +155,15 @@ pub(super) struct Peer {
     pub(super) harmed: bool,
     /// The workload has thrown it out.
     pub(super) kicked: bool,
-    /// When it ended it still waited for answers to what had arrived before the server's stop.
-    pub(super) owes: bool,
+    /// Bytes that it lacked when it ended: of all answers,
+    pub(super) lacks: u64,
+    /// of those to what had arrived before the server's stop,
+    pub(super) lacks_of_stop: u64,
+    /// and of those to what the handler had been given.
+    pub(super) lacks_of_handled: u64,
     pub(super) traffic: TrafficWatch,
+    /// When it connected, on the steady clock.
+    pub(super) connected_ns: u64,
     /// The alarm that counts; earlier and later ones are stale.
     alarm: Option<Time>,
 }
@@ -207,6 +220,8 @@ impl<H: Handler> Simulation<H> {
             alarms: BinaryHeap::new(),
             steps: 0,
             jumps,
+            room_since_ns: None,
+            holds_input: config.holds_input,
             faults: config.faults,
             stop_note: None,
             tracer: None,
@@ -266,8 +281,10 @@ impl<H: Handler> Simulation<H> {
             Err(error) => panic!("client {number} cannot connect: {error}"),
         };
         let traffic = connection.traffic();
+        self.contract.watch(traffic.clone());
         self.clients.push(Peer {
             traffic,
+            connected_ns: self.world.steady_ns(),
             client: Some(Box::new(client)),
             connection: Some(connection),
             ..Peer::default()
@@ -342,6 +359,12 @@ impl<H: Handler> Simulation<H> {
     /// for example.
     pub fn owe(&self, client: ClientId) {
         self.clients[client.index()].traffic.asked(self.world.steady_ns());
+    }
+
+    /// Whether the client has ended.
+    #[must_use]
+    pub fn has_ended(&self, client: ClientId) -> bool {
+        self.clients[client.index()].client.is_none()
     }
 
     /// Whether something has struck the client's connection that no server could mend.
@@ -501,13 +524,16 @@ impl<H: Handler> Simulation<H> {
     }
 
     pub(super) fn end_client(&mut self, number: u32, cut: Option<String>, reset: bool) {
+        let handled = self.contract.story(number as usize).received;
         let peer = &mut self.clients[number as usize];
         let Some(connection) = peer.connection.take() else { return };
         peer.harmed |= connection.is_harmed();
         if let Some(client) = &peer.client {
             peer.kicked = client.is_kicked();
-            let before = self.stop_note.as_ref().and_then(|s| s.delivered.get(number as usize));
-            peer.owes = before.is_some_and(|delivered| client.misses(*delivered));
+            let before = self.stop_note.as_ref().map(|stop| stop.delivered_by(number as usize));
+            peer.lacks = client.lacks(u64::MAX);
+            peer.lacks_of_stop = before.map_or(0, |delivered| client.lacks(delivered));
+            peer.lacks_of_handled = client.lacks(handled);
         }
         peer.client = None;
         peer.cut = cut;
