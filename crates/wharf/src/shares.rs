@@ -20,13 +20,15 @@
 //!    link is told to stop is twice the window, so loans are *tight* from the moment when less
 //!    than that is left. Then a link receives one buffer at a time: the guaranteed one freely,
 //!    each further one against a loan.
-//! 4. Where a loan is refused the link **waits**, in order of asking. What the first one needs is
-//!    set aside for it; others may borrow the rest.
+//! 4. Where a loan is refused the link **waits**, in order of asking; one that needs a loan for its
+//!    answer and holds one of input, which it will then give back, comes before all others. What the
+//!    first one needs is set aside for it; others may borrow the rest.
 //! 5. When a link has waited for `loan_wait`, those that have held most beyond their guarantee for
 //!    the longest without progress are closed, as many as it takes ([`choose_victims`]). Progress is
 //!    a loan of input that shrinks, and output that the peer's system acknowledges. A link that
-//!    waits for nothing but a loan for its own answer is spared; those that wait for a loan to
-//!    receive the rest of a message are closed last, and only as many as the first of them needs.
+//!    waits for nothing but a loan for its own answer is spared, unless all that hold loans do;
+//!    those that wait for a loan to receive the rest of a message are closed last, and only as many
+//!    as the first of them needs.
 //! 6. Posted messages and broadcasts have an account of their own, divided equally among those that
 //!    post: each shard, and all other threads together. A receiver pays one entry, whatever the
 //!    length. A post never takes a guarantee: where no room would be left for the grant, it is left
@@ -312,8 +314,18 @@ pub(crate) struct Borrower {
     pub(crate) loan: Loan,
     /// How long it has made no progress.
     pub(crate) stalled: Duration,
-    /// It waits for a loan itself, to receive the rest of a message.
-    pub(crate) waits: bool,
+    pub(crate) standing: Standing,
+}
+
+/// What keeps a link from giving back what it was lent; who comes first here is closed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Standing {
+    /// Its peer.
+    Holds,
+    /// A loan to receive the rest of a message.
+    WaitsForInput,
+    /// Nothing but a loan for its own answer.
+    WaitsToAnswer,
 }
 
 impl Borrower {
@@ -329,13 +341,13 @@ impl Borrower {
 /// that wait for a loan themselves are closed for the first only: they make room for each other.
 pub(crate) fn choose_victims(borrowers: &mut [Borrower], lack: Lack, first: Lack) -> usize {
     borrowers.sort_unstable_by_key(|borrower| {
-        (borrower.waits, std::cmp::Reverse(borrower.weight()), borrower.index)
+        (borrower.standing, std::cmp::Reverse(borrower.weight()), borrower.index)
     });
     let (mut lack, mut first) = (lack, first);
     let mut chosen = 0;
     for at in 0..borrowers.len() {
-        let Borrower { loan, waits, .. } = borrowers[at];
-        if (if waits { first } else { lack }).shrinks_by(loan) {
+        let Borrower { loan, standing, .. } = borrowers[at];
+        if (if standing == Standing::Holds { lack } else { first }).shrinks_by(loan) {
             (lack, first) = (lack.without(loan), first.without(loan));
             borrowers.swap(chosen, at);
             chosen += 1;
@@ -350,7 +362,7 @@ mod tests {
 
     fn borrower(index: u32, input: u32, output: u32, seconds: u64) -> Borrower {
         let stalled = Duration::from_secs(seconds);
-        Borrower { index, loan: Loan { input, output }, stalled, waits: false }
+        Borrower { index, loan: Loan { input, output }, stalled, standing: Standing::Holds }
     }
 
     fn choose(borrowers: &mut [Borrower], input: u32, all: u32) -> usize {
@@ -484,7 +496,7 @@ mod tests {
     #[test]
     fn who_waits_for_the_rest_of_its_message_goes_last() {
         let mut borrowers = [borrower(1, 31, 0, 9), borrower(2, 31, 0, 1)];
-        borrowers[0].waits = true;
+        borrowers[0].standing = Standing::WaitsForInput;
         assert_eq!(choose(&mut borrowers, 1, 1), 1);
         assert_eq!(borrowers[0].index, 2);
     }
@@ -493,7 +505,7 @@ mod tests {
     fn those_that_wait_are_closed_for_the_first_of_them_only() {
         let mut borrowers: Vec<_> = (0..300).map(|index| borrower(index, 3, 0, 2)).collect();
         for borrower in &mut borrowers[1..] {
-            borrower.waits = true;
+            borrower.standing = Standing::WaitsForInput;
         }
         let (all, first) = (Lack { input: 9_000, all: 9_000 }, Lack { input: 30, all: 30 });
         assert_eq!(choose_victims(&mut borrowers, all, first), 10);

@@ -8,7 +8,7 @@ use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
-use crate::shares::{Borrower, Change, Loan, choose_victims};
+use crate::shares::{Borrower, Change, Loan, Standing, choose_victims};
 use std::time::Duration;
 use wharf_port::port::{Port, Time};
 
@@ -105,12 +105,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if waited < wait / LOOKS || !self.may_time_out {
             return;
         }
+        // The first look at what a link's peer has acknowledged is only to compare with.
         self.list_borrowers(wait);
-        let lack = self.core.shares.lack(self.overdue_needs(wait));
-        let lack_of_first = self.core.shares.lack(self.core.need(first));
-        if self.core.shared.planted.is(EnginePlant::NeverRevoke) {
+        if waited < wait || self.core.shared.planted.is(EnginePlant::NeverRevoke) {
             return;
         }
+        let lack = self.core.shares.lack(self.overdue_needs(wait));
+        let lack_of_first = self.core.shares.lack(self.core.need(first));
         let chosen = choose_victims(&mut self.borrowers, lack, lack_of_first);
         for at in 0..chosen {
             let Borrower { index, loan, .. } = self.borrowers[at];
@@ -119,14 +120,18 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             } else {
                 DisconnectReason::SlowReader
             };
-            self.core.stats().loans_revoked.add(1);
-            #[cfg(feature = "sim")]
-            self.core.shared.revoked.note(self.core.id(index));
-            self.close(index, reason, How::Now);
+            self.revoke(index, reason);
         }
         if chosen > 0 {
             self.grant_loans();
         }
+    }
+
+    fn revoke(&mut self, index: u32, reason: DisconnectReason) {
+        self.core.stats().loans_revoked.add(1);
+        #[cfg(feature = "sim")]
+        self.core.shared.revoked.note(self.core.id(index));
+        self.close(index, reason, How::Now);
     }
 
     /// Closes the link that has taken nothing for longest of those that keep posted messages from
@@ -152,8 +157,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             }
         }
         if let Some((index, _)) = longest {
-            self.core.stats().loans_revoked.add(1);
-            self.close(index, DisconnectReason::SlowReader, How::Now);
+            self.revoke(index, DisconnectReason::SlowReader);
         }
     }
 
@@ -170,17 +174,24 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         })
     }
 
-    /// Lists the links that hold a loan and have made no progress for `wait`.
+    /// Lists the links that hold a loan and have made no progress for `wait`. Those that wait for
+    /// nothing but a loan for their own answer are spared, unless all that is lent is held so.
     fn list_borrowers(&mut self, wait: Duration) {
         self.borrowers.clear();
+        let mut all_wait_to_answer = true;
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live(n);
             let slot = &self.core.slots[index];
             let loan = self.core.shares.loan(slot.held);
             if loan.total() > 0 && slot.phase != Phase::Closing {
                 let borrower = self.stalled_borrower(index, loan, wait);
+                all_wait_to_answer &=
+                    borrower.is_some_and(|borrower| borrower.standing == Standing::WaitsToAnswer);
                 self.borrowers.extend(borrower);
             }
+        }
+        if !all_wait_to_answer {
+            self.borrowers.retain(|borrower| borrower.standing != Standing::WaitsToAnswer);
         }
     }
 
@@ -201,11 +212,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             }
             loan.output = 0;
         }
-        let wish = slot.wish;
-        // Nothing but a loan is in the way of its own answer.
-        if output_stalled.is_none() && matches!(wish, Some(Wish::Output(_))) {
-            return None;
-        }
+        let standing = match slot.wish {
+            // Nothing but a loan is in the way of its own answer.
+            Some(Wish::Output(_)) if output_stalled.is_none() => Standing::WaitsToAnswer,
+            Some(Wish::Input(_)) => Standing::WaitsForInput,
+            Some(Wish::Output(_)) | None => Standing::Holds,
+        };
         let input_stalled = self.core.now.since(slot.eased);
         if input_stalled < wait {
             loan.input = 0;
@@ -213,8 +225,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let output_stalled = output_stalled.unwrap_or_default();
         let stalled =
             if loan.input > 0 { input_stalled.max(output_stalled) } else { output_stalled };
-        let waits = matches!(wish, Some(Wish::Input(_)));
-        (loan.total() > 0 && stalled >= wait).then_some(Borrower { index, loan, stalled, waits })
+        let is_stalled = loan.total() > 0 && stalled >= wait;
+        is_stalled.then_some(Borrower { index, loan, stalled, standing })
     }
 
     /// Looks at what the peer has acknowledged; says when output last made progress.

@@ -142,7 +142,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.woke = self.port.now();
         self.pass_time(link_time, self.woke.since(now), wait);
         self.core.turn = self.core.turn.wrapping_add(1);
-        self.note_dequeue(is_short);
+        // One that came back early with nothing has not looked: a signal, or a wake-up, ended it.
+        let came_early =
+            self.completions.is_empty() && wait.is_none_or(|asked| self.woke.since(now) < asked);
+        self.note_dequeue(is_short && !came_early, is_short);
 
         let mut completions = std::mem::take(&mut self.completions);
         self.core.stats().completions.add(completions.len() as u64);
@@ -163,10 +166,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// Whether time-outs may end links now: not while more is to be heard of them, because a
     /// callback or a pause of the process may have held it up. Nor for ever: after so many full
     /// turns each link has had its own.
-    fn note_dequeue(&mut self, is_short: bool) {
+    fn note_dequeue(&mut self, saw_all: bool, is_short: bool) {
         self.full_turns = if is_short { 0 } else { self.full_turns + 1 };
         let rounds = 2 * self.core.slots.live_count() / BATCH + 2;
-        self.may_time_out = is_short || self.full_turns as usize > rounds;
+        self.may_time_out = saw_all || self.full_turns as usize > rounds;
     }
 
     /// After so many turns what was in the inbox before has been handed out, also where each is

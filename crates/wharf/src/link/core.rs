@@ -266,6 +266,11 @@ impl Core {
             self.slots[index].wishes_since = self.now;
             self.waiters.push(index);
         }
+        // What it holds comes back with its answer: it must not wait for one that waits for that.
+        let held = self.slots[index].holds();
+        if matches!(wish, Wish::Output(_)) && self.shares.loan(held).input > 0 {
+            self.waiters.push_first(index);
+        }
         self.slots[index].wish = Some(wish);
     }
 

@@ -53,6 +53,19 @@ impl Fifo {
         self.len += 1;
     }
 
+    /// Puts a link before all others, wherever it stood.
+    pub(crate) fn push_first(&mut self, index: u32) {
+        self.remove(index);
+        self.previous[index as usize] = NONE;
+        self.next[index as usize] = self.first;
+        match self.first {
+            NONE => self.last = index,
+            first => self.previous[first as usize] = index,
+        }
+        self.first = index;
+        self.len += 1;
+    }
+
     /// Takes a link out, wherever it stands.
     pub(crate) fn remove(&mut self, index: u32) {
         if !self.contains(index) {
@@ -104,7 +117,11 @@ mod tests {
         fifo.remove(3);
         fifo.remove(1);
         fifo.push(4);
-        assert_eq!([fifo.pop(), fifo.pop(), fifo.pop()], [Some(0), Some(4), None]);
+        fifo.push_first(4);
+        fifo.push_first(2);
+        assert_eq!(fifo.iter().collect::<Vec<_>>(), [2, 4, 0]);
+        assert_eq!([fifo.pop(), fifo.pop(), fifo.pop()], [Some(2), Some(4), Some(0)]);
+        assert_eq!(fifo.pop(), None);
         assert_eq!((fifo.len(), fifo.first()), (0, None));
     }
 }
