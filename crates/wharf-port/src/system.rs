@@ -179,6 +179,10 @@ impl<T: Send> Port for SystemPort<T> {
         forward!(mut self, port => port.acknowledged_bytes(socket))
     }
 
+    fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
+        forward!(mut self, port => port.unread_bytes(socket))
+    }
+
     fn now(&self) -> Time {
         forward!(self, port => port.now())
     }

@@ -21,6 +21,7 @@ each_back_end!(
     a_link_that_has_shut_down_can_still_receive,
     a_close_after_a_send_loses_no_byte,
     acknowledged_bytes_tell_a_reader_from_one_that_has_stopped,
+    unread_bytes_are_those_that_no_receive_has_taken,
 );
 
 fn a_wait_lasts_as_long_as_its_time_out<L: Lab>() {
@@ -218,6 +219,21 @@ fn a_close_after_a_send_loses_no_byte<L: Lab>() {
         assert_eq!((read.len(), end), (6_000, PeerRead::Eof));
         assert_pattern(1, 0, &read);
     }
+    bench.finish();
+}
+
+fn unread_bytes_are_those_that_no_receive_has_taken<L: Lab>() {
+    let mut bench = Bench::<L>::new(Setup::small());
+    let (link, mut peer) = bench.link();
+    let unread = |bench: &mut Bench<L>| bench.lab.port().unread_bytes(link.socket);
+    assert_eq!(unread(&mut bench), Some(0));
+    bench.peer_writes(&mut peer, &pattern(link.key, 0, 700));
+    bench.until("all to come", |bench| unread(bench) == Some(700));
+    bench.receive_max(link, Shots::One, 200);
+    bench.until("a receive", |bench| bench.of(link).received.len() == 200);
+    assert_eq!(unread(&mut bench), Some(500));
+    bench.close_and_wait(link);
+    assert_eq!(unread(&mut bench), None, "a stale socket");
     bench.finish();
 }
 

@@ -211,6 +211,10 @@ impl<T: Send> Port for EpollPort<T> {
         linux::acknowledged_bytes(&self.sockets.get_mut(socket)?.state.fd)
     }
 
+    fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
+        rustix::io::ioctl_fionread(&self.sockets.get_mut(socket)?.state.fd).ok()
+    }
+
     fn now(&self) -> Time {
         self.clock.now()
     }

@@ -207,6 +207,10 @@ impl<T: Send> Port for IocpPort<T> {
         self.cancel_operation(socket, kind);
     }
 
+    fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
+        state::link(&mut self.table, socket).and_then(|(_, handle, _)| handle.unread_bytes())
+    }
+
     fn shutdown(&mut self, socket: Socket) {
         if let Some((_, handle, _)) = state::link(&mut self.table, socket) {
             handle.shutdown();

@@ -7,12 +7,12 @@ use std::net::{TcpListener, TcpStream};
 use std::os::windows::io::{AsRawSocket, FromRawSocket, OwnedSocket};
 use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Networking::WinSock::{
-    AF_INET, AF_INET6, INVALID_SOCKET, IPPROTO_TCP, LINGER, LPFN_ACCEPTEX,
+    AF_INET, AF_INET6, FIONREAD, INVALID_SOCKET, IPPROTO_TCP, LINGER, LPFN_ACCEPTEX,
     LPFN_GETACCEPTEXSOCKADDRS, MSG_PEEK, SD_SEND, SIO_GET_EXTENSION_FUNCTION_POINTER, SO_LINGER,
     SO_PROTOCOL_INFOW, SO_UPDATE_ACCEPT_CONTEXT, SOCK_STREAM, SOCKET, SOCKET_ERROR, SOL_SOCKET,
     WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSAEWOULDBLOCK, WSAID_ACCEPTEX,
     WSAID_GETACCEPTEXSOCKADDRS, WSAIoctl, WSAPROTOCOL_INFOW, WSASocketW, XP1_IFS_HANDLES,
-    getsockopt, recv, setsockopt, shutdown,
+    getsockopt, ioctlsocket, recv, setsockopt, shutdown,
 };
 use windows_sys::Win32::Storage::FileSystem::SetFileCompletionNotificationModes;
 use windows_sys::Win32::System::IO::CancelIoEx;
@@ -96,6 +96,14 @@ impl Handle {
     pub(super) fn shutdown(&self) {
         // SAFETY: the socket is open; no memory is passed.
         let _reported_by_receive = unsafe { shutdown(self.raw(), SD_SEND) };
+    }
+
+    /// Bytes that have come and that no receive has taken.
+    pub(super) fn unread_bytes(&self) -> Option<u64> {
+        let mut bytes = 0_u32;
+        // SAFETY: the socket is open; FIONREAD writes a u32 (ioctlsocket page).
+        let result = unsafe { ioctlsocket(self.raw(), FIONREAD, &raw mut bytes) };
+        (result == 0).then_some(u64::from(bytes))
     }
 
     /// Makes closing the socket a reset.

@@ -139,6 +139,14 @@ pub trait Port: Sized {
         None
     }
 
+    /// Bytes that have come and that no receive has taken yet. `None` where the system does not tell,
+    /// or on a stale socket.
+    ///
+    /// # Cost
+    ///
+    /// A system call, so it is for the end of a link, not for each message.
+    fn unread_bytes(&mut self, socket: Socket) -> Option<u64>;
+
     /// The port's clock; the simulated port has its own.
     fn now(&self) -> Time;
 

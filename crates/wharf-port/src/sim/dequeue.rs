@@ -307,6 +307,11 @@ impl<T: Send> Port for SimPort<T> {
         self.kernel.window = buffers.min(self.kernel.window_max);
     }
 
+    fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
+        let conn = self.kernel.conn_of(socket)?;
+        self.world.lock().conn(conn, |conn| conn.sides[SERVER].inbox.arrived() as u64)
+    }
+
     fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {
         let conn = self.kernel.conn_of(socket)?;
         self.world.lock().conn(conn, |conn| conn.sides[CLIENT].inbox.arrived_total())

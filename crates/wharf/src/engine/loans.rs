@@ -24,9 +24,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         match self.core.shares.look() {
             Change::None => {}
             Change::Tight => self.for_each_live(|worker, index| {
-                // Links that receive again and again take turns from now on.
+                // Links that receive without having asked take turns from now on.
                 let slot = &worker.core.slots[index];
-                if slot.phase == Phase::Open && slot.receiving == Receiving::Many {
+                let borrows = slot.receiving == Receiving::One
+                    && !slot.input.is_empty()
+                    && slot.promised == 0;
+                if slot.is_served() && (slot.receiving == Receiving::Many || borrows) {
                     worker.stop_receiving(index);
                 }
             }),

@@ -8,7 +8,7 @@ use crate::link::slot::{Phase, Receiving, Wish};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
 use wharf_port::memory::Buffer;
-use wharf_port::port::{End, Operation, OperationKind, Port, Shots};
+use wharf_port::port::{End, Operation, OperationKind, Port, Shots, Socket};
 
 /// Bytes that a draining link still handles, and still sends: what the system can have taken from
 /// the peer before the drain began, a receive buffer at its largest by default (tcp_rmem).
@@ -37,8 +37,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             return self.steer(index);
         }
         slot.heard = now;
-        if slot.phase == Phase::Draining && slot.late_bytes > DRAIN_BYTES_MAX {
-            slot.drained = true;
+        if slot.phase == Phase::Draining {
+            slot.owed = slot.owed.map(|owed| owed.saturating_sub(len));
+            slot.drained = slot.owed == Some(0) || slot.late_bytes > DRAIN_BYTES_MAX;
         }
         let is_of_use = slot.input.len() + buffer.len() >= slot.wanted as usize;
         slot.handled &= !is_of_use;
@@ -153,6 +154,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         {
             return;
         }
+        if slot.phase == Phase::Draining && slot.owed.is_none() {
+            return self.measure_drain(index, socket);
+        }
+        let owed = slot.owed.unwrap_or(u32::MAX);
         // What is there is taken, and where nothing is, that is the end.
         let ends_when_dry = slot.phase == Phase::Draining || slot.broken.is_some();
         let shots = if ends_when_dry { Shots::IfReady } else { Shots::One };
@@ -161,7 +166,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             Phase::Open | Phase::Draining if free == 0 => return,
             Phase::Open if !tight && !ends_when_dry => (Shots::Many, free, Receiving::Many),
             Phase::Open | Phase::Draining if unread == 0 || slot.promised > 0 || !tight => {
-                (shots, free.min(size), Receiving::One)
+                (shots, free.min(size).min(owed), Receiving::One)
             }
             Phase::Open | Phase::Draining if slot.wish.is_some() || !self.core.has_room(index) => {
                 return;
@@ -179,6 +184,20 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                 debug_assert!(false, "{error}");
                 self.close(index, DisconnectReason::SystemError, How::Now);
             }
+        }
+    }
+
+    /// A link begins to drain: finds out how much has come from its peer, which is all that it will
+    /// still receive. A peer that goes on sending could keep it from ever running dry.
+    fn measure_drain(&mut self, index: u32, socket: Socket) {
+        let unread = self.port.unread_bytes(socket).unwrap_or(u64::MAX);
+        let slot = &mut self.core.slots[index];
+        slot.owed = Some(u32::try_from(unread).unwrap_or(u32::MAX));
+        slot.drained = unread == 0;
+        if slot.drained {
+            self.input_is_over(index);
+        } else {
+            self.steer_anew(index);
         }
     }
 

@@ -109,6 +109,9 @@ pub(crate) struct Slot {
     /// The turn in which it was called last, and how often.
     pub(crate) turn: u32,
     pub(crate) calls: u8,
+    /// Bytes that had come when the link began to drain and are still to be received, once that is
+    /// known.
+    pub(crate) owed: Option<u32>,
     /// Bytes taken in since the link began to drain or linger, and sent since it began to drain.
     pub(crate) late_bytes: u32,
     /// Since when the peer owes something: it was heard then, or the last of the output left.
@@ -130,7 +133,7 @@ pub(crate) struct Slot {
 }
 
 // With what the port keeps for its socket an idle link is half a kilobyte.
-const _: () = assert!(size_of::<Slot>() <= 296);
+const _: () = assert!(size_of::<Slot>() <= 304);
 
 impl Slot {
     fn free() -> Self {
@@ -164,6 +167,7 @@ impl Slot {
             wishes_since: Time::default(),
             turn: 0,
             calls: 0,
+            owed: None,
             late_bytes: 0,
             heard: Time::default(),
             moved: Time::default(),

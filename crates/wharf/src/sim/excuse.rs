@@ -221,7 +221,8 @@ impl<H: Handler> Simulation<H> {
         if has_lingered(&traffic) && is_all_sent {
             return Some(Excuse::Lingered);
         }
-        was_unread_for(&traffic, self.stall_max()).then_some(Excuse::SlowReader)
+        let did_not_read = was_unread_for(&traffic, self.stall_max());
+        did_not_read.then_some(Excuse::SlowReader).or_else(|| self.is_loan_excuse(peer, story))
     }
 
     /// Whether it was the client's turn for the idle time: all that had come from it was handed to
