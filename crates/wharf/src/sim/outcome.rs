@@ -24,16 +24,14 @@ impl<H: Handler> Simulation<H> {
         let steps_max = self.steps + SETTLE_STEPS_MAX;
         self.give_up_damaged();
         while self.clients_open > 0 || self.links_open() > 0 {
-            if self.steps.is_multiple_of(64) {
-                self.give_up_damaged();
-            }
+            let gave_up = self.steps.is_multiple_of(64) && self.give_up_damaged();
             let late = self.now() > deadline || self.steps > steps_max;
             if !late && self.step()? {
                 continue;
             }
             if late || !self.give_up_damaged() {
                 // Damage may have been done where nobody could see it yet: once more, then.
-                if late && self.give_up_damaged() && chances > 0 {
+                if late && (gave_up || self.give_up_damaged()) && chances > 0 {
                     chances -= 1;
                     deadline = self.now().after(SETTLE_MAX);
                     continue;
@@ -180,9 +178,10 @@ impl<H: Handler> Simulation<H> {
                 let open = |number: &usize| matches!(self.contract.fate(*number), Fate::Open(_));
                 let who = (0..self.clients.len()).find(open);
                 let harmed = who.is_some_and(|number| self.clients[number].harmed);
+                let fate = who.map(|number| self.contract.fate(number));
                 format!(
                     "all clients are gone, but {} links stay {how_long}, one of them that of \
-                     client {who:?} (harmed: {harmed})",
+                     client {who:?} (harmed: {harmed}, at the server: {fate:?})",
                     self.links_open()
                 )
             }
