@@ -20,6 +20,7 @@ each_back_end!(
     posts_before_a_stop_all_arrive_although_a_handler_is_busy,
     posts_for_a_link_that_reads_all_arrive_through_a_stop,
     posts_of_four_threads_before_a_stop_all_arrive,
+    links_that_do_not_read_lose_nobody_else_a_broadcast,
 );
 
 const COUNT: u64 = 1_250;
@@ -188,4 +189,37 @@ fn posts_of_four_threads_before_a_stop_all_arrive(case: &Case) {
     drop(streams);
     let stats = server.stop();
     assert_eq!(came, [COUNT; 4], "{stats:?}");
+}
+
+/// A link that does not read holds what it can borrow and then a few messages that all share: those
+/// must not be what others need.
+fn links_that_do_not_read_lose_nobody_else_a_broadcast(case: &Case) {
+    const LEN: usize = 2_048;
+    const MESSAGES: u64 = 200;
+    let _deadline = within(Duration::from_mins(1));
+    // The fewest buffers for so many links: together they can borrow 159, and each of those that do
+    // not read could have 64 waiting.
+    let server = TestServer::start(case.builder().links(20).buffers(327), echo());
+    let deaf: Vec<_> = (0..15).map(|_| util::connect_small_share(server.address)).collect();
+    let mut readers: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    server.wait_for_links(18);
+    for reader in &readers {
+        reader.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    }
+    for number in 0..MESSAGES {
+        let message = message(number, LEN);
+        server.handle.broadcast(&message, None).unwrap();
+        for (reader, n) in readers.iter_mut().zip(0..) {
+            let mut got = [0; LEN];
+            let read = reader.read_exact(&mut got);
+            let told = format!("reader {n} at message {number}: {:?}", server.stats());
+            assert!(read.is_ok(), "{read:?}, {told}");
+            assert!(got == *message, "another message, {told}");
+        }
+    }
+    // Or the others were never full, and nothing was shown.
+    let stats = server.stats();
+    assert!(stats.broadcast_skips > MESSAGES, "{stats:?}");
+    drop((deaf, readers));
+    server.stop();
 }
