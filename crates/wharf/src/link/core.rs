@@ -329,3 +329,65 @@ impl Core {
         self.slots.release(index);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Settings;
+    use std::net::SocketAddr;
+    use wharf_port::memory::Chain;
+
+    /// A shard of so many links, all open, and of so many buffers of 64 bytes.
+    fn core(links: u32, buffers: u32) -> Core {
+        let settings = Settings {
+            shards: 1,
+            links,
+            buffers: Some(buffers),
+            buffer_size_bytes: 64,
+            input_bytes: 1_024,
+            send_queue_bytes: 2_048,
+            ..Settings::default()
+        };
+        settings.check().unwrap();
+        let pool = BufferPool::new(settings.shard_pool()).unwrap();
+        let mut core = Core::new(0, links, pool, Arc::new(Shared::new(settings).unwrap()));
+        for _ in 0..links {
+            core.slots.open(SocketAddr::from(([127, 0, 0, 1], 1)), Time(0)).unwrap();
+        }
+        core
+    }
+
+    /// All that a link had queued has been sent.
+    fn send_all(core: &mut Core, index: u32) {
+        core.slots[index].queue = Chain::new();
+        core.settle(index);
+    }
+
+    #[test]
+    fn who_was_refused_buffers_and_then_has_queued_as_much_waits_no_more() {
+        // As few as can be: one link can have full input and full output.
+        let mut core = core(4, 87);
+        let [holder, refused, next] = [0, 1, 2];
+        core.queue(holder, &[1; 2_048]).unwrap();
+        assert_eq!(core.queue(refused, &[2; 2_048]), Err(SendError::NoBuffers));
+        assert_eq!(core.queue(next, &[3; 2_000]), Err(SendError::NoBuffers));
+        assert_eq!(core.waiters.iter().collect::<Vec<_>>(), [refused, next]);
+        // What the first one waits for is kept for it.
+        send_all(&mut core, holder);
+        assert_eq!(core.queue(next, &[3; 2_000]), Err(SendError::NoBuffers));
+        // A part of it is not what it has waited for.
+        core.queue(refused, &[2; 64]).unwrap();
+        assert_eq!(core.waiters.first(), Some(refused));
+        send_all(&mut core, refused);
+        // Its handler did not wait to be called.
+        core.queue(refused, &[2; 2_048]).unwrap();
+        assert_eq!(core.slots[refused].wish, None);
+        assert_eq!(core.waiters.iter().collect::<Vec<_>>(), [next]);
+        // So nothing is kept for it any more.
+        assert_eq!(core.reserved_beside(holder), core.need(next).total());
+        send_all(&mut core, refused);
+        core.queue(next, &[3; 2_000]).unwrap();
+        assert!(core.waiters.is_empty());
+        assert_eq!(core.reserved_beside(holder), 0);
+    }
+}
