@@ -335,6 +335,7 @@ mod tests {
     use super::*;
     use crate::limits::Settings;
     use std::net::SocketAddr;
+    use std::time::{Duration, Instant};
     use wharf_port::memory::Chain;
 
     /// A shard of so many links, all open, and of so many buffers of 64 bytes.
@@ -389,5 +390,45 @@ mod tests {
         core.queue(next, &[3; 2_000]).unwrap();
         assert!(core.waiters.is_empty());
         assert_eq!(core.reserved_beside(holder), 0);
+    }
+
+    #[test]
+    fn links_that_wait_for_loans_and_have_output_are_closed_in_linear_time() {
+        // A search, from either end, would find one of the two at once.
+        for last_goes_first in [false, true] {
+            let least =
+                |links| (0..3).map(|_| time_to_close(links, last_goes_first)).min().unwrap();
+            let (few, many) = (least(1_000), least(16_000));
+            // Sixteen times as many take about sixteen times as long; 256 times if each looks at
+            // all others.
+            let most = few * 64 + Duration::from_millis(5);
+            assert!(many < most, "{few:?}, sixteen times as many: {many:?}");
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test has no port whose clock it could ask")]
+    fn time_to_close(links: u32, last_goes_first: bool) -> Duration {
+        let mut core = core(links, 3 * links);
+        for index in 0..links {
+            core.queue(index, b"unsent").unwrap();
+            core.wish(index, Wish::Input(1));
+        }
+        let start = Instant::now();
+        for n in 0..links {
+            let index = if last_goes_first { links - 1 - n } else { n };
+            core.slots[index].phase = Phase::Closing;
+            core.slots[index].queue = Chain::new();
+            core.drop_input(index);
+        }
+        while let Some(index) = core.dirty.pop() {
+            core.slots[index].dirty = false;
+        }
+        for n in 0..links {
+            core.release(if last_goes_first { links - 1 - n } else { n });
+        }
+        let time = start.elapsed();
+        assert!(core.waiters.is_empty());
+        assert_eq!((core.slots.live_count(), core.shares.lendable(0) > 0), (0, true));
+        time
     }
 }
