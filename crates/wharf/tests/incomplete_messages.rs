@@ -8,12 +8,15 @@
 
 mod util;
 
+use std::io::Write;
 use std::time::Duration;
 use util::attack::Attack;
-use util::{Case, bytes, each_back_end};
+use util::{Case, PATIENCE, TestServer, bytes, each_back_end, expect_bytes, finish, now, within};
+use wharf::DisconnectReason::Limit;
 use wharf::{Handler, Input, Link, Result};
 
 each_back_end!(
+    a_megabyte_that_comes_in_small_pieces_comes_whole,
     a_whole_message_behind_273_incomplete_ones_is_answered,
     three_hundred_incomplete_messages_harm_nobody,
     a_thousand_incomplete_messages_harm_nobody,
@@ -70,6 +73,42 @@ fn message(seed: u64, len: usize) -> Vec<u8> {
 
 const WHOLE: usize = 64 * 1024;
 const SERVED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What one segment on an Ethernet carries. Each comes in a buffer of its own: 725 buffers, if that
+/// were all that is in them, where the link can have 512.
+fn a_megabyte_that_comes_in_small_pieces_comes_whole(case: &Case) {
+    const PIECE: usize = 1_448;
+    let _deadline = within(Duration::from_mins(1));
+    let message = message(1, 1 << 20);
+    for shards in [4, 8] {
+        let builder = case.builder().shards(shards).input_bytes(1 << 20).send_queue(2 << 20);
+        let server = TestServer::start(builder, Whole);
+        let mut stream = server.connect();
+        let mut sent = 0;
+        for piece in message.chunks(PIECE) {
+            stream.write_all(piece).unwrap();
+            sent += piece.len() as u64;
+            let end = now() + PATIENCE;
+            loop {
+                let stats = server.stats();
+                let told = format!("{sent} bytes on {shards} shards: {stats:?}");
+                assert!(now() < end && stats.closed(Limit) == 0, "{told}");
+                if stats.received_bytes == sent {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+        }
+        expect_bytes(&mut stream, &message);
+        finish(&mut stream);
+        let stats = server.stop();
+        assert_eq!(
+            (stats.closed(Limit), stats.loans_revoked),
+            (0, 0),
+            "{shards} shards: {stats:?}"
+        );
+    }
+}
 
 fn run(case: &Case, attackers: u32, shards: &[u32], whole_ones_before: usize) {
     let mut sends = Vec::new();
