@@ -421,8 +421,10 @@ mod tests {
             let held = Held { input: full.input, output: 0 };
             assert!(shares.output_allowance(held, 0) >= full.output, "{told}");
             shares.settle(held, Held::default());
-            // A post of the stated maximum, by each sender alike.
+            // A post of the stated maximum by each sender, and an eighth of all by all together.
             assert!(division.posts >= needs.post_max, "{told}");
+            let each = u64::from(division.posts);
+            assert!((each + 1) * senders * 8 > u64::from(buffers), "{told}");
             count += 1;
         }
         assert!(count > 1_000, "{count}");

@@ -22,8 +22,8 @@ const FLOOD: usize = 512 * 1024;
 
 fn run(case: &Case, attackers: u32, shards: &[u32]) {
     let (sends, message) = (bytes(1, FLOOD), bytes(2, 64));
-    let newcomer = (message.as_slice(), Duration::from_secs(2));
-    let attack = Attack { attackers, shards, sends: &sends, message: &message, newcomer };
+    let newcomers = &[(message.as_slice(), Duration::from_secs(2))];
+    let attack = Attack { attackers, shards, sends: &sends, message: &message, newcomers };
     attack.run(case, echo);
 }
 
@@ -32,9 +32,9 @@ fn three_hundred_that_read_nothing_harm_nobody(case: &Case) {
 }
 
 fn a_thousand_that_read_nothing_harm_nobody(case: &Case) {
-    run(case, 1_000, &[1, 3]);
+    run(case, 1_000, &[1, 2, 3, 8]);
 }
 
 fn three_thousand_that_read_nothing_harm_nobody(case: &Case) {
-    run(case, 3_000, &[2]);
+    run(case, 3_000, &[1, 8]);
 }

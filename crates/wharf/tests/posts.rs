@@ -12,14 +12,18 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use util::{Case, HangUp, TestServer, each_back_end, echo, now, on_receive, within};
-use wharf::SendError;
+use util::{
+    Case, HangUp, Record, TestServer, each_back_end, echo, expect_bytes, now, on_receive, within,
+};
+use wharf::{Handler, Link, SendError};
 
 each_back_end!(
     posts_before_a_stop_all_arrive,
     posts_before_a_stop_all_arrive_although_a_handler_is_busy,
     posts_for_a_link_that_reads_all_arrive_through_a_stop,
     posts_of_four_threads_before_a_stop_all_arrive,
+    links_that_do_not_read_lose_nobody_else_a_broadcast,
+    who_has_used_up_its_posts_keeps_nobody_else_from_posting,
 );
 
 const COUNT: u64 = 1_250;
@@ -188,4 +192,109 @@ fn posts_of_four_threads_before_a_stop_all_arrive(case: &Case) {
     drop(streams);
     let stats = server.stop();
     assert_eq!(came, [COUNT; 4], "{stats:?}");
+}
+
+/// A link that does not read holds what it can borrow and then a few messages that all share: those
+/// must not be what others need.
+fn links_that_do_not_read_lose_nobody_else_a_broadcast(case: &Case) {
+    const LEN: usize = 2_048;
+    const MESSAGES: u64 = 200;
+    let _deadline = within(Duration::from_mins(1));
+    // The fewest buffers for so many links: together they can borrow 159, and each of those that do
+    // not read could have 64 waiting.
+    let server = TestServer::start(case.builder().links(20).buffers(327), echo());
+    let deaf: Vec<_> = (0..15).map(|_| util::connect_small_share(server.address)).collect();
+    let mut readers: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    server.wait_for_links(18);
+    for reader in &readers {
+        reader.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    }
+    for number in 0..MESSAGES {
+        let message = message(number, LEN);
+        server.handle.broadcast(&message, None).unwrap();
+        for (reader, n) in readers.iter_mut().zip(0..) {
+            let mut got = [0; LEN];
+            let read = reader.read_exact(&mut got);
+            let told = format!("reader {n} at message {number}: {:?}", server.stats());
+            assert!(read.is_ok(), "{read:?}, {told}");
+            assert!(got == *message, "another message, {told}");
+        }
+    }
+    // Or the others were never full, and nothing was shown.
+    let stats = server.stats();
+    assert!(stats.broadcast_skips > MESSAGES, "{stats:?}");
+    drop((deaf, readers));
+    server.stop();
+}
+
+/// A shard is busy, so that what is posted to it stays with who has posted it: a thread, and the
+/// handlers on two other shards. Each has as much, whatever the others have used.
+fn who_has_used_up_its_posts_keeps_nobody_else_from_posting(case: &Case) {
+    let _deadline = within(Duration::from_mins(1));
+    let (busy, record) = (Arc::new(AtomicBool::new(false)), Arc::new(Record::default()));
+    let handler = Speaker { busy: Arc::clone(&busy), record: Arc::clone(&record) };
+    let server = TestServer::start(case.builder().shards(3).buffers(10_000), handler);
+    // One on each shard: the one with the fewest links has the next.
+    let mut streams = [0, 1, 2].map(|n| (server.connect(), record.id(n)).0);
+    streams[0].write_all(b"w").unwrap();
+    util::eventually(|| busy.load(Ordering::SeqCst), "a shard is busy");
+    let id = record.id(0);
+    let outside = (0..10_000).take_while(|_| server.handle.send(id, WORD).is_ok()).count();
+    assert_eq!(server.handle.send(id, WORD), Err(SendError::NoBuffers), "after {outside}");
+    let first = speak(&mut streams[1]);
+    expect_bytes(&mut streams[2], &WORD.repeat(first));
+    let second = speak(&mut streams[2]);
+    expect_bytes(&mut streams[1], &WORD.repeat(second));
+    // Together they have an eighth of 10,000, and a quarter of that each.
+    assert_eq!((outside, first, second), (312, 312, 312), "{:?}", server.stats());
+    busy.store(false, Ordering::SeqCst);
+    expect_bytes(&mut streams[0], &WORD.repeat(outside + first + second));
+    drop(streams);
+    let stats = server.stop();
+    assert_eq!((stats.stale_posts, stats.broadcast_skips), (0, 0), "{stats:?}");
+}
+
+const WORD: &[u8; 8] = b"to each!";
+
+/// Has the handler broadcast until it is refused; says how often it was not.
+fn speak(stream: &mut TcpStream) -> usize {
+    let speaks = |_: &usize| {
+        let mut answer = [0];
+        stream.write_all(b"b").unwrap();
+        stream.read_exact(&mut answer).unwrap();
+        answer == *b"y"
+    };
+    (0..10_000).take_while(speaks).count()
+}
+
+/// Asked to, broadcasts a word and answers whether that was possible, or keeps its shard busy.
+struct Speaker {
+    busy: Arc<AtomicBool>,
+    record: Arc<Record>,
+}
+
+impl Handler for Speaker {
+    type Worker = ();
+    type State = ();
+
+    fn on_connect(&self, (): &mut (), link: &mut Link<'_, ()>) -> wharf::Result {
+        self.record.connected(link);
+        Ok(())
+    }
+
+    fn on_receive(&self, (): &mut (), link: &mut Link<'_, ()>, data: &[u8]) -> wharf::Result {
+        if data == b"w" {
+            let end = now() + util::PATIENCE;
+            self.busy.store(true, Ordering::SeqCst);
+            while self.busy.load(Ordering::SeqCst) && now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            return Ok(());
+        }
+        let answer = match link.broadcast(WORD) {
+            Err(SendError::NoBuffers) => b"n",
+            result => result.map(|()| b"y")?,
+        };
+        Ok(link.send(answer)?)
+    }
 }

@@ -8,21 +8,23 @@
 mod util;
 
 use rustix::process::{Pid, Signal, kill_process};
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use util::{
-    Case, TestServer, bytes, connect_small_window, each_back_end, echo, eventually, expect_bytes,
-    expect_end, expect_end_or_reset, now, on_receive, round_trip,
+    Case, HangUp, Record, TestServer, bytes, connect_small_window, each_back_end, echo,
+    enough_files, eventually, expect_bytes, expect_end, expect_end_or_reset, now, on_receive,
+    round_trip, within,
 };
-use wharf::{Builder, DisconnectReason, Server};
+use wharf::{Builder, DisconnectReason, Handler, Link, Result, SendError, Server};
 
 each_back_end!(
     under_load_every_byte_that_was_received_is_answered,
     under_load_with_few_buffers_every_byte_is_answered,
     clients_that_never_stop_sending_get_all_answers_and_the_end,
+    a_stop_ends_in_time_although_every_turn_is_full,
     what_is_queued_is_sent_before_the_end,
     an_idle_link_hears_the_end_at_once,
     a_stop_of_zero_cuts_at_once,
@@ -77,6 +79,147 @@ fn drain_under_load(builder: Builder, clients: u64, ahead: u64) {
     }
 }
 
+/// The clients ask again as soon as they are answered, and other threads post all they can, so that
+/// more is there than a turn takes (256 completions): the stop must not wait for one that is not
+/// full. The posts go on until the server is gone.
+fn a_stop_ends_in_time_although_every_turn_is_full(case: &Case) {
+    const CLIENTS: usize = 1_000;
+    const POSTERS: usize = 3;
+    const DRAIN: Duration = Duration::from_secs(10);
+    let _deadline = within(Duration::from_mins(1));
+    if !enough_files(2 * CLIENTS as u64 + 300) {
+        return;
+    }
+    let record: Arc<Record> = Arc::default();
+    let handler = Slow { record: Arc::clone(&record) };
+    // Posts from outside have a sixteenth: some turns full of them.
+    let server = TestServer::start(case.builder().buffers(40_000), handler);
+    let posted = [server.connect()];
+    let id = record.id(0);
+    let streams: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+    let asked: Vec<_> = (0..CLIENTS).map(|_| AtomicU64::new(0)).collect();
+    let stops = AtomicBool::new(false);
+    let (owed, answered, took) = std::thread::scope(|scope| {
+        let (_end, _end_of_posts) = (HangUp(&streams), HangUp(&posted));
+        let clients = scope.spawn(|| ask_again_and_again(&streams, &asked, &stops));
+        scope.spawn(|| {
+            // The first panic is told, and this ends with it.
+            drop(std::io::copy(&mut { &posted[0] }, &mut std::io::sink()));
+            drop(posted[0].shutdown(Shutdown::Both));
+        });
+        for _ in 0..POSTERS {
+            let handle = &server.handle;
+            scope.spawn(move || while handle.send(id, &[7; 1_024]) != Err(SendError::Gone) {});
+        }
+        wait_for_full_turns(&server);
+        let owed: Vec<_> = asked.iter().map(|asked| asked.load(Ordering::SeqCst)).collect();
+        let start = now();
+        server.handle.stop(DRAIN);
+        stops.store(true, Ordering::SeqCst);
+        eventually(|| server.running().is_finished(), "the server has stopped");
+        let took = start.elapsed();
+        (owed, clients.join().unwrap(), took)
+    });
+    let stats = server.stop_within(DRAIN);
+    assert_eq!(stats.cut, 0, "links that the drain did not finish, {took:?}: {stats:?}");
+    let lost = owed.iter().zip(&answered).filter(|(owed, answered)| answered < owed).count();
+    assert_eq!(lost, 0, "links that lack an answer: {stats:?}");
+    let all = answered.iter().sum::<u64>() * WORD.len() as u64;
+    assert_eq!(all, stats.received_bytes, "{stats:?}");
+    assert!(took < DRAIN / 2, "{took:?}, {stats:?}");
+    println!("stopped in {took:?}");
+}
+
+/// Echoes, and takes longer for it than clients do for the next word, on a busy machine, too.
+struct Slow {
+    record: Arc<Record>,
+}
+
+impl Handler for Slow {
+    type Worker = ();
+    type State = ();
+
+    fn on_connect(&self, (): &mut (), link: &mut Link<'_, ()>) -> Result {
+        self.record.connected(link);
+        Ok(())
+    }
+
+    fn on_receive(&self, (): &mut (), link: &mut Link<'_, ()>, data: &[u8]) -> Result {
+        std::thread::sleep(Duration::from_micros(50));
+        Ok(link.send(data)?)
+    }
+
+    fn on_sent(&self, (): &mut (), link: &mut Link<'_, ()>) -> Result {
+        // Posts were sent: time for a turn full of them.
+        if link.totals().received_bytes == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+/// Waits until forty turns in a row were as good as full.
+fn wait_for_full_turns(server: &TestServer) {
+    let worker = || server.stats().workers[0];
+    let (mut from, mut full) = (worker(), 0);
+    let are_full = || {
+        let to = worker();
+        let (turns, completions) = (to.turns - from.turns, to.completions - from.completions);
+        if turns >= 8 {
+            // The two figures are read one after the other.
+            full = if completions >= 250 * (turns - 1) { full + turns } else { 0 };
+            from = to;
+        }
+        full >= 40
+    };
+    eventually(are_full, "every turn is full");
+}
+
+const WORD: &[u8; 8] = b"and then";
+
+/// Sends a word on each stream, and the next one when that has come back, until the server stops;
+/// says how many came back on each before the streams ended.
+fn ask_again_and_again(streams: &[TcpStream], asked: &[AtomicU64], stops: &AtomicBool) -> Vec<u64> {
+    let ask = |n: usize| {
+        if { &streams[n] }.write_all(WORD).is_ok() {
+            asked[n].fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    for (n, stream) in streams.iter().enumerate() {
+        stream.set_nonblocking(true).unwrap();
+        ask(n);
+    }
+    let (mut answered, mut open) = (vec![0; streams.len()], vec![true; streams.len()]);
+    let end = now() + 2 * util::PATIENCE;
+    while open.contains(&true) {
+        assert!(now() < end, "the streams end");
+        let mut got_on = false;
+        for n in (0..streams.len()).filter(|n| open[*n]).collect::<Vec<_>>() {
+            let mut word = [0; WORD.len()];
+            match { &streams[n] }.read(&mut word) {
+                Ok(0) => {
+                    open[n] = false;
+                    streams[n].shutdown(Shutdown::Write).unwrap();
+                }
+                Ok(_) => {
+                    assert_eq!(&word, WORD, "a whole word comes back at once");
+                    answered[n] += 1;
+                    if !stops.load(Ordering::SeqCst) {
+                        ask(n);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                Err(error) => panic!("no good end: {error}"),
+            }
+            got_on = true;
+        }
+        if !got_on {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    answered
+}
+
 fn write_words(mut stream: &TcpStream, answered: &AtomicU64, ahead: u64) {
     let mut word = 0_u64;
     let mut piece = Vec::new();
@@ -103,7 +246,7 @@ struct Reader<'a> {
 
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
-        let _it_may_be_closed = self.stream.shutdown(std::net::Shutdown::Both);
+        let _it_may_be_closed = self.stream.shutdown(Shutdown::Both);
         self.read.store(u64::MAX, Ordering::SeqCst);
     }
 }

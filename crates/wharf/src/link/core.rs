@@ -365,3 +365,106 @@ impl Sharing {
         self.links - self.with
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Settings;
+    use std::net::SocketAddr;
+    use std::time::{Duration, Instant};
+    use wharf_port::memory::Chain;
+
+    /// A shard of so many links, all open, and of so many buffers of 64 bytes.
+    fn core(links: u32, buffers: u32) -> Core {
+        let settings = Settings {
+            shards: 1,
+            links,
+            buffers: Some(buffers),
+            buffer_size_bytes: 64,
+            input_bytes: 1_024,
+            send_queue_bytes: 2_048,
+            ..Settings::default()
+        };
+        settings.check().unwrap();
+        let pool = BufferPool::new(settings.shard_pool()).unwrap();
+        let mut core = Core::new(0, links, pool, Arc::new(Shared::new(settings).unwrap()));
+        for _ in 0..links {
+            core.slots.open(SocketAddr::from(([127, 0, 0, 1], 1)), Time(0)).unwrap();
+        }
+        core
+    }
+
+    /// All that a link had queued has been sent.
+    fn send_all(core: &mut Core, index: u32) {
+        core.slots[index].queue = Chain::new();
+        core.settle(index);
+    }
+
+    #[test]
+    fn who_was_refused_buffers_and_then_has_queued_as_much_waits_no_more() {
+        // As few as can be: one link can have full input and full output.
+        let mut core = core(4, 87);
+        let [holder, refused, next] = [0, 1, 2];
+        core.queue(holder, &[1; 2_048]).unwrap();
+        assert_eq!(core.queue(refused, &[2; 2_048]), Err(SendError::NoBuffers));
+        assert_eq!(core.queue(next, &[3; 2_000]), Err(SendError::NoBuffers));
+        assert_eq!(core.waiters.iter().collect::<Vec<_>>(), [refused, next]);
+        // What the first one waits for is kept for it.
+        send_all(&mut core, holder);
+        assert_eq!(core.queue(next, &[3; 2_000]), Err(SendError::NoBuffers));
+        // A part of it is not what it has waited for.
+        core.queue(refused, &[2; 64]).unwrap();
+        assert_eq!(core.waiters.first(), Some(refused));
+        send_all(&mut core, refused);
+        // Its handler did not wait to be called.
+        core.queue(refused, &[2; 2_048]).unwrap();
+        assert_eq!(core.slots[refused].wish, None);
+        assert_eq!(core.waiters.iter().collect::<Vec<_>>(), [next]);
+        // So nothing is kept for it any more.
+        assert_eq!(core.reserved_beside(holder), core.need(next).total());
+        send_all(&mut core, refused);
+        core.queue(next, &[3; 2_000]).unwrap();
+        assert_eq!(core.waiters.first(), None);
+        assert_eq!(core.reserved_beside(holder), 0);
+    }
+
+    #[test]
+    fn links_that_wait_for_loans_and_have_output_are_closed_in_linear_time() {
+        // A search, from either end, would find one of the two at once.
+        for last_goes_first in [false, true] {
+            let least =
+                |links| (0..3).map(|_| time_to_close(links, last_goes_first)).min().unwrap();
+            let (few, many) = (least(1_000), least(16_000));
+            // Sixteen times as many take about sixteen times as long; 256 times if each looks at
+            // all others.
+            let most = few * 64 + Duration::from_millis(5);
+            assert!(many < most, "{few:?}, sixteen times as many: {many:?}");
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test has no port whose clock it could ask")]
+    fn time_to_close(links: u32, last_goes_first: bool) -> Duration {
+        let mut core = core(links, 3 * links);
+        for index in 0..links {
+            core.queue(index, b"unsent").unwrap();
+            core.wish(index, Wish::Input(1));
+        }
+        let start = Instant::now();
+        for n in 0..links {
+            let index = if last_goes_first { links - 1 - n } else { n };
+            core.slots[index].phase = Phase::Closing;
+            core.slots[index].queue = Chain::new();
+            core.drop_input(index);
+        }
+        while let Some(index) = core.dirty.pop() {
+            core.slots[index].dirty = false;
+        }
+        for n in 0..links {
+            core.release(if last_goes_first { links - 1 - n } else { n });
+        }
+        let time = start.elapsed();
+        assert_eq!(core.waiters.first(), None);
+        assert_eq!((core.slots.live_count(), core.shares.lendable(0) > 0), (0, true));
+        time
+    }
+}
