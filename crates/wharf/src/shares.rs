@@ -18,8 +18,9 @@
 //! 3. While there is plenty ([`Shares::is_tight`] says no), links receive as fast as bytes come,
 //!    up to their input credit, and what that takes is charged afterwards. What can come before a
 //!    link is told to stop is twice the window, so loans are *tight* from the moment when less
-//!    than that is left. Then a link receives one buffer at a time: the guaranteed one freely,
-//!    each further one against a loan.
+//!    than that is left; until all have stopped the port gets no more buffers than can be lent.
+//!    Then a link receives one buffer at a time: the guaranteed one freely, each further one
+//!    against a loan.
 //! 4. Where a loan is refused the link **waits**, in order of asking; one that needs a loan for its
 //!    answer and holds one of input, which it will then give back, comes before all others. What the
 //!    first one needs is set aside for it; others may borrow the rest.

@@ -23,19 +23,33 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.revoke_messages();
         match self.core.shares.look() {
             Change::None => {}
-            Change::Tight => self.for_each_live(|worker, index| {
-                // Links that receive without having asked take turns from now on.
-                let slot = &worker.core.slots[index];
-                let borrows = slot.receiving == Receiving::One
-                    && !slot.input.is_empty()
-                    && slot.promised == 0;
-                if slot.is_served() && (slot.receiving == Receiving::Many || borrows) {
-                    worker.stop_receiving(index);
-                }
-            }),
+            Change::Tight => self.let_all_take_turns(),
             Change::Plenty => self.let_all_receive(),
         }
-        self.port.set_window(self.core.shares.window());
+        let mut window = self.core.shares.window();
+        if self.stops_receives {
+            // What comes before they have stopped is not asked for, either.
+            let live = 0..self.core.slots.live_count();
+            let slots = &self.core.slots;
+            self.stops_receives = live
+                .map(|n| slots[slots.live(n)].receiving)
+                .any(|receiving| receiving == Receiving::Cancelling);
+            window = window.min(self.core.shares.lendable_input(0).max(1));
+        }
+        self.port.set_window(window);
+    }
+
+    /// Loans have become tight: links that receive without having asked take turns from now on.
+    fn let_all_take_turns(&mut self) {
+        self.stops_receives = true;
+        self.for_each_live(|worker, index| {
+            let slot = &worker.core.slots[index];
+            let borrows =
+                slot.receiving == Receiving::One && !slot.input.is_empty() && slot.promised == 0;
+            if slot.is_served() && (slot.receiving == Receiving::Many || borrows) {
+                worker.stop_receiving(index);
+            }
+        });
     }
 
     /// Loans are plenty again: who waits for one to receive into goes on without.

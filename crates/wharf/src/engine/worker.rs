@@ -52,6 +52,8 @@ pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Hand
     pub(super) borrowers: Vec<Borrower>,
     /// When loans are looked at next, while somebody waits for one.
     pub(super) loans_due: Option<Time>,
+    /// Receives are being cancelled because loans have become tight.
+    pub(super) stops_receives: bool,
     /// Refused posts that the shard has closed a link for.
     pub(super) posts_refused: u64,
     /// The last dequeue came back short: what there was to hear of links has been heard.
@@ -103,6 +105,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             look_every_ns,
             borrowers: Vec::with_capacity(places as usize),
             loans_due: None,
+            stops_receives: false,
             posts_refused: 0,
             may_time_out: true,
             full_turns: 0,

@@ -20,12 +20,14 @@ const SENDING: Duration = Duration::from_secs(3);
 /// How long clients are served before they are measured.
 const WARM_UP: Duration = Duration::from_millis(100);
 const MEDIAN_FLOOR: Duration = Duration::from_micros(300);
-const P99_FLOOR: Duration = Duration::from_millis(5);
+/// Other programs take a core for some milliseconds at a time. The exact claim is made in simulated
+/// time, where none does: `crates/wharf-sim/tests/attacks.rs`.
+const P99_FLOOR: Duration = Duration::from_millis(20);
 /// A part of the `loan_wait` that one who waits for a loan waits; a lost packet is sent again after
 /// 200 ms.
 const WORST_FLOOR: Duration = Duration::from_millis(150);
 /// What a round trip may take while attackers come, who need the processor as well.
-const COMING: Duration = Duration::from_secs(2);
+const COMING: Duration = Duration::from_secs(5);
 
 /// Attackers, on each number of shards.
 pub(crate) struct Attack<'a> {

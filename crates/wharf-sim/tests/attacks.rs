@@ -1,0 +1,232 @@
+//! Crowds that each hold the beginning of a message, or read nothing, or both, beside fifty that
+//! echo, in simulated time: what the fifty wait is counted exactly, and no other program disturbs.
+
+#![cfg(test)]
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+use wharf::sim::{
+    Client, Faults, Next, Script, SimClient, SimConfig, SimFailure, Simulation, Time,
+};
+use wharf::{Handler, Input, Link, Result, SendError, Server};
+
+const HONEST: usize = 50;
+const ROUNDS: usize = 20;
+/// Behind so many a whole frame gets through in time: one after the other they are lent what it
+/// needs, too, and are closed when they have held it for `loan_wait`.
+const FEW: u32 = 300;
+/// A whole frame, as long as a link may have unread.
+const FRAME: usize = 64 * 1024;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Echoes frames: the length of the body, four bytes, and the body. One that finds no room stays
+/// unread.
+struct Frames;
+
+impl Handler for Frames {
+    type Worker = ();
+    type State = ();
+
+    fn on_receive(&self, (): &mut (), _: &mut Link<'_, ()>, _: &[u8]) -> Result {
+        unreachable!("on_input takes all")
+    }
+
+    fn on_input(&self, (): &mut (), link: &mut Link<'_, ()>, input: &mut Input<'_>) -> Result {
+        let mut prefix = [0; 4];
+        let bytes = input.chunks().flatten();
+        if prefix.iter_mut().zip(bytes).map(|(to, from)| *to = *from).count() < 4 {
+            input.want(4);
+            return Ok(());
+        }
+        let end = 4 + u32::from_be_bytes(prefix) as usize;
+        if input.len() < end {
+            input.want(end);
+            return Ok(());
+        }
+        let frame: Vec<u8> = input.chunks().flatten().copied().take(end).collect();
+        match link.send(&frame) {
+            Ok(()) => input.consume(end),
+            Err(SendError::QueueFull | SendError::NoBuffers) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+fn frame(len: usize) -> Vec<u8> {
+    let body = u32::try_from(len - 4).unwrap();
+    body.to_be_bytes()
+        .into_iter()
+        .chain((4..len).map(|place| u8::try_from(place % 251).unwrap()))
+        .collect()
+}
+
+/// What clients note for the test.
+type Noted = Rc<RefCell<Vec<Duration>>>;
+
+/// Sends a frame, waits for its echo, and notes how long that took; again and again.
+struct Echoer {
+    frame: Vec<u8>,
+    begins: Time,
+    sent: usize,
+    read: usize,
+    asked: Time,
+    rounds: usize,
+    waits: Noted,
+}
+
+impl Client for Echoer {
+    fn ready(&mut self, connection: &mut SimClient, now: Time) -> Result<Next, String> {
+        if now < self.begins {
+            return Ok(Next::Sleep(self.begins));
+        }
+        loop {
+            if self.sent == 0 {
+                self.asked = now;
+            }
+            if let Ok(count) = connection.try_write(&self.frame[self.sent..]) {
+                self.sent += count;
+            }
+            let mut room = [0; 4_096];
+            match connection.try_read(&mut room) {
+                Ok(0) => return Ok(Next::Cut("by an end".to_owned())),
+                Ok(count) => {
+                    if self.frame.get(self.read..self.read + count) != Some(&room[..count]) {
+                        return Err(format!("wrong bytes at {}", self.read));
+                    }
+                    self.read += count;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    return Ok(Next::Wait);
+                }
+                Err(error) => return Ok(Next::Cut(error.to_string())),
+            }
+            if self.read == self.frame.len() {
+                self.waits.borrow_mut().push(now.since(self.asked));
+                (self.sent, self.read, self.rounds) = (0, 0, self.rounds - 1);
+                if self.rounds == 0 {
+                    return Ok(Next::Close);
+                }
+            }
+        }
+    }
+
+    fn waits_for(&self) -> String {
+        format!("byte {} of {}", self.read, self.frame.len())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// Sends half of a frame, and no more.
+    Incomplete,
+    /// Sends frames, and reads nothing.
+    Deaf,
+    /// Sends frames and half of one, and reads nothing.
+    Both,
+}
+
+impl Manner {
+    fn script(self) -> Script {
+        let whole = frame(8_000).repeat(12);
+        let half = frame(FRAME)[..FRAME / 2].to_vec();
+        let sent = match self {
+            Self::Incomplete => half,
+            Self::Deaf => whole,
+            Self::Both => [whole, half].concat(),
+        };
+        Script::new().send(sent).pause(3_600 * SECOND).reset()
+    }
+}
+
+/// How long the honest wait, the longest last; a small newcomer, and one with a whole frame.
+struct Waits {
+    honest: Vec<Duration>,
+    small: Option<Duration>,
+    whole: Option<Duration>,
+}
+
+fn attack(shards: u32, attackers: u32, manner: Manner) -> Result<Waits, SimFailure> {
+    let mut config = SimConfig::new(u64::from(shards) + u64::from(attackers) * 100);
+    config.builder = Server::builder()
+        .shards(shards)
+        .links(attackers + 64)
+        .stall_timeout(Duration::ZERO)
+        .idle(Duration::ZERO);
+    config.lends_window = attackers % 200 == 100;
+    config.faults = Faults::none();
+    config.faults.socket_buffer_bytes = 16 * 1024;
+    let mut sim = Simulation::with(config, Frames);
+    for _ in 0..attackers {
+        sim.connect(manner.script());
+    }
+    let settled = Duration::from_millis(500);
+    let until = sim.now().after(settled);
+    let honest = Noted::default();
+    let echoer = |len, begins: Time, rounds, waits: &Noted| Echoer {
+        frame: frame(len),
+        begins,
+        sent: 0,
+        read: 0,
+        asked: begins,
+        rounds,
+        waits: Rc::clone(waits),
+    };
+    for _ in 0..HONEST {
+        sim.connect(echoer(64, until, ROUNDS, &honest));
+    }
+    let [small, whole] = [(); 2].map(|()| Noted::default());
+    let later = until.after(SECOND / 2);
+    let mut last = sim.connect(echoer(64, later, 1, &small));
+    if attackers <= FEW {
+        last = sim.connect(echoer(FRAME, later, 1, &whole));
+    }
+    sim.run_until(|sim| {
+        let is_over = honest.borrow().len() == HONEST * ROUNDS && sim.has_ended(last);
+        is_over || sim.now() > later.after(4 * SECOND)
+    })?;
+    let mut honest = honest.take();
+    honest.sort_unstable();
+    let only = |waits: &Noted| waits.borrow().first().copied();
+    Ok(Waits { honest, small: only(&small), whole: only(&whole) })
+}
+
+#[test]
+fn crowds_that_hold_what_they_can_do_not_harm_those_who_echo() {
+    for shards in [1, 2, 3, 8] {
+        let alone = attack(shards, 0, Manner::Deaf).unwrap();
+        let [median, p99] = [50, 99].map(|part| percentile(&alone.honest, part));
+        let most = [3 * median, 3 * p99.max(HICCUP_MAX)];
+        for manner in [Manner::Incomplete, Manner::Deaf, Manner::Both] {
+            let crowds: &[u32] =
+                if shards == 1 || shards == 8 { &[300, 1_000, 3_000] } else { &[300, 1_000] };
+            for attackers in crowds.iter().copied() {
+                let waits = attack(shards, attackers, manner).unwrap_or_else(|failure| {
+                    panic!("{shards} shards, {attackers} {manner:?}: {failure}")
+                });
+                let waited = [50, 99].map(|part| percentile(&waits.honest, part));
+                let told = format!(
+                    "{shards} shards, {attackers} {manner:?}: median and p99 {waited:?}, alone \
+                     {median:?} and {p99:?}; a small newcomer {:?}, a whole frame {:?}",
+                    waits.small, waits.whole
+                );
+                println!("{told}");
+                assert_eq!(waits.honest.len(), HONEST * ROUNDS, "{told}");
+                assert!(waited[0] <= most[0] && waited[1] <= most[1], "{told}");
+                assert!(waits.small.is_some_and(|wait| wait < 2 * SECOND), "{told}");
+                if attackers <= FEW {
+                    assert!(waits.whole.is_some_and(|wait| wait < 3 * SECOND), "{told}");
+                }
+            }
+        }
+    }
+}
+
+/// The wait that so many in a hundred do not exceed.
+fn percentile(waits: &[Duration], part: usize) -> Duration {
+    waits[waits.len() * part / 100]
+}
+
+/// Now and then a simulated turn is held up for so long, as if another program had the core.
+const HICCUP_MAX: Duration = Duration::from_millis(1);
