@@ -14,7 +14,7 @@ use util::{
     Case, Record, TestServer, each_back_end, echo, eventually, expect_bytes, expect_end_or_reset,
     finish, meanwhile, now, round_trip,
 };
-use wharf::{DisconnectReason, Handler, Idle, Link, Result};
+use wharf::{DisconnectReason, Handler, Idle, Link, Result, SendError};
 
 each_back_end!(
     a_silent_link_is_closed_in_time_and_one_that_sends_stays,
@@ -67,7 +67,8 @@ fn what_the_server_sends_does_not_keep_a_link(case: &Case) {
     let server = TestServer::start(case.small().idle(IDLE), handler);
     let client = server.connect();
     let id = record.id(0);
-    eventually(|| server.handle.send(id, b"x").is_err(), "the link is closed");
+    let is_gone = || server.handle.send(id, b"x") == Err(SendError::Gone);
+    eventually(is_gone, "the link is closed");
     record.expect(&[DisconnectReason::Idle]);
     drop(client);
     server.stop();

@@ -140,7 +140,7 @@ pub trait Port: Sized {
     }
 
     /// Bytes that have come and that no receive has taken yet. `None` where the system does not tell,
-    /// or on a stale socket.
+    /// or on a stale socket. On Linux bytes behind an urgent one that is unread are not among them.
     ///
     /// # Cost
     ///

@@ -70,7 +70,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             return self.close(index, reason, How::Now);
         }
         slot.phase = Phase::Lingering;
-        slot.heard = self.core.now;
+        (slot.owes, slot.heard) = (false, self.core.now);
         let socket = slot.socket;
         if let Some(socket) = socket {
             self.port.shutdown(socket);

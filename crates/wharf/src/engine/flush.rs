@@ -90,7 +90,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         slot.broken.get_or_insert(reason);
         slot.queue = Chain::new();
         // What waited for room has it, and the end of its input has its time from now on.
-        (slot.handled, slot.heard) = (false, self.core.now);
+        (slot.handled, slot.owes, slot.heard) = (false, false, self.core.now);
         self.core.end_wish(index);
         self.core.settle(index);
         // Whether the receive hears of it, too, is the system's affair: what is there is taken, and
@@ -136,8 +136,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if !slot.queue.is_empty() {
             self.core.mark_dirty(index);
         } else if slot.is_served() && slot.broken.is_none() {
-            // What the peer owes is counted from when nothing was owed to it.
-            slot.heard = self.core.now;
+            slot.output_ends(self.core.now);
             self.drained(index);
             self.watch_idle(index);
         } else if slot.phase == Phase::Flushing {

@@ -34,7 +34,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             self.stops_receives = live
                 .map(|n| slots[slots.live(n)].receiving)
                 .any(|receiving| receiving == Receiving::Cancelling);
-            window = window.min(self.core.shares.lendable_input(0).max(1));
+            window = window.min(self.core.shares.lendable_input(0));
         }
         self.port.set_window(window);
     }
@@ -118,12 +118,20 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             return;
         }
         self.loans_due = Some(now.after(every));
-        let waited = now.since(self.core.slots[first].wishes_since);
+        // The first one may have come before others that have waited longer.
+        let since = |index| self.core.slots[index].wishes_since;
+        let oldest = self.core.waiters.iter().map(since).min().unwrap_or(now);
+        let waited = now.since(oldest);
         if waited < wait / LOOKS || !self.may_time_out {
             return;
         }
         // The first look at what a link's peer has acknowledged is only to compare with.
         self.list_borrowers(wait);
+        if self.borrowers.len() > 1 {
+            // It is not closed for itself.
+            self.borrowers
+                .retain(|borrower| borrower.index != first || borrower.standing == Standing::Holds);
+        }
         if waited < wait || self.core.shared.planted.is(EnginePlant::NeverRevoke) {
             return;
         }
@@ -151,15 +159,23 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         self.close(index, reason, How::Now);
     }
 
+    /// Whether a post was refused since messages were last looked at, and it is time again.
+    pub(super) fn is_to_look_at_posts(&self, now: Time) -> bool {
+        self.core.shared.posts_refused() != self.posts_refused
+            && self.link_time(now) >= self.posts_due
+    }
+
     /// Closes the link that has taken nothing for longest of those that keep posted messages from
-    /// coming home, if a post was refused for want of buffers: one for each refusal.
+    /// coming home, if a post was refused for want of buffers: one in each `loan_wait`, because it
+    /// is not known whose messages they are.
     fn revoke_messages(&mut self) {
         let refused = self.core.shared.posts_refused();
-        if refused == self.posts_refused || !self.may_time_out {
+        let is_due = refused != self.posts_refused && self.core.now >= self.posts_due;
+        if !is_due || !self.may_time_out {
             return;
         }
-        self.posts_refused = refused;
         let wait = self.core.shared.settings.loan_wait;
+        self.posts_refused = refused;
         let mut longest = None;
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live(n);
@@ -174,6 +190,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             }
         }
         if let Some((index, _)) = longest {
+            self.posts_due = self.core.now.after(wait);
             self.revoke(index, DisconnectReason::SlowReader);
         }
     }

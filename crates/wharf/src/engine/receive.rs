@@ -36,7 +36,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             }
             return self.steer(index);
         }
-        slot.heard = now;
+        slot.hear(now);
         if slot.phase == Phase::Draining {
             slot.owed = slot.owed.map(|owed| owed.saturating_sub(len));
             slot.drained = slot.owed == Some(0) || slot.late_bytes > DRAIN_BYTES_MAX;
@@ -63,7 +63,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         match end {
             End::PeerClosed => {
                 slot.input_over = true;
-                slot.heard = self.core.now;
+                slot.hear(self.core.now);
                 if slot.phase == Phase::Lingering {
                     self.close(index, DisconnectReason::PeerClosed, How::Now);
                 } else {

@@ -126,12 +126,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     fn idle(&mut self, index: u32) {
         if self.core.slots[index].wish.is_some() {
             // What it waits for is not its peer's to give.
-            self.core.slots[index].heard = self.core.now;
+            let now = self.core.now;
+            self.core.slots[index].hear(now);
             return;
         }
         let answer = self.call(index, |handler, worker, link| handler.on_idle(worker, link));
         let slot = &mut self.core.slots[index];
-        slot.heard = self.core.now;
+        slot.hear(self.core.now);
         match answer {
             Some(Idle::Keep) => self.after_callback(index, Some(Ok(()))),
             Some(Idle::Close) => {

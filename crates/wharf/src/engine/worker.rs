@@ -54,8 +54,9 @@ pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Hand
     pub(super) loans_due: Option<Time>,
     /// Receives are being cancelled because loans have become tight.
     pub(super) stops_receives: bool,
-    /// Refused posts that the shard has closed a link for.
+    /// Refused posts that the shard has looked at, and when it does so again.
     pub(super) posts_refused: u64,
+    pub(super) posts_due: Time,
     /// The last dequeue came back short: what there was to hear of links has been heard.
     pub(super) may_time_out: bool,
     /// Full dequeues in a row.
@@ -107,6 +108,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             loans_due: None,
             stops_receives: false,
             posts_refused: 0,
+            posts_due: Time::default(),
             may_time_out: true,
             full_turns: 0,
             drain_until: None,
@@ -136,7 +138,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let nothing_is_handed_over = !self.core.shared.is_accepting();
         // The wake-up that told so may have ended the turn before: then this one must not wait.
         let may_be_over = nothing_is_handed_over && self.is_done(true);
-        let at_once = may_be_over || !self.again.is_empty();
+        let at_once = may_be_over || !self.again.is_empty() || self.is_to_look_at_posts(now);
         let wait = if at_once { Some(Duration::ZERO) } else { self.wait(now) };
         let link_time = self.link_time(now);
         self.port.dequeue(&mut self.completions, wait)?;
@@ -184,7 +186,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     /// The links' clock at `now`. It runs with the port's, but leaves out what no link is to blame
     /// for: callbacks that take long, and pauses of the process.
-    fn link_time(&self, now: Time) -> Time {
+    pub(super) fn link_time(&self, now: Time) -> Time {
         let passed = now.since(self.woke);
         self.core.now.after(self.unslept.map_or(passed, |unslept| passed.min(unslept + LAG_MAX)))
     }

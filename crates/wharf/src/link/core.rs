@@ -188,6 +188,7 @@ impl Core {
         }
         if !slot.sending && !slot.dirty {
             (slot.moved, slot.looked) = (self.now, false);
+            slot.output_begins(self.now);
             slot.dirty = true;
             self.dirty.push(index);
         }
@@ -279,7 +280,7 @@ impl Core {
         if slot.wish.take().is_some() {
             self.waiters.remove(index);
             // The peer owed nothing meanwhile.
-            slot.heard = self.now;
+            slot.hear(self.now);
         }
     }
 

@@ -80,6 +80,8 @@ pub(crate) struct Slot {
     pub(crate) broken: Option<DisconnectReason>,
     /// The place is in the list of those that go on in the next turn, whoever has it then.
     pub(crate) goes_on: bool,
+    /// Something is owed to the peer: see `heard`.
+    pub(crate) owes: bool,
     /// It shares a posted message, as its shard's count knows it.
     pub(crate) shares: bool,
     /// What the peer has acknowledged was looked at since the send in flight began.
@@ -114,7 +116,8 @@ pub(crate) struct Slot {
     pub(crate) owed: Option<u32>,
     /// Bytes taken in since the link began to drain or linger, and sent since it began to drain.
     pub(crate) late_bytes: u32,
-    /// Since when the peer owes something: it was heard then, or the last of the output left.
+    /// When the peer was last heard. While something is owed to it, which does not count: how long it
+    /// had been silent when that began, as a time since zero.
     pub(crate) heard: Time,
     /// When the system or the peer last took some of the output.
     pub(crate) moved: Time,
@@ -152,6 +155,7 @@ impl Slot {
             broken: None,
             looked: false,
             goes_on: false,
+            owes: false,
             shares: false,
             socket: None,
             input: Chain::new(),
@@ -184,6 +188,25 @@ impl Slot {
     /// Bytes that the peer has not taken yet, as far as the server knows.
     pub(crate) fn backlog(&self) -> usize {
         self.queue.len() + self.in_flight as usize
+    }
+
+    /// The peer was heard.
+    pub(crate) fn hear(&mut self, now: Time) {
+        self.heard = if self.owes { Time::default() } else { now };
+    }
+
+    /// Output begins: its peer's silence does not count until all of it is out.
+    pub(crate) fn output_begins(&mut self, now: Time) {
+        if !self.owes {
+            (self.owes, self.heard) = (true, Time(now.0.saturating_sub(self.heard.0)));
+        }
+    }
+
+    /// Nothing is owed to the peer any more, whose silence goes on from where it was.
+    pub(crate) fn output_ends(&mut self, now: Time) {
+        if self.owes {
+            (self.owes, self.heard) = (false, Time(now.0.saturating_sub(self.heard.0)));
+        }
     }
 
     /// The send in flight is over.
