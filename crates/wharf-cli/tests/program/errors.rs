@@ -141,7 +141,8 @@ fn settings_that_do_not_fit_are_bad_configuration() {
     );
     refuses(&serve(&["--shards", "4", "--links", "3"]), 3, &["each of 4 shards needs one"]);
     refuses(&serve(&["--buffers", "5999"]), 3, &["buffers is 5999", "fewer links"]);
-    refuses(&serve(&["--send-queue", "1KiB", "--grant", "1KiB"]), 3, &["grant_bytes is 1024"]);
+    refuses(&serve(&["--send-queue", "8KiB", "--grant", "8KiB"]), 3, &["grant_bytes is 8192"]);
+    refuses(&serve(&["--send-queue", "2KiB"]), 3, &["buffer_size is 2048", "twice that"]);
     refuses(&serve(&["--listen", "127.0.0.1"]), 3, &["\"127.0.0.1\"", "127.0.0.1:9527"]);
 }
 
@@ -150,6 +151,6 @@ fn a_foreign_address_and_too_little_memory_are_the_machines_no() {
     // 192.0.2.0/24 is reserved for documentation (RFC 5737).
     let output = run(&mut wharf(&["serve", "--listen", "192.0.2.1:9527"]));
     refuses(&output, 4, &["192.0.2.1:9527", "not an address of this machine"]);
-    let much = ["serve", "--buffers", "16M", "--buffer-size", "1MiB"];
+    let much = ["serve", "--buffers", "16M", "--buffer-size", "1MiB", "--send-queue", "2MiB"];
     refuses(&run(&mut wharf(&much)), 4, &["memory", "fewer links", "smaller buffers"]);
 }
