@@ -199,9 +199,7 @@ fn crowds_that_hold_what_they_can_do_not_harm_those_who_echo() {
         let [median, p99] = [50, 99].map(|part| percentile(&alone.honest, part));
         let most = [3 * median, 3 * p99.max(HICCUP_MAX)];
         for manner in [Manner::Incomplete, Manner::Deaf, Manner::Both] {
-            let crowds: &[u32] =
-                if shards == 1 || shards == 8 { &[300, 1_000, 3_000] } else { &[300, 1_000] };
-            for attackers in crowds.iter().copied() {
+            for attackers in [FEW, 1_000, 3_000] {
                 let waits = attack(shards, attackers, manner).unwrap_or_else(|failure| {
                     panic!("{shards} shards, {attackers} {manner:?}: {failure}")
                 });
