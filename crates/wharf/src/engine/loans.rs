@@ -26,17 +26,21 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             Change::Tight => self.let_all_take_turns(),
             Change::Plenty => self.let_all_receive(),
         }
-        let mut window = self.core.shares.window();
-        if self.stops_receives {
-            // What comes before they have stopped is not asked for, either.
-            let live = 0..self.core.slots.live_count();
-            let slots = &self.core.slots;
-            self.stops_receives = live
-                .map(|n| slots[slots.live(n)].receiving)
-                .any(|receiving| receiving == Receiving::Cancelling);
-            window = window.min(self.core.shares.lendable_input(0));
-        }
+        let window = self.window();
         self.port.set_window(window);
+    }
+
+    /// How many buffers the port may have: while receives are being cancelled, because loans have
+    /// become tight, no more than can be lent, since what still comes was not asked for.
+    fn window(&mut self) -> u32 {
+        let window = self.core.shares.window();
+        if !self.stops_receives {
+            return window;
+        }
+        let slots = &self.core.slots;
+        self.stops_receives = (0..slots.live_count())
+            .any(|n| slots[slots.live(n)].receiving == Receiving::Cancelling);
+        window.min(self.core.shares.lendable_input(0))
     }
 
     /// Loans have become tight: links that receive without having asked take turns from now on.
