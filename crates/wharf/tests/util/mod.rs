@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_macros, reason = "each test file uses a part of it")]
 
 pub(crate) mod attack;
+pub(crate) mod functions;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::SockRef;
@@ -13,7 +14,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wharf::{
     BackEnd, Builder, DisconnectReason, Handle, Handler, Input, Link, LinkId, Result,
@@ -147,6 +148,18 @@ impl TestServer {
 
     pub(crate) fn connect(&self) -> TcpStream {
         connect(self.address)
+    }
+
+    /// Writes `bytes`, and waits until the server has received them.
+    #[track_caller]
+    pub(crate) fn deliver(&self, mut stream: &TcpStream, bytes: &[u8]) {
+        let received = self.stats().received_bytes + bytes.len() as u64;
+        stream.write_all(bytes).unwrap();
+        let deadline = now() + PATIENCE;
+        while self.stats().received_bytes != received {
+            assert!(now() < deadline, "{received} bytes are not received: {:?}", self.stats());
+            std::thread::yield_now();
+        }
     }
 
     /// Waits until this many links are open, and no more.
@@ -306,6 +319,41 @@ where
 
     fn on_disconnect(&self, link: &mut Link<'_>, reason: DisconnectReason) {
         self.record.disconnected(link, reason);
+    }
+}
+
+/// Holds a callback until the test goes on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hold(Arc<(AtomicBool, AtomicBool)>);
+
+impl Hold {
+    /// In the callback.
+    pub(crate) fn enter(&self) {
+        let (is_held, is_over) = &*self.0;
+        let end = now() + PATIENCE;
+        is_held.store(true, Ordering::SeqCst);
+        while !is_over.load(Ordering::SeqCst) && now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits for the callback.
+    #[track_caller]
+    pub(crate) fn wait(&self) {
+        eventually(|| self.0.0.load(Ordering::SeqCst), "a callback is held");
+    }
+
+    pub(crate) fn release(&self) {
+        self.0.1.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Hold {
+    /// A test that fails does not keep the server.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.release();
+        }
     }
 }
 
@@ -582,6 +630,12 @@ pub(crate) fn enough_files(needed: u64) -> bool {
     }
     setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
     true
+}
+
+/// Bytes that the server's ports may receive before a link is told to stop.
+pub(crate) fn receive_windows(server: &TestServer) -> u64 {
+    let plan = server.running().plan();
+    plan.terms().find(|(name, _)| *name == "receive windows").unwrap().1
 }
 
 /// Bytes of this process that are in memory.
