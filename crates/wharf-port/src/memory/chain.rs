@@ -112,6 +112,28 @@ impl Chain {
         self.append_slices(pool, message.slices(), message.len(), owner, buffers_max)
     }
 
+    /// Copies all of `slices` behind what is here, as one [`append`](Self::append) of the bytes of
+    /// all of them would. A clone of the iterator has to yield the same slices.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`] if that is not possible for all of the bytes; then nothing changed.
+    ///
+    /// # Cost
+    ///
+    /// Walks over the slices up to three times, and copies their bytes once; allocates nothing.
+    pub fn append_all<'d>(
+        &mut self,
+        pool: &BufferPool,
+        slices: impl Iterator<Item = &'d [u8]> + Clone,
+        owner: Owner,
+        buffers_max: u32,
+    ) -> Result<(), NoRoom> {
+        // No pool has as many bytes as the sum can be wrong by.
+        let len = slices.clone().fold(0_usize, |len, slice| len.saturating_add(slice.len()));
+        self.append_slices(pool, slices, len, owner, buffers_max)
+    }
+
     #[inline]
     fn append_slices<'d>(
         &mut self,
@@ -453,6 +475,17 @@ impl Chain {
     #[inline]
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> + Clone {
         Slices::new(self)
+    }
+
+    /// The bytes from the one at position `at` on, as [`slices`](Self::slices) has them; none if
+    /// the chain is not longer than `at`. Position 0 is the first byte that is left in the chain.
+    ///
+    /// # Cost
+    ///
+    /// Walks over the entries before the position, and over the buffers of the message that it is
+    /// in, if it is in one; reads no byte.
+    pub fn slices_from(&self, at: usize) -> impl Iterator<Item = &[u8]> + Clone {
+        Slices::new(self).behind(at)
     }
 
     /// The entries with their indexes and the bytes that are left in each.

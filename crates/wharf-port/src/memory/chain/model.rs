@@ -66,6 +66,12 @@ impl Tested {
         assert_eq!(chain.entries() as usize, self.entries.len(), "{what}");
     }
 
+    fn check_from(&self, at: usize, what: &str) {
+        let expected = self.bytes().split_off(at.min(self.chain.len()));
+        assert_eq!(self.chain.slices_from(at).collect::<Vec<_>>().concat(), expected, "{what}");
+        assert!(self.chain.slices_from(at).all(|slice| !slice.is_empty()), "{what}");
+    }
+
     fn appended(&mut self, data: &[u8]) {
         let (here, rest) = data.split_at(data.len().min(self.room));
         if let Some((_, last)) = self.entries.back_mut() {
@@ -168,7 +174,7 @@ impl Run {
     fn step(&mut self) -> usize {
         let operation = self.random.below(10);
         match operation {
-            0..=2 => self.append(operation == 2),
+            0..=2 => self.append(operation),
             3 => self.push(),
             4 | 5 => self.push_message(),
             6 => {
@@ -193,7 +199,7 @@ impl Run {
         data
     }
 
-    fn append(&mut self, from_message: bool) {
+    fn append(&mut self, operation: usize) {
         let data = self.data();
         let buffers_max = self.random.below(12);
         let needed = data.len().saturating_sub(self.tested.room).div_ceil(SIZE);
@@ -201,11 +207,16 @@ impl Run {
         let fits = needed <= buffers_max.min(free);
         let buffers_max = u32::try_from(buffers_max).unwrap();
         let (chain, owner) = (&mut self.tested.chain, Owner::SendQueue);
-        let result = if from_message {
-            let Ok(message) = self.messages.message_of(&data) else { return };
-            chain.append_copy_of(&self.pool, &message, owner, buffers_max)
-        } else {
-            chain.append(&self.pool, &data, owner, buffers_max)
+        let result = match operation {
+            0 => chain.append(&self.pool, &data, owner, buffers_max),
+            1 => {
+                let slices = data.chunks(1 + self.random.below(2 * SIZE));
+                chain.append_all(&self.pool, slices, owner, buffers_max)
+            }
+            _ => {
+                let Ok(message) = self.messages.message_of(&data) else { return };
+                chain.append_copy_of(&self.pool, &message, owner, buffers_max)
+            }
         };
         assert_eq!(result.is_ok(), fits);
         if fits {
@@ -259,8 +270,10 @@ impl Run {
         }
     }
 
-    fn check(&self, what: &str) {
+    fn check(&mut self, what: &str) {
         self.tested.check(what);
+        let at = self.random.below(self.tested.chain.len() + 2);
+        self.tested.check_from(at, &format!("{what}, from {at}"));
         self.taken.check(what);
         let held = self.tested.buffers() + self.taken.buffers();
         assert_eq!(self.pool.free() as usize + held, 24, "{what}");

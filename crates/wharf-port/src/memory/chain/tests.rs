@@ -42,6 +42,41 @@ fn append_is_all_or_nothing() {
 }
 
 #[test]
+fn many_slices_are_appended_as_one() {
+    let pool = pool(3);
+    let mut chain = pool.chain_of(&[1; 60], Owner::SendQueue).unwrap();
+    let slices: [&[u8]; 5] = [b"", &[2; 50], b"", &[3; 60], &[4; 23]];
+    let mut too_many = slices.iter().copied();
+    assert_eq!(chain.append_all(&pool, too_many.clone(), Owner::SendQueue, 9), Err(NoRoom));
+    let endless = std::iter::repeat_n(&[7; 64][..], usize::MAX).take(3);
+    assert_eq!(chain.append_all(&pool, endless, Owner::SendQueue, 9), Err(NoRoom));
+    assert_eq!((bytes(&chain), chain.buffers(), pool.free()), (vec![1; 60], 1, 2));
+    too_many.next_back();
+    chain.append_all(&pool, too_many, Owner::SendQueue, 2).unwrap();
+    assert_eq!(bytes(&chain), [vec![1; 60], vec![2; 50], vec![3; 60]].concat());
+    chain.append_all(&pool, std::iter::empty(), Owner::SendQueue, 0).unwrap();
+    assert_eq!((chain.len(), chain.buffers()), (170, 3));
+}
+
+#[test]
+fn the_bytes_can_be_read_from_any_position() {
+    let (messages, pool) = (messages(5), pool(4));
+    let all: Vec<u8> = (0..=255).collect();
+    let mut chain = pool.chain_of(&all[..70], Owner::SendQueue).unwrap();
+    chain.push_message(&pool, messages.message_of(&all[70..200]).unwrap()).unwrap();
+    chain.append(&pool, &all[200..], Owner::SendQueue, 9).unwrap();
+    for sent in [0, 3, 64, 80, 130, 140, 199, 201] {
+        chain.advance(sent + chain.len() - 256);
+        for at in 0..=chain.len() + 1 {
+            let found = chain.slices_from(at).collect::<Vec<_>>();
+            assert_eq!(found.concat(), all[(sent + at).min(256)..], "{sent} sent, from {at}");
+            assert!(found.iter().all(|slice| !slice.is_empty()), "{sent} sent, from {at}");
+        }
+    }
+    assert_eq!(Chain::new().slices_from(0).count(), 0);
+}
+
+#[test]
 fn advance_drops_whole_buffers_and_skips_parts() {
     let pool = pool(3);
     let all: Vec<u8> = (0..150).collect();
