@@ -1,5 +1,6 @@
 //! A chain: buffers and messages that leave as one unbroken run of bytes.
 
+mod fill;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod model;
@@ -14,6 +15,7 @@ use super::error::NoRoom;
 use super::ledger::Owner;
 use super::message::{Message, Position};
 use super::pool::{BufferPool, Inner};
+pub use fill::Filled;
 use slices::{Slices, behind};
 use std::fmt;
 use std::ptr::NonNull;

@@ -47,7 +47,7 @@ mod slots;
 mod tests;
 
 pub use buffer::Buffer;
-pub use chain::Chain;
+pub use chain::{Chain, Filled};
 pub use error::{MemoryError, NoRoom};
 pub use ledger::{Ledger, LedgerView, Owner};
 pub use message::{Message, MessagePool, MessagePoolConfig};

@@ -172,7 +172,7 @@ impl Run {
 
     /// One random operation; returns its number.
     fn step(&mut self) -> usize {
-        let operation = self.random.below(10);
+        let operation = self.random.below(11);
         match operation {
             0..=2 => self.append(operation),
             3 => self.push(),
@@ -186,7 +186,8 @@ impl Run {
                 let len = self.random.below(self.tested.chain.len() + 2);
                 self.tested.truncate(len);
             }
-            _ => self.push_packed(),
+            9 => self.push_packed(),
+            _ => self.append_from(),
         }
         operation
     }
@@ -222,6 +223,53 @@ impl Run {
         if fits {
             self.tested.appended(&data);
         }
+    }
+
+    /// From a source that claims too much, gives a byte at a time, or is interrupted, and at the
+    /// end of its data would block, fails, ends, or panics.
+    fn append_from(&mut self) {
+        let data = self.data();
+        let [at_end, buffers_max] = [4, 9].map(|limit| self.random.below(limit));
+        let (len_max, mut read_len) = (self.random.len(), 0);
+        let free = self.pool.free() as usize;
+        let expected = self.tested.room.saturating_add(buffers_max.min(free) * SIZE).min(len_max);
+        let random = &mut self.random;
+        let mut read = |room: &mut [u8]| {
+            assert!(!room.is_empty() && room.iter().all(|byte| [0, 0xEE].contains(byte)));
+            let rest = &data[read_len..];
+            if rest.is_empty() {
+                match at_end {
+                    0 => return Ok(0),
+                    1 => return Err(std::io::ErrorKind::WouldBlock.into()),
+                    2 => return Err(std::io::ErrorKind::BrokenPipe.into()),
+                    _ => std::panic::resume_unwind(Box::new("planned")),
+                }
+            }
+            let style = random.below(4);
+            if style == 0 {
+                return Err(std::io::ErrorKind::Interrupted.into());
+            }
+            let len = rest.len().min(if style == 1 { 1 } else { room.len() });
+            // What is behind the bytes that it claims is not taken for bytes.
+            room.fill(0xEE);
+            room[..len].copy_from_slice(&rest[..len]);
+            read_len += len;
+            Ok(if style == 3 && len == room.len() { usize::MAX } else { len })
+        };
+        let (chain, pool) = (&mut self.tested.chain, &self.pool);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let buffers_max = u32::try_from(buffers_max).unwrap();
+            chain.append_from(pool, Owner::SendQueue, buffers_max, len_max, &mut read)
+        }));
+        assert_eq!(read_len, data.len().min(expected));
+        let is_at_end = data.len() < expected;
+        if let Ok(filled) = result {
+            assert_eq!((filled.len, filled.ended), (read_len, is_at_end && at_end == 0));
+            assert_eq!(filled.error.is_some(), is_at_end && at_end == 2);
+        } else {
+            assert!(is_at_end && at_end == 3);
+        }
+        self.tested.appended(&data[..read_len]);
     }
 
     fn push(&mut self) {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::memory::{MessagePool, MessagePoolConfig, PoolConfig};
+use std::io::{self, Read};
 
 fn pool(buffers: u32) -> BufferPool {
     let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(buffers) };
@@ -56,6 +57,75 @@ fn many_slices_are_appended_as_one() {
     assert_eq!(bytes(&chain), [vec![1; 60], vec![2; 50], vec![3; 60]].concat());
     chain.append_all(&pool, std::iter::empty(), Owner::SendQueue, 0).unwrap();
     assert_eq!((chain.len(), chain.buffers()), (170, 3));
+}
+
+#[test]
+fn a_source_is_read_into_the_room_that_is_there_and_no_further() {
+    let pool = pool(4);
+    let mut chain = pool.chain_of(&[1; 60], Owner::SendQueue).unwrap();
+    let mut source = io::repeat(2);
+    let mut shown = Vec::new();
+    let mut read = |room: &mut [u8]| {
+        shown.push(room.len());
+        source.read(room)
+    };
+    let filled = chain.append_from(&pool, Owner::Application, 9, 100, &mut read);
+    assert_eq!((filled.len, filled.ended, chain.len(), chain.buffers()), (100, false, 160, 3));
+    assert!(filled.error.is_none());
+    let filled = chain.append_from(&pool, Owner::Application, 0, 1000, &mut read);
+    assert_eq!((filled.len, filled.ended, chain.room(), pool.free()), (32, false, 0, 1));
+    let filled = chain.append_from(&pool, Owner::Application, 9, 1000, &mut read);
+    assert_eq!((filled.len, filled.ended, chain.buffers(), pool.free()), (64, false, 4, 0));
+    assert_eq!(chain.append_from(&pool, Owner::Application, 9, 0, &mut read).len, 0);
+    assert_eq!(shown, [4, 64, 32, 32, 64]);
+    assert_eq!(bytes(&chain), [[1; 60].as_slice(), &[2; 196]].concat());
+    assert_eq!((pool.ledger().send_queue, pool.ledger().application), (1, 3));
+}
+
+#[test]
+fn what_came_before_an_error_stays_and_an_empty_buffer_goes_back() {
+    let pool = pool(3);
+    for (kind, is_error) in [(io::ErrorKind::WouldBlock, false), (io::ErrorKind::BrokenPipe, true)]
+    {
+        let mut chain = Chain::new();
+        let mut results =
+            [Ok(64), Err(io::ErrorKind::Interrupted.into()), Err(kind.into())].into_iter();
+        let mut read = |_: &mut [u8]| results.next().unwrap();
+        let filled = chain.append_from(&pool, Owner::Application, 9, 200, &mut read);
+        assert_eq!((filled.len, filled.ended, filled.error.is_some()), (64, false, is_error));
+        assert_eq!((bytes(&chain), pool.free(), pool.free_entries()), (vec![0; 64], 2, 4));
+    }
+}
+
+#[test]
+fn a_source_that_lies_or_ends_or_panics_harms_nothing() {
+    let pool = pool(2);
+    pool.chain_of(&[7; 128], Owner::Application).unwrap();
+    let mut chain = Chain::new();
+    let mut results = [Ok(1000), Ok(9), Ok(0)].into_iter();
+    let mut read = |room: &mut [u8]| {
+        assert!(room.iter().all(|byte| *byte == 0), "old bytes are shown");
+        results.next().unwrap_or_else(|| std::panic::resume_unwind(Box::new("planned")))
+    };
+    let filled = chain.append_from(&pool, Owner::Application, 9, 99, &mut read);
+    assert_eq!((filled.len, filled.ended, bytes(&chain)), (73, true, vec![0; 73]));
+    for sent in [0, 9, 64] {
+        chain.advance(sent);
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            chain.append_from(&pool, Owner::Application, 9, 99, &mut read)
+        }));
+        assert!(caught.is_err());
+        assert_eq!(bytes(&chain).len(), chain.len());
+        assert_eq!(pool.free() + chain.buffers(), 2);
+    }
+    assert!(chain.is_empty());
+}
+
+#[test]
+#[should_panic(expected = "another pool's table")]
+fn a_source_is_not_read_into_another_pools_buffers() {
+    let mut chain = pool(1).chain_of(b"x", Owner::Application).unwrap();
+    chain.append_from(&pool(1), Owner::Application, 1, 1, &mut |_| Ok(1));
 }
 
 #[test]
