@@ -8,6 +8,7 @@ mod slices;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
+mod transfer;
 
 use super::buffer::Buffer;
 use super::entries::{Entry, EntryTable};

@@ -127,6 +127,19 @@ impl Tested {
         }
     }
 
+    /// Takes over from the chain which entries there are.
+    fn set_entries(&mut self) {
+        let mut bytes = self.chain.slices().flatten().copied();
+        self.entries = self
+            .chain
+            .walk()
+            .map(|(_, entry, left)| {
+                (matches!(entry, Entry::Message(_)), bytes.by_ref().take(left).collect())
+            })
+            .collect();
+        self.room = self.chain.room();
+    }
+
     fn take_front(&mut self, len_max: usize) -> Self {
         let chain = self.chain.take_front(len_max);
         let mut front = Self { chain, ..Self::new() };
@@ -172,7 +185,7 @@ impl Run {
 
     /// One random operation; returns its number.
     fn step(&mut self) -> usize {
-        let operation = self.random.below(11);
+        let operation = self.random.below(12);
         match operation {
             0..=2 => self.append(operation),
             3 => self.push(),
@@ -187,7 +200,8 @@ impl Run {
                 self.tested.truncate(len);
             }
             9 => self.push_packed(),
-            _ => self.append_from(),
+            10 => self.append_from(),
+            _ => self.move_front(),
         }
         operation
     }
@@ -316,6 +330,35 @@ impl Run {
             self.taken.entries.extend(front.entries);
             self.taken.room = front.room;
         }
+    }
+
+    /// Which entries move and which are copied is not said here, but for how few there are.
+    fn move_front(&mut self) {
+        let (tested, taken) = (&mut self.tested, &mut self.taken);
+        let (mut from, mut to) = (tested.bytes(), taken.bytes());
+        let (before, messages_before) = (taken.buffers(), taken.entries.len() - taken.buffers());
+        let (len_max, buffers_max) = (self.random.len(), self.random.below(6));
+        let limit = u32::try_from(buffers_max).unwrap();
+        let moved = tested.chain.move_front(
+            &self.pool,
+            &mut taken.chain,
+            len_max,
+            Owner::KernelSend,
+            limit,
+        );
+        to.extend(from.drain(..moved));
+        taken.set_entries();
+        tested.set_entries();
+        assert_eq!((tested.bytes(), taken.bytes()), (from, to));
+        let added = taken.buffers() - before;
+        assert!(moved <= len_max && added <= buffers_max);
+        if moved < len_max && !tested.entries.is_empty() {
+            assert!(added == buffers_max || self.pool.free() == 0);
+            assert_eq!(taken.room, 0, "there was room for more");
+        }
+        // Of two buffers side by side, and the messages end such rows, one at least is half full.
+        let rows = 1 + taken.entries.len() - taken.buffers() - messages_before;
+        assert!(added <= 2 * rows + moved.div_ceil(SIZE / 2), "{added} buffers for {moved}");
     }
 
     fn check(&mut self, what: &str) {

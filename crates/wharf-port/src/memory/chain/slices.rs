@@ -122,3 +122,17 @@ pub(super) fn behind<'d>(
         &slice[skipped..]
     })
 }
+
+/// The first `len` bytes of `slices`.
+#[inline]
+pub(super) fn front_of<'d>(
+    slices: impl Iterator<Item = &'d [u8]> + Clone,
+    len: usize,
+) -> impl Iterator<Item = &'d [u8]> + Clone {
+    let mut left = len;
+    slices.map_while(move |slice| {
+        let shown = left.min(slice.len());
+        left -= shown;
+        (shown > 0).then(|| &slice[..shown])
+    })
+}

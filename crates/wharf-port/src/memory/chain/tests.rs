@@ -128,6 +128,80 @@ fn a_source_is_not_read_into_another_pools_buffers() {
     chain.append_from(&pool(1), Owner::Application, 1, 1, &mut |_| Ok(1));
 }
 
+/// Where the bytes of each buffer of a chain are.
+fn addresses(chain: &Chain) -> Vec<*const u8> {
+    chain.slices().map(<[u8]>::as_ptr).collect()
+}
+
+#[test]
+fn full_buffers_move_themselves_and_a_part_is_copied() {
+    let pool = pool(6);
+    let all: Vec<u8> = (0..=255).collect();
+    let mut from = pool.chain_of(&all[..200], Owner::Application).unwrap();
+    let before = addresses(&from);
+    let mut to = Chain::new();
+    assert_eq!(from.move_front(&pool, &mut to, 150, Owner::SendQueue, 9), 150);
+    assert_eq!((bytes(&to), bytes(&from)), (all[..150].to_vec(), all[150..200].to_vec()));
+    assert_eq!((addresses(&to)[..2].to_vec(), to.buffers()), (before[..2].to_vec(), 3));
+    assert_eq!((pool.ledger().send_queue, pool.ledger().application, pool.free()), (3, 2, 1));
+    // The rest of the third, 42 bytes, is half full and moves; of the fourth, 8 bytes are copied
+    // behind it.
+    assert_eq!(from.move_front(&pool, &mut to, usize::MAX, Owner::SendQueue, 1), 50);
+    assert_eq!((bytes(&to), to.buffers(), pool.free()), (all[..200].to_vec(), 4, 2));
+    assert_eq!((from.len(), from.entries(), pool.ledger().application), (0, 0, 0));
+}
+
+#[test]
+fn moving_stops_at_the_limit_of_buffers_and_at_an_empty_pool() {
+    let pool = pool(4);
+    let all: Vec<u8> = (0..=255).collect();
+    let mut from = pool.chain_of(&all[..190], Owner::Application).unwrap();
+    let mut to = pool.chain_of(&[7; 60], Owner::SendQueue).unwrap();
+    // What fits behind the 60 bytes is copied, because no buffer may come.
+    assert_eq!(from.move_front(&pool, &mut to, 100, Owner::SendQueue, 0), 4);
+    assert_eq!(from.move_front(&pool, &mut to, 100, Owner::SendQueue, 0), 0);
+    // The pool is empty, so the consumed buffer moves, and nothing of the next can.
+    assert_eq!(from.move_front(&pool, &mut to, 80, Owner::SendQueue, 9), 64);
+    assert_eq!((from.len(), to.len(), to.room()), (122, 128, 0));
+    assert_eq!(bytes(&to)[60..], all[..68]);
+    assert_eq!(from.move_front(&pool, &mut to, 9, Owner::SendQueue, 9), 0);
+    assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 1), 64);
+    assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 1), 58);
+    assert_eq!(bytes(&to)[60..], all[..190]);
+    assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 1), 0);
+}
+
+#[test]
+fn small_buffers_that_move_are_packed() {
+    let pool = pool(8);
+    let mut from = Chain::new();
+    for number in 0..7 {
+        let mut buffer = pool.acquire(Owner::Application).unwrap();
+        buffer.append(&[number; 20]);
+        from.push(&pool, buffer).unwrap();
+    }
+    let (expected, mut to) = (bytes(&from), Chain::new());
+    assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 9), 140);
+    assert_eq!((bytes(&to), to.buffers(), pool.free()), (expected, 3, 5));
+}
+
+#[test]
+fn a_message_moves_whole_and_is_copied_in_part() {
+    let (messages, pool) = (messages(4), pool(4));
+    let all: Vec<u8> = (0..=255).collect();
+    let mut from = Chain::new();
+    from.push_message(&pool, messages.message_of(&all[..100]).unwrap()).unwrap();
+    from.push_message(&pool, messages.message_of(&all[100..164]).unwrap()).unwrap();
+    let mut to = Chain::new();
+    assert_eq!(from.move_front(&pool, &mut to, 130, Owner::SendQueue, 0), 100);
+    assert_eq!((to.messages(), to.buffers(), from.messages()), (1, 0, 1));
+    assert_eq!(from.move_front(&pool, &mut to, 30, Owner::SendQueue, 1), 30);
+    assert_eq!((to.messages(), to.buffers(), from.messages(), to.len()), (1, 1, 1, 130));
+    assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 9), 34);
+    assert_eq!((bytes(&to), from.messages(), messages.free()), (all[..164].to_vec(), 0, 2));
+    assert_eq!((to.buffers(), pool.ledger().send_queue), (1, 1));
+}
+
 #[test]
 fn the_bytes_can_be_read_from_any_position() {
     let (messages, pool) = (messages(5), pool(4));
