@@ -1,7 +1,7 @@
 //! What must hold in a shard between two turns; only simulations ask.
 
 use super::worker::Worker;
-use crate::handler::Handler;
+use crate::service::Service;
 use crate::link::slot::{Phase, Receiving, Slot};
 use crate::server::shared::Command;
 use crate::shares::Loan;
@@ -27,7 +27,7 @@ macro_rules! ensure {
 }
 pub(crate) use ensure;
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Looks at every live place.
     ///
     /// # Errors
