@@ -25,8 +25,9 @@
 //!   [`Chain`], which alone reads it by `&self` and changes it by `&mut self`.
 //! - **INV-MESSAGE-1** A buffer of a [`MessagePool`] is in exactly one place: on the free list, or in
 //!   one message, which is named by one or more [`Message`] handles that count as its references.
-//! - **INV-MESSAGE-2** Bytes of a message are written before its first handle is made, and not
-//!   again before the last one is gone.
+//! - **INV-MESSAGE-2** Bytes of a message are written before its first handle is made, or while a
+//!   [`MessageBuilder`] has its only handle and shows it to nobody, and not again before the last
+//!   handle is gone.
 //! - **INV-MESSAGE-3** A message pool's memory outlives every handle into it: the handles to one
 //!   message have one count of the pool's `Arc`, which the last of them gives back.
 
@@ -50,5 +51,5 @@ pub use buffer::Buffer;
 pub use chain::{Chain, Filled};
 pub use error::{MemoryError, NoRoom};
 pub use ledger::{Ledger, LedgerView, Owner};
-pub use message::{Message, MessagePool, MessagePoolConfig};
+pub use message::{Message, MessageBuilder, MessagePool, MessagePoolConfig};
 pub use pool::{BufferPool, PoolConfig};
