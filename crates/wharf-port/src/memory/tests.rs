@@ -211,6 +211,23 @@ fn a_message_is_built_piece_by_piece() {
 }
 
 #[test]
+fn messages_that_are_built_at_once_have_their_own_buffers() {
+    let messages = messages(8);
+    let mut builders = [0_u8, 1].map(|_| messages.builder().unwrap());
+    for _ in 0..5 {
+        for (byte, builder) in (0..).zip(&mut builders) {
+            builder.write(&[byte; 50]).unwrap();
+        }
+    }
+    assert_eq!(messages.free(), 0);
+    for (byte, builder) in (0..).zip(builders) {
+        assert_eq!(bytes(&builder.finish()), [byte; 250]);
+    }
+    assert_eq!(messages.free(), 8);
+    assert_eq!(bytes(&messages.message_of(&[2; 512]).unwrap()), [2; 512]);
+}
+
+#[test]
 fn a_piece_of_a_message_is_written_whole_or_not_at_all() {
     use std::fmt::Write;
     let messages = messages(3);
