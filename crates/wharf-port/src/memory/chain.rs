@@ -4,6 +4,7 @@ mod fill;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod model;
+mod parcel;
 mod slices;
 #[cfg(test)]
 #[cfg(not(loom))]
@@ -17,6 +18,7 @@ use super::ledger::Owner;
 use super::message::{Message, Position};
 use super::pool::{BufferPool, Inner};
 pub use fill::Filled;
+pub use parcel::Parcel;
 use slices::{Slices, behind};
 use std::fmt;
 use std::ptr::NonNull;
@@ -28,8 +30,8 @@ use std::ptr::NonNull;
 /// bytes of the first entry that have been sent already are skipped. Dropping a chain frees the
 /// entries, the buffers, and the messages that nothing else holds.
 ///
-/// A chain stays on the thread of its pool; what goes to another thread is a
-/// [`Message`]:
+/// A chain stays on the thread of its pool; what goes to another thread is a [`Message`], or a
+/// [`Parcel`] that comes back:
 ///
 /// ```compile_fail,E0277
 /// fn elsewhere<T: Send>() {}
@@ -625,8 +627,8 @@ fn table_of<'a>(pool: Option<NonNull<Inner>>) -> &'a EntryTable {
     #[expect(clippy::expect_used, reason = "callers have an entry, or a pool's handle, in hand")]
     let pool = pool.expect("a chain with entries knows its table");
     // SAFETY: the caller has a handle to the pool or an entry of its table, and a pool outlives
-    // both (INV-POOL-3). The reference is used within one call of a method of `Chain`, while that
-    // is so.
+    // both (INV-POOL-3). The reference is used within one call of a method of `Chain` or `Parcel`,
+    // while that is so.
     &unsafe { pool.as_ref() }.entries
 }
 
