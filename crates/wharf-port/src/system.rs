@@ -183,6 +183,10 @@ impl<T: Send> Port for SystemPort<T> {
         forward!(mut self, port => port.unread_bytes(socket))
     }
 
+    fn local_address(&mut self, socket: Socket) -> Option<SocketAddr> {
+        forward!(mut self, port => port.local_address(socket))
+    }
+
     fn now(&self) -> Time {
         forward!(self, port => port.now())
     }

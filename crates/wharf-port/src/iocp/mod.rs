@@ -211,6 +211,10 @@ impl<T: Send> Port for IocpPort<T> {
         state::link(&mut self.table, socket).and_then(|(_, handle, _)| handle.unread_bytes())
     }
 
+    fn local_address(&mut self, socket: Socket) -> Option<SocketAddr> {
+        state::link(&mut self.table, socket).and_then(|(_, handle, _)| handle.local_address())
+    }
+
     fn shutdown(&mut self, socket: Socket) {
         if let Some((_, handle, _)) = state::link(&mut self.table, socket) {
             handle.shutdown();

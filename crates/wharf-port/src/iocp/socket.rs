@@ -106,6 +106,11 @@ impl Handle {
         (result == 0).then_some(u64::from(bytes))
     }
 
+    /// The address of this end.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()
+    }
+
     /// Makes closing the socket a reset.
     pub(super) fn reset_on_close(&self) {
         let at_once = LINGER { l_onoff: 1, l_linger: 0 };

@@ -275,10 +275,10 @@ impl Shared {
         pool: &MessagePool,
         payload: &impl Payload,
     ) -> Result<Message, PostError> {
-        let mut building = Building { message: pool.builder(), len: 0, is_over: false };
+        let mut building = Building { message: pool.builder().ok(), len: 0 };
         payload.write(&mut building).map_err(|DoesNotFit| PostError::TooLarge)?;
         self.check_post_len(building.len)?;
-        if building.is_over { Err(PostError::Full) } else { Ok(building.message.finish()) }
+        building.message.map(MessageBuilder::finish).ok_or(PostError::Full)
     }
 
     fn check_post_len(&self, len: usize) -> Result<(), PostError> {
@@ -445,14 +445,14 @@ impl Shared {
 
 /// A message of several parts that is being made.
 struct Building {
-    message: MessageBuilder,
+    /// `None`: there were too few buffers.
+    message: Option<MessageBuilder>,
     len: usize,
-    is_over: bool,
 }
 
 impl Parts for Building {
     fn add(&mut self, bytes: &[u8]) {
         self.len = self.len.saturating_add(bytes.len());
-        self.is_over = self.is_over || self.message.write(bytes).is_err();
+        self.message.take_if(|message| message.write(bytes).is_err());
     }
 }
