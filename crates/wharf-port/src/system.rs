@@ -8,7 +8,7 @@ use crate::port::{
     Completions, Counters, Key, Operation, OperationKind, Port, PortConfig, PortError, Poster,
     Refused, Socket, SubmitError, Time,
 };
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]

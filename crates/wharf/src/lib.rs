@@ -84,6 +84,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod acts;
 mod address;
 mod engine;
 mod error;
@@ -118,8 +119,8 @@ pub use server::{
     StopSignal, StopSignals,
 };
 pub use stats::{Stats, WorkerStats};
-pub use worker::{Worker, WorkerId};
 pub use wharf_port::memory::Ledger;
+pub use worker::{Worker, WorkerId};
 
 /// What may go to other threads.
 const _: () = {

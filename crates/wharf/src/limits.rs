@@ -319,7 +319,10 @@ mod tests {
     fn all_faults_are_reported_at_once() {
         let settings = Settings { links: 0, buffer_size_bytes: 8, ..Settings::default() };
         let text = settings.check().unwrap_err().to_string();
-        assert!(text.contains("links_max is 0") && text.contains("buffer_size_bytes is 8"), "{text}");
+        assert!(
+            text.contains("links_max is 0") && text.contains("buffer_size_bytes is 8"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -335,9 +338,11 @@ mod tests {
         let with = |buffers| Settings { buffers: Some(buffers), ..shape.clone() };
         with(least).check().unwrap();
         let text = with(least - 1).check().unwrap_err().to_string();
-        for part in
-            [format!("buffer_count is {}", least - 1), format!("from {least} to"), "2 shards".into()]
-        {
+        for part in [
+            format!("buffer_count is {}", least - 1),
+            format!("from {least} to"),
+            "2 shards".into(),
+        ] {
             assert!(text.contains(&part), "{part}: {text}");
         }
     }

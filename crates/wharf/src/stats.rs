@@ -82,7 +82,7 @@ pub struct Stats {
     /// Connections that `on_connect` refused.
     pub rejects: u64,
     /// Links closed, by reason, in the order of [`DisconnectReason::ALL`].
-    closes: [u64; DisconnectReason::ALL.len()],
+    pub(crate) closes: [u64; DisconnectReason::ALL.len()],
     /// Links closed by force because a drain ran out of time.
     pub cut: u64,
     /// Calls of `on_receive`.

@@ -216,7 +216,7 @@ impl<T: Send> Port for EpollPort<T> {
     }
 
     fn local_address(&mut self, socket: Socket) -> Option<SocketAddr> {
-        crate::linux::local_address(&self.sockets.get_mut(socket)?.state.fd)
+        linux::local_address(&self.sockets.get_mut(socket)?.state.fd)
     }
 
     fn now(&self) -> Time {

@@ -33,7 +33,7 @@ use state::{Accept, Link, Listener, Member, Receive, Role, Table};
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::windows::io::{AsRawSocket, OwnedSocket};
 use std::sync::Arc;
 use std::time::Duration;

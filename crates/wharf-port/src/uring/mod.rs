@@ -308,7 +308,7 @@ impl<T: Send> Port for UringPort<T> {
     }
 
     fn local_address(&mut self, socket: Socket) -> Option<SocketAddr> {
-        crate::linux::local_address(&self.sockets.get_mut(socket)?.state.fd)
+        linux::local_address(&self.sockets.get_mut(socket)?.state.fd)
     }
 
     fn now(&self) -> Time {

@@ -4,10 +4,10 @@
 //! full shards never leave connections waiting that another one has room for.
 
 use super::worker::{BATCH, Worker};
-use crate::service::Service;
 use crate::limits::WhenFull;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
+use crate::service::Service;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -197,12 +197,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     }
 
     /// Finds a place for a connection, here or in another shard; gives it back without one.
-    fn place(
-        &mut self,
-        stream: P::Stream,
-        peer: SocketAddr,
-        listener: u16,
-    ) -> Option<P::Stream> {
+    fn place(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) -> Option<P::Stream> {
         let Some(shard) = self.core.shared.take_place() else { return Some(stream) };
         if shard == usize::from(self.core.shard) {
             self.adopt(stream, peer, listener);

@@ -1,11 +1,11 @@
 //! How links end, one by one or all together. The phases are drawn in `link/slot.rs`.
 
 use super::worker::Worker;
-use crate::handler::DisconnectReason;
-use crate::service::Service;
+use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::Phase;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
+use crate::service::Service;
 use wharf_port::memory::Chain;
 use wharf_port::port::{Operation, Port};
 
@@ -100,9 +100,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         slot.socket = None;
         if slot.connected {
             self.core.shared.count_close(self.core.shard, reason);
-            self.call(index, |handler, worker, link| handler.on_disconnect(worker, link, reason));
+            self.call(index, |handler, link| handler.on_disconnect(link, reason));
             if self.core.shared.planted.strikes(EnginePlant::DisconnectTwice) {
-                self.call(index, |h, worker, link| h.on_disconnect(worker, link, reason));
+                self.call(index, |handler, link| handler.on_disconnect(link, reason));
             }
         }
         self.drop_state(index);

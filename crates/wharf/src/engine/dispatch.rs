@@ -2,9 +2,9 @@
 
 use super::worker::Worker;
 use crate::handler::DisconnectReason;
-use crate::service::Service;
 use crate::link::LinkKey;
 use crate::server::shared::Command;
+use crate::service::Service;
 use std::io::ErrorKind;
 use wharf_port::port::{Completion, Key, OsError, Outcome, Port};
 

@@ -4,10 +4,10 @@ use super::close::How;
 use super::dispatch::reason_of;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Verdict};
-use crate::service::Service;
 use crate::link::slot::{Phase, Wish};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
+use crate::service::Service;
 use wharf_port::memory::Chain;
 use wharf_port::port::{End, Operation, Port, Time};
 

@@ -89,8 +89,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         self.deliver_held();
         if !self.marked.is_empty() {
             self.turns_to_marks = self.turns_to_marks.saturating_add(1);
-            let is_handed_out =
-                inbox_was_empty || self.turns_to_marks > self.turns_of_an_inbox();
+            let is_handed_out = inbox_was_empty || self.turns_to_marks > self.turns_of_an_inbox();
             if !is_handed_out || self.held.is_some() {
                 return;
             }
@@ -216,7 +215,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             if std::mem::take(&mut self.core.slots[index].post_refused)
                 && self.core.slots[index].is_served()
             {
-                self.core.owe_writable(index, 0);
+                self.core.slots[index].owes_writable = true;
                 self.go_on(index);
             }
         }

@@ -119,9 +119,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
 
     fn call_with_input(&mut self, index: u32, unread: Unread) {
         self.core.slots[index].woken = false;
-        let (answer, left) = self.with_input(index, unread, |handler, link, input| {
-            handler.on_receive(link, input)
-        });
+        let (answer, left) =
+            self.with_input(index, unread, |handler, link, input| handler.on_receive(link, input));
         self.called(index, left.took, left.wanted);
         self.after_callback(index, answer);
     }

@@ -4,11 +4,11 @@
 use super::close::How;
 use super::worker::Worker;
 use crate::handler::{DisconnectReason, Handler, Verdict};
-use crate::service::Service;
 use crate::limits::Settings;
 use crate::link::slot::{Phase, Slot};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
+use crate::service::Service;
 use std::time::Duration;
 use wharf_port::port::{Port, Time};
 
@@ -52,9 +52,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         }
         let answer = self.answer_deadline(slot);
         if slot.has_output() {
-            let stall = self.stall_of(slot.phase).map(|stall| {
-                slot.moved.after(stall).min(self.core.now.after(stall / LOOKS))
-            });
+            let stall = self
+                .stall_of(slot.phase)
+                .map(|stall| slot.moved.after(stall).min(self.core.now.after(stall / LOOKS)));
             return stall.into_iter().chain(answer).min();
         }
         answer.or_else(|| self.idle_deadline(slot))

@@ -308,7 +308,9 @@ impl Decoder for Delimiter {
         let tail = self.end.len();
         match input.find(self.end) {
             Some(len) if len <= self.max => Ok(Extent::Frame { head: 0, len, tail }),
-            None if input.len() < self.max.saturating_add(tail) => Ok(Extent::More(input.len() + 1)),
+            None if input.len() < self.max.saturating_add(tail) => {
+                Ok(Extent::More(input.len() + 1))
+            }
             _ => Err(TooLong::new(self.max).into()),
         }
     }

@@ -5,6 +5,7 @@ use super::output::Output;
 use super::peek::{Peek, Search};
 use super::reply::Reply;
 use super::unread::Unread;
+use crate::acts::{Act, tell};
 use crate::{Result, SendError, TooLong};
 use std::cell::Cell;
 use std::fmt;
@@ -21,8 +22,8 @@ pub struct Input<'a> {
     /// Bytes at the beginning that this callback has taken.
     at: usize,
     mark: usize,
-    /// Whether bytes have left `unread` in this callback.
-    forwarded: bool,
+    /// Bytes that have left `unread` in this callback.
+    gone: usize,
     /// Unread bytes that the callback asks for, counted from the first one; 0: it does not.
     wanted: usize,
     /// The most that may be unread.
@@ -63,7 +64,7 @@ impl<'a> Input<'a> {
             unread,
             at: 0,
             mark: 0,
-            forwarded: false,
+            gone: 0,
             wanted: 0,
             limit,
             is_ended,
@@ -75,7 +76,7 @@ impl<'a> Input<'a> {
 
     /// The callback is over: what was taken is gone.
     pub(crate) fn into_left(mut self) -> Left {
-        let took = self.at > 0 || self.forwarded;
+        let took = self.at > 0 || self.gone > 0;
         let wanted = self.wanted.saturating_sub(self.at);
         self.commit();
         Left { unread: self.unread, took, wanted, search: self.search.get() }
@@ -274,7 +275,9 @@ impl<'a> Input<'a> {
     /// Takes the buffers for `max` bytes, and a lock that nobody holds for longer than it takes to
     /// move a few words.
     pub fn defer(&mut self, out: &mut Output<'_>, max: usize) -> Result<Reply, SendError> {
+        let unread = self.len();
         let reply = out.defer(max)?;
+        tell(Act::Defers { unread });
         self.is_held = true;
         self.mark();
         Ok(reply)
@@ -297,7 +300,7 @@ impl<'a> Input<'a> {
         }
         self.commit();
         let len = out.forward(&mut self.unread, max);
-        self.forwarded |= len > 0;
+        self.gone += len;
         self.wanted = self.wanted.saturating_sub(len);
         len
     }
@@ -326,7 +329,7 @@ impl<'a> Input<'a> {
         if self.at > 0 {
             self.unread.consume(self.at);
             self.wanted = self.wanted.saturating_sub(self.at);
-            self.forwarded = true;
+            self.gone += self.at;
             (self.at, self.mark) = (0, 0);
         }
     }
@@ -359,7 +362,12 @@ impl<'a> Input<'a> {
     /// Asks for `len` bytes: they count from the first unread byte, also if what was taken is rewound.
     fn ask_for(&mut self, len: usize) {
         let wanted = self.at + len;
-        if !self.is_held && (self.wanted == 0 || wanted < self.wanted) {
+        if self.is_held {
+            return;
+        }
+        // From where the callback began: what was forwarded counts, too.
+        tell(Act::Wants(self.gone + wanted));
+        if self.wanted == 0 || wanted < self.wanted {
             self.wanted = wanted;
         }
     }

@@ -24,6 +24,7 @@ pub(crate) use id::{LINKS_PER_SHARD_MAX, LinkKey, ServerId};
 
 use self::output::Output;
 use self::slot::millis;
+use crate::acts::{Act, tell};
 use crate::address::Address;
 use crate::server::Handle;
 use crate::worker::WorkerId;
@@ -92,17 +93,20 @@ impl<S, W> Link<'_, S, W> {
     /// Closes the link in good order: what is queued and deferred is sent, what is unread is discarded;
     /// only `on_disconnect` is called after this. A handler that streams closes at the end of the stream.
     pub fn close(&mut self) {
+        tell(Act::Close);
         self.slot_mut().close_asked = true;
     }
 
     /// Closes the link without sending what is queued; the peer sees a reset.
     pub fn abort(&mut self) {
+        tell(Act::Abort);
         let slot = self.slot_mut();
         (slot.close_asked, slot.abort_asked) = (true, true);
     }
 
     /// Stops `on_receive`. What comes waits, up to the input limit, and then at the peer.
     pub fn pause(&mut self) {
+        tell(Act::Pause);
         let now = self.out.core.now;
         let slot = self.slot_mut();
         slot.paused = true;
@@ -112,6 +116,7 @@ impl<S, W> Link<'_, S, W> {
     /// Ends a pause; `on_receive` is called for what is unread, paused or not. From elsewhere:
     /// [`Recipients::resume`](crate::Recipients::resume).
     pub fn resume(&mut self) {
+        tell(Act::Resume);
         let now = self.out.core.now;
         self.slot_mut().resume(now);
     }
@@ -119,6 +124,7 @@ impl<S, W> Link<'_, S, W> {
     /// Another idle timeout than [`Builder::idle_timeout`](crate::Builder::idle_timeout); zero
     /// disables it.
     pub fn set_idle_timeout(&mut self, timeout: Duration) {
+        tell(Act::IdleTimeout(timeout));
         self.slot_mut().idle_ms = millis(timeout);
     }
 

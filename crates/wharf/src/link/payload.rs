@@ -12,10 +12,12 @@ pub trait Payload: sealed::Sealed {}
 
 /// A body is too long for its frame, or does not have the length that the frame asks for.
 #[derive(Debug)]
-pub(crate) struct DoesNotFit;
+#[expect(unnameable_types, reason = "that is what seals `Payload`")]
+pub struct DoesNotFit;
 
 /// Where a payload's bytes go, one part after the other.
-pub(crate) trait Parts {
+#[expect(unnameable_types, reason = "that is what seals `Payload`")]
+pub trait Parts {
     fn add(&mut self, bytes: &[u8]);
 }
 
@@ -108,7 +110,7 @@ impl sealed::Sealed for fmt::Arguments<'_> {
 /// Takes text for bytes.
 struct Text<'a>(&'a mut dyn Parts);
 
-impl fmt::Write for Text<'_> {
+impl Write for Text<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.0.add(text.as_bytes());
         Ok(())

@@ -3,11 +3,12 @@
 
 use super::core::Core;
 use super::output::Copied;
-use super::payload::{DoesNotFit, Parts, Payload};
+use super::payload::{Parts, Payload};
 use super::reply::Reply;
 use super::slot::Wish;
 use super::unread::Unread;
 use crate::SendError;
+use crate::acts::{Act, tell};
 use crate::plant::EnginePlant;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -46,13 +47,12 @@ impl Core {
             return self.queue_own_message(index, &message.inner);
         }
         let mut writer = Writer::new(self, index)?;
-        match payload.write(&mut writer) {
-            Ok(()) => writer.finish(),
-            Err(DoesNotFit) => {
-                writer.discard();
-                self.queued(index, Err(SendError::TooLarge))
-            }
+        if payload.write(&mut writer).is_ok() {
+            return writer.finish();
         }
+        writer.discard();
+        drop(writer);
+        self.queued(index, Err(SendError::TooLarge))
     }
 
     /// Queues a message that the handler sends to its own link: in one entry if there is one for it.
@@ -153,11 +153,8 @@ impl Core {
             return self.queued(index, Err(SendError::Full)).and(Err(SendError::Full));
         }
         let result = self.room_for(index, max).and_then(|()| {
-            let allowance = if self.slots[index].broken.is_some() {
-                u32::MAX
-            } else {
-                self.allowance(index)
-            };
+            let allowance =
+                if self.slots[index].broken.is_some() { u32::MAX } else { self.allowance(index) };
             let buffers = self.buffers_of(max);
             if buffers > allowance {
                 return Err(self.wish_for_output(index, max));
@@ -242,6 +239,7 @@ impl Core {
 
     /// The link's handler is to be told when there is room again, for so many bytes at least.
     pub(crate) fn owe_writable(&mut self, index: u32, bytes: usize) {
+        tell(if bytes == 0 { Act::Owes } else { Act::Ensures(bytes) });
         let slot = &mut self.slots[index];
         slot.owes_writable = true;
         slot.ensured = slot.ensured.max(u32::try_from(bytes).unwrap_or(u32::MAX));
@@ -249,6 +247,7 @@ impl Core {
 
     /// Nothing more will be queued: when all is sent, the peer is told.
     pub(crate) fn finish(&mut self, index: u32) {
+        tell(Act::Finish);
         let slot = &mut self.slots[index];
         if slot.is_served() && !slot.finished {
             slot.finished = true;
@@ -261,6 +260,7 @@ impl Core {
         let most = settings.send_queue_bytes;
         let least = (2 * settings.grant_bytes()).min(most);
         let limit = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(least, most);
+        tell(Act::Limit(limit as usize));
         self.slots[index].limit = limit;
         limit as usize
     }

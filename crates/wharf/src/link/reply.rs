@@ -15,6 +15,7 @@ use super::LinkId;
 use super::id::LinkKey;
 use super::payload::{Parts, Payload};
 use crate::PostError;
+use crate::acts::{Act, Whom, tell_of};
 use crate::server::marks::Mark;
 use crate::server::shared::Shared;
 use std::fmt;
@@ -94,10 +95,19 @@ impl Reply {
 
     fn finish(&mut self, payload: &impl Payload, outcome: Outcome) -> Result<(), PostError> {
         self.is_over = true;
-        let parcel = self.cell().begin(self.number).ok_or(PostError::Closed)?;
+        let Some(parcel) = self.cell().begin(self.number) else {
+            tell_of(Whom::Link(self.link()), Act::ReplyDropped);
+            return Err(PostError::Closed);
+        };
         // A panic of the payload's own code hands the buffers back, too.
-        let mut writing = Writing { reply: self, parcel: Some(parcel), is_too_long: false };
+        let mut writing = Writing { reply: self, parcel: Some(parcel), len: 0, is_too_long: false };
         let fits = payload.write(&mut writing).is_ok() && !writing.is_too_long;
+        let act = match outcome {
+            _ if !fits => Act::ReplyDropped,
+            Outcome::Close => Act::ReplyAndClose(writing.len),
+            Outcome::Send | Outcome::Failed => Act::Reply(writing.len),
+        };
+        tell_of(Whom::Link(writing.reply.link()), act);
         let is_closed = !writing.hand_back(if fits { outcome } else { Outcome::Failed });
         if is_closed {
             Err(PostError::Closed)
@@ -118,7 +128,8 @@ impl Drop for Reply {
         if !self.is_over
             && let Some(parcel) = self.cell().begin(self.number)
         {
-            Writing { reply: self, parcel: Some(parcel), is_too_long: false }
+            tell_of(Whom::Link(self.link()), Act::ReplyDropped);
+            Writing { reply: self, parcel: Some(parcel), len: 0, is_too_long: false }
                 .hand_back(Outcome::Failed);
         }
     }
@@ -134,6 +145,8 @@ impl fmt::Debug for Reply {
 struct Writing<'a> {
     reply: &'a Reply,
     parcel: Option<Parcel>,
+    /// Bytes of it so far.
+    len: usize,
     is_too_long: bool,
 }
 
@@ -154,6 +167,7 @@ impl Writing<'_> {
 
 impl Parts for Writing<'_> {
     fn add(&mut self, bytes: &[u8]) {
+        self.len = self.len.saturating_add(bytes.len());
         let fits = self.parcel.as_mut().is_some_and(|parcel| parcel.write(bytes).is_ok());
         self.is_too_long |= !fits;
     }

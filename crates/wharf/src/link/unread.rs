@@ -87,7 +87,10 @@ impl Unread {
     /// Puts the fresh buffer into the chain, where all the others are.
     pub(crate) fn settle(&mut self, pool: &BufferPool) {
         if let Some(buffer) = self.fresh.take() {
-            assert!(self.chain.push(pool, buffer).is_ok(), "there is an entry for each buffer of the pool");
+            assert!(
+                self.chain.push(pool, buffer).is_ok(),
+                "there is an entry for each buffer of the pool"
+            );
             self.chain.advance(std::mem::take(&mut self.skipped));
         }
     }
@@ -103,7 +106,9 @@ impl Unread {
     ) -> usize {
         let owner = Owner::SendQueue;
         // Most of the time all of a buffer is to go behind nothing.
-        if to.is_empty() && self.skipped == 0 && buffers_max > 0
+        if to.is_empty()
+            && self.skipped == 0
+            && buffers_max > 0
             && let Some(buffer) = self.fresh.take_if(|buffer| buffer.len() <= len_max)
         {
             let len = buffer.len();

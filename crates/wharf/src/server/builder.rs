@@ -213,7 +213,8 @@ where
         }
         let mut addresses = Vec::new();
         for (listener, text) in &self.addresses {
-            addresses.extend(listen::resolve(text)?.into_iter().map(|address| (*listener, address)));
+            addresses
+                .extend(listen::resolve(text)?.into_iter().map(|address| (*listener, address)));
         }
         let listener_count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let plan = self.settings.plan(engine::link_size_bytes::<S>(), listener_count);

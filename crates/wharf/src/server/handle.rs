@@ -3,6 +3,7 @@
 use super::current;
 use super::marks::Mark;
 use super::shared::Shared;
+use crate::acts::{self, Act, tell, tell_of};
 use crate::error::PostError;
 use crate::link::message::Message;
 use crate::link::output::WhenSlow;
@@ -163,6 +164,7 @@ impl Recipients<'_> {
         posted.inspect_err(|error| {
             if *error == PostError::Full {
                 self.shared.count_missed(1);
+                tell(Act::Owes);
                 current::note_refusal(self.shared.id);
             }
         })
@@ -205,27 +207,31 @@ impl Recipients<'_> {
     /// Closes them in good order, with [`DisconnectReason::Kicked`](crate::DisconnectReason::Kicked),
     /// after what this thread posted to them before. Cannot fail: a bit in the link's place.
     pub fn close(self) {
-        self.mark(Mark::CLOSE);
+        self.mark(Mark::CLOSE, Act::Close);
     }
 
     /// Closes them without sending what is queued. Cannot fail.
     pub fn abort(self) {
-        self.mark(Mark::ABORT);
+        self.mark(Mark::ABORT, Act::Abort);
     }
 
     /// Ends their pauses and has `on_receive` called for what is unread, paused or not. Cannot fail.
     pub fn resume(self) {
-        self.mark(Mark::RESUME);
+        self.mark(Mark::RESUME, Act::Resume);
     }
 
-    fn mark(self, mark: Mark) {
+    fn mark(self, mark: Mark, act: Act) {
         match self.one() {
             Some(link) => {
                 if let Some(link) = link.filter(|link| self.excepted() != Some(*link)) {
+                    tell_of(acts::Whom::Link(LinkId::new(self.shared.id, link)), act);
                     self.shared.mark(link, mark);
                 }
             }
-            None => self.shared.mark_all(self.excepted(), mark),
+            None => {
+                tell_of(acts::Whom::AllBut(self.except), act);
+                self.shared.mark_all(self.excepted(), mark);
+            }
         }
     }
 }

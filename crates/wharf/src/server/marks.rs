@@ -41,7 +41,11 @@ pub(crate) struct Marks {
 impl Marks {
     pub(crate) fn new(places: u32) -> Self {
         let zeros = |count: u32| (0..count).map(|_| AtomicU64::new(0)).collect();
-        Self { places: zeros(places), marked: zeros(places.div_ceil(64)), any: AtomicBool::new(false) }
+        Self {
+            places: zeros(places),
+            marked: zeros(places.div_ceil(64)),
+            any: AtomicBool::new(false),
+        }
     }
 
     /// A place has a link of this generation.
@@ -64,9 +68,8 @@ impl Marks {
     /// Marks the link of a place; says whether it is still there.
     pub(crate) fn set(&self, index: u32, generation: u32, mark: Mark) -> bool {
         let Some(place) = self.places.get(index as usize) else { return false };
-        let with_mark = |word: u64| {
-            (word >> 32 == u64::from(generation)).then_some(word | u64::from(mark.0))
-        };
+        let with_mark =
+            |word: u64| (word >> 32 == u64::from(generation)).then_some(word | u64::from(mark.0));
         let is_there = place.fetch_update(Ordering::AcqRel, Ordering::Acquire, with_mark).is_ok();
         if is_there {
             self.note(index);

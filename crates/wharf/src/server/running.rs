@@ -3,15 +3,15 @@
 use super::back_end::{BackEnd, Chosen};
 use super::handle::Handle;
 use super::shared::{Command, Shared};
+use crate::address::Address;
 use crate::engine::{Turn, Worker};
 use crate::error::{Error, Result, StartError};
-use crate::address::Address;
+use crate::limits::MemoryPlan;
 use crate::link::ListenerId;
 use crate::service::Service;
-use crate::limits::MemoryPlan;
 use crate::stats::Stats;
-use std::net::{TcpListener, TcpStream};
 use std::fmt;
+use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -176,7 +176,8 @@ where
         let config = shared.settings.port(listener_count);
         let body = move || {
             // Whatever user code panics here, the starter hears of it.
-            let made = AssertUnwindSafe(|| make_worker::<P, V>(number, make, config, &handler, &shared));
+            let made =
+                AssertUnwindSafe(|| make_worker::<P, V>(number, make, config, &handler, &shared));
             let worker = catch_unwind(made).unwrap_or_else(|_| Err(died()));
             run(number, worker, &shared, report, &begun)
         };
@@ -237,8 +238,10 @@ where
     P: Port<Packet = Command<TcpStream>, Stream = TcpStream, Listener = TcpListener>,
     V: Service,
 {
-    let pool = BufferPool::new(shared.settings.shard_pool()).map_err(|error| StartError::buffers(&error))?;
-    let port = make(config, pool).map_err(|error| StartError::back_end("port", &error.to_string()))?;
+    let pool = BufferPool::new(shared.settings.shard_pool())
+        .map_err(|error| StartError::buffers(&error))?;
+    let port =
+        make(config, pool).map_err(|error| StartError::back_end("port", &error.to_string()))?;
     Worker::new(shard, port, Arc::clone(handler), Arc::clone(shared))
         .map_err(|reason| StartError::handler(&reason))
 }

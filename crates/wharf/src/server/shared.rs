@@ -28,17 +28,9 @@ type Lock<T> = std::sync::Mutex<T>;
 #[derive(Debug)]
 pub(crate) enum Command<S> {
     /// Take over this connection, for which a place has been counted.
-    Adopt {
-        stream: S,
-        peer: SocketAddr,
-        listener: u16,
-    },
+    Adopt { stream: S, peer: SocketAddr, listener: u16 },
     /// Queue a message on a link.
-    Post {
-        link: LinkKey,
-        message: Message,
-        when_slow: Option<WhenSlow>,
-    },
+    Post { link: LinkKey, message: Message, when_slow: Option<WhenSlow> },
     /// Queue a message on every open link, in the order of these numbers in all shards.
     Broadcast {
         message: Message,
