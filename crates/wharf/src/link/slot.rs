@@ -182,7 +182,7 @@ pub(crate) struct Slot {
 }
 
 // With what the port keeps for its socket an idle link is half a kilobyte.
-const _: () = assert!(size_of::<Slot>() <= 4000);
+const _: () = assert!(size_of::<Slot>() <= 408);
 
 impl Slot {
     fn free() -> Self {
