@@ -1,44 +1,33 @@
-//! Messages of 1 MiB both ways: larger than a buffer, larger than a socket's own buffers.
+//! Messages of 1 MiB both ways, whole: larger than a buffer, larger than a socket's own buffers.
 //!
-//! A message is its length (four bytes, big-endian) and then so many bytes; the answer is the same
-//! message with its bytes reversed. A lie about the length costs the server nothing: memory is
-//! taken as the bytes come, and a length above the limit closes the link.
-use wharf::{Handler, Link, Result, Server};
+//! A message is its length (four bytes, big-endian) and then so many bytes; the reply is the same
+//! message with its bytes reversed. A lie about the length costs the server nothing: what has come
+//! waits in received buffers, and a length above the limit closes the link.
+use wharf::{Handler, Input, LengthPrefix, Link, Result, Server};
 
 struct Reverse;
 
 const MESSAGE_MAX: u32 = 1 << 20;
+const FRAME_MAX: u32 = 4 + MESSAGE_MAX;
+const FRAMES: LengthPrefix = LengthPrefix::new(4, MESSAGE_MAX as usize);
 
 impl Handler for Reverse {
-    type Worker = ();
-    /// What has come of the next message, its length included.
-    type State = Vec<u8>;
-
-    fn on_receive(&self, _: &mut (), link: &mut Link<'_, Vec<u8>>, data: &[u8]) -> Result {
-        link.state().extend_from_slice(data);
-        while let Some(len) = message_len(link.state())? {
-            let mut message: Vec<u8> = link.state().drain(..4 + len).collect();
-            message[4..].reverse();
-            link.send(&message)?;
+    fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+        let Some(message) = input.frame(FRAMES)? else { return Ok(()) };
+        // The reply is longer than the grant: if it does not fit yet, the same message comes again.
+        if link.out.ensure(4 + message.len())? {
+            let reversed: Vec<u8> = message.iter().rev().copied().collect();
+            link.out.send(FRAMES.of(reversed))?;
+        } else {
+            input.rewind();
         }
         Ok(())
     }
 }
 
-/// The length of the first message, if all of it is there.
-fn message_len(bytes: &[u8]) -> Result<Option<usize>> {
-    let Some(prefix) = bytes.first_chunk::<4>() else { return Ok(None) };
-    let len = u32::from_be_bytes(*prefix);
-    if len > MESSAGE_MAX {
-        return Err("the message is longer than 1 MiB".into());
-    }
-    let len = len as usize;
-    Ok((bytes.len() >= 4 + len).then_some(len))
-}
-
 fn main() -> Result {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:9527".to_owned());
-    // The send queue holds the largest answer twice, so that one can wait while another leaves.
-    let queue = 2 * (MESSAGE_MAX + 4);
-    Server::builder().listen(address).send_queue(queue).serve(Reverse)
+    // An input holds the longest message; an output two, so that one can wait while another leaves.
+    let server = Server::builder(Reverse).listen(address).frames(FRAMES);
+    server.input_bytes(FRAME_MAX).output_bytes(2 * FRAME_MAX).serve()
 }
