@@ -79,9 +79,10 @@ fn curl_keeps_its_connection(back_end: BackEnd) {
         assert_eq!(heard, format!("{HELLO}1\n{NOT_HERE}0\n{HELLO}0\n"));
         let heard = curl(&["--head", &url("/")], b"");
         assert_eq!(heard, "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n1\n");
-        // A body that is longer than an input.
-        let post = ["--header", "Expect:", "--data-binary", "@-", &url("/"), "--next", "-si"];
-        let words = [&post[..], &["--write-out", "%{num_connects}\n", &url("/")]].concat();
+        // A body that is longer than an input; and a second request on the same connection.
+        let (ask, root) = ("--write-out", url("/"));
+        let post = ["--header", "Expect:", "--data-binary", "@-", &root];
+        let words = [&post[..], &["--next", "-si", ask, "%{num_connects}\n", &root]].concat();
         let heard = curl(&words, &vec![b'x'; 3_000_000]);
         assert_eq!(heard, format!("{NOT_HERE}1\n{HELLO}0\n"));
         let heard = curl(&["--http1.0", &url("/"), &url("/")], b"");

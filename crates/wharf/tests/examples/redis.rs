@@ -60,7 +60,7 @@ fn redis_pipelines_values_of_any_size(back_end: BackEnd) {
         (text, replies)
     });
     // Binary values, the largest that there may be, and several on their way at once.
-    let value: Vec<u8> = (0..8_usize << 20).map(|n| (n * 31 >> 3).to_le_bytes()[0]).collect();
+    let value: Vec<u8> = (0..8_usize << 20).map(|n| (n ^ (n >> 8)).to_le_bytes()[0]).collect();
     let get = command(&[b"GET", b"large"]);
     let text = [&command(&[b"SET", b"large", &value])[..], &get, &command(&[b"PING"]), &get];
     let replies = [b"+OK\r\n", &bulk(&value)[..], b"+PONG\r\n", &bulk(&value)].concat();
