@@ -223,7 +223,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
 
     /// Drops a link's state; that is the user's code.
     pub(super) fn drop_state(&mut self, index: u32) {
-        let state = self.states[index as usize].take();
+        let state = self.callbacks.states[index as usize].take();
         if !guarded(|| drop(state)) {
             self.core.stats().handler_panics.add(1);
         }

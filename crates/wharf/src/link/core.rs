@@ -32,6 +32,8 @@ pub(crate) struct Core {
     pub(super) deferrals: u32,
     /// Behind everything that holds buffers.
     pub(crate) pool: BufferPool,
+    /// The most that a link may hold unread.
+    pub(crate) input_bytes: usize,
     pub(crate) shared: Arc<Shared>,
     stats: Arc<ShardStats>,
     /// Links with queued bytes and no send in flight; each is here at most once.
@@ -54,6 +56,7 @@ impl Core {
             sharing: Sharing::new(capacity),
             deferrals: 0,
             pool,
+            input_bytes: shared.settings.input_bytes as usize,
             dirty: Vec::with_capacity(capacity as usize),
             waiters: Fifo::new(capacity),
             granting: None,

@@ -31,8 +31,7 @@ impl Core {
         when_slow: Option<WhenSlow>,
     ) -> Posted {
         if self.room_for(index, message.len()).is_ok() && self.push_post(index, message) {
-            // What is queued is queued.
-            let _ok = self.queued(index, Ok(()));
+            self.note_queued(index);
             return Posted::Queued;
         }
         self.stats().missed.add(1);

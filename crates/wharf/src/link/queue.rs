@@ -101,8 +101,7 @@ impl Core {
         let filled = queue.append_from(&self.pool, owner, allowance, len_max, read);
         if filled.len > 0 {
             self.end_output_wish(index, filled.len);
-            let queued = self.queued(index, Ok(()));
-            debug_assert!(queued.is_ok(), "what is queued is queued");
+            self.note_queued(index);
         }
         if filled.len == len_max && len_max < most {
             self.owe_writable(index, 0);
@@ -117,7 +116,23 @@ impl Core {
     }
 
     /// Moves unread bytes to the end of a link's queue, as many as it has capacity for.
+    #[inline]
     pub(crate) fn forward(&mut self, index: u32, unread: &mut Unread, max: usize) -> usize {
+        // Most of the time one buffer has come, behind nothing, and goes behind nothing.
+        let slot = &mut self.slots[index];
+        let is_open = slot.is_served() && !slot.close_asked;
+        if is_open && !slot.is_output_over() && slot.holds_no_output() && slot.wish.is_none() {
+            let max = max.min(slot.limit as usize);
+            if let Some(len) = unread.move_fresh(&self.pool, &mut slot.queue, max) {
+                slot.in_call = 0;
+                self.note_queued(index);
+                return len;
+            }
+        }
+        self.forward_parts(index, unread, max)
+    }
+
+    fn forward_parts(&mut self, index: u32, unread: &mut Unread, max: usize) -> usize {
         if self.open_output(index).is_err() {
             return 0;
         }
@@ -141,8 +156,7 @@ impl Core {
         }
         if len > 0 {
             self.end_output_wish_if_served(index, len, len_max);
-            let queued = self.queued(index, Ok(()));
-            debug_assert!(queued.is_ok(), "what is queued is queued");
+            self.note_queued(index);
         }
         len
     }
@@ -188,8 +202,7 @@ impl Core {
     /// Queues a reply that was deferred, out of the buffers that were set aside for it.
     pub(crate) fn queue_reply(&mut self, index: u32, reply: Chain) {
         self.slots[index].queue.append_chain(reply);
-        let queued = self.queued(index, Ok(()));
-        debug_assert!(queued.is_ok(), "what is queued is queued");
+        self.note_queued(index);
     }
 
     /// If a call is owed that lacks nothing but buffers, the link waits for a loan.
@@ -319,22 +332,34 @@ impl Core {
         u32::try_from(buffers).unwrap_or(u32::MAX)
     }
 
+    #[inline]
     pub(super) fn queued(
         &mut self,
         index: u32,
         result: Result<(), SendError>,
     ) -> Result<(), SendError> {
-        if let Err(error) = result {
-            self.stats().send_refusals.add(1);
-            if error == SendError::Full {
-                self.owe_writable(index, 0);
-            }
-            return result;
+        match result {
+            Ok(()) => self.note_queued(index),
+            Err(error) => self.note_refusal(index, error),
         }
+        result
+    }
+
+    #[cold]
+    fn note_refusal(&mut self, index: u32, error: SendError) {
+        self.stats().send_refusals.add(1);
+        if error == SendError::Full {
+            self.owe_writable(index, 0);
+        }
+    }
+
+    /// Something was queued on a link, which is to be flushed now.
+    #[inline]
+    pub(super) fn note_queued(&mut self, index: u32) {
         self.stats().sent_messages.add(1);
         let slot = &mut self.slots[index];
         if slot.broken.is_some() {
-            return Ok(());
+            return;
         }
         if !slot.sending && !slot.dirty {
             (slot.moved, slot.looked) = (self.now, false);
@@ -343,7 +368,6 @@ impl Core {
             self.dirty.push(index);
         }
         self.settle(index);
-        Ok(())
     }
 
     /// A link has queued `len` bytes: if it has waited for a loan for as many, it waits no more.
@@ -451,7 +475,8 @@ impl<'a> Writer<'a> {
                 return Ok(());
             }
             self.core.end_output_wish(index, len);
-            return self.core.queued(index, Ok(()));
+            self.core.note_queued(index);
+            return Ok(());
         }
         self.discard();
         let limit = self.core.slots[index].limit as usize;

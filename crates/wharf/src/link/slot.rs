@@ -267,7 +267,13 @@ impl Slot {
     /// Whether nothing of its output is taken, or nothing more will ever be queued there.
     #[inline]
     pub(crate) fn holds_no_output(&self) -> bool {
-        !(self.has_output() || self.deferral.is_some()) || self.broken.is_some() || self.finished
+        !(self.has_output() || self.deferral.is_some()) || self.is_output_over()
+    }
+
+    /// Whether what the handler sends is thrown away, or refused.
+    #[inline]
+    pub(crate) fn is_output_over(&self) -> bool {
+        self.broken.is_some() || self.finished
     }
 
     /// The peer was heard.
