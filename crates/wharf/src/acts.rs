@@ -24,8 +24,8 @@ pub(crate) enum Act {
     /// `Input::take` and its like returned `None`: they want so many bytes, counted from the first
     /// that was unread when the callback began.
     Wants(usize),
-    /// `Input::defer` returned a reply of at most so many bytes.
-    Defers(usize),
+    /// `Input::defer` returned a reply, with so many bytes unread behind what it replies to.
+    Defers { unread: usize },
     /// `Output::ensure` returned `false` for so many bytes.
     Ensures(usize),
     /// An `on_writable` is owed: `Full`, `send_some`, `read_from`, `notify`, `try_post`.
