@@ -127,13 +127,15 @@ where
     pub(super) faults: Faults,
     /// A stop that was asked for, once that is known.
     pub(super) stop_note: Option<StopNote>,
-    /// Another thread of the program.
-    beside: Option<Box<dyn FnMut() -> bool>>,
+    /// Another thread of the program, and when it wants to go on.
+    beside: Option<Thread>,
+    beside_at: Option<Time>,
     tracer: Option<Tracer>,
     failed: Option<SimFailure>,
 }
 
 type Tracer = Box<dyn FnMut(&str)>;
+type Thread = Box<dyn FnMut(Time) -> Option<Time>>;
 pub(super) type SimWorker<H, S, W> =
     Worker<SimPort<Command<SimStream>>, Checked<H>, CheckedState<S>, W>;
 
@@ -256,6 +258,7 @@ where
             faults: config.faults,
             stop_note: None,
             beside: None,
+            beside_at: None,
             tracer: None,
             failed: None,
         };
@@ -364,9 +367,9 @@ where
         Ok(true)
     }
 
-    /// Another thread of the program: it goes on between two steps, now and then, and says whether
-    /// there was something for it to do.
-    pub fn run_beside(&mut self, thread: impl FnMut() -> bool + 'static) {
+    /// Another thread of the program. It is called between two steps, now and then and before time
+    /// goes by, and says when it wants to be called again at the latest; now, if it did something.
+    pub fn run_beside(&mut self, thread: impl FnMut(Time) -> Option<Time> + 'static) {
         self.beside = Some(Box::new(thread));
     }
 
@@ -444,9 +447,12 @@ where
         let choices = self.runnable.len() + usize::from(!self.woken.is_empty());
         if let Some(beside) = &mut self.beside
             && (choices == 0 || self.rng.below(BESIDE_EACH) == 0)
-            && beside()
         {
-            return Ok(true);
+            let now = self.world.now();
+            self.beside_at = beside(now);
+            if self.beside_at.is_some_and(|time| time <= now) {
+                return Ok(true);
+            }
         }
         if choices == 0 {
             return Ok(self.pass_time());
@@ -504,6 +510,7 @@ where
 
     fn pass_time(&mut self) -> bool {
         let alarm = self.alarms.peek().map(|Reverse((time, _))| *time);
+        let alarm = alarm.into_iter().chain(self.beside_at).min();
         match (alarm, self.world.next_event()) {
             (Some(alarm), event) if event.is_none_or(|event| alarm < event) => {
                 self.world.advance_to(alarm);
