@@ -97,6 +97,11 @@ pub(crate) fn look(fd: &OwnedFd) -> Look {
     }
 }
 
+/// The address of this end of a connection.
+pub(crate) fn local_address(fd: &OwnedFd) -> Option<SocketAddr> {
+    rustix::net::getsockname(fd).ok()?.try_into().ok()
+}
+
 /// Bytes that the peer's system has acknowledged; `None` if this system does not tell.
 pub(crate) fn acknowledged_bytes(fd: &OwnedFd) -> Option<u64> {
     // `tcpi_bytes_acked` of struct tcp_info (linux/tcp.h), there since Linux 4.1. Older kernels

@@ -8,7 +8,7 @@ use crate::port::{
     Completions, Counters, Key, Operation, OperationKind, Port, PortConfig, PortError, Poster,
     Refused, Socket, SubmitError, Time,
 };
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
@@ -181,6 +181,10 @@ impl<T: Send> Port for SystemPort<T> {
 
     fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
         forward!(mut self, port => port.unread_bytes(socket))
+    }
+
+    fn local_address(&mut self, socket: Socket) -> Option<SocketAddr> {
+        forward!(mut self, port => port.local_address(socket))
     }
 
     fn now(&self) -> Time {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "sim"), expect(dead_code, reason = "told to nobody"))]
 pub(crate) enum Act {
     /// `Link::pause`.
     Pause,
@@ -44,7 +43,6 @@ pub(crate) enum Act {
 
 /// Of which link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "sim"), expect(dead_code, reason = "told to nobody"))]
 pub(crate) enum Whom {
     /// That of the callback that runs.
     Own,

@@ -1,238 +1,401 @@
-//! What can go wrong, and what to do about it.
+//! What can fail, and what it means for the link.
 
+use std::any::Any;
+use std::borrow::Cow;
+use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
+use wharf_port::memory::MemoryError;
 
-/// What handlers and programs return: `Ok`, or an [`Error`].
+/// What callbacks and programs return.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 
-/// Any error of this crate, and whatever a handler wants to report.
+/// Any error: `?` takes every `E: std::error::Error + Send + Sync`.
 ///
-/// A handler that returns one closes the link it was called for.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Error {
-    /// Bytes could not be queued.
+/// For that it is not a `std::error::Error` itself (as `anyhow::Error`); `?` turns it into a `Box`
+/// of one. This crate's errors, `io::Error` and constant texts are kept without an allocation,
+/// others in a box.
+///
+/// `{:?}`, which `fn main() -> Result` prints, is the text with its remedy, and the causes.
+pub struct Error {
+    inner: Inner,
+}
+
+enum Inner {
     Send(SendError),
-    /// The server did not start.
-    Start(StartError),
-    /// An error of the system.
+    Post(PostError),
+    TooLong(TooLong),
     Io(io::Error),
-    /// The handler's own error.
-    Other(Box<dyn std::error::Error + Send + Sync>),
+    Text(Cow<'static, str>),
+    Other(Box<dyn StdError + Send + Sync>),
+}
+
+impl Error {
+    /// An error that is only a text. A constant one allocates nothing.
+    #[must_use]
+    pub fn msg(text: impl Into<Cow<'static, str>>) -> Self {
+        Self { inner: Inner::Text(text.into()) }
+    }
+
+    /// An error that is boxed already, as `anyhow` and many libraries return it.
+    #[must_use]
+    pub fn from_boxed(error: Box<dyn StdError + Send + Sync>) -> Self {
+        Self { inner: Inner::Other(error) }
+    }
+
+    /// What it means for the link whose callback returned it. Only the error itself counts, not its
+    /// sources: an error of the program's own is [`ErrorKind::Handler`] whatever it wraps.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match &self.inner {
+            Inner::Send(SendError::Full) => ErrorKind::OutputFull,
+            Inner::TooLong(_) => ErrorKind::Limit,
+            _ => ErrorKind::Handler,
+        }
+    }
+
+    fn as_std(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.inner {
+            Inner::Send(error) => Some(error),
+            Inner::Post(error) => Some(error),
+            Inner::TooLong(error) => Some(error),
+            Inner::Io(error) => Some(error),
+            Inner::Other(error) => Some(&**error),
+            Inner::Text(_) => None,
+        }
+    }
+}
+
+impl<E: StdError + Send + Sync + 'static> From<E> for Error {
+    fn from(error: E) -> Self {
+        /// Takes the error out as what it is; decided at compile time.
+        fn take<T: 'static>(slot: &mut dyn Any) -> Option<T> {
+            slot.downcast_mut::<Option<T>>()?.take()
+        }
+        let mut slot = Some(error);
+        let inner = if let Some(error) = take(&mut slot) {
+            Inner::Send(error)
+        } else if let Some(error) = take(&mut slot) {
+            Inner::Post(error)
+        } else if let Some(error) = take(&mut slot) {
+            Inner::TooLong(error)
+        } else if let Some(error) = take(&mut slot) {
+            Inner::Io(error)
+        } else {
+            Inner::Other(slot.map_or_else(|| unreachable!(), |error: E| Box::new(error)))
+        };
+        Self { inner }
+    }
+}
+
+impl From<Error> for Box<dyn StdError + Send + Sync> {
+    fn from(error: Error) -> Self {
+        match error.inner {
+            Inner::Send(error) => error.into(),
+            Inner::Post(error) => error.into(),
+            Inner::TooLong(error) => error.into(),
+            Inner::Io(error) => error.into(),
+            Inner::Text(text) => text.into(),
+            Inner::Other(error) => error,
+        }
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Send(error) => error.fmt(f),
-            Self::Start(error) => error.fmt(f),
-            Self::Io(error) => error.fmt(f),
-            Self::Other(error) => error.fmt(f),
+        match &self.inner {
+            Inner::Text(text) => f.write_str(text),
+            _ => self.as_std().map_or(Ok(()), |error| fmt::Display::fmt(error, f)),
         }
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Send(error) => Some(error),
-            Self::Start(error) => Some(error),
-            Self::Io(error) => Some(error),
-            Self::Other(error) => Some(&**error),
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)?;
+        let mut cause = self.as_std().and_then(StdError::source);
+        while let Some(error) = cause {
+            write!(f, "\ncaused by: {error}")?;
+            cause = error.source();
         }
+        Ok(())
     }
 }
 
-impl From<SendError> for Error {
-    fn from(error: SendError) -> Self {
-        Self::Send(error)
-    }
+/// What an [`Error`] means for the link whose callback returned it. In each case what is queued is
+/// sent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The handler queued more than there was capacity for: [`SendError::Full`].
+    OutputFull,
+    /// The peer sent too much: [`TooLong`].
+    Limit,
+    /// Anything else.
+    Handler,
 }
 
-impl From<StartError> for Error {
-    fn from(error: StartError) -> Self {
-        Self::Start(error)
-    }
-}
-
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<Box<dyn std::error::Error + Send + Sync>> for Error {
-    fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
-        Self::Other(error)
-    }
-}
-
-impl From<&str> for Error {
-    fn from(text: &str) -> Self {
-        Self::Other(text.into())
-    }
-}
-
-impl From<String> for Error {
-    fn from(text: String) -> Self {
-        Self::Other(text.into())
-    }
-}
-
-/// Bytes were not queued. Nothing changed, so the same call may be made again.
+/// Bytes were not queued on a link. Nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The link's send queue has no room for all of it: the peer reads too slowly. There is room
-    /// again when the peer has read.
-    QueueFull,
-    /// The message is larger than a send queue can ever hold, or than half of one if it was posted;
-    /// see [`Builder::send_queue`](crate::Builder::send_queue).
+    /// There is no capacity now; there will be when the peer has read.
+    Full,
+    /// The output can never hold it.
     TooLarge,
-    /// No buffer is free, or the link has taken its share of them.
-    NoBuffers,
-    /// The shard is behind with what other threads post to it. For a broadcast: some links may
-    /// have got it.
-    Busy,
-    /// The link is closed or closing, or the server has stopped.
-    Gone,
+    /// The link is closing, or its output is finished.
+    Closed,
 }
 
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::QueueFull => "the link's send queue is full: its peer reads too slowly",
-            Self::TooLarge => {
-                "the message is larger than a send queue takes, or, posted, than half of one"
+            Self::Full => {
+                "the link's output is full; call `out.ensure(n)` before sending more than the \
+                 grant, or raise Builder::grant_bytes"
             }
-            Self::NoBuffers => "no buffer is free for the message",
-            Self::Busy => "the link's shard has no room for another posted message",
-            Self::Gone => "the link is closed",
+            Self::TooLarge => {
+                "the message is larger than an output; raise Builder::output_bytes, or send parts"
+            }
+            Self::Closed => "the link is closing",
         })
     }
 }
 
-impl std::error::Error for SendError {}
+impl StdError for SendError {}
+
+/// Something for others was not posted. Returned from a callback, it is an error as any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PostError {
+    /// The receiver's inbox or output is full, or the shared buffers are used up.
+    Full,
+    /// The receiver can never hold it.
+    TooLarge,
+    /// The receiver is closed.
+    Closed,
+    /// The server is stopping: what is posted now would come too late.
+    Stopping,
+}
+
+impl fmt::Display for PostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the receiver is full; try again later, or raise Builder::output_bytes",
+            Self::TooLarge => "the message is larger than what its receiver can hold",
+            Self::Closed => "the receiver is closed",
+            Self::Stopping => "the server is stopping",
+        })
+    }
+}
+
+impl StdError for PostError {}
+
+/// The peer sent something longer than allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong {
+    max: usize,
+}
+
+impl TooLong {
+    /// For decoders: more than `max` bytes.
+    #[must_use]
+    pub const fn new(max: usize) -> Self {
+        Self { max }
+    }
+
+    /// How many bytes are allowed.
+    #[must_use]
+    pub const fn max(&self) -> usize {
+        self.max
+    }
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the peer's message is longer than {} bytes", self.max)
+    }
+}
+
+impl StdError for TooLong {}
 
 /// The server did not start. Nothing is left behind: no thread, no socket, no memory.
 ///
 /// The text ends with what to do.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum StartError {
-    /// A setting is out of its range, or does not fit another one. All such faults at once.
-    Settings(Vec<String>),
+pub struct StartError {
+    kind: StartErrorKind,
+    text: String,
+    source: Option<io::Error>,
+}
+
+impl StartError {
+    /// What was wrong.
+    #[must_use]
+    pub fn kind(&self) -> StartErrorKind {
+        self.kind
+    }
+
+    fn new(kind: StartErrorKind, text: String, source: Option<io::Error>) -> Self {
+        Self { kind, text, source }
+    }
+
+    /// All faults of the settings at once.
+    pub(crate) fn settings(faults: &[String]) -> Self {
+        Self::new(StartErrorKind::Settings, format!("settings: {}", faults.join("; ")), None)
+    }
+
     /// An address could not be understood or found.
-    Address {
-        /// What was given.
-        given: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Another program, or another server in this one, listens there.
-    AddressInUse(std::net::SocketAddr),
-    /// The address is not one of this machine's.
-    AddressNotHere(std::net::SocketAddr),
-    /// The system lets only privileged programs listen on this port.
-    NoPermission(std::net::SocketAddr),
+    pub(crate) fn address(given: &str, source: io::Error) -> Self {
+        let text = format!(
+            "cannot listen on {given:?}: {source}; write it as 127.0.0.1:9527 or [::1]:9527"
+        );
+        Self::new(StartErrorKind::Address, text, Some(source))
+    }
+
+    /// The system did not let the server listen there.
+    pub(crate) fn listen(address: SocketAddr, source: io::Error) -> Self {
+        let text = match source.kind() {
+            io::ErrorKind::AddrInUse => format!(
+                "{address} is in use by another program; stop that one (ss -ltnp shows it), or \
+                 listen on another port"
+            ),
+            io::ErrorKind::AddrNotAvailable => format!(
+                "{address} is not an address of this machine; `ip addr` shows those, 0.0.0.0 and \
+                 [::] mean all of them"
+            ),
+            io::ErrorKind::PermissionDenied => format!(
+                "no permission to listen on {address}; use a port above 1023, or give the program \
+                 the capability CAP_NET_BIND_SERVICE"
+            ),
+            _ => return Self::system("listen", source),
+        };
+        Self::new(StartErrorKind::Address, text, Some(source))
+    }
+
     /// The hard limit for open files is below what the link table needs.
-    OpenFiles {
-        /// Descriptors needed.
-        needed: u64,
-        /// The hard limit.
-        limit: u64,
-    },
+    pub(crate) fn open_files(needed: u64, limit: u64) -> Self {
+        let text = format!(
+            "the links need {needed} open files, but the hard limit is {limit}; raise it \
+             (ulimit -Hn, LimitNOFILE=) or ask for fewer links"
+        );
+        Self::new(StartErrorKind::Resources, text, None)
+    }
+
     /// The machine, or the control group, has less memory than the settings add up to.
-    Memory {
-        /// Bytes needed.
-        needed: u64,
-        /// Bytes that are there.
-        available: u64,
-    },
+    pub(crate) fn memory(needed: u64, available: u64) -> Self {
+        let text = format!(
+            "the settings need {needed} bytes of memory, but {available} are available; ask for \
+             fewer links, or fewer or smaller buffers"
+        );
+        Self::new(StartErrorKind::Resources, text, None)
+    }
+
     /// The system refused memory for the buffers.
-    Buffers(wharf_port::memory::MemoryError),
+    pub(crate) fn buffers(error: &MemoryError) -> Self {
+        Self::new(StartErrorKind::Resources, error.to_string(), None)
+    }
+
     /// The back end that was asked for is not to be had here.
-    BackEnd {
-        /// Its name.
-        name: String,
-        /// Why, with the usual cause.
-        reason: String,
-    },
+    pub(crate) fn back_end(name: &str, reason: &str) -> Self {
+        let text =
+            format!("back end {name} does not work here: {reason}; `auto` takes one that does");
+        Self::new(StartErrorKind::BackEnd, text, None)
+    }
+
     /// A thread could not be started.
-    Thread(io::Error),
-    /// `on_worker_start` failed.
-    Worker(String),
+    pub(crate) fn thread(source: io::Error) -> Self {
+        let text = format!(
+            "cannot start a thread: {source}; ask for fewer shards, or raise the limit for \
+             processes (ulimit -u, pids.max)"
+        );
+        Self::new(StartErrorKind::Resources, text, Some(source))
+    }
+
+    /// A callback that makes something at the start failed.
+    pub(crate) fn handler(reason: &str) -> Self {
+        let text = format!("{reason}; the handler's own error, or panic, says why");
+        Self::new(StartErrorKind::Handler, text, None)
+    }
+
     /// Another system call failed.
-    System {
-        /// What was being done.
-        doing: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
+    pub(crate) fn system(doing: &'static str, source: io::Error) -> Self {
+        let text = format!("{doing}: {source}");
+        Self::new(StartErrorKind::Resources, text, Some(source))
+    }
+}
+
+/// What kept a server from starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartErrorKind {
+    /// Settings that contradict each other; all of them are named. Also: the guarantee of all links
+    /// needs more buffers than there are; a declared frame is longer than the input limit.
+    Settings,
+    /// An address: not understood, in use, not available here, not permitted.
+    Address,
+    /// The machine has too little memory, open files, locked memory or threads.
+    Resources,
+    /// The back end that was asked for.
+    BackEnd,
+    /// `on_start` or `on_worker_start` returned an error.
+    Handler,
 }
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Settings(faults) => write!(f, "settings: {}", faults.join("; ")),
-            Self::Address { given, source } => {
-                write!(
-                    f,
-                    "cannot listen on {given:?}: {source}; write it as 127.0.0.1:9527 or [::1]:9527"
-                )
-            }
-            Self::AddressInUse(address) => write!(
-                f,
-                "{address} is in use by another program; stop that one (ss -ltnp shows it), or \
-                 listen on another port"
-            ),
-            Self::AddressNotHere(address) => write!(
-                f,
-                "{address} is not an address of this machine; `ip addr` shows those, 0.0.0.0 and \
-                 [::] mean all of them"
-            ),
-            Self::NoPermission(address) => write!(
-                f,
-                "no permission to listen on {address}; use a port above 1023, or give the program \
-                 the capability CAP_NET_BIND_SERVICE"
-            ),
-            Self::OpenFiles { needed, limit } => write!(
-                f,
-                "the links need {needed} open files, but the hard limit is {limit}; raise it \
-                 (ulimit -Hn, LimitNOFILE=) or ask for fewer links"
-            ),
-            Self::Memory { needed, available } => write!(
-                f,
-                "the settings need {needed} bytes of memory, but {available} are available; ask \
-                 for fewer links, or fewer or smaller buffers"
-            ),
-            Self::Buffers(error) => error.fmt(f),
-            Self::BackEnd { name, reason } => {
-                write!(
-                    f,
-                    "back end {name} does not work here: {reason}; `auto` takes one that does"
-                )
-            }
-            Self::Thread(source) => write!(
-                f,
-                "cannot start a thread: {source}; ask for fewer shards, or raise the limit for \
-                 processes (ulimit -u, pids.max)"
-            ),
-            Self::Worker(reason) => write!(f, "on_worker_start failed: {reason}"),
-            Self::System { doing, source } => write!(f, "{doing}: {source}"),
-        }
+        f.write_str(&self.text)
     }
 }
 
-impl std::error::Error for StartError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Address { source, .. } | Self::Thread(source) | Self::System { source, .. } => {
-                Some(source)
-            }
-            Self::Buffers(error) => Some(error),
-            _ => None,
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl StdError for StartError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|error| error as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Mine(SendError);
+    impl fmt::Display for Mine {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("mine")
         }
+    }
+    impl StdError for Mine {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn only_the_error_itself_says_what_it_means() {
+        let kind = |error: Error| error.kind();
+        assert_eq!(kind(SendError::Full.into()), ErrorKind::OutputFull);
+        assert_eq!(kind(SendError::Closed.into()), ErrorKind::Handler);
+        assert_eq!(kind(PostError::Full.into()), ErrorKind::Handler);
+        assert_eq!(kind(TooLong::new(3).into()), ErrorKind::Limit);
+        assert_eq!(kind(Mine(SendError::Full).into()), ErrorKind::Handler);
+        assert_eq!(kind(Error::from_boxed("no".into())), ErrorKind::Handler);
+    }
+
+    #[test]
+    fn ours_are_kept_without_a_box_and_debug_shows_remedy_and_causes() {
+        assert!(matches!(Error::from(SendError::Full).inner, Inner::Send(_)));
+        assert!(matches!(Error::from(io::Error::other("x")).inner, Inner::Io(_)));
+        assert!(size_of::<Result>() <= 32, "{}", size_of::<Result>());
+        let wrapped = Error::from(Mine(SendError::Full));
+        assert_eq!(format!("{wrapped:?}").lines().count(), 2);
+        let boxed: Box<dyn StdError + Send + Sync> = wrapped.into();
+        assert_eq!(boxed.to_string(), "mine");
     }
 }

@@ -1,161 +1,170 @@
 //! The user's code, as the server sees it.
 
-use crate::link::input::Input;
-use crate::link::{Link, LinkId};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Handle, Input, Link, Result, Worker};
 use std::any::Any;
 use std::fmt;
-use std::io;
+use std::sync::Arc;
 
 /// What a server does with its links.
 ///
-/// One value serves all shards at once, so it is shared between threads; what belongs to one
-/// thread is in [`Worker`](Self::Worker), what belongs to one link in [`State`](Self::State).
+/// One value serves all workers at once. `S` is what it keeps for each link, made by
+/// [`on_connect`](Self::on_connect); `W` what it keeps for each worker thread, such as a database
+/// connection, made by [`on_worker_start`](Self::on_worker_start); it need not be [`Send`]. A
+/// handler that needs neither is `impl Handler for Echo`.
 ///
-/// Promises: the callbacks of one link never run at the same time; `on_disconnect` comes
-/// exactly once for each `on_connect` that succeeded, and nothing comes after it; no callback
-/// runs under a lock. A callback queues what is to be sent, and the shard sends it when
-/// the callback is over, in one system call for all links.
+/// # Promises
+///
+/// The callbacks of a link never run at the same time, wherever they run; `on_disconnect` is called
+/// exactly once for each `on_connect` that succeeded, and nothing after it; no callback runs under a
+/// lock; no bytes leave and no other callback runs before this one has returned.
+///
+/// # Errors
+///
+/// An error closes its link, whoever caused it; what is queued is sent first. The reason is
+///
+/// | returned | reason |
+/// | --- | --- |
+/// | [`SendError::Full`](crate::SendError::Full) | [`OutputFull`](DisconnectReason::OutputFull) |
+/// | [`TooLong`](crate::TooLong) | [`Limit`](DisconnectReason::Limit) |
+/// | anything else | [`HandlerError`](DisconnectReason::HandlerError) |
 ///
 /// # Panics
 ///
-/// A panic in a callback closes that link, is counted, and the worker goes on with a fresh context.
-/// `on_disconnect` is still called, with the state as the panic left it. Only if no fresh context can
-/// be made does the server stop, and the links of that worker then end without `on_disconnect`.
-pub trait Handler: Send + Sync + Sized + 'static {
-    /// The context of a worker thread, such as a database connection. It is made and dropped on
-    /// that thread and need not be `Send`.
-    type Worker: 'static;
-    /// What the handler keeps for a link. It starts as its default and lies in the link's place
-    /// in the table.
-    type State: Default + Send + 'static;
-
-    /// Makes the context of one worker, on the worker's thread, before the server takes links, and
-    /// again after a panic.
-    ///
-    /// Must be written unless `Worker` is `()`.
+/// A panic resets its link: what is queued may be half a reply, and is not sent. It is counted, and
+/// the worker goes on with a new `W`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no handler with link state `{S}` and worker context `{W}`",
+    note = "`impl Handler for {Self}` means neither: write `impl Handler<State, Context> for {Self}`"
+)]
+pub trait Handler<S = (), W = ()>: Send + Sync + 'static
+where
+    S: Send + 'static,
+    W: 'static,
+{
+    /// The server is about to start; it does not listen yet. Here start threads that post.
     ///
     /// # Errors
     ///
-    /// An error here stops the start of the server, or later the server.
-    fn on_worker_start(&self, worker: WorkerId) -> io::Result<Self::Worker> {
+    /// The server does not start; [`on_stop`](Self::on_stop) is not called.
+    fn on_start(&self, server: &Handle) -> Result {
+        let _ = server;
+        Ok(())
+    }
+
+    /// The last link and the workers' contexts are gone. Called once for each `on_start` that
+    /// succeeded, also when the start failed after it.
+    fn on_stop(&self, server: &Handle) {
+        let _ = server;
+    }
+
+    /// Makes the context of a thread that runs callbacks, on that thread, before there are links, and
+    /// again after a panic. It is dropped on that thread.
+    ///
+    /// Must be written unless `W` is `()`; the build fails otherwise.
+    ///
+    /// # Errors
+    ///
+    /// The server does not start; after a panic, it stops.
+    fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<W> {
         let _ = worker;
-        unit_context()
+        const {
+            assert!(
+                size_of::<W>() == 0,
+                "the worker context is not (): write on_worker_start, which makes it"
+            );
+        }
+        unit()
     }
 
-    /// A connection came in; the link is open.
+    /// A link opened. Returns its state; until then the state is `()`.
+    ///
+    /// Must be written unless `S` is `()`; the build fails otherwise.
     ///
     /// # Errors
     ///
-    /// An error refuses the connection: it is closed, what was queued for it is sent first, and
-    /// `on_disconnect` is not called.
-    fn on_connect(&self, worker: &mut Self::Worker, link: &mut Link<'_, Self::State>) -> Result {
-        let _ = (worker, link);
+    /// The link is refused: what is queued is sent; `on_disconnect` is not
+    /// called.
+    fn on_connect(&self, link: &mut Link<'_, (), W>) -> Result<S> {
+        let _ = link;
+        const {
+            assert!(
+                size_of::<S>() == 0,
+                "the link state is not (): write on_connect, which makes it"
+            );
+        }
+        unit()
+    }
+
+    /// There is unread input, and the output is not above its high-water mark and has the grant
+    /// ([`Builder::output_bytes`](crate::Builder::output_bytes), [`grant_bytes`](crate::Builder::grant_bytes)).
+    ///
+    /// Take one message, reply, return. What is left stays with the link, up to
+    /// [`Builder::input_bytes`](crate::Builder::input_bytes), above which the link is not read from.
+    /// `on_receive` is called again
+    ///
+    /// - at once, if this call took something;
+    /// - when there is what this call asked for: [`Input::take`] and its like (counted from the first
+    ///   unread byte, also after a rewind), [`Output::ensure`](crate::Output::ensure);
+    /// - if it asked for nothing: when more came, or more may be queued;
+    /// - after [`resume`](Link::resume), [`on_writable`](Self::on_writable), and the end of a
+    ///   [deferred](Input::defer) reply.
+    ///
+    /// It is not called while the link is [paused](Link::pause), while a reply is deferred, or after [`close`](Link::close). At most 64 calls for one link come in one
+    /// turn of its worker.
+    fn on_receive(&self, link: &mut Link<'_, S, W>, input: &mut Input<'_>) -> Result;
+
+    /// The output has the grant again, or what [`Output::ensure`](crate::Output::ensure) asked for.
+    ///
+    /// Called only after the output had too little: `Full`, [`Output::send_some`](crate::Output::send_some),
+    /// [`Output::read_from`](crate::Output::read_from), `ensure`, a
+    /// [`try_post`](crate::Recipients::try_post) in a callback of this link that was refused as
+    /// `Full`; and after [`Output::notify`](crate::Output::notify). It comes before the `on_receive`
+    /// that the same capacity allows, also while the link is paused.
+    fn on_writable(&self, link: &mut Link<'_, S, W>) -> Result {
+        let _ = link;
         Ok(())
     }
 
-    /// Bytes came in: a piece of the stream, in order, as long as it happened to arrive, at most one
-    /// buffer. It may hold a part of a message, or several.
+    /// The peer has ended its stream, and what came is handled: `input` is empty, or `on_receive` took
+    /// nothing of it with nothing queued. There is a grant.
     ///
-    /// It is called while no more than half of the send queue is unsent and the
-    /// [grant](crate::Builder::grant_bytes) is free: an answer of up to that length is not refused. What
-    /// comes meanwhile waits unread.
-    ///
-    /// # Errors
-    ///
-    /// An error closes the link; `?` on a failed send does just that.
-    fn on_receive(
-        &self,
-        worker: &mut Self::Worker,
-        link: &mut Link<'_, Self::State>,
-        data: &[u8],
-    ) -> Result;
-
-    /// What is unread, whole: the callback that the server really makes. By default it gives the
-    /// first piece to [`on_receive`](Self::on_receive) and consumes it. Not for use yet.
-    ///
-    /// # Errors
-    ///
-    /// An error closes the link.
-    #[doc(hidden)]
-    fn on_input(
-        &self,
-        worker: &mut Self::Worker,
-        link: &mut Link<'_, Self::State>,
-        input: &mut Input<'_>,
-    ) -> Result {
-        let len = input.chunk().len();
-        self.on_receive(worker, link, input.chunk())?;
-        input.consume(len);
-        Ok(())
+    /// `Close`: when what is queued and deferred is sent and no `on_writable` is due. `Keep`: until
+    /// [`Link::close`], or until [`Output::finish`](crate::Output::finish) has ended the other half
+    /// too; `on_receive` is still called for what is unread.
+    fn on_end(&self, link: &mut Link<'_, S, W>, input: &mut Input<'_>) -> Result<Verdict> {
+        let _ = (link, input);
+        Ok(Verdict::Close)
     }
 
-    /// Everything that was queued has been handed to the system, or buffers that were refused are
-    /// free again: there is room for more. Still called when the peer has closed its half, so that
-    /// answers longer than the queue can be finished.
-    ///
-    /// # Errors
-    ///
-    /// An error closes the link.
-    fn on_sent(&self, worker: &mut Self::Worker, link: &mut Link<'_, Self::State>) -> Result {
-        let _ = (worker, link);
-        Ok(())
+    /// For the idle timeout the link waited for its peer: nothing received, queued or deferred, not
+    /// paused. There is a grant.
+    fn on_idle(&self, link: &mut Link<'_, S, W>) -> Result<Verdict> {
+        let _ = link;
+        Ok(Verdict::Close)
     }
 
-    /// Nothing was received for the idle time-out. Says whether the link stays for another one.
-    fn on_idle(&self, worker: &mut Self::Worker, link: &mut Link<'_, Self::State>) -> Idle {
-        let _ = (worker, link);
-        Idle::Close
+    /// The server begins to stop. There is a grant, for a last message.
+    ///
+    /// `Close`: when what is unread is handled (as for [`on_end`](Self::on_end)) and what is queued and
+    /// deferred is sent. `Keep`: until [`Link::close`], at most until the drain timeout.
+    fn on_drain(&self, link: &mut Link<'_, S, W>) -> Result<Verdict> {
+        let _ = link;
+        Ok(Verdict::Close)
     }
 
-    /// The link is gone; why, and what it carried. Sends to it fail, sends to others do not.
-    fn on_disconnect(
-        &self,
-        worker: &mut Self::Worker,
-        link: &mut Link<'_, Self::State>,
-        reason: DisconnectReason,
-    ) {
-        let _ = (worker, link, reason);
+    /// The link has ended; why, and what it carried. Its state is dropped after this.
+    fn on_disconnect(&self, link: &mut Link<'_, S, W>, reason: DisconnectReason) {
+        let _ = (link, reason);
     }
 }
 
-/// The default context of workers without one.
-fn unit_context<W: 'static>() -> io::Result<W> {
-    let mut unit = Some(());
-    let context = (&mut unit as &mut dyn Any).downcast_mut::<Option<W>>().and_then(Option::take);
-    context.ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::Unsupported,
-            "the handler's type Worker is not (), so on_worker_start must be written",
-        )
-    })
-}
-
-/// A worker's number; from 0 to one below the number of workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WorkerId(pub(crate) u8);
-
-impl WorkerId {
-    /// The number as an index.
-    #[must_use]
-    pub fn index(self) -> usize {
-        usize::from(self.0)
-    }
-}
-
-impl fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// What becomes of an idle link.
+/// What happens to a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Idle {
-    /// It is closed, with [`DisconnectReason::Idle`].
+pub enum Verdict {
+    /// It is closed, after what the callback's contract says.
     Close,
-    /// It stays for another idle time-out.
+    /// It stays.
     Keep,
 }
 
@@ -167,40 +176,44 @@ pub enum DisconnectReason {
     PeerClosed,
     /// The peer's system reset the connection, or the network lost it.
     PeerReset,
-    /// Nothing was received for the idle time-out.
+    /// The peer sent more than a limit allows, or held borrowed buffers with an incomplete message.
+    Limit,
+    /// The peer sent nothing for the idle timeout.
     Idle,
-    /// The peer read so slowly that what was to be sent found no room.
+    /// The peer took nothing for the stall timeout, held borrowed buffers with unsent output, or
+    /// missed a post under [`WhenSlow::Disconnect`](crate::WhenSlow::Disconnect).
     SlowReader,
+    /// The handler queued more than there was capacity for, and returned that error.
+    OutputFull,
     /// The handler closed it.
     HandlerClosed,
-    /// The handler returned an error.
+    /// The handler returned an error, or a [`Reply`](crate::Reply) was dropped or never sent.
     HandlerError,
     /// The handler panicked.
     HandlerPanic,
-    /// Another thread closed it through the server's handle.
+    /// Another link or thread closed it.
     Kicked,
     /// The server is stopping.
     ServerStopping,
     /// The system refused an operation on it.
     SystemError,
-    /// It held unread input that others waited for: a message that was never completed.
-    Limit,
 }
 
 impl DisconnectReason {
-    /// All reasons, in the order in which statistics count them.
-    pub const ALL: [Self; 11] = [
+    /// All reasons, in the order in which statistics count them. A slice: its length may grow.
+    pub const ALL: &'static [Self] = &[
         Self::PeerClosed,
         Self::PeerReset,
+        Self::Limit,
         Self::Idle,
         Self::SlowReader,
+        Self::OutputFull,
         Self::HandlerClosed,
         Self::HandlerError,
         Self::HandlerPanic,
         Self::Kicked,
         Self::ServerStopping,
         Self::SystemError,
-        Self::Limit,
     ];
 
     /// A word for logs and metrics.
@@ -209,24 +222,25 @@ impl DisconnectReason {
         match self {
             Self::PeerClosed => "peer_closed",
             Self::PeerReset => "peer_reset",
+            Self::Limit => "limit",
             Self::Idle => "idle",
             Self::SlowReader => "slow_reader",
+            Self::OutputFull => "output_full",
             Self::HandlerClosed => "handler_closed",
             Self::HandlerError => "handler_error",
             Self::HandlerPanic => "handler_panic",
             Self::Kicked => "kicked",
             Self::ServerStopping => "server_stopping",
             Self::SystemError => "system_error",
-            Self::Limit => "limit",
         }
     }
 
-    /// What an error that a handler returned means for its link.
+    /// What an error that a callback returned means for its link.
     pub(crate) fn of_error(error: &Error) -> Self {
-        use crate::SendError::{NoBuffers, QueueFull};
-        match error {
-            Error::Send(QueueFull | NoBuffers) => Self::SlowReader,
-            _ => Self::HandlerError,
+        match error.kind() {
+            ErrorKind::OutputFull => Self::OutputFull,
+            ErrorKind::Limit => Self::Limit,
+            ErrorKind::Handler => Self::HandlerError,
         }
     }
 }
@@ -237,39 +251,69 @@ impl fmt::Display for DisconnectReason {
     }
 }
 
-/// What went over a link.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Totals {
-    /// Bytes received.
-    pub received_bytes: u64,
-    /// Times that `on_receive` was called.
-    pub received_count: u64,
-    /// Bytes handed to the system to be sent.
-    pub sent_bytes: u64,
+/// The only value of `()`, for a type that is known to be it.
+fn unit<T: 'static>() -> Result<T> {
+    let mut unit = Some(());
+    let value = (&mut unit as &mut dyn Any).downcast_mut::<Option<T>>().and_then(Option::take);
+    value.ok_or_else(|| {
+        Error::msg("a type without size that is not () must be made by its callback")
+    })
 }
 
-/// Kept small: it is asked for with each callback.
-const _: () = assert!(size_of::<LinkId>() == 8);
+/// A function that receives.
+impl<F> Handler for F
+where
+    F: Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync + 'static,
+{
+    fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+        self(link, input)
+    }
+}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_unit_context_has_a_default() {
-        unit_context::<()>().unwrap();
-        let error = unit_context::<u64>().unwrap_err();
-        assert!(error.to_string().contains("on_worker_start must be written"), "{error}");
+/// A handler that the program keeps a reference to.
+impl<H, S, W> Handler<S, W> for Arc<H>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
+    fn on_start(&self, server: &Handle) -> Result {
+        (**self).on_start(server)
     }
 
-    #[test]
-    fn each_reason_stands_at_its_place_and_has_its_own_name() {
-        for (index, reason) in DisconnectReason::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, index);
-        }
-        let names: std::collections::HashSet<_> =
-            DisconnectReason::ALL.map(DisconnectReason::name).into();
-        assert_eq!(names.len(), DisconnectReason::ALL.len());
+    fn on_stop(&self, server: &Handle) {
+        (**self).on_stop(server);
+    }
+
+    fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<W> {
+        (**self).on_worker_start(worker)
+    }
+
+    fn on_connect(&self, link: &mut Link<'_, (), W>) -> Result<S> {
+        (**self).on_connect(link)
+    }
+
+    fn on_receive(&self, link: &mut Link<'_, S, W>, input: &mut Input<'_>) -> Result {
+        (**self).on_receive(link, input)
+    }
+
+    fn on_writable(&self, link: &mut Link<'_, S, W>) -> Result {
+        (**self).on_writable(link)
+    }
+
+    fn on_end(&self, link: &mut Link<'_, S, W>, input: &mut Input<'_>) -> Result<Verdict> {
+        (**self).on_end(link, input)
+    }
+
+    fn on_idle(&self, link: &mut Link<'_, S, W>) -> Result<Verdict> {
+        (**self).on_idle(link)
+    }
+
+    fn on_drain(&self, link: &mut Link<'_, S, W>) -> Result<Verdict> {
+        (**self).on_drain(link)
+    }
+
+    fn on_disconnect(&self, link: &mut Link<'_, S, W>, reason: DisconnectReason) {
+        (**self).on_disconnect(link, reason);
     }
 }

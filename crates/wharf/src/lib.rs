@@ -84,6 +84,8 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod acts;
+mod address;
 mod engine;
 mod error;
 mod handler;
@@ -91,22 +93,45 @@ mod limits;
 mod link;
 mod plant;
 mod server;
+mod service;
 mod shares;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stats;
+mod worker;
 
-pub use error::{Error, Result, SendError, StartError};
-pub use handler::{DisconnectReason, Handler, Idle, Totals, WorkerId};
+pub use address::Address;
+pub use error::{
+    Error, ErrorKind, PostError, Result, SendError, StartError, StartErrorKind, TooLong,
+};
+pub use handler::{DisconnectReason, Handler, Verdict};
 pub use limits::{MemoryPlan, WhenFull};
-#[doc(hidden)]
+pub use link::framing::{Decoder, Delimiter, Extent, FixedSize, Framed, LengthPrefix, Lines};
 pub use link::input::Input;
-pub use link::{Link, LinkId};
+pub use link::message::Message;
+pub use link::output::{Copied, Output, WhenSlow};
+pub use link::payload::Payload;
+pub use link::peek::Peek;
+pub use link::reply::Reply;
+pub use link::{Link, LinkId, ListenerId, Origin, Totals};
 pub use server::{
-    BackEnd, Builder, Chosen, Handle, Running, Server, StopSignal, StopSignals, Stopped,
+    BackEnd, Builder, Chosen, Drain, Handle, Recipients, RunningServer, Server, StopReport,
+    StopSignal, StopSignals,
 };
 pub use stats::{Stats, WorkerStats};
 pub use wharf_port::memory::Ledger;
+pub use worker::{Worker, WorkerId};
+
+/// What may go to other threads.
+const _: () = {
+    const fn send<T: Send + 'static>() {}
+    const fn shared<T: Send + Sync + 'static>() {}
+    send::<Reply>();
+    send::<RunningServer>();
+    shared::<Handle>();
+    shared::<Message>();
+    shared::<Error>();
+};
 
 /// The README's code is compiled with the documentation's.
 #[cfg(doctest)]

@@ -2,6 +2,7 @@
 
 use crate::error::StartError;
 use crate::link::LINKS_PER_SHARD_MAX;
+use crate::link::output::WhenSlow;
 use crate::server::BackEnd;
 use crate::shares::{Division, Needs};
 use std::fmt;
@@ -35,6 +36,11 @@ pub(crate) struct Settings {
     pub(crate) loan_wait: Duration,
     pub(crate) stall: Duration,
     pub(crate) idle: Duration,
+    /// How long a deferred reply may be out.
+    pub(crate) answer: Duration,
+    pub(crate) when_slow: WhenSlow,
+    /// The longest frame that the handler has declared.
+    pub(crate) frame_max: usize,
     pub(crate) when_full: WhenFull,
     pub(crate) backlog: u32,
     /// Packets that wait for one shard: posts from other threads, and connections from the
@@ -70,6 +76,9 @@ impl Default for Settings {
             loan_wait: Duration::from_secs(1),
             stall: Duration::from_secs(30),
             idle: Duration::from_secs(60),
+            answer: Duration::from_secs(60),
+            when_slow: WhenSlow::Skip,
+            frame_max: 0,
             when_full: WhenFull::Wait,
             backlog: BACKLOG,
             inbox_capacity: INBOX_CAPACITY,
@@ -89,16 +98,16 @@ impl Settings {
             }
         };
         range("shards", self.shards, 1, SHARDS_MAX);
-        range("links", self.links, 1, LINKS_PER_SHARD_MAX);
-        range("buffers", self.buffers.unwrap_or(1), 1, BUFFERS_MAX);
-        range("buffer_size", self.buffer_size_bytes, 64, 1 << 20);
+        range("links_max", self.links, 1, LINKS_PER_SHARD_MAX);
+        range("buffer_count", self.buffers.unwrap_or(1), 1, BUFFERS_MAX);
+        range("buffer_size_bytes", self.buffer_size_bytes, 64, 1 << 20);
         range("input_bytes", self.input_bytes, 1, 1 << 30);
-        range("send_queue", self.send_queue_bytes, 1, 1 << 30);
+        range("output_bytes", self.send_queue_bytes, 1, 1 << 30);
         range("grant_bytes", self.grant_bytes.unwrap_or(1), 1, 1 << 30);
         range("backlog", self.backlog, 1, 65_535);
         if self.links < self.shards {
             faults.push(format!(
-                "links is {}, but each of {} shards needs one",
+                "links_max is {}, but each of {} shards needs one",
                 self.links, self.shards
             ));
         }
@@ -106,18 +115,24 @@ impl Settings {
         // echo of the buffer that it is given must fit then.
         let (name, grant) = match self.grant_bytes {
             Some(grant) if grant > self.buffer_size_bytes => ("grant_bytes", grant),
-            _ => ("buffer_size", self.buffer_size_bytes),
+            _ => ("buffer_size_bytes", self.buffer_size_bytes),
         };
         if grant > self.send_queue_bytes / 2 {
             faults.push(format!(
-                "{name} is {grant}, but send_queue, which is {}, must be twice that at least",
+                "{name} is {grant}, but output_bytes, which is {}, must be twice that at least",
                 self.send_queue_bytes
+            ));
+        }
+        if self.frame_max > self.input_bytes as usize {
+            faults.push(format!(
+                "the handler takes frames of up to {} bytes, but input_bytes is {}",
+                self.frame_max, self.input_bytes
             ));
         }
         if faults.is_empty() {
             faults.extend(self.buffers_that_lack());
         }
-        if faults.is_empty() { Ok(()) } else { Err(StartError::Settings(faults)) }
+        if faults.is_empty() { Ok(()) } else { Err(StartError::settings(&faults)) }
     }
 
     /// Says with figures that there are too few buffers, if so.
@@ -129,10 +144,11 @@ impl Settings {
             return None;
         }
         Some(format!(
-            "buffers is {there}, but must be from {least} to {BUFFERS_MAX}: each of {shards} shards \
+            "buffer_count is {there}, but must be from {least} to {BUFFERS_MAX}: each of {shards} shards \
              has {links} links, each guaranteed 1 buffer of input and {grant} of output, and must \
-             be able to lend one link {input_max} for input_bytes and {output_max} for send_queue; \
-             ask for more buffers, or for fewer links or shards, or lower input_bytes or send_queue"
+             be able to lend one link {input_max} for input_bytes and {output_max} for output_bytes; \
+             ask for more buffers, or for fewer links or shards, or lower input_bytes or \
+             output_bytes"
         ))
     }
 
@@ -143,6 +159,16 @@ impl Settings {
     /// Bytes of unsent output above which a link is not called with input, and takes no posts.
     pub(crate) fn high_water_bytes(&self) -> u32 {
         (self.send_queue_bytes / 2).max(1)
+    }
+
+    /// The grant, as callbacks have it: at least a whole buffer.
+    pub(crate) fn grant_bytes(&self) -> u32 {
+        self.grant_bytes.unwrap_or(self.buffer_size_bytes)
+    }
+
+    /// The longest message that can be posted.
+    pub(crate) fn post_bytes_max(&self) -> usize {
+        self.high_water_bytes() as usize
     }
 
     /// Buffers for links and posts, the windows apart.
@@ -224,6 +250,8 @@ impl Settings {
         let buffers = |count: u32| shards * u64::from(count) * size_bytes;
         let tables = shards * pool.size_bytes() - buffers(pool.buffers);
         MemoryPlan {
+            guaranteed_buffers: shards * u64::from(division.guarantees()),
+            surplus_buffers: shards * u64::from(division.surplus),
             terms: vec![
                 ("buffers guaranteed to links", buffers(division.guarantees())),
                 ("buffers lent to links (surplus)", buffers(division.surplus)),
@@ -232,6 +260,7 @@ impl Settings {
                 ("buffers for posts and broadcasts", (shards + 1) * self.post_pool().size_bytes()),
                 ("links", shards * places * link_size_bytes as u64),
                 ("ports", shards * wharf_port::table_size_bytes(&self.port(listeners))),
+                ("room to copy a message together", shards * u64::from(self.input_bytes)),
                 ("inboxes", shards * u64::from(self.inbox_capacity) * 96),
                 // Touched pages of a thread that handles messages; what handlers do comes on top.
                 ("stacks", shards * 64 * 1024),
@@ -242,13 +271,30 @@ impl Settings {
 
 /// The memory that a server takes at start, as a sum with named terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct MemoryPlan {
-    /// What for, and how many bytes.
-    pub terms: Vec<(&'static str, u64)>,
+    terms: Vec<(&'static str, u64)>,
+    guaranteed_buffers: u64,
+    surplus_buffers: u64,
 }
 
 impl MemoryPlan {
+    /// What for, and how many bytes.
+    pub fn terms(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.terms.iter().copied()
+    }
+
+    /// Buffers that are guaranteed to links, all together.
+    #[must_use]
+    pub fn guaranteed_buffers(&self) -> u64 {
+        self.guaranteed_buffers
+    }
+
+    /// Buffers that are lent to links.
+    #[must_use]
+    pub fn surplus_buffers(&self) -> u64 {
+        self.surplus_buffers
+    }
+
     /// The sum, in bytes.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
@@ -273,7 +319,10 @@ mod tests {
     fn all_faults_are_reported_at_once() {
         let settings = Settings { links: 0, buffer_size_bytes: 8, ..Settings::default() };
         let text = settings.check().unwrap_err().to_string();
-        assert!(text.contains("links is 0") && text.contains("buffer_size is 8"), "{text}");
+        assert!(
+            text.contains("links_max is 0") && text.contains("buffer_size_bytes is 8"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -289,9 +338,11 @@ mod tests {
         let with = |buffers| Settings { buffers: Some(buffers), ..shape.clone() };
         with(least).check().unwrap();
         let text = with(least - 1).check().unwrap_err().to_string();
-        for part in
-            [format!("buffers is {}", least - 1), format!("from {least} to"), "2 shards".into()]
-        {
+        for part in [
+            format!("buffer_count is {}", least - 1),
+            format!("from {least} to"),
+            "2 shards".into(),
+        ] {
             assert!(text.contains(&part), "{part}: {text}");
         }
     }

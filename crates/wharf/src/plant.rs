@@ -37,8 +37,6 @@ pub enum EnginePlant {
     Miscount,
     /// `on_disconnect` is called twice.
     DisconnectTwice,
-    /// A link begins with the state of the one before.
-    KeepState,
     /// What a handler asked to be closed stays open.
     ForgetClose,
     /// Closing in good order drops what is queued.
@@ -71,12 +69,24 @@ pub enum EnginePlant {
     LinkClockIsPorts,
     /// Posts are refused as if there were no buffers for them.
     RefusePosts,
+    /// The handler is called with input while its link is paused.
+    CallWhilePaused,
+    /// The handler is called with input while a reply is deferred.
+    CallWhileDeferred,
+    /// `on_writable` does not come when it is owed.
+    NeverWritable,
+    /// `on_end` comes twice.
+    EndTwice,
+    /// The handler is called again before the bytes that it asked for have come.
+    IgnoresTake,
+    /// A handler that queues more than there is room for has its peer called slow.
+    FullBlamesPeer,
 }
 
 #[cfg(feature = "sim")]
 impl EnginePlant {
     /// Every fault that can be planted.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 35] = [
         Self::LeakSlot,
         Self::LosePlace,
         Self::ForgetRoomWake,
@@ -90,7 +100,6 @@ impl EnginePlant {
         Self::IgnoreQueueLimit,
         Self::Miscount,
         Self::DisconnectTwice,
-        Self::KeepState,
         Self::ForgetClose,
         Self::DropQueueAtClose,
         Self::SkipLinger,
@@ -107,6 +116,12 @@ impl EnginePlant {
         Self::TakeOthersEntries,
         Self::LinkClockIsPorts,
         Self::RefusePosts,
+        Self::CallWhilePaused,
+        Self::CallWhileDeferred,
+        Self::NeverWritable,
+        Self::EndTwice,
+        Self::IgnoresTake,
+        Self::FullBlamesPeer,
     ];
 }
 

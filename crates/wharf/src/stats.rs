@@ -21,8 +21,7 @@ pub(crate) struct ShardStats {
     pub(crate) sent_messages: Counter,
     pub(crate) sent_bytes: Counter,
     pub(crate) send_refusals: Counter,
-    pub(crate) broadcast_skips: Counter,
-    pub(crate) stale_posts: Counter,
+    pub(crate) missed: Counter,
     pub(crate) loans_revoked: Counter,
     pub(crate) handler_panics: Counter,
     pub(crate) turns: Counter,
@@ -83,7 +82,7 @@ pub struct Stats {
     /// Connections that `on_connect` refused.
     pub rejects: u64,
     /// Links closed, by reason, in the order of [`DisconnectReason::ALL`].
-    pub closes: [u64; DisconnectReason::ALL.len()],
+    pub(crate) closes: [u64; DisconnectReason::ALL.len()],
     /// Links closed by force because a drain ran out of time.
     pub cut: u64,
     /// Calls of `on_receive`.
@@ -94,12 +93,10 @@ pub struct Stats {
     pub sent_messages: u64,
     /// Bytes handed to the system to be sent.
     pub sent_bytes: u64,
-    /// Messages that found no room in a link's queue: a send's error, a broadcast's skip.
+    /// Messages of handlers to their own links that found no capacity.
     pub send_refusals: u64,
-    /// Links that a broadcast left out because their queue had no room.
-    pub broadcast_skips: u64,
-    /// Posted messages that were dropped because their link was gone or had no room.
-    pub stale_posts: u64,
+    /// Posts that links missed for want of capacity, each counted for each link.
+    pub missed: u64,
     /// Links closed because they held buffers beyond their guarantee without progress, while
     /// others waited for some: see [`Builder::loan_wait`](crate::Builder::loan_wait).
     pub loans_revoked: u64,
@@ -156,8 +153,7 @@ impl Stats {
         self.sent_messages += shard.sent_messages.get();
         self.sent_bytes += shard.sent_bytes.get();
         self.send_refusals += shard.send_refusals.get();
-        self.broadcast_skips += shard.broadcast_skips.get();
-        self.stale_posts += shard.stale_posts.get();
+        self.missed += shard.missed.get();
         self.loans_revoked += shard.loans_revoked.get();
         self.handler_panics += shard.handler_panics.get();
         self.receive_pauses += shard.receive_pauses.get();

@@ -56,7 +56,7 @@ use rustix::io::{Errno, ioctl_fionbio};
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -213,6 +213,10 @@ impl<T: Send> Port for EpollPort<T> {
 
     fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
         rustix::io::ioctl_fionread(&self.sockets.get_mut(socket)?.state.fd).ok()
+    }
+
+    fn local_address(&mut self, socket: Socket) -> Option<SocketAddr> {
+        linux::local_address(&self.sockets.get_mut(socket)?.state.fd)
     }
 
     fn now(&self) -> Time {

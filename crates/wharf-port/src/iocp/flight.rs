@@ -291,30 +291,8 @@ impl Flight {
             );
         }
         let len = usize::try_from(remote_len).unwrap_or(0);
-        if remote.is_null() || len < size_of::<SOCKADDR_IN>() {
-            return None;
-        }
-        // SAFETY: not null, so it points to an address of `len` bytes in the buffer, and every
-        // kind of address starts with its family.
-        let family = unsafe { remote.cast::<u16>().read_unaligned() };
-        if family == AF_INET {
-            // SAFETY: an address of this family, as long as it should be; plain data.
-            let ip4 = unsafe { remote.cast::<SOCKADDR_IN>().read_unaligned() };
-            // SAFETY: the union's members are views of the same four bytes.
-            let bytes = unsafe { ip4.sin_addr.S_un.S_addr }.to_ne_bytes();
-            return Some((bytes, u16::from_be(ip4.sin_port)).into());
-        }
-        if family != AF_INET6 || len < size_of::<SOCKADDR_IN6>() {
-            return None;
-        }
-        // SAFETY: an address of this family, as long as it should be; plain data.
-        let ip6 = unsafe { remote.cast::<SOCKADDR_IN6>().read_unaligned() };
-        // SAFETY: the union's members are views of the same 16 bytes.
-        let address = Ipv6Addr::from(unsafe { ip6.sin6_addr.u.Byte });
-        // SAFETY: the union's members are views of the same four bytes.
-        let scope = unsafe { ip6.Anonymous.sin6_scope_id };
-        let port = u16::from_be(ip6.sin6_port);
-        Some(SocketAddrV6::new(address, port, ip6.sin6_flowinfo, scope).into())
+        // SAFETY: null, or an address of `len` bytes in the buffer.
+        unsafe { address_at(remote, len) }
     }
 
     /// Marks the operation as in flight, and clears its block.
@@ -421,4 +399,36 @@ unsafe fn unleak<T>(start: NonNull<T>, len: usize) -> Box<[T]> {
     let slice = NonNull::slice_from_raw_parts(start, len);
     // SAFETY: the caller's promise.
     unsafe { Box::from_raw(slice.as_ptr()) }
+}
+
+/// The address that the system has written.
+///
+/// # Safety
+///
+/// `remote` is null, or points to `len` bytes that are an address.
+pub(super) unsafe fn address_at(remote: *const SOCKADDR, len: usize) -> Option<SocketAddr> {
+    if remote.is_null() || len < size_of::<SOCKADDR_IN>() {
+        return None;
+    }
+    // SAFETY: not null, so it points to an address of `len` bytes in the buffer, and every
+    // kind of address starts with its family.
+    let family = unsafe { remote.cast::<u16>().read_unaligned() };
+    if family == AF_INET {
+        // SAFETY: an address of this family, as long as it should be; plain data.
+        let ip4 = unsafe { remote.cast::<SOCKADDR_IN>().read_unaligned() };
+        // SAFETY: the union's members are views of the same four bytes.
+        let bytes = unsafe { ip4.sin_addr.S_un.S_addr }.to_ne_bytes();
+        return Some((bytes, u16::from_be(ip4.sin_port)).into());
+    }
+    if family != AF_INET6 || len < size_of::<SOCKADDR_IN6>() {
+        return None;
+    }
+    // SAFETY: an address of this family, as long as it should be; plain data.
+    let ip6 = unsafe { remote.cast::<SOCKADDR_IN6>().read_unaligned() };
+    // SAFETY: the union's members are views of the same 16 bytes.
+    let address = Ipv6Addr::from(unsafe { ip6.sin6_addr.u.Byte });
+    // SAFETY: the union's members are views of the same four bytes.
+    let scope = unsafe { ip6.Anonymous.sin6_scope_id };
+    let port = u16::from_be(ip6.sin6_port);
+    Some(SocketAddrV6::new(address, port, ip6.sin6_flowinfo, scope).into())
 }

@@ -33,7 +33,7 @@ use state::{Accept, Link, Listener, Member, Receive, Role, Table};
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::windows::io::{AsRawSocket, OwnedSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -209,6 +209,10 @@ impl<T: Send> Port for IocpPort<T> {
 
     fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
         state::link(&mut self.table, socket).and_then(|(_, handle, _)| handle.unread_bytes())
+    }
+
+    fn local_address(&mut self, socket: Socket) -> Option<SocketAddr> {
+        state::link(&mut self.table, socket).and_then(|(_, handle, _)| handle.local_address())
     }
 
     fn shutdown(&mut self, socket: Socket) {

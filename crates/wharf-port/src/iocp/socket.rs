@@ -3,16 +3,16 @@
 use super::wake::last_error;
 use crate::memory::Buffer;
 use crate::port::OsError;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::windows::io::{AsRawSocket, FromRawSocket, OwnedSocket};
 use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Networking::WinSock::{
     AF_INET, AF_INET6, FIONREAD, INVALID_SOCKET, IPPROTO_TCP, LINGER, LPFN_ACCEPTEX,
     LPFN_GETACCEPTEXSOCKADDRS, MSG_PEEK, SD_SEND, SIO_GET_EXTENSION_FUNCTION_POINTER, SO_LINGER,
-    SO_PROTOCOL_INFOW, SO_UPDATE_ACCEPT_CONTEXT, SOCK_STREAM, SOCKET, SOCKET_ERROR, SOL_SOCKET,
-    WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSAEWOULDBLOCK, WSAID_ACCEPTEX,
-    WSAID_GETACCEPTEXSOCKADDRS, WSAIoctl, WSAPROTOCOL_INFOW, WSASocketW, XP1_IFS_HANDLES,
-    getsockopt, ioctlsocket, recv, setsockopt, shutdown,
+    SO_PROTOCOL_INFOW, SO_UPDATE_ACCEPT_CONTEXT, SOCK_STREAM, SOCKADDR_STORAGE, SOCKET,
+    SOCKET_ERROR, SOL_SOCKET, WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSAEWOULDBLOCK,
+    WSAID_ACCEPTEX, WSAID_GETACCEPTEXSOCKADDRS, WSAIoctl, WSAPROTOCOL_INFOW, WSASocketW,
+    XP1_IFS_HANDLES, getsockname, getsockopt, ioctlsocket, recv, setsockopt, shutdown,
 };
 use windows_sys::Win32::Storage::FileSystem::SetFileCompletionNotificationModes;
 use windows_sys::Win32::System::IO::CancelIoEx;
@@ -104,6 +104,19 @@ impl Handle {
         // SAFETY: the socket is open; FIONREAD writes a u32 (ioctlsocket page).
         let result = unsafe { ioctlsocket(self.raw(), FIONREAD, &raw mut bytes) };
         (result == 0).then_some(u64::from(bytes))
+    }
+
+    /// The address of this end.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        let mut storage = SOCKADDR_STORAGE::default();
+        let mut len = size_u32::<SOCKADDR_STORAGE>().cast_signed();
+        let address = (&raw mut storage).cast();
+        // SAFETY: the socket is open; the address is written to `len` bytes of ours, and no more
+        // (getsockname page: namelen).
+        let result = unsafe { getsockname(self.raw(), address, &raw mut len) };
+        let len = usize::try_from(len).ok().filter(|_| result == 0)?;
+        // SAFETY: the call has written an address of `len` bytes there.
+        unsafe { super::flight::address_at(address, len) }
     }
 
     /// Makes closing the socket a reset.

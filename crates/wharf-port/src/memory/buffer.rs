@@ -3,6 +3,7 @@
 use super::ledger::Owner;
 use super::pool::Inner;
 use std::fmt;
+use std::io;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
@@ -47,6 +48,43 @@ impl Buffer {
             self.len += taken.len() as u32;
         }
         taken.len()
+    }
+
+    /// Has `read` put at most `len_max` bytes behind those that are there, and says how many it
+    /// did, which is never more than it was shown; calls it again while it is interrupted. With
+    /// `zero` it is shown zeros, else what the room has.
+    pub(super) fn read_from(
+        &mut self,
+        len_max: usize,
+        zero: bool,
+        read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let len = len_max.min(self.room() as usize);
+        // SAFETY: `len` ≤ size, so the address lies in this buffer's slot or at its end.
+        let start = unsafe { self.bytes().add(self.len as usize) };
+        if zero {
+            // SAFETY: `len` ≤ what is left of the slot, to which `&mut self` is the only way
+            // (INV-POOL-1).
+            unsafe { start.write_bytes(0, len) };
+        }
+        // SAFETY: `len` ≤ what is left of the slot, which is initialised memory and outlives this
+        // handle (INV-POOL-3). `&mut self` is the only way to it (INV-POOL-1), is borrowed while
+        // `read` runs, and the kernel does not write, because no port holds it (INV-POOL-2).
+        let room = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) };
+        loop {
+            match read(room) {
+                Ok(claimed) => {
+                    let taken = claimed.min(len);
+                    #[expect(clippy::cast_possible_truncation, reason = "at most `room`, a u32")]
+                    {
+                        self.len += taken as u32;
+                    }
+                    return Ok(taken);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Bytes that can still be appended.
@@ -102,7 +140,8 @@ impl Buffer {
 
     #[inline]
     fn inner(&self) -> &Inner {
-        // SAFETY: a pool outlives its buffers (INV-POOL-3).
+        // SAFETY: a pool outlives its buffers (INV-POOL-3). On a parcel's thread only `slots` is read
+        // by this reference, which has no cell (INV-PARCEL-2).
         unsafe { self.pool.as_ref() }
     }
 }

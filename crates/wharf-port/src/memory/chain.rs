@@ -1,12 +1,15 @@
 //! A chain: buffers and messages that leave as one unbroken run of bytes.
 
+mod fill;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod model;
+mod parcel;
 mod slices;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
+mod transfer;
 
 use super::buffer::Buffer;
 use super::entries::{Entry, EntryTable};
@@ -14,6 +17,8 @@ use super::error::NoRoom;
 use super::ledger::Owner;
 use super::message::{Message, Position};
 use super::pool::{BufferPool, Inner};
+pub use fill::Filled;
+pub use parcel::Parcel;
 use slices::{Slices, behind};
 use std::fmt;
 use std::ptr::NonNull;
@@ -25,8 +30,8 @@ use std::ptr::NonNull;
 /// bytes of the first entry that have been sent already are skipped. Dropping a chain frees the
 /// entries, the buffers, and the messages that nothing else holds.
 ///
-/// A chain stays on the thread of its pool; what goes to another thread is a
-/// [`Message`]:
+/// A chain stays on the thread of its pool; what goes to another thread is a [`Message`], or a
+/// [`Parcel`] that comes back:
 ///
 /// ```compile_fail,E0277
 /// fn elsewhere<T: Send>() {}
@@ -110,6 +115,28 @@ impl Chain {
         buffers_max: u32,
     ) -> Result<(), NoRoom> {
         self.append_slices(pool, message.slices(), message.len(), owner, buffers_max)
+    }
+
+    /// Copies all of `slices` behind what is here, as one [`append`](Self::append) of the bytes of
+    /// all of them would. A clone of the iterator has to yield the same slices.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`] if that is not possible for all of the bytes; then nothing changed.
+    ///
+    /// # Cost
+    ///
+    /// Walks over the slices up to three times, and copies their bytes once; allocates nothing.
+    pub fn append_all<'d>(
+        &mut self,
+        pool: &BufferPool,
+        slices: impl Iterator<Item = &'d [u8]> + Clone,
+        owner: Owner,
+        buffers_max: u32,
+    ) -> Result<(), NoRoom> {
+        // No pool has as many bytes as the sum can be wrong by.
+        let len = slices.clone().fold(0_usize, |len, slice| len.saturating_add(slice.len()));
+        self.append_slices(pool, slices, len, owner, buffers_max)
     }
 
     #[inline]
@@ -455,6 +482,17 @@ impl Chain {
         Slices::new(self)
     }
 
+    /// The bytes from the one at position `at` on, as [`slices`](Self::slices) has them; none if
+    /// the chain is not longer than `at`. Position 0 is the first byte that is left in the chain.
+    ///
+    /// # Cost
+    ///
+    /// Walks over the entries before the position, and over the buffers of the message that it is
+    /// in, if it is in one; reads no byte.
+    pub fn slices_from(&self, at: usize) -> impl Iterator<Item = &[u8]> + Clone {
+        Slices::new(self).behind(at)
+    }
+
     /// The entries with their indexes and the bytes that are left in each.
     fn walk(&self) -> impl Iterator<Item = (u32, &Entry, usize)> {
         let mut skipped = self.skipped as usize;
@@ -589,8 +627,8 @@ fn table_of<'a>(pool: Option<NonNull<Inner>>) -> &'a EntryTable {
     #[expect(clippy::expect_used, reason = "callers have an entry, or a pool's handle, in hand")]
     let pool = pool.expect("a chain with entries knows its table");
     // SAFETY: the caller has a handle to the pool or an entry of its table, and a pool outlives
-    // both (INV-POOL-3). The reference is used within one call of a method of `Chain`, while that
-    // is so.
+    // both (INV-POOL-3). The reference is used within one call of a method of `Chain` or `Parcel`,
+    // while that is so.
     &unsafe { pool.as_ref() }.entries
 }
 

@@ -27,7 +27,11 @@ impl Entry {
     }
 }
 
-/// A fixed number of entries, linked into chains or into the free list.
+/// A fixed number of entries, linked into chains, parcels or the free list.
+///
+/// The entries of a parcel may be used on another thread, by [`content`](Self::content),
+/// [`next`](Self::next) and [`set_next`](Self::set_next): these touch the entry that is named, and
+/// none of the table's counts.
 pub(super) struct EntryTable {
     nodes: Box<[Node]>,
     first_free: Cell<u32>,
@@ -69,7 +73,7 @@ impl EntryTable {
         self.messages_left.get()
     }
 
-    /// Whether no chain has an entry.
+    /// Whether no chain and no parcel has an entry.
     pub(super) fn is_unused(&self) -> bool {
         self.free_count.get() as usize == self.nodes.len()
     }
@@ -88,8 +92,8 @@ impl EntryTable {
         let node = &self.nodes[index as usize];
         self.first_free.set(node.next.get());
         self.free_count.set(self.free_count.get() - 1);
-        // SAFETY: the entry was on the free list, so no chain has it and no reference to its
-        // content exists (INV-CHAIN-1); the table is on one thread.
+        // SAFETY: the entry was on the free list, so no chain or parcel has it and no reference to
+        // its content exists (INV-CHAIN-1); the free list is used on one thread.
         unsafe { node.content.get().write(entry) };
         Ok(index)
     }

@@ -21,8 +21,8 @@ pub(super) struct FreeList {
     taken: AtomicU32,
 }
 
-/// Indexes that were acquired together, linked in the list; their owner may follow the links from
-/// `first` to `last` and may not change them.
+/// Indexes that were acquired together or joined, linked in the list; their owner may follow the
+/// links from `first` to `last`, and changes them by [`FreeList::join`] only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) first: u32,
@@ -86,7 +86,17 @@ impl FreeList {
         (last != NIL).then_some(Run { first, last, count })
     }
 
-    /// Puts a run back, as it came from [`acquire`](Self::acquire), once.
+    /// Makes one run of two that are out, `behind` behind `run`.
+    ///
+    /// A thread that acquires may still follow the links of either, since before they were taken.
+    /// The exchange of the head then fails by its tag, wherever the links led.
+    pub(super) fn join(&self, run: Run, behind: Run) -> Run {
+        // Relaxed: the owner passes the run on by something that orders this before it.
+        self.next[run.last as usize].store(behind.first, Ordering::Relaxed);
+        Run { first: run.first, last: behind.last, count: run.count + behind.count }
+    }
+
+    /// Puts a run back, as it came from [`acquire`](Self::acquire) or [`join`](Self::join), once.
     pub(super) fn release(&self, run: Run) {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
@@ -159,6 +169,17 @@ mod tests {
     }
 
     #[test]
+    fn runs_that_are_joined_are_released_as_one() {
+        let list = FreeList::full(6);
+        let [one, two, three] = [1, 2, 3].map(|count| list.acquire(count).unwrap());
+        let run = list.join(list.join(three, one), two);
+        assert_eq!((run.count, indexes(&list, run)), (6, vec![3, 4, 5, 0, 1, 2]));
+        list.release(run);
+        assert_eq!(list.free_count(), 6);
+        assert_eq!(indexes(&list, list.acquire(6).unwrap()), [3, 4, 5, 0, 1, 2]);
+    }
+
+    #[test]
     fn four_threads_never_hold_the_same_index() {
         let list = FreeList::full(8);
         let held: Vec<AtomicU32> = (0..8).map(|_| AtomicU32::new(0)).collect();
@@ -188,6 +209,28 @@ mod tests {
 mod loom_tests {
     use super::*;
     use loom::sync::Arc;
+
+    #[test]
+    fn a_run_that_grows_while_another_thread_acquires_loses_nothing() {
+        loom::model(|| {
+            let list = Arc::new(FreeList::full(3));
+            let other = Arc::clone(&list);
+            let thread = loom::thread::spawn(move || {
+                if let Some(run) = other.acquire(2) {
+                    other.release(run);
+                }
+            });
+            let mut held = list.acquire(1).unwrap();
+            while let Some(more) = list.acquire(1) {
+                held = list.join(held, more);
+            }
+            assert!(held.count == 1 || held.count == 3);
+            list.release(held);
+            thread.join().unwrap();
+            assert_eq!(list.free_count(), 3);
+            assert!(list.acquire(3).is_some() && list.acquire(1).is_none());
+        });
+    }
 
     #[test]
     fn no_index_is_held_twice_and_none_is_lost() {

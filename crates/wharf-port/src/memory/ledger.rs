@@ -110,6 +110,13 @@ impl LedgerView {
         self.tags[index as usize].store(Owner::Free as u8, Ordering::Relaxed);
     }
 
+    /// Whether this is the last view, and the pool is gone.
+    #[cfg(test)]
+    #[cfg(not(loom))]
+    pub(super) fn is_last(&self) -> bool {
+        Arc::strong_count(&self.tags) == 1
+    }
+
     pub(super) fn is_free(&self, index: u32) -> bool {
         self.tags[index as usize].load(Ordering::Relaxed) == Owner::Free as u8
     }

@@ -1,5 +1,9 @@
 //! Messages: bytes that are copied once and then read by any number of links, on any thread.
 
+mod builder;
+
+pub use builder::MessageBuilder;
+
 use super::error::{MemoryError, NoRoom};
 use super::free_list::{FreeList, Run};
 use super::ledger::Ledger;
@@ -66,7 +70,8 @@ struct Inner {
 struct Header {
     /// How many [`Message`]s name it; 0 if there is no such message.
     references: AtomicU32,
-    /// The message's last buffer, and how many it has. Written before the first handle is made.
+    /// The message's last buffer, and how many it has. Written before the first handle is made, and
+    /// while a builder has it.
     last: AtomicU32,
     count: AtomicU32,
 }
@@ -120,19 +125,38 @@ impl MessagePool {
         for piece in data.chunks(size_bytes as usize) {
             // SAFETY: the buffer was just acquired, so no message has it (INV-MESSAGE-1), and the
             // piece is no longer than a buffer.
-            unsafe { inner.write(index, piece) };
+            unsafe { inner.write(index, 0, piece) };
             index = inner.free.behind(index);
         }
-        let header = &inner.headers[run.first as usize];
-        // Relaxed: the message goes to other threads by something that orders this before it.
-        header.last.store(run.last, Ordering::Relaxed);
-        header.count.store(run.count, Ordering::Relaxed);
+        Ok(self.message_in(run, len))
+    }
+
+    /// Begins a message whose bytes come in several pieces, and whose length need not be known.
+    /// It has its first buffer at once, so that [finishing](MessageBuilder::finish) it cannot fail.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`] if no buffer is free.
+    ///
+    /// # Cost
+    ///
+    /// That of an empty message; allocates nothing.
+    pub fn builder(&self) -> Result<MessageBuilder, NoRoom> {
+        let run = self.inner.free.acquire(1).ok_or(NoRoom)?;
+        Ok(MessageBuilder { message: self.message_in(run, 0), run, last_len: 0 })
+    }
+
+    /// The first handle to a message that has this run's buffers, which were just acquired.
+    #[inline]
+    fn message_in(&self, run: Run, len: u32) -> Message {
+        let header = &self.inner.headers[run.first as usize];
+        header.set_run(run);
         header.references.store(1, Ordering::Relaxed);
         // The count that this takes is given back by the message's last handle.
         let pool = Arc::into_raw(Arc::clone(&self.inner)).cast_mut();
         // SAFETY: an `Arc`'s content has an address.
         let pool = unsafe { NonNull::new_unchecked(pool) };
-        Ok(Message { pool, first: run.first, len })
+        Message { pool, first: run.first, len }
     }
 
     /// How many buffers are free; exact while no other thread makes or frees a message.
@@ -177,15 +201,16 @@ impl fmt::Debug for MessagePool {
 unsafe impl Sync for Inner {}
 
 impl Inner {
-    /// Copies `bytes` to the start of a buffer.
+    /// Copies `bytes` into a buffer, behind its first `at` bytes.
     ///
     /// # Safety
     ///
-    /// The caller has the buffer alone, and `bytes` fit.
-    unsafe fn write(&self, index: u32, bytes: &[u8]) {
+    /// The caller has the buffer alone, and `bytes` fit there.
+    unsafe fn write(&self, index: u32, at: u32, bytes: &[u8]) {
         self.note_write(index);
-        let to = self.slots.bytes_of(index);
-        // SAFETY: the slot is large enough, and nobody else has it, by the caller's promise; so
+        // SAFETY: by the caller's promise the address lies in the slot or at its end.
+        let to = unsafe { self.slots.bytes_of(index).add(at as usize) };
+        // SAFETY: what is left of the slot is large enough, and nobody else has it, by the caller's promise; so
         // `bytes` are elsewhere.
         unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
     }
@@ -249,6 +274,14 @@ impl Header {
     fn unused() -> Self {
         let zero = || AtomicU32::new(0);
         Self { references: zero(), last: zero(), count: zero() }
+    }
+
+    /// Says which buffers the message has, to whoever will have its last handle.
+    #[inline]
+    fn set_run(&self, run: Run) {
+        // Relaxed: the message goes to other threads by something that orders this before it.
+        self.last.store(run.last, Ordering::Relaxed);
+        self.count.store(run.count, Ordering::Relaxed);
     }
 }
 

@@ -66,4 +66,37 @@ mod loom_tests {
             thread.join().unwrap();
         });
     }
+
+    #[test]
+    fn two_threads_build_at_once_and_one_of_them_may_have_to_give_up() {
+        fn build(pool: &MessagePool, byte: u8) -> Option<super::super::Message> {
+            let mut builder = pool.builder().ok()?;
+            builder.write(&[byte; 40]).unwrap();
+            builder.write(&[byte; 40]).ok()?;
+            Some(builder.finish())
+        }
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let pool = pool(3);
+            let other = pool.clone();
+            let thread = thread::spawn(move || {
+                let built = build(&other, 7);
+                built.inspect(|message| assert_eq!(bytes(message), [7; 80]))
+            });
+            let built = build(&pool, 8);
+            if let Some(message) = &built {
+                assert_eq!(bytes(message), [8; 80]);
+            }
+            let elsewhere = thread.join().unwrap();
+            // The other thread's is read here once more, and its buffers are released here.
+            if let Some(message) = &elsewhere {
+                assert_eq!(bytes(message), [7; 80]);
+            }
+            assert!(built.is_some() || elsewhere.is_some());
+            drop((built, elsewhere));
+            assert_eq!(pool.free(), 3);
+            assert_eq!(bytes(&pool.message_of(&[9; 192]).unwrap()), [9; 192]);
+        });
+    }
 }

@@ -46,8 +46,9 @@ impl PoolConfig {
 /// first out, because the buffer that was released last is the one that is still in the cache. The
 /// memory goes back to the system with the last of the handles, the buffers and the chains.
 ///
-/// A pool and all that comes from it stay on one thread; [`MessagePool`](super::MessagePool) is
-/// for what other threads or many links are to have.
+/// A pool and all that comes from it stay on one thread, but for a [`Parcel`](super::Parcel), which
+/// another thread may fill; [`MessagePool`](super::MessagePool) is for what other threads or many
+/// links are to have.
 ///
 /// ```compile_fail,E0277
 /// fn elsewhere<T: Send>() {}
@@ -68,7 +69,8 @@ pub struct BufferPool {
     inner: NonNull<Inner>,
 }
 
-/// A pool. Reached through shared references only, on one thread, so its fields are cells.
+/// A pool. Reached through shared references only, and its cells on one thread only. Other threads
+/// reach, by a parcel, what has no cell: `slots`, and where the entries are (INV-PARCEL-2).
 pub(super) struct Inner {
     pub(super) slots: Slots,
     pub(super) tags: LedgerView,

@@ -186,3 +186,74 @@ fn the_plans_sums_count_every_table() {
     let config = MessagePoolConfig { buffer_size_bytes: 100, ..MessagePoolConfig::new(10) };
     assert_eq!(config.size_bytes(), 10 * (128 + 4 + 64));
 }
+
+#[test]
+fn a_message_is_built_piece_by_piece() {
+    use std::fmt::Write;
+    let messages = messages(5);
+    let mut builder = messages.builder().unwrap();
+    let mut expected = Vec::new();
+    for (byte, len) in (0_u8..).zip([0, 10, 54, 1, 130, 0, 40]) {
+        builder.write(&vec![byte; len]).unwrap();
+        expected.extend(vec![byte; len]);
+        assert_eq!((builder.len(), builder.is_empty()), (expected.len(), expected.is_empty()));
+        assert_eq!(messages.free() as usize, 5 - expected.len().div_ceil(64).max(1));
+    }
+    write!(builder, "{}, {:?}", 17, "text").unwrap();
+    expected.extend(b"17, \"text\"");
+    let message = builder.finish();
+    assert_eq!((bytes(&message), messages.free()), (expected, 1));
+    let other = message.clone();
+    drop(message);
+    std::thread::scope(|scope| drop(scope.spawn(move || drop(other))));
+    assert_eq!(messages.free(), 5);
+    assert_eq!(bytes(&messages.message_of(&[1; 320]).unwrap()), [1; 320]);
+}
+
+#[test]
+fn messages_that_are_built_at_once_have_their_own_buffers() {
+    let messages = messages(8);
+    let mut builders = [0_u8, 1].map(|_| messages.builder().unwrap());
+    for _ in 0..5 {
+        for (byte, builder) in (0..).zip(&mut builders) {
+            builder.write(&[byte; 50]).unwrap();
+        }
+    }
+    assert_eq!(messages.free(), 0);
+    for (byte, builder) in (0..).zip(builders) {
+        assert_eq!(bytes(&builder.finish()), [byte; 250]);
+    }
+    assert_eq!(messages.free(), 8);
+    assert_eq!(bytes(&messages.message_of(&[2; 512]).unwrap()), [2; 512]);
+}
+
+#[test]
+fn a_piece_of_a_message_is_written_whole_or_not_at_all() {
+    use std::fmt::Write;
+    let messages = messages(3);
+    let mut builder = messages.builder().unwrap();
+    builder.write(&[1; 60]).unwrap();
+    assert_eq!(builder.write(&[2; 133]), Err(NoRoom));
+    assert_eq!(builder.write_str(&"x".repeat(200)), Err(std::fmt::Error));
+    assert_eq!((builder.len(), messages.free()), (60, 2));
+    builder.write(&[2; 132]).unwrap();
+    assert_eq!((builder.write(&[3]), messages.free()), (Err(NoRoom), 0));
+    assert_eq!(messages.builder().unwrap_err(), NoRoom);
+    assert_eq!(bytes(&builder.finish()), [[1; 60].as_slice(), &[2; 132]].concat());
+    assert_eq!(messages.free(), 3);
+}
+
+#[test]
+fn a_builder_that_is_not_finished_releases_its_buffers() {
+    let messages = messages(3);
+    let mut builder = messages.builder().unwrap();
+    builder.write(&[1; 130]).unwrap();
+    assert_eq!(messages.free(), 0);
+    drop(builder);
+    assert_eq!(messages.free(), 3);
+    let empty = messages.builder().unwrap().finish();
+    assert_eq!((empty.is_empty(), empty.slices().count(), messages.free()), (true, 0, 2));
+    let last = messages.builder().unwrap();
+    drop((messages, empty));
+    assert!(last.finish().is_empty(), "the pool is kept by the builder");
+}

@@ -4,6 +4,7 @@ use super::{
     Completions, Key, Operation, OperationKind, PortError, Poster, Refused, Socket, SubmitError,
 };
 use crate::memory::BufferPool;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// A completion port, owned by one thread.
@@ -146,6 +147,17 @@ pub trait Port: Sized {
     ///
     /// A system call, so it is for the end of a link, not for each message.
     fn unread_bytes(&mut self, socket: Socket) -> Option<u64>;
+
+    /// The address of this end of a connection. `None` where there is none to tell, as in the simulated
+    /// port, or on a stale socket.
+    ///
+    /// # Cost
+    ///
+    /// A system call.
+    fn local_address(&mut self, socket: Socket) -> Option<SocketAddr> {
+        let _ = socket;
+        None
+    }
 
     /// The port's clock; the simulated port has its own.
     fn now(&self) -> Time;

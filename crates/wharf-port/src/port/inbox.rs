@@ -101,14 +101,22 @@ impl<T: Send> Poster<T> {
     /// Never blocks, never allocates. A system call only if the owner sleeps and nobody has
     /// woken it yet.
     pub fn post(&self, packet: T) -> Result<(), PostError<T>> {
-        match self.packets.try_send(packet) {
-            Ok(()) => {
-                self.wake();
-                Ok(())
-            }
-            Err(TrySendError::Full(packet)) => Err(PostError::Full(packet)),
-            Err(TrySendError::Disconnected(packet)) => Err(PostError::Closed(packet)),
-        }
+        self.post_quietly(packet)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// As [`post`](Self::post), but the owner sleeps on, and looks for the packet only after the next
+    /// [`wake`](Self::wake): for packets to several ports that are to be seen when all are posted.
+    ///
+    /// # Errors
+    ///
+    /// As [`post`](Self::post).
+    pub fn post_quietly(&self, packet: T) -> Result<(), PostError<T>> {
+        self.packets.try_send(packet).map_err(|refused| match refused {
+            TrySendError::Full(packet) => PostError::Full(packet),
+            TrySendError::Disconnected(packet) => PostError::Closed(packet),
+        })
     }
 
     /// Ends the owner's wait, or its next one, without a packet.

@@ -48,7 +48,7 @@ use rustix::fd::OwnedFd;
 use setup::Ring;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 use vectors::Vectors;
@@ -305,6 +305,10 @@ impl<T: Send> Port for UringPort<T> {
 
     fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
         rustix::io::ioctl_fionread(&self.sockets.get_mut(socket)?.state.fd).ok()
+    }
+
+    fn local_address(&mut self, socket: Socket) -> Option<SocketAddr> {
+        linux::local_address(&self.sockets.get_mut(socket)?.state.fd)
     }
 
     fn now(&self) -> Time {

@@ -4,10 +4,10 @@
 //! full shards never leave connections waiting that another one has room for.
 
 use super::worker::{BATCH, Worker};
-use crate::handler::Handler;
 use crate::limits::WhenFull;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
+use crate::service::Service;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ pub(super) struct Acceptor<S> {
     listeners: Vec<Listener>,
     /// Connections that were accepted and found no place: with one place left and two listeners
     /// armed, two may come. They wait for one as if they were still in the backlog.
-    waiting: VecDeque<(S, SocketAddr)>,
+    waiting: VecDeque<(S, SocketAddr, u16)>,
     /// A shard's inbox was full: connections that wait are tried again at this moment.
     place_at: Option<Time>,
 }
@@ -70,7 +70,7 @@ impl<S> Acceptor<S> {
     }
 }
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Gives the listening sockets, and every shard's inbox, to this shard.
     pub(crate) fn listen(
         &mut self,
@@ -147,9 +147,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     fn place_waiting(&mut self) {
         self.acceptor.place_at = None;
         for _ in 0..self.acceptor.waiting.len() {
-            let Some((stream, peer)) = self.acceptor.waiting.pop_front() else { return };
-            if let Some(back) = self.place(stream, peer) {
-                self.acceptor.waiting.push_front((back, peer));
+            let Some((stream, peer, listener)) = self.acceptor.waiting.pop_front() else { return };
+            if let Some(back) = self.place(stream, peer, listener) {
+                self.acceptor.waiting.push_front((back, peer, listener));
                 return;
             }
         }
@@ -167,7 +167,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                     listener.armed = None;
                 }
                 self.core.stats().accepted.add(1);
-                self.admit(stream, peer);
+                let number = u16::try_from(number).unwrap_or(u16::MAX);
+                self.admit(stream, peer, number);
             }
             Outcome::AcceptEnded(end) => {
                 listener.armed = None;
@@ -183,32 +184,83 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     }
 
     /// A place for a connection, now or when there is one; or it is closed, as the setting says.
-    fn admit(&mut self, stream: P::Stream, peer: SocketAddr) {
+    fn admit(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
         let others_wait = !self.acceptor.waiting.is_empty();
-        let back = if others_wait { Some(stream) } else { self.place(stream, peer) };
+        let back = if others_wait { Some(stream) } else { self.place(stream, peer, listener) };
         let Some(stream) = back else { return };
         let waits = self.core.shared.settings.when_full == WhenFull::Wait;
         if waits && self.acceptor.waiting.len() < self.acceptor.waiting.capacity() {
-            self.acceptor.waiting.push_back((stream, peer));
+            self.acceptor.waiting.push_back((stream, peer, listener));
         } else {
             self.core.stats().refused_full.add(1);
         }
     }
 
     /// Finds a place for a connection, here or in another shard; gives it back without one.
-    fn place(&mut self, stream: P::Stream, peer: SocketAddr) -> Option<P::Stream> {
+    fn place(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) -> Option<P::Stream> {
         let Some(shard) = self.core.shared.take_place() else { return Some(stream) };
         if shard == usize::from(self.core.shard) {
-            self.adopt(stream, peer);
+            self.adopt(stream, peer, listener);
             return None;
         }
-        let refused = self.posters[shard].post(Command::Adopt { stream, peer }).err()?;
+        let refused = self.posters[shard].post(Command::Adopt { stream, peer, listener }).err()?;
         // That shard is far behind, or gone. It tells nobody when it has room in its inbox.
         self.core.shared.leave_place(shard);
         self.acceptor.place_at = Some(self.core.now.after(RETRY_AFTER));
         match refused.into_packet() {
             Command::Adopt { stream, .. } => Some(stream),
             _ => None,
+        }
+    }
+
+    /// Makes a link of a connection for which a place has been counted.
+    pub(super) fn adopt(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
+        let shard = usize::from(self.core.shard);
+        if self.drain_until.is_some() {
+            self.core.stats().refused_stopping.add(1);
+            return self.core.shared.give_place_back(shard);
+        }
+        let (name, address) = self.core.shared.listener(listener);
+        let Some(index) = self.core.slots.open(peer, name.0, self.core.now) else {
+            debug_assert!(false, "a place was counted for it");
+            self.core.stats().refused_full.add(1);
+            return self.core.shared.give_place_back(shard);
+        };
+        let key = self.core.key(index);
+        match self.port.associate(stream, key.key()) {
+            Ok(socket) => {
+                self.core.slots[index].socket = Some(socket);
+                self.core.slots[index].local = self.local_address(socket, address);
+            }
+            Err(_) => {
+                self.core.stats().accept_failures.add(1);
+                self.core.slots.release(index);
+                return self.core.shared.give_place_back(shard);
+            }
+        }
+        self.core.marks().open(index, key.generation());
+        self.start_time_out(index);
+        match self.call_connect(index) {
+            Some(Ok(())) => {
+                self.core.slots[index].connected = true;
+                self.core.stats().connects.add(1);
+                self.after_callback(index, Some(Ok(())));
+                self.serve(index);
+            }
+            refused => {
+                self.core.stats().rejects.add(1);
+                self.after_callback(index, refused);
+            }
+        }
+        self.steer(index);
+    }
+
+    /// The address of this end: the listener's, or, if that is any, what the system says.
+    fn local_address(&mut self, socket: Socket, listener: SocketAddr) -> SocketAddr {
+        if listener.ip().is_unspecified() {
+            self.port.local_address(socket).unwrap_or(listener)
+        } else {
+            listener
         }
     }
 

@@ -5,7 +5,7 @@ use crate::handler::{DisconnectReason, Handler};
 use crate::link::slot::Phase;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::service::Service;
 use wharf_port::memory::Chain;
 use wharf_port::port::{Operation, Port};
 
@@ -14,19 +14,27 @@ use wharf_port::port::{Operation, Port};
 pub(super) enum How {
     /// What is queued is sent first, and the peer hears the end before the socket goes.
     Flush,
-    /// At once.
+    /// At once; the peer sees a reset if something that was queued is lost.
     Now,
+    /// At once, with a reset.
+    Reset,
 }
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Ends a link; the first reason is the one that counts.
     pub(super) fn close(&mut self, index: u32, reason: DisconnectReason, how: How) {
-        // From here on other threads are told that it is gone.
-        self.core.shared.note_generation(self.core.id(index), false);
+        if self.core.slots[index].phase == Phase::Free {
+            return;
+        }
         let slot = &mut self.core.slots[index];
         slot.reason.get_or_insert(reason);
         // Nothing can be sent any more, so nothing is.
-        let how = if slot.broken.is_some() { How::Now } else { how };
+        let how = if slot.broken.is_some() && how == How::Flush { How::Now } else { how };
+        // From here on other threads are told that it is gone; a reply is still waited for.
+        if slot.deferral.is_none() || how != How::Flush {
+            self.core.marks().close(index);
+        }
+        let slot = &mut self.core.slots[index];
         match (slot.phase, how) {
             (Phase::Free | Phase::Closing, _) => {}
             (Phase::Flushing | Phase::Lingering, How::Flush) => {}
@@ -45,14 +53,15 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
                     self.flushed(index);
                 }
             }
-            (_, How::Now) => {
-                let loses_bytes = slot.has_output();
+            (_, How::Now | How::Reset) => {
+                let resets = slot.has_output() || how == How::Reset;
                 slot.phase = Phase::Closing;
                 slot.queue = Chain::new();
                 let socket = slot.socket;
+                self.core.cancel_reply(index);
                 self.core.drop_input(index);
                 let Some(socket) = socket else { return };
-                if loses_bytes {
+                if resets {
                     self.port.abandon(socket);
                 }
                 if let Err(error) = self.port.submit(socket, Operation::Close) {
@@ -65,13 +74,18 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     /// A closing link has nothing left to send.
     pub(super) fn flushed(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
+        if slot.deferral.is_some() {
+            return;
+        }
+        self.core.marks().close(index);
+        let slot = &mut self.core.slots[index];
         let reason = slot.reason.unwrap_or(DisconnectReason::HandlerClosed);
         if slot.input_over || self.core.shared.planted.strikes(EnginePlant::SkipLinger) {
             return self.close(index, reason, How::Now);
         }
         slot.phase = Phase::Lingering;
         (slot.owes, slot.heard) = (false, self.core.now);
-        let socket = slot.socket;
+        let socket = slot.socket.filter(|_| !slot.shut);
         if let Some(socket) = socket {
             self.port.shutdown(socket);
         }
@@ -86,27 +100,24 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         slot.socket = None;
         if slot.connected {
             self.core.shared.count_close(self.core.shard, reason);
-            self.call(index, |handler, worker, link| handler.on_disconnect(worker, link, reason));
+            self.call(index, |handler, link| handler.on_disconnect(link, reason));
             if self.core.shared.planted.strikes(EnginePlant::DisconnectTwice) {
-                self.call(index, |h, worker, link| h.on_disconnect(worker, link, reason));
+                self.call(index, |handler, link| handler.on_disconnect(link, reason));
             }
         }
-        if !self.core.shared.planted.strikes(EnginePlant::KeepState) {
-            self.renew_state(index);
-        }
+        self.drop_state(index);
         self.wheel.clear(&mut self.core.slots, index);
+        if !self.core.slots[index].cancelled {
+            self.free_place(index);
+        }
+    }
+
+    /// Gives a place back, to the table and to whoever waits for one.
+    pub(super) fn free_place(&mut self, index: u32) {
         if !self.core.shared.planted.strikes(EnginePlant::LeakSlot) {
             self.core.release(index);
         }
         self.core.shared.give_place_back(usize::from(self.core.shard));
-    }
-
-    /// Puts a fresh state into a place. Making one and dropping the old one is the user's code.
-    fn renew_state(&mut self, index: u32) {
-        let place = &mut self.states[index as usize];
-        if catch_unwind(AssertUnwindSafe(|| *place = H::State::default())).is_err() {
-            self.core.stats().handler_panics.add(1);
-        }
     }
 
     /// Begins to drain when the server is asked to stop, and ends it by force in time.
@@ -166,6 +177,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         slot.phase = Phase::Draining;
         slot.late_bytes = 0;
         self.stop_receiving(index);
+        self.serve(index);
         self.steer(index);
         self.end_if_answered(index);
     }

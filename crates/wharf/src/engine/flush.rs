@@ -2,12 +2,12 @@
 
 use super::close::How;
 use super::dispatch::reason_of;
-use super::receive::DRAIN_BYTES_MAX;
 use super::worker::Worker;
-use crate::handler::{DisconnectReason, Handler};
+use crate::handler::{DisconnectReason, Verdict};
 use crate::link::slot::{Phase, Wish};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
+use crate::service::Service;
 use wharf_port::memory::Chain;
 use wharf_port::port::{End, Operation, Port, Time};
 
@@ -18,7 +18,7 @@ const SEND_BYTES_MAX: usize = 128 * 1024;
 /// slow reader would give none back for long.
 const SEND_BYTES_TIGHT: usize = 16 * 1024;
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Submits what this turn has queued.
     pub(super) fn flush(&mut self) {
         let tight = self.core.shares.is_tight();
@@ -30,7 +30,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             if self.core.shared.planted.strikes(EnginePlant::LoseDirty) {
                 continue;
             }
-            if slot.sending || slot.queue.is_empty() || slot.phase == Phase::Closing {
+            if slot.sending || slot.phase == Phase::Closing {
+                continue;
+            }
+            if slot.queue.is_empty() {
+                self.end_output(index);
                 continue;
             }
             let chain = slot.queue.take_front(send_bytes_max);
@@ -49,14 +53,21 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
     }
 
-    /// Tells the handler that a link has nothing left to send.
-    fn drained(&mut self, index: u32) {
-        let answer = self.call(index, |handler, worker, link| handler.on_sent(worker, link));
-        self.after_callback(index, answer);
+    /// All is sent: if the handler has finished the output, the peer hears that nothing follows.
+    fn end_output(&mut self, index: u32) {
+        let slot = &mut self.core.slots[index];
+        if !slot.finished || slot.shut || !slot.is_served() {
+            return;
+        }
+        slot.shut = true;
+        if let Some(socket) = slot.socket {
+            self.port.shutdown(socket);
+        }
+        self.end_if_answered(index);
     }
 
-    /// Closes a link that will get no more input, once all of it is handled and answered: what is
-    /// queued is out, and what the handler still waits to queue.
+    /// Closes a link that will get no more input, once all of it is handled and answered: nothing is
+    /// deferred, and the handler waits for no room to queue more.
     #[inline]
     pub(super) fn end_if_answered(&mut self, index: u32) {
         if self.core.slots[index].has_all_input() {
@@ -66,20 +77,39 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
 
     fn end_if_handled(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        let waits_to_answer = matches!(slot.wish, Some(Wish::Output(_)));
-        if !slot.is_served() || !slot.is_handled() || waits_to_answer {
+        if !slot.is_served() || !slot.has_handled_all() {
             return;
         }
-        if slot.phase == Phase::Draining {
-            // The handler may go on with a long answer when what is queued is out; one that never
-            // ends is ended by the closing, which sends what is queued.
-            if !slot.has_output() || slot.late_bytes > DRAIN_BYTES_MAX {
-                self.close(index, DisconnectReason::ServerStopping, How::Flush);
+        if let Some(reason) = slot.broken {
+            if slot.input.is_empty() || !slot.is_held() {
+                self.close(index, reason, How::Now);
             }
-        } else if let Some(reason) = slot.broken {
-            self.close(index, reason, How::Now);
-        } else if !slot.has_output() {
-            self.close(index, DisconnectReason::PeerClosed, How::Flush);
+            return;
+        }
+        let waits_to_answer = slot.owes_writable || matches!(slot.wish, Some(Wish::Output(_)));
+        if slot.is_held() || waits_to_answer || slot.owes_drain() {
+            return;
+        }
+        if slot.input_over && slot.end.is_none() {
+            if self.core.has_grant(index) {
+                self.tell_end(index);
+                self.end_if_answered(index);
+            }
+            return;
+        }
+        let is_over = match (slot.phase, slot.end) {
+            (Phase::Draining, _) | (_, Some(Verdict::Close)) => true,
+            // It was kept for what its other half has to say.
+            (_, Some(Verdict::Keep)) => slot.shut && !slot.has_output(),
+            (_, None) => false,
+        };
+        if is_over {
+            let reason = if slot.phase == Phase::Draining {
+                DisconnectReason::ServerStopping
+            } else {
+                DisconnectReason::PeerClosed
+            };
+            self.close(index, reason, How::Flush);
         }
     }
 
@@ -91,6 +121,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         slot.queue = Chain::new();
         // What waited for room has it, and the end of its input has its time from now on.
         (slot.handled, slot.owes, slot.heard) = (false, false, self.core.now);
+        (slot.owes_writable, slot.ensured) = (false, 0);
         self.core.end_wish(index);
         self.core.settle(index);
         // Whether the receive hears of it, too, is the system's affair: what is there is taken, and
@@ -136,8 +167,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if !slot.queue.is_empty() {
             self.core.mark_dirty(index);
         } else if slot.is_served() && slot.broken.is_none() {
-            slot.output_ends(self.core.now);
-            self.drained(index);
+            slot.owe_no_more(self.core.now);
+            self.end_output(index);
             self.watch_idle(index);
         } else if slot.phase == Phase::Flushing {
             self.flushed(index);

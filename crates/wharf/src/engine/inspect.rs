@@ -1,9 +1,9 @@
 //! What must hold in a shard between two turns; only simulations ask.
 
 use super::worker::Worker;
-use crate::handler::Handler;
 use crate::link::slot::{Phase, Receiving, Slot};
 use crate::server::shared::Command;
+use crate::service::Service;
 use crate::shares::Loan;
 use wharf_port::port::{Port, Time};
 
@@ -27,7 +27,7 @@ macro_rules! ensure {
 }
 pub(crate) use ensure;
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Looks at every live place.
     ///
     /// # Errors
@@ -65,9 +65,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let slot = &self.core.slots[index];
         let phase = slot.phase;
         ensure!(phase != Phase::Free, "live and free");
-        ensure!(slot.socket.is_some(), "has no socket");
+        // A place can wait for the buffers of a reply whose link has ended.
+        ensure!(slot.socket.is_some() || slot.cancelled, "has no socket");
         let limit = self.core.shared.settings.send_queue_bytes as usize;
-        ensure!(slot.backlog() <= limit, "{} bytes wait, of {limit}", slot.backlog());
+        ensure!(slot.used() <= limit, "{} bytes wait, of {limit}", slot.used());
         let (held, holds) = (slot.held, slot.holds());
         ensure!(held == holds, "holds {holds:?}, counted {held:?}");
         let shares = slot.messages() > 0;
@@ -80,21 +81,31 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             return Ok(());
         }
         ensure!(slot.sending || slot.queue.is_empty(), "bytes are queued, and nothing is sent");
-        ensure!(!slot.is_served() || slot.is_handled() || self.may_wait(index), "is not called");
+        let is_due = slot.is_served() && !slot.is_handled() && !slot.is_held();
+        ensure!(!is_due || self.may_wait(index), "is not called");
+        let is_owed = slot.is_served() && slot.owes_writable && self.core.can_pay_writable(index);
+        ensure!(!is_owed || slot.goes_on, "is owed on_writable, and not called");
         let credit = self.core.shared.settings.input_bytes as usize;
         let reads = slot.receiving != Receiving::Off || slot.has_all_input();
         let is_read = phase == Phase::Lingering || (slot.is_served() && slot.input.is_empty());
         ensure!(!is_read || reads, "{phase:?}, but waits for nothing");
-        let blocked = slot.input.len() >= credit || slot.wish.is_some() || slot.has_output();
+        let blocked = slot.input.len() >= credit
+            || slot.wish.is_some()
+            || slot.has_output()
+            || slot.is_held();
         let tight = self.core.shares.is_tight();
         let waits = reads || blocked || tight;
         ensure!(!slot.is_served() || waits, "{phase:?} with unread input, but waits for nothing");
-        ensure!(phase != Phase::Flushing || slot.sending, "is to flush, but nothing is sent");
-        let idle = self.core.shared.settings.idle;
+        let flushes = slot.sending || slot.deferral.is_some();
+        ensure!(phase != Phase::Flushing || flushes, "is to flush, but nothing is sent");
+        let answer = self.core.shared.settings.answer;
         let stall = self.core.shared.settings.stall;
         let timed = match phase {
             Phase::Open if slot.has_output() => !stall.is_zero(),
-            Phase::Open => !idle.is_zero() && !slot.input_over,
+            _ if slot.deferral.is_some() && phase != Phase::Closing => {
+                !answer.is_zero() && !slot.cancelled
+            }
+            Phase::Open => slot.idle_ms != 0 && !slot.input_over && !slot.paused,
             Phase::Lingering => true,
             Phase::Flushing => self.drain_until.is_none(),
             Phase::Free | Phase::Draining | Phase::Closing => false,

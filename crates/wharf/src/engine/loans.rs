@@ -4,10 +4,11 @@
 use super::close::How;
 use super::time_out::LOOKS;
 use super::worker::Worker;
-use crate::handler::{DisconnectReason, Handler};
+use crate::handler::DisconnectReason;
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
+use crate::service::Service;
 use crate::shares::{Borrower, Change, Loan, Standing, choose_victims};
 use std::time::Duration;
 use wharf_port::port::{Port, Time};
@@ -15,7 +16,7 @@ use wharf_port::port::{Port, Time};
 /// How often loans are looked at while somebody waits for one, at least.
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(100);
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Grants what can be granted, and lets the port have what buffers are left for it.
     pub(super) fn share_buffers(&mut self) {
         self.grant_loans();
@@ -100,8 +101,6 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     fn offer_room(&mut self, index: u32) {
         self.core.granting = Some(index);
         if self.core.slots[index].is_served() {
-            let answer = self.call(index, |handler, worker, link| handler.on_sent(worker, link));
-            self.after_callback(index, answer);
             self.room_has_grown(index);
         }
         self.core.granting = None;

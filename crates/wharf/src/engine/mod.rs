@@ -1,12 +1,14 @@
 //! The engine: what a shard does with completions. It knows the port's contract and no back end.
 
 mod accept;
+mod call;
 mod close;
 mod dispatch;
 mod flush;
 #[cfg(feature = "sim")]
 mod inspect;
 mod loans;
+mod post;
 mod receive;
 mod serve;
 mod time_out;
@@ -21,7 +23,10 @@ pub(crate) use worker::{Turn, Worker};
 /// lists of free, live, dirty, waiting and busy links.
 pub(crate) fn link_size_bytes<S>() -> usize {
     size_of::<crate::link::slot::Slot>()
-        + size_of::<S>()
+        + size_of::<Option<S>>()
         + size_of::<crate::shares::Borrower>()
-        + 9 * size_of::<u32>()
+        + size_of::<crate::link::reply::ReplyCell>()
+        + size_of::<(u32, u32, crate::server::marks::Mark)>()
+        + 2 * size_of::<u64>()
+        + 10 * size_of::<u32>()
 }

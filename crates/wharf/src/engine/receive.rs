@@ -3,20 +3,21 @@
 use super::close::How;
 use super::dispatch::reason_of;
 use super::worker::Worker;
-use crate::handler::{DisconnectReason, Handler};
+use crate::handler::DisconnectReason;
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
+use crate::service::Service;
 use wharf_port::memory::Buffer;
 use wharf_port::port::{End, Operation, OperationKind, Port, Shots, Socket};
 
 /// Bytes that a draining link still handles, and still sends: what the system can have taken from
 /// the peer before the drain began, a receive buffer at its largest by default (tcp_rmem).
-pub(super) const DRAIN_BYTES_MAX: u32 = 8 << 20;
+const DRAIN_BYTES_MAX: u32 = 8 << 20;
 /// Bytes that a lingering link throws away before it is closed all the same.
 const LINGER_BYTES_MAX: u32 = 64 << 20;
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Puts what came behind what is unread, and calls the handler if its answer has room.
     pub(super) fn received(&mut self, index: u32, buffer: Buffer, last: bool) {
         let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
@@ -47,7 +48,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if is_of_use {
             self.serve_fresh(index, buffer);
         } else {
-            self.keep(index, buffer, 0);
+            self.keep(index, buffer);
         }
         self.core.settle(index);
         self.end_if_answered(index);
@@ -149,7 +150,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if slot.receiving != Receiving::Off || slot.has_all_input() {
             return;
         }
-        if slot.totals.received_count > 0
+        if slot.totals.received_bytes > 0
             && self.core.shared.planted.strikes(EnginePlant::NeverResume)
         {
             return;
@@ -168,7 +169,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             Phase::Open | Phase::Draining if unread == 0 || slot.promised > 0 || !tight => {
                 (shots, free.min(size).min(owed), Receiving::One)
             }
-            Phase::Open | Phase::Draining if slot.wish.is_some() || !self.core.has_room(index) => {
+            Phase::Open | Phase::Draining
+                if slot.wish.is_some() || slot.is_held() || !self.core.has_room(index) =>
+            {
                 return;
             }
             Phase::Open | Phase::Draining => (shots, 0, Receiving::Look),

@@ -1,10 +1,17 @@
-//! From a link's input to its handler: a call comes only when its answer has room.
+//! From a link's input to its handler, and from room in its output: a call comes only when its answer
+//! has room.
+//!
+//! The order of a link's callbacks in a turn: `on_writable` if it is owed, `on_drain` once, `on_receive`
+//! for what is unread, `on_end` when that is handled.
 
 use super::worker::Worker;
-use crate::handler::Handler;
-use crate::link::input::Input;
+use crate::handler::{Handler, Verdict};
+use crate::link::input::{Input, Left, Terms};
+use crate::link::slot::{Phase, Wish};
+use crate::link::unread::Unread;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
+use crate::service::Service;
 use std::mem;
 use wharf_port::memory::Buffer;
 use wharf_port::port::Port;
@@ -12,70 +19,88 @@ use wharf_port::port::Port;
 /// Calls that one link gets in a turn; then others have theirs.
 const CALLS_MAX: u8 = 64;
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Gives the handler what has just come, if nothing is unread before it and the answer has room.
     /// What is not consumed stays with the link.
     pub(super) fn serve_fresh(&mut self, index: u32, buffer: Buffer) {
-        if !self.core.slots[index].input.is_empty() || !self.may_call(index) {
-            self.keep(index, buffer, 0);
+        let slot = &self.core.slots[index];
+        let waits = !slot.input.is_empty() || self.is_held(index) || slot.owes_call();
+        if waits || !self.core.has_room(index) || !self.counts_call(index) {
+            self.keep(index, buffer);
             return self.serve(index);
         }
-        self.core.slots[index].in_call = 1;
-        let mut input = Input::fresh(&buffer);
-        let answer =
-            self.call(index, |handler, worker, link| handler.on_input(worker, link, &mut input));
-        let (left, wanted) = (input.len(), input.wanted());
-        let took = buffer.len() - left;
-        self.core.slots[index].in_call = 0;
-        if left == 0 {
-            drop(buffer);
-            self.called(index, true, 0);
-            self.after_callback(index, answer);
-        } else {
-            self.keep(index, buffer, took);
-            self.called(index, took > 0, wanted);
-            self.after_callback(index, answer);
-            self.serve(index);
-        }
+        let before = self.core.slots[index].totals.received_bytes - buffer.len() as u64;
+        self.call_with_input(index, Unread::fresh(buffer, wrapped(before)));
+        self.serve(index);
     }
 
-    /// Puts a buffer behind what is unread, without its first bytes. The last buffer is filled up
-    /// first: a message that comes in pieces pins one buffer more than it needs, at most.
-    pub(super) fn keep(&mut self, index: u32, buffer: Buffer, consumed: usize) {
-        let (slots, pool) = (&mut self.core.slots, &self.core.pool);
-        let slot = &mut slots[index];
+    /// Puts a buffer behind what is unread. The last buffer is filled up first: a message that comes
+    /// in pieces pins one buffer more than it needs, at most.
+    pub(super) fn keep(&mut self, index: u32, buffer: Buffer) {
+        let slot = &mut self.core.slots[index];
         let before = slot.input.buffers();
-        debug_assert!(consumed == 0 || before == 0, "only the first bytes are consumed");
-        let pushed = slot.input.push_packed(pool, buffer);
+        let pushed = slot.input.push_packed(&self.core.pool, buffer);
         assert!(pushed.is_ok(), "there is an entry for each buffer of the pool");
-        slot.input.advance(consumed);
         if slot.input.buffers() > before {
             slot.promised = slot.promised.saturating_sub(1);
         }
     }
 
-    /// Calls the handler with what is unread, again and again, while it takes something and its
-    /// answers have room. What is left waits for room, or for the next turn.
+    /// Calls the handler for what it is owed and for what is unread, again and again, while it takes
+    /// something and its answers have room. What is left waits for room, or for the next turn.
     #[inline]
     pub(super) fn serve(&mut self, index: u32) {
-        if !self.core.slots[index].input.is_empty() {
-            self.serve_unread(index);
+        let slot = &self.core.slots[index];
+        if !slot.input.is_empty() || slot.owes_call() {
+            self.serve_in_order(index);
         }
     }
 
-    fn serve_unread(&mut self, index: u32) {
-        while self.core.slots[index].is_served()
-            && !self.core.slots[index].is_handled()
-            && self.may_call(index)
-        {
-            self.call_with_input(index);
-        }
+    fn serve_in_order(&mut self, index: u32) {
+        while self.core.slots[index].is_served() && self.serve_once(index) {}
         self.core.settle(index);
     }
 
-    /// Whether a callback with input may come now; counts it. One whose calls are used up goes on in
-    /// the next turn.
-    fn may_call(&mut self, index: u32) -> bool {
+    /// Makes the call that is next in order; says whether there was one.
+    fn serve_once(&mut self, index: u32) -> bool {
+        let slot = &self.core.slots[index];
+        if slot.owes_writable && self.can_pay_writable(index) {
+            return self.counts_call(index) && self.pay_writable(index);
+        }
+        if slot.owes_drain() && self.core.has_grant(index) {
+            return self.tell_drain(index);
+        }
+        let slot = &self.core.slots[index];
+        let is_due = !slot.input.is_empty() && !self.is_handled(index) && !self.is_held(index);
+        if !is_due || !self.core.has_room(index) || !self.counts_call(index) {
+            return false;
+        }
+        let slot = &mut self.core.slots[index];
+        let chain = mem::take(&mut slot.input);
+        let before = slot.totals.received_bytes - chain.len() as u64;
+        self.call_with_input(index, Unread::kept(chain, wrapped(before)));
+        true
+    }
+
+    fn is_handled(&self, index: u32) -> bool {
+        let slot = &self.core.slots[index];
+        let ignores = self.core.shared.planted.is(EnginePlant::IgnoresTake)
+            && slot.is_incomplete()
+            && slot.turn != self.core.turn;
+        slot.is_handled() && !ignores
+    }
+
+    /// Whether calls with input are held off.
+    fn is_held(&self, index: u32) -> bool {
+        let slot = &self.core.slots[index];
+        (slot.paused && !self.core.shared.planted.is(EnginePlant::CallWhilePaused))
+            || (slot.deferral.is_some()
+                && !self.core.shared.planted.is(EnginePlant::CallWhileDeferred))
+    }
+
+    /// Counts a call of this turn, if there is one left; a link whose calls are used up goes on in the
+    /// next turn.
+    fn counts_call(&mut self, index: u32) -> bool {
         let turn = self.core.turn;
         let slot = &mut self.core.slots[index];
         if slot.turn != turn {
@@ -88,33 +113,53 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             }
             return false;
         }
-        let may = self.core.has_room(index);
-        self.core.slots[index].calls += u8::from(may);
-        may
+        slot.calls += 1;
+        true
     }
 
-    fn call_with_input(&mut self, index: u32) {
+    fn call_with_input(&mut self, index: u32, unread: Unread) {
+        self.core.slots[index].woken = false;
+        let (answer, left) =
+            self.with_input(index, unread, |handler, link, input| handler.on_receive(link, input));
+        self.called(index, left.took, left.wanted);
+        self.after_callback(index, answer);
+    }
+
+    /// Runs a callback with what is unread, and puts back what it leaves.
+    fn with_input<R>(
+        &mut self,
+        index: u32,
+        unread: Unread,
+        callback: impl FnOnce(
+            &V::Handler,
+            &mut crate::Link<'_, V::State, V::Context>,
+            &mut Input<'_>,
+        ) -> R,
+    ) -> (Option<R>, Left) {
         let slot = &mut self.core.slots[index];
-        let mut unread = mem::take(&mut slot.input);
-        let before = unread.len();
         slot.in_call = unread.buffers();
-        let mut input = Input::kept(&mut unread);
-        let answer =
-            self.call(index, |handler, worker, link| handler.on_input(worker, link, &mut input));
-        let wanted = input.wanted();
-        let took = unread.len() < before;
+        let terms = Terms {
+            limit: self.core.shared.settings.input_bytes as usize,
+            is_ended: slot.input_over,
+            is_held: slot.deferral.is_some(),
+            search: slot.search,
+        };
+        let mut scratch = mem::take(&mut self.scratch);
+        let mut input = Input::new(unread, terms, &mut scratch);
+        let answer = self.call(index, |handler, link| callback(handler, link, &mut input));
+        let mut left = input.into_left();
+        self.scratch = scratch;
         let slot = &mut self.core.slots[index];
         slot.in_call = 0;
-        slot.input = unread;
-        self.called(index, took, wanted);
-        self.after_callback(index, answer);
+        slot.search = left.search;
+        slot.input = mem::take(&mut left.unread).into_chain(&self.core.pool);
+        (answer, left)
     }
 
     /// Notes what a call with input has done.
     fn called(&mut self, index: u32, took: bool, wanted: usize) {
         self.core.stats().received_messages.add(1);
         let slot = &mut self.core.slots[index];
-        slot.totals.received_count += 1;
         slot.wanted = if took { 0 } else { u32::try_from(wanted).unwrap_or(u32::MAX) };
         slot.handled = !took;
         if took {
@@ -127,6 +172,60 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             if slot.wish.is_some() {
                 self.core.forget_input_loan(index);
             }
+        }
+    }
+
+    fn can_pay_writable(&self, index: u32) -> bool {
+        self.core.can_pay_writable(index)
+            && !self.core.shared.planted.is(EnginePlant::NeverWritable)
+    }
+
+    /// Makes the call that is owed for want of room.
+    fn pay_writable(&mut self, index: u32) -> bool {
+        let slot = &mut self.core.slots[index];
+        (slot.owes_writable, slot.ensured, slot.woken) = (false, 0, true);
+        if matches!(slot.wish, Some(Wish::Output(_))) {
+            self.core.end_wish(index);
+        }
+        let answer = self.call(index, |handler, link| handler.on_writable(link));
+        self.after_callback(index, answer);
+        true
+    }
+
+    /// Tells the handler that the server stops.
+    fn tell_drain(&mut self, index: u32) -> bool {
+        self.core.slots[index].drain = Some(Verdict::Close);
+        let answer = self.call(index, |handler, link| handler.on_drain(link));
+        if self.after_verdict(index, answer) == Some(Verdict::Keep) {
+            let slot = &mut self.core.slots[index];
+            // As before the stop, until its handler closes it, or the drain ends.
+            (slot.drain, slot.phase) = (Some(Verdict::Keep), Phase::Open);
+            (slot.owed, slot.drained) = (None, false);
+        }
+        true
+    }
+
+    /// Tells the handler that nothing more will come, and that all that came is handled.
+    pub(super) fn tell_end(&mut self, index: u32) {
+        let slot = &mut self.core.slots[index];
+        if !self.core.shared.planted.is(EnginePlant::EndTwice) || slot.end.is_some() {
+            slot.end = Some(Verdict::Close);
+        }
+        let chain = mem::take(&mut slot.input);
+        let before = slot.totals.received_bytes - chain.len() as u64;
+        let (answer, left) =
+            self.with_input(index, Unread::kept(chain, wrapped(before)), |handler, link, input| {
+                handler.on_end(link, input)
+            });
+        if left.took {
+            self.core.slots[index].handled = false;
+        }
+        if let Some(verdict) = self.after_verdict(index, answer) {
+            self.core.slots[index].end = Some(verdict);
+            let now = self.core.now;
+            self.core.slots[index].hear(now);
+            self.start_time_out(index);
+            self.serve(index);
         }
     }
 
@@ -146,8 +245,19 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if self.core.shared.planted.strikes(EnginePlant::ForgetRoom) {
             return;
         }
-        self.core.slots[index].handled = false;
+        let slot = &mut self.core.slots[index];
+        if !slot.is_incomplete() {
+            slot.handled = false;
+        }
         self.serve(index);
+        if self.core.slots[index].owes_writable {
+            self.core.wish_if_short(index);
+        }
         self.end_if_answered(index);
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "counts of a stream wrap")]
+fn wrapped(count: u64) -> u32 {
+    count as u32
 }

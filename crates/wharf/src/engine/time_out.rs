@@ -3,11 +3,12 @@
 
 use super::close::How;
 use super::worker::Worker;
-use crate::handler::{DisconnectReason, Handler, Idle};
+use crate::handler::{DisconnectReason, Handler, Verdict};
 use crate::limits::Settings;
 use crate::link::slot::{Phase, Slot};
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
+use crate::service::Service;
 use std::time::Duration;
 use wharf_port::port::{Port, Time};
 
@@ -22,7 +23,7 @@ pub(super) const LOOKS: u32 = 8;
 
 /// The time-out that the timer wheel is made for.
 pub(crate) fn timeout_scale(settings: &Settings) -> Duration {
-    let spans = [settings.idle, settings.stall, FLUSH_MAX];
+    let spans = [settings.idle, settings.stall, settings.answer, FLUSH_MAX];
     spans.into_iter().filter(|span| !span.is_zero()).min().unwrap_or(FLUSH_MAX)
 }
 
@@ -32,7 +33,7 @@ pub(super) fn look_every_ns(settings: &Settings) -> Option<u64> {
     (!every.is_zero()).then(|| u64::try_from(every.as_nanos()).unwrap_or(u64::MAX >> 2))
 }
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Hangs the link into the wheel for the time-out of its phase.
     pub(super) fn start_time_out(&mut self, index: u32) {
         if self.core.shared.planted.strikes(EnginePlant::ForgetTimeOut) {
@@ -49,20 +50,29 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         if slot.phase == Phase::Lingering {
             return Some(slot.heard.after(LINGER_MAX));
         }
+        let answer = self.answer_deadline(slot);
         if slot.has_output() {
-            let stall = self.stall_of(slot.phase)?;
-            return Some(slot.moved.after(stall).min(self.core.now.after(stall / LOOKS)));
+            let stall = self
+                .stall_of(slot.phase)
+                .map(|stall| slot.moved.after(stall).min(self.core.now.after(stall / LOOKS)));
+            return stall.into_iter().chain(answer).min();
         }
-        self.idle_deadline(slot)
+        answer.or_else(|| self.idle_deadline(slot))
+    }
+
+    /// When the link's deferred reply is too late.
+    fn answer_deadline(&self, slot: &Slot) -> Option<Time> {
+        let answer = self.core.shared.settings.answer;
+        let deferral = slot.deferral.filter(|_| !answer.is_zero() && !slot.cancelled)?;
+        Some(deferral.since.after(answer))
     }
 
     /// When the link is idle: its peer owes it something, and nothing is owed to the peer.
     pub(super) fn idle_deadline(&self, slot: &Slot) -> Option<Time> {
-        let idle = self.core.shared.settings.idle;
-        let counts =
-            slot.phase == Phase::Open && !idle.is_zero() && !slot.has_output() && !slot.input_over;
-        if counts {
-            return Some(slot.heard.after(idle));
+        let may_come = !slot.input_over || slot.end == Some(Verdict::Keep);
+        let owes = slot.has_output() || slot.is_held();
+        if slot.phase == Phase::Open && slot.idle_ms != 0 && !owes && may_come {
+            return Some(slot.heard.after(Duration::from_millis(slot.idle_ms.into())));
         }
         // One whose sending has failed waits for the end of its input, which is near.
         (slot.phase == Phase::Open && slot.broken.is_some()).then(|| slot.heard.after(FLUSH_MAX))
@@ -97,6 +107,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     fn look_at_time(&mut self, index: u32) {
         let now = self.core.now;
         let slot = &self.core.slots[index];
+        if self.answer_deadline(slot).is_some_and(|deadline| deadline <= now) {
+            return self.give_up_reply(index);
+        }
         let sends = matches!(slot.phase, Phase::Open | Phase::Flushing) && slot.has_output();
         if !sends && self.deadline(slot).is_none_or(|deadline| deadline > now) {
             return;
@@ -130,17 +143,31 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             self.core.slots[index].hear(now);
             return;
         }
-        let answer = self.call(index, |handler, worker, link| handler.on_idle(worker, link));
-        let slot = &mut self.core.slots[index];
-        slot.hear(self.core.now);
-        match answer {
-            Some(Idle::Keep) => self.after_callback(index, Some(Ok(()))),
-            Some(Idle::Close) => {
+        let answer = self.call(index, |handler, link| handler.on_idle(link));
+        let now = self.core.now;
+        self.core.slots[index].hear(now);
+        match self.after_verdict(index, answer) {
+            Some(Verdict::Close) => {
                 // A last word is sent.
-                let how = if slot.has_output() { How::Flush } else { How::Now };
+                let how = if self.core.slots[index].has_output() { How::Flush } else { How::Now };
                 self.close(index, DisconnectReason::Idle, how);
             }
-            None => self.after_callback(index, None),
+            Some(Verdict::Keep) => self.serve(index),
+            None => {}
         }
+    }
+
+    /// A deferred reply has not come in time: later ones would be taken for it.
+    fn give_up_reply(&mut self, index: u32) {
+        self.core.cancel_reply(index);
+        let slot = &mut self.core.slots[index];
+        if slot.phase == Phase::Flushing {
+            slot.reason = Some(DisconnectReason::HandlerError);
+            if !slot.has_output() && !slot.cancelled {
+                self.flushed(index);
+            }
+            return;
+        }
+        self.close(index, DisconnectReason::HandlerError, How::Flush);
     }
 }

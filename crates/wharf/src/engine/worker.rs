@@ -10,12 +10,18 @@
 //! all links at once. So no callback is entered again while it runs.
 
 use super::accept::Acceptor;
-use crate::handler::{Handler, WorkerId};
+use super::call::guarded;
+use super::post::Broadcast;
+use crate::handler::Handler;
 use crate::link::core::Core;
 use crate::link::wheel::Wheel;
 use crate::plant::EnginePlant;
+use crate::server::Handle;
+use crate::server::marks::Mark;
 use crate::server::shared::{Command, Shared};
+use crate::service::Service;
 use crate::shares::Borrower;
+use crate::worker::WorkerId;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -32,18 +38,31 @@ pub(super) const BATCH: usize = 256;
 const LAG_MAX: Duration = Duration::from_millis(100);
 
 /// One shard's engine, generic over its port.
-pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> {
+pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> {
     pub(super) port: P,
     pub(super) core: Core,
     pub(super) wheel: Wheel,
     pub(super) acceptor: Acceptor<P::Stream>,
     /// Every shard's inbox, for connections that this one accepts.
     pub(super) posters: Box<[Poster<Command<P::Stream>>]>,
-    pub(super) handler: Arc<H>,
+    pub(super) handler: Arc<V::Handler>,
+    /// The server, as callbacks reach it.
+    pub(super) handle: Handle,
     /// `None` after a panic, if no fresh one could be made.
-    pub(super) context: Option<H::Worker>,
-    /// The links' states, by place.
-    pub(super) states: Box<[H::State]>,
+    pub(super) context: Option<V::Context>,
+    /// The links' states, by place; `None` until `on_connect` has made one.
+    pub(super) states: Box<[Option<V::State>]>,
+    /// Where a callback's input is copied together.
+    pub(super) scratch: Vec<u8>,
+    /// What other threads have asked of links, until all that they posted before is delivered.
+    pub(super) marked: Vec<(u32, u32, Mark)>,
+    /// Turns since the first of that was seen.
+    pub(super) turns_to_marks: u32,
+    /// A broadcast that is not in every inbox yet.
+    pub(super) held: Option<Broadcast>,
+    /// Links of which a post to others was refused, and when they are told that they can try again.
+    pub(super) refused: VecDeque<u32>,
+    pub(super) retry_at: Option<Time>,
     /// Links with more input than one turn's calls could take.
     pub(super) again: VecDeque<u32>,
     /// How often an open link's progress is looked at, in nanoseconds.
@@ -84,24 +103,31 @@ pub(crate) enum Turn {
     Done,
 }
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Makes the shard and, by `on_worker_start`, its context.
     pub(crate) fn new(
         shard: u8,
         port: P,
-        handler: Arc<H>,
+        handler: Arc<V::Handler>,
         shared: Arc<Shared>,
     ) -> Result<Self, String> {
         let places = shared.settings.links_per_shard();
         let wheel = Wheel::new(super::timeout_scale(&shared.settings), port.now());
         let look_every_ns = super::time_out::look_every_ns(&shared.settings);
         let mut worker = Self {
+            handle: Handle::new(Arc::clone(&shared)),
+            scratch: Vec::with_capacity(shared.settings.input_bytes as usize),
+            marked: Vec::with_capacity(places as usize),
+            turns_to_marks: 0,
+            held: None,
+            refused: VecDeque::with_capacity(places as usize),
+            retry_at: None,
             core: Core::new(shard, places, port.pool().clone(), shared),
             wheel,
             acceptor: Acceptor::new(),
             posters: Box::default(),
             context: None,
-            states: (0..places).map(|_| H::State::default()).collect(),
+            states: (0..places).map(|_| None).collect(),
             again: VecDeque::with_capacity(places as usize),
             look_every_ns,
             borrowers: Vec::with_capacity(places as usize),
@@ -121,7 +147,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
             handler,
             port,
         };
-        worker.core.now = worker.woke;
+        (worker.core.now, worker.core.clock) = (worker.woke, worker.woke);
         worker.share_buffers();
         worker.make_context()?;
         Ok(worker)
@@ -138,13 +164,17 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let nothing_is_handed_over = !self.core.shared.is_accepting();
         // The wake-up that told so may have ended the turn before: then this one must not wait.
         let may_be_over = nothing_is_handed_over && self.is_done(true);
-        let at_once = may_be_over || !self.again.is_empty() || self.is_to_look_at_posts(now);
+        let at_once = may_be_over
+            || !self.again.is_empty()
+            || !self.marked.is_empty()
+            || self.is_to_look_at_posts(now);
         let wait = if at_once { Some(Duration::ZERO) } else { self.wait(now) };
         let link_time = self.link_time(now);
         self.port.dequeue(&mut self.completions, wait)?;
         let is_short = self.completions.len() < BATCH;
         let saw_all = nothing_is_handed_over && is_short;
         self.woke = self.port.now();
+        self.core.clock = self.woke;
         self.pass_time(link_time, self.woke.since(now), wait);
         self.core.turn = self.core.turn.wrapping_add(1);
         // One that came back early with nothing has not looked: a signal, or a wake-up, ended it.
@@ -159,7 +189,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         }
         self.completions = completions;
 
+        self.obey_marks(is_short);
         self.serve_again();
+        self.retry_posts();
         self.expire();
         self.check_stop(is_short);
         self.accept_more();
@@ -211,7 +243,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
         let drain = self.drain_until.map(|time| time.since(real_now));
         let accept = self.acceptor.retry_at().map(|time| time.since(now));
         let loans = self.loans_due.map(|time| time.since(now));
-        [self.wheel.wait(now), drain, accept, loans].into_iter().flatten().min()
+        let retry = self.retry_at.map(|time| time.since(now));
+        [self.wheel.wait(now), drain, accept, loans, retry].into_iter().flatten().min()
     }
 
     /// Publishes the counts of the turn that is over.
@@ -229,15 +262,26 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, H: Handler> Worker<P, H> {
     pub(super) fn make_context(&mut self) -> Result<(), String> {
         let old = self.context.take();
         // The old context may be what the panic left behind; its drop must not stop the worker.
-        let _panics_are_reported_by_the_hook = catch_unwind(AssertUnwindSafe(|| drop(old)));
-        let id = WorkerId(self.core.shard);
-        match catch_unwind(AssertUnwindSafe(|| self.handler.on_worker_start(id))) {
+        guarded(|| drop(old));
+        let id = WorkerId::of_shard(self.core.shard);
+        let mut worker = crate::Worker {
+            context: &mut (),
+            server: &self.handle,
+            id,
+            count: self.core.shared.shards.len(),
+            now: self.core.shared.instant(self.core.clock),
+        };
+        let handler = &self.handler;
+        match catch_unwind(AssertUnwindSafe(|| handler.on_worker_start(&mut worker))) {
             Ok(Ok(context)) => {
                 self.context = Some(context);
                 Ok(())
             }
-            Ok(Err(error)) => Err(format!("worker {id}: {error}")),
-            Err(_) => Err(format!("worker {id} panicked")),
+            Ok(Err(error)) => Err(format!("on_worker_start of worker {id} failed: {error:?}")),
+            Err(payload) => {
+                guarded(|| drop(payload));
+                Err(format!("on_worker_start of worker {id} panicked"))
+            }
         }
     }
 

@@ -1,16 +1,17 @@
 //! What a shard's callbacks may touch: links, queues, buffers; never the port.
 
 use super::fifo::Fifo;
-use super::id::LinkId;
-use super::slot::{Phase, Slot, Slots, Wish};
-use crate::error::SendError;
-use crate::limits::MESSAGES_PER_LINK;
+use super::id::{LinkId, LinkKey};
+use super::posts::Sharing;
+use super::reply::Cancelled;
+use super::slot::{Phase, Slots, Wish};
 use crate::plant::EnginePlant;
+use crate::server::marks::Marks;
 use crate::server::shared::Shared;
 use crate::shares::{Loan, Shares};
 use crate::stats::ShardStats;
 use std::sync::Arc;
-use wharf_port::memory::{BufferPool, Message, Owner};
+use wharf_port::memory::BufferPool;
 use wharf_port::port::Time;
 
 /// One shard's links and what they send.
@@ -19,12 +20,16 @@ pub(crate) struct Core {
     pub(crate) shard: u8,
     /// The links' clock: see `Worker::link_time`.
     pub(crate) now: Time,
+    /// The port's clock, as of this turn.
+    pub(crate) clock: Time,
     /// Counts the turns, so that each link has a budget of calls in each.
     pub(crate) turn: u32,
     pub(crate) slots: Slots,
     pub(crate) shares: Shares,
     /// Which links share messages.
-    sharing: Sharing,
+    pub(super) sharing: Sharing,
+    /// Replies that were deferred; the count wraps.
+    pub(super) deferrals: u32,
     /// Behind everything that holds buffers.
     pub(crate) pool: BufferPool,
     pub(crate) shared: Arc<Shared>,
@@ -42,10 +47,12 @@ impl Core {
         Self {
             shard,
             now: Time::default(),
+            clock: Time::default(),
             turn: 0,
-            slots: Slots::new(capacity),
+            slots: Slots::new(capacity, &shared.settings),
             shares: Shares::new(shared.settings.division()),
-            sharing: Sharing { links: capacity, with: 0 },
+            sharing: Sharing::new(capacity),
+            deferrals: 0,
             pool,
             dirty: Vec::with_capacity(capacity as usize),
             waiters: Fifo::new(capacity),
@@ -60,140 +67,17 @@ impl Core {
         &self.stats
     }
 
+    /// What other threads ask of this shard's links.
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.shared.shards[usize::from(self.shard)].marks
+    }
+
+    pub(crate) fn key(&self, index: u32) -> LinkKey {
+        LinkKey::new(self.shard, index, self.slots[index].generation)
+    }
+
     pub(crate) fn id(&self, index: u32) -> LinkId {
-        LinkId::new(self.shard, index, self.slots[index].generation)
-    }
-
-    /// Queues a copy of `data` on a link.
-    pub(crate) fn queue(&mut self, index: u32, data: &[u8]) -> Result<(), SendError> {
-        if data.is_empty() {
-            return Ok(());
-        }
-        let result = self.room_for(index, data.len()).and_then(|()| {
-            if self.slots[index].broken.is_some() {
-                return Ok(());
-            }
-            let reserved = self.reserved_beside(index);
-            let slot = &mut self.slots[index];
-            let ignored = self.shared.planted.is(EnginePlant::IgnoreAllowance);
-            let allowance = self.shares.output_allowance(slot.held, reserved);
-            let no_guarantee = self.shared.planted.is(EnginePlant::NoGuarantee);
-            let allowance = if ignored {
-                u32::MAX
-            } else if no_guarantee {
-                self.shares.lendable(reserved)
-            } else {
-                allowance
-            };
-            match slot.queue.append(&self.pool, data, Owner::SendQueue, allowance) {
-                Ok(()) => {
-                    self.end_output_wish(index, data.len());
-                    Ok(())
-                }
-                Err(_) => Err(self.wish_for_output(index, data.len())),
-            }
-        });
-        self.queued(index, result)
-    }
-
-    /// Queues a message that came from another thread, or goes to many links.
-    ///
-    /// It has the lower half of the output, and leaves the grant free. A link with no message
-    /// waiting shares it, for one entry. One that has some gets a copy in buffers of its own, so
-    /// that a link which does not read keeps one message from coming home, and not all that come
-    /// after it; if it can borrow none, it shares as many as each link has entries for.
-    pub(crate) fn queue_message(&mut self, index: u32, message: &Message) -> Result<(), SendError> {
-        let result = self.room_for(index, message.len());
-        let result = result.and_then(|()| self.push_message(index, message));
-        self.queued(index, result)
-    }
-
-    fn push_message(&mut self, index: u32, message: &Message) -> Result<(), SendError> {
-        let high_water = self.shared.settings.high_water_bytes() as usize;
-        let is_above = self.slots[index].backlog() + message.len() > high_water;
-        if is_above && !self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
-            return Err(SendError::QueueFull);
-        }
-        let reserved = self.reserved_beside(index);
-        let slot = &mut self.slots[index];
-        if slot.broken.is_some() {
-            return Ok(());
-        }
-        if slot.has_output() {
-            let allowance = self.shares.post_allowance(slot.held, reserved);
-            let owner = Owner::SendQueue;
-            if slot.queue.append_copy_of(&self.pool, message, owner, allowance).is_ok() {
-                return Ok(());
-            }
-        }
-        if self.shared.planted.is(EnginePlant::EntryPerBuffer) {
-            let each = message.len().div_ceil(self.pool.buffer_size_bytes() as usize);
-            let entries = self.shared.settings.shard_pool().shared_entries as usize;
-            let used = entries - self.pool.free_message_entries() as usize;
-            if (used + 1) * each > entries {
-                return Err(SendError::NoBuffers);
-            }
-        }
-        // One more would be an entry of others, who read.
-        let messages = slot.messages();
-        let is_others = messages >= MESSAGES_PER_LINK
-            || (messages > 0 && self.pool.free_message_entries() <= self.sharing.reserved());
-        if is_others && !self.shared.planted.is(EnginePlant::TakeOthersEntries) {
-            return Err(SendError::NoBuffers);
-        }
-        slot.queue.push_message(&self.pool, message.clone()).map_err(|_| SendError::NoBuffers)
-    }
-
-    /// Queues `message` on every open link of this shard but `except`; those without room are left
-    /// out and counted.
-    pub(crate) fn broadcast(&mut self, message: &Message, except: Option<u32>) {
-        for n in 0..self.slots.live_count() {
-            let index = self.slots.live(n);
-            let except = except.filter(|_| !self.shared.planted.is(EnginePlant::BroadcastToSender));
-            if Some(index) == except || !self.slots[index].is_served() {
-                continue;
-            }
-            if self.queue_message(index, message).is_err() {
-                self.stats().broadcast_skips.add(1);
-            }
-        }
-    }
-
-    fn room_for(&self, index: u32, len: usize) -> Result<(), SendError> {
-        let slot = &self.slots[index];
-        let limit = self.shared.settings.send_queue_bytes as usize;
-        if !slot.is_served() || slot.close_asked {
-            Err(SendError::Gone)
-        } else if len > limit {
-            Err(SendError::TooLarge)
-        } else if slot.broken.is_some() || self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
-            // What is sent on a broken link is thrown away.
-            Ok(())
-        } else if slot.backlog() + len > limit {
-            Err(SendError::QueueFull)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn queued(&mut self, index: u32, result: Result<(), SendError>) -> Result<(), SendError> {
-        if result.is_err() {
-            self.stats().send_refusals.add(1);
-            return result;
-        }
-        self.stats().sent_messages.add(1);
-        let slot = &mut self.slots[index];
-        if slot.broken.is_some() {
-            return Ok(());
-        }
-        if !slot.sending && !slot.dirty {
-            (slot.moved, slot.looked) = (self.now, false);
-            slot.output_begins(self.now);
-            slot.dirty = true;
-            self.dirty.push(index);
-        }
-        self.settle(index);
-        Ok(())
+        LinkId::new(self.shared.id, self.key(index))
     }
 
     /// Lets the next flush look at the link.
@@ -222,43 +106,35 @@ impl Core {
     }
 
     /// Whether a callback with input may come: the output is not above its high-water mark, and
-    /// has the grant.
+    /// has the grant; or it never will be, so that there is nothing to wait for.
+    #[inline]
     pub(crate) fn has_room(&self, index: u32) -> bool {
+        let slot = &self.slots[index];
+        // Most links that are called hold nothing.
+        slot.holds_no_output() || self.has_room_beside(index)
+    }
+
+    fn has_room_beside(&self, index: u32) -> bool {
+        let slot = &self.slots[index];
+        slot.used() <= slot.high_water_bytes() && self.has_grant(index)
+    }
+
+    /// Whether a last message of up to the grant can be queued; or none ever will be.
+    pub(crate) fn has_grant(&self, index: u32) -> bool {
         if self.shared.planted.is(EnginePlant::CallWithoutRoom) {
             return true;
         }
         let slot = &self.slots[index];
-        // Most links that are called hold nothing.
-        !slot.has_output()
-            || slot.broken.is_some()
-            || (slot.backlog() <= self.shared.settings.high_water_bytes() as usize
+        let grant = self.shared.settings.grant_bytes() as usize;
+        slot.holds_no_output()
+            || (slot.used() + grant <= slot.limit as usize
                 && self.shares.has_grant(slot.held, self.reserved_beside(index)))
     }
 
-    /// The buffers that `len` bytes take.
-    fn buffers_of(&self, len: usize) -> u32 {
-        let buffers = len.div_ceil(self.pool.buffer_size_bytes() as usize);
-        u32::try_from(buffers).unwrap_or(u32::MAX)
-    }
-
-    /// A link has queued `len` bytes: if it has waited for a loan for as many, it waits no more.
-    #[inline]
-    fn end_output_wish(&mut self, index: u32, len: usize) {
-        if let Some(Wish::Output(buffers)) = self.slots[index].wish
-            && self.buffers_of(len) >= buffers
-        {
-            self.end_wish(index);
-        }
-    }
-
-    /// Notes that a link could not get the buffers for `len` bytes, and says what its handler is
-    /// told. Where the buffers of its own send will do, it waits for that and for no loan.
-    fn wish_for_output(&mut self, index: u32, len: usize) -> SendError {
-        let needed = self.buffers_of(len);
-        if needed > self.shares.grant() || !self.slots[index].has_output() {
-            self.wish(index, Wish::Output(needed));
-        }
-        SendError::NoBuffers
+    /// Whether the call that is owed for want of room can come.
+    pub(crate) fn can_pay_writable(&self, index: u32) -> bool {
+        let ensured = self.slots[index].ensured as usize;
+        self.has_grant(index) && (ensured == 0 || self.spare_capacity(index) >= ensured)
     }
 
     /// Has the link wait for a loan; it keeps its place if it waits already.
@@ -328,7 +204,25 @@ impl Core {
         self.end_wish(index);
         let slot = &mut self.slots[index];
         slot.input = wharf_port::memory::Chain::new();
-        slot.promised = 0;
+        (slot.promised, slot.owes_writable) = (0, false);
+        self.settle(index);
+    }
+
+    /// The link ends before its deferred reply has come: the reply will find it closed.
+    pub(crate) fn cancel_reply(&mut self, index: u32) {
+        if self.slots[index].deferral.is_none() {
+            return;
+        }
+        let replies = &self.shared.shards[usize::from(self.shard)].replies;
+        match replies[index as usize].cancel() {
+            Some(Cancelled::Home(parcel)) => {
+                drop(parcel.into_chain(&self.pool));
+                self.slots[index].deferral = None;
+            }
+            // Its buffers come back in a moment.
+            Some(Cancelled::Writing) => self.slots[index].cancelled = true,
+            None => self.slots[index].deferral = None,
+        }
         self.settle(index);
     }
 
@@ -342,34 +236,10 @@ impl Core {
     }
 }
 
-/// How many links share a message, so that each of the others has an entry for its first one.
-#[derive(Debug)]
-struct Sharing {
-    links: u32,
-    /// Those that share one.
-    with: u32,
-}
-
-impl Sharing {
-    /// A link may have begun to share, or to share nothing any more.
-    #[inline]
-    fn note(&mut self, slot: &mut Slot) {
-        let shares = slot.messages() > 0;
-        if shares != slot.shares {
-            slot.shares = shares;
-            self.with = if shares { self.with + 1 } else { self.with - 1 };
-        }
-    }
-
-    /// Entries that belong to links which share nothing yet.
-    fn reserved(&self) -> u32 {
-        self.links - self.with
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SendError;
     use crate::limits::Settings;
     use std::net::SocketAddr;
     use std::time::{Duration, Instant};
@@ -390,7 +260,7 @@ mod tests {
         let pool = BufferPool::new(settings.shard_pool()).unwrap();
         let mut core = Core::new(0, links, pool, Arc::new(Shared::new(settings).unwrap()));
         for _ in 0..links {
-            core.slots.open(SocketAddr::from(([127, 0, 0, 1], 1)), Time(0)).unwrap();
+            core.slots.open(SocketAddr::from(([127, 0, 0, 1], 1)), 0, Time(0)).unwrap();
         }
         core
     }
@@ -407,12 +277,12 @@ mod tests {
         let mut core = core(4, 87);
         let [holder, refused, next] = [0, 1, 2];
         core.queue(holder, &[1; 2_048]).unwrap();
-        assert_eq!(core.queue(refused, &[2; 2_048]), Err(SendError::NoBuffers));
-        assert_eq!(core.queue(next, &[3; 2_000]), Err(SendError::NoBuffers));
+        assert_eq!(core.queue(refused, &[2; 2_048]), Err(SendError::Full));
+        assert_eq!(core.queue(next, &[3; 2_000]), Err(SendError::Full));
         assert_eq!(core.waiters.iter().collect::<Vec<_>>(), [refused, next]);
         // What the first one waits for is kept for it.
         send_all(&mut core, holder);
-        assert_eq!(core.queue(next, &[3; 2_000]), Err(SendError::NoBuffers));
+        assert_eq!(core.queue(next, &[3; 2_000]), Err(SendError::Full));
         // A part of it is not what it has waited for.
         core.queue(refused, &[2; 64]).unwrap();
         assert_eq!(core.waiters.first(), Some(refused));

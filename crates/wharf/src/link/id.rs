@@ -1,19 +1,75 @@
-//! Names of links that can be copied, kept, and never hit the wrong link.
+//! Ids of links: they can be copied and kept, and never reach another link.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use wharf_port::port::Key;
 
-/// The name of one link for as long as it lives, and of no other link afterwards.
+/// The id of a link. One that is kept after the link's end reaches no link: not the place's next
+/// owner, and no link of another server, be it in the same process, before it or after it.
 ///
-/// It holds the link's shard, its place in that shard's table, and a generation that rises each
-/// time the place is used again. A name that has outlived its link finds nothing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(u64);
+/// Opaque, 16 bytes. `{}` shows a short form for logs, which is unique among the links of one server.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkId {
+    /// Which server.
+    server: ServerId,
+    key: LinkKey,
+}
+
+impl LinkId {
+    pub(crate) fn new(server: ServerId, key: LinkKey) -> Self {
+        Self { server, key }
+    }
+
+    /// Which of this server's links it is; `None` if it is another server's.
+    pub(crate) fn key_in(self, server: ServerId) -> Option<LinkKey> {
+        (self.server == server).then_some(self.key)
+    }
+
+    /// Which link of its server it is.
+    #[cfg(feature = "sim")]
+    pub(crate) fn key(self) -> LinkKey {
+        self.key
+    }
+}
+
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.key.fmt(f)
+    }
+}
+
+impl fmt::Debug for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LinkId({self})")
+    }
+}
+
+/// Which server, of all that this process starts; others hardly ever have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ServerId(u64);
+
+impl ServerId {
+    /// One that no server of this process has had.
+    pub(crate) fn next() -> Self {
+        static FIRST: OnceLock<u64> = OnceLock::new();
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        // std draws the keys of its hash maps from the system's random numbers.
+        let first = *FIRST.get_or_init(|| RandomState::new().build_hasher().finish());
+        Self(first.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+/// Which link of a server: its shard, its place in that shard's table, and a generation that rises
+/// each time that the place is used again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct LinkKey(u64);
 
 /// Links in one shard: the place has 24 bits.
 pub(crate) const LINKS_PER_SHARD_MAX: u32 = (1 << 24) - 1;
 
-impl LinkId {
+impl LinkKey {
     pub(crate) fn new(shard: u8, index: u32, generation: u32) -> Self {
         debug_assert!(index <= LINKS_PER_SHARD_MAX && generation > 0);
         Self((u64::from(generation) << 32) | (u64::from(shard) << 24) | u64::from(index))
@@ -43,15 +99,15 @@ impl LinkId {
     }
 }
 
-impl fmt::Display for LinkId {
+impl fmt::Display for LinkKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.shard(), self.index(), self.generation())
     }
 }
 
-impl fmt::Debug for LinkId {
+impl fmt::Debug for LinkKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LinkId({self})")
+        write!(f, "LinkKey({self})")
     }
 }
 
@@ -60,11 +116,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_id_reaches_its_own_server_only() {
+        let key = LinkKey::new(1, 2, 3);
+        let (one, other) = (ServerId::next(), ServerId::next());
+        assert_eq!(LinkId::new(one, key).key_in(one), Some(key));
+        assert_eq!(LinkId::new(one, key).key_in(other), None);
+        assert_ne!(LinkId::new(one, key), LinkId::new(other, key));
+        assert_eq!(LinkId::new(one, key).to_string(), "1.2.3");
+        assert_eq!(size_of::<LinkId>(), 16);
+    }
+
+    #[test]
     fn an_id_keeps_its_parts_and_is_told_from_a_listener() {
-        let id = LinkId::new(255, LINKS_PER_SHARD_MAX, u32::MAX);
+        let id = LinkKey::new(255, LINKS_PER_SHARD_MAX, u32::MAX);
         assert_eq!((id.shard(), id.index(), id.generation()), (255, LINKS_PER_SHARD_MAX, u32::MAX));
-        assert_eq!(LinkId::from_key(id.key()), Some(id));
-        assert_eq!(LinkId::from_key(Key(7)), None);
-        assert_eq!(LinkId::new(1, 2, 3).to_string(), "1.2.3");
+        assert_eq!(LinkKey::from_key(id.key()), Some(id));
+        assert_eq!(LinkKey::from_key(Key(7)), None);
+        assert_eq!(LinkKey::new(1, 2, 3).to_string(), "1.2.3");
     }
 }

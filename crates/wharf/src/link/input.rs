@@ -1,42 +1,97 @@
-//! What of a link's input is unread, as a callback sees it.
+//! What has come and is unread, as a callback sees it.
 
-use wharf_port::memory::Chain;
+use super::framing::{Decoder, Extent, Lines};
+use super::output::Output;
+use super::peek::{Peek, Search};
+use super::reply::Reply;
+use super::unread::Unread;
+use crate::acts::{Act, tell};
+use crate::{Result, SendError, TooLong};
+use std::cell::Cell;
+use std::fmt;
+use std::io::{self, Read, Write};
 
-/// The unread bytes of a link, for the length of one callback. What is not consumed stays, and
-/// the link is read on up to its credit.
+/// A link's unread bytes, in order, in the buffers that they were received into. A view, for one
+/// callback.
 ///
-/// Hidden: [`on_receive`](crate::Handler::on_receive) consumes all that it is given, and nothing
-/// else is promised yet.
-#[derive(Debug)]
+/// What is taken is gone after the callback; the rest stays. A slice that a method returns lies in
+/// a received buffer or, if it lies across several, is copied together in memory that the worker has
+/// from the start; so nothing here allocates or waits.
 pub struct Input<'a> {
-    unread: Unread<'a>,
+    unread: Unread,
+    /// Bytes at the beginning that this callback has taken.
+    at: usize,
+    mark: usize,
+    /// Bytes that have left `unread` in this callback.
+    gone: usize,
+    /// Unread bytes that the callback asks for, counted from the first one; 0: it does not.
     wanted: usize,
+    /// The most that may be unread.
+    limit: usize,
+    is_ended: bool,
+    /// A reply is deferred, so that there is nothing to be had.
+    is_held: bool,
+    search: Cell<Search>,
+    /// Where slices are copied together.
+    scratch: &'a mut Vec<u8>,
 }
 
+/// What a callback has left, and what it asks for.
 #[derive(Debug)]
-enum Unread<'a> {
-    /// A buffer that has just come, behind nothing: most of them are consumed at once, and never
-    /// become a part of a chain.
-    Fresh(&'a [u8]),
-    Kept(&'a mut Chain),
+pub(crate) struct Left {
+    pub(crate) unread: Unread,
+    pub(crate) took: bool,
+    pub(crate) wanted: usize,
+    pub(crate) search: Search,
+}
+
+/// What an input says beside its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// The most that may be unread.
+    pub(crate) limit: usize,
+    /// Nothing will follow.
+    pub(crate) is_ended: bool,
+    /// A reply is deferred.
+    pub(crate) is_held: bool,
+    pub(crate) search: Search,
 }
 
 impl<'a> Input<'a> {
-    pub(crate) fn fresh(bytes: &'a [u8]) -> Self {
-        Self { unread: Unread::Fresh(bytes), wanted: 0 }
+    pub(crate) fn new(unread: Unread, terms: Terms, scratch: &'a mut Vec<u8>) -> Self {
+        let Terms { limit, is_ended, is_held, search } = terms;
+        Self {
+            unread,
+            at: 0,
+            mark: 0,
+            gone: 0,
+            wanted: 0,
+            limit,
+            is_ended,
+            is_held,
+            search: Cell::new(search),
+            scratch,
+        }
     }
 
-    pub(crate) fn kept(unread: &'a mut Chain) -> Self {
-        Self { unread: Unread::Kept(unread), wanted: 0 }
+    /// The callback is over: what was taken is gone.
+    pub(crate) fn into_left(mut self) -> Left {
+        let took = self.at > 0 || self.gone > 0;
+        let wanted = self.wanted.saturating_sub(self.at);
+        self.commit();
+        Left { unread: self.unread, took, wanted, search: self.search.get() }
     }
 
-    /// How many bytes are unread.
+    /// How many bytes the callback asks for, counted from the first that it has left.
+    #[cfg(feature = "sim")]
+    pub(crate) fn wanted(&self) -> usize {
+        self.wanted.saturating_sub(self.at)
+    }
+
+    /// Unread bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        match &self.unread {
-            Unread::Fresh(bytes) => bytes.len(),
-            Unread::Kept(chain) => chain.len(),
-        }
+        if self.is_held { 0 } else { self.unread.len() - self.at }
     }
 
     /// Whether nothing is unread.
@@ -45,43 +100,299 @@ impl<'a> Input<'a> {
         self.len() == 0
     }
 
-    /// The first unread bytes that lie together; empty only if nothing is unread.
+    /// Whether nothing will follow what is here: the peer has ended its stream.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
+    /// The first bytes as they lie in memory, without taking them; empty only if nothing is
+    /// unread. With [`consume`](Self::consume) for what is handled as it comes, such as an upload.
     #[must_use]
     pub fn chunk(&self) -> &[u8] {
-        match &self.unread {
-            Unread::Fresh(bytes) => bytes,
-            Unread::Kept(chain) => chain.front(),
+        if self.is_held { &[] } else { self.unread.front(self.at) }
+    }
+
+    /// Takes the next bytes, at most `max`, without returning them; returns how many.
+    pub fn consume(&mut self, max: usize) -> usize {
+        let len = self.len().min(max);
+        self.at += len;
+        len
+    }
+
+    /// Takes exactly `len` bytes, in one slice; `None` if fewer are there, and then `on_receive` is
+    /// not called again before they are.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLong`] if `len` is more than a link may hold unread
+    /// ([`Builder::input_bytes`](crate::Builder::input_bytes)).
+    ///
+    /// # Cost
+    ///
+    /// None if they lie in one buffer, else a copy of them.
+    pub fn take(&mut self, len: usize) -> Result<Option<&[u8]>, TooLong> {
+        if !self.has(len)? {
+            return Ok(None);
         }
+        let at = self.advance(len);
+        Ok(Some(self.unread.slice(at, len, self.scratch)))
     }
 
-    /// All unread bytes, in pieces.
-    pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
-        let (fresh, kept) = match &self.unread {
-            Unread::Fresh(bytes) => (Some(*bytes), None),
-            Unread::Kept(chain) => (None, Some(chain.slices())),
-        };
-        fresh.into_iter().chain(kept.into_iter().flatten())
+    /// As [`take`](Self::take), but leaves them unread.
+    ///
+    /// # Errors
+    ///
+    /// As [`take`](Self::take).
+    pub fn peek(&mut self, len: usize) -> Result<Option<&[u8]>, TooLong> {
+        if !self.has(len)? {
+            return Ok(None);
+        }
+        Ok(Some(self.unread.slice(self.at, len, self.scratch)))
     }
 
-    /// Consumes the first `len` bytes.
+    /// Takes what comes before `end`, and `end`, which is not returned; `None` if `end` is not
+    /// there yet.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLong`] if the first `max` bytes and `end` do not hold it; at the first call if `max` and
+    /// `end` are together more than a link may hold unread.
     ///
     /// # Panics
     ///
-    /// If fewer are unread.
-    pub fn consume(&mut self, len: usize) {
-        match &mut self.unread {
-            Unread::Fresh(bytes) => *bytes = &bytes[len..],
-            Unread::Kept(chain) => chain.advance(len),
+    /// If `end` is empty.
+    ///
+    /// # Cost
+    ///
+    /// Each byte is searched once, however many callbacks that takes.
+    pub fn until(&mut self, end: &[u8], max: usize) -> Result<Option<&[u8]>, TooLong> {
+        let all_max = max.saturating_add(end.len());
+        self.check_limit(all_max)?;
+        let len = self.len();
+        match self.seen().find(end) {
+            Some(found) if found <= max => {
+                let at = self.advance(found + end.len());
+                Ok(Some(self.unread.slice(at, found, self.scratch)))
+            }
+            None if len < all_max => {
+                self.ask_for(len + 1);
+                Ok(None)
+            }
+            _ => Err(TooLong::new(max)),
         }
     }
 
-    /// Says that the next call is of use only when this many bytes are unread, from the first one
-    /// that is unread now.
-    pub fn want(&mut self, len: usize) {
-        self.wanted = len;
+    /// Takes a line of at most `max` bytes, and returns it without its LF or CR LF.
+    ///
+    /// # Errors
+    ///
+    /// As [`until`](Self::until).
+    pub fn line(&mut self, max: usize) -> Result<Option<&[u8]>, TooLong> {
+        self.check_limit(max.saturating_add(2))?;
+        match self.next_frame(Lines::new(max)) {
+            Ok(Some((at, len))) => Ok(Some(self.unread.slice(at, len, self.scratch))),
+            Ok(None) => Ok(None),
+            // A line has no other fault.
+            Err(_) => Err(TooLong::new(max)),
+        }
     }
 
-    pub(crate) fn wanted(&self) -> usize {
-        self.wanted
+    /// Takes a frame and returns its body; `None` if it is not all there. The decoder comes by value
+    /// (ours are `Copy`) or as a `&mut` to one that remembers how far it looked.
+    ///
+    /// # Errors
+    ///
+    /// Those of the decoder; [`TooLong`] for a frame that is longer than a link may hold unread.
+    ///
+    /// # Cost
+    ///
+    /// As [`take`](Self::take).
+    pub fn frame(&mut self, decoder: impl Decoder) -> Result<Option<&[u8]>> {
+        let found = self.next_frame(decoder)?;
+        Ok(found.map(|(at, len)| self.unread.slice(at, len, self.scratch)))
+    }
+
+    /// Takes a frame, and says where its body is.
+    fn next_frame(&mut self, mut decoder: impl Decoder) -> Result<Option<(usize, usize)>> {
+        loop {
+            let unread = self.len();
+            match decoder.extent(&self.seen())? {
+                Extent::More(wanted) => {
+                    let wanted = wanted.max(unread + 1);
+                    self.check_limit(wanted)?;
+                    self.ask_for(wanted);
+                    return Ok(None);
+                }
+                Extent::Skip(0) => {
+                    self.ask_for(unread + 1);
+                    return Ok(None);
+                }
+                Extent::Skip(len) => {
+                    self.advance(len.min(unread));
+                    if len > unread {
+                        return Ok(None);
+                    }
+                }
+                Extent::Frame { head, len, tail } => {
+                    let all = head.saturating_add(len).saturating_add(tail);
+                    if !self.has(all)? {
+                        return Ok(None);
+                    }
+                    let at = self.advance(all);
+                    return Ok(Some((at + head, len)));
+                }
+            }
+        }
+    }
+
+    /// Sets the place to which [`rewind`](Self::rewind) returns. A callback begins with one.
+    pub fn mark(&mut self) {
+        self.mark = self.at;
+    }
+
+    /// Makes what was taken since the mark unread again, but not what was forwarded.
+    ///
+    /// It counts as not taken: the call is repeated as [`Handler::on_receive`](crate::Handler) says.
+    pub fn rewind(&mut self) {
+        self.at = self.mark;
+    }
+
+    /// The reply to what was taken comes later, from any thread: sets `max` bytes of `out` aside for
+    /// it. Until it is sent, this input yields nothing, here and in later calls, so that replies keep
+    /// their order. What the handler queues meanwhile leaves before the reply.
+    ///
+    /// The link is neither idle nor closed because its stream ended while a reply is deferred;
+    /// [`Builder::answer_timeout`](crate::Builder::answer_timeout) bounds that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Output::send`] of `max` bytes; within the grant there is none. [`SendError::Full`] too if a
+    /// reply is deferred already.
+    ///
+    /// # Cost
+    ///
+    /// Takes the buffers for `max` bytes, and a lock that nobody holds for longer than it takes to
+    /// move a few words.
+    pub fn defer(&mut self, out: &mut Output<'_>, max: usize) -> Result<Reply, SendError> {
+        let unread = self.len();
+        let reply = out.defer(max)?;
+        tell(Act::Defers { unread });
+        self.is_held = true;
+        self.mark();
+        Ok(reply)
+    }
+
+    /// Moves as much as `out` has capacity for into it. Returns how many bytes; the rest stays.
+    ///
+    /// # Cost
+    ///
+    /// Full buffers change owner; where that would pin a mostly empty buffer, its bytes are copied.
+    pub fn forward(&mut self, out: &mut Output<'_>) -> usize {
+        self.forward_up_to(out, usize::MAX)
+    }
+
+    /// As [`forward`](Self::forward), but at most `max` bytes: a body between two heads.
+    pub fn forward_up_to(&mut self, out: &mut Output<'_>, max: usize) -> usize {
+        let max = max.min(self.len());
+        if max == 0 {
+            return 0;
+        }
+        self.commit();
+        let len = out.forward(&mut self.unread, max);
+        self.gone += len;
+        self.wanted = self.wanted.saturating_sub(len);
+        len
+    }
+
+    /// Writes to `sink` until it takes no more; returns how many bytes that was.
+    ///
+    /// # Errors
+    ///
+    /// Those of `sink`, but not [`WouldBlock`](io::ErrorKind::WouldBlock): what it did not take stays.
+    pub fn write_to(&mut self, mut sink: impl Write) -> io::Result<usize> {
+        let mut sum = 0;
+        while !self.is_empty() {
+            match sink.write(self.chunk()) {
+                Ok(0) => break,
+                Ok(len) => sum += self.consume(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sum)
+    }
+
+    /// What was taken cannot be rewound any more.
+    fn commit(&mut self) {
+        if self.at > 0 {
+            self.unread.consume(self.at);
+            self.wanted = self.wanted.saturating_sub(self.at);
+            self.gone += self.at;
+            (self.at, self.mark) = (0, 0);
+        }
+    }
+
+    fn seen(&self) -> Peek<'_> {
+        let at = if self.is_held { self.unread.len() } else { self.at };
+        Peek::new(&self.unread, at, &self.search)
+    }
+
+    /// Takes `len` bytes; returns where they begin.
+    fn advance(&mut self, len: usize) -> usize {
+        self.at += len;
+        self.at - len
+    }
+
+    fn check_limit(&self, len: usize) -> Result<(), TooLong> {
+        if len > self.limit { Err(TooLong::new(self.limit)) } else { Ok(()) }
+    }
+
+    /// Whether `len` bytes are unread; asks for them if not.
+    fn has(&mut self, len: usize) -> Result<bool, TooLong> {
+        self.check_limit(len)?;
+        let has = self.len() >= len;
+        if !has {
+            self.ask_for(len);
+        }
+        Ok(has)
+    }
+
+    /// Asks for `len` bytes: they count from the first unread byte, also if what was taken is rewound.
+    fn ask_for(&mut self, len: usize) {
+        let wanted = self.at + len;
+        if self.is_held {
+            return;
+        }
+        // From where the callback began: what was forwarded counts, too.
+        tell(Act::Wants(self.gone + wanted));
+        if self.wanted == 0 || wanted < self.wanted {
+            self.wanted = wanted;
+        }
+    }
+}
+
+/// As a non-blocking socket: [`WouldBlock`](io::ErrorKind::WouldBlock) while more may come, 0 at the
+/// end.
+impl Read for Input<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if into.is_empty() {
+            return Ok(0);
+        }
+        if self.is_empty() {
+            let is_over = self.is_ended && !self.is_held;
+            return if is_over { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        }
+        let chunk = self.chunk();
+        let len = chunk.len().min(into.len());
+        into[..len].copy_from_slice(&chunk[..len]);
+        Ok(self.consume(len))
+    }
+}
+
+impl fmt::Debug for Input<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Input").field("len", &self.len()).finish_non_exhaustive()
     }
 }

@@ -1,154 +1,212 @@
-//! Links: a connection, its place in the table, its send queue and its time-outs.
+//! Links: a connection, its place in the table, what is unread of it and what is to be sent, and its
+//! time-outs.
 //!
 //! Nothing here makes a system call: a link queues, and the engine flushes.
 
 pub(crate) mod core;
 pub(crate) mod fifo;
+pub(crate) mod framing;
 mod id;
 pub(crate) mod input;
+pub(crate) mod message;
+pub(crate) mod output;
+pub(crate) mod payload;
+pub(crate) mod peek;
+pub(crate) mod posts;
+mod queue;
+pub(crate) mod reply;
 pub(crate) mod slot;
+pub(crate) mod unread;
 pub(crate) mod wheel;
 
-pub(crate) use id::LINKS_PER_SHARD_MAX;
 pub use id::LinkId;
+pub(crate) use id::{LINKS_PER_SHARD_MAX, LinkKey, ServerId};
 
-use self::core::Core;
-use crate::error::SendError;
-use crate::handler::{Totals, WorkerId};
+use self::output::Output;
+use self::slot::millis;
+use crate::acts::{Act, tell};
+use crate::address::Address;
 use crate::server::Handle;
+use crate::worker::WorkerId;
 use std::fmt;
-use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
-/// A link, as a callback sees it: where bytes are sent, and where its state is.
+/// A link for the time of one callback: what leaves it, what the handler keeps for it, and what
+/// serves it.
 ///
-/// It lives for one callback; to reach the link later, or from another thread, keep its
-/// [`id`](Self::id) and use a [`Handle`].
-pub struct Link<'a, S> {
-    core: &'a mut Core,
-    index: u32,
-    state: &'a mut S,
+/// The four parts are fields, so that they can be used together:
+/// `write!(link.out, "{} is {}", link.state.name, link.worker.look_up(&link.state.name)?)?`.
+pub struct Link<'a, S = (), W = ()> {
+    /// What is to be sent.
+    pub out: Output<'a>,
+    /// What the handler keeps for this link.
+    pub state: &'a mut S,
+    /// What the handler keeps for the thread that runs this.
+    pub worker: &'a mut W,
+    /// The server: other links, all links.
+    pub server: &'a Handle,
 }
 
-impl<'a, S> Link<'a, S> {
-    pub(crate) fn new(core: &'a mut Core, index: u32, state: &'a mut S) -> Self {
-        Self { core, index, state }
-    }
-
-    /// The same link with a part of its state, and the rest of the state.
-    #[cfg(feature = "sim")]
-    pub(crate) fn split<T, U>(
-        &mut self,
-        parts: impl FnOnce(&mut S) -> (&mut T, &mut U),
-    ) -> (Link<'_, T>, &mut U) {
-        let (state, rest) = parts(self.state);
-        (Link { core: self.core, index: self.index, state }, rest)
-    }
-
-    /// The shard's clock.
-    #[cfg(feature = "sim")]
-    pub(crate) fn now(&self) -> wharf_port::port::Time {
-        self.core.now
-    }
-
-    /// Queues a copy of `data` to be sent on this link, after all that is queued already.
-    ///
-    /// `data` may be longer than one buffer and reaches the peer as one unbroken run of bytes.
-    /// An empty `data` sends nothing and succeeds. `Ok` means *queued here*, not *received there*.
-    ///
-    /// # Errors
-    ///
-    /// On an error nothing was queued, so the same call may be made again, in
-    /// [`on_sent`](crate::Handler::on_sent) for example.
-    ///
-    /// - [`SendError::QueueFull`]: the peer reads too slowly, and the queue has no room.
-    /// - [`SendError::NoBuffers`]: the buffers left are kept for other links.
-    /// - [`SendError::TooLarge`]: the queue could never hold it.
-    /// - [`SendError::Gone`]: the link is closing.
-    ///
-    /// # Cost
-    ///
-    /// Copies `data.len()` bytes. Allocates and blocks never. System calls: none; the shard sends
-    /// once, after the callback has returned.
-    pub fn send(&mut self, data: &[u8]) -> Result<(), SendError> {
-        self.core.queue(self.index, data)
-    }
-
-    /// Queues one copy of `data` for every other open link of the server.
-    ///
-    /// A link whose queue has no room is left out and counted; neither this link nor the others
-    /// wait for it.
-    ///
-    /// # Errors
-    ///
-    /// - [`SendError::NoBuffers`]: the buffers for posted messages are used up; nobody got it.
-    /// - [`SendError::Busy`]: a shard is behind with posted messages; its links did not get it.
-    /// - [`SendError::TooLarge`]: no queue could ever hold it.
-    ///
-    /// # Cost
-    ///
-    /// Copies `data.len()` bytes once; each receiver costs an entry of its queue.
-    /// Looks at every link of this shard. Allocates and blocks never.
-    pub fn broadcast(&mut self, data: &[u8]) -> Result<(), SendError> {
-        let shared = std::sync::Arc::clone(&self.core.shared);
-        let message = shared.message(usize::from(self.core.shard), data)?;
-        if message.is_empty() {
-            return Ok(());
-        }
-        let result = shared.broadcast_to_shards(&message, None, Some(self.core.shard));
-        self.core.broadcast(&message, Some(self.index));
-        result
-    }
-
-    /// Closes the link in good order when this callback has returned: what is queued is sent
-    /// first.
-    pub fn close(&mut self) {
-        self.core.slots[self.index].close_asked = true;
-    }
-
-    /// What the handler keeps for this link.
-    pub fn state(&mut self) -> &mut S {
-        self.state
-    }
-
-    /// The link's name; good for as long as the link lives, and for no other link afterwards.
+impl<S, W> Link<'_, S, W> {
+    /// The link's id; valid as long as the link lives, and for no other link afterwards.
     #[must_use]
     pub fn id(&self) -> LinkId {
-        self.core.id(self.index)
+        self.out.core.id(self.out.index)
     }
 
-    /// The other end's address.
+    /// The peer's address.
     #[must_use]
-    pub fn peer(&self) -> SocketAddr {
-        self.core.slots[self.index].peer
+    pub fn peer(&self) -> Address {
+        self.slot().peer.into()
     }
 
-    /// Bytes that were queued and that the system has not taken yet.
+    /// The address of this end.
     #[must_use]
-    pub fn backlog_bytes(&self) -> usize {
-        self.core.slots[self.index].backlog()
+    pub fn local(&self) -> Address {
+        self.slot().local.into()
     }
 
-    /// What went over the link so far.
+    /// Where the link comes from.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        Origin::Accepted { listener: ListenerId(self.slot().listener) }
+    }
+
+    /// The worker that runs this.
+    #[must_use]
+    pub fn worker_id(&self) -> WorkerId {
+        WorkerId::of_shard(self.out.core.shard)
+    }
+
+    /// The worker's clock, read once a turn; in the simulator, the simulated one.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.out.core.shared.instant(self.out.core.clock)
+    }
+
+    /// What the link has carried so far.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.core.slots[self.index].totals
+        self.slot().totals
     }
 
-    /// The worker that runs this callback.
-    #[must_use]
-    pub fn worker(&self) -> WorkerId {
-        WorkerId(self.core.shard)
+    /// Closes the link in good order: what is queued and deferred is sent, what is unread is discarded;
+    /// only `on_disconnect` is called after this. A handler that streams closes at the end of the stream.
+    pub fn close(&mut self) {
+        tell(Act::Close);
+        self.slot_mut().close_asked = true;
     }
 
-    /// The server, to reach other links from here or from other threads.
-    #[must_use]
-    pub fn server(&self) -> Handle {
-        Handle::new(std::sync::Arc::clone(&self.core.shared))
+    /// Closes the link without sending what is queued; the peer sees a reset.
+    pub fn abort(&mut self) {
+        tell(Act::Abort);
+        let slot = self.slot_mut();
+        (slot.close_asked, slot.abort_asked) = (true, true);
+    }
+
+    /// Stops `on_receive`. What comes waits, up to the input limit, and then at the peer.
+    pub fn pause(&mut self) {
+        tell(Act::Pause);
+        let now = self.out.core.now;
+        let slot = self.slot_mut();
+        slot.paused = true;
+        slot.owe(now);
+    }
+
+    /// Ends a pause; `on_receive` is called for what is unread, paused or not. From elsewhere:
+    /// [`Recipients::resume`](crate::Recipients::resume).
+    pub fn resume(&mut self) {
+        tell(Act::Resume);
+        let now = self.out.core.now;
+        self.slot_mut().resume(now);
+    }
+
+    /// Another idle timeout than [`Builder::idle_timeout`](crate::Builder::idle_timeout); zero
+    /// disables it.
+    pub fn set_idle_timeout(&mut self, timeout: Duration) {
+        tell(Act::IdleTimeout(timeout));
+        self.slot_mut().idle_ms = millis(timeout);
+    }
+
+    /// The same link with a part of its state, for a handler around another.
+    ///
+    /// ```
+    /// use wharf::{Handler, Input, Link, Result, Worker};
+    ///
+    /// /// Counts the calls of any handler. (A real one passes on every callback.)
+    /// struct Counted<H>(H);
+    ///
+    /// impl<H, S, W> Handler<(u64, S), W> for Counted<H>
+    /// where
+    ///     H: Handler<S, W>,
+    ///     S: Send + 'static,
+    ///     W: 'static,
+    /// {
+    ///     fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<W> {
+    ///         self.0.on_worker_start(worker)
+    ///     }
+    ///
+    ///     fn on_connect(&self, link: &mut Link<'_, (), W>) -> Result<(u64, S)> {
+    ///         Ok((0, self.0.on_connect(link)?))
+    ///     }
+    ///
+    ///     fn on_receive(&self, link: &mut Link<'_, (u64, S), W>, input: &mut Input<'_>) -> Result {
+    ///         link.state.0 += 1;
+    ///         self.0.on_receive(&mut link.with_state(|(_, state)| state), input)
+    ///     }
+    /// }
+    /// ```
+    pub fn with_state<T>(&mut self, part: impl FnOnce(&mut S) -> &mut T) -> Link<'_, T, W> {
+        Link {
+            out: self.out.reborrow(),
+            state: part(self.state),
+            worker: self.worker,
+            server: self.server,
+        }
+    }
+
+    fn slot(&self) -> &slot::Slot {
+        &self.out.core.slots[self.out.index]
+    }
+
+    fn slot_mut(&mut self) -> &mut slot::Slot {
+        &mut self.out.core.slots[self.out.index]
     }
 }
 
-impl<S> fmt::Debug for Link<'_, S> {
+impl<S, W> fmt::Debug for Link<'_, S, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("id", &self.id()).field("peer", &self.peer()).finish()
     }
+}
+
+/// Where a link comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// A client connected.
+    #[non_exhaustive]
+    Accepted {
+        /// The listener that accepted it.
+        listener: ListenerId,
+    },
+}
+
+/// A listener, by a number that the program chooses
+/// ([`Builder::listen_as`](crate::Builder::listen_as)); that of [`Builder::listen`](crate::Builder::listen)
+/// is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a number that the program chooses")]
+pub struct ListenerId(pub u16);
+
+/// What a link has carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Bytes handed to the system to be sent.
+    pub sent_bytes: u64,
+    /// Posts that were skipped because the link had no capacity for them.
+    pub missed: u64,
 }

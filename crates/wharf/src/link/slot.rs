@@ -13,9 +13,14 @@
 //! follows, and then reads and throws away what the peer still sends: closing a socket with unread
 //! bytes would reset the connection, and the peer's system would drop the last answers.
 
-use crate::handler::{DisconnectReason, Totals};
+use crate::handler::{DisconnectReason, Verdict};
+use crate::limits::Settings;
+use crate::link::Totals;
+use crate::link::output::WhenSlow;
+use crate::link::peek::Search;
 use crate::shares::Held;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 use wharf_port::memory::Chain;
 use wharf_port::port::{Socket, Time};
 
@@ -54,6 +59,15 @@ pub(crate) enum Wish {
     Output(u32),
 }
 
+/// A reply that comes later.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deferral {
+    /// What is set aside for it.
+    pub(crate) bytes: u32,
+    pub(crate) buffers: u32,
+    pub(crate) since: Time,
+}
+
 /// One place of the table.
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -70,8 +84,27 @@ pub(crate) struct Slot {
     pub(crate) reason: Option<DisconnectReason>,
     /// What the callback that runs asked for.
     pub(crate) close_asked: bool,
+    pub(crate) abort_asked: bool,
     /// The peer has sent its last byte.
     pub(crate) input_over: bool,
+    /// The handler is not to be called with input.
+    pub(crate) paused: bool,
+    /// The next call with input comes whatever the last one has taken or asked for.
+    pub(crate) woken: bool,
+    /// `on_writable` is owed.
+    pub(crate) owes_writable: bool,
+    /// What `on_end` and `on_drain` have said, once they have been called.
+    pub(crate) end: Option<Verdict>,
+    pub(crate) drain: Option<Verdict>,
+    /// The handler has finished the output, and the peer has been told.
+    pub(crate) finished: bool,
+    pub(crate) shut: bool,
+    /// What it does with posts that find no capacity.
+    pub(crate) when_slow: WhenSlow,
+    /// A post of its callback found its receiver full: it is to be told that it can try again.
+    pub(crate) post_refused: bool,
+    /// The link has ended while its reply was being written: the place waits for the buffers.
+    pub(crate) cancelled: bool,
     /// A drain has read all that had arrived.
     pub(crate) drained: bool,
     /// The last call with what is unread took nothing: it waits for more bytes, or for more room.
@@ -93,6 +126,18 @@ pub(crate) struct Slot {
     pub(crate) queue: Chain,
     /// Bytes that must be unread before the next call is of use; 0 if any number is.
     pub(crate) wanted: u32,
+    /// How far a search in the input has come.
+    pub(crate) search: Search,
+    /// The most bytes that may be unsent.
+    pub(crate) limit: u32,
+    /// Bytes that the handler has asked to be free when `on_writable` comes.
+    pub(crate) ensured: u32,
+    /// The reply that comes later.
+    pub(crate) deferral: Option<Deferral>,
+    /// Its idle time-out in milliseconds; 0: none.
+    pub(crate) idle_ms: u32,
+    /// The listener that accepted it.
+    pub(crate) listener: u16,
     /// Bytes of the send in flight, and buffers of this link that it holds.
     pub(crate) in_flight: u32,
     pub(crate) in_flight_buffers: u32,
@@ -127,6 +172,7 @@ pub(crate) struct Slot {
     pub(crate) eased: Time,
     pub(crate) totals: Totals,
     pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
     /// Its place in the list of live links.
     pub(crate) live_at: u32,
     /// When its time-outs are looked at next.
@@ -136,7 +182,7 @@ pub(crate) struct Slot {
 }
 
 // With what the port keeps for its socket an idle link is half a kilobyte.
-const _: () = assert!(size_of::<Slot>() <= 304);
+const _: () = assert!(size_of::<Slot>() <= 408);
 
 impl Slot {
     fn free() -> Self {
@@ -149,7 +195,24 @@ impl Slot {
             connected: false,
             reason: None,
             close_asked: false,
+            abort_asked: false,
             input_over: false,
+            paused: false,
+            woken: false,
+            owes_writable: false,
+            end: None,
+            drain: None,
+            finished: false,
+            shut: false,
+            when_slow: WhenSlow::Skip,
+            post_refused: false,
+            cancelled: false,
+            search: Search::default(),
+            limit: 0,
+            ensured: 0,
+            deferral: None,
+            idle_ms: 0,
+            listener: 0,
             drained: false,
             handled: false,
             broken: None,
@@ -178,7 +241,8 @@ impl Slot {
             acknowledged: 0,
             eased: Time::default(),
             totals: Totals::default(),
-            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
+            peer: NOWHERE,
+            local: NOWHERE,
             live_at: 0,
             due: NEVER,
             timer: super::wheel::Hook::default(),
@@ -190,23 +254,45 @@ impl Slot {
         self.queue.len() + self.in_flight as usize
     }
 
+    /// Bytes of the limit that are taken: those, and what is set aside for a deferred reply.
+    pub(crate) fn used(&self) -> usize {
+        self.backlog() + self.deferral.map_or(0, |deferral| deferral.bytes as usize)
+    }
+
+    /// Bytes of unsent output above which it is not called with input, and takes no posts.
+    pub(crate) fn high_water_bytes(&self) -> usize {
+        (self.limit / 2).max(1) as usize
+    }
+
+    /// Whether nothing of its output is taken, or nothing more will ever be queued there.
+    #[inline]
+    pub(crate) fn holds_no_output(&self) -> bool {
+        !(self.has_output() || self.deferral.is_some()) || self.broken.is_some() || self.finished
+    }
+
     /// The peer was heard.
     pub(crate) fn hear(&mut self, now: Time) {
         self.heard = if self.owes { Time::default() } else { now };
     }
 
-    /// Output begins: its peer's silence does not count until all of it is out.
-    pub(crate) fn output_begins(&mut self, now: Time) {
+    /// Something is owed to the peer: its silence does not count until that is over.
+    pub(crate) fn owe(&mut self, now: Time) {
         if !self.owes {
             (self.owes, self.heard) = (true, Time(now.0.saturating_sub(self.heard.0)));
         }
     }
 
-    /// Nothing is owed to the peer any more, whose silence goes on from where it was.
-    pub(crate) fn output_ends(&mut self, now: Time) {
-        if self.owes {
+    /// If nothing is owed to the peer any more, its silence goes on from where it was.
+    pub(crate) fn owe_no_more(&mut self, now: Time) {
+        if self.owes && !self.has_output() && self.deferral.is_none() && !self.paused {
             (self.owes, self.heard) = (false, Time(now.0.saturating_sub(self.heard.0)));
         }
+    }
+
+    /// A pause ends, if there is one, and a call comes for what is unread.
+    pub(crate) fn resume(&mut self, now: Time) {
+        (self.paused, self.woken) = (false, true);
+        self.owe_no_more(now);
     }
 
     /// The send in flight is over.
@@ -234,13 +320,28 @@ impl Slot {
     pub(crate) fn holds(&self) -> Held {
         Held {
             input: self.input.buffers() + self.in_call + self.promised,
-            output: self.queue.buffers() + self.in_flight_buffers,
+            output: self.queue.buffers()
+                + self.in_flight_buffers
+                + self.deferral.map_or(0, |deferral| deferral.buffers),
         }
     }
 
-    /// Whether all that came is handled: nothing is unread, or nobody will take it.
+    /// Whether there is no cause for a call with input: nothing is unread, or the last call took
+    /// nothing and nothing has changed since.
     pub(crate) fn is_handled(&self) -> bool {
-        self.input.is_empty() || self.handled
+        self.input.is_empty() || (self.handled && !self.woken)
+    }
+
+    /// Whether all that came is handled for good, if nothing more comes: a call that took nothing asked
+    /// for bytes that are not there, or had nothing queued that could make room.
+    pub(crate) fn has_handled_all(&self) -> bool {
+        let waits_for_room = !self.is_incomplete() && self.has_output();
+        self.input.is_empty() || (self.is_handled() && !waits_for_room)
+    }
+
+    /// Whether calls with input are held off.
+    pub(crate) fn is_held(&self) -> bool {
+        self.paused || self.deferral.is_some()
     }
 
     /// Whether no more input is waited for.
@@ -248,11 +349,30 @@ impl Slot {
         self.input_over || (self.drained && self.phase == Phase::Draining)
     }
 
+    /// Whether a callback is owed that is not about input.
+    #[inline]
+    pub(crate) fn owes_call(&self) -> bool {
+        self.owes_writable || self.owes_drain()
+    }
+
+    /// Whether its handler is to be told that the server stops.
+    pub(crate) fn owes_drain(&self) -> bool {
+        self.phase == Phase::Draining && self.drain.is_none()
+    }
+
     /// Whether the handler is still called for it.
     pub(crate) fn is_served(&self) -> bool {
         matches!(self.phase, Phase::Open | Phase::Draining)
     }
 }
+
+/// A time-out in milliseconds, rounded up: what is not zero stays so.
+pub(crate) fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+}
+
+/// Of a place that no link has.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// No time-out is to be looked at.
 pub(crate) const NEVER: Time = Time(u64::MAX);
@@ -264,11 +384,18 @@ pub(crate) struct Slots {
     free: Vec<u32>,
     /// The places that are not free, in no order.
     live: Vec<u32>,
+    /// What each link begins with.
+    limit: u32,
+    when_slow: WhenSlow,
+    idle_ms: u32,
 }
 
 impl Slots {
-    pub(crate) fn new(capacity: u32) -> Self {
+    pub(crate) fn new(capacity: u32, settings: &Settings) -> Self {
         Self {
+            limit: settings.send_queue_bytes,
+            when_slow: settings.when_slow,
+            idle_ms: millis(settings.idle),
             slots: (0..capacity).map(|_| Slot::free()).collect(),
             free: (0..capacity).rev().collect(),
             live: Vec::with_capacity(capacity as usize),
@@ -277,9 +404,10 @@ impl Slots {
 
     /// Takes a place, with a generation that it never had before.
     #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 places")]
-    pub(crate) fn open(&mut self, peer: SocketAddr, now: Time) -> Option<u32> {
+    pub(crate) fn open(&mut self, peer: SocketAddr, listener: u16, now: Time) -> Option<u32> {
         let index = self.free.pop()?;
         let live_at = self.live.len() as u32;
+        let Self { limit, when_slow, idle_ms, .. } = *self;
         self.live.push(index);
         let slot = &mut self[index];
         let generation = slot.generation.wrapping_add(1).max(1);
@@ -291,6 +419,10 @@ impl Slots {
             heard: now,
             live_at,
             goes_on,
+            listener,
+            limit,
+            when_slow,
+            idle_ms,
             ..Slot::free()
         };
         Some(index)
@@ -356,15 +488,15 @@ mod tests {
     #[test]
     fn a_place_is_used_again_with_another_generation() {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let mut slots = Slots::new(2);
-        let a = slots.open(peer, Time(1)).unwrap();
-        let b = slots.open(peer, Time(1)).unwrap();
-        assert_eq!(slots.open(peer, Time(1)), None);
+        let mut slots = Slots::new(2, &Settings::default());
+        let a = slots.open(peer, 0, Time(1)).unwrap();
+        let b = slots.open(peer, 0, Time(1)).unwrap();
+        assert_eq!(slots.open(peer, 0, Time(1)), None);
         let old = slots[a].generation;
         slots.release(a);
         assert!(slots.find(a, old).is_none());
         assert_eq!((slots.live_count(), slots.live(0)), (1, b));
-        let again = slots.open(peer, Time(2)).unwrap();
+        let again = slots.open(peer, 0, Time(2)).unwrap();
         assert_eq!((again, slots.live_count()), (a, 2));
         assert!(slots.find(a, old).is_none());
         assert!(slots.find(a, slots[a].generation).is_some());

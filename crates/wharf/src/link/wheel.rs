@@ -149,9 +149,9 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn slots(count: u32) -> Slots {
-        let mut slots = Slots::new(count);
+        let mut slots = Slots::new(count, &crate::limits::Settings::default());
         for _ in 0..count {
-            slots.open(SocketAddr::from(([127, 0, 0, 1], 1)), Time(0)).unwrap();
+            slots.open(SocketAddr::from(([127, 0, 0, 1], 1)), 0, Time(0)).unwrap();
         }
         slots
     }

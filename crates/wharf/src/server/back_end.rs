@@ -82,9 +82,8 @@ pub(super) fn choose(asked: Option<BackEnd>) -> Result<Chosen, StartError> {
     let asked = match (asked, variable.as_str()) {
         (Some(back_end), _) => Some(back_end),
         (None, "" | "auto") => None,
-        (None, name) => Some(name.parse().map_err(|reason| StartError::BackEnd {
-            name: name.to_owned(),
-            reason: format!("the variable WHARF_BACKEND: {reason}"),
+        (None, name) => Some(name.parse().map_err(|reason: String| {
+            StartError::back_end(name, &format!("the variable WHARF_BACKEND: {reason}"))
         })?),
     };
     let back_end = asked.unwrap_or(BEST);
@@ -93,7 +92,7 @@ pub(super) fn choose(asked: Option<BackEnd>) -> Result<Chosen, StartError> {
         (None, Err(reason)) if NEXT != BEST => {
             Ok(Chosen { back_end: NEXT, fallback: Some(reason) })
         }
-        (_, Err(reason)) => Err(StartError::BackEnd { name: back_end.to_string(), reason }),
+        (_, Err(reason)) => Err(StartError::back_end(&back_end.to_string(), &reason)),
     }
 }
 

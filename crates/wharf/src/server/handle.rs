@@ -1,16 +1,24 @@
-//! The handle: what any thread can do with a running server.
+//! The handle: what any thread, and any callback, can do with a server.
 
+use super::current;
+use super::marks::Mark;
 use super::shared::Shared;
-use crate::error::{Result, SendError};
-use crate::link::LinkId;
+use crate::acts::{self, Act, tell, tell_of};
+use crate::error::PostError;
+use crate::link::message::Message;
+use crate::link::output::WhenSlow;
+use crate::link::payload::Payload;
+use crate::link::{LinkId, LinkKey};
 use crate::stats::Stats;
+use crate::worker::WorkerId;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A server, from any thread: send, broadcast, close, look, stop. Cheap to clone.
+/// A server: say whom, then what. `server.link(id).post("hello\n")`.
 ///
-/// Dropping handles does not stop the server; [`stop`](Self::stop) does.
+/// The same in a callback (as [`Link::server`](crate::Link::server)) and in any thread. Cheap to
+/// clone; dropping it stops nothing.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -21,64 +29,35 @@ impl Handle {
         Self { shared }
     }
 
-    /// Posts a copy of `data` to a link, to be sent after what is queued there already.
-    ///
-    /// `Ok` means *posted*: if the link closes meanwhile, or its queue turns out to be full, the
-    /// message is dropped and counted in [`Stats::stale_posts`].
-    ///
-    /// # Errors
-    ///
-    /// On an error nothing was posted.
-    ///
-    /// - [`SendError::Gone`]: the link is closed, or the server has stopped.
-    /// - [`SendError::NoBuffers`]: the buffers for posted messages are used up.
-    /// - [`SendError::Busy`]: the link's shard is behind.
-    /// - [`SendError::TooLarge`]: no queue could ever hold it.
-    ///
-    /// # Cost
-    ///
-    /// Copies `data.len()` bytes. Allocates and blocks never. A system call only if the shard
-    /// sleeps.
-    pub fn send(&self, link: LinkId, data: &[u8]) -> Result<(), SendError> {
-        if !self.shared.is_alive(link) {
-            return Err(SendError::Gone);
-        }
-        let message = self.shared.message(self.shared.outside(), data)?;
-        match self.shared.inlet(link.shard()) {
-            Some(_) if message.is_empty() => Ok(()),
-            Some(inlet) => inlet.send(link, message),
-            None => Err(SendError::Gone),
-        }
+    /// One link.
+    pub fn link(&self, link: LinkId) -> Recipients<'_> {
+        self.recipients(Whom::Link(link.key_in(self.shared.id)))
     }
 
-    /// Posts one copy of `data` to every open link but `except`.
-    ///
-    /// A link whose queue has no room is left out and counted in [`Stats::broadcast_skips`].
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send); on [`SendError::Busy`] or [`SendError::Gone`] the links of some
-    /// shards may have got it.
-    pub fn broadcast(&self, data: &[u8], except: Option<LinkId>) -> Result<(), SendError> {
-        let message = self.shared.message(self.shared.outside(), data)?;
-        if message.is_empty() {
-            return Ok(());
-        }
-        self.shared.broadcast_to_shards(&message, except, None)
+    /// Every open link, when the post is delivered.
+    pub fn all(&self) -> Recipients<'_> {
+        self.recipients(Whom::All)
     }
 
-    /// Closes a link in good order, with
-    /// [`DisconnectReason::Kicked`](crate::DisconnectReason::Kicked); what is queued is sent first.
+    fn recipients(&self, whom: Whom) -> Recipients<'_> {
+        Recipients { shared: &self.shared, whom, except: None, when_slow: None }
+    }
+
+    /// Copies a payload into shared buffers once, to be sent many times.
     ///
     /// # Errors
     ///
-    /// [`SendError::Gone`] if the link is closed already, [`SendError::Busy`] if its shard is
-    /// behind.
-    pub fn close(&self, link: LinkId) -> Result<(), SendError> {
-        if !self.shared.is_alive(link) {
-            return Err(SendError::Gone);
-        }
-        self.shared.inlet(link.shard()).map_or(Err(SendError::Gone), |inlet| inlet.close(link))
+    /// [`PostError::Full`] if the shared buffers are used up; [`PostError::TooLarge`] if no output could
+    /// ever hold it as a post.
+    pub fn message(&self, payload: impl Payload) -> Result<Message, PostError> {
+        self.shared.message(&payload).map(|inner| Message { inner })
+    }
+
+    /// The workers, of which each shard has one.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerId> + use<> {
+        // There are at most 256 shards.
+        let count = u16::try_from(self.shared.shards.len()).unwrap_or(u16::MAX);
+        (0..count).map(|index| WorkerId { index })
     }
 
     /// Reads all counters.
@@ -91,18 +70,188 @@ impl Handle {
         self.shared.stats()
     }
 
-    /// Asks the server to stop, and returns at once.
+    /// Whether the server has been asked to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.shared.stopping().is_some()
+    }
+
+    /// Asks the server to stop, and returns at once: it accepts no more;
+    /// [`on_drain`](crate::Handler::on_drain) is called for each link; what has arrived is handled; links
+    /// that are open after `drain` are force-closed. Posts that began before are delivered, later ones
+    /// are refused.
     ///
-    /// It takes no more connections. Each link handles what has arrived, sends what is queued, tells
-    /// its peer the end, and closes; what is left after `drain` is cut. A later call can
-    /// shorten the time; with [`Duration::ZERO`] links are cut at once.
-    pub fn stop(&self, drain: Duration) {
-        self.shared.stop(drain);
+    /// A later call can shorten the time; with [`Duration::ZERO`] links are force-closed at once.
+    pub fn stop(&self, drain: impl Into<Drain>) {
+        self.shared.stop(drain.into().timeout);
     }
 }
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Whom {
+    /// `None`: a link of another server, which is none here.
+    Link(Option<LinkKey>),
+    All,
+}
+
+/// Whom something is for. `Copy`: nothing happens before its last method.
+///
+/// Posts of one thread to one link keep their order, broadcasts among them. A post to the link whose
+/// callback makes it is delivered after all that the callback queues. Broadcasts reach all links of the
+/// server in one order, and what is posted as an answer to one comes after it.
+#[derive(Clone, Copy)]
+#[must_use = "it says whom; `post` or `close` says what"]
+pub struct Recipients<'a> {
+    shared: &'a Shared,
+    whom: Whom,
+    except: Option<LinkId>,
+    when_slow: Option<WhenSlow>,
+}
+
+impl Recipients<'_> {
+    /// All of them but one. A second call replaces the first.
+    pub fn except(self, link: LinkId) -> Self {
+        Self { except: Some(link), ..self }
+    }
+
+    /// What happens to the post where there is no capacity, instead of what the link says
+    /// ([`Output::set_when_slow`](crate::Output::set_when_slow)).
+    pub fn when_slow(self, policy: WhenSlow) -> Self {
+        Self { when_slow: Some(policy), ..self }
+    }
+
+    /// Posts a payload to them, after what is queued there. One copy serves all.
+    ///
+    /// It fits if the output stays within its high-water mark, half of its limit: a post never takes
+    /// the capacity that the link's own handler was promised. Where it does not fit, or the shared
+    /// buffers or an inbox are used up, it is skipped as the policy says, and counted in
+    /// [`Totals::missed`](crate::Totals::missed) and [`Stats::missed`].
+    ///
+    /// # Cost
+    ///
+    /// One copy of the bytes (of a [`Message`] none), and one entry for each recipient, whatever the
+    /// length. A system call only if a shard sleeps.
+    pub fn post(self, payload: impl Payload) {
+        let _counted = self.try_post(payload);
+    }
+
+    /// As [`post`](Self::post), and says whether it was posted. For several links, each that has no
+    /// capacity skips it, and counts.
+    ///
+    /// # Errors
+    ///
+    /// - [`PostError::Full`]: the one link's half for posts, shared buffers or an inbox are used up;
+    ///   with several recipients, some may have it.
+    /// - [`PostError::Closed`]: the one link is closed, or the server has stopped.
+    /// - [`PostError::Stopping`]: the server is stopping.
+    /// - [`PostError::TooLarge`]: no output could ever hold it as a post.
+    pub fn try_post(self, payload: impl Payload) -> Result<(), PostError> {
+        let Some(link) = self.one() else { return self.broadcast(&payload) };
+        let link = link.filter(|link| self.shared.is_alive(*link)).ok_or(PostError::Closed)?;
+        self.check_stopping()?;
+        let posted = self.shared.message(&payload).and_then(|message| {
+            if message.is_empty() || self.excepted() == Some(link) {
+                return Ok(());
+            }
+            self.shared.post(link, message, self.when_slow)
+        });
+        posted.inspect_err(|error| {
+            if *error == PostError::Full {
+                self.shared.count_missed(1);
+                tell(Act::Owes);
+                current::note_refusal(self.shared.id);
+            }
+        })
+    }
+
+    fn broadcast(self, payload: &impl Payload) -> Result<(), PostError> {
+        self.check_stopping()?;
+        let message = match self.shared.message(payload) {
+            Ok(message) if message.is_empty() => return Ok(()),
+            Ok(message) => message,
+            Err(error) => {
+                self.shared.count_missed(self.shared.open_links());
+                return Err(error);
+            }
+        };
+        self.shared.broadcast(&message, self.excepted(), self.when_slow)
+    }
+
+    fn check_stopping(&self) -> Result<(), PostError> {
+        if self.shared.stopping().is_some() { Err(PostError::Stopping) } else { Ok(()) }
+    }
+
+    /// The one link that is meant, if it is one; `None` in it if it is none of this server's.
+    fn one(&self) -> Option<Option<LinkKey>> {
+        match self.whom {
+            Whom::Link(link) => Some(link),
+            Whom::All => None,
+        }
+    }
+
+    fn excepted(&self) -> Option<LinkKey> {
+        self.except?.key_in(self.shared.id)
+    }
+
+    /// What `writeln!(server.link(id), …)` calls: [`post`](Self::post).
+    pub fn write_fmt(self, text: fmt::Arguments<'_>) {
+        self.post(text);
+    }
+
+    /// Closes them in good order, with [`DisconnectReason::Kicked`](crate::DisconnectReason::Kicked),
+    /// after what this thread posted to them before. Cannot fail: a bit in the link's place.
+    pub fn close(self) {
+        self.mark(Mark::CLOSE, Act::Close);
+    }
+
+    /// Closes them without sending what is queued. Cannot fail.
+    pub fn abort(self) {
+        self.mark(Mark::ABORT, Act::Abort);
+    }
+
+    /// Ends their pauses and has `on_receive` called for what is unread, paused or not. Cannot fail.
+    pub fn resume(self) {
+        self.mark(Mark::RESUME, Act::Resume);
+    }
+
+    fn mark(self, mark: Mark, act: Act) {
+        match self.one() {
+            Some(link) => {
+                if let Some(link) = link.filter(|link| self.excepted() != Some(*link)) {
+                    tell_of(acts::Whom::Link(LinkId::new(self.shared.id, link)), act);
+                    self.shared.mark(link, mark);
+                }
+            }
+            None => {
+                tell_of(acts::Whom::AllBut(self.except), act);
+                self.shared.mark_all(self.excepted(), mark);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Recipients<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recipients").finish_non_exhaustive()
+    }
+}
+
+/// How a server stops: how long its links have to finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drain {
+    /// After this, links that are still open are force-closed.
+    pub timeout: Duration,
+}
+
+impl From<Duration> for Drain {
+    fn from(timeout: Duration) -> Self {
+        Self { timeout }
     }
 }

@@ -18,10 +18,10 @@ pub(super) fn ensure_files(needed: u64) -> Result<Option<(u64, u64)>, StartError
         return Ok(None);
     }
     if hard < needed {
-        return Err(StartError::OpenFiles { needed, limit: hard });
+        return Err(StartError::open_files(needed, hard));
     }
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-        .map_err(|error| StartError::System { doing: "setrlimit(NOFILE)", source: error.into() })?;
+        .map_err(|error| StartError::system("setrlimit(NOFILE)", error.into()))?;
     Ok(Some((soft, hard)))
 }
 

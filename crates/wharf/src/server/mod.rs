@@ -2,15 +2,17 @@
 
 mod back_end;
 mod builder;
+pub(crate) mod current;
 mod handle;
 mod listen;
 mod machine;
+pub(crate) mod marks;
 mod running;
 pub(crate) mod shared;
 mod signals;
 
 pub use back_end::{BackEnd, Chosen};
 pub use builder::{Builder, Server};
-pub use handle::Handle;
-pub use running::{Running, Stopped};
+pub use handle::{Drain, Handle, Recipients};
+pub use running::{RunningServer, StopReport};
 pub use signals::{StopSignal, StopSignals};

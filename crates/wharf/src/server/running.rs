@@ -3,12 +3,15 @@
 use super::back_end::{BackEnd, Chosen};
 use super::handle::Handle;
 use super::shared::{Command, Shared};
+use crate::address::Address;
 use crate::engine::{Turn, Worker};
 use crate::error::{Error, Result, StartError};
-use crate::handler::Handler;
 use crate::limits::MemoryPlan;
+use crate::link::ListenerId;
+use crate::service::Service;
 use crate::stats::Stats;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::fmt;
+use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -27,25 +30,35 @@ use wharf_port::uring::UringPort;
 ///
 /// Dropping it does not stop the server; [`Handle::stop`] does, and [`wait`](Self::wait) then says
 /// how it ended.
-#[derive(Debug)]
-pub struct Running {
+pub struct RunningServer {
     pub(super) shared: Arc<Shared>,
     pub(super) chosen: Chosen,
-    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) addresses: Vec<(ListenerId, Address)>,
     pub(super) plan: MemoryPlan,
     pub(super) files_raised: Option<(u64, u64)>,
     pub(super) threads: Vec<JoinHandle<std::result::Result<(), String>>>,
+    /// Tells the handler that all threads have ended.
+    pub(super) stopped: Box<dyn FnOnce() + Send>,
+}
+
+impl fmt::Debug for RunningServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunningServer")
+            .field("addresses", &self.addresses)
+            .field("back_end", &self.chosen)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How a server ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Stopped {
+pub struct StopReport {
     /// The counters at the end; [`Stats::cut`] is how many links the drain did not finish.
     pub stats: Stats,
 }
 
-impl Running {
+impl RunningServer {
     /// The handle, to send, look and stop from any thread.
     #[must_use]
     pub fn handle(&self) -> Handle {
@@ -54,7 +67,7 @@ impl Running {
 
     /// The addresses that the server listens on, with the ports that the system chose.
     #[must_use]
-    pub fn local_addrs(&self) -> &[SocketAddr] {
+    pub fn local_addresses(&self) -> &[(ListenerId, Address)] {
         &self.addresses
     }
 
@@ -87,7 +100,7 @@ impl Running {
     /// # Errors
     ///
     /// Why it stopped by itself: a port broke, or no worker context could be made after a panic.
-    pub fn wait(self) -> Result<Stopped> {
+    pub fn wait(self) -> Result<StopReport> {
         let mut failures = Vec::new();
         for thread in self.threads {
             match thread.join() {
@@ -96,10 +109,11 @@ impl Running {
                 Err(_) => failures.push("a shard's thread panicked".to_owned()),
             }
         }
+        (self.stopped)();
         if failures.is_empty() {
-            Ok(Stopped { stats: self.shared.stats() })
+            Ok(StopReport { stats: self.shared.stats() })
         } else {
-            Err(Error::from(failures.join("; ")))
+            Err(Error::msg(failures.join("; ")))
         }
     }
 }
@@ -118,39 +132,36 @@ struct Begin {
 }
 
 /// Starts the shards' threads on the chosen back end, and returns when all are running.
-pub(super) fn start_shards<H: Handler>(
+pub(super) fn start_shards<V: Service>(
     back_end: BackEnd,
     shared: &Arc<Shared>,
-    handler: &Arc<H>,
+    handler: &Arc<V::Handler>,
     listeners: Vec<TcpListener>,
 ) -> Result<Vec<JoinHandle<std::result::Result<(), String>>>, StartError> {
     match back_end {
         #[cfg(target_os = "linux")]
-        BackEnd::Uring => start_on(UringPort::new, shared, handler, listeners),
+        BackEnd::Uring => start_on::<_, V>(UringPort::new, shared, handler, listeners),
         #[cfg(target_os = "linux")]
-        BackEnd::Epoll => start_on(EpollPort::new, shared, handler, listeners),
+        BackEnd::Epoll => start_on::<_, V>(EpollPort::new, shared, handler, listeners),
         #[cfg(windows)]
-        BackEnd::Iocp => start_on(IocpPort::new, shared, handler, listeners),
+        BackEnd::Iocp => start_on::<_, V>(IocpPort::new, shared, handler, listeners),
         // `choose` has asked `available` before.
-        other => Err(StartError::BackEnd {
-            name: other.to_string(),
-            reason: "it is a back end of another system".to_owned(),
-        }),
+        other => Err(StartError::back_end(&other.to_string(), "it is one of another system")),
     }
 }
 
 type Make<P> = fn(PortConfig, BufferPool) -> std::result::Result<P, PortError>;
 type Threads = Vec<JoinHandle<std::result::Result<(), String>>>;
 
-fn start_on<P, H>(
+fn start_on<P, V>(
     make: Make<P>,
     shared: &Arc<Shared>,
-    handler: &Arc<H>,
+    handler: &Arc<V::Handler>,
     listeners: Vec<TcpListener>,
 ) -> Result<Threads, StartError>
 where
     P: Port<Packet = Command<TcpStream>, Stream = TcpStream, Listener = TcpListener> + 'static,
-    H: Handler,
+    V: Service,
 {
     let (report, reports) = channel();
     let mut threads = Threads::new();
@@ -165,14 +176,15 @@ where
         let config = shared.settings.port(listener_count);
         let body = move || {
             // Whatever user code panics here, the starter hears of it.
-            let made = AssertUnwindSafe(|| make_worker(number, make, config, &handler, &shared));
+            let made =
+                AssertUnwindSafe(|| make_worker::<P, V>(number, make, config, &handler, &shared));
             let worker = catch_unwind(made).unwrap_or_else(|_| Err(died()));
             run(number, worker, &shared, report, &begun)
         };
         match std::thread::Builder::new().name(format!("wharf-{shard}")).spawn(body) {
             Ok(thread) => threads.push(thread),
             Err(error) => {
-                started = Err(StartError::Thread(error));
+                started = Err(StartError::thread(error));
                 break;
             }
         }
@@ -212,39 +224,39 @@ fn begin_all(
 }
 
 fn died() -> StartError {
-    StartError::Worker("a shard's thread panicked before it was ready".to_owned())
+    StartError::handler("a shard's thread panicked before it was ready")
 }
 
-fn make_worker<P, H>(
+fn make_worker<P, V>(
     shard: u8,
     make: Make<P>,
     config: PortConfig,
-    handler: &Arc<H>,
+    handler: &Arc<V::Handler>,
     shared: &Arc<Shared>,
-) -> Result<Worker<P, H>, StartError>
+) -> Result<Worker<P, V>, StartError>
 where
     P: Port<Packet = Command<TcpStream>, Stream = TcpStream, Listener = TcpListener>,
-    H: Handler,
+    V: Service,
 {
-    let pool = BufferPool::new(shared.settings.shard_pool()).map_err(StartError::Buffers)?;
-    let port = make(config, pool).map_err(|error| StartError::BackEnd {
-        name: "port".to_owned(),
-        reason: error.to_string(),
-    })?;
-    Worker::new(shard, port, Arc::clone(handler), Arc::clone(shared)).map_err(StartError::Worker)
+    let pool = BufferPool::new(shared.settings.shard_pool())
+        .map_err(|error| StartError::buffers(&error))?;
+    let port =
+        make(config, pool).map_err(|error| StartError::back_end("port", &error.to_string()))?;
+    Worker::new(shard, port, Arc::clone(handler), Arc::clone(shared))
+        .map_err(|reason| StartError::handler(&reason))
 }
 
 /// A shard's thread: ten lines around `turn`.
-fn run<P, H>(
+fn run<P, V>(
     shard: u8,
-    worker: Result<Worker<P, H>, StartError>,
+    worker: Result<Worker<P, V>, StartError>,
     shared: &Arc<Shared>,
     report: Sender<Result<Ready, StartError>>,
     begun: &Receiver<Begin>,
 ) -> std::result::Result<(), String>
 where
     P: Port<Packet = Command<TcpStream>, Stream = TcpStream, Listener = TcpListener>,
-    H: Handler,
+    V: Service,
 {
     let mut worker = match worker {
         Ok(worker) => worker,

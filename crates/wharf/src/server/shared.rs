@@ -1,58 +1,83 @@
 //! What the shards of one server and its handles share.
 
-use crate::error::SendError;
+use super::current;
+use super::marks::{Mark, Marks};
+use crate::error::PostError;
 use crate::handler::DisconnectReason;
 use crate::limits::Settings;
-use crate::link::LinkId;
+use crate::link::output::WhenSlow;
+use crate::link::payload::{DoesNotFit, Parts, Payload};
+use crate::link::reply::ReplyCell;
+use crate::link::{LinkKey, ListenerId, ServerId};
 use crate::plant::{EnginePlant, Planted};
 use crate::stats::{ShardStats, Stats, sum};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
-use wharf_port::memory::{Ledger, LedgerView, MemoryError, Message, MessagePool};
-use wharf_port::port::{PostError, Poster};
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use wharf_port::memory::{Ledger, LedgerView, MemoryError, Message, MessageBuilder, MessagePool};
+use wharf_port::port::{Poster, Time};
+
+#[expect(
+    clippy::disallowed_types,
+    reason = "held while a broadcast is put into the shards' inboxes; no callback runs meanwhile"
+)]
+type Lock<T> = std::sync::Mutex<T>;
 
 /// A command from one thread to a shard. `S` is a connection.
 #[derive(Debug)]
 pub(crate) enum Command<S> {
     /// Take over this connection, for which a place has been counted.
-    Adopt {
-        stream: S,
-        peer: SocketAddr,
-    },
-    Send {
-        link: LinkId,
-        message: Message,
-    },
+    Adopt { stream: S, peer: SocketAddr, listener: u16 },
+    /// Queue a message on a link.
+    Post { link: LinkKey, message: Message, when_slow: Option<WhenSlow> },
+    /// Queue a message on every open link, in the order of these numbers in all shards.
     Broadcast {
         message: Message,
-        except: Option<LinkId>,
-    },
-    Close {
-        link: LinkId,
+        except: Option<LinkKey>,
+        when_slow: Option<WhenSlow>,
+        number: u64,
     },
 }
 
 /// A shard's inbox, without the type of its connections.
 pub(crate) trait Inlet: Send + Sync {
-    fn send(&self, link: LinkId, message: Message) -> Result<(), SendError>;
-    fn broadcast(&self, message: Message, except: Option<LinkId>) -> Result<(), SendError>;
-    fn close(&self, link: LinkId) -> Result<(), SendError>;
+    fn post(
+        &self,
+        link: LinkKey,
+        message: Message,
+        when_slow: Option<WhenSlow>,
+    ) -> Result<(), PostError>;
+    /// Without waking the shard.
+    fn broadcast(
+        &self,
+        message: Message,
+        except: Option<LinkKey>,
+        when_slow: Option<WhenSlow>,
+        number: u64,
+    ) -> Result<(), PostError>;
     fn wake(&self);
 }
 
 impl<S: Send> Inlet for Poster<Command<S>> {
-    fn send(&self, link: LinkId, message: Message) -> Result<(), SendError> {
-        self.post(Command::Send { link, message }).map_err(|error| refusal(&error))
+    fn post(
+        &self,
+        link: LinkKey,
+        message: Message,
+        when_slow: Option<WhenSlow>,
+    ) -> Result<(), PostError> {
+        self.post(Command::Post { link, message, when_slow }).map_err(|error| refusal(&error))
     }
 
-    fn broadcast(&self, message: Message, except: Option<LinkId>) -> Result<(), SendError> {
-        self.post(Command::Broadcast { message, except }).map_err(|error| refusal(&error))
-    }
-
-    fn close(&self, link: LinkId) -> Result<(), SendError> {
-        self.post(Command::Close { link }).map_err(|error| refusal(&error))
+    fn broadcast(
+        &self,
+        message: Message,
+        except: Option<LinkKey>,
+        when_slow: Option<WhenSlow>,
+        number: u64,
+    ) -> Result<(), PostError> {
+        let command = Command::Broadcast { message, except, when_slow, number };
+        self.post_quietly(command).map_err(|error| refusal(&error))
     }
 
     fn wake(&self) {
@@ -60,17 +85,28 @@ impl<S: Send> Inlet for Poster<Command<S>> {
     }
 }
 
-fn refusal<T>(error: &PostError<T>) -> SendError {
+fn refusal<T>(error: &wharf_port::port::PostError<T>) -> PostError {
     match error {
-        PostError::Closed(_) => SendError::Gone,
-        _ => SendError::Busy,
+        wharf_port::port::PostError::Closed(_) => PostError::Closed,
+        _ => PostError::Full,
     }
 }
 
 /// One server.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    pub(crate) id: ServerId,
     pub(crate) settings: Settings,
+    /// What the shards' clocks are counted from, as std has it.
+    clock: OnceLock<(Instant, Time)>,
+    /// Where the listeners listen.
+    pub(crate) listeners: OnceLock<Box<[(ListenerId, SocketAddr)]>>,
+    /// Gives broadcasts their order: held while one is put into all inboxes.
+    broadcasting: Lock<u64>,
+    /// The last one that is in all of them.
+    broadcast: AtomicU64,
+    /// Posts that were skipped before they came to a link.
+    missed: AtomicU64,
     pub(crate) shards: Box<[Shard]>,
     /// Buffers for messages that cross threads or go to many links: each shard's own, and those
     /// of all other threads.
@@ -96,8 +132,10 @@ pub(crate) struct Shard {
     pub(crate) stats: Arc<ShardStats>,
     /// Places taken or promised.
     pub(crate) open: AtomicU32,
-    /// The generation of each place's last link: lets a stale name be refused at once.
-    generations: Box<[AtomicU32]>,
+    /// What other threads ask of its links, and which of them are alive.
+    pub(crate) marks: Marks,
+    /// Where its links' deferred replies are handed over.
+    pub(crate) replies: Box<[ReplyCell]>,
     reached: OnceLock<(Box<dyn Inlet>, LedgerView)>,
 }
 
@@ -113,11 +151,18 @@ impl Shared {
         let shard = |_| Shard {
             stats: Arc::default(),
             open: AtomicU32::new(0),
-            generations: (0..places).map(|_| AtomicU32::new(0)).collect(),
+            marks: Marks::new(places),
+            replies: (0..places).map(|_| ReplyCell::new()).collect(),
             reached: OnceLock::new(),
         };
         let posts = (0..=settings.shards).map(|_| MessagePool::new(settings.post_pool()));
         Ok(Self {
+            id: ServerId::next(),
+            clock: OnceLock::new(),
+            listeners: OnceLock::new(),
+            broadcasting: Lock::new(0),
+            broadcast: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
             shards: (0..settings.shards).map(shard).collect(),
             posts: posts.collect::<Result<_, _>>()?,
             settings,
@@ -141,67 +186,148 @@ impl Shared {
         Some(&*self.shards.get(shard)?.reached.get()?.0)
     }
 
-    /// Notes that a place has a new link, or (with the next generation) none.
-    pub(crate) fn note_generation(&self, link: LinkId, alive: bool) {
-        let place = &self.shards[link.shard()].generations[link.index() as usize];
-        place.store(if alive { link.generation() } else { 0 }, Ordering::Relaxed);
+    /// The name that the program gave to a listener, and where it listens.
+    pub(crate) fn listener(&self, number: u16) -> (ListenerId, SocketAddr) {
+        let nowhere = (ListenerId(0), SocketAddr::from(([0, 0, 0, 0], 0)));
+        let listeners = self.listeners.get();
+        listeners.and_then(|all| all.get(usize::from(number))).copied().unwrap_or(nowhere)
+    }
+
+    pub(crate) fn open_links(&self) -> u64 {
+        self.shards.iter().map(|shard| u64::from(shard.open.load(Ordering::Relaxed))).sum()
+    }
+
+    /// A moment of the shards' clocks, as std's type; they all count from the same point.
+    pub(crate) fn instant(&self, time: Time) -> Instant {
+        #[expect(clippy::disallowed_methods, reason = "once: what the clocks are counted from")]
+        let (instant, zero) = *self.clock.get_or_init(|| (Instant::now(), time));
+        instant + time.since(zero)
     }
 
     /// Whether the link is alive, as far as another thread can know.
-    pub(crate) fn is_alive(&self, link: LinkId) -> bool {
+    pub(crate) fn is_alive(&self, link: LinkKey) -> bool {
         self.shards
             .get(link.shard())
-            .and_then(|shard| shard.generations.get(link.index() as usize))
-            .is_some_and(|place| {
-                place.load(Ordering::Relaxed) == link.generation()
-                    || self.planted.is(EnginePlant::SkipGeneration)
-            })
+            .is_some_and(|shard| shard.marks.is_alive(link.index(), link.generation()))
+            || self.planted.is(EnginePlant::SkipGeneration)
     }
 
-    /// The sender of posts that is no shard: any other thread.
-    pub(crate) fn outside(&self) -> usize {
-        self.shards.len()
+    /// Asks something of a link, which may have ended.
+    pub(crate) fn mark(&self, link: LinkKey, mark: Mark) {
+        if let Some(shard) = self.shards.get(link.shard())
+            && shard.marks.set(link.index(), link.generation(), mark)
+        {
+            self.wake(link.shard());
+        }
     }
 
-    /// A copy of `data` that any shard can send, out of the sender's own buffers.
-    pub(crate) fn message(&self, sender: usize, data: &[u8]) -> Result<Message, SendError> {
-        if data.len() > self.settings.high_water_bytes() as usize {
-            return Err(SendError::TooLarge);
+    /// Asks something of every link but one.
+    pub(crate) fn mark_all(&self, except: Option<LinkKey>, mark: Mark) {
+        for (shard, others) in self.shards.iter().enumerate() {
+            let except = except.filter(|link| link.shard() == shard);
+            others.marks.set_all(except.map(|link| (link.index(), link.generation())), mark);
+        }
+        self.wake_all();
+    }
+
+    pub(crate) fn wake(&self, shard: usize) {
+        if let Some(inlet) = self.inlet(shard) {
+            inlet.wake();
+        }
+    }
+
+    /// A copy of the payload that any shard can send, out of the buffers of the shard whose thread
+    /// this is, or of those of all other threads.
+    pub(crate) fn message(&self, payload: &impl Payload) -> Result<Message, PostError> {
+        if let Some(message) = payload.message() {
+            return self.check_post_len(message.len()).map(|()| message.inner.clone());
         }
         if self.planted.is(EnginePlant::RefusePosts) {
-            return Err(SendError::NoBuffers);
+            return Err(PostError::Full);
         }
-        self.posts[sender].message_of(data).map_err(|_| {
-            // The shards look who keeps messages from coming home.
-            self.posts_refused.fetch_add(1, Ordering::Relaxed);
-            self.wake_all();
-            SendError::NoBuffers
+        let pool = &self.posts[current::shard_of(self.id).unwrap_or(self.shards.len())];
+        let made = match payload.piece() {
+            Some(piece) => {
+                self.check_post_len(piece.len())?;
+                pool.message_of(piece).map_err(|_| PostError::Full)
+            }
+            None => self.build_message(pool, payload),
+        };
+        made.inspect_err(|error| {
+            if *error == PostError::Full {
+                // The shards look who keeps messages from coming home.
+                self.posts_refused.fetch_add(1, Ordering::Relaxed);
+                self.wake_all();
+            }
         })
+    }
+
+    fn build_message(
+        &self,
+        pool: &MessagePool,
+        payload: &impl Payload,
+    ) -> Result<Message, PostError> {
+        let mut building = Building { message: pool.builder().ok(), len: 0 };
+        payload.write(&mut building).map_err(|DoesNotFit| PostError::TooLarge)?;
+        self.check_post_len(building.len)?;
+        building.message.map(MessageBuilder::finish).ok_or(PostError::Full)
+    }
+
+    fn check_post_len(&self, len: usize) -> Result<(), PostError> {
+        let fits = len <= self.settings.post_bytes_max();
+        if fits { Ok(()) } else { Err(PostError::TooLarge) }
     }
 
     pub(crate) fn posts_refused(&self) -> u64 {
         self.posts_refused.load(Ordering::Relaxed)
     }
 
-    /// Posts a broadcast to every shard but one.
-    pub(crate) fn broadcast_to_shards(
+    /// Counts posts that so many links have missed.
+    pub(crate) fn count_missed(&self, links: u64) {
+        self.missed.fetch_add(links, Ordering::Relaxed);
+    }
+
+    /// Posts a message to one link.
+    pub(crate) fn post(
+        &self,
+        link: LinkKey,
+        message: Message,
+        when_slow: Option<WhenSlow>,
+    ) -> Result<(), PostError> {
+        self.inlet(link.shard()).ok_or(PostError::Closed)?.post(link, message, when_slow)
+    }
+
+    /// Posts a message to every link.
+    ///
+    /// Broadcasts come to all links of the server in one order. Nobody is told of one before it is in
+    /// every inbox: so what is posted as an answer to it stands behind it, wherever that goes.
+    pub(crate) fn broadcast(
         &self,
         message: &Message,
-        except: Option<LinkId>,
-        skip: Option<u8>,
-    ) -> Result<(), SendError> {
+        except: Option<LinkKey>,
+        when_slow: Option<WhenSlow>,
+    ) -> Result<(), PostError> {
         let mut result = Ok(());
-        for shard in 0..self.shards.len() {
-            if skip.map(usize::from) == Some(shard) {
-                continue;
+        let mut last = self.broadcasting.lock().unwrap_or_else(PoisonError::into_inner);
+        *last += 1;
+        for (number, shard) in self.shards.iter().enumerate() {
+            let Some(inlet) = self.inlet(number) else { return Err(PostError::Closed) };
+            let posted = inlet.broadcast(message.clone(), except, when_slow, *last);
+            if posted == Err(PostError::Full) {
+                self.count_missed(u64::from(shard.open.load(Ordering::Relaxed)));
             }
-            let posted = match self.inlet(shard) {
-                Some(inlet) => inlet.broadcast(message.clone(), except),
-                None => Err(SendError::Gone),
-            };
             result = result.and(posted);
         }
+        // Release: who sees this number finds the broadcast in its inbox, before what came later.
+        self.broadcast.store(*last, Ordering::Release);
+        drop(last);
+        self.wake_all();
         result
+    }
+
+    /// Whether the broadcast with this number is in every inbox.
+    pub(crate) fn is_broadcast(&self, number: u64) -> bool {
+        self.broadcast.load(Ordering::Acquire) >= number
     }
 
     /// Places that are free in all shards together.
@@ -287,6 +413,7 @@ impl Shared {
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats {
             links_limit: self.settings.links,
+            missed: self.missed.load(Ordering::Relaxed),
             post_buffers: self
                 .posts
                 .iter()
@@ -305,5 +432,19 @@ impl Shared {
     /// Counts a link's end.
     pub(crate) fn count_close(&self, shard: u8, reason: DisconnectReason) {
         self.shards[usize::from(shard)].stats.closes[reason as usize].add(1);
+    }
+}
+
+/// A message of several parts that is being made.
+struct Building {
+    /// `None`: there were too few buffers.
+    message: Option<MessageBuilder>,
+    len: usize,
+}
+
+impl Parts for Building {
+    fn add(&mut self, bytes: &[u8]) {
+        self.len = self.len.saturating_add(bytes.len());
+        self.message.take_if(|message| message.write(bytes).is_err());
     }
 }

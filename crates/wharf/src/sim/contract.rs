@@ -7,7 +7,7 @@ use super::rules::{Facts, Glance, Limits, Outcome, Rest, Rules};
 use crate::acts::{Act, Watch, Whom};
 use crate::engine::ensure;
 use crate::handler::DisconnectReason;
-use crate::link::LinkId;
+use crate::link::{LinkId, LinkKey};
 use std::net::IpAddr;
 use std::sync::{OnceLock, PoisonError};
 use wharf_port::port::Time;
@@ -227,20 +227,21 @@ impl Contract {
         at: Glance,
         facts: &Facts,
     ) -> Result<(), String> {
-        let (shard, place) = (call.link.shard(), call.link.index() as usize);
+        let key = call.link.key();
+        let (shard, place) = (key.shard(), key.index() as usize);
         ensure!(book.turning == Some(shard), "in the turn of shard {:?}", book.turning);
         ensure!(call.worker == shard, "by worker {}", call.worker);
         let life = &mut book.lives[shard][place];
         let was_busy = std::mem::replace(&mut life.busy, true);
         ensure!(!was_busy, "while another callback runs");
         if call.event == Event::Connect {
-            let is_next = !life.open && call.link.generation() > life.generation;
+            let is_next = !life.open && key.generation() > life.generation;
             ensure!(is_next, "but its place has generation {}, {}", life.generation, life.state());
-            life.generation = call.link.generation();
+            life.generation = key.generation();
             life.connection = call.connection;
             life.rules = Some(Rules::new(self.limits, at, facts));
         }
-        let is_it = life.generation == call.link.generation();
+        let is_it = life.generation == key.generation();
         let is_open = life.open || call.event == Event::Connect;
         ensure!(
             is_it && is_open,
@@ -266,7 +267,8 @@ impl Contract {
         let facts = self.facts(&book, call);
         let steady_ns = self.world.steady_ns();
         let Book { lives, stories, tally, .. } = &mut *book;
-        let life = &mut lives[call.link.shard()][call.link.index() as usize];
+        let key = call.link.key();
+        let life = &mut lives[key.shard()][key.index() as usize];
         life.busy = false;
         let story = story_of(stories, call.connection);
         if let Some(rules) = &mut life.rules {
@@ -318,17 +320,18 @@ impl Contract {
     }
 
     fn hear_of(&self, book: &mut Book, link: LinkId, act: Act, is_own: bool) {
-        let place = book.lives.get(link.shard()).and_then(|of| of.get(link.index() as usize));
-        let Some(life) = place.filter(|life| life.generation == link.generation()) else { return };
+        let key = link.key();
+        let place = book.lives.get(key.shard()).and_then(|of| of.get(key.index() as usize));
+        let Some(life) = place.filter(|life| life.generation == key.generation()) else { return };
         let connection = life.connection;
-        let facts = self.facts_of(book, link, connection);
+        let facts = self.facts_of(book, key, connection);
         if matches!(act, Act::Reply(_) | Act::ReplyAndClose(_) | Act::Resume)
             && let Some(traffic) = book.watches.get(connection)
         {
             // From now on the server owes it something.
             traffic.asked(self.world.steady_ns());
         }
-        let life = &mut book.lives[link.shard()][link.index() as usize];
+        let life = &mut book.lives[key.shard()][key.index() as usize];
         if let Some(rules) = &mut life.rules {
             rules.hear_of(act, is_own, &facts);
             let is_held = rules.is_held();
@@ -340,11 +343,11 @@ impl Contract {
         Facts {
             is_revoked: call.is_revoked,
             is_stopping: call.is_stopping,
-            ..self.facts_of(book, call.link, call.connection)
+            ..self.facts_of(book, call.link.key(), call.connection)
         }
     }
 
-    fn facts_of(&self, book: &Book, link: LinkId, connection: usize) -> Facts {
+    fn facts_of(&self, book: &Book, link: LinkKey, connection: usize) -> Facts {
         let traffic = book.watches.get(connection).map(TrafficWatch::get).unwrap_or_default();
         let drained_out_at = book.drained_out_at;
         Facts {
@@ -360,7 +363,7 @@ impl Contract {
     }
 
     /// The clock by which the link's shard may measure it.
-    fn link_ns(&self, link: LinkId) -> u64 {
+    fn link_ns(&self, link: LinkKey) -> u64 {
         // Shards and their ports are made in the same order.
         self.world.link_ns(u32::try_from(link.shard()).unwrap_or(0))
     }

@@ -13,6 +13,7 @@ use crate::limits::Settings;
 use crate::plant::Planted;
 use crate::server::shared::{Command, Shared};
 use crate::server::{Builder, Handle, Server};
+use crate::service::ServiceOf;
 use crate::stats::Stats;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -137,7 +138,7 @@ where
 type Tracer = Box<dyn FnMut(&str)>;
 type Thread = Box<dyn FnMut(Time) -> Option<Time>>;
 pub(super) type SimWorker<H, S, W> =
-    Worker<SimPort<Command<SimStream>>, Checked<H>, CheckedState<S>, W>;
+    Worker<SimPort<Command<SimStream>>, ServiceOf<Checked<H>, CheckedState<S>, W>>;
 
 pub(super) struct Shard<H, S, W>
 where
@@ -635,7 +636,7 @@ where
 /// What the contract's promises depend on.
 fn limits(settings: &Settings) -> Limits {
     Limits {
-        grant_bytes: settings.grant_bytes.unwrap_or(settings.buffer_size_bytes) as usize,
+        grant_bytes: settings.grant_bytes() as usize,
         output_bytes: settings.send_queue_bytes as usize,
         idle: settings.idle,
     }

@@ -66,6 +66,12 @@ impl Tested {
         assert_eq!(chain.entries() as usize, self.entries.len(), "{what}");
     }
 
+    fn check_from(&self, at: usize, what: &str) {
+        let expected = self.bytes().split_off(at.min(self.chain.len()));
+        assert_eq!(self.chain.slices_from(at).collect::<Vec<_>>().concat(), expected, "{what}");
+        assert!(self.chain.slices_from(at).all(|slice| !slice.is_empty()), "{what}");
+    }
+
     fn appended(&mut self, data: &[u8]) {
         let (here, rest) = data.split_at(data.len().min(self.room));
         if let Some((_, last)) = self.entries.back_mut() {
@@ -121,6 +127,19 @@ impl Tested {
         }
     }
 
+    /// Takes over from the chain which entries there are.
+    fn set_entries(&mut self) {
+        let mut bytes = self.chain.slices().flatten().copied();
+        self.entries = self
+            .chain
+            .walk()
+            .map(|(_, entry, left)| {
+                (matches!(entry, Entry::Message(_)), bytes.by_ref().take(left).collect())
+            })
+            .collect();
+        self.room = self.chain.room();
+    }
+
     fn take_front(&mut self, len_max: usize) -> Self {
         let chain = self.chain.take_front(len_max);
         let mut front = Self { chain, ..Self::new() };
@@ -166,9 +185,9 @@ impl Run {
 
     /// One random operation; returns its number.
     fn step(&mut self) -> usize {
-        let operation = self.random.below(10);
+        let operation = self.random.below(12);
         match operation {
-            0..=2 => self.append(operation == 2),
+            0..=2 => self.append(operation),
             3 => self.push(),
             4 | 5 => self.push_message(),
             6 => {
@@ -180,7 +199,9 @@ impl Run {
                 let len = self.random.below(self.tested.chain.len() + 2);
                 self.tested.truncate(len);
             }
-            _ => self.push_packed(),
+            9 => self.push_packed(),
+            10 => self.append_from(),
+            _ => self.move_front(),
         }
         operation
     }
@@ -193,7 +214,7 @@ impl Run {
         data
     }
 
-    fn append(&mut self, from_message: bool) {
+    fn append(&mut self, operation: usize) {
         let data = self.data();
         let buffers_max = self.random.below(12);
         let needed = data.len().saturating_sub(self.tested.room).div_ceil(SIZE);
@@ -201,16 +222,68 @@ impl Run {
         let fits = needed <= buffers_max.min(free);
         let buffers_max = u32::try_from(buffers_max).unwrap();
         let (chain, owner) = (&mut self.tested.chain, Owner::SendQueue);
-        let result = if from_message {
-            let Ok(message) = self.messages.message_of(&data) else { return };
-            chain.append_copy_of(&self.pool, &message, owner, buffers_max)
-        } else {
-            chain.append(&self.pool, &data, owner, buffers_max)
+        let result = match operation {
+            0 => chain.append(&self.pool, &data, owner, buffers_max),
+            1 => {
+                let slices = data.chunks(1 + self.random.below(2 * SIZE));
+                chain.append_all(&self.pool, slices, owner, buffers_max)
+            }
+            _ => {
+                let Ok(message) = self.messages.message_of(&data) else { return };
+                chain.append_copy_of(&self.pool, &message, owner, buffers_max)
+            }
         };
         assert_eq!(result.is_ok(), fits);
         if fits {
             self.tested.appended(&data);
         }
+    }
+
+    /// From a source that claims too much, gives a byte at a time, or is interrupted, and at the
+    /// end of its data would block, fails, ends, or panics.
+    fn append_from(&mut self) {
+        let data = self.data();
+        let [at_end, buffers_max] = [4, 9].map(|limit| self.random.below(limit));
+        let (len_max, mut read_len) = (self.random.len(), 0);
+        let free = self.pool.free() as usize;
+        let expected = self.tested.room.saturating_add(buffers_max.min(free) * SIZE).min(len_max);
+        let random = &mut self.random;
+        let mut read = |room: &mut [u8]| {
+            assert!(!room.is_empty() && room.iter().all(|byte| [0, 0xEE].contains(byte)));
+            let rest = &data[read_len..];
+            if rest.is_empty() {
+                match at_end {
+                    0 => return Ok(0),
+                    1 => return Err(std::io::ErrorKind::WouldBlock.into()),
+                    2 => return Err(std::io::ErrorKind::BrokenPipe.into()),
+                    _ => std::panic::resume_unwind(Box::new("planned")),
+                }
+            }
+            let style = random.below(4);
+            if style == 0 {
+                return Err(std::io::ErrorKind::Interrupted.into());
+            }
+            let len = rest.len().min(if style == 1 { 1 } else { room.len() });
+            // What is behind the bytes that it claims is not taken for bytes.
+            room.fill(0xEE);
+            room[..len].copy_from_slice(&rest[..len]);
+            read_len += len;
+            Ok(if style == 3 && len == room.len() { usize::MAX } else { len })
+        };
+        let (chain, pool) = (&mut self.tested.chain, &self.pool);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let buffers_max = u32::try_from(buffers_max).unwrap();
+            chain.append_from(pool, Owner::SendQueue, buffers_max, len_max, &mut read)
+        }));
+        assert_eq!(read_len, data.len().min(expected));
+        let is_at_end = data.len() < expected;
+        if let Ok(filled) = result {
+            assert_eq!((filled.len, filled.ended), (read_len, is_at_end && at_end == 0));
+            assert_eq!(filled.error.is_some(), is_at_end && at_end == 2);
+        } else {
+            assert!(is_at_end && at_end == 3);
+        }
+        self.tested.appended(&data[..read_len]);
     }
 
     fn push(&mut self) {
@@ -259,8 +332,39 @@ impl Run {
         }
     }
 
-    fn check(&self, what: &str) {
+    /// Which entries move and which are copied is not said here, but for how few there are.
+    fn move_front(&mut self) {
+        let (tested, taken) = (&mut self.tested, &mut self.taken);
+        let (mut from, mut to) = (tested.bytes(), taken.bytes());
+        let (before, messages_before) = (taken.buffers(), taken.entries.len() - taken.buffers());
+        let (len_max, buffers_max) = (self.random.len(), self.random.below(6));
+        let limit = u32::try_from(buffers_max).unwrap();
+        let moved = tested.chain.move_front(
+            &self.pool,
+            &mut taken.chain,
+            len_max,
+            Owner::KernelSend,
+            limit,
+        );
+        to.extend(from.drain(..moved));
+        taken.set_entries();
+        tested.set_entries();
+        assert_eq!((tested.bytes(), taken.bytes()), (from, to));
+        let added = taken.buffers() - before;
+        assert!(moved <= len_max && added <= buffers_max);
+        if moved < len_max && !tested.entries.is_empty() {
+            assert!(added == buffers_max || self.pool.free() == 0);
+            assert_eq!(taken.room, 0, "there was room for more");
+        }
+        // Of two buffers side by side, and the messages end such rows, one at least is half full.
+        let rows = 1 + taken.entries.len() - taken.buffers() - messages_before;
+        assert!(added <= 2 * rows + moved.div_ceil(SIZE / 2), "{added} buffers for {moved}");
+    }
+
+    fn check(&mut self, what: &str) {
         self.tested.check(what);
+        let at = self.random.below(self.tested.chain.len() + 2);
+        self.tested.check_from(at, &format!("{what}, from {at}"));
         self.taken.check(what);
         let held = self.tested.buffers() + self.taken.buffers();
         assert_eq!(self.pool.free() as usize + held, 24, "{what}");

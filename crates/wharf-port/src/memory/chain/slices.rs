@@ -2,15 +2,20 @@
 
 use super::Chain;
 use crate::memory::entries::Entry;
-use crate::memory::message::Pieces;
+use crate::memory::message::{Message, Pieces, Position};
 
-/// The unconsumed bytes of a chain, one slice for each buffer of its own and of its messages.
+/// The unconsumed bytes of a chain, or those from a position on, one slice for each buffer of its
+/// own and of its messages.
 #[derive(Clone)]
 pub(super) struct Slices<'a> {
     chain: &'a Chain,
     /// The next entry, if any are left.
     index: u32,
     entries_left: u32,
+    /// Bytes of the next entry that are not shown.
+    skipped: u32,
+    /// Where they end, if there are some and the next entry is a message.
+    skipped_to: Position,
     /// What is left of the message that was begun.
     pieces: Pieces<'a>,
 }
@@ -18,8 +23,61 @@ pub(super) struct Slices<'a> {
 impl<'a> Slices<'a> {
     #[inline]
     pub(super) fn new(chain: &'a Chain) -> Self {
-        let (index, entries_left) = (chain.head, chain.entries);
-        Self { chain, index, entries_left, pieces: Pieces::none() }
+        Self {
+            chain,
+            index: chain.head,
+            entries_left: chain.entries,
+            skipped: chain.skipped,
+            skipped_to: chain.skipped_to,
+            pieces: Pieces::none(),
+        }
+    }
+
+    /// Passes over the first `len` bytes: whole entries by their lengths alone. Nothing was taken
+    /// from the iterator yet.
+    pub(super) fn behind(mut self, len: usize) -> Self {
+        if len >= self.chain.len {
+            self.entries_left = 0;
+            return self;
+        }
+        let mut len = len;
+        loop {
+            let entry = self.chain.entry(self.index);
+            let left = entry.len() - self.skipped as usize;
+            if len < left {
+                self.skip_in(entry, len);
+                return self;
+            }
+            len -= left;
+            self.pass();
+        }
+    }
+
+    /// Does not show the next `len` bytes of `entry`, which is the next one and has more.
+    fn skip_in(&mut self, entry: &Entry, len: usize) {
+        if len == 0 {
+            return;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "an entry has less than 4 GiB")]
+        let by = len as u32;
+        if let Entry::Message(message) = entry {
+            self.skipped_to = message.position_behind(self.next_start(message), by);
+        }
+        self.skipped += by;
+    }
+
+    /// Goes on to the entry behind the next one.
+    #[inline]
+    fn pass(&mut self) {
+        self.entries_left -= 1;
+        self.index = super::table_of(self.chain.pool).next(self.index);
+        self.skipped = 0;
+    }
+
+    /// Where the next entry, which is this message, is to be shown from.
+    #[inline]
+    fn next_start(&self, message: &Message) -> Position {
+        if self.skipped == 0 { message.start() } else { self.skipped_to }
     }
 }
 
@@ -34,14 +92,15 @@ impl<'a> Iterator for Slices<'a> {
         if self.entries_left == 0 {
             return None;
         }
-        let (chain, index) = (self.chain, self.index);
-        let skipped = if self.entries_left == chain.entries { chain.skipped } else { 0 };
-        self.entries_left -= 1;
-        self.index = super::table_of(chain.pool).next(index);
-        match chain.entry(index) {
-            Entry::Buffer(buffer) => Some(&buffer[skipped as usize..]),
+        let (entry, skipped) = (self.chain.entry(self.index), self.skipped);
+        match entry {
+            Entry::Buffer(buffer) => {
+                self.pass();
+                Some(&buffer[skipped as usize..])
+            }
             Entry::Message(message) => {
-                let from = if skipped == 0 { message.start() } else { chain.skipped_to };
+                let from = self.next_start(message);
+                self.pass();
                 self.pieces = message.pieces(from, message.len_u32() - skipped);
                 self.pieces.next()
             }
@@ -61,5 +120,19 @@ pub(super) fn behind<'d>(
         let skipped = skip.min(slice.len());
         skip -= skipped;
         &slice[skipped..]
+    })
+}
+
+/// The first `len` bytes of `slices`.
+#[inline]
+pub(super) fn front_of<'d>(
+    slices: impl Iterator<Item = &'d [u8]> + Clone,
+    len: usize,
+) -> impl Iterator<Item = &'d [u8]> + Clone {
+    let mut left = len;
+    slices.map_while(move |slice| {
+        let shown = left.min(slice.len());
+        left -= shown;
+        (shown > 0).then(|| &slice[..shown])
     })
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::memory::{MessagePool, MessagePoolConfig, PoolConfig};
+use std::io::{self, Read};
 
 fn pool(buffers: u32) -> BufferPool {
     let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(buffers) };
@@ -39,6 +40,184 @@ fn append_is_all_or_nothing() {
     assert_eq!((bytes(&chain), chain.buffers(), pool.free()), (vec![1; 10], 1, 1));
     chain.append(&pool, &[2; 118], Owner::SendQueue, 1).unwrap();
     assert_eq!(chain.len(), 128);
+}
+
+#[test]
+fn many_slices_are_appended_as_one() {
+    let pool = pool(3);
+    let mut chain = pool.chain_of(&[1; 60], Owner::SendQueue).unwrap();
+    let slices: [&[u8]; 5] = [b"", &[2; 50], b"", &[3; 60], &[4; 23]];
+    let mut too_many = slices.iter().copied();
+    assert_eq!(chain.append_all(&pool, too_many.clone(), Owner::SendQueue, 9), Err(NoRoom));
+    let endless = std::iter::repeat_n(&[7; 64][..], usize::MAX).take(3);
+    assert_eq!(chain.append_all(&pool, endless, Owner::SendQueue, 9), Err(NoRoom));
+    assert_eq!((bytes(&chain), chain.buffers(), pool.free()), (vec![1; 60], 1, 2));
+    too_many.next_back();
+    chain.append_all(&pool, too_many, Owner::SendQueue, 2).unwrap();
+    assert_eq!(bytes(&chain), [vec![1; 60], vec![2; 50], vec![3; 60]].concat());
+    chain.append_all(&pool, std::iter::empty(), Owner::SendQueue, 0).unwrap();
+    assert_eq!((chain.len(), chain.buffers()), (170, 3));
+}
+
+#[test]
+fn a_source_is_read_into_the_room_that_is_there_and_no_further() {
+    let pool = pool(4);
+    let mut chain = pool.chain_of(&[1; 60], Owner::SendQueue).unwrap();
+    let mut source = io::repeat(2);
+    let mut shown = Vec::new();
+    let mut read = |room: &mut [u8]| {
+        shown.push(room.len());
+        source.read(room)
+    };
+    let filled = chain.append_from(&pool, Owner::Application, 9, 100, &mut read);
+    assert_eq!((filled.len, filled.ended, chain.len(), chain.buffers()), (100, false, 160, 3));
+    assert!(filled.error.is_none());
+    let filled = chain.append_from(&pool, Owner::Application, 0, 1000, &mut read);
+    assert_eq!((filled.len, filled.ended, chain.room(), pool.free()), (32, false, 0, 1));
+    let filled = chain.append_from(&pool, Owner::Application, 9, 1000, &mut read);
+    assert_eq!((filled.len, filled.ended, chain.buffers(), pool.free()), (64, false, 4, 0));
+    assert_eq!(chain.append_from(&pool, Owner::Application, 9, 0, &mut read).len, 0);
+    assert_eq!(shown, [4, 64, 32, 32, 64]);
+    assert_eq!(bytes(&chain), [[1; 60].as_slice(), &[2; 196]].concat());
+    assert_eq!((pool.ledger().send_queue, pool.ledger().application), (1, 3));
+}
+
+#[test]
+fn what_came_before_an_error_stays_and_an_empty_buffer_goes_back() {
+    let pool = pool(3);
+    for (kind, is_error) in [(io::ErrorKind::WouldBlock, false), (io::ErrorKind::BrokenPipe, true)]
+    {
+        let mut chain = Chain::new();
+        let mut results =
+            [Ok(64), Err(io::ErrorKind::Interrupted.into()), Err(kind.into())].into_iter();
+        let mut read = |_: &mut [u8]| results.next().unwrap();
+        let filled = chain.append_from(&pool, Owner::Application, 9, 200, &mut read);
+        assert_eq!((filled.len, filled.ended, filled.error.is_some()), (64, false, is_error));
+        assert_eq!((bytes(&chain), pool.free(), pool.free_entries()), (vec![0; 64], 2, 4));
+    }
+}
+
+#[test]
+fn a_source_that_lies_or_ends_or_panics_harms_nothing() {
+    let pool = pool(2);
+    pool.chain_of(&[7; 128], Owner::Application).unwrap();
+    let mut chain = Chain::new();
+    let mut results = [Ok(1000), Ok(9), Ok(0)].into_iter();
+    let mut read = |room: &mut [u8]| {
+        assert!(room.iter().all(|byte| *byte == 0), "old bytes are shown");
+        results.next().unwrap_or_else(|| std::panic::resume_unwind(Box::new("planned")))
+    };
+    let filled = chain.append_from(&pool, Owner::Application, 9, 99, &mut read);
+    assert_eq!((filled.len, filled.ended, bytes(&chain)), (73, true, vec![0; 73]));
+    for sent in [0, 9, 64] {
+        chain.advance(sent);
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            chain.append_from(&pool, Owner::Application, 9, 99, &mut read)
+        }));
+        assert!(caught.is_err());
+        assert_eq!(bytes(&chain).len(), chain.len());
+        assert_eq!(pool.free() + chain.buffers(), 2);
+    }
+    assert!(chain.is_empty());
+}
+
+#[test]
+#[should_panic(expected = "another pool's table")]
+fn a_source_is_not_read_into_another_pools_buffers() {
+    let mut chain = pool(1).chain_of(b"x", Owner::Application).unwrap();
+    chain.append_from(&pool(1), Owner::Application, 1, 1, &mut |_| Ok(1));
+}
+
+/// Where the bytes of each buffer of a chain are.
+fn addresses(chain: &Chain) -> Vec<*const u8> {
+    chain.slices().map(<[u8]>::as_ptr).collect()
+}
+
+#[test]
+fn full_buffers_move_themselves_and_a_part_is_copied() {
+    let pool = pool(6);
+    let all: Vec<u8> = (0..=255).collect();
+    let mut from = pool.chain_of(&all[..200], Owner::Application).unwrap();
+    let before = addresses(&from);
+    let mut to = Chain::new();
+    assert_eq!(from.move_front(&pool, &mut to, 150, Owner::SendQueue, 9), 150);
+    assert_eq!((bytes(&to), bytes(&from)), (all[..150].to_vec(), all[150..200].to_vec()));
+    assert_eq!((addresses(&to)[..2].to_vec(), to.buffers()), (before[..2].to_vec(), 3));
+    assert_eq!((pool.ledger().send_queue, pool.ledger().application, pool.free()), (3, 2, 1));
+    // The rest of the third, 42 bytes, is half full and moves; of the fourth, 8 bytes are copied
+    // behind it.
+    assert_eq!(from.move_front(&pool, &mut to, usize::MAX, Owner::SendQueue, 1), 50);
+    assert_eq!((bytes(&to), to.buffers(), pool.free()), (all[..200].to_vec(), 4, 2));
+    assert_eq!((from.len(), from.entries(), pool.ledger().application), (0, 0, 0));
+}
+
+#[test]
+fn moving_stops_at_the_limit_of_buffers_and_at_an_empty_pool() {
+    let pool = pool(4);
+    let all: Vec<u8> = (0..=255).collect();
+    let mut from = pool.chain_of(&all[..190], Owner::Application).unwrap();
+    let mut to = pool.chain_of(&[7; 60], Owner::SendQueue).unwrap();
+    // What fits behind the 60 bytes is copied, because no buffer may come.
+    assert_eq!(from.move_front(&pool, &mut to, 100, Owner::SendQueue, 0), 4);
+    assert_eq!(from.move_front(&pool, &mut to, 100, Owner::SendQueue, 0), 0);
+    // The pool is empty, so the consumed buffer moves, and nothing of the next can.
+    assert_eq!(from.move_front(&pool, &mut to, 80, Owner::SendQueue, 9), 64);
+    assert_eq!((from.len(), to.len(), to.room()), (122, 128, 0));
+    assert_eq!(bytes(&to)[60..], all[..68]);
+    assert_eq!(from.move_front(&pool, &mut to, 9, Owner::SendQueue, 9), 0);
+    assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 1), 64);
+    assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 1), 58);
+    assert_eq!(bytes(&to)[60..], all[..190]);
+    assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 1), 0);
+}
+
+#[test]
+fn small_buffers_that_move_are_packed() {
+    let pool = pool(8);
+    let mut from = Chain::new();
+    for number in 0..7 {
+        let mut buffer = pool.acquire(Owner::Application).unwrap();
+        buffer.append(&[number; 20]);
+        from.push(&pool, buffer).unwrap();
+    }
+    let (expected, mut to) = (bytes(&from), Chain::new());
+    assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 9), 140);
+    assert_eq!((bytes(&to), to.buffers(), pool.free()), (expected, 3, 5));
+}
+
+#[test]
+fn a_message_moves_whole_and_is_copied_in_part() {
+    let (messages, pool) = (messages(4), pool(4));
+    let all: Vec<u8> = (0..=255).collect();
+    let mut from = Chain::new();
+    from.push_message(&pool, messages.message_of(&all[..100]).unwrap()).unwrap();
+    from.push_message(&pool, messages.message_of(&all[100..164]).unwrap()).unwrap();
+    let mut to = Chain::new();
+    assert_eq!(from.move_front(&pool, &mut to, 130, Owner::SendQueue, 0), 100);
+    assert_eq!((to.messages(), to.buffers(), from.messages()), (1, 0, 1));
+    assert_eq!(from.move_front(&pool, &mut to, 30, Owner::SendQueue, 1), 30);
+    assert_eq!((to.messages(), to.buffers(), from.messages(), to.len()), (1, 1, 1, 130));
+    assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 9), 34);
+    assert_eq!((bytes(&to), from.messages(), messages.free()), (all[..164].to_vec(), 0, 2));
+    assert_eq!((to.buffers(), pool.ledger().send_queue), (1, 1));
+}
+
+#[test]
+fn the_bytes_can_be_read_from_any_position() {
+    let (messages, pool) = (messages(5), pool(4));
+    let all: Vec<u8> = (0..=255).collect();
+    let mut chain = pool.chain_of(&all[..70], Owner::SendQueue).unwrap();
+    chain.push_message(&pool, messages.message_of(&all[70..200]).unwrap()).unwrap();
+    chain.append(&pool, &all[200..], Owner::SendQueue, 9).unwrap();
+    for sent in [0, 3, 64, 80, 130, 140, 199, 201] {
+        chain.advance(sent + chain.len() - 256);
+        for at in 0..=chain.len() + 1 {
+            let found = chain.slices_from(at).collect::<Vec<_>>();
+            assert_eq!(found.concat(), all[(sent + at).min(256)..], "{sent} sent, from {at}");
+            assert!(found.iter().all(|slice| !slice.is_empty()), "{sent} sent, from {at}");
+        }
+    }
+    assert_eq!(Chain::new().slices_from(0).count(), 0);
 }
 
 #[test]

@@ -1,0 +1,231 @@
+//! What other threads, and the callbacks of other links, have for links: posts, and marks.
+
+use super::call::guarded;
+use super::close::How;
+use super::worker::Worker;
+use crate::handler::DisconnectReason;
+use crate::link::LinkKey;
+use crate::link::output::WhenSlow;
+use crate::link::posts::Posted;
+use crate::link::reply::Outcome;
+use crate::link::slot::Phase;
+use crate::plant::EnginePlant;
+use crate::server::marks::Mark;
+use crate::server::shared::Command;
+use crate::service::Service;
+use std::time::Duration;
+use wharf_port::memory::Message;
+use wharf_port::port::Port;
+
+/// When a link whose post was refused may try again: nobody tells that the receiver has room.
+const RETRY_AFTER: Duration = Duration::from_millis(5);
+
+/// A message for every link.
+#[derive(Debug)]
+pub(super) struct Broadcast {
+    message: Message,
+    except: Option<LinkKey>,
+    when_slow: Option<WhenSlow>,
+    number: u64,
+}
+
+impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
+    /// Does what another thread asked for.
+    pub(super) fn obey(&mut self, command: Command<P::Stream>) {
+        self.deliver_held();
+        match command {
+            Command::Adopt { stream, peer, listener } => self.adopt(stream, peer, listener),
+            Command::Post { link, message, when_slow } => {
+                let found = self.core.slots.find(link.index(), link.generation()).is_some()
+                    || self.core.shared.planted.is(EnginePlant::SkipGeneration);
+                if found {
+                    self.deliver(link.index(), &message, when_slow);
+                }
+            }
+            Command::Broadcast { message, except, when_slow, number } => {
+                let broadcast = Broadcast { message, except, when_slow, number };
+                // Whoever reads it could post an answer that overtakes it elsewhere.
+                if self.core.shared.is_broadcast(number) {
+                    self.broadcast(&broadcast);
+                } else {
+                    self.held = Some(broadcast);
+                }
+            }
+        }
+    }
+
+    /// Delivers the broadcast that was held until it is in every inbox, if that is so.
+    pub(super) fn deliver_held(&mut self) {
+        let published = self.held.take_if(|held| self.core.shared.is_broadcast(held.number));
+        if let Some(broadcast) = published {
+            self.broadcast(&broadcast);
+        }
+    }
+
+    fn broadcast(&mut self, broadcast: &Broadcast) {
+        let Broadcast { message, except, when_slow, .. } = broadcast;
+        let except = except.filter(|link| {
+            link.shard() == usize::from(self.core.shard)
+                && self.core.slots.find(link.index(), link.generation()).is_some()
+                && !self.core.shared.planted.is(EnginePlant::BroadcastToSender)
+        });
+        let except = except.map(LinkKey::index);
+        self.for_each_live(|worker, index| {
+            if Some(index) != except && worker.core.slots[index].is_served() {
+                worker.deliver(index, message, *when_slow);
+            }
+        });
+    }
+
+    fn deliver(&mut self, index: u32, message: &Message, when_slow: Option<WhenSlow>) {
+        if self.core.post(index, message, when_slow) == Posted::TooSlow {
+            self.close(index, DisconnectReason::SlowReader, How::Now);
+        }
+    }
+
+    /// Does what other threads have asked of single links. Replies come at once; all else comes after
+    /// what was in the inbox before, because who closes a link may have posted to it.
+    pub(super) fn obey_marks(&mut self, inbox_was_empty: bool) {
+        self.deliver_held();
+        if !self.marked.is_empty() {
+            self.turns_to_marks = self.turns_to_marks.saturating_add(1);
+            let is_handed_out = inbox_was_empty || self.turns_to_marks > self.turns_of_an_inbox();
+            if !is_handed_out || self.held.is_some() {
+                return;
+            }
+            let mut marked = std::mem::take(&mut self.marked);
+            for (index, generation, mark) in marked.drain(..) {
+                if self.core.slots.find(index, generation).is_some() {
+                    self.obey_mark(index, mark);
+                }
+            }
+            self.marked = marked;
+        }
+        if self.core.marks().any() {
+            self.collect_marks();
+        }
+    }
+
+    fn collect_marks(&mut self) {
+        self.turns_to_marks = 0;
+        let mut marked = std::mem::take(&mut self.marked);
+        let shared = std::sync::Arc::clone(&self.core.shared);
+        let marks = &shared.shards[usize::from(self.core.shard)].marks;
+        marks.take(|index, generation, mark| {
+            if mark.has(Mark::REPLY) || mark.has(Mark::RETURNED) {
+                self.reply_came(index);
+            }
+            marked.push((index, generation, mark));
+        });
+        self.marked = marked;
+    }
+
+    fn obey_mark(&mut self, index: u32, mark: Mark) {
+        if mark.has(Mark::RESUME) && self.core.slots[index].is_served() {
+            let now = self.core.now;
+            self.core.slots[index].resume(now);
+            self.go_on(index);
+        }
+        if mark.has(Mark::ABORT) {
+            self.close(index, DisconnectReason::Kicked, How::Reset);
+        } else if mark.has(Mark::CLOSE) {
+            self.close(index, DisconnectReason::Kicked, How::Flush);
+        }
+    }
+
+    /// A deferred reply was sent, or given up; or its buffers come back to a link that has ended.
+    fn reply_came(&mut self, index: u32) {
+        let shard = &self.core.shared.shards[usize::from(self.core.shard)];
+        let Some((parcel, outcome)) = shard.replies[index as usize].take() else { return };
+        let chain = parcel.into_chain(&self.core.pool);
+        let now = self.core.now;
+        let slot = &mut self.core.slots[index];
+        slot.deferral = None;
+        if std::mem::take(&mut slot.cancelled) {
+            drop(chain);
+            self.core.settle(index);
+            let slot = &self.core.slots[index];
+            if slot.phase == Phase::Closing && slot.socket.is_none() {
+                self.free_place(index);
+            } else if slot.phase == Phase::Flushing && !slot.has_output() {
+                self.flushed(index);
+            }
+            return;
+        }
+        let takes = matches!(slot.phase, Phase::Open | Phase::Draining | Phase::Flushing)
+            && slot.broken.is_none()
+            && !slot.finished;
+        if takes && outcome != Outcome::Failed && !chain.is_empty() {
+            self.core.queue_reply(index, chain);
+        } else {
+            drop(chain);
+            slot.owe_no_more(now);
+            self.core.settle(index);
+        }
+        let slot = &mut self.core.slots[index];
+        slot.woken = true;
+        match (slot.phase, outcome) {
+            (Phase::Open | Phase::Draining, Outcome::Send) => self.go_on(index),
+            (Phase::Open | Phase::Draining, Outcome::Close) => {
+                self.close(index, DisconnectReason::HandlerClosed, How::Flush);
+            }
+            (Phase::Open | Phase::Draining, Outcome::Failed) => {
+                self.close(index, DisconnectReason::HandlerError, How::Flush);
+            }
+            (Phase::Flushing, outcome) => {
+                if outcome == Outcome::Failed {
+                    slot.reason = Some(DisconnectReason::HandlerError);
+                }
+                if !slot.has_output() {
+                    self.flushed(index);
+                }
+            }
+            (Phase::Free | Phase::Lingering | Phase::Closing, _) => {}
+        }
+    }
+
+    /// The link's handler may go on; and if it is at its end, it ends.
+    pub(super) fn go_on(&mut self, index: u32) {
+        self.serve(index);
+        self.end_if_answered(index);
+        self.start_time_out(index);
+        self.steer(index);
+    }
+
+    /// A post of the link's callback found its receiver full.
+    #[cold]
+    pub(super) fn note_refused_post(&mut self, index: u32) {
+        let slot = &mut self.core.slots[index];
+        if !std::mem::replace(&mut slot.post_refused, true) {
+            self.refused.push_back(index);
+            let at = self.core.now.after(RETRY_AFTER);
+            self.retry_at = self.retry_at.or(Some(at));
+        }
+    }
+
+    /// Tells those whose posts were refused that they can try again.
+    pub(super) fn retry_posts(&mut self) {
+        if self.retry_at.is_none_or(|at| at > self.core.now) {
+            return;
+        }
+        self.retry_at = None;
+        for _ in 0..self.refused.len() {
+            // What is refused again comes behind those.
+            let Some(index) = self.refused.pop_front() else { return };
+            if std::mem::take(&mut self.core.slots[index].post_refused)
+                && self.core.slots[index].is_served()
+            {
+                self.core.slots[index].owes_writable = true;
+                self.go_on(index);
+            }
+        }
+    }
+
+    /// Drops a link's state; that is the user's code.
+    pub(super) fn drop_state(&mut self, index: u32) {
+        let state = self.states[index as usize].take();
+        if !guarded(|| drop(state)) {
+            self.core.stats().handler_panics.add(1);
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Frames in a stream: decoders name them, [`Input::frame`](crate::Input::frame) takes them; each has
+//! an encoder, `of`, whose result is a [`Payload`].
+
+use super::payload::{Count, DoesNotFit, Parts, Payload};
+use super::peek::Peek;
+use crate::{Error, Result, TooLong};
+
+/// Finds frames in a stream.
+///
+/// It looks at what is unread and names the next frame; it takes and copies nothing. It is called
+/// again for the same bytes after [`More`](Extent::More) and after a
+/// [rewind](crate::Input::rewind), so it must not count frames: a sequence number is checked where
+/// the frame is handled.
+///
+/// ```
+/// use wharf::{Decoder, Error, Extent, Peek, Result, TooLong};
+///
+/// /// `5:hello,`
+/// struct Netstring;
+///
+/// impl Decoder for Netstring {
+///     fn extent(&mut self, input: &Peek<'_>) -> Result<Extent> {
+///         let mut len = 0;
+///         for at in 0..5 {
+///             match input.byte(at) {
+///                 Some(b':') => return Ok(Extent::Frame { head: at + 1, len, tail: 1 }),
+///                 Some(digit @ b'0'..=b'9') => len = len * 10 + usize::from(digit - b'0'),
+///                 Some(_) => return Err(Error::msg("not a netstring")),
+///                 None => return Ok(Extent::More(at + 1)),
+///             }
+///         }
+///         Err(TooLong::new(9999).into())
+///     }
+/// }
+/// ```
+pub trait Decoder {
+    /// Where the next frame is.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the stream. [`TooLong`] closes the link with
+    /// [`DisconnectReason::Limit`](crate::DisconnectReason::Limit).
+    fn extent(&mut self, input: &Peek<'_>) -> Result<Extent>;
+
+    /// The longest frame in bytes, head and tail included, if that is known. A decoder that is
+    /// declared by [`Builder::frames`](crate::Builder::frames) is checked against the input limit at
+    /// start; another one when a frame comes that cannot fit.
+    fn frame_max(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// What a [`Decoder`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Ask again when this many bytes are unread.
+    More(usize),
+    /// Discard this many bytes, which are no frame, and ask again.
+    Skip(usize),
+    /// The next `head + len + tail` bytes are a frame, of which `len` are its body. Fewer may be
+    /// there.
+    Frame {
+        /// Bytes before the body.
+        head: usize,
+        /// Bytes of the body.
+        len: usize,
+        /// Bytes after the body.
+        tail: usize,
+    },
+}
+
+impl<D: Decoder + ?Sized> Decoder for &mut D {
+    fn extent(&mut self, input: &Peek<'_>) -> Result<Extent> {
+        (**self).extent(input)
+    }
+
+    fn frame_max(&self) -> Option<usize> {
+        (**self).frame_max()
+    }
+}
+
+/// A body in its frame: what `of` of a decoder returns. A body that is too long is
+/// [`SendError::TooLarge`](crate::SendError::TooLarge).
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a payload, to be sent or posted"]
+pub struct Framed<P> {
+    pub(crate) frame: Frame,
+    pub(crate) body: P,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Frame {
+    Length(LengthPrefix),
+    End(&'static [u8], usize),
+    Fixed(usize),
+}
+
+impl Frame {
+    /// Hands out `body` with what is before and behind it.
+    pub(crate) fn write_around<P: Payload>(
+        self,
+        body: &P,
+        to: &mut dyn Parts,
+    ) -> Result<(), DoesNotFit> {
+        let mut counted = Count::default();
+        body.write(&mut counted)?;
+        let len = counted.0;
+        match self {
+            Self::Length(prefix) => {
+                let prefix = prefix.bytes_for(len)?;
+                let mut around = Around { to, at: 0, inserted_at: prefix.offset, insert: prefix };
+                around.insert_if_due();
+                body.write(&mut around)?;
+                let written = around.at;
+                same_length(len, written)
+            }
+            Self::End(end, max) => {
+                if len > max {
+                    return Err(DoesNotFit);
+                }
+                body.write(to)?;
+                to.add(end);
+                Ok(())
+            }
+            Self::Fixed(bytes) => {
+                if len != bytes {
+                    return Err(DoesNotFit);
+                }
+                body.write(to)
+            }
+        }
+    }
+}
+
+/// A `Display` that says something else the second time would be a frame with a wrong length.
+fn same_length(counted: usize, written: usize) -> Result<(), DoesNotFit> {
+    if counted == written { Ok(()) } else { Err(DoesNotFit) }
+}
+
+/// The bytes of a length, and where in the payload they go.
+struct Prefix {
+    bytes: [u8; 8],
+    width: usize,
+    offset: usize,
+}
+
+/// Passes parts on, with the length inserted at its place.
+struct Around<'a> {
+    to: &'a mut dyn Parts,
+    /// Bytes that were passed on.
+    at: usize,
+    inserted_at: usize,
+    insert: Prefix,
+}
+
+impl Around<'_> {
+    fn insert_if_due(&mut self) {
+        if self.at == self.inserted_at && self.insert.width > 0 {
+            self.to.add(&self.insert.bytes[..self.insert.width]);
+            self.insert.width = 0;
+        }
+    }
+}
+
+impl Parts for Around<'_> {
+    fn add(&mut self, bytes: &[u8]) {
+        let before = self.inserted_at.saturating_sub(self.at).min(bytes.len());
+        let (before, behind) = bytes.split_at(before);
+        self.to.add(before);
+        self.at += before.len();
+        self.insert_if_due();
+        self.to.add(behind);
+        self.at += behind.len();
+    }
+}
+
+/// A length before the body. By default it is big-endian, the first field, and counts the bytes after
+/// it.
+#[derive(Clone, Copy, Debug)]
+pub struct LengthPrefix {
+    pub(crate) width: usize,
+    pub(crate) max: usize,
+    pub(crate) offset: usize,
+    pub(crate) adjustment: isize,
+    pub(crate) little_endian: bool,
+    pub(crate) with_header: bool,
+}
+
+impl LengthPrefix {
+    /// A length of `width` bytes, 1 to 8; a body longer than `max` bytes is refused as soon as its
+    /// length is there.
+    #[must_use]
+    pub const fn new(width: usize, max: usize) -> Self {
+        assert!(0 < width && width <= 8, "a length has 1 to 8 bytes");
+        let (little_endian, with_header) = (false, false);
+        Self { width, max, offset: 0, adjustment: 0, little_endian, with_header }
+    }
+
+    /// The length is little-endian.
+    #[must_use]
+    pub const fn little_endian(mut self) -> Self {
+        self.little_endian = true;
+        self
+    }
+
+    /// Bytes of the header before the length. [`of`](Self::of) takes them from the start of its
+    /// payload.
+    #[must_use]
+    pub const fn offset(mut self, bytes: usize) -> Self {
+        self.offset = bytes;
+        self
+    }
+
+    /// What is added to the length to get the count of bytes after it: -4 if a length of four bytes
+    /// counts itself.
+    #[must_use]
+    pub const fn adjustment(mut self, bytes: isize) -> Self {
+        self.adjustment = bytes;
+        self
+    }
+
+    /// The body starts with the header, length included.
+    #[must_use]
+    pub const fn with_header(mut self) -> Self {
+        self.with_header = true;
+        self
+    }
+
+    /// `body` as a frame.
+    pub const fn of<P: Payload>(self, body: P) -> Framed<P> {
+        Framed { frame: Frame::Length(self), body }
+    }
+
+    /// The length of a frame whose payload, header bytes before the length included, has `len` bytes.
+    fn bytes_for(self, len: usize) -> Result<Prefix, DoesNotFit> {
+        let body = len.checked_sub(self.offset).filter(|body| *body <= self.max);
+        let value = body.and_then(|body| {
+            let body = i64::try_from(body).ok()?;
+            u64::try_from(body.checked_sub(i64::try_from(self.adjustment).ok()?)?).ok()
+        });
+        let value = value.ok_or(DoesNotFit)?;
+        let mut bytes = [0; 8];
+        let fits = if self.little_endian {
+            bytes = value.to_le_bytes();
+            bytes[self.width..].iter().all(|byte| *byte == 0)
+        } else {
+            let all = value.to_be_bytes();
+            let (cut, kept) = all.split_at(8 - self.width);
+            bytes[..self.width].copy_from_slice(kept);
+            cut.iter().all(|byte| *byte == 0)
+        };
+        fits.then_some(Prefix { bytes, width: self.width, offset: self.offset }).ok_or(DoesNotFit)
+    }
+}
+
+impl Decoder for LengthPrefix {
+    fn extent(&mut self, input: &Peek<'_>) -> Result<Extent> {
+        let header = self.offset + self.width;
+        let mut value = 0_u64;
+        for at in 0..self.width {
+            let at = if self.little_endian { self.width - 1 - at } else { at };
+            let Some(byte) = input.byte(self.offset + at) else {
+                return Ok(Extent::More(header));
+            };
+            value = value << 8 | u64::from(byte);
+        }
+        let Ok(value) = usize::try_from(value) else { return Err(TooLong::new(self.max).into()) };
+        if self.adjustment < 0 && value < self.adjustment.unsigned_abs() {
+            return Err(Error::msg("the length of a frame is less than it must count"));
+        }
+        let len = value.checked_add_signed(self.adjustment);
+        let len = len.filter(|len| *len <= self.max).ok_or(TooLong::new(self.max))?;
+        Ok(if self.with_header {
+            Extent::Frame { head: 0, len: header.saturating_add(len), tail: 0 }
+        } else {
+            Extent::Frame { head: header, len, tail: 0 }
+        })
+    }
+
+    fn frame_max(&self) -> Option<usize> {
+        Some((self.offset + self.width).saturating_add(self.max))
+    }
+}
+
+/// Frames that end with a fixed byte string, which is not part of the body.
+#[derive(Clone, Copy, Debug)]
+pub struct Delimiter {
+    end: &'static [u8],
+    max: usize,
+}
+
+impl Delimiter {
+    /// Bodies of at most `max` bytes, each followed by `end`.
+    #[must_use]
+    pub const fn new(end: &'static [u8], max: usize) -> Self {
+        assert!(!end.is_empty(), "an end has at least one byte");
+        Self { end, max }
+    }
+
+    /// `body` as a frame. Whether `body` holds the end is not checked.
+    pub const fn of<P: Payload>(self, body: P) -> Framed<P> {
+        Framed { frame: Frame::End(self.end, self.max), body }
+    }
+}
+
+impl Decoder for Delimiter {
+    fn extent(&mut self, input: &Peek<'_>) -> Result<Extent> {
+        let tail = self.end.len();
+        match input.find(self.end) {
+            Some(len) if len <= self.max => Ok(Extent::Frame { head: 0, len, tail }),
+            None if input.len() < self.max.saturating_add(tail) => {
+                Ok(Extent::More(input.len() + 1))
+            }
+            _ => Err(TooLong::new(self.max).into()),
+        }
+    }
+
+    fn frame_max(&self) -> Option<usize> {
+        Some(self.max.saturating_add(self.end.len()))
+    }
+}
+
+/// Lines that end with LF or CR LF, which is not part of the body.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines {
+    max: usize,
+}
+
+impl Lines {
+    /// Lines of at most `max` bytes.
+    #[must_use]
+    pub const fn new(max: usize) -> Self {
+        Self { max }
+    }
+
+    /// `body` and LF.
+    pub const fn of<P: Payload>(self, body: P) -> Framed<P> {
+        Framed { frame: Frame::End(b"\n", self.max), body }
+    }
+}
+
+impl Decoder for Lines {
+    fn extent(&mut self, input: &Peek<'_>) -> Result<Extent> {
+        let end = input.find(b"\n");
+        let Some(end) = end else {
+            return if input.len() < self.max.saturating_add(2) {
+                Ok(Extent::More(input.len() + 1))
+            } else {
+                Err(TooLong::new(self.max).into())
+            };
+        };
+        let cr = end > 0 && input.byte(end - 1) == Some(b'\r');
+        let len = end - usize::from(cr);
+        if len > self.max {
+            return Err(TooLong::new(self.max).into());
+        }
+        Ok(Extent::Frame { head: 0, len, tail: 1 + usize::from(cr) })
+    }
+
+    fn frame_max(&self) -> Option<usize> {
+        Some(self.max.saturating_add(2))
+    }
+}
+
+/// Frames that all have one length.
+#[derive(Clone, Copy, Debug)]
+pub struct FixedSize {
+    bytes: usize,
+}
+
+impl FixedSize {
+    /// Frames of `bytes` bytes.
+    #[must_use]
+    pub const fn new(bytes: usize) -> Self {
+        assert!(bytes > 0, "a frame has at least one byte");
+        Self { bytes }
+    }
+
+    /// `body`, which must have the frame's length.
+    pub const fn of<P: Payload>(self, body: P) -> Framed<P> {
+        Framed { frame: Frame::Fixed(self.bytes), body }
+    }
+}
+
+impl Decoder for FixedSize {
+    fn extent(&mut self, _: &Peek<'_>) -> Result<Extent> {
+        Ok(Extent::Frame { head: 0, len: self.bytes, tail: 0 })
+    }
+
+    fn frame_max(&self) -> Option<usize> {
+        Some(self.bytes)
+    }
+}

@@ -1,0 +1,26 @@
+//! Bytes that many links are sent.
+
+use std::fmt;
+use wharf_port::memory;
+
+/// Bytes in shared buffers: made once by [`Handle::message`](crate::Handle::message), sent often,
+/// released with the last clone.
+#[derive(Clone)]
+pub struct Message {
+    pub(crate) inner: memory::Message,
+}
+
+impl Message {
+    /// Its length in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "an empty one is of no use")]
+    pub fn len(&self) -> usize {
+        self.inner.len()
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message").field("len", &self.len()).finish_non_exhaustive()
+    }
+}

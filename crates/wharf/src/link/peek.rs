@@ -1,0 +1,139 @@
+//! What a decoder sees, and a search that goes on where it stopped.
+
+use super::unread::Unread;
+use std::cell::Cell;
+use std::fmt;
+
+/// What a [`Decoder`](crate::Decoder) sees: unread bytes by their position, wherever they lie.
+pub struct Peek<'a> {
+    unread: &'a Unread,
+    /// Where in `unread` the bytes begin.
+    at: usize,
+    search: &'a Cell<Search>,
+}
+
+/// How far a search that has found nothing has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Search {
+    /// What was searched for, as [`number_of`] says.
+    needle: u64,
+    /// Where in the link's stream the search began; counts wrap.
+    from: u32,
+    /// At so many bytes from there on, none begins.
+    passed: u32,
+}
+
+impl<'a> Peek<'a> {
+    pub(crate) fn new(unread: &'a Unread, at: usize, search: &'a Cell<Search>) -> Self {
+        Self { unread, at, search }
+    }
+
+    /// Unread bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.unread.len() - self.at
+    }
+
+    /// Whether nothing is unread.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The byte at a position.
+    #[must_use]
+    pub fn byte(&self, at: usize) -> Option<u8> {
+        self.unread.slices_from(self.at.checked_add(at)?).next()?.first().copied()
+    }
+
+    /// The `N` bytes from a position on, copied: `peek.array(4).map(u32::from_be_bytes)`.
+    #[must_use]
+    pub fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        let mut filled = 0;
+        for slice in self.unread.slices_from(self.at.checked_add(at)?) {
+            let len = slice.len().min(N - filled);
+            bytes[filled..filled + len].copy_from_slice(&slice[..len]);
+            filled += len;
+            if filled == N {
+                break;
+            }
+        }
+        (filled == N).then_some(bytes)
+    }
+
+    /// The position of the first `needle`. A search that found nothing goes on where it stopped when
+    /// it is repeated for the same frame.
+    ///
+    /// # Panics
+    ///
+    /// If `needle` is empty.
+    #[must_use]
+    pub fn find(&self, needle: &[u8]) -> Option<usize> {
+        assert!(!needle.is_empty(), "a search for no bytes");
+        let from = self.unread.position(self.at);
+        let number = number_of(needle);
+        let mut search = self.search.get();
+        if search.needle != number || search.from != from {
+            search = Search { needle: number, from, passed: 0 };
+        }
+        let passed = search.passed as usize;
+        let found = find(self.unread, self.at + passed, needle).map(|at| at - self.at);
+        let without = found.unwrap_or_else(|| (self.len() + 1).saturating_sub(needle.len()));
+        // A link's unread bytes are less than 4 GiB.
+        search.passed = u32::try_from(without.max(passed)).unwrap_or(u32::MAX);
+        self.search.set(search);
+        found
+    }
+}
+
+impl fmt::Debug for Peek<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peek").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// A number for what is searched: up to seven bytes it is the only one with that number, longer ones
+/// are hashed (FNV-1a, 64 bits).
+fn number_of(needle: &[u8]) -> u64 {
+    let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    if needle.len() > 7 {
+        return needle.iter().fold(0xcbf2_9ce4_8422_2325, hash) | 1 << 63;
+    }
+    needle.iter().fold(needle.len() as u64, |number, byte| number << 8 | u64::from(*byte))
+        & !(1 << 63)
+}
+
+/// Where the first `needle` begins, at `from` or behind it.
+fn find(unread: &Unread, from: usize, needle: &[u8]) -> Option<usize> {
+    let mut begin = from;
+    for slice in unread.slices_from(from) {
+        for at in memchr::memchr_iter(needle[0], slice) {
+            let is_here = match slice[at..].get(..needle.len()) {
+                Some(here) => here == needle,
+                None => lies_at(unread, begin + at, needle),
+            };
+            if is_here {
+                return Some(begin + at);
+            }
+        }
+        begin += slice.len();
+    }
+    None
+}
+
+/// Whether `needle` lies at a position, across slices.
+fn lies_at(unread: &Unread, at: usize, needle: &[u8]) -> bool {
+    let mut rest = needle;
+    for slice in unread.slices_from(at) {
+        let len = slice.len().min(rest.len());
+        if slice[..len] != rest[..len] {
+            return false;
+        }
+        rest = &rest[len..];
+        if rest.is_empty() {
+            return true;
+        }
+    }
+    false
+}

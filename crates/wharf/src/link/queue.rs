@@ -1,0 +1,505 @@
+//! A link's send queue, as its own handler fills it: all or nothing, within its limit and its share of
+//! the buffers.
+
+use super::core::Core;
+use super::output::Copied;
+use super::payload::{Parts, Payload};
+use super::reply::Reply;
+use super::slot::Wish;
+use super::unread::Unread;
+use crate::SendError;
+use crate::acts::{Act, tell};
+use crate::plant::EnginePlant;
+use std::io::{self, Write};
+use std::sync::Arc;
+use wharf_port::memory::{Chain, Owner, Parcel};
+
+impl Core {
+    /// Queues a copy of `data` on a link.
+    pub(crate) fn queue(&mut self, index: u32, data: &[u8]) -> Result<(), SendError> {
+        if data.is_empty() {
+            return self.open_output(index);
+        }
+        let result = self.room_for(index, data.len()).and_then(|()| {
+            if self.slots[index].broken.is_some() {
+                return Ok(());
+            }
+            let allowance = self.allowance(index);
+            let slot = &mut self.slots[index];
+            match slot.queue.append(&self.pool, data, Owner::SendQueue, allowance) {
+                Ok(()) => {
+                    self.end_output_wish(index, data.len());
+                    Ok(())
+                }
+                Err(_) => Err(self.wish_for_output(index, data.len())),
+            }
+        });
+        self.queued(index, result)
+    }
+
+    /// Queues what is not one piece of bytes.
+    pub(crate) fn queue_payload(
+        &mut self,
+        index: u32,
+        payload: &impl Payload,
+    ) -> Result<(), SendError> {
+        if let Some(message) = payload.message() {
+            return self.queue_own_message(index, &message.inner);
+        }
+        let mut writer = Writer::new(self, index)?;
+        if payload.write(&mut writer).is_ok() {
+            return writer.finish();
+        }
+        writer.discard();
+        drop(writer);
+        self.queued(index, Err(SendError::TooLarge))
+    }
+
+    /// Queues a message that the handler sends to its own link: in one entry if there is one for it.
+    fn queue_own_message(
+        &mut self,
+        index: u32,
+        message: &wharf_port::memory::Message,
+    ) -> Result<(), SendError> {
+        let result = self.room_for(index, message.len()).and_then(|()| {
+            if self.slots[index].broken.is_some() || message.is_empty() {
+                return Ok(());
+            }
+            if self.has_entry_for(index)
+                && self.slots[index].queue.push_message(&self.pool, message.clone()).is_ok()
+            {
+                return Ok(());
+            }
+            let allowance = self.allowance(index);
+            let queue = &mut self.slots[index].queue;
+            let appended = queue.append_copy_of(&self.pool, message, Owner::SendQueue, allowance);
+            appended.map_err(|_| self.wish_for_output(index, message.len()))
+        });
+        self.queued(index, result)
+    }
+
+    /// Reads from a source straight into a link's buffers.
+    pub(crate) fn queue_from(
+        &mut self,
+        index: u32,
+        max: u64,
+        read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<Copied> {
+        if self.open_output(index).is_err() {
+            return Ok(Copied { bytes: 0, ended: false });
+        }
+        if self.slots[index].broken.is_some() {
+            return discard(max, self.slots[index].limit as usize, read);
+        }
+        let spare = self.spare_capacity(index);
+        let most = usize::try_from(max).unwrap_or(usize::MAX);
+        let allowance = self.allowance(index);
+        let queue = &mut self.slots[index].queue;
+        let len_max = most.min(spare);
+        let owner = Owner::SendQueue;
+        // Should `read` panic, what it had read stays, and the link is reset.
+        let filled = queue.append_from(&self.pool, owner, allowance, len_max, read);
+        if filled.len > 0 {
+            self.end_output_wish(index, filled.len);
+            let queued = self.queued(index, Ok(()));
+            debug_assert!(queued.is_ok(), "what is queued is queued");
+        }
+        if filled.len == len_max && len_max < most {
+            self.owe_writable(index, 0);
+            if self.is_short_of_buffers(index) {
+                let _what_is_told_is_how_much = self.wish_for_output(index, self.grant_bytes());
+            }
+        }
+        match filled.error {
+            Some(error) => Err(error),
+            None => Ok(Copied { bytes: filled.len as u64, ended: filled.ended }),
+        }
+    }
+
+    /// Moves unread bytes to the end of a link's queue, as many as it has capacity for.
+    pub(crate) fn forward(&mut self, index: u32, unread: &mut Unread, max: usize) -> usize {
+        if self.open_output(index).is_err() {
+            return 0;
+        }
+        if self.slots[index].broken.is_some() {
+            unread.consume(max);
+            return max;
+        }
+        let limit = self.slots[index].limit as usize;
+        let len_max = max.min(limit.saturating_sub(self.slots[index].used()));
+        let allowance = self.allowance(index);
+        let slot = &mut self.slots[index];
+        let len = unread.move_to(&self.pool, &mut slot.queue, len_max, allowance);
+        slot.in_call = unread.buffers();
+        if len < max {
+            self.stats().send_refusals.add(1);
+        }
+        if len < len_max {
+            // Buffers are all that lack.
+            let needed = (len_max - len).min(self.grant_bytes());
+            let _what_is_left_waits = self.wish_for_output(index, needed);
+        }
+        if len > 0 {
+            self.end_output_wish_if_served(index, len, len_max);
+            let queued = self.queued(index, Ok(()));
+            debug_assert!(queued.is_ok(), "what is queued is queued");
+        }
+        len
+    }
+
+    /// Sets `max` bytes of a link's output aside for a reply that comes later.
+    pub(crate) fn defer(&mut self, index: u32, max: usize) -> Result<Reply, SendError> {
+        if self.slots[index].deferral.is_some() {
+            return self.queued(index, Err(SendError::Full)).and(Err(SendError::Full));
+        }
+        let result = self.room_for(index, max).and_then(|()| {
+            let allowance =
+                if self.slots[index].broken.is_some() { u32::MAX } else { self.allowance(index) };
+            let buffers = self.buffers_of(max);
+            if buffers > allowance {
+                return Err(self.wish_for_output(index, max));
+            }
+            Parcel::new(&self.pool, Owner::SendQueue, max)
+                .map_err(|_| self.wish_for_output(index, max))
+        });
+        let parcel = match result {
+            Ok(parcel) => parcel,
+            Err(error) => {
+                self.stats().send_refusals.add(1);
+                if error == SendError::Full {
+                    self.owe_writable(index, 0);
+                }
+                return Err(error);
+            }
+        };
+        self.deferrals = self.deferrals.wrapping_add(1);
+        let number = self.deferrals;
+        let (now, buffers) = (self.now, parcel.buffers());
+        let slot = &mut self.slots[index];
+        let bytes = u32::try_from(max).unwrap_or(u32::MAX);
+        slot.deferral = Some(super::slot::Deferral { bytes, buffers, since: now });
+        slot.owe(now);
+        self.settle(index);
+        let shard = &self.shared.shards[usize::from(self.shard)];
+        shard.replies[index as usize].promise(number, parcel);
+        Ok(Reply::new(Arc::clone(&self.shared), self.key(index), number))
+    }
+
+    /// Queues a reply that was deferred, out of the buffers that were set aside for it.
+    pub(crate) fn queue_reply(&mut self, index: u32, reply: Chain) {
+        self.slots[index].queue.append_chain(reply);
+        let queued = self.queued(index, Ok(()));
+        debug_assert!(queued.is_ok(), "what is queued is queued");
+    }
+
+    /// If a call is owed that lacks nothing but buffers, the link waits for a loan.
+    pub(crate) fn wish_if_short(&mut self, index: u32) {
+        let slot = &self.slots[index];
+        let wanted = (slot.ensured as usize).max(self.grant_bytes());
+        let is_short = slot.owes_writable
+            && slot.wish.is_none()
+            && slot.used() + wanted <= slot.limit as usize
+            && self.spare_capacity(index) < wanted;
+        if is_short {
+            let _nobody_is_told = self.wish_for_output(index, wanted);
+        }
+    }
+
+    /// Bytes that may be queued on a link now.
+    pub(crate) fn spare_capacity(&self, index: u32) -> usize {
+        let slot = &self.slots[index];
+        if self.open_output(index).is_err() {
+            return 0;
+        }
+        let by_limit = (slot.limit as usize).saturating_sub(slot.used());
+        if slot.broken.is_some() {
+            return by_limit;
+        }
+        let size = self.pool.buffer_size_bytes() as usize;
+        let by_buffers = slot.queue.room() + self.allowance(index) as usize * size;
+        by_limit.min(by_buffers)
+    }
+
+    /// Whether `bytes` may be queued on a link now; if not, it is called again when they may.
+    pub(crate) fn ensure(&mut self, index: u32, bytes: usize) -> Result<bool, SendError> {
+        self.open_output(index)?;
+        if bytes > self.slots[index].limit as usize {
+            return Err(SendError::TooLarge);
+        }
+        if self.spare_capacity(index) >= bytes {
+            return Ok(true);
+        }
+        let is_short = self.slots[index].used() + bytes <= self.slots[index].limit as usize;
+        self.owe_writable(index, bytes);
+        if is_short {
+            let _is_told_by_false = self.wish_for_output(index, bytes);
+        }
+        Ok(false)
+    }
+
+    /// The link's handler is to be told when there is room again, for so many bytes at least.
+    pub(crate) fn owe_writable(&mut self, index: u32, bytes: usize) {
+        tell(if bytes == 0 { Act::Owes } else { Act::Ensures(bytes) });
+        let slot = &mut self.slots[index];
+        slot.owes_writable = true;
+        slot.ensured = slot.ensured.max(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+
+    /// Nothing more will be queued: when all is sent, the peer is told.
+    pub(crate) fn finish(&mut self, index: u32) {
+        tell(Act::Finish);
+        let slot = &mut self.slots[index];
+        if slot.is_served() && !slot.finished {
+            slot.finished = true;
+            self.mark_dirty(index);
+        }
+    }
+
+    pub(crate) fn set_limit(&mut self, index: u32, bytes: usize) -> usize {
+        let settings = &self.shared.settings;
+        let most = settings.send_queue_bytes;
+        let least = (2 * settings.grant_bytes()).min(most);
+        let limit = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(least, most);
+        tell(Act::Limit(limit as usize));
+        self.slots[index].limit = limit;
+        limit as usize
+    }
+
+    /// Whether something can be queued at all.
+    fn open_output(&self, index: u32) -> Result<(), SendError> {
+        let slot = &self.slots[index];
+        if !slot.is_served() || slot.close_asked || slot.finished {
+            Err(SendError::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn room_for(&self, index: u32, len: usize) -> Result<(), SendError> {
+        self.open_output(index)?;
+        let slot = &self.slots[index];
+        let limit = slot.limit as usize;
+        if len > limit {
+            Err(SendError::TooLarge)
+        } else if slot.broken.is_some() || self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
+            // What is sent on a broken link is thrown away.
+            Ok(())
+        } else if slot.used() + len > limit {
+            Err(SendError::Full)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// How many more buffers of output the link may take.
+    pub(super) fn allowance(&self, index: u32) -> u32 {
+        let reserved = self.reserved_beside(index);
+        if self.shared.planted.is(EnginePlant::IgnoreAllowance) {
+            u32::MAX
+        } else if self.shared.planted.is(EnginePlant::NoGuarantee) {
+            self.shares.lendable(reserved)
+        } else {
+            self.shares.output_allowance(self.slots[index].held, reserved)
+        }
+    }
+
+    /// Whether the buffers are less than what the limit leaves.
+    fn is_short_of_buffers(&self, index: u32) -> bool {
+        let slot = &self.slots[index];
+        slot.used() + self.grant_bytes() <= slot.limit as usize
+    }
+
+    pub(super) fn grant_bytes(&self) -> usize {
+        self.shared.settings.grant_bytes() as usize
+    }
+
+    /// The buffers that `len` bytes take.
+    pub(super) fn buffers_of(&self, len: usize) -> u32 {
+        let buffers = len.div_ceil(self.pool.buffer_size_bytes() as usize);
+        u32::try_from(buffers).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn queued(
+        &mut self,
+        index: u32,
+        result: Result<(), SendError>,
+    ) -> Result<(), SendError> {
+        if let Err(error) = result {
+            self.stats().send_refusals.add(1);
+            if error == SendError::Full {
+                self.owe_writable(index, 0);
+            }
+            return result;
+        }
+        self.stats().sent_messages.add(1);
+        let slot = &mut self.slots[index];
+        if slot.broken.is_some() {
+            return Ok(());
+        }
+        if !slot.sending && !slot.dirty {
+            (slot.moved, slot.looked) = (self.now, false);
+            slot.owe(self.now);
+            slot.dirty = true;
+            self.dirty.push(index);
+        }
+        self.settle(index);
+        Ok(())
+    }
+
+    /// A link has queued `len` bytes: if it has waited for a loan for as many, it waits no more.
+    #[inline]
+    fn end_output_wish(&mut self, index: u32, len: usize) {
+        if let Some(Wish::Output(buffers)) = self.slots[index].wish
+            && self.buffers_of(len) >= buffers
+        {
+            self.end_wish(index);
+        }
+    }
+
+    fn end_output_wish_if_served(&mut self, index: u32, len: usize, len_max: usize) {
+        if len == len_max {
+            self.end_output_wish(index, len);
+        }
+    }
+
+    /// Notes that a link could not get the buffers for `len` bytes, and says what its handler is
+    /// told. Where the buffers of its own send will do, it waits for that and for no loan.
+    fn wish_for_output(&mut self, index: u32, len: usize) -> SendError {
+        let needed = self.buffers_of(len);
+        if needed > self.shares.grant() || !self.slots[index].has_output() {
+            self.wish(index, Wish::Output(needed));
+        }
+        SendError::Full
+    }
+}
+
+/// Reads up to `max` bytes, `limit` at most, and throws them away.
+fn discard(
+    max: u64,
+    limit: usize,
+    read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+) -> io::Result<Copied> {
+    let mut into = [0; 1024];
+    let mut left = usize::try_from(max).unwrap_or(usize::MAX).min(limit);
+    let mut bytes = 0;
+    while left > 0 {
+        let room = left.min(into.len());
+        match read(&mut into[..room]) {
+            Ok(0) => return Ok(Copied { bytes, ended: true }),
+            Ok(len) => {
+                bytes += len.min(room) as u64;
+                left -= len.min(room);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Copied { bytes, ended: false })
+}
+
+/// A message that is being built in a link's queue: finished, all of it is there, else nothing.
+pub(crate) struct Writer<'a> {
+    core: &'a mut Core,
+    index: u32,
+    /// Bytes that were queued before it.
+    before: usize,
+    buffers_before: u32,
+    allowance: u32,
+    /// Bytes of the message so far, queued or not.
+    len: usize,
+    /// Bytes that may be queued.
+    spare: usize,
+    /// It is longer than there is room for.
+    is_over: bool,
+    /// It has been finished, or its bytes were thrown away.
+    is_done: bool,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(core: &'a mut Core, index: u32) -> Result<Self, SendError> {
+        core.room_for(index, 0).or_else(|error| core.queued(index, Err(error)))?;
+        let slot = &core.slots[index];
+        let (before, buffers_before) = (slot.queue.len(), slot.queue.buffers());
+        let spare = if slot.broken.is_some() {
+            slot.limit as usize
+        } else {
+            (slot.limit as usize).saturating_sub(slot.used())
+        };
+        let allowance = core.allowance(index);
+        let (len, is_over, is_done) = (0, false, false);
+        Ok(Self { core, index, before, buffers_before, allowance, len, spare, is_over, is_done })
+    }
+
+    /// Whether it is longer than there is room for.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Takes back what was queued.
+    pub(crate) fn discard(&mut self) {
+        self.is_done = true;
+        self.core.slots[self.index].queue.truncate(self.before);
+    }
+
+    /// The message is complete.
+    pub(crate) fn finish(mut self) -> Result<(), SendError> {
+        let (index, len) = (self.index, self.len);
+        if !self.is_over {
+            self.is_done = true;
+            if len == 0 {
+                return Ok(());
+            }
+            self.core.end_output_wish(index, len);
+            return self.core.queued(index, Ok(()));
+        }
+        self.discard();
+        let limit = self.core.slots[index].limit as usize;
+        let error = if len > limit {
+            SendError::TooLarge
+        } else {
+            if self.core.slots[index].used() + len <= limit {
+                self.core.wish_for_output(index, len);
+            }
+            SendError::Full
+        };
+        self.core.queued(index, Err(error))
+    }
+}
+
+impl Parts for Writer<'_> {
+    fn add(&mut self, bytes: &[u8]) {
+        self.len = self.len.saturating_add(bytes.len());
+        let slot = &mut self.core.slots[self.index];
+        if bytes.is_empty() || self.is_over || (slot.broken.is_some() && self.len <= self.spare) {
+            return;
+        }
+        let taken = slot.queue.buffers() - self.buffers_before;
+        let allowance = self.allowance.saturating_sub(taken);
+        let ignores_limit = self.core.shared.planted.is(EnginePlant::IgnoreQueueLimit);
+        let fits = (self.len <= self.spare || ignores_limit)
+            && slot.queue.append(&self.core.pool, bytes, Owner::SendQueue, allowance).is_ok();
+        self.is_over = !fits;
+    }
+}
+
+/// For [`Output::build`](crate::Output::build): it ends with the first bytes that find no room.
+impl Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.add(bytes);
+        if self.is_over { Err(io::ErrorKind::WriteZero.into()) } else { Ok(bytes.len()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        // What writes it has panicked: nothing of it is queued.
+        if !self.is_done {
+            self.discard();
+        }
+    }
+}

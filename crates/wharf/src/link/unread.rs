@@ -1,0 +1,136 @@
+//! A link's unread bytes, in the buffers that they were received into.
+
+use wharf_port::memory::{Buffer, BufferPool, Chain, Owner};
+
+/// What of a link's input is unread while its handler is called.
+#[derive(Debug, Default)]
+pub(crate) struct Unread {
+    /// A buffer that has just come, behind nothing: most of them are consumed at once, and never
+    /// become part of a chain. Then the chain is empty.
+    fresh: Option<Buffer>,
+    /// Bytes of it that are consumed.
+    skipped: usize,
+    chain: Chain,
+    /// Bytes of the link's stream before these; the count wraps.
+    before: u32,
+}
+
+impl Unread {
+    /// A buffer that has just come.
+    pub(crate) fn fresh(buffer: Buffer, before: u32) -> Self {
+        Self { fresh: Some(buffer), before, ..Self::default() }
+    }
+
+    /// What was unread already.
+    pub(crate) fn kept(chain: Chain, before: u32) -> Self {
+        Self { chain, before, ..Self::default() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.fresh.as_ref().map_or(self.chain.len(), |buffer| buffer.len() - self.skipped)
+    }
+
+    /// Buffers that it holds.
+    pub(crate) fn buffers(&self) -> u32 {
+        u32::from(self.fresh.is_some()) + self.chain.buffers()
+    }
+
+    /// Where in the link's stream the byte at `at` is.
+    #[expect(clippy::cast_possible_truncation, reason = "counts wrap")]
+    pub(crate) fn position(&self, at: usize) -> u32 {
+        self.before.wrapping_add(at as u32)
+    }
+
+    /// The bytes from `at` on, one slice for each buffer.
+    pub(crate) fn slices_from(&self, at: usize) -> impl Iterator<Item = &[u8]> {
+        let fresh = self.fresh.as_ref().and_then(|buffer| buffer.get(self.skipped + at..));
+        let fresh = fresh.filter(|slice| !slice.is_empty());
+        fresh.into_iter().chain(self.chain.slices_from(at))
+    }
+
+    /// The first bytes from `at` on that lie together; empty if there are none.
+    #[inline]
+    pub(crate) fn front(&self, at: usize) -> &[u8] {
+        match &self.fresh {
+            Some(buffer) => buffer.get(self.skipped + at..).unwrap_or_default(),
+            None if at == 0 => self.chain.front(),
+            None => self.chain.slices_from(at).next().unwrap_or_default(),
+        }
+    }
+
+    /// `len` bytes from `at` on in one slice; they are copied together into `scratch` if they lie in
+    /// several buffers.
+    pub(crate) fn slice<'a>(&'a self, at: usize, len: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        if let Some(slice) = self.front(at).get(..len) {
+            return slice;
+        }
+        scratch.clear();
+        for slice in self.slices_from(at) {
+            scratch.extend_from_slice(&slice[..slice.len().min(len - scratch.len())]);
+            if scratch.len() == len {
+                break;
+            }
+        }
+        scratch
+    }
+
+    /// Drops the first `len` bytes.
+    pub(crate) fn consume(&mut self, len: usize) {
+        self.note_gone(len);
+        match &self.fresh {
+            Some(buffer) if self.skipped + len == buffer.len() => self.fresh = None,
+            Some(_) => self.skipped += len,
+            None => self.chain.advance(len),
+        }
+    }
+
+    /// Puts the fresh buffer into the chain, where all the others are.
+    pub(crate) fn settle(&mut self, pool: &BufferPool) {
+        if let Some(buffer) = self.fresh.take() {
+            assert!(
+                self.chain.push(pool, buffer).is_ok(),
+                "there is an entry for each buffer of the pool"
+            );
+            self.chain.advance(std::mem::take(&mut self.skipped));
+        }
+    }
+
+    /// Moves the first bytes, at most `len_max` of them and `buffers_max` buffers, to the end of `to`;
+    /// returns how many.
+    pub(crate) fn move_to(
+        &mut self,
+        pool: &BufferPool,
+        to: &mut Chain,
+        len_max: usize,
+        buffers_max: u32,
+    ) -> usize {
+        let owner = Owner::SendQueue;
+        // Most of the time all of a buffer is to go behind nothing.
+        if to.is_empty()
+            && self.skipped == 0
+            && buffers_max > 0
+            && let Some(buffer) = self.fresh.take_if(|buffer| buffer.len() <= len_max)
+        {
+            let len = buffer.len();
+            buffer.set_owner(owner);
+            assert!(to.push(pool, buffer).is_ok(), "there is an entry for each buffer of the pool");
+            self.note_gone(len);
+            return len;
+        }
+        self.settle(pool);
+        let len = self.chain.move_front(pool, to, len_max, owner, buffers_max);
+        self.note_gone(len);
+        len
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "counts wrap")]
+    fn note_gone(&mut self, len: usize) {
+        self.before = self.before.wrapping_add(len as u32);
+    }
+
+    /// What is left; the fresh buffer is in the chain.
+    pub(crate) fn into_chain(mut self, pool: &BufferPool) -> Chain {
+        self.settle(pool);
+        self.chain
+    }
+}
