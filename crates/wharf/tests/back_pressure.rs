@@ -13,10 +13,10 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use util::{
-    Case, PATIENCE, Record, TestServer, bytes, connect_small_window, each_back_end, echo,
+    Case, PATIENCE, Record, TestServer, bytes, closed, connect_small_window, each_back_end, echo,
     eventually, finish, now, read_back, round_trip,
 };
-use wharf::{DisconnectReason, Handler, Link, Result, SendError};
+use wharf::{DisconnectReason, Handler, Input, Link, Output, Result, SendError};
 
 each_back_end!(
     a_client_that_never_reads_is_paused_and_another_is_served,
@@ -26,7 +26,7 @@ each_back_end!(
     a_source_of_small_pieces_sends_everything,
     a_half_closed_client_gets_all_that_the_handler_still_owes,
     a_source_of_pieces_of_two_buffers_sends_everything,
-    a_handler_that_sends_into_a_full_queue_closes_a_slow_reader,
+    a_handler_that_sends_into_a_full_queue_ends_with_what_is_queued,
 );
 
 /// Writes `data` from a thread of its own, and tells how far it came.
@@ -74,7 +74,7 @@ fn widen(stream: &TcpStream) {
 
 fn a_client_that_never_reads_is_paused_and_another_is_served(case: &Case) {
     const FLOOD: usize = 50 << 20;
-    let server = TestServer::start(case.builder().links(4).buffers(2_000), echo());
+    let server = TestServer::start(case.builder(echo()).links_max(4).buffer_count(2_000));
     let (data, written) = (bytes(1, FLOOD), [AtomicUsize::new(0)]);
     let mut flooding = connect_small_window(server.address);
     let mut other = server.connect();
@@ -103,9 +103,14 @@ fn a_client_that_never_reads_is_paused_and_another_is_served(case: &Case) {
 fn with_all_others_stopped_a_new_link_is_served(case: &Case) {
     const FLOOD: usize = 8 << 20;
     // A wait of a minute for loans: nobody is closed for what others would like to borrow.
-    let builder = case.builder().links(8).buffers(52).buffer_size(4_096).send_queue(64 * 1024);
+    let builder = case
+        .builder(echo())
+        .links_max(8)
+        .buffer_count(52)
+        .buffer_size_bytes(4_096)
+        .output_bytes(64 * 1024);
     let builder = builder.input_bytes(16 * 1024).loan_wait(Duration::from_mins(1));
-    let server = TestServer::start(builder, echo());
+    let server = TestServer::start(builder);
     let data: Vec<_> = (0..7).map(|seed| bytes(seed, FLOOD)).collect();
     let written: Vec<_> = (0..7).map(|_| AtomicUsize::new(0)).collect();
     let streams: Vec<_> = (0..7).map(|_| connect_small_window(server.address)).collect();
@@ -119,9 +124,9 @@ fn with_all_others_stopped_a_new_link_is_served(case: &Case) {
             round_trip(&mut new, &bytes(n, 4_000));
         }
         finish(&mut new);
-        eventually(|| server.stats().closes.iter().sum::<u64>() > 0, "it is gone");
+        eventually(|| closed(&server.stats()) > 0, "it is gone");
         let stats = server.stats();
-        if stats.closes.iter().sum::<u64>() != 1 {
+        if closed(&stats) != 1 {
             // So that the floods end at once.
             streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
             panic!("somebody else is closed: {stats:?}");
@@ -138,7 +143,7 @@ fn with_all_others_stopped_a_new_link_is_served(case: &Case) {
 }
 
 fn ten_thousand_requests_sent_ahead_are_all_answered(case: &Case) {
-    let server = TestServer::start(case.builder().links(4).buffers(300), echo());
+    let server = TestServer::start(case.builder(echo()).links_max(4).buffer_count(300));
     let client = server.connect();
     let data: Vec<u8> =
         (0..10_000).flat_map(|n| format!("request {n:09}\n").into_bytes()).collect();
@@ -155,7 +160,7 @@ fn ten_thousand_requests_sent_ahead_are_all_answered(case: &Case) {
 }
 
 fn one_link_at_full_speed_does_not_starve_light_ones(case: &Case) {
-    let server = TestServer::start(case.builder().links(16).buffers(400), echo());
+    let server = TestServer::start(case.builder(echo()).links_max(16).buffer_count(400));
     let (data, written) = (bytes(3, 32 << 20), AtomicUsize::new(0));
     let heavy = server.connect();
     std::thread::scope(|scope| {
@@ -187,13 +192,12 @@ struct Source {
 impl Source {
     const TOTAL: usize = 4 << 20;
 
-    fn more(&self, link: &mut Link<'_, usize>) -> Result {
-        while *link.state() < self.data.len() {
-            let from = *link.state();
-            let to = self.data.len().min(from + self.piece);
-            match link.send(&self.data[from..to]) {
-                Ok(()) => *link.state() = to,
-                Err(SendError::QueueFull | SendError::NoBuffers) => break,
+    fn more(&self, out: &mut Output<'_>, sent: &mut usize) -> Result {
+        while *sent < self.data.len() {
+            let to = self.data.len().min(*sent + self.piece);
+            match out.send(&self.data[*sent..to]) {
+                Ok(()) => *sent = to,
+                Err(SendError::Full) => break,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -201,20 +205,20 @@ impl Source {
     }
 }
 
-impl Handler for Source {
-    type Worker = ();
-    type State = usize;
-
-    fn on_connect(&self, (): &mut (), link: &mut Link<'_, usize>) -> Result {
-        self.more(link)
+impl Handler<usize> for Source {
+    fn on_connect(&self, link: &mut Link<'_>) -> Result<usize> {
+        let mut sent = 0;
+        self.more(&mut link.out, &mut sent)?;
+        Ok(sent)
     }
 
-    fn on_receive(&self, (): &mut (), _: &mut Link<'_, usize>, _: &[u8]) -> Result {
+    fn on_receive(&self, _: &mut Link<'_, usize>, input: &mut Input<'_>) -> Result {
+        input.consume(usize::MAX);
         Ok(())
     }
 
-    fn on_sent(&self, (): &mut (), link: &mut Link<'_, usize>) -> Result {
-        self.more(link)
+    fn on_writable(&self, link: &mut Link<'_, usize>) -> Result {
+        self.more(&mut link.out, link.state)
     }
 }
 
@@ -229,8 +233,8 @@ fn a_source_of_pieces_of_two_buffers_sends_everything(case: &Case) {
 fn source_sends_everything(case: &Case, piece: usize) {
     let source = Source { data: bytes(0, Source::TOTAL), piece };
     let data = source.data.clone();
-    let builder = case.small().buffers(32);
-    let server = TestServer::start(builder, source);
+    let builder = case.small(source).buffer_count(32);
+    let server = TestServer::start(builder);
     let clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
     std::thread::scope(|scope| {
         for client in &clients {
@@ -246,7 +250,7 @@ fn source_sends_everything(case: &Case, piece: usize) {
 fn a_half_closed_client_gets_all_that_the_handler_still_owes(case: &Case) {
     let source = Source { data: bytes(0, Source::TOTAL), piece: 2_000 };
     let data = source.data.clone();
-    let server = TestServer::start(case.builder().links(4).send_queue(16 * 1024), source);
+    let server = TestServer::start(case.builder(source).links_max(4).output_bytes(16 * 1024));
     let mut client = server.connect();
     client.shutdown(Shutdown::Write).unwrap();
     read_back(&client, &data);
@@ -255,25 +259,37 @@ fn a_half_closed_client_gets_all_that_the_handler_still_owes(case: &Case) {
     assert_eq!(stats.closed(DisconnectReason::PeerClosed), 1, "{stats:?}");
 }
 
-fn a_handler_that_sends_into_a_full_queue_closes_a_slow_reader(case: &Case) {
+fn a_handler_that_sends_into_a_full_queue_ends_with_what_is_queued(case: &Case) {
     // Answers each byte with many, so that pausing cannot help.
-    let handler = util::on_receive(|link, data| {
+    let handler = util::on_chunk(|link, data| {
         for _ in data {
-            link.send(&[b'x'; 4_096])?;
+            link.out.send([b'x'; 4_096])?;
         }
         Ok(())
     });
     let record: std::sync::Arc<Record> = handler.record.clone();
-    let builder = case.builder().links(4).buffers(80).input_bytes(16 * 1024).send_queue(64 * 1024);
-    let server = TestServer::start(builder, handler);
+    let builder = case
+        .builder(handler)
+        .links_max(4)
+        .buffer_count(80)
+        .input_bytes(16 * 1024)
+        .output_bytes(64 * 1024);
+    let server = TestServer::start(builder);
     let mut slow = server.connect();
     let mut other = server.connect();
     slow.write_all(&[0; 100]).unwrap();
-    record.expect(&[DisconnectReason::SlowReader]);
+    // Whole messages, then the end, in good order: not the peer is at fault.
+    let mut got = Vec::new();
+    slow.read_to_end(&mut got).unwrap();
+    assert!(got.iter().all(|byte| *byte == b'x') && got.len() % 4_096 == 0, "{}", got.len());
+    assert!((1..=16).contains(&(got.len() / 4_096)), "{} bytes of at most 64 KiB", got.len());
+    drop(slow);
+    record.expect(&[DisconnectReason::OutputFull]);
     other.write_all(b"?").unwrap();
     util::expect_bytes(&mut other, &[b'x'; 4_096]);
     finish(&mut other);
     server.wait_for_links(0);
     let stats = server.stop();
-    assert_eq!(stats.closed(DisconnectReason::SlowReader), 1, "{stats:?}");
+    let counts = [DisconnectReason::OutputFull, DisconnectReason::SlowReader];
+    assert_eq!(counts.map(|reason| stats.closed(reason)), [1, 0], "{stats:?}");
 }

@@ -11,9 +11,9 @@ use std::io::Write;
 use std::sync::Arc;
 use util::{
     Case, TestServer, bytes, connect_small_window, each_back_end, echo, eventually, expect_bytes,
-    finish, on_receive, round_trip,
+    finish, on_chunk, round_trip,
 };
-use wharf::SendError;
+use wharf::PostError;
 
 each_back_end!(
     a_thousand_links_in_all_shards_get_each_message_once_and_in_order,
@@ -27,12 +27,12 @@ each_back_end!(
 fn a_thousand_links_in_all_shards_get_each_message_once_and_in_order(case: &Case) {
     const ROUNDS: usize = 20;
     for shards in [1, 3] {
-        let server = TestServer::start(case.builder().shards(shards).links(1_002), echo());
+        let server = TestServer::start(case.builder(echo()).shards(shards).links_max(1_002));
         let mut clients: Vec<_> = (0..1_000).map(|_| server.connect()).collect();
         eventually(|| server.stats().connects == 1_000, "all links are open");
         for n in 0..ROUNDS {
             // From the second half on without waiting for anybody.
-            while server.handle.broadcast(&bytes(n as u64, 100), None).is_err() {
+            while server.handle.all().try_post(bytes(n as u64, 100)).is_err() {
                 std::thread::yield_now();
             }
             if n < ROUNDS / 2 {
@@ -43,14 +43,15 @@ fn a_thousand_links_in_all_shards_get_each_message_once_and_in_order(case: &Case
         clients.iter_mut().for_each(|client| expect_bytes(client, &rest));
         clients.iter_mut().for_each(finish);
         let stats = server.stop();
-        assert_eq!((stats.sent_messages, stats.broadcast_skips), (1_000 * ROUNDS as u64, 0));
+        assert_eq!((stats.sent_messages, stats.missed), (1_000 * ROUNDS as u64, 0));
     }
 }
 
 fn a_link_broadcasts_to_all_but_itself(case: &Case) {
     for shards in [1, 3] {
-        let handler = on_receive(|link, data| Ok(link.broadcast(data)?));
-        let server = TestServer::start(case.builder().shards(shards).links(30), handler);
+        let handler =
+            on_chunk(|link, data| Ok(link.server.all().except(link.id()).try_post(data)?));
+        let server = TestServer::start(case.builder(handler).shards(shards).links_max(30));
         let mut clients: Vec<_> = (0..9).map(|_| server.connect()).collect();
         eventually(|| server.stats().connects == 9, "all links are open");
         for speaker in 0..clients.len() {
@@ -69,14 +70,14 @@ fn a_link_broadcasts_to_all_but_itself(case: &Case) {
 fn the_excepted_link_is_left_out(case: &Case) {
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.builder().shards(2).links(8), handler);
+    let server = TestServer::start(case.builder(handler).shards(2).links_max(8));
     let mut clients = Vec::new();
     for n in 0..4 {
         clients.push(server.connect());
         record.id(n);
     }
     for n in 0..4 {
-        server.handle.broadcast(format!("not for {n}").as_bytes(), Some(record.id(n))).unwrap();
+        server.handle.all().except(record.id(n)).try_post(format!("not for {n}")).unwrap();
     }
     for (n, client) in clients.iter_mut().enumerate() {
         for other in (0..4).filter(|other| *other != n) {
@@ -89,15 +90,15 @@ fn the_excepted_link_is_left_out(case: &Case) {
 
 fn links_that_never_read_delay_nobody(case: &Case) {
     const MESSAGE: usize = 8_000;
-    let builder = case.builder().links(120).buffers(1_000).send_queue(32 * 1024);
-    let server = TestServer::start(builder, echo());
+    let builder = case.builder(echo()).links_max(120).buffer_count(1_000).output_bytes(32 * 1024);
+    let server = TestServer::start(builder);
     let stopped: Vec<_> = (0..10).map(|_| connect_small_window(server.address)).collect();
     let mut readers: Vec<_> = (0..90).map(|_| server.connect()).collect();
     eventually(|| server.stats().connects == 100, "all links are open");
     let mut rounds = 0;
-    while server.stats().broadcast_skips < 100 {
+    while server.stats().missed < 100 {
         let message = bytes(rounds, MESSAGE);
-        server.handle.broadcast(&message, None).unwrap();
+        server.handle.all().try_post(&message).unwrap();
         readers.iter_mut().for_each(|reader| expect_bytes(reader, &message));
         rounds += 1;
         assert!(rounds < 2_000, "a queue of 32 KiB holds {rounds} messages of {MESSAGE} bytes");
@@ -110,16 +111,16 @@ fn links_that_never_read_delay_nobody(case: &Case) {
 
 fn a_broadcast_without_buffers_says_so_and_recovers(case: &Case) {
     // Two or three of the buffers are for posts.
-    let builder = case.builder().links(4).buffers(24).buffer_size(16 * 1024);
-    let builder = builder.input_bytes(16 * 1024).send_queue(32 * 1024);
-    let server = TestServer::start(builder, echo());
+    let builder = case.builder(echo()).links_max(4).buffer_count(24).buffer_size_bytes(16 * 1024);
+    let builder = builder.input_bytes(16 * 1024).output_bytes(32 * 1024);
+    let server = TestServer::start(builder);
     let mut client = connect_small_window(server.address);
     round_trip(&mut client, b"hello");
     let message = bytes(5, 16 * 1024);
     let mut sent = 0;
     // The link's window and queue fill up, then the buffers stay in use.
     let refused = loop {
-        match server.handle.broadcast(&message, None) {
+        match server.handle.all().try_post(&message) {
             Ok(()) => sent += 1,
             Err(error) => {
                 let ledger = server.stats().post_buffers;
@@ -131,23 +132,23 @@ fn a_broadcast_without_buffers_says_so_and_recovers(case: &Case) {
             }
         }
     };
-    assert_eq!(refused, SendError::NoBuffers);
+    assert_eq!(refused, PostError::Full);
     drop(client);
     let ledger = || server.stats().post_buffers;
     eventually(|| ledger().free == ledger().total(), "the buffers come home");
     let mut client = server.connect();
     server.wait_for_links(1);
     round_trip(&mut client, b"hello");
-    server.handle.broadcast(b"again", None).unwrap();
+    server.handle.all().try_post(b"again").unwrap();
     expect_bytes(&mut client, b"again");
     finish(&mut client);
     server.stop();
 }
 
 fn a_broadcast_to_nobody_is_fine(case: &Case) {
-    let server = TestServer::start(case.small(), echo());
-    server.handle.broadcast(b"anybody?", None).unwrap();
-    server.handle.broadcast(b"", None).unwrap();
+    let server = TestServer::start(case.small(echo()));
+    server.handle.all().try_post(b"anybody?").unwrap();
+    server.handle.all().try_post(b"").unwrap();
     let stats = server.stop();
     assert_eq!(stats.sent_messages, 0);
 }

@@ -26,7 +26,7 @@ const SIZES: [usize; 12] =
     [1, 2, 63, 64, 65, 2_047, 2_048, 2_049, 65_535, 100_001, 1 << 20, 8 << 20];
 
 fn every_size_from_1_byte_to_8_mib_comes_back(case: &Case) {
-    let server = TestServer::start(case.builder(), echo());
+    let server = TestServer::start(case.builder(echo()));
     for (seed, size) in (0..).zip(SIZES) {
         let mut client = server.connect();
         exchange(&client, &bytes(seed, size), seed);
@@ -38,7 +38,7 @@ fn every_size_from_1_byte_to_8_mib_comes_back(case: &Case) {
 }
 
 fn one_link_carries_many_sizes_one_after_another(case: &Case) {
-    let server = TestServer::start(case.builder(), echo());
+    let server = TestServer::start(case.builder(echo()));
     let mut client = server.connect();
     for seed in 0..40 {
         exchange(&client, &bytes(seed, 1 << (seed % 17)), seed);
@@ -48,7 +48,7 @@ fn one_link_carries_many_sizes_one_after_another(case: &Case) {
 }
 
 fn one_byte_in_a_segment_is_one_stream(case: &Case) {
-    let server = TestServer::start(case.small(), echo());
+    let server = TestServer::start(case.small(echo()));
     let (mut client, data) = (server.connect(), bytes(7, 3_000));
     for byte in data.chunks(1) {
         client.write_all(byte).unwrap();
@@ -63,7 +63,7 @@ fn one_byte_in_a_segment_is_one_stream(case: &Case) {
 
 fn links_at_once_get_their_own_bytes_each(case: &Case) {
     for shards in [1, 3] {
-        let server = TestServer::start(case.builder().shards(shards).links(100), echo());
+        let server = TestServer::start(case.builder(echo()).shards(shards).links_max(100));
         std::thread::scope(|scope| {
             for seed in 0..50 {
                 let server = &server;
@@ -80,12 +80,12 @@ fn links_at_once_get_their_own_bytes_each(case: &Case) {
 }
 
 fn a_server_listens_on_several_addresses(case: &Case) {
-    let builder = case.small().listen("127.0.0.2:0").listen("[::1]:0");
-    let server = TestServer::start(builder, echo());
-    let addresses = server.running().local_addrs().to_vec();
+    let builder = case.small(echo()).listen("127.0.0.2:0").listen("[::1]:0");
+    let server = TestServer::start(builder);
+    let addresses = server.running().local_addresses().to_vec();
     assert_eq!(addresses.len(), 3);
-    for address in addresses {
-        let mut client = util::connect(address);
+    for (_, address) in addresses {
+        let mut client = util::connect(address.socket_addr().unwrap());
         round_trip(&mut client, b"hello");
         finish(&mut client);
     }
@@ -93,7 +93,7 @@ fn a_server_listens_on_several_addresses(case: &Case) {
 }
 
 fn urgent_data_disturbs_nobody(case: &Case) {
-    let server = TestServer::start(case.small(), echo());
+    let server = TestServer::start(case.small(echo()));
     let mut client = server.connect();
     round_trip(&mut client, b"ab");
     // The urgent byte leaves the stream of those that do not ask for it (tcp(7)).

@@ -1,7 +1,7 @@
-//! Promise: any thread can send to, broadcast to, and close links; what it sends keeps its order;
-//! the name of a link that is gone finds nothing, also when its place has a new link.
+//! Promise: any thread can post to, close and abort links, one or all; what it posts keeps its order;
+//! the id of a link that is gone finds nothing, also when its slot has a new link.
 //!
-//! Method: handles in several threads, and names kept longer than their links.
+//! Method: handles in several threads, and ids kept longer than their links.
 #![cfg(target_os = "linux")]
 #![cfg(test)]
 
@@ -13,26 +13,26 @@ use util::{
     Case, TestServer, bytes, each_back_end, echo, eventually, expect_bytes, expect_end, finish,
     reset, round_trip,
 };
-use wharf::{DisconnectReason, SendError};
+use wharf::{DisconnectReason, PostError};
 
 each_back_end!(
     what_one_thread_sends_arrives_in_order,
     threads_that_send_at_once_keep_their_messages_whole,
-    a_link_sends_to_another_by_its_name,
+    a_link_posts_to_another_by_its_id,
     closing_from_another_thread_sends_what_is_posted_first,
-    names_of_links_that_are_gone_find_nothing,
-    a_place_used_again_is_not_hit_by_its_old_name,
+    ids_of_links_that_are_gone_find_nothing,
+    a_slot_used_again_is_not_hit_by_its_old_ids,
     threads_race_with_links_that_come_and_go,
     after_the_stop_everything_is_gone,
     posts_without_buffers_say_so_and_recover,
 );
 
 /// Posts, and posts again while the shard is behind.
-fn post(mut send: impl FnMut() -> Result<(), SendError>) {
+fn post(mut post: impl FnMut() -> Result<(), PostError>) {
     loop {
-        match send() {
+        match post() {
             Ok(()) => return,
-            Err(SendError::NoBuffers | SendError::Busy) => std::thread::yield_now(),
+            Err(PostError::Full) => std::thread::yield_now(),
             Err(error) => panic!("{error}"),
         }
     }
@@ -41,17 +41,17 @@ fn post(mut send: impl FnMut() -> Result<(), SendError>) {
 fn what_one_thread_sends_arrives_in_order(case: &Case) {
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.builder().shards(2).links(8), handler);
+    let server = TestServer::start(case.builder(handler).shards(2).links_max(8));
     let mut clients = [server.connect(), server.connect(), server.connect()];
     let ids = [record.id(0), record.id(1), record.id(2)];
     // Clients are accepted in order, but shards call on_connect in any order: ask who is who.
-    for id in ids {
-        server.handle.send(id, id.to_string().as_bytes()).unwrap();
+    for (number, id) in (0..).zip(ids) {
+        server.handle.link(id).try_post([number]).unwrap();
     }
-    let names: Vec<_> = clients.iter_mut().map(|client| read_name(client, &ids)).collect();
+    let ids: Vec<_> = clients.iter_mut().map(|client| read_id(client, &ids)).collect();
     for n in 0..2_000_u32 {
-        for id in &names {
-            post(|| server.handle.send(*id, &n.to_le_bytes()));
+        for id in &ids {
+            post(|| server.handle.link(*id).try_post(n.to_le_bytes()));
         }
         if n % 50 == 49 {
             let run: Vec<u8> = (n - 49..=n).flat_map(u32::to_le_bytes).collect();
@@ -59,20 +59,20 @@ fn what_one_thread_sends_arrives_in_order(case: &Case) {
         }
     }
     clients.iter_mut().for_each(finish);
-    assert_eq!(server.stop().stale_posts, 0);
+    assert_eq!(server.stop().missed, 0);
 }
 
-fn read_name(client: &mut std::net::TcpStream, ids: &[wharf::LinkId]) -> wharf::LinkId {
-    let mut text = vec![0; ids[0].to_string().len()];
-    std::io::Read::read_exact(client, &mut text).unwrap();
-    *ids.iter().find(|id| id.to_string().as_bytes() == text).unwrap()
+fn read_id(client: &mut std::net::TcpStream, ids: &[wharf::LinkId]) -> wharf::LinkId {
+    let mut number = [0];
+    std::io::Read::read_exact(client, &mut number).unwrap();
+    ids[usize::from(number[0])]
 }
 
 fn threads_that_send_at_once_keep_their_messages_whole(case: &Case) {
     const LEN: usize = 5_000;
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.builder().links(4).send_queue(4 << 20), handler);
+    let server = TestServer::start(case.builder(handler).links_max(4).output_bytes(4 << 20));
     let mut client = server.connect();
     let id = record.id(0);
     std::thread::scope(|scope| {
@@ -80,7 +80,7 @@ fn threads_that_send_at_once_keep_their_messages_whole(case: &Case) {
             let server = &server;
             scope.spawn(move || {
                 for _ in 0..100 {
-                    post(|| server.handle.send(id, &[thread; LEN]));
+                    post(|| server.handle.link(id).try_post([thread; LEN]));
                 }
             });
         }
@@ -97,17 +97,17 @@ fn threads_that_send_at_once_keep_their_messages_whole(case: &Case) {
     server.stop();
 }
 
-fn a_link_sends_to_another_by_its_name(case: &Case) {
+fn a_link_posts_to_another_by_its_id(case: &Case) {
     let ids: Arc<util::Mutex<Vec<wharf::LinkId>>> = Arc::default();
-    let handler = util::on_receive(move |link, data| {
+    let handler = util::on_chunk(move |link, data| {
         let mut ids = ids.lock().unwrap();
         if data == b"me" {
             ids.push(link.id());
-            return Ok(link.send(b"ok")?);
+            return Ok(link.out.send(b"ok")?);
         }
-        ids.iter().try_for_each(|id| Ok(link.server().send(*id, data)?))
+        ids.iter().try_for_each(|id| Ok(link.server.link(*id).try_post(data)?))
     });
-    let server = TestServer::start(case.builder().shards(2).links(8), handler);
+    let server = TestServer::start(case.builder(handler).shards(2).links_max(8));
     let mut clients = [server.connect(), server.connect(), server.connect()];
     for client in &mut clients {
         std::io::Write::write_all(client, b"me").unwrap();
@@ -122,12 +122,12 @@ fn a_link_sends_to_another_by_its_name(case: &Case) {
 fn closing_from_another_thread_sends_what_is_posted_first(case: &Case) {
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.builder().links(4), handler);
+    let server = TestServer::start(case.builder(handler).links_max(4));
     let mut client = server.connect();
     let id = record.id(0);
-    server.handle.send(id, &bytes(1, 100_000)).unwrap();
-    server.handle.close(id).unwrap();
-    let _gone_or_not_yet = server.handle.close(id);
+    server.handle.link(id).try_post(bytes(1, 100_000)).unwrap();
+    server.handle.link(id).close();
+    server.handle.link(id).close();
     expect_bytes(&mut client, &bytes(1, 100_000));
     expect_end(&mut client);
     drop(client);
@@ -135,36 +135,46 @@ fn closing_from_another_thread_sends_what_is_posted_first(case: &Case) {
     server.stop();
 }
 
-fn names_of_links_that_are_gone_find_nothing(case: &Case) {
+fn ids_of_links_that_are_gone_find_nothing(case: &Case) {
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.small(), handler);
+    let server = TestServer::start(case.small(handler));
     let client = server.connect();
     let id = record.id(0);
     drop(client);
     server.wait_for_links(0);
-    assert_eq!(server.handle.send(id, b"x"), Err(SendError::Gone));
-    assert_eq!(server.handle.send(id, b""), Err(SendError::Gone));
-    assert_eq!(server.handle.close(id), Err(SendError::Gone));
-    server.handle.broadcast(b"x", Some(id)).unwrap();
+    assert_eq!(server.handle.link(id).try_post(b"x"), Err(PostError::Closed));
+    assert_eq!(server.handle.link(id).try_post(b""), Err(PostError::Closed));
+    server.handle.link(id).post(b"x");
+    server.handle.link(id).resume();
+    server.handle.link(id).close();
+    server.handle.link(id).abort();
+    server.handle.all().except(id).try_post(b"x").unwrap();
     server.stop();
 }
 
-fn a_place_used_again_is_not_hit_by_its_old_name(case: &Case) {
+fn a_slot_used_again_is_not_hit_by_its_old_ids(case: &Case) {
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.small().links(1), handler);
+    let server = TestServer::start(case.small(handler).links_max(1));
     let mut old = Vec::new();
     for n in 0..50 {
         let mut client = server.connect();
         let id = record.id(n);
-        for name in &old {
-            assert_eq!(server.handle.send(*name, b"for another"), Err(SendError::Gone));
-            assert_eq!(server.handle.close(*name), Err(SendError::Gone));
+        for id in &old {
+            assert_eq!(server.handle.link(*id).try_post(b"for another"), Err(PostError::Closed));
+            server.handle.link(*id).post(b"for another");
+            server.handle.link(*id).resume();
+            server.handle.link(*id).close();
+            server.handle.link(*id).abort();
         }
-        // An old name excepts nobody, least of all the place's new link.
-        server.handle.broadcast(b"to all", old.last().copied()).unwrap();
+        // An old id excepts nothing, least of all the slot's new link.
+        match old.last() {
+            Some(id) => server.handle.all().except(*id).try_post(b"to all").unwrap(),
+            None => server.handle.all().try_post(b"to all").unwrap(),
+        }
         expect_bytes(&mut client, b"to all");
+        round_trip(&mut client, b"not closed");
         old.push(id);
         if n % 2 == 0 {
             finish(&mut client)
@@ -173,14 +183,14 @@ fn a_place_used_again_is_not_hit_by_its_old_name(case: &Case) {
         }
         server.wait_for_links(0);
     }
-    assert_eq!(old.iter().collect::<HashSet<_>>().len(), 50, "a name was given twice");
+    assert_eq!(old.iter().collect::<HashSet<_>>().len(), 50, "an id was given twice");
     server.stop();
 }
 
 fn threads_race_with_links_that_come_and_go(case: &Case) {
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.builder().shards(2).links(16).buffers(600), handler);
+    let server = TestServer::start(case.builder(handler).shards(2).links_max(16).buffer_count(600));
     std::thread::scope(|scope| {
         // Gone when this closure is left, also by a panic.
         let running = Arc::new(());
@@ -197,8 +207,7 @@ fn threads_race_with_links_that_come_and_go(case: &Case) {
                         continue;
                     };
                     // Every message names its receiver.
-                    if server.handle.send(*id, format!("{:>20}", id.to_string()).as_bytes()).is_ok()
-                    {
+                    if server.handle.link(*id).try_post(format_args!("{newest:>20}")).is_ok() {
                         sent.insert(*id);
                     }
                 }
@@ -217,7 +226,7 @@ fn threads_race_with_links_that_come_and_go(case: &Case) {
 /// Sends a byte, and checks that all messages before its echo are for one and the same link.
 fn round_trip_among_posts(client: &mut std::net::TcpStream) {
     std::io::Write::write_all(client, b"!").unwrap();
-    let mut name: Option<[u8; 20]> = None;
+    let mut receiver: Option<[u8; 20]> = None;
     loop {
         let mut first = [0];
         std::io::Read::read_exact(client, &mut first).unwrap();
@@ -227,22 +236,25 @@ fn round_trip_among_posts(client: &mut std::net::TcpStream) {
         let mut message = [0; 20];
         message[0] = first[0];
         std::io::Read::read_exact(client, &mut message[1..]).unwrap();
-        assert_eq!(*name.get_or_insert(message), message, "a message for another link");
+        assert_eq!(*receiver.get_or_insert(message), message, "a message for another link");
     }
 }
 
 fn after_the_stop_everything_is_gone(case: &Case) {
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.small(), handler);
+    let server = TestServer::start(case.small(handler));
     let mut client = server.connect();
     round_trip(&mut client, b"hello");
     let (id, handle) = (record.id(0), server.handle.clone());
     drop(client);
     server.stop();
-    assert_eq!(handle.send(id, b"x"), Err(SendError::Gone));
-    assert_eq!(handle.close(id), Err(SendError::Gone));
-    assert_eq!(handle.broadcast(b"x", None), Err(SendError::Gone));
+    assert_eq!(handle.link(id).try_post(b"x"), Err(PostError::Closed));
+    assert_eq!(handle.all().try_post(b"x"), Err(PostError::Closed));
+    handle.link(id).close();
+    handle.link(id).abort();
+    handle.all().resume();
+    assert!(handle.is_stopping());
     handle.stop(std::time::Duration::ZERO);
     let stats = handle.stats();
     assert_eq!(stats.post_buffers.free, stats.post_buffers.total(), "{:?}", stats.post_buffers);
@@ -252,27 +264,34 @@ fn posts_without_buffers_say_so_and_recover(case: &Case) {
     let (leave, left) = std::sync::mpsc::channel::<()>();
     let (enter, entered) = std::sync::mpsc::channel();
     let (enter, left) = (util::Mutex::new(enter), util::Mutex::new(left));
-    let handler = util::on_receive(move |link, data| {
+    let handler = util::on_chunk(move |link, data| {
         enter.lock().unwrap().send(link.id()).unwrap();
         let _ends_when_the_test_does = left.lock().unwrap().recv_timeout(util::PATIENCE);
-        Ok(link.send(data)?)
+        Ok(link.out.send(data)?)
     });
+    let record = Arc::clone(&handler.record);
     // A few of the buffers are for posts: enough for one of these and not for two.
-    let server = TestServer::start(case.small(), handler);
-    let (mut client, post) = (server.connect(), bytes(1, 3 * 2_048));
+    let server = TestServer::start(case.small(handler));
+    let (mut other, mut client, post) = (server.connect(), server.connect(), bytes(1, 3 * 2_048));
+    let other_id = record.id(0);
     // While a handler is busy, nothing is sent.
     std::io::Write::write_all(&mut client, b"?").unwrap();
     let id = entered.recv_timeout(util::PATIENCE).unwrap();
-    server.handle.send(id, &post).unwrap();
-    assert_eq!(server.handle.send(id, &post), Err(SendError::NoBuffers));
-    assert_eq!(server.handle.broadcast(&post, None), Err(SendError::NoBuffers));
+    server.handle.link(id).try_post(&post).unwrap();
+    // Not for one that has all its output free, either.
+    assert_ne!(id, other_id);
+    assert_eq!(server.handle.link(other_id).try_post(&post), Err(PostError::Full));
+    assert_eq!(server.handle.link(id).try_post(&post), Err(PostError::Full));
+    assert_eq!(server.handle.all().try_post(&post), Err(PostError::Full));
+    assert_eq!(server.handle.message(&post).map(|message| message.len()), Err(PostError::Full));
     drop(leave);
     expect_bytes(&mut client, b"?");
     expect_bytes(&mut client, &post);
     let ledger = || server.stats().post_buffers;
     eventually(|| ledger().free == ledger().total(), "the buffers come home");
-    server.handle.send(id, &post).unwrap();
-    expect_bytes(&mut client, &post);
+    server.handle.link(other_id).try_post(&post).unwrap();
+    expect_bytes(&mut other, &post);
+    finish(&mut other);
     finish(&mut client);
     server.stop();
 }

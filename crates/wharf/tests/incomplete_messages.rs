@@ -13,7 +13,7 @@ use std::time::Duration;
 use util::attack::Attack;
 use util::{Case, PATIENCE, TestServer, bytes, each_back_end, expect_bytes, finish, now, within};
 use wharf::DisconnectReason::Limit;
-use wharf::{Handler, Input, Link, Result, SendError};
+use wharf::{Handler, Input, LengthPrefix, Link, Result};
 
 each_back_end!(
     a_megabyte_that_comes_in_small_pieces_comes_whole,
@@ -28,44 +28,19 @@ each_back_end!(
 /// Echoes messages that begin with their length (four bytes, little-endian, themselves counted).
 struct Whole;
 
+const FRAMES: LengthPrefix =
+    LengthPrefix::new(4, 1 << 20).little_endian().adjustment(-4).with_header();
+
 impl Handler for Whole {
-    type Worker = ();
-    type State = ();
-
-    fn on_receive(&self, (): &mut (), _: &mut Link<'_, ()>, _: &[u8]) -> Result {
-        unreachable!("on_input takes all")
-    }
-
-    fn on_input(&self, (): &mut (), link: &mut Link<'_, ()>, input: &mut Input<'_>) -> Result {
-        let Ok(head) = first(input, 4).try_into() else {
-            input.want(4);
-            return Ok(());
-        };
-        let len = u32::from_le_bytes(head) as usize;
-        if input.len() < len {
-            input.want(len);
-            return Ok(());
+    fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+        let Some(message) = input.frame(FRAMES)? else { return Ok(()) };
+        if link.out.ensure(message.len())? {
+            link.out.send(message)?;
+        } else {
+            input.rewind();
         }
-        match link.send(&first(input, len)) {
-            // It is called again when it can have the buffers.
-            Err(SendError::NoBuffers) => return Ok(()),
-            result => result?,
-        }
-        input.consume(len);
         Ok(())
     }
-}
-
-/// The first `len` unread bytes, or all.
-fn first(input: &Input<'_>, len: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(len);
-    for chunk in input.chunks() {
-        bytes.extend_from_slice(&chunk[..chunk.len().min(len - bytes.len())]);
-        if bytes.len() == len {
-            break;
-        }
-    }
-    bytes
 }
 
 /// A message of so many bytes, its length included.
@@ -84,8 +59,8 @@ fn a_megabyte_that_comes_in_small_pieces_comes_whole(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     let message = message(1, 1 << 20);
     for shards in [4, 8] {
-        let builder = case.builder().shards(shards).input_bytes(1 << 20).send_queue(2 << 20);
-        let server = TestServer::start(builder, Whole);
+        let builder = case.builder(Whole).shards(shards).input_bytes(1 << 20).output_bytes(2 << 20);
+        let server = TestServer::start(builder);
         let mut stream = server.connect();
         let mut sent = 0;
         for piece in message.chunks(PIECE) {

@@ -13,9 +13,9 @@ use std::io::{Read, Write};
 use std::time::Duration;
 use util::{
     Case, ProcessorClock, TestServer, bytes, each_back_end, echo, eventually, exchange,
-    expect_bytes, expect_end_or_reset, finish, meanwhile, now, reset, round_trip,
+    expect_bytes, expect_end, expect_end_or_reset, finish, meanwhile, now, reset, round_trip,
 };
-use wharf::{SendError, StartError, WhenFull};
+use wharf::{DisconnectReason, PostError, StartErrorKind, WhenFull};
 
 each_back_end!(
     the_fifth_client_waits_and_is_served_when_one_leaves,
@@ -23,13 +23,13 @@ each_back_end!(
     a_full_table_of_several_shards_takes_exactly_its_limit,
     eight_links_share_few_buffers_and_none_is_closed,
     the_least_buffers_that_are_allowed_serve_all_links,
-    a_shard_that_is_behind_says_busy,
+    a_shard_that_is_behind_refuses_posts_but_no_close,
     a_connection_behind_a_full_inbox_waits_calmly_and_is_served,
     without_descriptors_accepting_rests_and_then_goes_on,
 );
 
 fn the_fifth_client_waits_and_is_served_when_one_leaves(case: &Case) {
-    let server = TestServer::start(case.small(), echo());
+    let server = TestServer::start(case.small(echo()));
     let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| round_trip(client, b"in"));
     let mut waiting: Vec<_> = (0..3).map(|_| server.connect()).collect();
@@ -49,7 +49,7 @@ fn the_fifth_client_waits_and_is_served_when_one_leaves(case: &Case) {
 }
 
 fn the_fifth_client_is_refused_and_counted(case: &Case) {
-    let server = TestServer::start(case.small().when_full(WhenFull::Refuse), echo());
+    let server = TestServer::start(case.small(echo()).when_full(WhenFull::Refuse));
     let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| round_trip(client, b"in"));
     for n in 1..=10 {
@@ -66,8 +66,8 @@ fn the_fifth_client_is_refused_and_counted(case: &Case) {
 }
 
 fn a_full_table_of_several_shards_takes_exactly_its_limit(case: &Case) {
-    let builder = case.short().shards(3).links(7).buffers(70);
-    let server = TestServer::start(builder, echo());
+    let builder = case.short(echo()).shards(3).links_max(7).buffer_count(70);
+    let server = TestServer::start(builder);
     let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| client.write_all(b"x").unwrap());
     // Whoever is served leaves, so all get their turn, seven at a time.
@@ -84,19 +84,23 @@ fn a_full_table_of_several_shards_takes_exactly_its_limit(case: &Case) {
 
 fn eight_links_share_few_buffers_and_none_is_closed(case: &Case) {
     // Two for each link, and twice a whole send queue for all.
-    share(TestServer::start(case.short().links(8).buffers(40), echo()));
+    share(TestServer::start(case.short(echo()).links_max(8).buffer_count(40)));
 }
 
 fn the_least_buffers_that_are_allowed_serve_all_links(case: &Case) {
     for buffers in 1.. {
-        match case.short().links(8).buffers(buffers).start(echo()) {
+        match case.short(echo()).links_max(8).buffer_count(buffers).start() {
             Ok(running) => {
                 running.handle().stop(Duration::ZERO);
                 running.wait().unwrap();
-                return share(TestServer::start(case.short().links(8).buffers(buffers), echo()));
+                return share(TestServer::start(
+                    case.short(echo()).links_max(8).buffer_count(buffers),
+                ));
             }
-            Err(StartError::Settings(faults)) => assert_eq!(faults.len(), 1, "{faults:?}"),
-            Err(error) => panic!("{buffers}: {error}"),
+            Err(error) => {
+                assert_eq!(error.kind(), StartErrorKind::Settings, "{buffers}: {error}");
+                assert_eq!(error.to_string().matches(", but must be").count(), 1, "{error}");
+            }
         }
     }
 }
@@ -118,36 +122,41 @@ fn share(server: TestServer) {
     assert_eq!((stats.connects, stats.received_bytes), (16, 16 * 300_000));
 }
 
-fn a_shard_that_is_behind_says_busy(case: &Case) {
+fn a_shard_that_is_behind_refuses_posts_but_no_close(case: &Case) {
     let (enter, entered) = std::sync::mpsc::channel();
     let (leave, left) = std::sync::mpsc::channel::<()>();
     let (enter, left) = (util::Mutex::new(enter), util::Mutex::new(left));
-    let handler = util::on_receive(move |link, data| {
+    let handler = util::on_chunk(move |link, data| {
         if data == b"block" {
             enter.lock().unwrap().send(link.id()).unwrap();
             let _ends_when_the_test_does = left.lock().unwrap().recv();
         }
-        Ok(link.send(data)?)
+        Ok(link.out.send(data)?)
     });
     // Each post has a buffer of its own: more of them than the inbox holds.
-    let builder = case.builder().links(4).buffers(80_000).buffer_size(64);
-    let server = TestServer::start(builder, handler);
+    let record = std::sync::Arc::clone(&handler.record);
+    let builder = case.builder(handler).links_max(4).buffer_count(80_000).buffer_size_bytes(64);
+    let server = TestServer::start(builder);
     let mut client = server.connect();
     client.write_all(b"block").unwrap();
     let id = entered.recv_timeout(util::PATIENCE).unwrap();
     let mut posted = 0_usize;
     let refused = loop {
-        match server.handle.send(id, b".") {
+        match server.handle.link(id).try_post(b".") {
             Ok(()) => posted += 1,
             Err(error) => break error,
         }
     };
-    assert_eq!((refused, server.handle.close(id)), (SendError::Busy, Err(SendError::Busy)));
-    assert_eq!(server.handle.broadcast(b".", None), Err(SendError::Busy));
+    assert_eq!(refused, PostError::Full);
+    assert_eq!(server.handle.all().try_post(b"."), Err(PostError::Full));
+    // This needs nothing of what is used up, and comes after what was posted.
+    server.handle.link(id).close();
     drop(leave);
     expect_bytes(&mut client, b"block");
     expect_bytes(&mut client, &vec![b'.'; posted]);
-    finish(&mut client);
+    expect_end(&mut client);
+    drop(client);
+    record.expect(&[DisconnectReason::Kicked]);
     server.stop();
 }
 
@@ -156,26 +165,27 @@ fn a_connection_behind_a_full_inbox_waits_calmly_and_is_served(case: &Case) {
     let (enter, entered) = std::sync::mpsc::channel();
     let (leave, left) = std::sync::mpsc::channel::<()>();
     let (enter, left) = (util::Mutex::new(enter), util::Mutex::new(left));
-    let handler = util::on_receive(move |link, data| {
+    let handler = util::on_chunk(move |link, data| {
         if data == b"block" {
             enter.lock().unwrap().send(link.id()).unwrap();
             let _ends_when_the_test_does = left.lock().unwrap().recv_timeout(util::PATIENCE);
         }
-        Ok(link.send(data)?)
+        Ok(link.out.send(data)?)
     });
     let record = std::sync::Arc::clone(&handler.record);
     // Each post has a buffer of its own: more of them than the inbox holds.
-    let builder = case.builder().shards(2).links(8).buffers(110_000).buffer_size(64);
-    let server = TestServer::start(builder, handler);
+    let builder =
+        case.builder(handler).shards(2).links_max(8).buffer_count(110_000).buffer_size_bytes(64);
+    let server = TestServer::start(builder);
     // One link on each shard; the second shard does not accept.
     let mut clients = [server.connect(), server.connect()];
     clients.iter_mut().for_each(|client| round_trip(client, b"hello"));
     let ids = [record.id(0), record.id(1)];
-    // Shards call on_connect in any order, so the blocked one is asked for its name.
+    // Shards call on_connect in any order, so the blocked one is asked for its id.
     clients[1].write_all(b"block").unwrap();
     let id = entered.recv_timeout(util::PATIENCE).unwrap();
     assert!(ids.contains(&id));
-    while server.handle.send(id, b".") != Err(SendError::Busy) {}
+    while server.handle.link(id).try_post(b".") != Err(PostError::Full) {}
     // The next two connections: one for each shard.
     let mut late = [server.connect(), server.connect()];
     late.iter_mut().for_each(|client| client.write_all(b"late").unwrap());
@@ -199,7 +209,7 @@ fn without_descriptors_accepting_rests_and_then_goes_on(case: &Case) {
         // what is left of it is eaten up.
         let hard = getrlimit(Resource::Nofile).maximum;
         setrlimit(Resource::Nofile, Rlimit { current: Some(200), maximum: hard }).unwrap();
-        let server = TestServer::start(case.builder().links(100).buffers(600), echo());
+        let server = TestServer::start(case.builder(echo()).links_max(100).buffer_count(600));
         let mut old = server.connect();
         round_trip(&mut old, b"before");
         let clock = ProcessorClock::open();

@@ -19,7 +19,7 @@ use std::time::Duration;
 use util::{
     Case, TestServer, bytes, each_back_end, eventually, expect_bytes, finish, reset, round_trip,
 };
-use wharf::{Handle, Handler, Link, LinkId, Result, WorkerId};
+use wharf::{Builder, Handle, Handler, Input, Link, LinkId, Result, Worker};
 
 each_back_end!(
     echoing_a_hundred_thousand_messages_allocates_nothing,
@@ -91,44 +91,44 @@ fn watched<T>(call: impl FnOnce() -> T) -> T {
 }
 
 /// An echo server whose messages are broadcast if they begin with `*`, and whose links leave
-/// their names behind.
+/// their ids behind.
 #[derive(Clone, Default)]
 struct Watched {
     last: Arc<util::Mutex<Option<LinkId>>>,
 }
 
 impl Handler for Watched {
-    type Worker = ();
-    type State = ();
-
-    fn on_worker_start(&self, _: WorkerId) -> std::io::Result<()> {
+    fn on_worker_start(&self, _: &mut Worker<'_>) -> Result {
         WATCHED.set(true);
         Ok(())
     }
 
-    fn on_connect(&self, (): &mut (), link: &mut Link<'_, ()>) -> Result {
+    fn on_connect(&self, link: &mut Link<'_>) -> Result {
         *self.last.lock().unwrap() = Some(link.id());
         Ok(())
     }
 
-    fn on_receive(&self, (): &mut (), link: &mut Link<'_, ()>, data: &[u8]) -> Result {
-        if data[0] == b'*' {
-            link.broadcast(data)?;
+    fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+        if input.chunk()[0] == b'*' {
+            link.server.all().except(link.id()).try_post(input.chunk())?;
         }
-        Ok(link.send(data)?)
+        input.forward(&mut link.out);
+        Ok(())
     }
 }
+
+type Watching = Builder<Watched, (), ()>;
 
 /// One server in a process of its own, so that only its threads are counted.
 fn check(
     case: &Case,
-    settings: fn(wharf::Builder) -> wharf::Builder,
+    settings: impl Fn(Watching) -> Watching,
     load: fn(&TestServer, &Watched),
 ) {
     case.alone(|| {
         let handler = Watched::default();
-        let builder = settings(case.builder().shards(2).links(64));
-        let server = TestServer::start(builder, handler.clone());
+        let builder = settings(case.builder(handler.clone()).shards(2).links_max(64));
+        let server = TestServer::start(builder);
         let mut first: Vec<_> = (0..4).map(|_| server.connect()).collect();
         first.iter_mut().for_each(|client| round_trip(client, b"hello"));
         drop(first);
@@ -190,8 +190,8 @@ fn posts_and_broadcasts_allocate_nothing(case: &Case) {
             let data = bytes(1, 5_000);
             let handle: &Handle = &server.handle;
             for _ in 0..500 {
-                watched(|| handle.broadcast(&data, Some(id))).unwrap();
-                watched(|| handle.send(id, &data)).unwrap();
+                watched(|| handle.all().except(id).try_post(&data)).unwrap();
+                watched(|| handle.link(id).try_post(&data)).unwrap();
                 clients.iter_mut().for_each(|client| expect_bytes(client, &data));
             }
             for n in 0..500 {
@@ -217,7 +217,7 @@ fn connects_and_disconnects_allocate_nothing(case: &Case) {
                     1 => reset(client),
                     _ => {
                         let id = (*handler.last.lock().unwrap()).unwrap();
-                        let _gone = watched(|| server.handle.close(id));
+                        watched(|| server.handle.link(id).close());
                         util::expect_end(&mut client);
                     }
                 }
@@ -229,7 +229,9 @@ fn connects_and_disconnects_allocate_nothing(case: &Case) {
 
 fn back_pressure_and_idle_reaping_allocate_nothing(case: &Case) {
     const TIME: Duration = Duration::from_millis(300);
-    let settings = |b: wharf::Builder| b.idle(TIME).stall_timeout(TIME).send_queue(32 * 1024);
+    let settings = |builder: Watching| {
+        builder.idle_timeout(TIME).stall_timeout(TIME).output_bytes(32 * 1024)
+    };
     check(case, settings, |server, _| {
         let clients: Vec<_> = (0..30).map(|_| util::connect_small_window(server.address)).collect();
         for mut client in &clients {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use util::{Case, TestServer, each_back_end, echo, now, within};
 use wharf::DisconnectReason::SlowReader;
-use wharf::SendError;
+use wharf::PostError;
 
 each_back_end!(messages_that_nobody_reads_come_home_after_loan_wait);
 
@@ -27,8 +27,8 @@ fn messages_that_nobody_reads_come_home_after_loan_wait(case: &Case) {
     for shards in [1, 3] {
         let handler = echo();
         let record = Arc::clone(&handler.record);
-        let builder = case.builder().shards(shards).links(40).loan_wait(LOAN_WAIT);
-        let server = TestServer::start(builder, handler);
+        let builder = case.builder(handler).shards(shards).links_max(40).loan_wait(LOAN_WAIT);
+        let server = TestServer::start(builder);
         let deaf: Vec<_> = (0..DEAF).map(|_| util::connect_small_window(server.address)).collect();
         server.wait_for_links(u32::try_from(DEAF).unwrap());
         let ids: Vec<_> = (0..DEAF).map(|number| record.id(number)).collect();
@@ -42,14 +42,20 @@ fn messages_that_nobody_reads_come_home_after_loan_wait(case: &Case) {
         while refused_since.is_none_or(|since: Instant| since.elapsed() < LOAN_WAIT / 3) {
             assert!(now() < end, "buffers to post from do not run out: {:?}", server.stats());
             for id in &ids {
-                match server.handle.send(*id, &message) {
-                    Err(SendError::NoBuffers) => refused_since = refused_since.or(Some(now())),
-                    _ => refused_since = None,
+                match server.handle.message(&message) {
+                    Err(error) => {
+                        assert_eq!(error, PostError::Full);
+                        refused_since = refused_since.or(Some(now()));
+                    }
+                    Ok(message) => {
+                        refused_since = None;
+                        server.handle.link(*id).post(&message);
+                    }
                 }
             }
         }
         let end = now() + PATIENCE;
-        while server.handle.send(reader, &message) != Ok(()) {
+        while server.handle.link(reader).try_post(&message) != Ok(()) {
             assert!(now() < end, "there is nothing to post from: {:?}", server.stats());
             std::thread::yield_now();
         }

@@ -1,7 +1,7 @@
 //! Promise: what was posted for a link that reads arrives, whole and in order, also if the server is
 //! stopped right afterwards.
 //!
-//! Method: numbered posts, as many as half of a send queue holds, then a stop.
+//! Method: numbered posts, as many as half of an output holds, then a stop.
 #![cfg(target_os = "linux")]
 #![cfg(test)]
 
@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use util::{
-    Case, HangUp, Record, TestServer, each_back_end, echo, expect_bytes, now, on_receive, within,
+    Case, HangUp, Record, TestServer, each_back_end, echo, expect_bytes, now, on_chunk, within,
 };
-use wharf::{Handler, Link, SendError};
+use wharf::{Handler, Input, Link, PostError};
 
 each_back_end!(
     posts_before_a_stop_all_arrive,
@@ -27,16 +27,16 @@ each_back_end!(
 );
 
 const COUNT: u64 = 1_250;
-/// Half of the default send queue.
-const ROOM: usize = 128 * 1024;
+/// Half of the default output.
+const HALF: usize = 128 * 1024;
 
 /// Posts, and posts again while the shard is behind.
-fn post(mut send: impl FnMut() -> Result<(), SendError>) {
+fn post(mut post: impl FnMut() -> Result<(), PostError>) {
     let end = now() + util::PATIENCE;
     loop {
-        match send() {
+        match post() {
             Ok(()) => return,
-            Err(SendError::NoBuffers | SendError::Busy) if now() < end => std::thread::yield_now(),
+            Err(PostError::Full) if now() < end => std::thread::yield_now(),
             Err(error) => panic!("{error}"),
         }
     }
@@ -66,17 +66,17 @@ fn posts_before_a_stop_all_arrive(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     for shards in [1, 4] {
         for len in [8, 64, 100] {
-            assert!(len * 1_250 <= ROOM);
+            assert!(len * 1_250 <= HALF);
             let handler = echo();
             let record = Arc::clone(&handler.record);
-            let server = TestServer::start(case.builder().shards(shards), handler);
+            let server = TestServer::start(case.builder(handler).shards(shards));
             let streams = [server.connect()];
             let id = record.id(0);
             let came = std::thread::scope(|scope| {
                 let _end = HangUp(&streams);
                 let reader = scope.spawn(|| count_messages(&streams[0], len, &AtomicU64::new(0)));
                 for number in 0..COUNT {
-                    post(|| server.handle.send(id, &message(number, len)));
+                    post(|| server.handle.link(id).try_post(message(number, len)));
                 }
                 server.handle.stop(Duration::from_secs(10));
                 reader.join().unwrap()
@@ -84,7 +84,7 @@ fn posts_before_a_stop_all_arrive(case: &Case) {
             drop(streams);
             let stats = server.stop();
             assert_eq!(came, COUNT, "{shards} shards, {len} bytes each: {stats:?}");
-            assert_eq!(stats.stale_posts, 0);
+            assert_eq!(stats.missed, 0);
         }
     }
 }
@@ -96,18 +96,18 @@ fn posts_before_a_stop_all_arrive_although_a_handler_is_busy(case: &Case) {
         for len in [8, 64, 100] {
             let busy = Arc::new(AtomicBool::new(false));
             let held = Arc::clone(&busy);
-            let handler = on_receive(move |link, data| {
+            let handler = on_chunk(move |link, data| {
                 let end = now() + util::PATIENCE;
                 held.store(true, Ordering::SeqCst);
                 while held.load(Ordering::SeqCst) && now() < end {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                Ok(link.send(data)?)
+                Ok(link.out.send(data)?)
             });
             let record = Arc::clone(&handler.record);
             // Posts from outside have a part of an eighth.
-            let builder = case.builder().shards(shards).buffers(40_000);
-            let server = TestServer::start(builder, handler);
+            let builder = case.builder(handler).shards(shards).buffer_count(40_000);
+            let server = TestServer::start(builder);
             let streams = [server.connect()];
             let id = record.id(0);
             // On the same shard: the first one after all others have one, too.
@@ -119,7 +119,7 @@ fn posts_before_a_stop_all_arrive_although_a_handler_is_busy(case: &Case) {
                 let _end = HangUp(&streams);
                 let reader = scope.spawn(|| count_messages(&streams[0], len, &AtomicU64::new(0)));
                 for number in 0..COUNT {
-                    server.handle.send(id, &message(number, len)).unwrap();
+                    server.handle.link(id).try_post(message(number, len)).unwrap();
                 }
                 server.handle.stop(Duration::from_secs(10));
                 busy.store(false, Ordering::SeqCst);
@@ -128,7 +128,7 @@ fn posts_before_a_stop_all_arrive_although_a_handler_is_busy(case: &Case) {
             drop((streams, others));
             let stats = server.stop();
             assert_eq!(came, COUNT, "{shards} shards, {len} bytes each: {stats:?}");
-            assert_eq!(stats.stale_posts, 0);
+            assert_eq!(stats.missed, 0);
         }
     }
 }
@@ -140,7 +140,7 @@ fn posts_for_a_link_that_reads_all_arrive_through_a_stop(case: &Case) {
     for len in [2_048, 4_096, 10_000] {
         let handler = echo();
         let record = Arc::clone(&handler.record);
-        let server = TestServer::start(case.builder().shards(2), handler);
+        let server = TestServer::start(case.builder(handler).shards(2));
         let streams = [server.connect()];
         let (id, seen) = (record.id(0), AtomicU64::new(0));
         let came = std::thread::scope(|scope| {
@@ -149,14 +149,14 @@ fn posts_for_a_link_that_reads_all_arrive_through_a_stop(case: &Case) {
             for number in 0..COUNT {
                 let ahead = || (number - seen.load(Ordering::SeqCst)) * len as u64;
                 util::eventually(|| ahead() <= AHEAD, "the link reads");
-                post(|| server.handle.send(id, &message(number, len)));
+                post(|| server.handle.link(id).try_post(message(number, len)));
             }
             server.handle.stop(Duration::from_secs(10));
             reader.join().unwrap()
         });
         drop(streams);
         let stats = server.stop();
-        assert_eq!((came, stats.stale_posts), (COUNT, 0), "{len} bytes each: {stats:?}");
+        assert_eq!((came, stats.missed), (COUNT, 0), "{len} bytes each: {stats:?}");
     }
 }
 
@@ -165,7 +165,7 @@ fn posts_of_four_threads_before_a_stop_all_arrive(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let server = TestServer::start(case.builder().shards(2), handler);
+    let server = TestServer::start(case.builder(handler).shards(2));
     let streams: Vec<_> = (0..4).map(|_| server.connect()).collect();
     let ids: Vec<_> = (0..4).map(|n| record.id(n)).collect();
     let came: Vec<u64> = std::thread::scope(|scope| {
@@ -180,7 +180,7 @@ fn posts_of_four_threads_before_a_stop_all_arrive(case: &Case) {
                 let handle = &server.handle;
                 scope.spawn(move || {
                     for number in 0..COUNT {
-                        post(|| handle.send(*id, &message(number, LEN)));
+                        post(|| handle.link(*id).try_post(message(number, LEN)));
                     }
                 })
             })
@@ -202,7 +202,7 @@ fn links_that_do_not_read_lose_nobody_else_a_broadcast(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     // The fewest buffers for so many links: together they can borrow 159, and each of those that do
     // not read could have 64 waiting.
-    let server = TestServer::start(case.builder().links(20).buffers(327), echo());
+    let server = TestServer::start(case.builder(echo()).links_max(20).buffer_count(327));
     let deaf: Vec<_> = (0..15).map(|_| util::connect_small_share(server.address)).collect();
     let mut readers: Vec<_> = (0..3).map(|_| server.connect()).collect();
     server.wait_for_links(18);
@@ -211,7 +211,7 @@ fn links_that_do_not_read_lose_nobody_else_a_broadcast(case: &Case) {
     }
     for number in 0..MESSAGES {
         let message = message(number, LEN);
-        server.handle.broadcast(&message, None).unwrap();
+        server.handle.all().try_post(&message).unwrap();
         for (reader, n) in readers.iter_mut().zip(0..) {
             let mut got = [0; LEN];
             let read = reader.read_exact(&mut got);
@@ -222,7 +222,7 @@ fn links_that_do_not_read_lose_nobody_else_a_broadcast(case: &Case) {
     }
     // Or the others were never full, and nothing was shown.
     let stats = server.stats();
-    assert!(stats.broadcast_skips > MESSAGES, "{stats:?}");
+    assert!(stats.missed > MESSAGES, "{stats:?}");
     drop((deaf, readers));
     server.stop();
 }
@@ -233,14 +233,14 @@ fn who_has_used_up_its_posts_keeps_nobody_else_from_posting(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     let (busy, record) = (Arc::new(AtomicBool::new(false)), Arc::new(Record::default()));
     let handler = Speaker { busy: Arc::clone(&busy), record: Arc::clone(&record) };
-    let server = TestServer::start(case.builder().shards(3).buffers(10_000), handler);
+    let server = TestServer::start(case.builder(handler).shards(3).buffer_count(10_000));
     // One on each shard: the one with the fewest links has the next.
     let mut streams = [0, 1, 2].map(|n| (server.connect(), record.id(n)).0);
     streams[0].write_all(b"w").unwrap();
     util::eventually(|| busy.load(Ordering::SeqCst), "a shard is busy");
     let id = record.id(0);
-    let outside = (0..10_000).take_while(|_| server.handle.send(id, WORD).is_ok()).count();
-    assert_eq!(server.handle.send(id, WORD), Err(SendError::NoBuffers), "after {outside}");
+    let outside = (0..10_000).take_while(|_| server.handle.link(id).try_post(WORD).is_ok()).count();
+    assert_eq!(server.handle.link(id).try_post(WORD), Err(PostError::Full), "after {outside}");
     let first = speak(&mut streams[1]);
     expect_bytes(&mut streams[2], &WORD.repeat(first));
     let second = speak(&mut streams[2]);
@@ -251,7 +251,7 @@ fn who_has_used_up_its_posts_keeps_nobody_else_from_posting(case: &Case) {
     expect_bytes(&mut streams[0], &WORD.repeat(outside + first + second));
     drop(streams);
     let stats = server.stop();
-    assert_eq!((stats.stale_posts, stats.broadcast_skips), (0, 0), "{stats:?}");
+    assert_eq!(stats.missed, 0, "{stats:?}");
 }
 
 const WORD: &[u8; 8] = b"to each!";
@@ -274,16 +274,15 @@ struct Speaker {
 }
 
 impl Handler for Speaker {
-    type Worker = ();
-    type State = ();
-
-    fn on_connect(&self, (): &mut (), link: &mut Link<'_, ()>) -> wharf::Result {
+    fn on_connect(&self, link: &mut Link<'_>) -> wharf::Result {
         self.record.connected(link);
         Ok(())
     }
 
-    fn on_receive(&self, (): &mut (), link: &mut Link<'_, ()>, data: &[u8]) -> wharf::Result {
-        if data == b"w" {
+    fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> wharf::Result {
+        let mut word = [0];
+        std::io::Read::read_exact(input, &mut word)?;
+        if word == *b"w" {
             let end = now() + util::PATIENCE;
             self.busy.store(true, Ordering::SeqCst);
             while self.busy.load(Ordering::SeqCst) && now() < end {
@@ -291,10 +290,10 @@ impl Handler for Speaker {
             }
             return Ok(());
         }
-        let answer = match link.broadcast(WORD) {
-            Err(SendError::NoBuffers) => b"n",
+        let answer = match link.server.all().except(link.id()).try_post(WORD) {
+            Err(PostError::Full) => b"n",
             result => result.map(|()| b"y")?,
         };
-        Ok(link.send(answer)?)
+        Ok(link.out.send(answer)?)
     }
 }

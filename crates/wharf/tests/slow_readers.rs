@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use util::{
-    Case, HangUp, Pattern, Record, TestServer, connect_small_share, connect_small_window,
-    each_back_end, echo, eventually, now, on_receive, within,
+    Case, HangUp, OnReceive, Pattern, Record, TestServer, connect_small_share,
+    connect_small_window, each_back_end, echo, eventually, now, on_chunk, within,
 };
 use wharf::DisconnectReason::{self, Kicked, PeerClosed, SlowReader};
-use wharf::{Handler, Link, Result};
+use wharf::{Handler, Input, Link, Output, Result};
 
 each_back_end!(
     a_download_that_is_read_steadily_is_never_cut,
@@ -101,46 +101,49 @@ struct Download {
 }
 
 impl Download {
-    fn start(builder: wharf::Builder) -> (TestServer, Arc<Record>) {
+    /// Two grants, the least that an output can have.
+    const QUEUED_MAX: usize = 4_096;
+
+    fn new() -> (Self, Arc<Record>) {
         let record: Arc<Record> = Arc::default();
-        let handler = Self { pattern: Pattern::new(1), record: Arc::clone(&record) };
-        (TestServer::start(builder, handler), record)
+        (Self { pattern: Pattern::new(1), record: Arc::clone(&record) }, record)
     }
 
-    fn more(&self, link: &mut Link<'_, u64>) -> Result {
-        let at = *link.state();
-        link.send(self.pattern.piece(at, 4_096))?;
-        *link.state() = at + 4_096;
-        Ok(())
+    /// Always less than it wants to, so that it is called again.
+    fn more(&self, out: &mut Output<'_>, at: u64) -> u64 {
+        let count = out.send_some(self.pattern.piece(at, 2 * Self::QUEUED_MAX));
+        assert!(count <= Self::QUEUED_MAX, "{count} bytes were queued");
+        at + count as u64
     }
 }
 
-impl Handler for Download {
-    type Worker = ();
-    type State = u64;
-
-    fn on_connect(&self, (): &mut (), link: &mut Link<'_, u64>) -> Result {
+impl Handler<u64> for Download {
+    fn on_connect(&self, link: &mut Link<'_>) -> Result<u64> {
         self.record.connected(link);
-        self.more(link)
+        assert_eq!(link.out.set_limit_bytes(1), Self::QUEUED_MAX);
+        Ok(self.more(&mut link.out, 0))
     }
 
-    fn on_receive(&self, (): &mut (), _: &mut Link<'_, u64>, _: &[u8]) -> Result {
+    fn on_receive(&self, _: &mut Link<'_, u64>, input: &mut Input<'_>) -> Result {
+        input.consume(usize::MAX);
         Ok(())
     }
 
-    fn on_sent(&self, (): &mut (), link: &mut Link<'_, u64>) -> Result {
-        self.more(link)
+    fn on_writable(&self, link: &mut Link<'_, u64>) -> Result {
+        *link.state = self.more(&mut link.out, *link.state);
+        Ok(())
     }
 
-    fn on_disconnect(&self, (): &mut (), link: &mut Link<'_, u64>, reason: DisconnectReason) {
+    fn on_disconnect(&self, link: &mut Link<'_, u64>, reason: DisconnectReason) {
         self.record.disconnected(link, reason);
     }
 }
 
 fn a_download_that_is_read_steadily_is_never_cut(case: &Case) {
     let _deadline = within(DEADLINE);
-    let builder = case.builder().links(8).idle(Duration::from_secs(1)).stall_timeout(STALL);
-    let (server, record) = Download::start(builder);
+    let (handler, record) = Download::new();
+    let builder = case.builder(handler).links_max(8).idle_timeout(Duration::from_secs(1));
+    let server = TestServer::start(builder.stall_timeout(STALL));
     let slow = connect_small_share(server.address);
     let id = record.id(0);
     let (len, error) = read_steadily(&slow, &Pattern::new(1), 20 * 1_024, SPAN, u64::MAX);
@@ -191,8 +194,12 @@ fn an_echo_that_is_read_steadily_is_never_cut(case: &Case) {
     let _deadline = within(DEADLINE);
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let builder = case.builder().links(8).idle(Duration::from_secs(1)).stall_timeout(STALL);
-    let server = TestServer::start(builder, handler);
+    let builder = case
+        .builder(handler)
+        .links_max(8)
+        .idle_timeout(Duration::from_secs(1))
+        .stall_timeout(STALL);
+    let server = TestServer::start(builder);
     let got = echo_read_steadily(&server, ECHO_RATE, ECHO, false);
     assert_eq!(got, (ECHO, None), "cut: {:?}, {:?}", record.ends(), server.stats());
     server.stop();
@@ -202,8 +209,12 @@ fn a_half_closed_link_that_is_read_steadily_is_never_cut(case: &Case) {
     let _deadline = within(DEADLINE);
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    let builder = case.builder().links(8).idle(Duration::from_secs(1)).stall_timeout(STALL);
-    let server = TestServer::start(builder, handler);
+    let builder = case
+        .builder(handler)
+        .links_max(8)
+        .idle_timeout(Duration::from_secs(1))
+        .stall_timeout(STALL);
+    let server = TestServer::start(builder);
     let got = echo_read_steadily(&server, ECHO_RATE, ECHO, true);
     assert_eq!(got, (ECHO, None), "cut: {:?}, {:?}", record.ends(), server.stats());
     record.expect(&[PeerClosed]);
@@ -216,8 +227,9 @@ fn a_steady_reader_is_not_cut_while_all_loans_are_out(case: &Case) {
     let handler = echo();
     let record = Arc::clone(&handler.record);
     // Two full links take all that can be lent.
-    let builder = case.builder().links(16).buffers(360).loan_wait(Duration::from_millis(400));
-    let server = TestServer::start(builder, handler);
+    let builder =
+        case.builder(handler).links_max(16).buffer_count(360).loan_wait(Duration::from_millis(400));
+    let server = TestServer::start(builder);
     let pattern = Pattern::new(1);
     let (len, rate) = (90 * 1_024, 20 * 1_024);
     let slow = connect_small_share(server.address);
@@ -259,22 +271,25 @@ fn exchange_if_open(mut stream: &TcpStream, data: &[u8]) {
 }
 
 /// A handler that answers anything with more than both systems hold.
-fn much() -> util::OnReceive<impl Fn(&mut Link<'_, ()>, &[u8]) -> Result + Send + Sync> {
-    on_receive(|link, _| Ok(link.send(&vec![7; MUCH as usize])?))
+fn much() -> OnReceive<impl Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync> {
+    on_chunk(|link, _| Ok(link.out.send(vec![7; MUCH as usize])?))
 }
 
 const MUCH: u32 = 1 << 20;
+/// The defaults.
+const IDLE: Duration = Duration::from_secs(60);
+const LOAN_WAIT: Duration = Duration::from_secs(1);
 
-fn start_much(builder: wharf::Builder) -> (TestServer, Arc<Record>) {
+fn start_much(case: &Case, idle: Duration, loan_wait: Duration) -> (TestServer, Arc<Record>) {
     let handler = much();
     let record = Arc::clone(&handler.record);
-    let builder = builder.links(4).send_queue(MUCH).stall_timeout(STALL);
-    (TestServer::start(builder, handler), record)
+    let builder = case.builder(handler).links_max(4).output_bytes(MUCH).stall_timeout(STALL);
+    (TestServer::start(builder.idle_timeout(idle).loan_wait(loan_wait)), record)
 }
 
 fn without_an_idle_time_out_who_takes_nothing_is_cut(case: &Case) {
     let _deadline = within(DEADLINE);
-    let (server, record) = start_much(case.builder().idle(Duration::ZERO));
+    let (server, record) = start_much(case, Duration::ZERO, LOAN_WAIT);
     let mut client = connect_small_share(server.address);
     client.write_all(b"?").unwrap();
     expect_cut(&[&client], &record, &[SlowReader]);
@@ -284,7 +299,7 @@ fn without_an_idle_time_out_who_takes_nothing_is_cut(case: &Case) {
 fn who_takes_nothing_is_cut_in_time_and_not_before(case: &Case) {
     let _deadline = within(DEADLINE);
     // They have borrowed all there is: nobody may take it back before the time-out.
-    let (server, record) = start_much(case.builder().loan_wait(Duration::from_secs(60)));
+    let (server, record) = start_much(case, IDLE, Duration::from_secs(60));
     // One that goes on sending is cut as well: that it speaks is no sign that it reads.
     let mut silent = connect_small_share(server.address);
     let speaking = connect_small_share(server.address);
@@ -307,11 +322,11 @@ fn who_takes_nothing_is_cut_in_time_and_not_before(case: &Case) {
 
 fn a_closing_link_whose_peer_takes_nothing_ends_in_time(case: &Case) {
     let _deadline = within(DEADLINE);
-    let (server, record) = start_much(case.builder());
+    let (server, record) = start_much(case, IDLE, LOAN_WAIT);
     let mut client = connect_small_share(server.address);
     client.write_all(b"?").unwrap();
     eventually(|| server.stats().sent_messages == 1, "the answer is queued");
-    server.handle.close(record.id(0)).unwrap();
+    server.handle.link(record.id(0)).close();
     expect_cut(&[&client], &record, &[Kicked]);
     server.stop();
 }

@@ -4,17 +4,21 @@
 //! the address.
 #![cfg(target_os = "linux")]
 #![cfg(test)]
-#![expect(clippy::wildcard_enum_match_arm, reason = "any other error fails the test")]
 
 mod util;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::net::{SocketAddr, TcpListener};
 use util::{Case, TestServer, each_back_end, echo, open_files, server_threads};
-use wharf::{BackEnd, Builder, Handler, Link, Result, Server, StartError, WorkerId};
+use wharf::StartErrorKind::{self, Address, BackEnd, Handler as OfHandler, Resources, Settings};
+use wharf::{
+    Builder, Decoder, Delimiter, Error, FixedSize, Handle, Handler, Input, LengthPrefix, Lines,
+    Link, Result, Server, StartError, Worker,
+};
 
 each_back_end!(
     all_faulty_settings_are_told_at_once,
+    frames_that_never_fit_are_told_and_those_that_do_start,
     addresses_that_are_none_are_told,
     an_address_in_use_is_told_within_a_second,
     an_address_of_another_machine_is_told,
@@ -25,17 +29,33 @@ each_back_end!(
     an_unknown_back_end_in_the_environment_is_told,
     the_environment_chooses_the_back_end,
     a_worker_that_cannot_start_is_told,
-    a_worker_context_without_a_maker_is_told,
+    a_context_without_size_that_nothing_makes_is_told,
+    a_handler_that_refuses_to_start_is_told,
     the_plan_is_what_the_server_reports,
 );
 
 /// Starts in vain, and looks at what is left. To be called in a process of its own.
-fn fail(builder: Builder, handler: impl Handler) -> StartError {
+fn fail<H, S, W>(builder: Builder<H, S, W>) -> StartError
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
     let before = open_files();
-    let error = builder.start(handler).err().unwrap();
+    let error = builder.start().err().unwrap();
     util::eventually(|| server_threads().is_empty(), "the threads are gone");
     util::eventually(|| open_files() == before, "the descriptors are closed");
     error
+}
+
+/// It is of this kind, and its text says all this.
+#[track_caller]
+fn expect(error: &StartError, kind: StartErrorKind, parts: &[&str]) {
+    let text = error.to_string();
+    assert_eq!(error.kind(), kind, "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{part:?}: {text}");
+    }
 }
 
 /// The address is free for others.
@@ -48,31 +68,64 @@ fn free_address() -> SocketAddr {
 }
 
 fn all_faulty_settings_are_told_at_once(case: &Case) {
-    let builder = case.builder().links(0).buffers(0).buffer_size(63).send_queue(0).backlog(0);
-    let StartError::Settings(faults) = builder.shards(257).start(echo()).err().unwrap() else {
-        panic!("not a fault of settings");
-    };
-    assert!(faults.len() >= 6, "{faults:?}");
-    for name in ["links", "buffers", "buffer_size", "send_queue", "backlog", "shards"] {
-        assert!(faults.iter().any(|fault| fault.starts_with(name)), "{name}: {faults:?}");
+    let builder = case.builder(echo()).links_max(0).buffer_count(0).buffer_size_bytes(63);
+    let builder = builder.input_bytes(0).output_bytes(0).grant_bytes(0).backlog(0).shards(257);
+    let faults = [
+        "links_max is 0",
+        "buffer_count is 0",
+        "buffer_size_bytes is 63",
+        "input_bytes is 0",
+        "output_bytes is 0",
+        "grant_bytes is 0",
+        "backlog is 0",
+        "shards is 257",
+    ];
+    expect(&builder.start().err().unwrap(), Settings, &faults);
+    let nowhere = Server::builder(echo()).start().err().unwrap();
+    expect(&nowhere, Settings, &["address"]);
+    let builders = [
+        (case.builder(echo()).shards(4).links_max(3), "links_max is 3"),
+        (case.builder(echo()).shards(4).buffer_count(16), "buffer_count is 16"),
+        (case.builder(echo()).output_bytes(4_095), "must be twice that at least"),
+        (case.builder(echo()).grant_bytes(200 * 1024), "grant_bytes is 204800"),
+    ];
+    for (builder, fault) in builders {
+        let error = builder.start().err().unwrap();
+        expect(&error, Settings, &[fault]);
+        assert_eq!(error.to_string().matches(", but ").count(), 1, "{error}");
     }
-    let nowhere = Server::builder().start(echo()).err().unwrap();
-    assert!(nowhere.to_string().contains("address"), "{nowhere}");
-    for builder in [case.builder().shards(4).links(3), case.builder().shards(4).buffers(16)] {
-        assert!(
-            matches!(builder.start(echo()), Err(StartError::Settings(faults)) if faults.len() == 1)
-        );
+}
+
+/// A frame is told with its length if it is longer than the input can hold, each of all decoders.
+fn frames_that_never_fit_are_told_and_those_that_do_start(case: &Case) {
+    const INPUT: usize = 16 * 1024;
+    fn start(case: &Case, decoder: impl Decoder) -> std::result::Result<(), StartError> {
+        let builder = case.builder(echo()).input_bytes(16 * 1024).frames(FixedSize::new(7));
+        let running = builder.frames(decoder).start()?;
+        running.handle().stop(std::time::Duration::ZERO);
+        running.wait().unwrap();
+        Ok(())
+    }
+    start(case, LengthPrefix::new(4, INPUT - 4)).unwrap();
+    start(case, Delimiter::new(b"--", INPUT - 2)).unwrap();
+    start(case, Lines::new(INPUT - 2)).unwrap();
+    start(case, FixedSize::new(INPUT)).unwrap();
+    let errors = [
+        start(case, LengthPrefix::new(4, INPUT - 3)),
+        start(case, Delimiter::new(b"--", INPUT - 1)),
+        start(case, Lines::new(INPUT - 1)),
+        start(case, FixedSize::new(INPUT + 1)),
+    ];
+    for error in errors {
+        expect(&error.unwrap_err(), Settings, &["16385", "input_bytes", "16384"]);
     }
 }
 
 fn addresses_that_are_none_are_told(case: &Case) {
     case.alone(|| {
         for text in ["127.0.0.1", "localhost", "", "127.0.0.1:65536", "host name:1", "[::1]"] {
-            let builder = Server::builder().back_end(case.back_end).listen(text);
-            match fail(builder, echo()) {
-                StartError::Address { given, .. } => assert_eq!(given, text),
-                other => panic!("{text:?}: {other}"),
-            }
+            let builder = Server::builder(echo()).back_end(case.back_end).listen(text);
+            expect(&fail(builder), Address, &[&format!("{text:?}"), "127.0.0.1:9527"]);
         }
     });
 }
@@ -80,11 +133,11 @@ fn addresses_that_are_none_are_told(case: &Case) {
 fn an_address_in_use_is_told_within_a_second(case: &Case) {
     case.alone(|| {
         let free = free_address();
-        let server = TestServer::start(case.small(), echo());
+        let server = TestServer::start(case.small(echo()));
         let start = util::now();
-        let builder = case.small().listen(free.to_string()).listen(server.address.to_string());
-        let error = fail_beside(builder);
-        assert!(matches!(error, StartError::AddressInUse(at) if at == server.address), "{error}");
+        let builder = case.small(echo()).listen(free.to_string());
+        let error = fail_beside(builder.listen(server.address.to_string()));
+        expect(&error, Address, &[&server.address.to_string(), "in use"]);
         assert!(start.elapsed() < std::time::Duration::from_secs(2), "{:?}", start.elapsed());
         assert!(is_free(free));
         server.stop();
@@ -92,9 +145,9 @@ fn an_address_in_use_is_told_within_a_second(case: &Case) {
 }
 
 /// Starts in vain while another server runs.
-fn fail_beside(builder: Builder) -> StartError {
+fn fail_beside<H: Handler>(builder: Builder<H, (), ()>) -> StartError {
     let before = (open_files(), server_threads().len());
-    let error = builder.start(echo()).err().unwrap();
+    let error = builder.start().err().unwrap();
     util::eventually(|| (open_files(), server_threads().len()) == before, "nothing is left");
     error
 }
@@ -103,9 +156,8 @@ fn an_address_of_another_machine_is_told(case: &Case) {
     case.alone(|| {
         // 192.0.2.0/24 is reserved for documentation (RFC 5737), so no machine has it.
         let free = free_address();
-        let builder = case.small().listen(free.to_string()).listen("192.0.2.1:9527");
-        let error = fail(builder, echo());
-        assert!(matches!(error, StartError::AddressNotHere(_)), "{error}");
+        let error = fail(case.small(echo()).listen(free.to_string()).listen("192.0.2.1:9527"));
+        expect(&error, Address, &["192.0.2.1:9527", "is not an address of this machine"]);
         assert!(is_free(free));
     });
 }
@@ -118,8 +170,9 @@ fn a_port_for_privileged_programs_is_told(case: &Case) {
             println!("skipped, because this process may listen on every port");
             return;
         }
-        let error = fail(case.small().listen(format!("127.0.0.1:{}", first - 1)), echo());
-        assert!(matches!(error, StartError::NoPermission(_)), "{error}");
+        let address = format!("127.0.0.1:{}", first - 1);
+        let error = fail(case.small(echo()).listen(address.clone()));
+        expect(&error, Address, &[&address, "no permission"]);
     });
 }
 
@@ -127,11 +180,10 @@ fn too_few_open_files_are_told_with_the_figures(case: &Case) {
     case.alone(|| {
         let limit = Rlimit { current: Some(500), maximum: Some(500) };
         setrlimit(Resource::Nofile, limit).unwrap();
-        match fail(case.builder().links(1_000), echo()) {
-            StartError::OpenFiles { needed, limit: 500 } => assert!(needed > 1_000),
-            other => panic!("{other}"),
-        }
-        let server = TestServer::start(case.builder().links(300), echo());
+        let error = fail(case.builder(echo()).links_max(1_000));
+        expect(&error, Resources, &["open files", "500"]);
+        assert!(numbers(&error)[0] > 1_000, "{error}");
+        let server = TestServer::start(case.builder(echo()).links_max(300));
         assert_eq!(server.running().files_raised(), None);
         server.stop();
     });
@@ -141,7 +193,7 @@ fn the_soft_limit_of_open_files_is_raised(case: &Case) {
     case.alone(|| {
         let limit = Rlimit { current: Some(100), maximum: Some(1_500) };
         setrlimit(Resource::Nofile, limit).unwrap();
-        let server = TestServer::start(case.builder().links(1_000), echo());
+        let server = TestServer::start(case.builder(echo()).links_max(1_000));
         assert_eq!(server.running().files_raised(), Some((100, 1_500)));
         server.stop();
     });
@@ -150,28 +202,21 @@ fn the_soft_limit_of_open_files_is_raised(case: &Case) {
 fn too_much_memory_is_refused_with_the_figures_and_not_taken(case: &Case) {
     case.alone(|| {
         let start = util::now();
-        let builder = case.builder().buffers(1 << 24).buffer_size(1 << 20).send_queue(2 << 20);
-        match fail(builder, echo()) {
-            StartError::Memory { needed, available } => {
-                assert!(needed > 1 << 43 && available < needed, "{needed} {available}");
-            }
-            other => panic!("{other}"),
-        }
+        let builder = case.builder(echo()).buffer_count(1 << 24).buffer_size_bytes(1 << 20);
+        let error = fail(builder.output_bytes(2 << 20));
+        expect(&error, Resources, &["memory", "fewer or smaller buffers"]);
+        let figures = numbers(&error);
+        assert!(figures[0] > 1 << 43 && figures[1] < figures[0], "{error}");
         assert!(start.elapsed() < std::time::Duration::from_secs(1), "{:?}", start.elapsed());
     });
 }
 
 fn an_unknown_back_end_in_the_environment_is_told(case: &Case) {
     let fails = || {
-        match fail(Server::builder().listen("127.0.0.1:0"), echo()) {
-            StartError::BackEnd { name, reason } => {
-                assert_eq!(name, "nonsense");
-                assert!(reason.contains("WHARF_BACKEND"), "{reason}");
-            }
-            other => panic!("{other}"),
-        }
+        let error = fail(Server::builder(echo()).listen("127.0.0.1:0"));
+        expect(&error, BackEnd, &["nonsense", "WHARF_BACKEND"]);
         // Who says it in the program is not held to the environment.
-        TestServer::start(case.small(), echo()).stop();
+        TestServer::start(case.small(echo())).stop();
     };
     in_environment(case, "nonsense", fails);
 }
@@ -180,16 +225,13 @@ fn the_environment_chooses_the_back_end(case: &Case) {
     for name in [case.back_end.name(), "auto", ""] {
         in_environment(case, name, || {
             let name = std::env::var("WHARF_BACKEND").unwrap();
-            let server = TestServer::start(Server::builder().listen("127.0.0.1:0"), echo());
+            let server = TestServer::start(Server::builder(echo()).listen("127.0.0.1:0"));
             let chosen = server.running().back_end().clone();
             if name == case.back_end.name() {
                 assert_eq!((chosen.back_end, chosen.fallback), (case.back_end, None));
             } else {
-                let best = if BackEnd::Uring.available().is_ok() {
-                    BackEnd::Uring
-                } else {
-                    BackEnd::Epoll
-                };
+                use wharf::BackEnd::{Epoll, Uring};
+                let best = if Uring.available().is_ok() { Uring } else { Epoll };
                 assert_eq!(chosen.back_end, best);
             }
             server.stop();
@@ -206,31 +248,51 @@ fn in_environment(case: &Case, name: &str, body: impl FnOnce()) {
     assert!(output.status.success(), "WHARF_BACKEND={name}: {text}");
 }
 
+/// The numbers in a text, in their order.
+fn numbers(error: &StartError) -> Vec<u64> {
+    let text = error.to_string();
+    let parts = text.split(|c: char| !c.is_ascii_digit());
+    parts.filter_map(|digits| digits.parse().ok()).collect()
+}
+
 /// Its second worker has no database.
 struct Lonely;
 
 impl Handler for Lonely {
-    type Worker = ();
-    type State = ();
-
-    fn on_worker_start(&self, worker: WorkerId) -> std::io::Result<()> {
-        let fault = || std::io::Error::other(format!("no database for {worker}"));
-        if worker.index() == 1 { Err(fault()) } else { Ok(()) }
+    fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result {
+        assert!(worker.now().elapsed() < util::PATIENCE, "the clock goes");
+        match worker.id().index() {
+            1 => Err(Error::msg(format!("no database for {} of {}", worker.id(), worker.count()))),
+            _ => Ok(()),
+        }
     }
 
-    fn on_receive(&self, (): &mut (), _: &mut Link<'_, ()>, _: &[u8]) -> Result {
+    fn on_receive(&self, _: &mut Link<'_>, _: &mut Input<'_>) -> Result {
         Ok(())
     }
 }
 
-/// Its context has no maker.
+/// Its context has no size, and no maker.
 struct Unmade;
 
-impl Handler for Unmade {
-    type Worker = String;
-    type State = ();
+struct Marker;
 
-    fn on_receive(&self, _: &mut String, _: &mut Link<'_, ()>, _: &[u8]) -> Result {
+impl Handler<(), Marker> for Unmade {
+    fn on_receive(&self, _: &mut Link<'_, (), Marker>, _: &mut Input<'_>) -> Result {
+        Ok(())
+    }
+}
+
+/// Does not want to start.
+struct Unwilling;
+
+impl Handler for Unwilling {
+    fn on_start(&self, server: &Handle) -> Result {
+        assert_eq!(server.stats().links, 0);
+        Err(Error::msg("today is Sunday"))
+    }
+
+    fn on_receive(&self, _: &mut Link<'_>, _: &mut Input<'_>) -> Result {
         Ok(())
     }
 }
@@ -239,38 +301,47 @@ fn a_worker_that_cannot_start_is_told(case: &Case) {
     case.alone(|| {
         for shards in [2, 4] {
             let free = free_address();
-            let builder = case.builder().shards(shards).links(8).listen(free.to_string());
-            match fail(builder, Lonely) {
-                StartError::Worker(reason) => {
-                    assert!(reason.contains("no database for 1"), "{reason}");
-                }
-                other => panic!("{other}"),
-            }
+            let builder = case.builder(Lonely).shards(shards).links_max(8);
+            let error = fail(builder.listen(free.to_string()));
+            let reason = format!("no database for 1 of {shards}");
+            expect(&error, OfHandler, &["on_worker_start", &reason]);
             assert!(is_free(free));
         }
     });
 }
 
-fn a_worker_context_without_a_maker_is_told(case: &Case) {
+/// One of another size fails the build: see `Handler::on_worker_start`.
+fn a_context_without_size_that_nothing_makes_is_told(case: &Case) {
+    case.alone(|| expect(&fail(case.small(Unmade)), OfHandler, &["must be made by its callback"]));
+}
+
+fn a_handler_that_refuses_to_start_is_told(case: &Case) {
     case.alone(|| {
-        let error = fail(case.small(), Unmade).to_string();
-        assert!(error.contains("on_worker_start must be written"), "{error}");
+        let free = free_address();
+        let error = fail(case.small(Unwilling).listen(free.to_string()));
+        expect(&error, OfHandler, &["on_start", "today is Sunday"]);
+        assert!(is_free(free));
     });
 }
 
 fn the_plan_is_what_the_server_reports(case: &Case) {
     struct Plain;
-    impl Handler for Plain {
-        type Worker = ();
-        type State = [u64; 8];
-        fn on_receive(&self, (): &mut (), _: &mut Link<'_, [u64; 8]>, _: &[u8]) -> Result {
+    impl Handler<[u64; 8]> for Plain {
+        fn on_connect(&self, _: &mut Link<'_>) -> Result<[u64; 8]> {
+            Ok([0; 8])
+        }
+        fn on_receive(&self, _: &mut Link<'_, [u64; 8]>, _: &mut Input<'_>) -> Result {
             Ok(())
         }
     }
-    let builder = case.builder().links(1_000).buffers(4_000);
-    let plan = builder.plan::<Plain>();
+    let builder = case.builder(Plain).links_max(1_000).buffer_count(4_000);
+    let plan = builder.plan();
     assert!(plan.total_bytes() > 4_000 * 2_048 + 1_000 * 64, "{plan}");
-    let server = TestServer::start(builder, Plain);
+    assert_eq!(plan.total_bytes(), plan.terms().map(|(_, bytes)| bytes).sum::<u64>(), "{plan}");
+    // Each link has one for its input and one for its output; posts and the port have some, too.
+    assert_eq!(plan.guaranteed_buffers(), 2_000, "{plan}");
+    assert!((1_000..2_000).contains(&plan.surplus_buffers()), "{plan}");
+    let server = TestServer::start(builder);
     assert_eq!(*server.running().plan(), plan);
     let stats = server.stop();
     // What waits to be received into may come on top.

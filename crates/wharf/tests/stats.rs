@@ -6,29 +6,28 @@
 
 mod util;
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::time::Duration;
 use util::{
-    Case, ON_PURPOSE, TestServer, bytes, connect_small_window, each_back_end, echo, eventually,
-    expect_end_or_reset, finish, on_receive, reset, round_trip, silence_panics_on_purpose,
+    Case, ON_PURPOSE, TestServer, bytes, connect_small_share, each_back_end, echo, eventually,
+    expect_end_or_reset, finish, on_chunk, reset, round_trip, silence_panics_on_purpose,
 };
 use wharf::DisconnectReason::{
-    self, HandlerClosed, HandlerError, HandlerPanic, Idle, Kicked, Limit, PeerClosed, PeerReset,
-    ServerStopping, SlowReader,
+    self, HandlerClosed, HandlerError, HandlerPanic, Idle, Kicked, Limit, OutputFull, PeerClosed,
+    PeerReset, ServerStopping, SlowReader,
 };
-use wharf::SendError;
+use wharf::{Error, PostError, SendError, TooLong};
 
 each_back_end!(
     known_traffic_gives_known_counts,
     each_reason_is_counted_under_its_name,
     the_ledger_accounts_for_every_buffer_while_it_is_used,
-    refused_sends_and_stale_posts_are_counted,
+    refused_sends_and_missed_posts_are_counted,
     an_idle_server_does_nothing,
 );
 
 fn known_traffic_gives_known_counts(case: &Case) {
-    let server = TestServer::start(case.builder().shards(2).links(8), echo());
+    let server = TestServer::start(case.builder(echo()).shards(2).links_max(8));
     let fresh = server.stats();
     assert_eq!((fresh.links, fresh.links_limit, fresh.workers.len()), (0, 8, 2));
     let mut clients: Vec<_> = (0..6).map(|_| server.connect()).collect();
@@ -47,32 +46,38 @@ fn known_traffic_gives_known_counts(case: &Case) {
     clients.iter_mut().for_each(finish);
     let stats = server.stop();
     assert_eq!(stats.closed(PeerClosed), 6);
-    // on_connect, ten times on_receive and on_sent, on_disconnect.
-    assert_eq!(stats.workers.iter().map(|worker| worker.calls).sum::<u64>(), 6 * 22);
+    // on_connect, ten times on_receive, on_end, on_disconnect.
+    assert_eq!(stats.workers.iter().map(|worker| worker.calls).sum::<u64>(), 6 * 13);
     assert!(stats.workers.iter().all(|worker| worker.turns > 0 && worker.busy_ns > 0));
     let none = [stats.refused_full, stats.rejects, stats.cut, stats.send_refusals];
-    assert_eq!((none, stats.handler_panics, stats.stale_posts), ([0; 4], 0, 0));
+    assert_eq!((none, stats.handler_panics, stats.missed), ([0; 4], 0, 0));
 }
+
+const TIME: Duration = Duration::from_millis(500);
 
 fn each_reason_is_counted_under_its_name(case: &Case) {
     silence_panics_on_purpose();
-    let handler = on_receive(|link, data| match data {
+    let handler = on_chunk(|link, data| match data {
         b"close" => {
             link.close();
             Ok(())
         }
-        b"error" => Err("an error".into()),
-        b"slow" => (0..1_000).try_for_each(|_| Ok(link.send(&[0; 1_000])?)),
+        b"error" => Err(Error::msg("an error")),
+        b"full" => (0..1_000).try_for_each(|_| Ok(link.out.send([0; 1_000])?)),
+        b"slow" => Ok(link.out.send([0; 256 * 1_024])?),
+        b"long" => Err(TooLong::new(3).into()),
         b"panic" => std::panic::panic_any(ON_PURPOSE),
-        _ => Ok(link.send(data)?),
+        _ => Ok(link.out.send(data)?),
     });
     let record = std::sync::Arc::clone(&handler.record);
-    let builder = case.builder().links(8).buffers(400).idle(Duration::from_millis(500));
-    let server = TestServer::start(builder, handler);
-    let words: [(&[u8], DisconnectReason); 4] = [
+    let builder =
+        case.builder(handler).links_max(8).buffer_count(400).idle_timeout(TIME).stall_timeout(TIME);
+    let server = TestServer::start(builder);
+    let words: [(&[u8], DisconnectReason); 5] = [
         (b"close", HandlerClosed),
         (b"error", HandlerError),
-        (b"slow", SlowReader),
+        (b"full", OutputFull),
+        (b"long", Limit),
         (b"panic", HandlerPanic),
     ];
     for (word, reason) in words {
@@ -82,6 +87,10 @@ fn each_reason_is_counted_under_its_name(case: &Case) {
         drop(client);
         eventually(|| server.stats().closed(reason) == 1, reason.name());
     }
+    let mut client = connect_small_share(server.address);
+    client.write_all(b"slow").unwrap();
+    eventually(|| server.stats().closed(SlowReader) == 1, "slow_reader");
+    drop(client);
     drop(server.connect());
     eventually(|| server.stats().closed(PeerClosed) == 1, "peer_closed");
     let mut client = server.connect();
@@ -92,7 +101,7 @@ fn each_reason_is_counted_under_its_name(case: &Case) {
     eventually(|| server.stats().closed(Idle) == 1, "idle");
     let seen = record.ids().len();
     let mut client = server.connect();
-    server.handle.close(record.id(seen)).unwrap();
+    server.handle.link(record.id(seen)).close();
     // The client leaves only when it has seen the end, so the order is sure.
     expect_end_or_reset(&mut client);
     drop(client);
@@ -103,17 +112,16 @@ fn each_reason_is_counted_under_its_name(case: &Case) {
     expect_end_or_reset(&mut client);
     drop(client);
     let stats = server.stop();
-    let counts: HashMap<_, _> =
-        DisconnectReason::ALL.iter().map(|r| (*r, stats.closed(*r))).collect();
-    for (reason, count) in counts {
-        let expected = u64::from(!matches!(reason, DisconnectReason::SystemError | Limit));
-        assert_eq!(count, expected, "{reason}");
+    // Each once: those above, and the stop's.
+    let told = record.reasons();
+    for reason in DisconnectReason::ALL {
+        let expected = u64::from(*reason != DisconnectReason::SystemError);
+        assert_eq!(stats.closed(*reason), expected, "{reason}");
+        // Statistics and handler were told the same.
+        let told = told.iter().filter(|told| *told == reason).count();
+        assert_eq!(told as u64, expected, "{reason}");
     }
     assert_eq!(stats.closed(ServerStopping), 1);
-    // Statistics and handler were told the same.
-    let mut told = [0; DisconnectReason::ALL.len()];
-    record.reasons().iter().for_each(|reason| told[*reason as usize] += 1);
-    assert_eq!(told, stats.closes);
 }
 
 fn expect_end_or_reset_after_answers(client: &mut std::net::TcpStream) {
@@ -121,7 +129,7 @@ fn expect_end_or_reset_after_answers(client: &mut std::net::TcpStream) {
 }
 
 fn the_ledger_accounts_for_every_buffer_while_it_is_used(case: &Case) {
-    let server = TestServer::start(case.short().shards(2).links(32).buffers(128), echo());
+    let server = TestServer::start(case.short(echo()).shards(2).links_max(32).buffer_count(128));
     let all = (server.stats().buffers.total(), server.stats().post_buffers.total());
     // What waits to be received into may come on top.
     assert!(all.0 + all.1 <= 128 + 16 && all.0 + all.1 >= 126, "{all:?}");
@@ -147,35 +155,55 @@ fn the_ledger_accounts_for_every_buffer_while_it_is_used(case: &Case) {
     server.stop();
 }
 
-fn refused_sends_and_stale_posts_are_counted(case: &Case) {
-    let handler = on_receive(|link, _| {
-        link.send(&[1; 9_000])?;
-        let refused = (link.send(&[2; 9_000]), link.send(&[2; 10_001]));
-        assert_eq!(refused, (Err(SendError::QueueFull), Err(SendError::TooLarge)));
+fn refused_sends_and_missed_posts_are_counted(case: &Case) {
+    let handler = on_chunk(|link, _| {
+        link.out.send([1; 9_000])?;
+        let refused = (link.out.send([2; 9_000]), link.out.send([2; 10_001]));
+        assert_eq!(refused, (Err(SendError::Full), Err(SendError::TooLarge)));
         Ok(())
     });
     let record = std::sync::Arc::clone(&handler.record);
-    let builder = case.builder().links(4).buffers(400).send_queue(10_000);
-    let server = TestServer::start(builder, handler);
-    let mut client = connect_small_window(server.address);
+    let builder = case.builder(handler).links_max(4).buffer_count(400).output_bytes(10_000);
+    let server = TestServer::start(builder);
+    let mut client = connect_small_share(server.address);
     client.write_all(b"?").unwrap();
     eventually(|| server.stats().send_refusals == 2, "two of three sends are refused");
-    assert_eq!(server.stats().sent_messages, 1);
-    // It does not read: in the end posts find its queue full.
+    let stats = server.stats();
+    assert_eq!((stats.sent_messages, stats.missed), (1, 0));
+    // It does not read: in the end posts find its half for posts full.
     let id = record.id(0);
-    let post = || server.handle.send(id, &[3; 4_000]).is_ok();
-    eventually(|| post() && server.stats().stale_posts > 0, "a post finds the queue full");
-    let broadcast = || server.handle.broadcast(&[4; 4_000], None).is_ok();
-    eventually(|| broadcast() && server.stats().broadcast_skips > 0, "so does a broadcast");
+    let mut full_since = None;
+    let is_full = || {
+        match server.handle.link(id).try_post([3; 4_000]) {
+            Ok(()) => full_since = None,
+            Err(error) => {
+                assert_eq!(error, PostError::Full);
+                full_since = full_since.or(Some(util::now()));
+            }
+        }
+        full_since.is_some_and(|since| since.elapsed() > util::STANDS_AFTER)
+    };
+    eventually(is_full, "posts find their half of the output full");
+    // Who is told has not missed it.
+    assert_eq!(server.stats().missed, 0);
+    for missed in 1..=5 {
+        server.handle.link(id).post([3; 4_000]);
+        eventually(|| server.stats().missed == missed, "a post is missed");
+    }
+    for missed in 6..=9 {
+        server.handle.all().try_post([4; 4_000]).unwrap();
+        eventually(|| server.stats().missed == missed, "so is a broadcast");
+    }
     assert_eq!(server.stats().links, 1);
     drop(client);
     let stats = server.stop();
-    assert!(stats.send_refusals >= 2 + stats.stale_posts + stats.broadcast_skips, "{stats:?}");
+    assert_eq!(stats.missed, 9, "{stats:?}");
+    assert_eq!(record.ends()[0].totals.missed, 9);
 }
 
 fn an_idle_server_does_nothing(case: &Case) {
-    let builder = case.builder().shards(2).links(100).idle(Duration::ZERO);
-    let server = TestServer::start(builder, echo());
+    let builder = case.builder(echo()).shards(2).links_max(100).idle_timeout(Duration::ZERO);
+    let server = TestServer::start(builder);
     let mut clients: Vec<_> = (0..50).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| round_trip(client, b"hello"));
     let turns = || server.stats().workers.iter().map(|worker| worker.turns).sum::<u64>();

@@ -17,7 +17,7 @@ use util::{
     unacknowledged, within, write_until_it_stands,
 };
 use wharf::DisconnectReason::PeerReset;
-use wharf::{Builder, DisconnectReason, Handler, Link, Result};
+use wharf::{Builder, DisconnectReason, Handler, Input, Link, Result};
 
 each_back_end!(
     thousands_of_small_messages_before_a_reset_are_all_handled,
@@ -40,38 +40,37 @@ struct Gate {
     handled: AtomicU64,
 }
 
-impl Handler for Held {
-    type Worker = ();
-    type State = u64;
-
-    fn on_connect(&self, (): &mut (), link: &mut Link<'_, u64>) -> Result {
+impl Handler<u64> for Held {
+    fn on_connect(&self, link: &mut Link<'_>) -> Result<u64> {
         self.record.connected(link);
-        Ok(())
+        Ok(0)
     }
 
-    fn on_receive(&self, (): &mut (), link: &mut Link<'_, u64>, data: &[u8]) -> Result {
+    fn on_receive(&self, link: &mut Link<'_, u64>, input: &mut Input<'_>) -> Result {
         let end = now() + PATIENCE;
         while self.gate.is_shut.load(Ordering::SeqCst) && now() < end {
             self.gate.entered.store(true, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(1));
         }
-        let at = *link.state();
+        let (at, data) = (*link.state, input.chunk());
         assert!(data == self.pattern.piece(at, data.len()), "other bytes from {at}");
-        *link.state() = at + data.len() as u64;
+        *link.state = at + data.len() as u64;
         self.gate.handled.fetch_add(data.len() as u64, Ordering::SeqCst);
-        Ok(link.send(data)?)
+        link.out.send(data)?;
+        input.consume(data.len());
+        Ok(())
     }
 
-    fn on_disconnect(&self, (): &mut (), link: &mut Link<'_, u64>, reason: DisconnectReason) {
+    fn on_disconnect(&self, link: &mut Link<'_, u64>, reason: DisconnectReason) {
         self.record.disconnected(link, reason);
     }
 }
 
-fn start(builder: Builder) -> (TestServer, Arc<Record>, Arc<Gate>) {
+fn held(case: &Case) -> (Builder<Held, u64, ()>, Arc<Record>, Arc<Gate>) {
     let (record, gate): (Arc<Record>, Arc<Gate>) = Default::default();
     let (records, holds) = (Arc::clone(&record), Arc::clone(&gate));
     let handler = Held { record: records, pattern: Pattern::new(1), gate: holds };
-    (TestServer::start(builder, handler), record, gate)
+    (case.builder(handler), record, gate)
 }
 
 /// The server's system has had `sent` bytes, and the peer is gone: the handler gets them all.
@@ -89,7 +88,8 @@ fn thousands_of_small_messages_before_a_reset_are_all_handled(case: &Case) {
     const COUNT: u64 = 1_250;
     const LEN: u64 = 16;
     let _deadline = within(Duration::from_mins(1));
-    let (server, record, gate) = start(case.builder().links(4));
+    let (builder, record, gate) = held(case);
+    let server = TestServer::start(builder.links_max(4));
     let (mut client, pattern) = (server.connect(), Pattern::new(1));
     gate.is_shut.store(true, Ordering::SeqCst);
     for number in 0..COUNT {
@@ -106,7 +106,8 @@ const WARM: u64 = 12 << 20;
 
 fn megabytes_before_a_reset_are_all_handled(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
-    let (server, record, gate) = start(case.builder().links(4));
+    let (builder, record, gate) = held(case);
+    let server = TestServer::start(builder.links_max(4));
     let (client, pattern) = (server.connect(), Pattern::new(1));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -153,8 +154,9 @@ impl Shifted<'_> {
 
 fn with_few_buffers_what_came_before_a_reset_is_handled(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
-    let builder = case.builder().links(2).buffers(48).input_bytes(16 * 1024);
-    let (server, record, gate) = start(builder.send_queue(16 * 1024));
+    let (builder, record, gate) = held(case);
+    let builder = builder.links_max(2).buffer_count(48);
+    let server = TestServer::start(builder.input_bytes(16 * 1024).output_bytes(16 * 1024));
     let (client, pattern) = (server.connect(), Pattern::new(1));
     gate.is_shut.store(true, Ordering::SeqCst);
     let written = write_until_it_stands(&client, &pattern, u64::MAX);
@@ -169,8 +171,9 @@ fn a_peer_that_closes_with_answers_unread_was_heard(case: &Case) {
     const COUNT: u64 = 2_000;
     let _deadline = within(Duration::from_mins(1));
     for buffers in [48, 2_000] {
-        let builder = case.builder().links(2).buffers(buffers).input_bytes(16 * 1024);
-        let (server, record, gate) = start(builder.send_queue(16 * 1024));
+        let (builder, record, gate) = held(case);
+        let builder = builder.links_max(2).buffer_count(buffers);
+        let server = TestServer::start(builder.input_bytes(16 * 1024).output_bytes(16 * 1024));
         let (mut client, pattern) = (server.connect(), Pattern::new(1));
         // Two answers, of which it reads half of one.
         client.write_all(pattern.piece(0, 20)).unwrap();

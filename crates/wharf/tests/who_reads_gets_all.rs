@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use util::{
     Case, Got, HangUp, PATIENCE, Pattern, STANDS_AFTER, TestServer, each_back_end, echo,
-    eventually, now, on_receive, read_pattern, unacknowledged, within, write_until_it_stands,
+    eventually, now, on_chunk, read_pattern, unacknowledged, within, write_until_it_stands,
 };
 use wharf::DisconnectReason::{PeerClosed, ServerStopping};
 
@@ -34,7 +34,7 @@ fn who_reads_everything_gets_every_byte(case: &Case) {
     let _deadline = within(DEADLINE);
     let pattern = Pattern::new(1);
     for shards in [1, 2, 4, 8] {
-        let server = TestServer::start(case.builder().shards(shards), echo());
+        let server = TestServer::start(case.builder(echo()).shards(shards));
         let streams: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
         let got: Vec<Got> = std::thread::scope(|scope| {
             let readers: Vec<_> = streams
@@ -62,14 +62,14 @@ fn who_sent_much_while_a_handler_was_busy_gets_every_byte(case: &Case) {
     for shards in [1, 2] {
         let busy = Arc::new(AtomicBool::new(false));
         let held = Arc::clone(&busy);
-        let handler = on_receive(move |link, data| {
+        let handler = on_chunk(move |link, data| {
             let end = now() + PATIENCE;
             while held.load(Ordering::SeqCst) && now() < end {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            Ok(link.send(data)?)
+            Ok(link.out.send(data)?)
         });
-        let server = TestServer::start(case.builder().shards(shards), handler);
+        let server = TestServer::start(case.builder(handler).shards(shards));
         let streams: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
         let written: Vec<_> = (0..CLIENTS).map(|_| AtomicU64::new(0)).collect();
         let over = AtomicBool::new(false);
@@ -134,7 +134,7 @@ fn who_sends_through_a_stop_gets_what_the_system_had_taken(case: &Case) {
     let _deadline = within(DEADLINE);
     let pattern = Pattern::new(2);
     for shards in [1, 2, 4] {
-        let server = TestServer::start(case.builder().shards(shards), echo());
+        let server = TestServer::start(case.builder(echo()).shards(shards));
         let streams: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
         let written: Vec<_> = (0..CLIENTS).map(|_| AtomicU64::new(0)).collect();
         let over = AtomicBool::new(false);
@@ -180,7 +180,7 @@ fn who_reads_only_after_a_stop_gets_what_the_system_had_taken(case: &Case) {
     let _deadline = within(DEADLINE);
     let pattern = Pattern::new(3);
     for shards in [1, 2, 4] {
-        let server = TestServer::start(case.builder().shards(shards), echo());
+        let server = TestServer::start(case.builder(echo()).shards(shards));
         let streams: Vec<_> =
             (0..CLIENTS).map(|_| util::connect_small_window(server.address)).collect();
         let (taken, got): (Vec<u64>, Vec<Got>) = std::thread::scope(|scope| {

@@ -18,13 +18,13 @@ use util::{
     Case, Mutex, ON_PURPOSE, Record, TestServer, check_home, each_back_end, eventually,
     expect_bytes, expect_end_or_reset, finish, round_trip, silence_panics_on_purpose,
 };
-use wharf::{DisconnectReason, Handler, Idle, Link, Result, WorkerId};
+use wharf::{DisconnectReason, Error, Handler, Input, Link, Result, Verdict, Worker, WorkerId};
 
 each_back_end!(
     each_worker_has_one_context_on_its_own_thread,
     a_panic_in_on_receive_costs_its_link_and_the_context,
     a_panic_in_on_connect_refuses_the_connection,
-    a_panic_in_on_sent_costs_its_link,
+    a_panic_in_on_writable_costs_its_link,
     a_panic_in_on_idle_costs_its_link,
     a_panic_in_on_disconnect_costs_only_the_context,
     a_thousand_panics_lose_nothing,
@@ -41,7 +41,7 @@ struct Seen {
     /// What `on_worker_start` does from its second call on.
     again: AtomicU32,
     drop_panics: AtomicU32,
-    sent_panics: AtomicU32,
+    connect_panics: AtomicU32,
     record: Record,
 }
 
@@ -71,7 +71,7 @@ struct Panicking(Arc<Seen>);
 
 #[derive(Default)]
 struct State {
-    on_sent: bool,
+    on_writable: bool,
     on_disconnect: bool,
 }
 
@@ -79,11 +79,9 @@ fn panic_on_purpose() -> ! {
     std::panic::panic_any(ON_PURPOSE)
 }
 
-impl Handler for Panicking {
-    type Worker = Context;
-    type State = State;
-
-    fn on_worker_start(&self, worker: WorkerId) -> std::io::Result<Context> {
+impl Handler<State, Context> for Panicking {
+    fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<Context> {
+        let worker = worker.id();
         let thread = std::thread::current();
         let name = thread.name().unwrap_or_default().to_owned();
         let mut made = self.0.made.lock().unwrap();
@@ -91,46 +89,53 @@ impl Handler for Panicking {
         let again = made.iter().filter(|entry| entry.0 == worker).count() > 1;
         drop(made);
         match self.0.again.load(Ordering::SeqCst) {
-            FAILS if again => return Err(std::io::Error::other("the database is away")),
+            FAILS if again => return Err(Error::msg("the database is away")),
             PANICS if again => panic_on_purpose(),
             _ => {}
         }
         Ok(Context { thread: thread.id(), calls: Rc::default(), seen: Arc::clone(&self.0) })
     }
 
-    fn on_connect(&self, _: &mut Context, link: &mut Link<'_, State>) -> Result {
-        if self.0.sent_panics.load(Ordering::SeqCst) > 0 {
-            self.0.sent_panics.fetch_sub(1, Ordering::SeqCst);
+    fn on_connect(&self, link: &mut Link<'_, (), Context>) -> Result<State> {
+        if self.0.connect_panics.load(Ordering::SeqCst) > 0 {
+            self.0.connect_panics.fetch_sub(1, Ordering::SeqCst);
             panic_on_purpose();
         }
         self.0.record.connected(link);
+        Ok(State::default())
+    }
+
+    fn on_receive(&self, link: &mut Link<'_, State, Context>, input: &mut Input<'_>) -> Result {
+        assert_eq!(link.worker.thread, std::thread::current().id());
+        let calls = link.worker.calls.fetch_add(1, Ordering::SeqCst);
+        match input.chunk() {
+            b"panic" => panic_on_purpose(),
+            b"panic when writable" => {
+                link.state.on_writable = true;
+                link.out.notify();
+            }
+            b"panic at the end" => link.state.on_disconnect = true,
+            b"calls?" => {
+                input.consume(usize::MAX);
+                return Ok(write!(link.out, "{calls:04}")?);
+            }
+            _ => {}
+        }
+        input.forward(&mut link.out);
         Ok(())
     }
 
-    fn on_receive(&self, context: &mut Context, link: &mut Link<'_, State>, data: &[u8]) -> Result {
-        assert_eq!(context.thread, std::thread::current().id());
-        let calls = context.calls.fetch_add(1, Ordering::SeqCst);
-        match data {
-            b"panic" => panic_on_purpose(),
-            b"panic when sent" => link.state().on_sent = true,
-            b"panic at the end" => link.state().on_disconnect = true,
-            b"calls?" => return Ok(link.send(format!("{calls:04}").as_bytes())?),
-            _ => {}
-        }
-        Ok(link.send(data)?)
+    fn on_writable(&self, link: &mut Link<'_, State, Context>) -> Result {
+        if link.state.on_writable { panic_on_purpose() } else { Ok(()) }
     }
 
-    fn on_sent(&self, _: &mut Context, link: &mut Link<'_, State>) -> Result {
-        if link.state().on_sent { panic_on_purpose() } else { Ok(()) }
-    }
-
-    fn on_idle(&self, _: &mut Context, _: &mut Link<'_, State>) -> Idle {
+    fn on_idle(&self, _: &mut Link<'_, State, Context>) -> Result<Verdict> {
         panic_on_purpose()
     }
 
-    fn on_disconnect(&self, _: &mut Context, link: &mut Link<'_, State>, reason: DisconnectReason) {
+    fn on_disconnect(&self, link: &mut Link<'_, State, Context>, reason: DisconnectReason) {
         self.0.record.disconnected(link, reason);
-        if link.state().on_disconnect {
+        if link.state.on_disconnect {
             panic_on_purpose();
         }
     }
@@ -140,13 +145,13 @@ fn start(case: &Case) -> (TestServer, Arc<Seen>) {
     silence_panics_on_purpose();
     let handler = Panicking::default();
     let seen = Arc::clone(&handler.0);
-    (TestServer::start(case.small(), handler), seen)
+    (TestServer::start(case.small(handler)), seen)
 }
 
 fn each_worker_has_one_context_on_its_own_thread(case: &Case) {
     let handler = Panicking::default();
     let seen = Arc::clone(&handler.0);
-    let server = TestServer::start(case.short().shards(3).links(12).buffers(80), handler);
+    let server = TestServer::start(case.short(handler).shards(3).links_max(12).buffer_count(80));
     let mut clients: Vec<_> = (0..12).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| round_trip(client, b"hello"));
     let mut made = seen.made.lock().unwrap().clone();
@@ -185,7 +190,7 @@ fn a_panic_in_on_connect_refuses_the_connection(case: &Case) {
     let (server, seen) = start(case);
     let mut other = server.connect();
     round_trip(&mut other, b"hello");
-    seen.sent_panics.store(1, Ordering::SeqCst);
+    seen.connect_panics.store(1, Ordering::SeqCst);
     expect_end_or_reset(&mut server.connect());
     others_go_on(&mut other, "0000");
     finish(&mut other);
@@ -194,12 +199,11 @@ fn a_panic_in_on_connect_refuses_the_connection(case: &Case) {
     assert_eq!(seen.record.reasons(), [DisconnectReason::PeerClosed]);
 }
 
-fn a_panic_in_on_sent_costs_its_link(case: &Case) {
+fn a_panic_in_on_writable_costs_its_link(case: &Case) {
     let (server, seen) = start(case);
     let (mut other, mut client) = (server.connect(), server.connect());
     round_trip(&mut other, b"hello");
-    client.write_all(b"panic when sent").unwrap();
-    expect_bytes(&mut client, b"panic when sent");
+    client.write_all(b"panic when writable").unwrap();
     expect_end_or_reset(&mut client);
     others_go_on(&mut other, "0000");
     seen.record.expect(&[DisconnectReason::HandlerPanic]);
@@ -211,7 +215,7 @@ fn a_panic_in_on_idle_costs_its_link(case: &Case) {
     silence_panics_on_purpose();
     let handler = Panicking::default();
     let seen = Arc::clone(&handler.0);
-    let server = TestServer::start(case.small().idle(Duration::from_millis(300)), handler);
+    let server = TestServer::start(case.small(handler).idle_timeout(Duration::from_millis(300)));
     let mut client = server.connect();
     expect_end_or_reset(&mut client);
     seen.record.expect(&[DisconnectReason::HandlerPanic]);
@@ -239,7 +243,7 @@ fn a_thousand_panics_lose_nothing(case: &Case) {
     let (server, seen) = start(case);
     let mut other = server.connect();
     round_trip(&mut other, b"hello");
-    let words: [&[u8]; 3] = [b"panic", b"panic when sent", b"panic at the end"];
+    let words: [&[u8]; 3] = [b"panic", b"panic when writable", b"panic at the end"];
     for n in 0..1_000 {
         let mut client = server.connect();
         client.write_all(words[n % 3]).unwrap();
@@ -300,7 +304,7 @@ fn stops_with(case: &Case, again: u32, reason: &str) {
     silence_panics_on_purpose();
     let handler = Panicking::default();
     let seen = Arc::clone(&handler.0);
-    let server = TestServer::start(case.short().shards(2).links(8).buffers(64), handler);
+    let server = TestServer::start(case.short(handler).shards(2).links_max(8).buffer_count(64));
     let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| round_trip(client, b"hello"));
     seen.again.store(again, Ordering::SeqCst);

@@ -38,7 +38,7 @@ pub struct RunningServer {
     pub(super) files_raised: Option<(u64, u64)>,
     pub(super) threads: Vec<JoinHandle<std::result::Result<(), String>>>,
     /// Tells the handler that all threads have ended.
-    pub(super) stopped: Box<dyn FnOnce() + Send>,
+    pub(super) stopped: Box<dyn FnOnce() + Send + Sync>,
 }
 
 impl fmt::Debug for RunningServer {

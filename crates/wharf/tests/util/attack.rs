@@ -44,7 +44,12 @@ pub(crate) struct Attack<'a> {
 impl Attack<'_> {
     /// Runs it in a process of its own: the honest are answered about as fast as alone, newcomers
     /// are served, and memory stays what it was.
-    pub(crate) fn run<H: Handler>(&self, case: &Case, handler: impl Fn() -> H) {
+    pub(crate) fn run<H, S, W>(&self, case: &Case, handler: impl Fn() -> H)
+    where
+        H: Handler<S, W>,
+        S: Send + 'static,
+        W: 'static,
+    {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         // One that failed poisons it, which is nothing to the next.
         let _alone = ONE_AT_A_TIME.lock();
@@ -54,17 +59,22 @@ impl Attack<'_> {
                 return;
             }
             for shards in self.shards {
-                let builder = case.builder().shards(*shards).links(self.attackers + 100);
-                self.run_on(*shards, builder, &handler);
+                let links = self.attackers + 100;
+                self.run_on(*shards, || case.builder(handler()).shards(*shards).links_max(links));
             }
         });
     }
 
-    fn run_on<H: Handler>(&self, shards: u32, builder: Builder, handler: impl Fn() -> H) {
-        let mut alone = Honest::start(builder.clone(), handler());
+    fn run_on<H, S, W>(&self, shards: u32, builder: impl Fn() -> Builder<H, S, W>)
+    where
+        H: Handler<S, W>,
+        S: Send + 'static,
+        W: 'static,
+    {
+        let mut alone = Honest::start(builder());
         alone.rounds(self.message, WARM_UP);
         let before = resident_bytes();
-        let mut honest = Honest::start(builder, handler());
+        let mut honest = Honest::start(builder());
         // What the kernel keeps for sockets is not the process'; what attackers send is made once.
         let most = before + honest.server.running().plan().total_bytes() + (8 << 20);
         std::thread::scope(|scope| {
@@ -134,8 +144,13 @@ struct Honest {
 }
 
 impl Honest {
-    fn start(builder: Builder, handler: impl Handler) -> Self {
-        let server = TestServer::start(builder, handler);
+    fn start<H, S, W>(builder: Builder<H, S, W>) -> Self
+    where
+        H: Handler<S, W>,
+        S: Send + 'static,
+        W: 'static,
+    {
+        let server = TestServer::start(builder);
         let streams: Vec<_> = (0..HONEST).map(|_| server.connect()).collect();
         streams.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
         Self { server, streams }

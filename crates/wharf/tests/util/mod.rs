@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_macros, reason = "each test file uses a part of it")]
 
 pub(crate) mod attack;
+pub(crate) mod functions;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::SockRef;
@@ -13,11 +14,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wharf::{
-    BackEnd, Builder, DisconnectReason, Handle, Handler, Link, LinkId, Result, Running, Server,
-    Stats, Totals,
+    BackEnd, Builder, DisconnectReason, Handle, Handler, Input, Link, LinkId, Result,
+    RunningServer, Server, Stats, Totals,
 };
 
 /// Names the tests of a file; each is a function of `&Case`, and runs once on each back end.
@@ -61,18 +62,33 @@ impl Case {
     }
 
     /// The settings to start from: this back end, a free port of 127.0.0.1, one shard.
-    pub(crate) fn builder(&self) -> Builder {
-        Server::builder().listen("127.0.0.1:0").back_end(self.back_end).shards(1)
+    pub(crate) fn builder<H, S, W>(&self, handler: H) -> Builder<H, S, W>
+    where
+        H: Handler<S, W>,
+        S: Send + 'static,
+        W: 'static,
+    {
+        Server::builder(handler).listen("127.0.0.1:0").back_end(self.back_end).shards(1)
     }
 
     /// The default settings but for short queues, so that few buffers are enough.
-    pub(crate) fn short(&self) -> Builder {
-        self.builder().input_bytes(8 * 1024).send_queue(16 * 1024)
+    pub(crate) fn short<H, S, W>(&self, handler: H) -> Builder<H, S, W>
+    where
+        H: Handler<S, W>,
+        S: Send + 'static,
+        W: 'static,
+    {
+        self.builder(handler).input_bytes(8 * 1024).output_bytes(16 * 1024)
     }
 
     /// The same for few links.
-    pub(crate) fn small(&self) -> Builder {
-        self.short().links(4).buffers(40)
+    pub(crate) fn small<H, S, W>(&self, handler: H) -> Builder<H, S, W>
+    where
+        H: Handler<S, W>,
+        S: Send + 'static,
+        W: 'static,
+    {
+        self.short(handler).links_max(4).buffer_count(40)
     }
 
     /// What this process is to do for the test, if the test started it.
@@ -105,19 +121,24 @@ impl Case {
 /// A server that must be stopped with [`stop`](Self::stop), which looks for leaks.
 #[derive(Debug)]
 pub(crate) struct TestServer {
-    running: Option<Running>,
+    running: Option<RunningServer>,
     pub(crate) handle: Handle,
     pub(crate) address: SocketAddr,
 }
 
 impl TestServer {
-    pub(crate) fn start(builder: Builder, handler: impl Handler) -> Self {
-        let running = builder.start(handler).unwrap();
-        let (handle, address) = (running.handle(), running.local_addrs()[0]);
-        Self { running: Some(running), handle, address }
+    pub(crate) fn start<H, S, W>(builder: Builder<H, S, W>) -> Self
+    where
+        H: Handler<S, W>,
+        S: Send + 'static,
+        W: 'static,
+    {
+        let running = builder.start().unwrap();
+        let (handle, address) = (running.handle(), running.local_addresses()[0].1.clone());
+        Self { running: Some(running), handle, address: address.socket_addr().unwrap() }
     }
 
-    pub(crate) fn running(&self) -> &Running {
+    pub(crate) fn running(&self) -> &RunningServer {
         self.running.as_ref().unwrap()
     }
 
@@ -127,6 +148,18 @@ impl TestServer {
 
     pub(crate) fn connect(&self) -> TcpStream {
         connect(self.address)
+    }
+
+    /// Writes `bytes`, and waits until the server has received them.
+    #[track_caller]
+    pub(crate) fn deliver(&self, mut stream: &TcpStream, bytes: &[u8]) {
+        let received = self.stats().received_bytes + bytes.len() as u64;
+        stream.write_all(bytes).unwrap();
+        let deadline = now() + PATIENCE;
+        while self.stats().received_bytes != received {
+            assert!(now() < deadline, "{received} bytes are not received: {:?}", self.stats());
+            std::thread::yield_now();
+        }
     }
 
     /// Waits until this many links are open, and no more.
@@ -166,8 +199,12 @@ pub(crate) fn check_home(stats: &Stats) {
     assert!(stats.workers.iter().all(|worker| worker.links == 0), "{stats:?}");
     assert_eq!(stats.buffers.free, stats.buffers.total(), "leaked: {:?}", stats.buffers);
     assert_eq!(stats.post_buffers.free, stats.post_buffers.total(), "{:?}", stats.post_buffers);
-    let closed: u64 = stats.closes.iter().sum();
-    assert_eq!(stats.connects, closed, "on_disconnect for each on_connect: {stats:?}");
+    assert_eq!(stats.connects, closed(stats), "on_disconnect for each on_connect: {stats:?}");
+}
+
+/// Links that have ended, for whatever reason.
+pub(crate) fn closed(stats: &Stats) -> u64 {
+    DisconnectReason::ALL.iter().map(|reason| stats.closed(*reason)).sum()
 }
 
 impl Drop for TestServer {
@@ -197,12 +234,12 @@ pub(crate) struct End {
 }
 
 impl Record {
-    pub(crate) fn connected<S>(&self, link: &Link<'_, S>) {
+    pub(crate) fn connected<S, W>(&self, link: &Link<'_, S, W>) {
         self.ids.lock().unwrap().push(link.id());
         self.connects.fetch_add(1, Ordering::SeqCst);
     }
 
-    pub(crate) fn disconnected<S>(&self, link: &Link<'_, S>, reason: DisconnectReason) {
+    pub(crate) fn disconnected<S, W>(&self, link: &Link<'_, S, W>, reason: DisconnectReason) {
         let end = End { id: link.id(), reason, totals: link.totals() };
         self.ends.lock().unwrap().push(end);
     }
@@ -242,34 +279,81 @@ pub(crate) struct OnReceive<F> {
 
 pub(crate) fn on_receive<F>(function: F) -> OnReceive<F>
 where
-    F: Fn(&mut Link<'_, ()>, &[u8]) -> Result + Send + Sync + 'static,
+    F: Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync + 'static,
 {
     OnReceive { function, record: Arc::default() }
 }
 
+/// The same for a function that handles what comes in pieces, as it comes.
+pub(crate) fn on_chunk(
+    function: impl Fn(&mut Link<'_>, &[u8]) -> Result + Send + Sync + 'static,
+) -> OnReceive<impl Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync> {
+    on_receive(move |link, input| {
+        let len = input.chunk().len();
+        function(link, input.chunk())?;
+        input.consume(len);
+        Ok(())
+    })
+}
+
 /// Everything that comes in goes out again.
-pub(crate) fn echo() -> OnReceive<impl Fn(&mut Link<'_, ()>, &[u8]) -> Result + Send + Sync> {
-    on_receive(|link, data| Ok(link.send(data)?))
+pub(crate) fn echo() -> OnReceive<impl Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync> {
+    on_receive(|link, input| {
+        input.forward(&mut link.out);
+        Ok(())
+    })
 }
 
 impl<F> Handler for OnReceive<F>
 where
-    F: Fn(&mut Link<'_, ()>, &[u8]) -> Result + Send + Sync + 'static,
+    F: Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync + 'static,
 {
-    type Worker = ();
-    type State = ();
-
-    fn on_connect(&self, (): &mut (), link: &mut Link<'_, ()>) -> Result {
+    fn on_connect(&self, link: &mut Link<'_>) -> Result {
         self.record.connected(link);
         Ok(())
     }
 
-    fn on_receive(&self, (): &mut (), link: &mut Link<'_, ()>, data: &[u8]) -> Result {
-        (self.function)(link, data)
+    fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+        (self.function)(link, input)
     }
 
-    fn on_disconnect(&self, (): &mut (), link: &mut Link<'_, ()>, reason: DisconnectReason) {
+    fn on_disconnect(&self, link: &mut Link<'_>, reason: DisconnectReason) {
         self.record.disconnected(link, reason);
+    }
+}
+
+/// Holds a callback until the test goes on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hold(Arc<(AtomicBool, AtomicBool)>);
+
+impl Hold {
+    /// In the callback.
+    pub(crate) fn enter(&self) {
+        let (is_held, is_over) = &*self.0;
+        let end = now() + PATIENCE;
+        is_held.store(true, Ordering::SeqCst);
+        while !is_over.load(Ordering::SeqCst) && now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits for the callback.
+    #[track_caller]
+    pub(crate) fn wait(&self) {
+        eventually(|| self.0.0.load(Ordering::SeqCst), "a callback is held");
+    }
+
+    pub(crate) fn release(&self) {
+        self.0.1.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Hold {
+    /// A test that fails does not keep the server.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.release();
+        }
     }
 }
 
@@ -546,6 +630,12 @@ pub(crate) fn enough_files(needed: u64) -> bool {
     }
     setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
     true
+}
+
+/// Bytes that the server's ports may receive before a link is told to stop.
+pub(crate) fn receive_windows(server: &TestServer) -> u64 {
+    let plan = server.running().plan();
+    plan.terms().find(|(name, _)| *name == "receive windows").unwrap().1
 }
 
 /// Bytes of this process that are in memory.
