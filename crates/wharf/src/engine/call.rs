@@ -41,7 +41,7 @@ impl<V: Service> Callbacks<V> {
         let worker = self.context.as_mut()?;
         let state = self.states[index as usize].as_mut()?;
         let handler = &*self.handler;
-        current::begin(core.shared.id, core.shard);
+        current::begin(core.shared.id, core.shard, core.post_budget(index));
         let mut link = Link { out: Output { core, index }, state, worker, server: &self.server };
         // What a panic leaves half done is the handler's own state: the link is closed and the
         // context made anew; the engine's state changes only through `Link`, which is consistent
@@ -57,7 +57,7 @@ impl<V: Service> Callbacks<V> {
     ) -> Option<std::thread::Result<Result<V::State>>> {
         let worker = self.context.as_mut()?;
         let handler = &*self.handler;
-        current::begin(core.shared.id, core.shard);
+        current::begin(core.shared.id, core.shard, core.post_budget(index));
         let out = Output { core, index };
         let mut link = Link { out, state: &mut (), worker, server: &self.server };
         Some(catch_unwind(AssertUnwindSafe(|| handler.on_connect(&mut link))))
@@ -114,7 +114,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// A callback is over.
     #[inline]
     fn called_back<R>(&mut self, index: u32, result: std::thread::Result<R>) -> Option<R> {
-        if current::end() {
+        let current::Ended { left, refused } = current::end();
+        self.core.slots[index].post_budget = left;
+        if refused {
             self.note_refused_post(index);
         }
         self.core.stats().calls.add(1);

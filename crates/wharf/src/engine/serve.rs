@@ -1,7 +1,7 @@
 //! From a link's input to its handler, and from room in its output: a call comes only when its answer
 //! has room.
 //!
-//! The order of a link's callbacks in a turn: `on_writable` if it is owed, `on_drain` once, `on_receive`
+//! The order of a link's callbacks in a turn: `on_drain` once, `on_writable` if it is owed, `on_receive`
 //! for what is unread, `on_end` when that is handled.
 
 use super::worker::Worker;
@@ -64,11 +64,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Makes the call that is next in order; says whether there was one.
     fn serve_once(&mut self, index: u32) -> bool {
         let slot = &self.core.slots[index];
-        if slot.owes_writable && self.can_pay_writable(index) {
-            return self.counts_call(index) && self.pay_writable(index);
-        }
+        // First, because a handler that fills what room there is would leave none for it.
         if slot.owes_drain() && self.core.has_grant(index) {
             return self.tell_drain(index);
+        }
+        if slot.owes_writable && self.can_pay_writable(index) {
+            return self.counts_call(index) && self.pay_writable(index);
         }
         let slot = &self.core.slots[index];
         let is_due = !slot.input.is_empty() && !self.is_handled(index) && !self.is_held(index);
@@ -162,7 +163,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Makes the call that is owed for want of room.
     fn pay_writable(&mut self, index: u32) -> bool {
         let slot = &mut self.core.slots[index];
-        (slot.owes_writable, slot.ensured, slot.woken) = (false, 0, true);
+        (slot.owes_writable, slot.woken) = (false, true);
+        if mem::take(&mut slot.ensured) > 0 {
+            self.core.publish_room(index);
+        }
+        let slot = &self.core.slots[index];
         if matches!(slot.wish, Some(Wish::Output(_))) {
             self.core.end_wish(index);
         }

@@ -122,7 +122,7 @@ impl Core {
         let slot = &mut self.slots[index];
         let is_open = slot.is_served() && !slot.close_asked;
         if is_open && !slot.is_output_over() && slot.holds_no_output() && slot.wish.is_none() {
-            let max = max.min(slot.limit as usize);
+            let max = max.min(slot.limit as usize - slot.post_room_max() as usize);
             if let Some(len) = unread.move_fresh(&self.pool, &mut slot.queue, max) {
                 slot.in_call = 0;
                 self.note_queued(index);
@@ -140,8 +140,7 @@ impl Core {
             unread.consume(max);
             return max;
         }
-        let limit = self.slots[index].limit as usize;
-        let len_max = max.min(limit.saturating_sub(self.slots[index].used()));
+        let len_max = max.min(self.left_of(index));
         let allowance = self.allowance(index);
         let slot = &mut self.slots[index];
         let len = unread.move_to(&self.pool, &mut slot.queue, len_max, allowance);
@@ -224,7 +223,7 @@ impl Core {
         if self.open_output(index).is_err() {
             return 0;
         }
-        let by_limit = (slot.limit as usize).saturating_sub(slot.used());
+        let by_limit = self.left_of(index);
         if slot.broken.is_some() {
             return by_limit;
         }
@@ -255,7 +254,10 @@ impl Core {
         tell(if bytes == 0 { Act::Owes } else { Act::Ensures(bytes) });
         let slot = &mut self.slots[index];
         slot.owes_writable = true;
-        slot.ensured = slot.ensured.max(u32::try_from(bytes).unwrap_or(u32::MAX));
+        if bytes > slot.ensured as usize {
+            slot.ensured = u32::try_from(bytes).unwrap_or(u32::MAX);
+            self.publish_room(index);
+        }
     }
 
     /// Nothing more will be queued: when all is sent, the peer is told.
@@ -275,6 +277,7 @@ impl Core {
         let limit = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(least, most);
         tell(Act::Limit(limit as usize));
         self.slots[index].limit = limit;
+        self.publish_room(index);
         limit as usize
     }
 
@@ -297,11 +300,27 @@ impl Core {
         } else if slot.broken.is_some() || self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
             // What is sent on a broken link is thrown away.
             Ok(())
-        } else if slot.used() + len > limit {
+        } else if !self.leaves(index, len) {
             Err(SendError::Full)
         } else {
             Ok(())
         }
+    }
+
+    /// Whether the limit leaves `len` bytes for the handler.
+    #[inline]
+    fn leaves(&self, index: u32, len: usize) -> bool {
+        let slot = &self.slots[index];
+        // What is accepted of others is the lower half at most: often nobody has to be asked.
+        slot.used() + len + slot.post_room_max() as usize <= slot.limit as usize
+            || len <= self.left_of(index)
+    }
+
+    /// Bytes that the limit leaves for the handler: what is accepted of others is as good as queued.
+    fn left_of(&self, index: u32) -> usize {
+        let slot = &self.slots[index];
+        let used = slot.used() + self.quotas().accepted(index);
+        (slot.limit as usize).saturating_sub(used)
     }
 
     /// How many more buffers of output the link may take.
@@ -361,6 +380,11 @@ impl Core {
         if slot.broken.is_some() {
             return;
         }
+        // Above a part of the lower half others have to know.
+        if slot.queue.len() > slot.limit as usize / 4 {
+            self.publish_room(index);
+        }
+        let slot = &mut self.slots[index];
         if !slot.sending && !slot.dirty {
             (slot.moved, slot.looked) = (self.now, false);
             slot.owe(self.now);
@@ -445,11 +469,7 @@ impl<'a> Writer<'a> {
         core.room_for(index, 0).or_else(|error| core.queued(index, Err(error)))?;
         let slot = &core.slots[index];
         let (before, buffers_before) = (slot.queue.len(), slot.queue.buffers());
-        let spare = if slot.broken.is_some() {
-            slot.limit as usize
-        } else {
-            (slot.limit as usize).saturating_sub(slot.used())
-        };
+        let spare = if slot.broken.is_some() { slot.limit as usize } else { core.left_of(index) };
         let allowance = core.allowance(index);
         let (len, is_over, is_done) = (0, false, false);
         Ok(Self { core, index, before, buffers_before, allowance, len, spare, is_over, is_done })
