@@ -13,9 +13,8 @@ mod units;
 use clap::Parser;
 use flags::{Command, Flags};
 use screen::{Screen, Style};
-use serve::Ended;
+use serve::{Ended, Fault};
 use std::process::ExitCode;
-use wharf::{Error, StartError};
 
 fn main() -> ExitCode {
     if std::env::args_os().len() <= 1 {
@@ -39,7 +38,11 @@ fn main() -> ExitCode {
         Ok(Ended::AtOnce(signal)) => std::process::exit(128 + signal.number()),
         Err(error) => {
             complain(&format!("error: {error}"));
-            code_of(&error)
+            ExitCode::from(match error.fault() {
+                Fault::Settings => SETTINGS,
+                Fault::Machine => MACHINE,
+                Fault::Program => FAILED,
+            })
         }
     }
 }
@@ -60,15 +63,6 @@ fn usage(error: &clap::Error) -> ExitCode {
         complain(&format!("The value comes from the environment variable {variable}."));
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED))
-}
-
-fn code_of(error: &Error) -> ExitCode {
-    ExitCode::from(match error {
-        Error::Start(StartError::Settings(_) | StartError::Address { .. }) => SETTINGS,
-        Error::Start(StartError::Worker(_)) => FAILED,
-        Error::Start(_) => MACHINE,
-        Error::Send(_) | Error::Io(_) | Error::Other(_) | _ => FAILED,
-    })
 }
 
 fn complain(text: &str) {

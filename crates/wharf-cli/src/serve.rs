@@ -5,9 +5,15 @@ use crate::flags::{App, Backend, Serve, WhenFull};
 use crate::screen::{Screen, Style};
 use crate::status::{Sampler, now};
 use crate::units::{buffer_size, bytes, span, thousands};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
-use wharf::{BackEnd, Builder, Running, Server, StartError, StopSignal, StopSignals};
+use wharf::{
+    Address, BackEnd, Builder, Handler, RunningServer, Server, StartError, StartErrorKind,
+    StopSignal, StopSignals,
+};
 
 /// How serving ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,26 +26,81 @@ pub(crate) enum Ended {
     AtOnce(StopSignal),
 }
 
+/// Why serving failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Signals could not be caught.
+    Signals(io::Error),
+    /// The server did not start.
+    Start(StartError),
+    /// The server stopped by itself.
+    Stopped(wharf::Error),
+}
+
+/// Where the fault lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// In the settings: out of range, contradictory, or not understood.
+    Settings,
+    /// In the machine, which has too little of something, or does not allow it.
+    Machine,
+    /// In the program.
+    Program,
+}
+
+impl Failure {
+    pub(crate) fn fault(&self) -> Fault {
+        match self {
+            Self::Signals(_) => Fault::Machine,
+            Self::Stopped(_) => Fault::Program,
+            Self::Start(error) => match error.kind() {
+                StartErrorKind::Settings => Fault::Settings,
+                StartErrorKind::Address if !is_refused_by_the_system(error) => Fault::Settings,
+                StartErrorKind::Handler => Fault::Program,
+                _ => Fault::Machine,
+            },
+        }
+    }
+}
+
+/// Whether the address was understood, but is not to be had.
+fn is_refused_by_the_system(error: &StartError) -> bool {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| {
+        matches!(source.kind(), AddrInUse | AddrNotAvailable | PermissionDenied)
+    })
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signals(error) => write!(f, "catching signals: {error}"),
+            Self::Start(error) => error.fmt(f),
+            Self::Stopped(error) => error.fmt(f),
+        }
+    }
+}
+
 /// Serves until a signal says to stop.
 ///
 /// # Errors
 ///
 /// The server did not start, or stopped by itself.
-pub(crate) fn serve(flags: &Serve, screen: &Screen, style: Style) -> wharf::Result<Ended> {
-    let mut signals = StopSignals::catch()
-        .map_err(|source| StartError::System { doing: "catching signals", source })?;
+pub(crate) fn serve(flags: &Serve, screen: &Screen, style: Style) -> Result<Ended, Failure> {
+    let mut signals = StopSignals::catch().map_err(Failure::Signals)?;
     let (back_end, fallback) = choose(flags.backend);
-    let builder = builder(flags).back_end(back_end);
     let running = match flags.app {
-        App::Echo => builder.start(Echo)?,
-        App::Discard => builder.start(Discard)?,
-        App::Chargen => builder.start(Chargen::new(flags.buffer_size, flags.send_queue))?,
-        App::Chat => builder.start(Chat::default())?,
+        App::Echo => builder(flags, Echo).back_end(back_end).start(),
+        App::Discard => builder(flags, Discard).back_end(back_end).start(),
+        App::Chargen => builder(flags, Chargen).back_end(back_end).start(),
+        App::Chat => builder(flags, Chat::default()).back_end(back_end).start(),
     };
+    let running = running.map_err(Failure::Start)?;
     banner(flags, &running, fallback, style);
     let ended = watch(flags, running, &mut signals, &mut Show::new(flags, screen, style));
     screen.clear();
-    ended
+    ended.map_err(Failure::Stopped)
 }
 
 /// The back end to insist on, and why it is not a better one although that was wished for.
@@ -74,27 +135,32 @@ const BEST_FIRST: [BackEnd; 2] = [BackEnd::Uring, BackEnd::Epoll];
 const BEST_FIRST: [BackEnd; 1] = [BackEnd::Iocp];
 
 /// Every setting of the library has a flag.
-fn builder(flags: &Serve) -> Builder {
+fn builder<H, S, W>(flags: &Serve, handler: H) -> Builder<H, S, W>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
     let idle = flags.idle.unwrap_or(match flags.app {
         // People think longer than programs do.
         App::Chat => Duration::from_mins(30),
         App::Echo | App::Discard | App::Chargen => Duration::from_mins(1),
     });
-    let mut builder = Server::builder()
-        .links(flags.links)
-        .buffer_size(flags.buffer_size)
+    let mut builder = Server::builder(handler)
+        .links_max(flags.links)
+        .buffer_size_bytes(flags.buffer_size)
         .input_bytes(flags.input_bytes)
-        .send_queue(flags.send_queue)
+        .output_bytes(flags.send_queue)
         .loan_wait(flags.loan_wait)
         .stall_timeout(flags.stall)
-        .idle(idle)
+        .idle_timeout(idle)
         .backlog(flags.backlog)
         .when_full(match flags.when_full {
             WhenFull::Wait => wharf::WhenFull::Wait,
             WhenFull::Refuse => wharf::WhenFull::Refuse,
         });
     if let Some(buffers) = flags.buffers {
-        builder = builder.buffers(buffers);
+        builder = builder.buffer_count(buffers);
     }
     if let Some(grant) = flags.grant {
         builder = builder.grant_bytes(grant);
@@ -109,7 +175,7 @@ fn builder(flags: &Serve) -> Builder {
 }
 
 /// Says what runs, on what, with how much, where, how to try it and how to stop it.
-fn banner(flags: &Serve, running: &Running, fallback: Option<String>, style: Style) {
+fn banner(flags: &Serve, running: &RunningServer, fallback: Option<String>, style: Style) {
     let stats = running.handle().stats();
     let (workers, pools) = (stats.workers.len(), [stats.buffers, stats.post_buffers]);
     tracing::info!(
@@ -134,26 +200,30 @@ fn banner(flags: &Serve, running: &Running, fallback: Option<String>, style: Sty
     if let Some((from, to)) = running.files_raised() {
         tracing::info!("files: limit raised from {} to {}", thousands(from), thousands(to));
     }
-    let addresses = running.local_addrs();
-    let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let addresses = running.local_addresses();
+    let list: Vec<String> = addresses.iter().map(|(_, address)| address.to_string()).collect();
     tracing::info!("ready: {} on {}", flags.app.name(), list.join(", "));
-    if let Some(address) = addresses.first() {
+    if let Some((_, address)) = addresses.first() {
         let stop = if style.live || cfg!(windows) {
             "Ctrl-C drains and stops".to_owned()
         } else {
             format!("kill {} drains and stops", std::process::id())
         };
-        tracing::info!("try: {}; {stop}", how_to_try(flags.app, *address));
+        tracing::info!("try: {}; {stop}", how_to_try(flags.app, address));
     }
 }
 
-fn how_to_try(app: App, address: SocketAddr) -> String {
-    let mut host = address.ip();
-    if host.is_unspecified() {
-        let here = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
-        host = if host.is_ipv4() { here.0 } else { here.1 };
-    }
-    let client = format!("nc {host} {}", address.port());
+fn how_to_try(app: App, address: &Address) -> String {
+    let client = match (address.ip(), address.port()) {
+        (Some(mut host), Some(port)) => {
+            if host.is_unspecified() {
+                let here = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+                host = if host.is_ipv4() { here.0 } else { here.1 };
+            }
+            format!("nc {host} {port}")
+        }
+        _ => format!("nc {address}"),
+    };
     match app {
         App::Echo | App::Chat => client,
         App::Discard => format!("{client} < FILE"),
@@ -174,7 +244,7 @@ fn kernel() -> String {
 /// Waits for the end and shows figures meanwhile.
 fn watch(
     flags: &Serve,
-    running: Running,
+    running: RunningServer,
     signals: &mut StopSignals,
     show: &mut Show<'_>,
 ) -> wharf::Result<Ended> {
@@ -207,7 +277,7 @@ fn watch(
     show.screen.clear();
     let Some(ending) = ending else {
         return match running.wait() {
-            Ok(_) => Err("the server stopped by itself".into()),
+            Ok(_) => Err(wharf::Error::msg("the server stopped by itself")),
             Err(error) => Err(error),
         };
     };
@@ -261,7 +331,7 @@ impl<'a> Show<'a> {
         Self { screen, style, sampler, every, next }
     }
 
-    fn refresh(&mut self, running: &Running, ending: Option<&Ending>) {
+    fn refresh(&mut self, running: &RunningServer, ending: Option<&Ending>) {
         let Some(every) = self.every else { return };
         let time = now();
         if time < self.next {
@@ -292,14 +362,16 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_library() {
         let Command::Serve(flags) = Flags::parse_from(["wharf", "serve"]).command;
-        let ours = format!("{:?}", builder(&flags));
-        let library = format!("{:?}", Server::builder().listen("127.0.0.1:9527"));
+        let ours = format!("{:?}", builder(&flags, Echo));
+        let library = format!("{:?}", Server::builder(Echo).listen("127.0.0.1:9527"));
         assert_eq!(ours, library);
     }
 
     #[test]
     fn the_way_to_try_it_names_an_address_that_can_be_reached() {
-        let text = |app, address: &str| how_to_try(app, address.parse().unwrap());
+        let text = |app, address: &str| {
+            how_to_try(app, &address.parse::<std::net::SocketAddr>().unwrap().into())
+        };
         assert_eq!(text(App::Echo, "127.0.0.1:9527"), "nc 127.0.0.1 9527");
         assert_eq!(text(App::Chat, "[::]:9527"), "nc ::1 9527");
         assert_eq!(text(App::Chargen, "0.0.0.0:19"), "nc 127.0.0.1 19 | head");

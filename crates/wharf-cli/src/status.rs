@@ -218,7 +218,8 @@ fn faults(stats: &Stats) -> Vec<(&'static str, u64)> {
         ("slow readers closed", slow),
         ("limit closed", stats.closed(DisconnectReason::Limit)),
         ("loans revoked", stats.loans_revoked),
-        ("broadcasts left out", stats.broadcast_skips),
+        ("full outputs closed", stats.closed(DisconnectReason::OutputFull)),
+        ("posts left out", stats.missed),
         ("system errors", stats.closed(DisconnectReason::SystemError)),
     ];
     all.into_iter().filter(|fault| fault.1 > 0).collect()

@@ -4,74 +4,119 @@
 //!
 //! ```text
 //!   L<client> <number> <padding>   for all others
-//!   W<target> <client>             for the target only, posted through the server's handle
+//!   W<target> <client> <number>    for the target only; so many lines for all came before
 //!   K<target>                      throws the target out
+//!   S<client> <number>             posted to the client itself, which is answered first
 //!   Q                              says "bye" and closes
 //! ```
 
 use crate::plan::Plan;
 use crate::talk::{Chance, number_of};
-use std::io;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use wharf::sim::Rng;
-use wharf::{DisconnectReason, Handler, Link, LinkId, Result, WorkerId};
+use wharf::{DisconnectReason, Error, Handler, Input, Link, LinkId, Result, Worker};
 
 #[derive(Debug)]
 pub(crate) struct Chat {
+    line_max: usize,
     chance: Chance,
     tally: Arc<Tally>,
 }
 
+/// A line for all: its client, and its number.
+pub(crate) type Said = (usize, u32);
+
 /// What handler and clients count together.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    /// Broadcasts that did not reach every shard.
-    pub(crate) refused: AtomicU64,
     /// Lines that a client missed between two that it got of the same speaker.
     pub(crate) gaps: AtomicU64,
     /// The last name of each client; it may be stale.
     names: Box<[OnceLock<LinkId>]>,
     /// The clients that were thrown out.
     pub(crate) kicked: Box<[AtomicBool]>,
+    /// The lines for all that each client got, in order.
+    heard: Box<[Lock<Vec<Said>>]>,
 }
+
+#[expect(clippy::disallowed_types, reason = "each client writes into its own")]
+type Lock<T> = std::sync::Mutex<T>;
 
 impl Tally {
     pub(crate) fn new(clients: u32) -> Arc<Self> {
         let names = (0..clients).map(|_| OnceLock::new()).collect();
         let kicked = (0..clients).map(|_| AtomicBool::new(false)).collect();
-        let (refused, gaps) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { refused, gaps, names, kicked })
+        let heard = (0..clients).map(|_| Lock::default()).collect();
+        Arc::new(Self { gaps: AtomicU64::new(0), names, kicked, heard })
+    }
+
+    pub(crate) fn note_heard(&self, client: usize, said: Said) {
+        self.heard[client].lock().unwrap_or_else(PoisonError::into_inner).push(said);
+    }
+
+    /// Whether there is one order of all lines for all in which each client got those that it got.
+    pub(crate) fn have_one_order(&self) -> bool {
+        let mut after: BTreeMap<Said, Vec<Said>> = BTreeMap::new();
+        let mut waits_for: BTreeMap<Said, u32> = BTreeMap::new();
+        for heard in &self.heard {
+            let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+            for said in &*heard {
+                waits_for.entry(*said).or_default();
+            }
+            for pair in heard.windows(2) {
+                after.entry(pair[0]).or_default().push(pair[1]);
+                *waits_for.entry(pair[1]).or_default() += 1;
+            }
+        }
+        // Takes out those that none comes before, until none is left; or some form a circle.
+        let is_free = |(said, count): (&Said, &u32)| (*count == 0).then_some(*said);
+        let mut free: Vec<Said> = waits_for.iter().filter_map(is_free).collect();
+        let mut taken = 0;
+        while let Some(said) = free.pop() {
+            taken += 1;
+            for next in after.get(&said).into_iter().flatten() {
+                let count = waits_for.entry(*next).or_default();
+                *count -= 1;
+                if *count == 0 {
+                    free.push(*next);
+                }
+            }
+        }
+        taken == waits_for.len()
     }
 }
 
+type ChatLink<'a> = Link<'a, usize, Rng>;
+
 impl Chat {
     pub(crate) fn new(plan: &Plan, tally: Arc<Tally>) -> Self {
-        Self { chance: Chance::new(plan), tally }
+        Self { line_max: plan.chat_line_max(), chance: Chance::new(plan), tally }
     }
 
-    fn obey(&self, link: &mut Link<'_, Vec<u8>>, line: &[u8]) -> Result {
-        let Some((kind, rest)) = line.split_first() else { return Err("an empty line".into()) };
+    fn obey(&self, link: &mut ChatLink<'_>, line: &[u8]) -> Result {
+        let Some((kind, rest)) = line.split_first() else { return Err(Error::msg("no line")) };
         match kind {
-            b'L' => {
-                if link.broadcast(line).is_err() {
-                    self.tally.refused.fetch_add(1, Ordering::Relaxed);
-                }
-            }
+            b'L' => link.server.all().except(link.id()).post((line, b"\n")),
             b'W' => {
                 if let Some(target) = self.target(rest) {
-                    let _may_be_gone = link.server().send(target, line);
+                    link.server.link(target).post((line, b"\n"));
                 }
             }
             b'K' => {
-                if let (Some(number), Some(target)) = (number(rest), self.target(rest))
-                    && link.server().close(target).is_ok()
-                {
+                if let (Some(number), Some(target)) = (number(rest), self.target(rest)) {
                     self.tally.kicked[number].store(true, Ordering::Relaxed);
+                    link.server.link(target).close();
                 }
             }
+            b'S' => {
+                // The post comes after all that this callback queues.
+                link.server.link(link.id()).post((line, b"\n"));
+                link.out.send((b"R", rest, b"\n"))?;
+            }
             b'Q' => {
-                link.send(FAREWELL)?;
+                link.out.send(FAREWELL)?;
                 link.close();
             }
             other => panic!("a line of kind {other}: {}", String::from_utf8_lossy(line)),
@@ -84,39 +129,37 @@ impl Chat {
     }
 }
 
-impl Handler for Chat {
-    type Worker = Rng;
-    type State = Vec<u8>;
-
-    fn on_worker_start(&self, worker: WorkerId) -> io::Result<Rng> {
+impl Handler<usize, Rng> for Chat {
+    fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<Rng> {
         Ok(self.chance.rng(worker))
     }
 
-    fn on_connect(&self, rng: &mut Rng, link: &mut Link<'_, Vec<u8>>) -> Result {
-        self.chance.panic(rng);
-        if let Some(name) = self.tally.names.get(number_of(link.peer())) {
+    fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<usize> {
+        self.chance.panic(link.worker);
+        let client = number_of(&link.peer());
+        if let Some(name) = self.tally.names.get(client) {
             assert!(name.set(link.id()).is_ok(), "a client has connected twice");
         }
-        Ok(())
+        Ok(client)
     }
 
-    fn on_receive(&self, rng: &mut Rng, link: &mut Link<'_, Vec<u8>>, data: &[u8]) -> Result {
-        for piece in data.split_inclusive(|byte| *byte == b'\n') {
-            link.state().extend_from_slice(piece);
-            if piece.ends_with(b"\n") {
-                let line = std::mem::take(link.state());
-                self.chance.panic(rng);
-                self.obey(link, &line)?;
+    fn on_receive(&self, link: &mut ChatLink<'_>, input: &mut Input<'_>) -> Result {
+        loop {
+            let Some(line) = input.line(self.line_max)? else { return Ok(()) };
+            let line = line.to_vec();
+            self.chance.panic(link.worker);
+            self.obey(link, &line)?;
+            // Several in one call: as safe as one, if each is taken with a grant.
+            if *link.state % 2 == 0 || line[0] == b'Q' || !link.out.has_grant() {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
-    fn on_disconnect(&self, rng: &mut Rng, link: &mut Link<'_, Vec<u8>>, _: DisconnectReason) {
+    fn on_disconnect(&self, link: &mut ChatLink<'_>, _: DisconnectReason) {
         // Its own name is stale when the post arrives; another link may be in its place by then.
-        let farewell = format!("W{} 0\n", number_of(link.peer()));
-        let _for_nobody = link.server().send(link.id(), farewell.as_bytes());
-        self.chance.panic(rng);
+        link.server.link(link.id()).post(format!("W{} 0 0\n", link.state));
+        self.chance.panic(link.worker);
     }
 }
 

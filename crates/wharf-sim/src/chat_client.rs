@@ -20,6 +20,10 @@ pub(crate) struct ChatClient {
     line: Vec<u8>,
     /// The last line that came from each client, plus one.
     heard: Vec<u32>,
+    /// Lines of each client that came before the last whisper of that client.
+    before: Vec<u32>,
+    /// Answers that came, and posts to itself.
+    answers: [u32; 2],
     farewell: bool,
     tally: Arc<Tally>,
 }
@@ -29,14 +33,19 @@ impl ChatClient {
         let mut rng = Rng::new(plan.config.seed ^ (number as u64 + 1).wrapping_mul(0x51_7CC1));
         let mut script = Vec::new();
         let lines = 1 + rng.below(plan.text_max as u64 / 32 + 1).min(60);
-        let mut said = 0;
+        let (mut said, mut asked) = (0, 0);
         for _ in 0..lines {
             let target = rng.below(u64::from(plan.clients));
             match rng.below(40) {
                 0 => script.extend(format!("K{target}\n").bytes()),
-                1..8 => script.extend(format!("W{target} {number}\n").bytes()),
+                1..8 => script.extend(format!("W{target} {number} {said}\n").bytes()),
+                8..11 => {
+                    script.extend(format!("S{number} {asked}\n").bytes());
+                    asked += 1;
+                }
                 _ => {
-                    let padding = rng.below_len(plan.message_max.clamp(24, 200) - 20);
+                    let longest = plan.message_max.min(plan.chat_line_max()).clamp(24, 200);
+                    let padding = rng.below_len(longest - 20);
                     script.extend(line(number, said, padding));
                     said += 1;
                 }
@@ -51,6 +60,8 @@ impl ChatClient {
             pace: Duration::from_nanos(rng.one_of(&[0, 20_000, 1_000_000])),
             line: Vec::new(),
             heard: vec![0; plan.clients as usize],
+            before: vec![0; plan.clients as usize],
+            answers: [0; 2],
             farewell: false,
             tally,
         }
@@ -85,28 +96,45 @@ impl ChatClient {
             return Ok(());
         }
         let Some((kind, rest)) = line_got.split_first() else { return wrong("is empty") };
-        let Some(first) = number(rest) else { return wrong("has no number") };
+        let mut numbers = rest.split(|byte| *byte == b' ').map_while(number);
+        let (Some(first), Some(second)) = (numbers.next(), numbers.next()) else {
+            return wrong("has too few numbers");
+        };
+        let said = u32::try_from(second).unwrap_or(u32::MAX - 1);
         match kind {
-            b'W' if first == self.number => Ok(()),
+            b'W' if first == self.number && second < self.heard.len() => {
+                let before = numbers.next().and_then(|count| u32::try_from(count).ok());
+                let Some(before) = before else { return wrong("has too few numbers") };
+                if self.heard[second] > before || self.before[second] > before {
+                    return wrong("comes too late");
+                }
+                self.before[second] = before;
+                Ok(())
+            }
             b'W' => wrong("is for another client"),
+            b'R' if first == self.number && said == self.answers[0] => {
+                self.answers[0] += 1;
+                Ok(())
+            }
+            // It may have been left out, but what is there comes in order, and after its answer.
+            b'S' if first == self.number && (self.answers[1]..self.answers[0]).contains(&said) => {
+                self.answers[1] = said + 1;
+                Ok(())
+            }
             b'L' if first == self.number => wrong("is this client's own"),
             b'L' if first < self.heard.len() => {
-                let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-                let Some(said) = rest.get(digits + 1..).and_then(number) else {
-                    return wrong("has no second number");
-                };
-                let said = u32::try_from(said).unwrap_or(u32::MAX - 1);
                 let head = format!("L{first} {said} ").len() + 1;
                 if line(first, said, line_got.len().saturating_sub(head)) != line_got {
                     return wrong("is garbled");
                 }
                 let last = std::mem::replace(&mut self.heard[first], said + 1);
-                if said < last {
+                if said < last || said < self.before[first] {
                     return wrong("comes again, or too late");
                 }
                 if last > 0 {
                     self.tally.gaps.fetch_add(u64::from(said - last), Ordering::Relaxed);
                 }
+                self.tally.note_heard(self.number, (first, said));
                 Ok(())
             }
             _ => wrong("nobody has said"),

@@ -1,104 +1,185 @@
 //! The handler of framed: it leaves a frame unread until all of it is there, and sends it back whole.
 //!
 //! A frame is the length of its body, four bytes, and the body: up to as much as a link may have
-//! unread, so that it takes many buffers. Where an answer finds no room, a handler that is not patient
-//! leaves the frame unread once more: the engine promises another call.
+//! unread, so that it takes many buffers. Where an answer finds no capacity, a handler that is not
+//! patient leaves the frame unread once more: the engine promises another call.
 
 use crate::outbox::Outbox;
 use crate::plan::{ClientPlan, Plan};
-use crate::talk::{Chance, number_of};
-use std::io;
+use crate::talk::{Chance, check_unread, number_of};
 use wharf::sim::Rng;
-use wharf::{Handler, Input, Link, Result, SendError, WorkerId};
+use wharf::{Handler, Input, LengthPrefix, Link, Result, SendError, Verdict, Worker};
 
 #[derive(Debug)]
 pub(crate) struct Framed {
     plan: Plan,
+    frames: LengthPrefix,
     chance: Chance,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct FramedState {
     client: usize,
-    text: Vec<u8>,
-    consumed: usize,
+    plan: ClientPlan,
+    taken: usize,
+    /// What is still to be moved of a body whose head has been sent.
+    left: usize,
     outbox: Outbox,
 }
 
+type FramedLink<'a> = Link<'a, FramedState, Rng>;
+
 impl Framed {
     pub(crate) fn new(plan: &Plan) -> Self {
-        Self { plan: plan.clone(), chance: Chance::new(plan) }
+        let frames = Self::frames(plan);
+        Self { plan: plan.clone(), frames, chance: Chance::new(plan) }
     }
 
-    /// Whether the frame has found room.
-    fn answer(&self, link: &mut Link<'_, FramedState>, frame: &[u8]) -> Result<bool> {
-        if self.plan.piece.is_some() {
-            Outbox::send(link, frame, self.plan.piece, |state| &mut state.outbox)?;
-            return Ok(true);
+    /// The frames that clients of this plan send.
+    pub(crate) fn frames(plan: &Plan) -> LengthPrefix {
+        LengthPrefix::new(HEAD, plan.message_max - HEAD)
+    }
+
+    fn answer(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
+        if let Some(piece) = self.plan.piece {
+            let Some(body) = input.frame(self.frames)? else { return Ok(()) };
+            let len = u32::try_from(body.len())?;
+            let frame = [&len.to_be_bytes(), body].concat();
+            return link.state.outbox.send(&mut link.out, &frame, Some(piece));
         }
-        match link.send(frame) {
-            Ok(()) => Ok(true),
-            Err(SendError::QueueFull | SendError::NoBuffers) => Ok(false),
-            Err(error) => Err(error.into()),
+        match link.state.plan.way % 5 {
+            0 => self.send_or_rewind(link, input),
+            1 => self.ensure_and_send(link, input),
+            2 => take_parts(link, input),
+            3 => self.send_several(link, input),
+            _ => move_through(link, input),
         }
+    }
+
+    /// One that finds no capacity stays unread.
+    fn send_or_rewind(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
+        let Some(body) = input.frame(self.frames)? else { return Ok(()) };
+        match link.out.send(self.frames.of(body)) {
+            Ok(()) => {}
+            Err(SendError::Full) => input.rewind(),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Asks for capacity before it takes anything.
+    fn ensure_and_send(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
+        let Some(head) = input.peek(HEAD)? else { return Ok(()) };
+        let len = head.first_chunk::<HEAD>().map_or(0, |head| u32::from_be_bytes(*head));
+        if !link.out.ensure(HEAD + len as usize)? {
+            return Ok(());
+        }
+        if let Some(body) = input.frame(self.frames)? {
+            let sent = link.out.send(self.frames.of(body));
+            assert_eq!(sent, Ok(()), "though {len} bytes were ensured");
+        }
+        Ok(())
+    }
+
+    /// Several in one call, each with a grant.
+    fn send_several(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
+        while link.out.has_grant() {
+            input.mark();
+            let Some(body) = input.frame(self.frames)? else { break };
+            match link.out.send(self.frames.of(body)) {
+                Ok(()) => {}
+                Err(SendError::Full) => {
+                    input.rewind();
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }
 
-impl Handler for Framed {
-    type Worker = Rng;
-    type State = FramedState;
+/// Takes the head and then the body, and if that is not there, neither.
+fn take_parts(link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
+    let Some(head) = input.take(HEAD)? else { return Ok(()) };
+    let Some(head) = head.first_chunk::<HEAD>().copied() else { return Ok(()) };
+    let Some(body) = input.take(u32::from_be_bytes(head) as usize)? else {
+        input.rewind();
+        return Ok(());
+    };
+    match link.out.send((head, body)) {
+        Ok(()) => {}
+        Err(SendError::Full) => input.rewind(),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
 
-    fn on_worker_start(&self, worker: WorkerId) -> io::Result<Rng> {
+/// Sends the head, and moves the body as it comes; but only once all of it has been there, because
+/// that is what the client expects.
+fn move_through(link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
+    if link.state.left == 0 {
+        let Some(head) = input.peek(HEAD)? else { return Ok(()) };
+        let Some(head) = head.first_chunk::<HEAD>().copied() else { return Ok(()) };
+        let len = u32::from_be_bytes(head) as usize;
+        if input.peek(HEAD + len)?.is_none() {
+            return Ok(());
+        }
+        let is_taken = input.take(HEAD)?.is_some();
+        assert!(is_taken, "what was seen cannot be taken");
+        // A head is within the grant.
+        link.out.send(head)?;
+        link.state.left = len;
+        input.mark();
+    }
+    let moved = input.forward_up_to(&mut link.out, link.state.left);
+    link.state.left -= moved;
+    // Nothing was taken since: what is moved does not come back.
+    input.rewind();
+    Ok(())
+}
+
+impl Handler<FramedState, Rng> for Framed {
+    fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<Rng> {
         Ok(self.chance.rng(worker))
     }
 
-    fn on_connect(&self, rng: &mut Rng, link: &mut Link<'_, FramedState>) -> Result {
-        self.chance.panic(rng);
-        let client = number_of(link.peer());
-        let text = ClientPlan::of(&self.plan, client).text;
-        *link.state() = FramedState { client, text, ..FramedState::default() };
+    fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<FramedState> {
+        self.chance.panic(link.worker);
+        let client = number_of(&link.peer());
+        let plan = ClientPlan::of(&self.plan, client);
+        Ok(FramedState { client, plan, taken: 0, left: 0, outbox: Outbox::default() })
+    }
+
+    fn on_receive(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
+        let FramedState { client, plan, taken, .. } = &*link.state;
+        check_unread(input, *client, &plan.text, *taken);
+        self.chance.panic(link.worker);
+        let before = input.len();
+        self.answer(link, input)?;
+        link.state.taken += before - input.len();
         Ok(())
     }
 
-    fn on_receive(&self, _: &mut Rng, _: &mut Link<'_, FramedState>, _: &[u8]) -> Result {
-        unreachable!("on_input takes all")
-    }
-
-    fn on_input(
-        &self,
-        rng: &mut Rng,
-        link: &mut Link<'_, FramedState>,
-        input: &mut Input<'_>,
-    ) -> Result {
-        let unread: Vec<u8> = input.chunks().flatten().copied().collect();
-        let FramedState { client, text, consumed, .. } = link.state();
-        let wanted = text.get(*consumed..*consumed + unread.len());
-        assert!(
-            wanted == Some(&unread),
-            "client {client}: wrong bytes at {consumed}: {unread:02x?}"
-        );
-        self.chance.panic(rng);
-        let Some(prefix) = unread.first_chunk::<4>() else {
-            input.want(4);
-            return Ok(());
-        };
-        let end = 4 + u32::from_be_bytes(*prefix) as usize;
-        let Some(frame) = unread.get(..end) else {
-            input.want(end);
-            return Ok(());
-        };
-        if self.answer(link, frame)? {
-            link.state().consumed += end;
-            input.consume(end);
-        }
-        Ok(())
-    }
-
-    fn on_sent(&self, rng: &mut Rng, link: &mut Link<'_, FramedState>) -> Result {
-        self.chance.panic(rng);
+    fn on_writable(&self, link: &mut FramedLink<'_>) -> Result {
+        self.chance.panic(link.worker);
         match self.plan.piece {
-            Some(piece) => Outbox::flush(link, piece, |state| &mut state.outbox),
+            Some(piece) => link.state.outbox.flush(&mut link.out, piece),
             None => Ok(()),
         }
     }
+
+    fn on_end(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result<Verdict> {
+        self.chance.panic(link.worker);
+        let FramedState { client, plan, taken, left, outbox, .. } = &*link.state;
+        check_unread(input, *client, &plan.text, *taken);
+        let is_done = *left == 0 && outbox.is_empty();
+        assert!(is_done, "client {client}: on_end before all of a frame is answered");
+        let is_whole = input.frame(self.frames).is_ok_and(|frame| frame.is_some());
+        assert!(!is_whole, "client {client}: on_end before a whole frame is handled");
+        Ok(Verdict::Close)
+    }
 }
+
+/// Bytes of a length.
+const HEAD: usize = 4;

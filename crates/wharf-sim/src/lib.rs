@@ -4,13 +4,19 @@
 //! See [`plan`] for what is drawn, `wharf::sim` for what is checked.
 #![forbid(unsafe_code)]
 
+mod board;
 mod chat;
 mod chat_client;
+mod client_plan;
+mod deferred;
 mod framed;
+mod lines;
 mod outbox;
 pub mod plan;
 pub mod plants;
 mod post;
 pub mod run;
+mod server_plan;
+mod stream;
 mod talk;
 mod talker;

@@ -22,7 +22,7 @@ struct Args {
     /// Only this seed.
     #[arg(long)]
     seed: Option<u64>,
-    /// echo, chat, big, post, framed or all.
+    /// echo, chat, big, post, framed, deferred, lines, stream or all.
     #[arg(long, default_value = "all")]
     workload: String,
     /// Go on until so many completions were simulated, whatever --seeds says.

@@ -1,8 +1,8 @@
-//! What a handler still owes a link: bytes that found no room.
+//! What a handler still owes a link: bytes that found no capacity.
 
-use wharf::{Link, Result, SendError};
+use wharf::{Output, Result, SendError};
 
-/// Bytes that wait for room in the link's queue.
+/// Bytes that wait for capacity of the link's output.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     owed: Vec<u8>,
@@ -10,36 +10,32 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// Sends `data` after all that is owed. A patient handler sends it in pieces of `piece` bytes if it
-    /// says so, and keeps what finds no room until `on_sent` comes: the engine promises that it does.
-    pub(crate) fn send<S>(
-        link: &mut Link<'_, S>,
+    /// says so, and keeps what finds no capacity until `on_writable` comes: the engine promises that it
+    /// does.
+    pub(crate) fn send(
+        &mut self,
+        out: &mut Output<'_>,
         data: &[u8],
         piece: Option<usize>,
-        outbox: impl Fn(&mut S) -> &mut Self,
     ) -> Result {
-        let Some(piece) = piece else { return Ok(link.send(data)?) };
-        let owes = !outbox(link.state()).owed.is_empty();
-        outbox(link.state()).owed.extend_from_slice(data);
-        if owes { Ok(()) } else { Self::flush(link, piece, outbox) }
+        let Some(piece) = piece else { return Ok(out.send(data)?) };
+        let owes = !self.owed.is_empty();
+        self.owed.extend_from_slice(data);
+        if owes { Ok(()) } else { self.flush(out, piece) }
     }
 
-    /// Sends what is owed, as far as there is room, in pieces of `piece` bytes.
-    pub(crate) fn flush<S>(
-        link: &mut Link<'_, S>,
-        piece: usize,
-        outbox: impl Fn(&mut S) -> &mut Self,
-    ) -> Result {
-        let owed = std::mem::take(&mut outbox(link.state()).owed);
-        let mut rest = owed.as_slice();
-        while !rest.is_empty() {
-            let (first, after) = rest.split_at(piece.min(rest.len()));
-            match link.send(first) {
-                Ok(()) => rest = after,
-                Err(SendError::QueueFull | SendError::NoBuffers) => break,
+    /// Sends what is owed, as far as there is capacity, in pieces of `piece` bytes.
+    pub(crate) fn flush(&mut self, out: &mut Output<'_>, piece: usize) -> Result {
+        let mut sent = 0;
+        while sent < self.owed.len() {
+            let rest = &self.owed[sent..];
+            match out.send(&rest[..piece.min(rest.len())]) {
+                Ok(()) => sent += piece.min(rest.len()),
+                Err(SendError::Full) => break,
                 Err(error) => return Err(error.into()),
             }
         }
-        outbox(link.state()).owed.extend_from_slice(rest);
+        self.owed.drain(..sent);
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! refused only while the inbox can be full, or the buffers for posts are used up.
 
 use crate::plan::{Plan, letter};
+use crate::run::begin_with;
 use crate::talk::number_of;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -16,7 +17,7 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use wharf::sim::{Client, ClientId, Next, Rng, SimClient, SimFailure, SimReport, Simulation, Time};
-use wharf::{Handler, Link, LinkId, Result, SendError};
+use wharf::{Handler, Input, Link, LinkId, PostError, Result};
 
 /// The handler: it says who is there.
 #[derive(Debug)]
@@ -25,17 +26,15 @@ struct Post {
 }
 
 impl Handler for Post {
-    type Worker = ();
-    type State = ();
-
-    fn on_connect(&self, (): &mut (), link: &mut Link<'_, ()>) -> Result {
-        if let Some(name) = self.names.get(number_of(link.peer())) {
+    fn on_connect(&self, link: &mut Link<'_>) -> Result {
+        if let Some(name) = self.names.get(number_of(&link.peer())) {
             assert!(name.set(link.id()).is_ok(), "a client has connected twice");
         }
         Ok(())
     }
 
-    fn on_receive(&self, (): &mut (), _: &mut Link<'_, ()>, _: &[u8]) -> Result {
+    fn on_receive(&self, _: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+        input.consume(usize::MAX);
         Ok(())
     }
 }
@@ -140,10 +139,8 @@ impl Client for Reader {
 /// One run.
 pub(crate) fn play(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> {
     let names: Arc<[OnceLock<LinkId>]> = (0..plan.clients).map(|_| OnceLock::new()).collect();
-    let mut sim = Simulation::with(plan.config.clone(), Post { names: Arc::clone(&names) });
-    if let Some(tracer) = tracer {
-        sim.trace(tracer);
-    }
+    let builder = plan.server.builder(Post { names: Arc::clone(&names) });
+    let mut sim = begin_with(plan, builder, tracer);
     let mut driver = Driver {
         rng: Rng::new(plan.config.seed ^ 0x9057),
         clients: Vec::new(),
@@ -222,14 +219,14 @@ impl Driver {
         let (id, may_be_gone) = (*id, sim.is_harmed(*id));
         self.posted += 1;
         self.packets += u64::from(!may_be_gone);
-        match sim.handle().send(*name, &message(number, len)) {
+        match sim.handle().link(*name).try_post(message(number, len)) {
             Ok(()) => {
                 self.accepted += 1;
                 owed.borrow_mut().add(Message { number, len, perhaps: false });
                 sim.owe(id);
                 Ok(())
             }
-            Err(SendError::Gone) if may_be_gone => Ok(()),
+            Err(PostError::Closed) if may_be_gone => Ok(()),
             Err(error) => self.check_refusal(sim, len, error),
         }
     }
@@ -239,18 +236,16 @@ impl Driver {
         &self,
         sim: &Simulation<Post>,
         len: usize,
-        error: SendError,
+        error: PostError,
     ) -> Result<(), String> {
         let stats = sim.stats();
         // Each shard has as many as all other threads together, and uses none of them here.
         let shards = u32::try_from(stats.workers.len()).unwrap_or(u32::MAX);
         let of_shards = self.post_buffers / (shards + 1) * shards;
         let free = stats.post_buffers.free.saturating_sub(of_shards) as usize;
-        let is_limited = match error {
-            SendError::Busy => self.packets >= u64::from(self.inbox_capacity),
-            SendError::NoBuffers => free * BUFFER_BYTES_MIN < len,
-            _ => false,
-        };
+        let inbox_may_be_full = self.packets >= u64::from(self.inbox_capacity);
+        let is_limited =
+            error == PostError::Full && (inbox_may_be_full || free * BUFFER_BYTES_MIN < len);
         let number = self.posted - 1;
         if is_limited {
             return Ok(());
@@ -262,7 +257,7 @@ impl Driver {
         let number = self.posted;
         self.posted += 1;
         self.packets += 1;
-        let posted = sim.handle().broadcast(&message(number, len), None);
+        let posted = sim.handle().all().try_post(message(number, len));
         let perhaps = posted.is_err();
         self.accepted += u32::from(!perhaps);
         for (id, owed) in &self.clients {

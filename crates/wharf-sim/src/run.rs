@@ -1,10 +1,14 @@
 //! One seed from beginning to end.
 
+use crate::board::Board;
 use crate::chat::{Chat, Tally};
 use crate::chat_client::ChatClient;
+use crate::deferred::Deferred;
 use crate::framed::Framed;
+use crate::lines::{Fulls, LineServer};
 use crate::plan::{Plan, Workload};
 use crate::post;
+use crate::stream::Streams;
 use crate::talk::Talk;
 use crate::talker::Talker;
 use std::any::Any;
@@ -12,8 +16,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use wharf::Handler;
 use wharf::sim::{Client, SimFailure, SimReport, Simulation};
+use wharf::{Builder, Handler};
 
 /// Runs a plan; `tracer` is told each step.
 ///
@@ -27,42 +31,91 @@ pub fn run(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailur
 }
 
 fn run_workload(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> {
+    let talker = |number| Talker::new(plan, number);
     match plan.workload {
         Workload::Post => post::play(plan, tracer),
-        Workload::Echo | Workload::Big => {
-            play(plan, Talk::new(plan), tracer, |number| Talker::new(plan, number))
-        }
+        Workload::Echo | Workload::Big => play(begin(plan, Talk::new(plan), tracer), plan, talker),
         Workload::Framed => {
-            play(plan, Framed::new(plan), tracer, |number| Talker::new(plan, number))
+            let builder = plan.server.builder(Framed::new(plan)).frames(Framed::frames(plan));
+            play(begin_with(plan, builder, tracer), plan, talker)
         }
-        Workload::Chat => {
-            let tally = Tally::new(plan.clients);
-            let handler = Chat::new(plan, Arc::clone(&tally));
-            let client = |number| ChatClient::new(plan, number, Arc::clone(&tally));
-            let report = play(plan, handler, tracer, client)?;
-            // Who misses a line was left out for want of room, and that was counted.
-            let gaps = tally.gaps.load(Ordering::Relaxed);
-            let refused = tally.refused.load(Ordering::Relaxed);
-            let skips = report.stats.broadcast_skips + refused * u64::from(plan.clients);
-            if gaps > skips {
-                let what = format!("{gaps} lines were missed, but {skips} skipped at most");
-                return Err(SimFailure::new(plan.config.seed, &what, plan.config.replay.clone()));
-            }
-            Ok(report)
+        Workload::Chat => chat(plan, tracer),
+        Workload::Deferred => {
+            let board = Board::new(plan.config.seed, plan.clients);
+            let mut sim = begin(plan, Deferred::new(plan, Arc::clone(&board)), tracer);
+            let thread = Arc::clone(&board);
+            sim.run_beside(move |now| thread.go_on(now));
+            play(sim, plan, |number| {
+                let board = Arc::clone(&board);
+                Talker::new(plan, number).answered(move || board.answered(number))
+            })
         }
+        Workload::Lines => {
+            let fulls = Fulls::new(plan.clients);
+            let sim = begin(plan, LineServer::new(plan, Arc::clone(&fulls)), tracer);
+            play(sim, plan, |number| {
+                let fulls = Arc::clone(&fulls);
+                Talker::new(plan, number).served(move || fulls.of(number))
+            })
+        }
+        Workload::Stream => play(begin(plan, Streams::new(plan), tracer), plan, talker),
     }
 }
 
-fn play<H: Handler, C: Client + 'static>(
+fn chat(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> {
+    let tally = Tally::new(plan.clients);
+    let sim = begin(plan, Chat::new(plan, Arc::clone(&tally)), tracer);
+    let client = |number| ChatClient::new(plan, number, Arc::clone(&tally));
+    let report = play(sim, plan, client)?;
+    // Who misses a line was left out for want of capacity, and that was counted.
+    let missed = tally.gaps.load(Ordering::Relaxed);
+    let what = if missed > report.stats.missed {
+        format!("{missed} lines were missed, but {} were counted", report.stats.missed)
+    } else if !tally.have_one_order() {
+        "two clients got lines in different orders".to_owned()
+    } else {
+        return Ok(report);
+    };
+    Err(SimFailure::new(plan.config.seed, &what, plan.config.replay.clone()))
+}
+
+fn begin<H, S, W>(plan: &Plan, handler: H, tracer: Option<fn(&str)>) -> Simulation<H, S, W>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
+    begin_with(plan, plan.server.builder(handler), tracer)
+}
+
+pub(crate) fn begin_with<H, S, W>(
     plan: &Plan,
-    handler: H,
+    builder: Builder<H, S, W>,
     tracer: Option<fn(&str)>,
-    client: impl Fn(usize) -> C,
-) -> Result<SimReport, SimFailure> {
-    let mut sim = Simulation::with(plan.config.clone(), handler);
+) -> Simulation<H, S, W>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
+    let mut sim = Simulation::with(plan.config.clone(), builder);
     if let Some(tracer) = tracer {
         sim.trace(tracer);
     }
+    sim
+}
+
+fn play<H, S, W, C>(
+    mut sim: Simulation<H, S, W>,
+    plan: &Plan,
+    client: impl Fn(usize) -> C,
+) -> Result<SimReport, SimFailure>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+    C: Client + 'static,
+{
     let mut connected = 0;
     let mut waited = 0;
     let stops_at = plan.stop_after.unwrap_or(u64::MAX);

@@ -2,11 +2,13 @@
 
 use crate::outbox::Outbox;
 use crate::plan::{ClientPlan, Plan, Workload};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::io::Read;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wharf::sim::{PlannedPanic, Rng};
-use wharf::{DisconnectReason, Handler, Idle, Link, Result, WorkerId};
+use wharf::{
+    Address, DisconnectReason, Handler, Input, Link, Output, Result, SendError, Verdict, Worker,
+};
 
 #[derive(Debug)]
 pub(crate) struct Talk {
@@ -14,10 +16,10 @@ pub(crate) struct Talk {
     chance: Chance,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TalkState {
     client: usize,
-    plan: Option<Box<ClientPlan>>,
+    plan: ClientPlan,
     received: usize,
     /// What has come of the next message of big.
     message: Vec<u8>,
@@ -30,91 +32,166 @@ impl Talk {
         Self { plan: plan.clone(), chance: Chance::new(plan) }
     }
 
-    fn echo(&self, link: &mut Link<'_, TalkState>, data: &[u8], quit_at: Option<usize>) -> Result {
-        let before = link.state().received - data.len();
-        let wanted = quit_at.map_or(data.len(), |at| at.saturating_sub(before).min(data.len()));
-        Outbox::send(link, &data[..wanted], self.plan.piece, |state| &mut state.outbox)?;
-        if quit_at.is_some_and(|at| link.state().received >= at) {
-            link.state().quits = true;
+    /// Sends back what is unread, or a part of it, but not more than `most` bytes. Returns how many bytes
+    /// that was.
+    fn echo(
+        &self,
+        link: &mut Link<'_, TalkState, Rng>,
+        input: &mut Input<'_>,
+        most: usize,
+    ) -> Result<usize> {
+        let Link { out, state, .. } = link;
+        let before = input.len();
+        if let Some(piece) = self.plan.piece
+            && state.plan.way % 2 == 0
+        {
+            let len = input.chunk().len().min(most);
+            state.outbox.send(out, &input.chunk()[..len], Some(piece))?;
+            return Ok(input.consume(len));
         }
-        Ok(())
+        match state.plan.way % 6 {
+            0 if most >= before => input.forward(out),
+            0 | 1 => input.forward_up_to(out, most.min(1 + state.received % 97)),
+            2 => {
+                let len = input.chunk().len().min(most).min(out.spare_capacity());
+                out.send(&input.chunk()[..len])?;
+                input.consume(len)
+            }
+            3 => {
+                let sent = out.send_some(&input.chunk()[..input.chunk().len().min(most)]);
+                input.consume(sent)
+            }
+            4 if most >= before => input.write_to(&mut *out)?,
+            _ => read(out, input, most)?,
+        };
+        Ok(before - input.len())
     }
 
-    fn reverse(&self, link: &mut Link<'_, TalkState>, data: &[u8]) -> Result {
-        link.state().message.extend_from_slice(data);
-        loop {
-            let message = &mut link.state().message;
-            let Some(prefix) = message.first_chunk::<4>() else { return Ok(()) };
+    fn reverse(&self, link: &mut Link<'_, TalkState, Rng>) -> Result {
+        let TalkState { message, outbox, .. } = &mut *link.state;
+        while let Some(prefix) = message.first_chunk::<4>() {
             let end = 4 + u32::from_be_bytes(*prefix) as usize;
             if message.len() < end {
-                return Ok(());
+                break;
             }
             let mut answer: Vec<u8> = message.drain(..end).collect();
             answer[4..].reverse();
-            Outbox::send(link, &answer, self.plan.piece, |state| &mut state.outbox)?;
+            outbox.send(&mut link.out, &answer, self.plan.piece)?;
         }
+        Ok(())
     }
 }
 
-fn close_if_done(link: &mut Link<'_, TalkState>) {
-    if link.state().quits && link.state().outbox.is_empty() {
+/// As a program that reads from a socket, and writes to it.
+fn read(out: &mut Output<'_>, input: &mut Input<'_>, most: usize) -> Result<usize> {
+    let mut bytes = [0; 100];
+    let len = bytes.len().min(most).min(out.spare_capacity());
+    let len = input.read(&mut bytes[..len])?;
+    out.send(&bytes[..len])?;
+    Ok(len)
+}
+
+/// That what is unread is what the client says at this place.
+pub(crate) fn check_unread(input: &mut Input<'_>, client: usize, text: &[u8], place: usize) {
+    let len = input.len();
+    let Ok(Some(unread)) = input.peek(len) else {
+        panic!("client {client}: {len} bytes are unread, but cannot be seen");
+    };
+    let wanted = text.get(place..place + len);
+    assert!(wanted == Some(unread), "client {client}: wrong bytes at {place}: {unread:02x?}");
+}
+
+fn close_if_done(link: &mut Link<'_, TalkState, Rng>) {
+    if link.state.quits && link.state.outbox.is_empty() {
         link.close();
     }
 }
 
-impl Handler for Talk {
-    type Worker = Rng;
-    type State = TalkState;
-
-    fn on_worker_start(&self, worker: WorkerId) -> io::Result<Rng> {
+impl Handler<TalkState, Rng> for Talk {
+    fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<Rng> {
         Ok(self.chance.rng(worker))
     }
 
-    fn on_connect(&self, rng: &mut Rng, link: &mut Link<'_, TalkState>) -> Result {
-        self.chance.panic(rng);
-        let client = number_of(link.peer());
+    fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<TalkState> {
+        self.chance.panic(link.worker);
+        let client = number_of(&link.peer());
         let plan = ClientPlan::of(&self.plan, client);
-        *link.state() = TalkState { client, plan: Some(Box::new(plan)), ..TalkState::default() };
-        Ok(())
+        let (message, outbox) = (Vec::new(), Outbox::default());
+        Ok(TalkState { client, plan, received: 0, message, outbox, quits: false })
     }
 
-    fn on_receive(&self, rng: &mut Rng, link: &mut Link<'_, TalkState>, data: &[u8]) -> Result {
-        let state = link.state();
-        let place = state.received;
-        state.received += data.len();
-        let (client, quit_at) = (state.client, state.plan.as_ref().and_then(|plan| plan.quit_at));
-        let text = state.plan.as_ref().map_or(&[][..], |plan| &plan.text);
-        let wanted = text.get(place..place + data.len());
-        assert!(wanted == Some(data), "client {client}: wrong bytes at {place}: {data:02x?}");
-        self.chance.panic(rng);
+    fn on_receive(&self, link: &mut Link<'_, TalkState, Rng>, input: &mut Input<'_>) -> Result {
+        let TalkState { client, plan, received, quits, .. } = &*link.state;
+        check_unread(input, *client, &plan.text, *received);
+        self.chance.panic(link.worker);
+        if *quits {
+            // What is still owed is sent first.
+            return Ok(());
+        }
         if self.plan.workload == Workload::Big {
-            self.reverse(link, data)?;
-        } else {
-            self.echo(link, data, quit_at)?;
+            let chunk = input.chunk();
+            link.state.message.extend_from_slice(chunk);
+            let len = chunk.len();
+            link.state.received += input.consume(len);
+            return self.reverse(link);
         }
+        let quit_at = plan.quit_at.unwrap_or(usize::MAX);
+        let most = quit_at.saturating_sub(*received);
+        // Several pieces in one call: as safe as one, if each is taken with a grant.
+        loop {
+            let left = most.min(quit_at - link.state.received);
+            let count = self.echo(link, input, left)?;
+            link.state.received += count;
+            let goes_on = link.state.plan.way >= 30 && count > 0 && !input.is_empty();
+            if !goes_on || link.state.received >= quit_at || !link.out.has_grant() {
+                break;
+            }
+        }
+        link.state.quits = link.state.received >= quit_at;
         close_if_done(link);
         Ok(())
     }
 
-    fn on_sent(&self, rng: &mut Rng, link: &mut Link<'_, TalkState>) -> Result {
-        self.chance.panic(rng);
+    fn on_writable(&self, link: &mut Link<'_, TalkState, Rng>) -> Result {
+        self.chance.panic(link.worker);
         if let Some(piece) = self.plan.piece {
-            Outbox::flush(link, piece, |state| &mut state.outbox)?;
+            link.state.outbox.flush(&mut link.out, piece)?;
         }
         close_if_done(link);
         Ok(())
     }
 
-    fn on_idle(&self, rng: &mut Rng, link: &mut Link<'_, TalkState>) -> Idle {
-        self.chance.panic(rng);
-        if link.state().received % 2 == 0 { Idle::Keep } else { Idle::Close }
+    fn on_end(
+        &self,
+        link: &mut Link<'_, TalkState, Rng>,
+        input: &mut Input<'_>,
+    ) -> Result<Verdict> {
+        self.chance.panic(link.worker);
+        let TalkState { client, outbox, plan, .. } = &*link.state;
+        assert!(input.is_ended() && outbox.is_empty(), "client {client}: on_end before the end");
+        match plan.way % 5 {
+            0 => link.close(),
+            1 => link.out.finish(),
+            _ => return Ok(Verdict::Close),
+        }
+        Ok(Verdict::Keep)
     }
 
-    fn on_disconnect(&self, rng: &mut Rng, link: &mut Link<'_, TalkState>, _: DisconnectReason) {
-        assert!(link.send(b"late").is_err(), "a closed link takes bytes");
-        let (totals, received) = (link.totals(), link.state().received);
+    fn on_idle(&self, link: &mut Link<'_, TalkState, Rng>) -> Result<Verdict> {
+        self.chance.panic(link.worker);
+        Ok(if link.state.received % 2 == 0 { Verdict::Keep } else { Verdict::Close })
+    }
+
+    fn on_drain(&self, link: &mut Link<'_, TalkState, Rng>) -> Result<Verdict> {
+        self.chance.panic(link.worker);
+        Ok(if link.state.plan.way % 8 == 7 { Verdict::Keep } else { Verdict::Close })
+    }
+
+    fn on_disconnect(&self, link: &mut Link<'_, TalkState, Rng>, _: DisconnectReason) {
+        assert_eq!(link.out.send(b"late"), Err(SendError::Closed), "a closed link takes bytes");
+        let (totals, received) = (link.totals(), link.state.received);
         assert!(totals.received_bytes >= received as u64, "{totals:?}, {received} received");
-        self.chance.panic(rng);
+        self.chance.panic(link.worker);
     }
 }
 
@@ -132,9 +209,9 @@ impl Chance {
     }
 
     /// A worker's own chance; another one after a panic.
-    pub(crate) fn rng(&self, worker: WorkerId) -> Rng {
+    pub(crate) fn rng(&self, worker: &Worker<'_>) -> Rng {
         let drawn = self.drawn.fetch_add(1, Ordering::Relaxed);
-        Rng::new(self.seed ^ (drawn << 8) ^ worker.index() as u64)
+        Rng::new(self.seed ^ (drawn << 8) ^ worker.id().index() as u64)
     }
 
     pub(crate) fn panic(&self, rng: &mut Rng) {
@@ -145,9 +222,9 @@ impl Chance {
 }
 
 /// The number of the client at this address.
-pub(crate) fn number_of(peer: SocketAddr) -> usize {
+pub(crate) fn number_of(peer: &Address) -> usize {
     match peer.ip() {
-        IpAddr::V4(address) => (u32::from(address) & 0x00FF_FFFF) as usize,
-        IpAddr::V6(_) => usize::MAX,
+        Some(IpAddr::V4(address)) => (u32::from(address) & 0x00FF_FFFF) as usize,
+        _ => usize::MAX,
     }
 }

@@ -1,10 +1,13 @@
-//! The client of echo, big and framed: it knows every byte that must come back.
+//! The client of most workloads: it knows every byte that must come back.
 
-use crate::plan::{ClientPlan, Manner, Plan, Workload};
+use crate::lines::{LAST, STOPPING};
+use crate::plan::{ClientPlan, Manner, Plan, Requests, Workload};
 use std::io::ErrorKind;
 use wharf::sim::{Client, Next, SimClient, Time};
 
-#[derive(Debug)]
+/// How many of a client's requests there are replies to.
+type Count = Box<dyn Fn() -> usize>;
+
 pub(crate) struct Talker {
     plan: ClientPlan,
     expected: Vec<u8>,
@@ -21,27 +24,41 @@ pub(crate) struct Talker {
     finished: bool,
     /// Nothing can be written any more.
     deafened: bool,
-    /// What it sends are messages, and where they end.
-    has_messages: bool,
-    ends: Vec<usize>,
+    /// What it sends is answered byte by byte.
+    is_echo: bool,
+    requests: Requests,
+    /// Those that are answered so far.
+    answered: Count,
+    /// Those after which the server closes; `usize::MAX` if it does not.
+    served: Count,
+    /// The server may say at some time that it stops; it has begun to.
+    is_told_of_stops: bool,
+    stopping: usize,
 }
 
 impl Talker {
     pub(crate) fn new(plan: &Plan, client: usize) -> Self {
         let workload = plan.workload;
-        let has_messages = matches!(workload, Workload::Big | Workload::Framed);
         let plan = ClientPlan::of(plan, client);
-        let expected = match workload {
-            Workload::Echo | Workload::Chat | Workload::Post => {
-                plan.text[..plan.quit_at.unwrap_or(plan.text.len())].to_vec()
-            }
-            Workload::Big => answers(&plan.text),
-            Workload::Framed => plan.text[..ends(&plan.text).last().copied().unwrap_or(0)].to_vec(),
+        let requests = match workload {
+            Workload::Big => answers(&plan.text, |body| body.reverse()),
+            Workload::Framed => answers(&plan.text, |_| {}),
+            _ => plan.requests.clone(),
         };
-        let ends = if has_messages { ends(&plan.text) } else { Vec::new() };
+        let is_echo = workload == Workload::Echo;
+        let mut expected = if is_echo {
+            plan.text[..plan.quit_at.unwrap_or(plan.text.len())].to_vec()
+        } else {
+            requests.replies.clone()
+        };
+        let is_told_of_stops = workload == Workload::Lines;
+        let finishes = plan.manner == Manner::FinishEarly;
+        if is_told_of_stops && finishes && !requests.closes {
+            expected.extend_from_slice(LAST);
+        }
         Self {
-            has_messages,
-            ends,
+            is_echo,
+            requests,
             plan,
             expected,
             written: 0,
@@ -53,7 +70,36 @@ impl Talker {
             goes_at: None,
             finished: false,
             deafened: false,
+            answered: Box::new(|| usize::MAX),
+            served: Box::new(|| usize::MAX),
+            is_told_of_stops,
+            stopping: 0,
         }
+    }
+
+    /// The server answers no more than that so far.
+    pub(crate) fn answered(mut self, count: impl Fn() -> usize + 'static) -> Self {
+        self.answered = Box::new(count);
+        self
+    }
+
+    /// The server closes after so many, if that is not `usize::MAX`.
+    pub(crate) fn served(mut self, count: impl Fn() -> usize + 'static) -> Self {
+        self.served = Box::new(count);
+        self
+    }
+
+    /// Bytes that come before the server's end.
+    fn expected_len(&self) -> usize {
+        match (self.served)() {
+            usize::MAX => self.expected.len(),
+            served => self.requests.replies_to(served, usize::MAX),
+        }
+    }
+
+    fn waits_for_end(&self) -> bool {
+        let closes = self.requests.closes || (self.served)() < usize::MAX;
+        closes || self.plan.quit_at.is_some() || self.finished
     }
 
     /// Writes until it would block. When to go on, if not by itself.
@@ -114,8 +160,8 @@ impl Talker {
             if let Some(time) = self.reads_at.filter(|time| *time > now) {
                 return Ok(Some(Next::Sleep(time)));
             }
-            let all = self.read == self.expected.len();
-            let waits_for_end = self.plan.quit_at.is_some() || self.finished;
+            let all = self.read == self.expected_len();
+            let waits_for_end = self.waits_for_end();
             match connection.try_read(&mut room) {
                 Ok(0) if all => return Ok(Some(Next::Close)),
                 Ok(0) => return Ok(Some(self.cut("by an end"))),
@@ -137,6 +183,13 @@ impl Talker {
     }
 
     fn check(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let replies;
+        let bytes = if self.is_told_of_stops {
+            replies = self.without_stopping(bytes)?;
+            &replies
+        } else {
+            bytes
+        };
         let wanted = self.expected.get(self.read..self.read + bytes.len());
         if wanted != Some(bytes) {
             let len = self.expected.len();
@@ -144,6 +197,25 @@ impl Talker {
         }
         self.read += bytes.len();
         Ok(())
+    }
+
+    /// The same bytes without the word that the server stops, which stands between two replies.
+    fn without_stopping(&mut self, bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let mut replies = Vec::new();
+        for byte in bytes {
+            let at = self.read + replies.len();
+            let is_between = at == 0 || self.expected.get(at - 1) == Some(&b'\n');
+            let is_in_it = (1..STOPPING.len()).contains(&self.stopping);
+            let begins = is_between && *byte == STOPPING[0];
+            if !is_in_it && !begins {
+                replies.push(*byte);
+            } else if STOPPING.get(self.stopping) == Some(byte) {
+                self.stopping += 1;
+            } else {
+                return Err(format!("byte {byte:02x} in the {}th byte of a stop", self.stopping));
+            }
+        }
+        Ok(replies)
     }
 
     fn cut(&self, how: &str) -> Next {
@@ -165,11 +237,10 @@ impl Client for Talker {
 
     fn lacks(&self, delivered: u64) -> u64 {
         let delivered = usize::try_from(delivered).unwrap_or(usize::MAX);
-        let answered = if !self.has_messages {
+        let answered = if self.is_echo {
             delivered.min(self.expected.len())
         } else {
-            let whole = self.ends.partition_point(|end| *end <= delivered);
-            whole.checked_sub(1).map_or(0, |last| self.ends[last])
+            self.requests.replies_to((self.answered)().min((self.served)()), delivered)
         };
         answered.saturating_sub(self.read) as u64
     }
@@ -187,26 +258,17 @@ impl Client for Talker {
     }
 }
 
-/// Where the messages in `text` that are whole end.
-fn ends(text: &[u8]) -> Vec<usize> {
-    let mut ends = Vec::new();
-    let mut at = 0;
-    while let Some(prefix) = text.get(at..).and_then(|rest| rest.first_chunk::<4>()) {
-        at += 4 + u32::from_be_bytes(*prefix) as usize;
-        ends.push(at);
+/// The answers to the messages in `text` that are whole: each with its body made another.
+fn answers(text: &[u8], answer: impl Fn(&mut [u8])) -> Requests {
+    let mut requests = Requests::default();
+    let mut rest = text;
+    while let Some(prefix) = rest.first_chunk::<4>() {
+        let len = 4 + u32::from_be_bytes(*prefix) as usize;
+        let Some((message, after)) = rest.split_at_checked(len) else { break };
+        let mut reply = message.to_vec();
+        answer(&mut reply[4..]);
+        requests.add(message, &reply);
+        rest = after;
     }
-    ends.retain(|end| *end <= text.len());
-    ends
-}
-
-/// The answers to these messages: each reversed.
-fn answers(text: &[u8]) -> Vec<u8> {
-    let mut answers = text.to_vec();
-    let mut at = 0;
-    while let Some(prefix) = text.get(at..).and_then(|rest| rest.first_chunk::<4>()) {
-        let end = at + 4 + u32::from_be_bytes(*prefix) as usize;
-        answers[at + 4..end].reverse();
-        at = end;
-    }
-    answers
+    requests
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use wharf::sim::{
     Client, Faults, Next, Script, SimClient, SimConfig, SimFailure, Simulation, Time,
 };
-use wharf::{Handler, Input, Link, Result, SendError, Server};
+use wharf::{Handler, Input, LengthPrefix, Link, Result, SendError, Server};
 
 const HONEST: usize = 50;
 const ROUNDS: usize = 20;
@@ -20,34 +20,18 @@ const FEW: u32 = 300;
 const FRAME: usize = 64 * 1024;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Echoes frames: the length of the body, four bytes, and the body. One that finds no room stays
+/// Echoes frames: the length of the body, four bytes, and the body. One that finds no capacity stays
 /// unread.
 struct Frames;
 
+const FRAMES: LengthPrefix = LengthPrefix::new(4, FRAME - 4);
+
 impl Handler for Frames {
-    type Worker = ();
-    type State = ();
-
-    fn on_receive(&self, (): &mut (), _: &mut Link<'_, ()>, _: &[u8]) -> Result {
-        unreachable!("on_input takes all")
-    }
-
-    fn on_input(&self, (): &mut (), link: &mut Link<'_, ()>, input: &mut Input<'_>) -> Result {
-        let mut prefix = [0; 4];
-        let bytes = input.chunks().flatten();
-        if prefix.iter_mut().zip(bytes).map(|(to, from)| *to = *from).count() < 4 {
-            input.want(4);
-            return Ok(());
-        }
-        let end = 4 + u32::from_be_bytes(prefix) as usize;
-        if input.len() < end {
-            input.want(end);
-            return Ok(());
-        }
-        let frame: Vec<u8> = input.chunks().flatten().copied().take(end).collect();
-        match link.send(&frame) {
-            Ok(()) => input.consume(end),
-            Err(SendError::QueueFull | SendError::NoBuffers) => {}
+    fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+        let Some(body) = input.frame(FRAMES)? else { return Ok(()) };
+        match link.out.send(FRAMES.of(body)) {
+            Ok(()) => {}
+            Err(SendError::Full) => input.rewind(),
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -149,15 +133,16 @@ struct Waits {
 
 fn attack(shards: u32, attackers: u32, manner: Manner) -> Result<Waits, SimFailure> {
     let mut config = SimConfig::new(u64::from(shards) + u64::from(attackers) * 100);
-    config.builder = Server::builder()
+    let builder = Server::builder(Frames)
+        .frames(FRAMES)
         .shards(shards)
-        .links(attackers + 64)
+        .links_max(attackers + 64)
         .stall_timeout(Duration::ZERO)
-        .idle(Duration::ZERO);
+        .idle_timeout(Duration::ZERO);
     config.lends_window = attackers % 200 == 100;
     config.faults = Faults::none();
     config.faults.socket_buffer_bytes = 16 * 1024;
-    let mut sim = Simulation::with(config, Frames);
+    let mut sim = Simulation::with(config, builder);
     for _ in 0..attackers {
         sim.connect(manner.script());
     }

@@ -3,35 +3,35 @@
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use wharf::sim::{EnginePlant, Faults, Plant, Script, SimConfig, SimFailure, Simulation, Time};
+use wharf::sim::{
+    EnginePlant, Faults, Plant, Script, SimConfig, SimFailure, Simulation, Time, fits,
+};
 use wharf::{Handler, Input, Link, LinkId, Result, Server};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Owes `answer` bytes for each byte that it gets, and queues them all at once or, when there is no
-/// room, later. Says who came first.
+/// capacity, later. Says who came first.
 struct Owing {
     answer: usize,
     first: Arc<OnceLock<LinkId>>,
 }
 
-impl Handler for Owing {
-    type Worker = ();
-    type State = usize;
-
-    fn on_connect(&self, (): &mut (), link: &mut Link<'_, usize>) -> Result {
+impl Handler<usize> for Owing {
+    fn on_connect(&self, link: &mut Link<'_>) -> Result<usize> {
         let _only_the_first_counts = self.first.set(link.id());
-        Ok(())
+        Ok(0)
     }
 
-    fn on_receive(&self, (): &mut (), link: &mut Link<'_, usize>, data: &[u8]) -> Result {
-        *link.state() += data.len();
-        self.on_sent(&mut (), link)
+    fn on_receive(&self, link: &mut Link<'_, usize>, input: &mut Input<'_>) -> Result {
+        *link.state += input.consume(usize::MAX);
+        self.on_writable(link)
     }
 
-    fn on_sent(&self, (): &mut (), link: &mut Link<'_, usize>) -> Result {
-        if *link.state() > 0 && link.send(&vec![7; self.answer]).is_ok() {
-            *link.state() -= 1;
+    fn on_writable(&self, link: &mut Link<'_, usize>) -> Result {
+        while *link.state > 0 && link.out.ensure(self.answer)? {
+            link.out.send(vec![7; self.answer])?;
+            *link.state -= 1;
         }
         Ok(())
     }
@@ -41,20 +41,20 @@ impl Handler for Owing {
 /// as much. Says how many links were closed for it, and when that one had its answer.
 fn a_hoarder_and_one_who_waits(plant: Option<EnginePlant>) -> Result<(u64, Time), SimFailure> {
     let mut config = SimConfig::new(1);
-    config.builder = Server::builder()
+    let builder = Server::builder(Owing { answer: 1_000, first: Arc::default() })
         .shards(1)
-        .links(4)
-        .buffer_size(64)
-        .buffers(44)
+        .links_max(4)
+        .buffer_size_bytes(64)
+        .buffer_count(44)
         .input_bytes(64)
-        .send_queue(1_024)
+        .output_bytes(1_024)
         .loan_wait(SECOND)
         .stall_timeout(Duration::ZERO)
-        .idle(Duration::ZERO);
+        .idle_timeout(Duration::ZERO);
     config.faults = Faults::none();
     config.faults.socket_buffer_bytes = 100;
     config.engine_plant = plant;
-    let mut sim = Simulation::with(config, Owing { answer: 1_000, first: Arc::default() });
+    let mut sim = Simulation::with(config, builder);
     sim.connect(Script::new().send(b"?").pause(60 * SECOND).expect([7; 1_000]));
     let waiting = Script::new().pause(SECOND / 10).send(b"?").expect([7; 1_000]);
     sim.connect(waiting.finish().expect_end());
@@ -75,16 +75,19 @@ fn who_needs_what_is_lent_gets_it_after_loan_wait() {
 fn posts_and_a_stop(plant: Option<EnginePlant>) -> Result<u64, SimFailure> {
     const POSTS: usize = 1_500;
     let mut config = SimConfig::new(2);
-    config.builder = Server::builder().shards(1).links(4).buffers(32_000).idle(Duration::ZERO);
     config.engine_plant = plant;
     let first = Arc::new(OnceLock::new());
-    let handler = Owing { answer: 1, first: Arc::clone(&first) };
-    let mut sim = Simulation::with(config, handler);
+    let builder = Server::builder(Owing { answer: 1, first: Arc::clone(&first) })
+        .shards(1)
+        .links_max(4)
+        .buffer_count(32_000)
+        .idle_timeout(Duration::ZERO);
+    let mut sim = Simulation::with(config, builder);
     sim.connect(Script::new().expect([5; 8 * POSTS]).expect_end());
     sim.run_until(|_| first.get().is_some())?;
     let handle = sim.handle();
     let posted = (0..POSTS)
-        .filter(|_| first.get().is_some_and(|link: &LinkId| handle.send(*link, &[5; 8]).is_ok()));
+        .filter(|_| first.get().is_some_and(|link| handle.link(*link).try_post([5; 8]).is_ok()));
     assert_eq!(posted.count(), POSTS, "all are accepted");
     sim.stop(10 * SECOND)?;
     sim.finish().map(|report| report.clients_whole)
@@ -102,21 +105,19 @@ fn what_was_posted_before_a_stop_arrives() {
 struct Hoarding;
 
 impl Handler for Hoarding {
-    type Worker = ();
-    type State = ();
-
-    fn on_receive(&self, (): &mut (), _: &mut Link<'_, ()>, _: &[u8]) -> Result {
-        unreachable!("on_input takes all")
-    }
-
-    fn on_input(&self, (): &mut (), link: &mut Link<'_, ()>, input: &mut Input<'_>) -> Result {
+    fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
         match input.chunk().first() {
-            Some(b'H') => input.want(256),
+            Some(b'H') => {
+                // There is never as much.
+                input.peek(256)?;
+            }
             Some(b'?') => {
-                link.send(b"!")?;
+                link.out.send(b"!")?;
                 input.consume(1);
             }
-            _ => input.consume(input.chunk().len()),
+            _ => {
+                input.consume(input.chunk().len());
+            }
         }
         Ok(())
     }
@@ -126,23 +127,20 @@ impl Handler for Hoarding {
 /// then one asks something. Says how much of the flood came in before that one had its answer.
 fn a_flood_and_one_who_asks(plant: Option<Plant>) -> Result<u64, SimFailure> {
     let mut config = SimConfig::new(3);
+    let with = |buffers| {
+        Server::builder(Hoarding)
+            .shards(1)
+            .links_max(4)
+            .buffer_size_bytes(64)
+            .buffer_count(buffers)
+            .input_bytes(256)
+            .output_bytes(256)
+            .idle_timeout(Duration::ZERO)
+    };
     // The fewest buffers with which it starts: four of them are lent for input, one to the port.
-    config.builder = Server::builder()
-        .shards(1)
-        .links(4)
-        .buffer_size(64)
-        .input_bytes(256)
-        .send_queue(256)
-        .idle(Duration::ZERO);
-    let builder = config.builder.clone();
-    for buffers in 1.. {
-        config.builder = builder.clone().buffers(buffers);
-        if config.fits() {
-            break;
-        }
-    }
+    let fewest = (1..).find(|buffers| fits(&with(*buffers))).unwrap();
     config.plant = plant;
-    let mut sim = Simulation::with(config, Hoarding);
+    let mut sim = Simulation::with(config, with(fewest));
     sim.connect(Script::new().send([b'H'; 255]).pause(SECOND).reset());
     sim.connect(Script::new().pause(SECOND / 1_000).send(vec![b'F'; FLOOD]));
     let asks = sim.connect(Script::new().pause(SECOND / 500).send(b"?").expect(b"!"));
@@ -171,25 +169,22 @@ fn broadcasts_to_some_who_do_not_read(
     const BROADCASTS: usize = 30;
     const LEN: usize = 60;
     let mut config = SimConfig::new(4);
+    let with = |buffers| {
+        Server::builder(Owing { answer: 1, first: Arc::default() })
+            .shards(1)
+            .links_max(12)
+            .buffer_size_bytes(64)
+            .buffer_count(buffers)
+            .input_bytes(64)
+            .output_bytes(4_096)
+            .stall_timeout(Duration::ZERO)
+            .idle_timeout(Duration::ZERO)
+    };
     // Not more than the output of two links can be lent.
-    config.builder = Server::builder()
-        .shards(1)
-        .links(12)
-        .buffer_size(64)
-        .input_bytes(64)
-        .send_queue(4_096)
-        .stall_timeout(Duration::ZERO)
-        .idle(Duration::ZERO);
-    let builder = config.builder.clone();
-    for buffers in 1.. {
-        config.builder = builder.clone().buffers(buffers);
-        if config.fits() {
-            break;
-        }
-    }
+    let fewest = (1..).find(|buffers| fits(&with(*buffers))).unwrap();
     config.faults.socket_buffer_bytes = 100;
     config.engine_plant = plant;
-    let mut sim = Simulation::with(config, Owing { answer: 1, first: Arc::default() });
+    let mut sim = Simulation::with(config, with(fewest));
     for _ in 0..10 {
         // Short pauses: where nothing else is to come, time goes on to the end of one.
         let pauses = (0..100).fold(Script::new(), |script, _| script.pause(SECOND / 1_000));
@@ -198,14 +193,14 @@ fn broadcasts_to_some_who_do_not_read(
     let readers = [(); 2].map(|()| sim.connect(Script::new().expect([5; BROADCASTS * LEN])));
     sim.run_until(|sim| sim.stats().connects == 12)?;
     for _ in 0..BROADCASTS {
-        assert_eq!(sim.handle().broadcast(&[5; LEN], None), Ok(()), "there are buffers for it");
+        assert_eq!(sim.handle().all().try_post([5; LEN]), Ok(()), "there are buffers for it");
         let until = sim.now().after(SECOND / 1_000);
         sim.run_until(|sim| sim.now() >= until)?;
     }
     if !sim.run_until(|sim| readers.iter().all(|reader| sim.has_ended(*reader)))? {
         return Ok(None);
     }
-    let skips = sim.stats().broadcast_skips;
+    let skips = sim.stats().missed;
     sim.finish().map(|_| Some(skips))
 }
 

@@ -1,16 +1,15 @@
 //! Echo (RFC 862): what comes in goes out again.
 
-use wharf::{Handler, Link, Result};
+use wharf::{Handler, Input, Link, Result};
 
 /// Echoes.
 #[derive(Debug)]
 pub(crate) struct Echo;
 
 impl Handler for Echo {
-    type Worker = ();
-    type State = ();
-
-    fn on_receive(&self, (): &mut (), link: &mut Link<'_, ()>, data: &[u8]) -> Result {
-        Ok(link.send(data)?)
+    fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+        // What the output has no capacity for stays unread until it has.
+        input.forward(&mut link.out);
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ each_back_end! {
     echo_gives_back_what_it_gets,
     discard_swallows_and_answers_nothing,
     chargen_sends_the_pattern_of_the_rfc,
+    chargen_fits_buffers_and_outputs_of_any_size,
     chargen_waits_for_a_client_that_does_not_read,
     chat_is_a_conversation,
     chat_ends_a_line_without_end,
@@ -72,6 +73,27 @@ fn chargen_sends_the_pattern_of_the_rfc(back_end: &str) {
     }
     drop(link);
     server.stop();
+}
+
+fn chargen_fits_buffers_and_outputs_of_any_size(back_end: &str) {
+    let few = ["--app", "chargen", "--links", "8", "--shards", "1"];
+    for sizes in [
+        &["--buffer-size", "64", "--send-queue", "128"][..],
+        &["--buffer-size", "100", "--send-queue", "1MiB"],
+        &["--buffer-size", "1MiB", "--send-queue", "2MiB", "--buffers", "40"],
+        &["--grant", "64KiB"],
+    ] {
+        let Some(server) = Server::start(back_end, &[&few, sizes].concat()) else { return };
+        let mut link = server.connect();
+        let mut lines = vec![0; 74 * 1_000];
+        link.read_exact(&mut lines).expect("it goes on");
+        for (number, line) in lines.chunks(74).enumerate() {
+            let ring = (b' '..=b'~').cycle().skip(number % 95).take(72);
+            assert!(line.iter().copied().eq(ring.chain(*b"\r\n")), "{sizes:?}, line {number}");
+        }
+        drop(link);
+        server.stop();
+    }
 }
 
 fn chargen_waits_for_a_client_that_does_not_read(back_end: &str) {

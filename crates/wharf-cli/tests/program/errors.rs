@@ -137,12 +137,12 @@ fn settings_that_do_not_fit_are_bad_configuration() {
     refuses(
         &serve(&["--links", "0", "--buffer-size", "8"]),
         3,
-        &["links is 0", "buffer_size is 8"],
+        &["links_max is 0", "buffer_size_bytes is 8"],
     );
     refuses(&serve(&["--shards", "4", "--links", "3"]), 3, &["each of 4 shards needs one"]);
-    refuses(&serve(&["--buffers", "5999"]), 3, &["buffers is 5999", "fewer links"]);
+    refuses(&serve(&["--buffers", "5999"]), 3, &["buffer_count is 5999", "fewer links"]);
     refuses(&serve(&["--send-queue", "8KiB", "--grant", "8KiB"]), 3, &["grant_bytes is 8192"]);
-    refuses(&serve(&["--send-queue", "2KiB"]), 3, &["buffer_size is 2048", "twice that"]);
+    refuses(&serve(&["--send-queue", "2KiB"]), 3, &["buffer_size_bytes is 2048", "twice that"]);
     refuses(&serve(&["--listen", "127.0.0.1"]), 3, &["\"127.0.0.1\"", "127.0.0.1:9527"]);
 }
 

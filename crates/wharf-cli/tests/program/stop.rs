@@ -1,6 +1,6 @@
 //! How it ends: every byte that it took is answered, in time, and the exit code says how it went.
 
-use super::common::{Server, read_until};
+use super::common::{PATIENCE, Server, read_until};
 use super::each_back_end;
 use rustix::process::Signal;
 use std::io::{Read, Write};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 each_back_end! {
     a_signal_under_load_loses_no_answer,
+    a_stream_without_end_ends_with_the_server,
     a_silent_server_ends_at_once_on_either_signal,
     links_that_do_not_finish_are_cut_when_the_drain_is_over,
     a_second_signal_ends_it_at_once,
@@ -69,6 +70,28 @@ fn a_signal_under_load_loses_no_answer(back_end: &str) {
     let log = server.log.join("\n");
     assert!(log.contains("INFO stopping on SIGTERM: 9 links have 5 s to finish"), "{log}");
     assert!(log.contains("INFO stopped: 9 drained, 0 cut; "), "{log}");
+}
+
+/// Who reads chargen gets whole what was queued at the signal, and then the end; the server does not
+/// wait for the drain's time to be over. Also who has ended its half, and is still served.
+fn a_stream_without_end_ends_with_the_server(back_end: &str) {
+    let arguments = ["--app", "chargen", "--drain", "1h"];
+    let Some(mut server) = Server::start(back_end, &arguments) else { return };
+    let mut links = [server.connect(), server.connect()];
+    links[1].shutdown(Shutdown::Write).expect("open");
+    for link in &mut links {
+        link.read_exact(&mut vec![0; 1 << 20]).expect("it goes on");
+    }
+    server.signal(Signal::TERM);
+    let (deadline, mut piece) = (Instant::now() + PATIENCE, vec![0; 1 << 16]);
+    for link in &mut links {
+        while link.read(&mut piece).expect("it closes in good order") > 0 {
+            assert!(Instant::now() < deadline, "it goes on for ever");
+        }
+    }
+    let (status, took) = server.wait();
+    assert_eq!(status.code(), Some(0), "{:#?}", server.log);
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 fn a_silent_server_ends_at_once_on_either_signal(back_end: &str) {

@@ -197,6 +197,9 @@ impl Core {
             self.schedule(after_ns, What::Arrive { conn, to: narrow(to) });
         } else if side.inbox.fin_sent {
             side.inbox.fin_arrived = true;
+            if to == SERVER {
+                entry.state.traffic.note(|traffic| traffic.client_ended = true);
+            }
         }
         self.notify(conn, to, READ);
     }

@@ -30,6 +30,8 @@ pub struct Traffic {
     pub turned_away: bool,
     /// The server's side is closed, whoever did that.
     pub closed: bool,
+    /// The client's end has arrived at the server, after all of its bytes.
+    pub client_ended: bool,
     /// When the server sent its end.
     pub end_ns: Option<u64>,
     /// When bytes or an end last moved, on the steady clock; at least when it was the client that

@@ -246,7 +246,7 @@ where
             &handler.handler,
             listeners,
         );
-        let stopped: Box<dyn FnOnce() + Send> = Box::new(move || drop(handler));
+        let stopped: Box<dyn FnOnce() + Send + Sync> = Box::new(move || drop(handler));
         let threads = match started {
             Ok(threads) => threads,
             Err(error) => {

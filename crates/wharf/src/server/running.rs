@@ -14,6 +14,7 @@ use std::fmt;
 use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub struct RunningServer {
     pub(super) files_raised: Option<(u64, u64)>,
     pub(super) threads: Vec<JoinHandle<std::result::Result<(), String>>>,
     /// Tells the handler that all threads have ended.
-    pub(super) stopped: Box<dyn FnOnce() + Send>,
+    pub(super) stopped: Box<dyn FnOnce() + Send + Sync>,
 }
 
 impl fmt::Debug for RunningServer {
@@ -289,5 +290,6 @@ impl Drop for StopOnDrop<'_> {
         if self.shard == 0 {
             self.shared.end_accepting();
         }
+        self.shared.shards[usize::from(self.shard)].ended.store(true, Ordering::Release);
     }
 }

@@ -6,9 +6,15 @@ use crate::handler::Handler;
 use crate::stats::{Counter, ShardStats};
 use std::sync::atomic::Ordering;
 
-impl<H: Handler> Simulation<H> {
+impl<H, S, W> Simulation<H, S, W>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
     /// Looks at all that must hold now. A shard's links were looked at after its turn.
     pub(super) fn check(&mut self) -> Result<(), String> {
+        self.contract.listen();
         if let Some(fault) = self.contract.fault() {
             return Err(fault.clone());
         }
@@ -69,6 +75,8 @@ impl<H: Handler> Simulation<H> {
             (tally.connects, tally.disconnects) == (connects, closes),
             "the handler saw {tally:?}, the counters say {connects} and {closes}"
         );
+        let open = tally.connects - tally.disconnects;
+        ensure!(tally.states == open, "{} states of links live, of {open} links", tally.states);
         let panics = sum(|stats| &stats.handler_panics);
         ensure!(panics == tally.planned_panics, "{panics} panics, {}", tally.planned_panics);
         Ok(())

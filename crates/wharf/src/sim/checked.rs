@@ -1,12 +1,12 @@
 //! A handler around the one under test: it watches the callbacks, and passes them on.
 
-use super::contract::{Contract, Event};
-use crate::handler::{DisconnectReason, Handler, Idle, WorkerId};
+use super::contract::{Call, Contract, Event, number_of};
+use super::rules::{Glance, Outcome};
+use crate::handler::{DisconnectReason, Handler, Verdict};
 use crate::link::Link;
-use crate::link::input::Input;
-use crate::{Error, Result};
+use crate::server::shared::Shared;
+use crate::{Error, Handle, Input, Result, Worker};
 use std::any::Any;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
@@ -20,40 +20,93 @@ pub struct PlannedPanic;
 pub(super) struct Checked<H> {
     pub(super) inner: H,
     pub(super) contract: Arc<Contract>,
+    pub(super) shared: Arc<Shared>,
 }
 
-/// The state of the handler under test, and whether a link has it already.
-#[derive(Debug, Default)]
+/// The state of the handler under test, and whose it is.
+#[derive(Debug)]
 pub(super) struct CheckedState<S> {
     inner: S,
-    used: bool,
+    owner: Owner,
 }
 
-type CheckedLink<'a, S> = Link<'a, CheckedState<S>>;
+/// Tells the contract that a link's state lives.
+#[derive(Debug)]
+struct Owner {
+    connection: usize,
+    contract: Arc<Contract>,
+}
 
-impl<H: Handler> Checked<H> {
-    fn around<R>(
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.contract.note_state(false);
+    }
+}
+
+type CheckedLink<'a, S, W> = Link<'a, CheckedState<S>, W>;
+
+/// The input of a callback, if it is shown one.
+trait Look {
+    fn look(&self) -> (usize, bool);
+}
+
+impl Look for () {
+    fn look(&self) -> (usize, bool) {
+        (0, false)
+    }
+}
+
+impl Look for &mut Input<'_> {
+    fn look(&self) -> (usize, bool) {
+        (self.len(), self.is_ended())
+    }
+}
+
+fn glance<T, W>(link: &Link<'_, T, W>, input: &impl Look) -> Glance {
+    let (unread, is_ended) = input.look();
+    Glance {
+        now: link.now(),
+        unread,
+        is_ended,
+        unsent: link.out.unsent_bytes(),
+        spare: link.out.spare_capacity(),
+        has_grant: link.out.has_grant(),
+        sent_bytes: link.totals().sent_bytes,
+    }
+}
+
+impl<H> Checked<H> {
+    fn around<T, W, I: Look, R>(
         &self,
         event: Event,
-        link: &mut CheckedLink<'_, H::State>,
-        callback: impl FnOnce(&H, &mut Link<'_, H::State>) -> R,
-        refusal: impl FnOnce(&R) -> Option<DisconnectReason>,
+        link: &mut Link<'_, T, W>,
+        mut input: I,
+        callback: impl FnOnce(&H, &mut Link<'_, T, W>, &mut I) -> R,
+        outcome: impl FnOnce(&R) -> Outcome,
     ) -> R {
-        let (id, peer, now) = (link.id(), link.peer(), link.now());
-        self.contract.enter(event, id, peer, now);
-        let (mut inner, used) = link.split(|state| (&mut state.inner, &mut state.used));
-        if event == Event::Connect && std::mem::replace(used, true) {
-            self.contract.fail(format!("link {id} begins with another one's state"));
-        }
-        match catch_unwind(AssertUnwindSafe(|| callback(&self.inner, &mut inner))) {
-            Ok(answer) => {
-                self.contract.leave(event, id, refusal(&answer));
-                answer
+        let id = link.id();
+        let connection = number_of(link.peer().ip());
+        let call = Call {
+            event,
+            link: id,
+            connection,
+            worker: link.worker_id().index(),
+            is_revoked: self.shared.revoked.contains(id),
+            is_stopping: link.server.is_stopping(),
+        };
+        self.contract.enter(&call, glance(link, &input));
+        let result = catch_unwind(AssertUnwindSafe(|| callback(&self.inner, link, &mut input)));
+        let at = glance(link, &input);
+        match result {
+            Ok(result) => {
+                self.contract.leave(&call, at, outcome(&result));
+                result
             }
             Err(payload) => {
-                self.contract.leave(event, id, Some(DisconnectReason::HandlerPanic));
+                let reason = DisconnectReason::HandlerPanic;
+                self.contract.leave(&call, at, Outcome::Closes(reason));
                 if payload.is::<PlannedPanic>() {
-                    self.contract.note_planned_panic(peer);
+                    self.contract.note_planned_panic(connection);
                 } else {
                     let text = panic_text(&*payload);
                     self.contract.fail(format!("the handler panicked in {event:?}: {text}"));
@@ -62,72 +115,139 @@ impl<H: Handler> Checked<H> {
             }
         }
     }
+
+    /// That the state is the one that was made for this link.
+    fn check_state<S, W>(&self, link: &CheckedLink<'_, S, W>) {
+        let owner = link.state.owner.connection;
+        if owner != number_of(link.peer().ip()) {
+            self.contract.fail(format!("link {} has the state of client {owner}", link.id()));
+        }
+    }
+
+    fn with_inner<S, W, I: Look, R>(
+        &self,
+        event: Event,
+        link: &mut CheckedLink<'_, S, W>,
+        input: I,
+        callback: impl FnOnce(&H, &mut Link<'_, S, W>, &mut I) -> R,
+        outcome: impl FnOnce(&R) -> Outcome,
+    ) -> R {
+        self.check_state(link);
+        let callback = |handler: &H, link: &mut CheckedLink<'_, S, W>, input: &mut I| {
+            callback(handler, &mut link.with_state(|state| &mut state.inner), input)
+        };
+        self.around(event, link, input, callback, outcome)
+    }
 }
 
-impl<H: Handler> Handler for Checked<H> {
-    type Worker = H::Worker;
-    type State = CheckedState<H::State>;
+/// An error closes its link, for this reason.
+fn fails(error: &Error) -> Outcome {
+    Outcome::Closes(DisconnectReason::of_error(error))
+}
 
-    fn on_worker_start(&self, worker: WorkerId) -> io::Result<H::Worker> {
+fn stays_or_fails<T>(result: &Result<T>) -> Outcome {
+    result.as_ref().map_or_else(fails, |_| Outcome::Stays)
+}
+
+fn ends_for(reason: DisconnectReason) -> impl FnOnce(&Result<Verdict>) -> Outcome {
+    move |result| match result {
+        Ok(Verdict::Close) if reason == DisconnectReason::Idle => Outcome::Closes(reason),
+        Ok(Verdict::Close) => Outcome::Ends(reason),
+        Ok(Verdict::Keep) => Outcome::Stays,
+        Err(error) => fails(error),
+    }
+}
+
+impl<H, S, W> Handler<CheckedState<S>, W> for Checked<H>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
+    fn on_start(&self, server: &Handle) -> Result {
+        self.inner.on_start(server)
+    }
+
+    fn on_stop(&self, server: &Handle) {
+        self.inner.on_stop(server);
+    }
+
+    fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<W> {
         self.inner.on_worker_start(worker)
     }
 
-    fn on_connect(
-        &self,
-        worker: &mut H::Worker,
-        link: &mut CheckedLink<'_, H::State>,
-    ) -> Result<(), Error> {
-        let refusal = |answer: &Result| answer.as_ref().err().map(DisconnectReason::of_error);
-        self.around(Event::Connect, link, |h, link| h.on_connect(worker, link), refusal)
+    fn on_connect(&self, link: &mut Link<'_, (), W>) -> Result<CheckedState<S>> {
+        let inner = self.around(
+            Event::Connect,
+            link,
+            (),
+            |handler, link, ()| handler.on_connect(link),
+            stays_or_fails,
+        )?;
+        self.contract.note_state(true);
+        let connection = number_of(link.peer().ip());
+        let owner = Owner { connection, contract: Arc::clone(&self.contract) };
+        Ok(CheckedState { inner, owner })
     }
 
-    fn on_receive(
-        &self,
-        _: &mut H::Worker,
-        _: &mut CheckedLink<'_, H::State>,
-        _: &[u8],
-    ) -> Result<(), Error> {
-        self.contract.fail("on_receive is not called through on_input".to_owned());
-        Ok(())
+    fn on_receive(&self, link: &mut CheckedLink<'_, S, W>, input: &mut Input<'_>) -> Result {
+        self.with_inner(
+            Event::Receive,
+            link,
+            input,
+            |handler, link, input| handler.on_receive(link, input),
+            stays_or_fails,
+        )
     }
 
-    fn on_input(
-        &self,
-        worker: &mut H::Worker,
-        link: &mut CheckedLink<'_, H::State>,
-        input: &mut Input<'_>,
-    ) -> Result<(), Error> {
-        let before = input.len();
-        if before == 0 {
-            self.contract.fail("a call with input without bytes".to_owned());
-        }
-        self.contract.note_input(link.id(), link.peer(), before);
-        let answer =
-            self.around(Event::Receive, link, |h, link| h.on_input(worker, link, input), |_| None);
-        self.contract.note_consumed(link.peer(), before - input.len(), input.wanted());
-        answer
+    fn on_writable(&self, link: &mut CheckedLink<'_, S, W>) -> Result {
+        self.with_inner(
+            Event::Writable,
+            link,
+            (),
+            |handler, link, ()| handler.on_writable(link),
+            stays_or_fails,
+        )
     }
 
-    fn on_sent(
-        &self,
-        worker: &mut H::Worker,
-        link: &mut CheckedLink<'_, H::State>,
-    ) -> Result<(), Error> {
-        self.around(Event::Sent, link, |h, link| h.on_sent(worker, link), |_| None)
+    fn on_end(&self, link: &mut CheckedLink<'_, S, W>, input: &mut Input<'_>) -> Result<Verdict> {
+        self.with_inner(
+            Event::End,
+            link,
+            input,
+            |handler, link, input| handler.on_end(link, input),
+            ends_for(DisconnectReason::PeerClosed),
+        )
     }
 
-    fn on_idle(&self, worker: &mut H::Worker, link: &mut CheckedLink<'_, H::State>) -> Idle {
-        self.around(Event::Idle, link, |h, link| h.on_idle(worker, link), |_| None)
+    fn on_idle(&self, link: &mut CheckedLink<'_, S, W>) -> Result<Verdict> {
+        self.with_inner(
+            Event::Idle,
+            link,
+            (),
+            |handler, link, ()| handler.on_idle(link),
+            ends_for(DisconnectReason::Idle),
+        )
     }
 
-    fn on_disconnect(
-        &self,
-        worker: &mut H::Worker,
-        link: &mut CheckedLink<'_, H::State>,
-        reason: DisconnectReason,
-    ) {
-        let event = Event::Disconnect(reason);
-        self.around(event, link, |h, link| h.on_disconnect(worker, link, reason), |()| None);
+    fn on_drain(&self, link: &mut CheckedLink<'_, S, W>) -> Result<Verdict> {
+        self.with_inner(
+            Event::Drain,
+            link,
+            (),
+            |handler, link, ()| handler.on_drain(link),
+            ends_for(DisconnectReason::ServerStopping),
+        )
+    }
+
+    fn on_disconnect(&self, link: &mut CheckedLink<'_, S, W>, reason: DisconnectReason) {
+        self.with_inner(
+            Event::Disconnect(reason),
+            link,
+            (),
+            |handler, link, ()| handler.on_disconnect(link, reason),
+            |()| Outcome::Stays,
+        );
     }
 }
 

@@ -1,10 +1,15 @@
-//! The callbacks' contract, kept in a book of its own: it trusts nothing that the engine keeps.
+//! The callbacks' contract: which link each belongs to, and what went on at each connection.
+//!
+//! What is promised for the calls of one link is in `rules.rs`. Both are kept beside the engine, and
+//! trust nothing that it keeps.
 
+use super::rules::{Facts, Glance, Limits, Outcome, Rest, Rules};
+use crate::acts::{Act, Watch, Whom};
+use crate::engine::ensure;
 use crate::handler::DisconnectReason;
-use crate::link::LinkId;
-use std::net::{IpAddr, SocketAddr};
+use crate::link::{LinkId, LinkKey};
+use std::net::IpAddr;
 use std::sync::{OnceLock, PoisonError};
-use std::time::Duration;
 use wharf_port::port::Time;
 use wharf_port::sim::{TrafficWatch, World};
 
@@ -12,8 +17,10 @@ use wharf_port::sim::{TrafficWatch, World};
 pub(super) enum Event {
     Connect,
     Receive,
-    Sent,
+    Writable,
+    End,
     Idle,
+    Drain,
     Disconnect(DisconnectReason),
 }
 
@@ -33,14 +40,16 @@ pub(super) struct Story {
     pub(super) fate: Fate,
     /// Its name, once it was open.
     pub(super) link: Option<LinkId>,
-    /// Bytes that the handler has consumed.
+    /// Bytes that the handler has taken.
     pub(super) received: u64,
-    /// Bytes that it has seen, consumed or not.
+    /// Bytes that it has seen, taken or not.
     seen: u64,
     /// It was last called with more, or the link was opened, on the links' clock.
-    pub(super) heard_link_ns: u64,
-    /// Bytes that must be unread before the next call is of use to it.
-    wanted: u64,
+    heard_link_ns: u64,
+    /// What of the unread bytes counts as handled.
+    rest: Rest,
+    /// Its own handler keeps it from being called, or from ending.
+    pub(super) is_held: bool,
     /// A planned panic struck one of its callbacks.
     pub(super) panicked: bool,
     /// When the link was opened, on the steady clock: in the backlog nobody waits for a handler.
@@ -52,13 +61,17 @@ pub(super) struct Story {
 impl Story {
     /// Whether its handler waits for the rest of what it has left unread.
     pub(super) fn is_incomplete(&self) -> bool {
-        self.wanted > 0
+        matches!(self.rest, Rest::Wants(wants) if wants > 0)
     }
 
     /// How many of the first `delivered` bytes the handler should have had a call for.
     pub(super) fn unhandled(&self, delivered: u64) -> u64 {
-        let rest = delivered.saturating_sub(self.received);
-        if rest < self.wanted { 0 } else { rest }
+        let unread = delivered.saturating_sub(self.received);
+        let is_handled = match self.rest {
+            Rest::Wants(wants) => unread < wants,
+            Rest::Left(left) => unread <= left,
+        };
+        if is_handled { 0 } else { unread }
     }
 }
 
@@ -87,11 +100,25 @@ pub(super) struct IdleNote {
     pub(super) rested_ns: u64,
 }
 
+/// Whose callback it is, and where it runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub(super) event: Event,
+    pub(super) link: LinkId,
+    /// The connection's number, by its peer's address.
+    pub(super) connection: usize,
+    /// The shard whose worker runs it.
+    pub(super) worker: usize,
+    pub(super) is_revoked: bool,
+    pub(super) is_stopping: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Contract {
     world: World,
-    idle: Duration,
+    limits: Limits,
     fault: OnceLock<String>,
+    watch: Watch,
     book: Lock<Book>,
 }
 
@@ -108,6 +135,12 @@ struct Book {
     /// By the connections' numbers.
     stories: Vec<Story>,
     watches: Vec<TrafficWatch>,
+    /// By shard.
+    turns: Vec<u64>,
+    /// The shard that turns.
+    turning: Option<usize>,
+    /// When a stop's time is over.
+    drained_out_at: Option<Time>,
     tally: Tally,
 }
 
@@ -116,10 +149,12 @@ pub(super) struct Tally {
     pub(super) connects: u64,
     pub(super) disconnects: u64,
     pub(super) planned_panics: u64,
+    /// Links' states that were made and not dropped.
+    pub(super) states: u64,
 }
 
 /// The last link in a place.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Life {
     generation: u32,
     connection: usize,
@@ -127,14 +162,17 @@ struct Life {
     open: bool,
     /// A callback runs.
     busy: bool,
-    heard: Time,
+    /// Since `on_connect` has begun.
+    rules: Option<Rules>,
 }
 
 impl Contract {
-    pub(super) fn new(world: World, shards: u32, places: u32, idle: Duration) -> Self {
-        let lives = (0..shards).map(|_| vec![Life::default(); places as usize]).collect();
-        let book = Lock::new(Book { lives, ..Book::default() });
-        Self { world, idle, fault: OnceLock::new(), book }
+    pub(super) fn new(world: World, shards: u32, places: u32, limits: Limits) -> Self {
+        let places = || (0..places).map(|_| Life::default()).collect();
+        let lives = (0..shards).map(|_| places()).collect();
+        let turns = (0..shards).map(|_| 0).collect();
+        let book = Lock::new(Book { lives, turns, ..Book::default() });
+        Self { world, limits, fault: OnceLock::new(), watch: Watch::new(), book }
     }
 
     /// Another client has connected.
@@ -142,93 +180,198 @@ impl Contract {
         self.book().watches.push(traffic);
     }
 
-    pub(super) fn enter(&self, event: Event, id: LinkId, peer: SocketAddr, now: Time) {
+    /// A shard turns, or `None` does any more.
+    pub(super) fn note_turn(&self, shard: Option<usize>) {
         let mut book = self.book();
-        let life = &mut book.lives[id.shard()][id.index() as usize];
-        if std::mem::replace(&mut life.busy, true) {
-            self.fail(format!("link {id}: {event:?} while another callback runs"));
+        book.turning = shard;
+        if let Some(shard) = shard {
+            book.turns[shard] += 1;
         }
-        if event == Event::Connect {
-            if life.open || id.generation() <= life.generation {
-                self.fail(format!("link {id}: on_connect, but its place has {life:?}"));
-            }
-            let connection = number_of(peer);
-            *life = Life { generation: id.generation(), connection, open: false, ..*life };
-        } else if !life.open || life.generation != id.generation() {
-            self.fail(format!("link {id}: {event:?}, but its place has {life:?}"));
-        } else if life.connection != number_of(peer) {
-            self.fail(format!("link {id}: {event:?} with the peer {peer}"));
+    }
+
+    /// The server was asked to stop, and this is when its links are closed by force.
+    pub(super) fn note_stop(&self, until: Time) {
+        self.book().drained_out_at = Some(until);
+    }
+
+    /// Takes up what was asked for outside of callbacks.
+    pub(super) fn listen(&self) {
+        let told = self.watch.take();
+        if !told.is_empty() {
+            let mut book = self.book();
+            told.into_iter().for_each(|(whom, act)| self.hear(&mut book, None, whom, act));
         }
-        if event == Event::Idle && now.since(life.heard) < self.idle {
-            self.fail(format!("link {id}: idle after {:?}", now.since(life.heard)));
+    }
+
+    pub(super) fn enter(&self, call: &Call, at: Glance) {
+        self.listen();
+        let mut book = self.book();
+        let facts = self.facts(&book, call);
+        if let Err(what) = self.begin(&mut book, call, at, &facts) {
+            self.fail(format!("link {}: {:?} {what}", call.link, call.event));
         }
-        if matches!(event, Event::Connect | Event::Receive | Event::Idle) {
-            life.heard = now;
+        if call.event == Event::Idle {
+            book.note_idle(call.connection, facts.link_ns, self.world.steady_ns());
         }
-        if event == Event::Idle {
-            let (link_ns, steady_ns) = (self.link_ns(id), self.world.steady_ns());
-            book.note_idle(number_of(peer), link_ns, steady_ns);
+        let story = story_of(&mut book.stories, call.connection);
+        let seen = story.received + at.unread as u64;
+        if seen > story.seen {
+            (story.seen, story.heard_link_ns) = (seen, facts.link_ns);
         }
+    }
+
+    fn begin(&self, book: &mut Book, call: &Call, at: Glance, facts: &Facts) -> Result<(), String> {
+        let key = call.link.key();
+        let (shard, place) = (key.shard(), key.index() as usize);
+        ensure!(book.turning == Some(shard), "in the turn of shard {:?}", book.turning);
+        ensure!(call.worker == shard, "by worker {}", call.worker);
+        let life = &mut book.lives[shard][place];
+        let was_busy = std::mem::replace(&mut life.busy, true);
+        ensure!(!was_busy, "while another callback runs");
+        if call.event == Event::Connect {
+            let is_next = !life.open && key.generation() > life.generation;
+            ensure!(is_next, "but its place has generation {}, {}", life.generation, life.state());
+            life.generation = key.generation();
+            life.connection = call.connection;
+            life.rules = Some(Rules::new(self.limits, at, facts));
+        }
+        let is_it = life.generation == key.generation();
+        let is_open = life.open || call.event == Event::Connect;
+        ensure!(
+            is_it && is_open,
+            "but its place has generation {}, {}",
+            life.generation,
+            life.state()
+        );
+        ensure!(life.connection == call.connection, "with the peer {}", call.connection);
+        life.rules.as_mut().map_or(Ok(()), |rules| rules.begin(call.event, at, facts))
     }
 
     /// A callback has returned; a connect may have been refused.
-    pub(super) fn leave(&self, event: Event, id: LinkId, refused: Option<DisconnectReason>) {
+    pub(super) fn leave(&self, call: &Call, mut at: Glance, outcome: Outcome) {
+        let told = self.watch.take();
         let mut book = self.book();
+        for (whom, act) in told {
+            if let (Whom::Own, Act::Defers { unread }) = (whom, act) {
+                // It is hidden from then on.
+                at.unread = unread;
+            }
+            self.hear(&mut book, Some(call), whom, act);
+        }
+        let facts = self.facts(&book, call);
+        let steady_ns = self.world.steady_ns();
         let Book { lives, stories, tally, .. } = &mut *book;
-        let life = &mut lives[id.shard()][id.index() as usize];
+        let key = call.link.key();
+        let life = &mut lives[key.shard()][key.index() as usize];
         life.busy = false;
-        let fate = match (event, refused) {
-            (Event::Connect, None) => {
+        let story = story_of(stories, call.connection);
+        if let Some(rules) = &mut life.rules {
+            let taken = rules.unread_at_begin().saturating_sub(at.unread);
+            if let Err(what) = rules.end(call.event, outcome, at, &facts) {
+                self.fail(format!("link {}: {:?} {what}", call.link, call.event));
+            }
+            if matches!(call.event, Event::Receive | Event::End) {
+                story.received += taken as u64;
+            }
+            (story.rest, story.is_held) = (rules.rest(), rules.is_held());
+        }
+        match (call.event, outcome) {
+            (Event::Connect, Outcome::Closes(reason)) => story.fate = Fate::Over(reason),
+            (Event::Connect, _) => {
                 tally.connects += 1;
                 life.open = true;
-                Fate::Open(id)
+                (story.fate, story.link) = (Fate::Open(call.link), Some(call.link));
+                (story.opened_steady_ns, story.heard_link_ns) = (steady_ns, facts.link_ns);
             }
-            (Event::Connect, Some(reason)) => Fate::Over(reason),
             (Event::Disconnect(reason), _) => {
                 tally.disconnects += 1;
-                life.open = false;
-                Fate::Over(reason)
+                (life.open, life.rules) = (false, None);
+                story.fate = Fate::Over(reason);
             }
-            (Event::Receive | Event::Sent | Event::Idle, _) => return,
-        };
-        let story = story_of(stories, life.connection);
-        story.fate = fate;
-        if matches!(fate, Fate::Open(_)) {
-            story.link = Some(id);
-            story.opened_steady_ns = self.world.steady_ns();
-            story.heard_link_ns = self.link_ns(id);
+            _ => {}
         }
     }
 
-    /// The handler is called with so many unread bytes.
-    pub(super) fn note_input(&self, id: LinkId, peer: SocketAddr, unread: usize) {
-        let link_ns = self.link_ns(id);
-        let mut book = self.book();
-        let story = story_of(&mut book.stories, number_of(peer));
-        let seen = story.received + unread as u64;
-        if seen > story.seen {
-            (story.seen, story.heard_link_ns) = (seen, link_ns);
+    /// Somebody asks for something, in the callback `by` or outside of any.
+    fn hear(&self, book: &mut Book, by: Option<&Call>, whom: Whom, act: Act) {
+        match whom {
+            Whom::Own => {
+                if let Some(call) = by {
+                    self.hear_of(book, call.link, act, true);
+                }
+            }
+            Whom::Link(link) => self.hear_of(book, link, act, false),
+            Whom::AllBut(except) => {
+                let all = book.stories.iter().filter_map(|story| match story.fate {
+                    Fate::Open(link) if Some(link) != except => Some(link),
+                    _ => None,
+                });
+                for link in all.collect::<Vec<_>>() {
+                    self.hear_of(book, link, act, false);
+                }
+            }
         }
     }
 
-    /// It has consumed some, and waits for more or not.
-    pub(super) fn note_consumed(&self, peer: SocketAddr, count: usize, wanted: usize) {
-        let mut book = self.book();
-        let story = story_of(&mut book.stories, number_of(peer));
-        story.received += count as u64;
-        story.wanted = if count > 0 { 0 } else { wanted as u64 };
+    fn hear_of(&self, book: &mut Book, link: LinkId, act: Act, is_own: bool) {
+        let key = link.key();
+        let place = book.lives.get(key.shard()).and_then(|of| of.get(key.index() as usize));
+        let Some(life) = place.filter(|life| life.generation == key.generation()) else { return };
+        let connection = life.connection;
+        let facts = self.facts_of(book, key, connection);
+        if matches!(act, Act::Reply(_) | Act::ReplyAndClose(_) | Act::Resume)
+            && let Some(traffic) = book.watches.get(connection)
+        {
+            // From now on the server owes it something.
+            traffic.asked(self.world.steady_ns());
+        }
+        let life = &mut book.lives[key.shard()][key.index() as usize];
+        if let Some(rules) = &mut life.rules {
+            rules.hear_of(act, is_own, &facts);
+            let is_held = rules.is_held();
+            story_of(&mut book.stories, connection).is_held = is_held;
+        }
+    }
+
+    fn facts(&self, book: &Book, call: &Call) -> Facts {
+        Facts {
+            is_revoked: call.is_revoked,
+            is_stopping: call.is_stopping,
+            ..self.facts_of(book, call.link.key(), call.connection)
+        }
+    }
+
+    fn facts_of(&self, book: &Book, link: LinkKey, connection: usize) -> Facts {
+        let traffic = book.watches.get(connection).map(TrafficWatch::get).unwrap_or_default();
+        let drained_out_at = book.drained_out_at;
+        Facts {
+            link_ns: self.link_ns(link),
+            turn: book.turns.get(link.shard()).copied().unwrap_or(0),
+            from_server: traffic.from_server,
+            peer_has_ended: traffic.client_ended,
+            is_broken: traffic.harmed || traffic.reset,
+            is_stopping: false,
+            is_drained_out: drained_out_at.is_some_and(|until| until <= self.world.now()),
+            is_revoked: false,
+        }
     }
 
     /// The clock by which the link's shard may measure it.
-    fn link_ns(&self, id: LinkId) -> u64 {
+    fn link_ns(&self, link: LinkKey) -> u64 {
         // Shards and their ports are made in the same order.
-        self.world.link_ns(u32::try_from(id.shard()).unwrap_or(0))
+        self.world.link_ns(u32::try_from(link.shard()).unwrap_or(0))
     }
 
-    pub(super) fn note_planned_panic(&self, peer: SocketAddr) {
+    pub(super) fn note_planned_panic(&self, connection: usize) {
         let mut book = self.book();
         book.tally.planned_panics += 1;
-        story_of(&mut book.stories, number_of(peer)).panicked = true;
+        story_of(&mut book.stories, connection).panicked = true;
+    }
+
+    /// A link's state was made or dropped.
+    pub(super) fn note_state(&self, is_made: bool) {
+        let states = &mut self.book().tally.states;
+        *states = if is_made { *states + 1 } else { states.saturating_sub(1) };
     }
 
     /// Notes the first thing that did not hold.
@@ -257,6 +400,12 @@ impl Contract {
     }
 }
 
+impl Life {
+    fn state(&self) -> &'static str {
+        if self.open { "open" } else { "closed" }
+    }
+}
+
 impl Book {
     fn note_idle(&mut self, connection: usize, link_ns: u64, steady_ns: u64) {
         let Some(traffic) = self.watches.get(connection).map(TrafficWatch::get) else { return };
@@ -277,9 +426,9 @@ fn story_of(stories: &mut Vec<Story>, connection: usize) -> &mut Story {
 }
 
 /// The world gives the nth connection the address 10.0.0.0 plus n.
-fn number_of(peer: SocketAddr) -> usize {
-    match peer.ip() {
-        IpAddr::V4(address) => (u32::from(address) & 0x00FF_FFFF) as usize,
-        IpAddr::V6(_) => usize::MAX,
+pub(super) fn number_of(peer: Option<IpAddr>) -> usize {
+    match peer {
+        Some(IpAddr::V4(address)) => (u32::from(address) & 0x00FF_FFFF) as usize,
+        _ => usize::MAX,
     }
 }

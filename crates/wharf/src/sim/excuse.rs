@@ -112,7 +112,12 @@ impl StopNote {
     }
 }
 
-impl<H: Handler> Simulation<H> {
+impl<H, S, W> Simulation<H, S, W>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
     /// Looks whether each client that was cut off has an excuse, and whether the handler was given
     /// all that had arrived where the peer ended the link.
     pub(super) fn judge(&self) -> Result<ExcuseCounts, String> {
@@ -171,7 +176,10 @@ impl<H: Handler> Simulation<H> {
             Fate::Over(Kicked) => peer.kicked.then_some(Excuse::Kicked),
             Fate::Over(Idle) => self.was_idle(peer, story).then_some(Excuse::Idle),
             Fate::Over(SlowReader) if did_not_read => Some(Excuse::SlowReader),
-            Fate::Over(SlowReader | Limit) => self.is_loan_excuse(peer, story),
+            Fate::Over(SlowReader) => self.is_loan_excuse(peer, story),
+            Fate::Over(Limit) => {
+                self.is_loan_excuse(peer, story).or_else(|| self.closing(peer, story))
+            }
             fate @ Fate::Over(_) if is_closing(fate) => self.closing(peer, story),
             Fate::Over(_) => None,
         }
@@ -213,7 +221,7 @@ impl<H: Handler> Simulation<H> {
             return Some(Excuse::Stopped);
         }
         let is_forced = self.stop_note.as_ref().is_some_and(|stop| was_forced(stop, &traffic));
-        if is_forced && self.may_force(&traffic) {
+        if is_forced && (story.is_held || self.may_force(&traffic)) {
             return Some(Excuse::DrainedOut);
         }
         let lacks = if stops { peer.lacks_of_stop } else { peer.lacks };
@@ -247,7 +255,7 @@ impl<H: Handler> Simulation<H> {
         // Or the network did not let anything through, which the server cannot tell from that.
         let is_slow = self.faults.way_max_ns() >= nanos(wait)
             && traffic.given_up.is_some_and(|then| then.untaken_ns >= nanos(wait));
-        let holds = is_incomplete || is_slow || was_unread_for(&traffic, wait);
+        let holds = is_incomplete || is_slow || story.is_held || was_unread_for(&traffic, wait);
         (is_revoked && holds).then_some(Excuse::Loan)
     }
 
@@ -294,7 +302,8 @@ impl<H: Handler> Simulation<H> {
             }
             let unread = traffic.to_server - traffic.by_server;
             let story = self.contract.story(number);
-            if !matches!(story.fate, Fate::Open(_)) {
+            // Where its own handler holds it, nobody else can do anything.
+            if !matches!(story.fate, Fate::Open(_)) || story.is_held {
                 continue;
             }
             ensure!(
@@ -338,8 +347,10 @@ fn was_forced(stop: &StopNote, traffic: &Traffic) -> bool {
 
 /// Reasons that a link has before the last of its bytes has left.
 fn is_closing(fate: Fate) -> bool {
-    use DisconnectReason::{HandlerClosed, HandlerError, PeerClosed, ServerStopping};
-    let closing = [HandlerClosed, HandlerError, PeerClosed, ServerStopping];
+    use DisconnectReason::{
+        HandlerClosed, HandlerError, Limit, OutputFull, PeerClosed, ServerStopping,
+    };
+    let closing = [HandlerClosed, HandlerError, Limit, OutputFull, PeerClosed, ServerStopping];
     matches!(fate, Fate::Over(reason) if closing.contains(&reason))
 }
 

@@ -10,8 +10,10 @@
 //!      └───────────────── Simulation::step: one of them goes on, then all is checked ──┘
 //! ```
 //!
-//! Checked after each step: the callbacks' contract (one `on_connect` first, one `on_disconnect`
-//! last, nothing after it, never two at once, a fresh state, `on_idle` not too early), the table
+//! Checked after each step: the callbacks' contract, in a book of its own (one `on_connect` first, one
+//! `on_disconnect` last with a reason that has a cause, never two at once; `on_receive` only with input,
+//! with a grant and for a reason, and not while the link is paused, or a reply is deferred;
+//! `on_writable` only when it is owed; `on_end` and `on_drain` once; `on_idle` not too early), the table
 //! (no place lost, none both free and live), queues within their limit, buffers where they belong,
 //! counters that agree, and that nobody waits too long for a server that has something to do for
 //! it; a panic of the handler is a failure, too. At the end every client must have got what it waits
@@ -26,10 +28,9 @@
 //! use wharf::sim::{Faults, Rng, Script, Simulation};
 //! # struct Echo;
 //! # impl wharf::Handler for Echo {
-//! #     type Worker = ();
-//! #     type State = ();
-//! #     fn on_receive(&self, _: &mut (), link: &mut wharf::Link<'_, ()>, data: &[u8]) -> wharf::Result {
-//! #         Ok(link.send(data)?)
+//! #     fn on_receive(&self, link: &mut wharf::Link<'_>, input: &mut wharf::Input<'_>) -> wharf::Result {
+//! #         input.forward(&mut link.out);
+//! #         Ok(())
 //! #     }
 //! # }
 //!
@@ -53,6 +54,7 @@ mod contract;
 mod excuse;
 mod failure;
 mod outcome;
+mod rules;
 mod script;
 mod simulation;
 
@@ -63,7 +65,7 @@ pub(crate) use contract::Revoked;
 pub use excuse::{Excuse, ExcuseCounts};
 pub use failure::{SimFailure, SimReport};
 pub use script::Script;
-pub use simulation::{ClientId, SimConfig, Simulation};
+pub use simulation::{ClientId, SimConfig, Simulation, fits};
 pub use wharf_port::port::Time;
 pub use wharf_port::sim::{FaultCounts, FaultKind, Faults, Plant, Rng, SimClient};
 pub use wharf_port::sim::{GivenUp, Traffic, TrafficWatch};

@@ -9,7 +9,12 @@ use crate::handler::Handler;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-impl<H: Handler> Simulation<H> {
+impl<H, S, W> Simulation<H, S, W>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
     /// Ends all trouble and waits until every client has ended: whoever is not damaged must get
     /// what it waits for. Damaged clients go, and links that the network has swallowed are closed.
     ///
@@ -49,7 +54,7 @@ impl<H: Handler> Simulation<H> {
     ///
     /// It did not stop in time, or something was lost; or as [`step`](Self::step).
     pub fn stop(&mut self, drain: Duration) -> Result<(), SimFailure> {
-        self.shared.stop(drain);
+        self.handle().stop(drain);
         self.note_stop();
         let struck = self.world.counts().of(FaultKind::ClockJump);
         let deadline = self.now().after(drain).after(STOP_SLACK);
@@ -118,6 +123,10 @@ impl<H: Handler> Simulation<H> {
         let Some(worker) = shard.worker.take() else { return Ok(()) };
         let stale = worker.stale();
         ensure!(stale == 0, "shard {number} has seen {stale} stale completions");
+        drop(worker);
+        if self.shards.iter().all(|shard| shard.worker.is_none()) {
+            self.handler.on_stop(&self.handle());
+        }
         Ok(())
     }
 
@@ -153,7 +162,8 @@ impl<H: Handler> Simulation<H> {
                 && (peer.harmed || swallows)
                 && let Fate::Open(link) = self.contract.fate(number as usize)
             {
-                did_something |= handle.close(link).is_ok();
+                handle.link(link).close();
+                did_something = true;
             }
         }
         did_something

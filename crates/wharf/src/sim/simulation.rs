@@ -1,16 +1,19 @@
 //! The simulation itself: who is there, and one step after the other.
 
-use super::checked::{Checked, panic_text};
+use super::checked::{Checked, CheckedState, panic_text};
 use super::client::{Client, Next};
 use super::contract::Contract;
 use super::excuse::StopNote;
 use super::failure::SimFailure;
+use super::rules::Limits;
 use super::{EnginePlant, FaultCounts, Faults, Plant, Rng, SimClient, Time, TrafficWatch};
 use crate::engine::{Census, Turn, Worker};
 use crate::handler::Handler;
+use crate::limits::Settings;
 use crate::plant::Planted;
 use crate::server::shared::{Command, Shared};
 use crate::server::{Builder, Handle, Server};
+use crate::service::ServiceOf;
 use crate::stats::Stats;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -23,15 +26,12 @@ use wharf_port::memory::BufferPool;
 use wharf_port::port::Poster;
 use wharf_port::sim::{SimPort, SimStream, World, WorldConfig};
 
-/// What a simulation is made of.
+/// What a simulation is made of, beside the server.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SimConfig {
     /// What all chance comes from.
     pub seed: u64,
-    /// The server's settings. Set the number of shards: its default is that of the machine's cores,
-    /// and then one seed would be another run elsewhere. Addresses are not looked at.
-    pub builder: Builder,
     /// How many sockets listen, all at one address.
     pub listeners: u32,
     /// What can go wrong.
@@ -55,18 +55,11 @@ pub struct SimConfig {
 }
 
 impl SimConfig {
-    /// A small server, two shards with 64 links, without faults.
+    /// A world without faults.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        let builder = Server::builder()
-            .shards(2)
-            .links(64)
-            .buffers(1_024)
-            .buffer_size(512)
-            .send_queue(64 * 1024);
         Self {
             seed,
-            builder,
             listeners: 1,
             faults: Faults::none(),
             lends_window: false,
@@ -80,12 +73,15 @@ impl SimConfig {
     }
 }
 
-impl SimConfig {
-    /// Whether a server can have these settings.
-    #[must_use]
-    pub fn fits(&self) -> bool {
-        self.builder.settings.check().is_ok()
-    }
+/// Whether a server can have these settings.
+#[must_use]
+pub fn fits<H, S, W>(builder: &Builder<H, S, W>) -> bool
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
+    builder.settings.check().is_ok()
 }
 
 /// A client's number: connections are counted from 0, and the server sees the address 10.0.0.0
@@ -102,14 +98,20 @@ impl ClientId {
 }
 
 /// A server with a handler under test, its clients, and the world around them.
-pub struct Simulation<H: Handler> {
+pub struct Simulation<H, S = (), W = ()>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
     pub(super) seed: u64,
     pub(super) replay: Option<String>,
     pub(super) world: World,
     pub(super) rng: Rng,
     pub(super) shared: Arc<Shared>,
     pub(super) contract: Arc<Contract>,
-    pub(super) shards: Vec<Shard<H>>,
+    pub(super) handler: Arc<Checked<H>>,
+    pub(super) shards: Vec<Shard<H, S, W>>,
     pub(super) clients: Vec<Peer>,
     pub(super) clients_open: u32,
     woken: VecDeque<u32>,
@@ -126,16 +128,26 @@ pub struct Simulation<H: Handler> {
     pub(super) faults: Faults,
     /// A stop that was asked for, once that is known.
     pub(super) stop_note: Option<StopNote>,
+    /// Another thread of the program, and when it wants to go on.
+    beside: Option<Thread>,
+    beside_at: Option<Time>,
     tracer: Option<Tracer>,
     failed: Option<SimFailure>,
 }
 
 type Tracer = Box<dyn FnMut(&str)>;
-pub(super) type SimWorker<H> = Worker<SimPort<Command<SimStream>>, Checked<H>>;
+type Thread = Box<dyn FnMut(Time) -> Option<Time>>;
+pub(super) type SimWorker<H, S, W> =
+    Worker<SimPort<Command<SimStream>>, ServiceOf<Checked<H>, CheckedState<S>, W>>;
 
-pub(super) struct Shard<H: Handler> {
+pub(super) struct Shard<H, S, W>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
     /// `None` once it is done.
-    pub(super) worker: Option<SimWorker<H>>,
+    pub(super) worker: Option<SimWorker<H, S, W>>,
     pub(super) pool: BufferPool,
     pub(super) entries: u32,
     pub(super) census: Census,
@@ -168,30 +180,44 @@ pub(super) struct Peer {
     alarm: Option<Time>,
 }
 
-impl<H: Handler> Simulation<H> {
+impl<H, S, W> Simulation<H, S, W>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
     /// A small server with `handler`, two shards with 64 links.
     ///
     /// # Panics
     ///
     /// As [`with`](Self::with).
     pub fn new(seed: u64, handler: H, faults: Faults) -> Self {
-        Self::with(SimConfig { faults, ..SimConfig::new(seed) }, handler)
+        let builder = Server::builder(handler)
+            .shards(2)
+            .links_max(64)
+            .buffer_count(1_024)
+            .buffer_size_bytes(512)
+            .output_bytes(64 * 1024);
+        Self::with(SimConfig { faults, ..SimConfig::new(seed) }, builder)
     }
 
-    /// A server as `config` says.
+    /// A server as `builder` says, in a world as `config` says.
+    ///
+    /// Set the number of shards: its default is that of the machine's cores, and then one seed would
+    /// be another run elsewhere. Addresses are not looked at.
     ///
     /// # Panics
     ///
-    /// If the settings do not fit together, or `on_worker_start` fails.
-    pub fn with(config: SimConfig, handler: H) -> Self {
-        match Self::start(config, handler) {
+    /// If the settings do not fit together, or `on_start` or `on_worker_start` fails.
+    pub fn with(config: SimConfig, builder: Builder<H, S, W>) -> Self {
+        match Self::start(config, builder) {
             Ok(simulation) => simulation,
             Err(reason) => panic!("the simulated server does not start: {reason}"),
         }
     }
 
-    fn start(config: SimConfig, handler: H) -> Result<Self, String> {
-        let settings = config.builder.settings.clone();
+    fn start(config: SimConfig, builder: Builder<H, S, W>) -> Result<Self, String> {
+        let Builder { handler, settings, .. } = builder;
         settings.check().map_err(|error| error.to_string())?;
         let jumps = config.faults.clock_jump_max_ns >= JUMP_THAT_MATTERS_NS
             && config.faults.ppm(super::FaultKind::ClockJump) > 0;
@@ -202,16 +228,24 @@ impl<H: Handler> Simulation<H> {
         world_config.backlog_max = CONNECTIONS_MAX;
         let world = World::new(world_config);
         let (shards, places) = (settings.shards, settings.links_per_shard());
-        let contract = Arc::new(Contract::new(world.clone(), shards, places, settings.idle));
+        let contract = Contract::new(world.clone(), shards, places, limits(&settings));
+        let contract = Arc::new(contract);
         let mut shared = Shared::new(settings).map_err(|error| error.to_string())?;
         shared.planted = Planted::new(config.engine_plant);
+        let shared = Arc::new(shared);
+        let handler = Arc::new(Checked {
+            inner: handler,
+            contract: Arc::clone(&contract),
+            shared: Arc::clone(&shared),
+        });
         let mut simulation = Self {
             seed: config.seed,
             replay: config.replay,
             world,
             rng: Rng::new(config.seed ^ 0x57E9_57E9),
-            shared: Arc::new(shared),
+            shared,
             contract,
+            handler,
             shards: Vec::new(),
             clients: Vec::new(),
             clients_open: 0,
@@ -224,22 +258,24 @@ impl<H: Handler> Simulation<H> {
             holds_input: config.holds_input,
             faults: config.faults,
             stop_note: None,
+            beside: None,
+            beside_at: None,
             tracer: None,
             failed: None,
         };
+        let handle = simulation.handle();
+        simulation.handler.on_start(&handle).map_err(|error| error.to_string())?;
         let limits = (config.receive_window, config.inbox_capacity);
-        simulation.start_shards(handler, config.listeners, limits)?;
+        simulation.start_shards(config.listeners, limits)?;
         Ok(simulation)
     }
 
     /// As `server::running` does with threads.
     fn start_shards(
         &mut self,
-        handler: H,
         listener_count: u32,
         (window, inbox): (Option<u32>, Option<u32>),
     ) -> Result<(), String> {
-        let handler = Arc::new(Checked { inner: handler, contract: Arc::clone(&self.contract) });
         let mut posters: Vec<Poster<_>> = Vec::new();
         for number in 0..self.shared.shards.len() {
             let config = self.shared.settings.shard_pool();
@@ -250,7 +286,8 @@ impl<H: Handler> Simulation<H> {
             let port = SimPort::new(&self.world, ports, pool.clone())
                 .map_err(|error| error.to_string())?;
             let shard = u8::try_from(number).map_err(|error| error.to_string())?;
-            let worker = Worker::new(shard, port, Arc::clone(&handler), Arc::clone(&self.shared))?;
+            let worker =
+                Worker::new(shard, port, Arc::clone(&self.handler), Arc::clone(&self.shared))?;
             let (poster, buffers) = worker.reached_by();
             self.shared.connect(number, Box::new(poster.clone()), buffers);
             posters.push(poster);
@@ -327,6 +364,12 @@ impl<H: Handler> Simulation<H> {
         Ok(true)
     }
 
+    /// Another thread of the program. It is called between two steps, now and then and before time
+    /// goes by, and says when it wants to be called again at the latest; now, if it did something.
+    pub fn run_beside(&mut self, thread: impl FnMut(Time) -> Option<Time> + 'static) {
+        self.beside = Some(Box::new(thread));
+    }
+
     /// Has each step told to `tracer`.
     pub fn trace(&mut self, tracer: impl FnMut(&str) + 'static) {
         self.tracer = Some(Box::new(tracer));
@@ -399,6 +442,15 @@ impl<H: Handler> Simulation<H> {
         runnable.extend((0..self.shards.len()).filter(|shard| self.is_runnable(*shard)));
         self.runnable = runnable;
         let choices = self.runnable.len() + usize::from(!self.woken.is_empty());
+        if let Some(beside) = &mut self.beside
+            && (choices == 0 || self.rng.below(BESIDE_EACH) == 0)
+        {
+            let now = self.world.now();
+            self.beside_at = beside(now);
+            if self.beside_at.is_some_and(|time| time <= now) {
+                return Ok(true);
+            }
+        }
         if choices == 0 {
             return Ok(self.pass_time());
         }
@@ -424,18 +476,15 @@ impl<H: Handler> Simulation<H> {
     /// Notes what had arrived when the server was asked to stop, by whomever.
     pub(super) fn note_stop(&mut self) {
         let Some(drain) = self.shared.stopping() else { return };
-        match &mut self.stop_note {
-            // A later call may have shortened the time.
-            Some(stop) => {
-                let until = stop.at.after(stop.drain).min(self.world.now().after(drain));
-                stop.drain = until.since(stop.at);
-            }
-            None => {
-                let delivered =
-                    self.clients.iter().map(|peer| peer.traffic.get().to_server).collect();
-                self.stop_note = Some(StopNote { at: self.world.now(), drain, delivered });
-            }
-        }
+        let now = self.world.now();
+        let stop = self.stop_note.get_or_insert_with(|| {
+            let delivered = self.clients.iter().map(|peer| peer.traffic.get().to_server).collect();
+            StopNote { at: now, drain, delivered }
+        });
+        // A later call may have shortened the time.
+        let until = stop.at.after(stop.drain).min(now.after(drain));
+        stop.drain = until.since(stop.at);
+        self.contract.note_stop(until);
     }
 
     fn wake_clients(&mut self) {
@@ -458,6 +507,7 @@ impl<H: Handler> Simulation<H> {
 
     fn pass_time(&mut self) -> bool {
         let alarm = self.alarms.peek().map(|Reverse((time, _))| *time);
+        let alarm = alarm.into_iter().chain(self.beside_at).min();
         match (alarm, self.world.next_event()) {
             (Some(alarm), event) if event.is_none_or(|event| alarm < event) => {
                 self.world.advance_to(alarm);
@@ -470,9 +520,11 @@ impl<H: Handler> Simulation<H> {
     fn turn(&mut self, shard: usize) -> Result<(), String> {
         let Some(worker) = &mut self.shards[shard].worker else { return Ok(()) };
         let before = worker.wakes_at();
+        self.contract.note_turn(Some(shard));
         let turn = catch_unwind(AssertUnwindSafe(|| worker.turn()))
             .map_err(|payload| format!("shard {shard} panicked: {}", panic_text(&*payload)))?
             .map_err(|error| format!("shard {shard}'s port broke: {error}"))?;
+        self.contract.note_turn(None);
         if let Some(tracer) = &mut self.tracer {
             tracer(&format!("{:>8} shard {shard}: {}", self.steps, worker.describe()));
         }
@@ -562,13 +614,27 @@ impl<H: Handler> Simulation<H> {
     }
 }
 
-impl<H: Handler> fmt::Debug for Simulation<H> {
+impl<H, S, W> fmt::Debug for Simulation<H, S, W>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Simulation")
             .field("seed", &self.seed)
             .field("steps", &self.steps)
             .field("now", &self.now())
             .finish_non_exhaustive()
+    }
+}
+
+/// What the contract's promises depend on.
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        grant_bytes: settings.grant_bytes() as usize,
+        output_bytes: settings.send_queue_bytes as usize,
+        idle: settings.idle,
     }
 }
 
@@ -580,6 +646,8 @@ fn address() -> SocketAddr {
 const CONNECTIONS_MAX: u32 = 4_096;
 /// Clients that go on in one step, at most.
 const CLIENTS_A_STEP: u64 = 4;
+/// Before one step of so many the other thread goes on.
+const BESIDE_EACH: u64 = 16;
 /// One in so many turns takes up to a millisecond.
 const HICCUP_EACH: u64 = 512;
 /// A jump of the clock that is shorter ends no link: the shortest time-out is two seconds.

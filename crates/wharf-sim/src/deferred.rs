@@ -1,0 +1,277 @@
+//! Replies that come later: another callback or another thread sends them, loses them, or says that
+//! there is none.
+//!
+//! A request is `<kind> <number> <length> <delay in ms>`, and ends with two empty lines. Its reply has as
+//! many bytes as it asks for. The kinds are
+//!
+//! ```text
+//!   n  at once                       o  none                      p  none, and the link is paused
+//!   l  later                         c  later, and the last       d  lost, which closes the link
+//!   s  later, in the same callback   k  later, after a close()    t  longer than what was set aside
+//!   m  later, after a word at once   e  an error, so none         x  never
+//! ```
+
+use crate::board::{Board, Job, Task};
+use crate::client_plan::letters;
+use crate::plan::{Plan, Requests};
+use crate::talk::{Chance, number_of};
+use std::sync::Arc;
+use std::time::Duration;
+use wharf::sim::Rng;
+use wharf::{
+    Delimiter, DisconnectReason, Error, Handler, Input, Link, PostError, Reply, Result, SendError,
+    Verdict, Worker,
+};
+
+/// The requests of one client, about `len` bytes together.
+pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
+    let mut requests = Requests::default();
+    let reply_max = plan.message_max.saturating_sub(MEANWHILE.len()).max(1);
+    while requests.text.len() < len {
+        let number = requests.ends.len();
+        let is_last = rng.below(24) == 0;
+        let kind = if is_last {
+            let never = if plan.server.answer.is_zero() { b'd' } else { b'x' };
+            rng.one_of(&[b'c', b'd', b'k', b't', b'e', never])
+        } else {
+            rng.one_of(b"nnlllllssmop")
+        };
+        let reply_len = reply_max.min(rng.one_of(&[1, 20, 500, 5_000])).max(HEAD_MAX);
+        let delay_ms = rng.one_of(&[0, 0, 0, 0, 1, 40, 5_000]);
+        let request = Request { kind, number, len: reply_len, delay_ms };
+        requests.add(&request.text(), &request.expected());
+        if is_last {
+            requests.closes = true;
+            // Nobody reads any of this.
+            requests.text.extend_from_slice(b"n 0 20 0\r\n\r\nn 0 ");
+            break;
+        }
+    }
+    requests
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    kind: u8,
+    number: usize,
+    len: usize,
+    delay_ms: u64,
+}
+
+impl Request {
+    fn text(self) -> Vec<u8> {
+        let Self { kind, number, len, delay_ms } = self;
+        format!("{} {number} {len} {delay_ms}\r\n\r\n", char::from(kind)).into_bytes()
+    }
+
+    fn read(text: &[u8]) -> Option<Self> {
+        let mut words = std::str::from_utf8(text).ok()?.split(' ');
+        let kind = *words.next()?.as_bytes().first()?;
+        let mut number = || words.next()?.parse().ok();
+        let (nth, len, delay_ms) = (number()?, number()?, number()?);
+        let is_one = words.next().is_none();
+        let delay_ms = delay_ms as u64;
+        is_one.then_some(Self { kind, number: nth, len, delay_ms })
+    }
+
+    fn reply(self) -> Vec<u8> {
+        let mut reply = format!("{} ", self.number).into_bytes();
+        let rest = self.len.saturating_sub(reply.len() + 1);
+        reply.extend(letters(self.number, rest));
+        reply.push(b'\n');
+        reply
+    }
+
+    /// What the client gets.
+    fn expected(self) -> Vec<u8> {
+        match self.kind {
+            b'n' | b'l' | b's' | b'c' | b'k' => self.reply(),
+            b'm' => [MEANWHILE, &self.reply()].concat(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Deferred {
+    grant: usize,
+    board: Arc<Board>,
+    chance: Chance,
+}
+
+#[derive(Debug)]
+pub(crate) struct DeferredState {
+    client: usize,
+    /// The next request's number.
+    next: usize,
+    takes_several: bool,
+}
+
+type DeferredLink<'a> = Link<'a, DeferredState, Rng>;
+
+impl Deferred {
+    pub(crate) fn new(plan: &Plan, board: Arc<Board>) -> Self {
+        Self { grant: plan.server.grant(), board, chance: Chance::new(plan) }
+    }
+
+    /// Takes one request. Whether another one may be taken in this call.
+    fn take(&self, link: &mut DeferredLink<'_>, input: &mut Input<'_>) -> Result<bool> {
+        input.mark();
+        let Some(text) = input.frame(REQUESTS)? else { return Ok(false) };
+        let Some(request) = Request::read(text) else {
+            panic!("no request: {}", String::from_utf8_lossy(text));
+        };
+        let DeferredState { client, next, .. } = *link.state;
+        assert_eq!(request.number, next, "client {client}: a request is lost, or comes again");
+        let goes_on = match request.kind {
+            b'n' => self.reply_now(link, input, request)?,
+            b'p' => {
+                link.pause();
+                self.add(link, request, Task::Resume(link.server.clone(), link.id()));
+                Some(false)
+            }
+            _ => self.defer(link, input, request)?,
+        };
+        match goes_on {
+            Some(goes_on) => {
+                link.state.next += 1;
+                Ok(goes_on)
+            }
+            None => {
+                // The same request comes again.
+                input.rewind();
+                Ok(false)
+            }
+        }
+    }
+
+    fn reply_now(
+        &self,
+        link: &mut DeferredLink<'_>,
+        input: &Input<'_>,
+        request: Request,
+    ) -> Result<Option<bool>> {
+        if !link.out.ensure(request.len)? {
+            return Ok(None);
+        }
+        self.board.note_answered(link.state.client, request.number);
+        link.out.send(request.reply())?;
+        Ok(Some(!input.is_empty()))
+    }
+
+    /// `None`: there is no capacity for the reply.
+    fn defer(
+        &self,
+        link: &mut DeferredLink<'_>,
+        input: &mut Input<'_>,
+        request: Request,
+    ) -> Result<Option<bool>> {
+        let needed = request.len + MEANWHILE.len();
+        if request.kind == b'm' && !link.out.ensure(needed)? {
+            return Ok(None);
+        }
+        let had_grant = link.out.has_grant();
+        let reply = match input.defer(&mut link.out, request.len) {
+            Ok(reply) => reply,
+            Err(SendError::Full) => {
+                let is_granted = had_grant && request.len <= self.grant;
+                assert!(!is_granted, "no capacity for {} bytes within the grant", request.len);
+                // Not every such call is followed by another: this says what it waits for.
+                link.out.ensure(request.len)?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        assert_eq!(reply.link(), link.id(), "a reply for another link");
+        assert!(input.is_empty(), "a deferred reply does not hold the input");
+        self.chance.panic(link.worker);
+        self.start(link, request, reply)?;
+        Ok(Some(false))
+    }
+
+    fn start(&self, link: &mut DeferredLink<'_>, request: Request, reply: Reply) -> Result {
+        let client = link.state.client;
+        let bytes = request.reply();
+        let task = match request.kind {
+            b'l' => Task::Send(reply, bytes),
+            b's' => {
+                self.board.note_answered(client, request.number);
+                let sent = reply.send(&bytes);
+                assert!(matches!(sent, Ok(()) | Err(PostError::Closed)), "{sent:?}");
+                return Ok(());
+            }
+            b'm' => {
+                link.out.send(MEANWHILE)?;
+                Task::Send(reply, bytes)
+            }
+            b'o' => Task::Nothing(reply),
+            b'c' if request.number % 2 == 0 => Task::Close(reply, bytes),
+            b'c' | b'k' => {
+                link.close();
+                Task::Send(reply, bytes)
+            }
+            b'd' => Task::Drop(reply),
+            b't' => Task::TooLong(reply, [bytes.as_slice(), b"!"].concat()),
+            b'x' => Task::Never(reply),
+            b'e' => {
+                self.add(link, request, Task::AfterError(reply));
+                return Err(Error::msg("an error that was asked for"));
+            }
+            other => panic!("client {client}: a request of kind {other}"),
+        };
+        self.add(link, request, task);
+        Ok(())
+    }
+
+    fn add(&self, link: &DeferredLink<'_>, request: Request, task: Task) {
+        let Request { number, delay_ms, .. } = request;
+        let delay = Duration::from_millis(delay_ms);
+        self.board.add(Job { client: link.state.client, number, delay, task });
+    }
+}
+
+impl Handler<DeferredState, Rng> for Deferred {
+    fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<Rng> {
+        Ok(self.chance.rng(worker))
+    }
+
+    fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<DeferredState> {
+        let client = number_of(&link.peer());
+        Ok(DeferredState { client, next: 0, takes_several: client % 2 == 0 })
+    }
+
+    fn on_receive(&self, link: &mut DeferredLink<'_>, input: &mut Input<'_>) -> Result {
+        self.board.help(link.worker);
+        self.chance.panic(link.worker);
+        while self.take(link, input)? && link.state.takes_several && link.out.has_grant() {}
+        Ok(())
+    }
+
+    fn on_writable(&self, link: &mut DeferredLink<'_>) -> Result {
+        self.board.help(link.worker);
+        Ok(())
+    }
+
+    fn on_end(&self, link: &mut DeferredLink<'_>, input: &mut Input<'_>) -> Result<Verdict> {
+        self.board.help(link.worker);
+        let is_whole = input.frame(REQUESTS).is_ok_and(|frame| frame.is_some());
+        assert!(!is_whole, "client {}: on_end before a request is handled", link.state.client);
+        Ok(Verdict::Close)
+    }
+
+    fn on_idle(&self, link: &mut DeferredLink<'_>) -> Result<Verdict> {
+        self.board.help(link.worker);
+        Ok(Verdict::Close)
+    }
+
+    fn on_disconnect(&self, link: &mut DeferredLink<'_>, _: DisconnectReason) {
+        self.board.help(link.worker);
+    }
+}
+
+/// Requests end like this, so that a search has to find an end that lies across buffers.
+const REQUESTS: Delimiter = Delimiter::new(b"\r\n\r\n", 60);
+/// What is sent before a reply that is out.
+const MEANWHILE: &[u8] = b"wait\n";
+/// Bytes that a reply needs for its number.
+const HEAD_MAX: usize = 8;

@@ -1,0 +1,336 @@
+//! Lines that ask for replies of many kinds, several at a time; an output holds a few of them.
+//!
+//! A request is a line, and perhaps bytes behind it; its reply is a line:
+//!
+//! ```text
+//!   E <length> <letters>   as many letters, if there is capacity, else later
+//!   F <length>             the same, but the link is closed where there is none
+//!   S <length>             the same, a part at a time
+//!   T <length>             how many of the bytes behind it are an `a`
+//!   U                      how long what is behind it is up to `;;`
+//!   H                      the first of the eight bytes behind it
+//!   N                      a word that comes with an `on_writable` that was asked for
+//!   C, Y, X                nothing: it closes, is an error, is a line that is too long
+//! ```
+
+use crate::client_plan::letters;
+use crate::plan::{Plan, Requests};
+use crate::talk::{Chance, number_of};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use wharf::sim::Rng;
+use wharf::{
+    Error, FixedSize, Handler, Input, Lines, Link, Output, Result, SendError, Verdict, Worker,
+};
+
+/// The requests of one client, about `len` bytes together.
+pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
+    let mut requests = Requests::default();
+    // What belongs to one request must fit into what a link may have unread.
+    let behind_max = plan.server.input_bytes as usize - 24;
+    let reply_max = plan.message_max.max(8);
+    while requests.text.len() < len {
+        let number = requests.ends.len();
+        let kind = rng.one_of(b"EEEEEEEEFSSTTUUHHNNEEEEEEEEFSSTTUUHHNNCYX");
+        let mut text = vec![kind];
+        let mut reply = Vec::new();
+        match kind {
+            b'E' | b'F' | b'S' => {
+                let longest = if kind == b'S' { 4 * reply_max } else { reply_max };
+                let longest = longest.min(rng.one_of(&[4, 40, 600, 100_000]));
+                let asked = 2 + rng.below_len(longest - 1);
+                text.extend(format!(" {asked}").bytes());
+                if kind == b'E' && rng.below(2) == 0 {
+                    text.push(b' ');
+                    text.extend(letters(number, rng.below_len(plan.line_max() - 20)));
+                }
+                reply = line_of(asked);
+            }
+            b'T' => {
+                let most = behind_max.min(rng.one_of(&[10, 300, 3_000]));
+                let count = rng.below_len(most + 1);
+                let behind: Vec<u8> = letters(number, count).collect();
+                text.extend(format!(" {count}").bytes());
+                reply = format!("{}\n", count_of_a(&behind)).into_bytes();
+                end_line(rng, &mut text);
+                text.extend(behind);
+            }
+            b'U' => {
+                let count = rng.below_len(behind_max.min(plan.line_max()) - 2);
+                end_line(rng, &mut text);
+                text.extend(letters(number, count));
+                text.extend(b";;");
+                reply = format!("{count}\n").into_bytes();
+            }
+            b'H' => {
+                end_line(rng, &mut text);
+                text.extend(letters(number, 8));
+                reply = vec![text[text.len() - 8], b'\n'];
+            }
+            b'N' => reply = NOTIFIED.to_vec(),
+            b'X' => text.resize(plan.line_max() + 2, b'x'),
+            _ => {}
+        }
+        if !matches!(kind, b'T' | b'U' | b'H' | b'X') {
+            end_line(rng, &mut text);
+        }
+        requests.add(&text, &reply);
+        if matches!(kind, b'C' | b'Y' | b'X') {
+            requests.closes = true;
+            requests.text.extend_from_slice(b"E 5\nE");
+            break;
+        }
+    }
+    requests
+}
+
+fn end_line(rng: &mut Rng, text: &mut Vec<u8>) {
+    text.extend_from_slice(if rng.below(3) == 0 { b"\r\n" } else { b"\n" });
+}
+
+/// A line of `len` bytes, its end included.
+fn line_of(len: usize) -> Vec<u8> {
+    letters(len, len - 1).chain([b'\n']).collect()
+}
+
+fn count_of_a(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte == b'a').count()
+}
+
+/// After how many requests the server has closed a client's link because an output was full.
+#[derive(Debug)]
+pub(crate) struct Fulls(Box<[AtomicUsize]>);
+
+impl Fulls {
+    pub(crate) fn new(clients: u32) -> Arc<Self> {
+        Arc::new(Self((0..clients).map(|_| AtomicUsize::new(usize::MAX)).collect()))
+    }
+
+    /// `usize::MAX` if it has not.
+    pub(crate) fn of(&self, client: usize) -> usize {
+        self.0[client].load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct LineServer {
+    line_max: usize,
+    fulls: Arc<Fulls>,
+    chance: Chance,
+}
+
+#[derive(Debug)]
+pub(crate) struct LineState {
+    client: usize,
+    /// Requests that were taken.
+    taken: usize,
+    /// What of a reply is still to be queued.
+    rest: Vec<u8>,
+    /// A word is owed that comes with the next `on_writable`.
+    is_notified: bool,
+}
+
+type LineLink<'a> = Link<'a, LineState, Rng>;
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// It is answered, or will be.
+    Done,
+    /// It is left unread: it is not all there, or there is no capacity for its reply.
+    Left,
+}
+
+impl LineServer {
+    pub(crate) fn new(plan: &Plan, fulls: Arc<Fulls>) -> Self {
+        Self { line_max: plan.line_max(), fulls, chance: Chance::new(plan) }
+    }
+
+    fn take(&self, link: &mut LineLink<'_>, input: &mut Input<'_>) -> Result<Taken> {
+        input.mark();
+        let line = if link.state.client % 2 == 0 {
+            input.line(self.line_max)?
+        } else {
+            input.frame(Lines::new(self.line_max))?
+        };
+        let Some(line) = line else { return Ok(Taken::Left) };
+        let Some((kind, asked)) = read(line) else {
+            panic!("no request: {:?}", String::from_utf8_lossy(line));
+        };
+        let taken = match kind {
+            b'E' => self.reply(link, asked)?,
+            b'F' => {
+                if link.out.spare_capacity() < asked {
+                    self.fulls.0[link.state.client].store(link.state.taken, Ordering::Relaxed);
+                }
+                link.out.send(line_of(asked))?;
+                Taken::Done
+            }
+            b'S' => {
+                link.state.rest = line_of(asked);
+                send_rest(link.state, &mut link.out);
+                Taken::Done
+            }
+            b'N' => {
+                link.out.notify();
+                link.state.is_notified = true;
+                Taken::Done
+            }
+            b'C' => {
+                link.close();
+                Taken::Left
+            }
+            b'Y' => return Err(Error::msg("an error that was asked for")),
+            kind => self.reply_to_bytes(link, input, kind, asked)?,
+        };
+        match taken {
+            Taken::Done => link.state.taken += 1,
+            Taken::Left => input.rewind(),
+        }
+        Ok(taken)
+    }
+
+    /// By each of the ways to queue a whole reply.
+    fn reply(&self, link: &mut LineLink<'_>, len: usize) -> Result<Taken> {
+        let reply = line_of(len);
+        let (head, tail) = reply.split_at(len / 2);
+        let number = link.state.taken;
+        if number % 5 == 0 {
+            if !link.out.ensure(len)? {
+                return Ok(Taken::Left);
+            }
+            let sent = link.out.send(&reply);
+            assert_eq!(sent, Ok(()), "though {len} bytes were ensured");
+            return Ok(Taken::Done);
+        }
+        let before = link.out.unsent_bytes();
+        let sent = match number % 5 {
+            1 => link.out.send((head, tail)),
+            2 => write!(link.out, "{}", String::from_utf8_lossy(&reply)),
+            3 => build(&mut link.out, head, tail)?,
+            _ => link.out.send(reply.clone()),
+        };
+        match sent {
+            Ok(()) => Ok(Taken::Done),
+            Err(SendError::Full) => {
+                let unsent = link.out.unsent_bytes();
+                assert_eq!(unsent, before, "a part of what was refused is queued");
+                Ok(Taken::Left)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What is asked for with bytes behind the line.
+    fn reply_to_bytes(
+        &self,
+        link: &mut LineLink<'_>,
+        input: &mut Input<'_>,
+        kind: u8,
+        count: usize,
+    ) -> Result<Taken> {
+        let reply = match kind {
+            b'T' => input.take(count)?.map(count_of_a),
+            b'U' => input.until(b";;", self.line_max)?.map(<[u8]>::len),
+            b'H' => {
+                let Some(bytes) = input.frame(FixedSize::new(8))? else { return Ok(Taken::Left) };
+                let first = bytes[0];
+                link.out.send([first, b'\n'])?;
+                return Ok(Taken::Done);
+            }
+            other => panic!("a request of kind {other}"),
+        };
+        let Some(reply) = reply else { return Ok(Taken::Left) };
+        // Within the grant.
+        writeln!(link.out, "{reply}")?;
+        Ok(Taken::Done)
+    }
+}
+
+fn build(out: &mut Output<'_>, head: &[u8], tail: &[u8]) -> Result<Result<(), SendError>> {
+    let before = out.spare_capacity();
+    let built = out.build(|into| into.write_all(head).and_then(|()| into.write_all(tail)));
+    match built {
+        Ok(()) => Ok(Ok(())),
+        Err(error) => {
+            let is_full = error.kind() == wharf::ErrorKind::OutputFull;
+            let is_right = is_full && before < head.len() + tail.len();
+            assert!(is_right, "a reply of {} bytes: {error}", head.len() + tail.len());
+            Ok(Err(SendError::Full))
+        }
+    }
+}
+
+/// A request's kind, and the number in it.
+fn read(line: &[u8]) -> Option<(u8, usize)> {
+    let text = std::str::from_utf8(line).ok()?;
+    let mut words = text.split(' ');
+    let kind = *words.next()?.as_bytes().first()?;
+    let number = words.next().map_or(Some(0), |word| word.parse().ok())?;
+    Some((kind, number))
+}
+
+fn send_rest(state: &mut LineState, out: &mut Output<'_>) {
+    let sent = out.send_some(&state.rest);
+    state.rest.drain(..sent);
+}
+
+impl Handler<LineState, Rng> for LineServer {
+    fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<Rng> {
+        Ok(self.chance.rng(worker))
+    }
+
+    fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<LineState> {
+        let client = number_of(&link.peer());
+        Ok(LineState { client, taken: 0, rest: Vec::new(), is_notified: false })
+    }
+
+    fn on_receive(&self, link: &mut LineLink<'_>, input: &mut Input<'_>) -> Result {
+        self.chance.panic(link.worker);
+        // Until then the next request stays unread.
+        while link.state.rest.is_empty()
+            && !link.state.is_notified
+            && link.out.has_grant()
+            && self.take(link, input)? == Taken::Done
+            && link.state.client % 3 > 0
+        {}
+        Ok(())
+    }
+
+    fn on_writable(&self, link: &mut LineLink<'_>) -> Result {
+        self.chance.panic(link.worker);
+        if std::mem::take(&mut link.state.is_notified) {
+            // There is a grant.
+            link.out.send(NOTIFIED)?;
+        }
+        if !link.state.rest.is_empty() {
+            send_rest(link.state, &mut link.out);
+        }
+        Ok(())
+    }
+
+    fn on_end(&self, link: &mut LineLink<'_>, _: &mut Input<'_>) -> Result<Verdict> {
+        self.chance.panic(link.worker);
+        let LineState { client, rest, is_notified, .. } = &*link.state;
+        assert!(rest.is_empty() && !is_notified, "client {client}: on_end before on_writable");
+        // There is a grant.
+        link.out.send(LAST)?;
+        Ok(Verdict::Close)
+    }
+
+    fn on_drain(&self, link: &mut LineLink<'_>) -> Result<Verdict> {
+        self.chance.panic(link.worker);
+        if link.state.rest.is_empty() {
+            // There is a grant.
+            link.out.send(STOPPING)?;
+        }
+        Ok(Verdict::Close)
+    }
+}
+
+/// What comes with the `on_writable` that was asked for.
+const NOTIFIED: &[u8] = b"n\n";
+/// What comes when the peer has ended its stream.
+pub(crate) const LAST: &[u8] = b"E\n";
+/// What comes when the server begins to stop, between two replies.
+pub(crate) const STOPPING: &[u8] = b"!\n";

@@ -1,0 +1,52 @@
+//! Promise: every example does what its head says, and the quickstart is the same text everywhere.
+//!
+//! Method: each built example runs as a process of its own, on each back end, on a port that the
+//! system chose, and is talked to over TCP: by clients that know every byte that they must hear, and
+//! that send in random pieces (from a seed) and byte by byte; and by programs that others wrote, where
+//! they are installed. Each example is then stopped by a signal and must end in good order.
+#![cfg(target_os = "linux")]
+#![cfg(test)]
+#![expect(clippy::disallowed_methods, reason = "a deadline against real processes is real time")]
+
+mod binary;
+mod common;
+mod download;
+mod http;
+mod lines;
+mod people;
+mod redis;
+
+/// Makes each function a test on io_uring and one on epoll.
+macro_rules! each_back_end {
+    ($($name:ident),+ $(,)?) => {
+        mod uring {
+            $(#[test] fn $name() { super::$name(wharf::BackEnd::Uring); })+
+        }
+        mod epoll {
+            $(#[test] fn $name() { super::$name(wharf::BackEnd::Epoll); })+
+        }
+    };
+}
+use each_back_end;
+
+#[test]
+fn the_quickstart_is_one_text_of_at_most_15_lines() {
+    let readme = include_str!("../../../../README.md");
+    let block = readme.split("```rust,no_run\n").nth(1).unwrap().split("```").next().unwrap();
+    let example = include_str!("../../examples/echo.rs");
+    let code: String =
+        example.lines().filter(|line| !line.starts_with("//!")).map(|l| format!("{l}\n")).collect();
+    assert_eq!(block, code);
+    assert!(example.lines().count() <= 15, "{}", example.lines().count());
+}
+
+/// The table of the README and the folder name the same examples.
+#[test]
+fn every_example_is_listed_in_the_readme() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let path = format!("crates/wharf/examples/{name}");
+        assert!(include_str!("../../../../README.md").contains(&path), "{path}");
+    }
+}
