@@ -600,7 +600,7 @@ fn on_disconnect_is_the_last_call(case: &Case) {
     let (handler, record, calls) = handler.watched();
     let server = TestServer::start(case.small(handler));
     for n in 0..200 {
-        let (mut client, count) = (server.connect(), record.ids().len());
+        let (count, mut client) = (record.ids().len(), server.connect());
         let id = record.id(count);
         client.write_all(b"data").unwrap();
         match n % 4 {
