@@ -12,8 +12,8 @@
 //! ```
 
 use crate::board::{Board, Job, Task};
-use crate::plan::{Plan, Requests};
 use crate::client_plan::letters;
+use crate::plan::{Plan, Requests};
 use crate::talk::{Chance, number_of};
 use std::sync::Arc;
 use std::time::Duration;

@@ -120,11 +120,7 @@ impl Handler<TalkState, Rng> for Talk {
         Ok(TalkState { client, plan, received: 0, message, outbox, quits: false })
     }
 
-    fn on_receive(
-        &self,
-        link: &mut Link<'_, TalkState, Rng>,
-        input: &mut Input<'_>,
-    ) -> Result {
+    fn on_receive(&self, link: &mut Link<'_, TalkState, Rng>, input: &mut Input<'_>) -> Result {
         let TalkState { client, plan, received, quits, .. } = &*link.state;
         check_unread(input, *client, &plan.text, *received);
         self.chance.panic(link.worker);

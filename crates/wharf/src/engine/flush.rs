@@ -122,7 +122,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         slot.broken.get_or_insert(reason);
         slot.queue = Chain::new();
         // What waited for room has it, and the end of its input has its time from now on.
-        (slot.handled, slot.owes, slot.heard) = (false, false, self.core.now);
+        slot.handled &= slot.is_incomplete();
+        (slot.owes, slot.heard) = (false, self.core.now);
         (slot.owes_writable, slot.ensured) = (false, 0);
         self.core.end_wish(index);
         self.core.settle(index);

@@ -6,7 +6,7 @@
 
 use super::worker::Worker;
 use crate::handler::{Handler, Verdict};
-use crate::link::slot::{Phase, Wish};
+use crate::link::slot::Phase;
 use crate::link::unread::Unread;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
@@ -57,8 +57,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     }
 
     fn serve_in_order(&mut self, index: u32) {
-        while self.core.slots[index].is_served() && self.serve_once(index) {}
+        // What a call has given back may be what the next one needs.
         self.core.settle(index);
+        while self.core.slots[index].is_served() && self.serve_once(index) {
+            self.core.settle(index);
+        }
     }
 
     /// Makes the call that is next in order; says whether there was one.
@@ -166,10 +169,6 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         (slot.owes_writable, slot.woken) = (false, true);
         if mem::take(&mut slot.ensured) > 0 {
             self.core.publish_room(index);
-        }
-        let slot = &self.core.slots[index];
-        if matches!(slot.wish, Some(Wish::Output(_))) {
-            self.core.end_wish(index);
         }
         let answer = self.call(index, |handler, link| handler.on_writable(link));
         self.after_callback(index, answer);

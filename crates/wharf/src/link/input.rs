@@ -84,12 +84,6 @@ impl<'a> Input<'a> {
         Asked { took, wanted, search: self.search.get() }
     }
 
-    /// How many bytes the callback asks for, counted from the first that it has left.
-    #[cfg(feature = "sim")]
-    pub(crate) fn wanted(&self) -> usize {
-        self.wanted.saturating_sub(self.at)
-    }
-
     /// Unread bytes.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -34,7 +34,7 @@ impl Core {
                 Err(_) => Err(self.wish_for_output(index, data.len())),
             }
         });
-        self.queued(index, result)
+        self.queued(index, data.len(), result)
     }
 
     /// Queues what is not one piece of bytes.
@@ -52,7 +52,7 @@ impl Core {
         }
         writer.discard();
         drop(writer);
-        self.queued(index, Err(SendError::TooLarge))
+        self.queued(index, 0, Err(SendError::TooLarge))
     }
 
     /// Queues a message that the handler sends to its own link: in one entry if there is one for it.
@@ -75,7 +75,7 @@ impl Core {
             let appended = queue.append_copy_of(&self.pool, message, Owner::SendQueue, allowance);
             appended.map_err(|_| self.wish_for_output(index, message.len()))
         });
-        self.queued(index, result)
+        self.queued(index, message.len(), result)
     }
 
     /// Reads from a source straight into a link's buffers.
@@ -163,7 +163,8 @@ impl Core {
     /// Sets `max` bytes of a link's output aside for a reply that comes later.
     pub(crate) fn defer(&mut self, index: u32, max: usize) -> Result<Reply, SendError> {
         if self.slots[index].deferral.is_some() {
-            return self.queued(index, Err(SendError::Full)).and(Err(SendError::Full));
+            self.note_refusal(index, 0, SendError::Full);
+            return Err(SendError::Full);
         }
         let result = self.room_for(index, max).and_then(|()| {
             let allowance =
@@ -178,10 +179,7 @@ impl Core {
         let parcel = match result {
             Ok(parcel) => parcel,
             Err(error) => {
-                self.stats().send_refusals.add(1);
-                if error == SendError::Full {
-                    self.owe_writable(index, 0);
-                }
+                self.note_refusal(index, max, error);
                 return Err(error);
             }
         };
@@ -223,10 +221,10 @@ impl Core {
         if self.open_output(index).is_err() {
             return 0;
         }
-        let by_limit = self.left_of(index);
         if slot.broken.is_some() {
-            return by_limit;
+            return slot.limit as usize;
         }
+        let by_limit = self.left_of(index);
         let size = self.pool.buffer_size_bytes() as usize;
         let by_buffers = slot.queue.room() + self.allowance(index) as usize * size;
         by_limit.min(by_buffers)
@@ -355,20 +353,21 @@ impl Core {
     pub(super) fn queued(
         &mut self,
         index: u32,
+        len: usize,
         result: Result<(), SendError>,
     ) -> Result<(), SendError> {
         match result {
             Ok(()) => self.note_queued(index),
-            Err(error) => self.note_refusal(index, error),
+            Err(error) => self.note_refusal(index, len, error),
         }
         result
     }
 
     #[cold]
-    fn note_refusal(&mut self, index: u32, error: SendError) {
+    fn note_refusal(&mut self, index: u32, len: usize, error: SendError) {
         self.stats().send_refusals.add(1);
         if error == SendError::Full {
-            self.owe_writable(index, 0);
+            self.owe_writable(index, len);
         }
     }
 
@@ -466,7 +465,7 @@ pub(crate) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(core: &'a mut Core, index: u32) -> Result<Self, SendError> {
-        core.room_for(index, 0).or_else(|error| core.queued(index, Err(error)))?;
+        core.room_for(index, 0).or_else(|error| core.queued(index, 0, Err(error)))?;
         let slot = &core.slots[index];
         let (before, buffers_before) = (slot.queue.len(), slot.queue.buffers());
         let spare = if slot.broken.is_some() { slot.limit as usize } else { core.left_of(index) };
@@ -508,7 +507,7 @@ impl<'a> Writer<'a> {
             }
             SendError::Full
         };
-        self.core.queued(index, Err(error))
+        self.core.queued(index, len, Err(error))
     }
 }
 

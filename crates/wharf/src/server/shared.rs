@@ -123,6 +123,8 @@ pub(crate) struct Shard {
     pub(crate) stats: Arc<ShardStats>,
     /// Places taken or promised.
     pub(crate) open: AtomicU32,
+    /// Its thread has ended.
+    pub(crate) ended: AtomicBool,
     /// What other threads ask of its links, and which of them are alive.
     pub(crate) marks: Marks,
     /// What posts may take of each link's output.
@@ -144,6 +146,7 @@ impl Shared {
         let shard = |_| Shard {
             stats: Arc::default(),
             open: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
             marks: Marks::new(places),
             quotas: Quotas::new(places, settings.post_entries()),
             replies: (0..places).map(|_| ReplyCell::new()).collect(),
@@ -287,6 +290,17 @@ impl Shared {
 
     pub(crate) fn posts_refused(&self) -> u64 {
         self.posts_refused.load(Ordering::Relaxed)
+    }
+
+    /// Counts a post that a link has missed.
+    pub(crate) fn note_missed(&self, link: LinkKey) {
+        self.count_missed(1);
+        self.shards[link.shard()].quotas.note_missed(link.index(), link.generation());
+    }
+
+    /// Whether no shard runs any more.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.shards.iter().all(|shard| shard.ended.load(Ordering::Acquire))
     }
 
     /// Counts posts that so many links have missed.

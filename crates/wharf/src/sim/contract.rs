@@ -220,13 +220,7 @@ impl Contract {
         }
     }
 
-    fn begin(
-        &self,
-        book: &mut Book,
-        call: &Call,
-        at: Glance,
-        facts: &Facts,
-    ) -> Result<(), String> {
+    fn begin(&self, book: &mut Book, call: &Call, at: Glance, facts: &Facts) -> Result<(), String> {
         let key = call.link.key();
         let (shard, place) = (key.shard(), key.index() as usize);
         ensure!(book.turning == Some(shard), "in the turn of shard {:?}", book.turning);

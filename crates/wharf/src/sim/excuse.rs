@@ -255,8 +255,7 @@ where
         // Or the network did not let anything through, which the server cannot tell from that.
         let is_slow = self.faults.way_max_ns() >= nanos(wait)
             && traffic.given_up.is_some_and(|then| then.untaken_ns >= nanos(wait));
-        let holds =
-            is_incomplete || is_slow || story.is_held || was_unread_for(&traffic, wait);
+        let holds = is_incomplete || is_slow || story.is_held || was_unread_for(&traffic, wait);
         (is_revoked && holds).then_some(Excuse::Loan)
     }
 

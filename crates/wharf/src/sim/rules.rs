@@ -482,9 +482,7 @@ impl Rules {
     pub(super) fn rest(&self) -> Rest {
         match &self.last {
             Some(last) if !last.took && last.wants > 0 => Rest::Wants(last.wants as u64),
-            Some(last) if !last.took && last.output_is_idle => {
-                Rest::Left(last.end.unread as u64)
-            }
+            Some(last) if !last.took && last.output_is_idle => Rest::Left(last.end.unread as u64),
             _ => Rest::Wants(0),
         }
     }

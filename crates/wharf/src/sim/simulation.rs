@@ -286,12 +286,8 @@ where
             let port = SimPort::new(&self.world, ports, pool.clone())
                 .map_err(|error| error.to_string())?;
             let shard = u8::try_from(number).map_err(|error| error.to_string())?;
-            let worker = Worker::new(
-                shard,
-                port,
-                Arc::clone(&self.handler),
-                Arc::clone(&self.shared),
-            )?;
+            let worker =
+                Worker::new(shard, port, Arc::clone(&self.handler), Arc::clone(&self.shared))?;
             let (poster, buffers) = worker.reached_by();
             self.shared.connect(number, Box::new(poster.clone()), buffers);
             posters.push(poster);
