@@ -255,8 +255,7 @@ where
         // Or the network did not let anything through, which the server cannot tell from that.
         let is_slow = self.faults.way_max_ns() >= nanos(wait)
             && traffic.given_up.is_some_and(|then| then.untaken_ns >= nanos(wait));
-        let holds =
-            is_incomplete || is_slow || story.is_held || was_unread_for(&traffic, wait);
+        let holds = is_incomplete || is_slow || story.is_held || was_unread_for(&traffic, wait);
         (is_revoked && holds).then_some(Excuse::Loan)
     }
 
@@ -271,6 +270,7 @@ where
     ///
     /// ```text
     ///   2 s + 3 × loan_wait + (8 + links of a shard) × (2 × latency + 4 × longest delay)
+    ///     + links of a shard × what replies take
     /// ```
     ///
     /// A step is to receive, to send (twice, beginning and end) and to be under way, each of which
@@ -284,7 +284,8 @@ where
         let settings = &self.shared.settings;
         let links = settings.links_per_shard();
         let holders = if self.holds_input { links } else { 0 };
-        Duration::from_secs(2) + (3 + holders) * settings.loan_wait + (8 + links) * step
+        let replies = links * self.replies_take;
+        Duration::from_secs(2) + (3 + holders) * settings.loan_wait + (8 + links) * step + replies
     }
 
     /// No client waits longer than [`wait_max`](Self::wait_max) for a server that has something to
