@@ -31,7 +31,7 @@ impl Handler<Client> for Hello {
             Ok(request) => {
                 link.state.body_left = request.body;
                 let (status, body) = match (request.method, request.path) {
-                    ("GET" | "HEAD", "/") => ("200 OK", "hello\n"),
+                    ("GET" | "HEAD" | "POST", "/") => ("200 OK", "hello\n"),
                     _ => ("404 Not Found", "not here\n"),
                 };
                 let len = body.len();

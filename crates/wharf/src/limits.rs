@@ -166,6 +166,18 @@ impl Settings {
         self.grant_bytes.unwrap_or(self.buffer_size_bytes)
     }
 
+    /// Buffers that posts of one link's callbacks may take in a turn: the longest message, and a quarter
+    /// of what its shard has for posts.
+    pub(crate) fn post_budget(&self) -> u32 {
+        (self.division().posts / 4).max(self.needs().post_max)
+    }
+
+    /// Posts to single links that one shard accepts before it has queued and sent them: as many as
+    /// there can be messages, each of which takes a buffer.
+    pub(crate) fn post_entries(&self) -> u32 {
+        self.division().posts.saturating_mul(self.shards + 1)
+    }
+
     /// The longest message that can be posted.
     pub(crate) fn post_bytes_max(&self) -> usize {
         self.high_water_bytes() as usize
@@ -203,7 +215,9 @@ impl Settings {
         let mut pool = PoolConfig::new(self.division().pool());
         pool.buffer_size_bytes = self.buffer_size_bytes;
         let links = self.links_per_shard();
-        pool.shared_entries = links + (MESSAGES_PER_LINK - 1) * links.min(LINKS_WITH_ALL_MESSAGES);
+        pool.shared_entries = links
+            + (MESSAGES_PER_LINK - 1) * links.min(LINKS_WITH_ALL_MESSAGES)
+            + self.post_entries();
         pool
     }
 

@@ -120,11 +120,7 @@ impl Handler for Watched {
 type Watching = Builder<Watched, (), ()>;
 
 /// One server in a process of its own, so that only its threads are counted.
-fn check(
-    case: &Case,
-    settings: impl Fn(Watching) -> Watching,
-    load: fn(&TestServer, &Watched),
-) {
+fn check(case: &Case, settings: impl Fn(Watching) -> Watching, load: fn(&TestServer, &Watched)) {
     case.alone(|| {
         let handler = Watched::default();
         let builder = settings(case.builder(handler.clone()).shards(2).links_max(64));
@@ -229,9 +225,8 @@ fn connects_and_disconnects_allocate_nothing(case: &Case) {
 
 fn back_pressure_and_idle_reaping_allocate_nothing(case: &Case) {
     const TIME: Duration = Duration::from_millis(300);
-    let settings = |builder: Watching| {
-        builder.idle_timeout(TIME).stall_timeout(TIME).output_bytes(32 * 1024)
-    };
+    let settings =
+        |builder: Watching| builder.idle_timeout(TIME).stall_timeout(TIME).output_bytes(32 * 1024);
     check(case, settings, |server, _| {
         let clients: Vec<_> = (0..30).map(|_| util::connect_small_window(server.address)).collect();
         for mut client in &clients {

@@ -511,14 +511,14 @@ fn what_ensure_asked_for_is_waited_for_by_what_is_unread(case: &Case) {
 }
 
 fn what_ensure_asked_for_is_waited_for_by_a_stream(case: &Case) {
-    fn more(out: &mut Output<'_>, left: &mut u32) -> Result {
+    fn more(out: &mut Output<'_>, left: &mut usize) -> Result {
         while *left > 0 && out.ensure(LARGE)? {
             out.send([b'l'; LARGE])?;
             *left -= 1;
         }
         Ok(())
     }
-    let handler = functions::<u32>()
+    let handler = functions::<usize>()
         .on_receive(|link, input| {
             if input.line(20)?.is_some() {
                 *link.state = 30;
@@ -665,7 +665,7 @@ fn on_writable_comes_only_when_it_is_owed(case: &Case) {
 }
 
 fn each_notify_makes_one_call(case: &Case) {
-    let handler = functions::<u32>()
+    let handler = functions::<usize>()
         .on_receive(|link, input| {
             let Some(line) = input.line(20)? else { return Ok(()) };
             *link.state = std::str::from_utf8(line)?.parse()?;

@@ -281,7 +281,7 @@ impl Handler for Speaker {
 
     fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> wharf::Result {
         let mut word = [0];
-        std::io::Read::read_exact(input, &mut word)?;
+        Read::read_exact(input, &mut word)?;
         if word == *b"w" {
             let end = now() + util::PATIENCE;
             self.busy.store(true, Ordering::SeqCst);

@@ -13,9 +13,10 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use util::functions::Functions;
 use util::{
-    Case, HangUp, OnReceive, Pattern, Record, TestServer, connect_small_share,
-    connect_small_window, each_back_end, echo, eventually, now, on_chunk, within,
+    Case, HangUp, Pattern, Record, TestServer, connect_small_share, connect_small_window,
+    each_back_end, echo, eventually, now, on_chunk, within,
 };
 use wharf::DisconnectReason::{self, Kicked, PeerClosed, SlowReader};
 use wharf::{Handler, Input, Link, Output, Result};
@@ -271,7 +272,7 @@ fn exchange_if_open(mut stream: &TcpStream, data: &[u8]) {
 }
 
 /// A handler that answers anything with more than both systems hold.
-fn much() -> OnReceive<impl Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync> {
+fn much() -> Functions<()> {
     on_chunk(|link, _| Ok(link.out.send(vec![7; MUCH as usize])?))
 }
 

@@ -6,7 +6,7 @@
 //! as fast as it reads, be that slowly. There is always something to be sent, so a link is never idle,
 //! and a client that has only ended its half is still served.
 
-use wharf::{Handler, Input, Link, Output, Result, Verdict};
+use wharf::{Handler, Input, Link, Output, Result};
 
 /// Generates characters.
 #[derive(Debug)]
@@ -41,14 +41,13 @@ impl Handler<Place> for Chargen {
     }
 
     fn on_writable(&self, link: &mut Link<'_, Place>) -> Result {
-        link.state.refill(&mut link.out);
+        if link.server.is_stopping() {
+            // Else there would be more, for ever.
+            link.close();
+        } else {
+            link.state.refill(&mut link.out);
+        }
         Ok(())
-    }
-
-    fn on_drain(&self, link: &mut Link<'_, Place>) -> Result<Verdict> {
-        // Else there would be more, for ever.
-        link.close();
-        Ok(Verdict::Close)
     }
 }
 

@@ -238,6 +238,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
                 return self.core.shared.give_place_back(shard);
             }
         }
+        let slot = &self.core.slots[index];
+        let disconnects = slot.when_slow == crate::WhenSlow::Disconnect;
+        self.core.quotas().open(index, key.generation(), slot.room);
+        self.core.quotas().set_disconnects(index, disconnects);
         self.core.marks().open(index, key.generation());
         self.start_time_out(index);
         match self.call_connect(index) {

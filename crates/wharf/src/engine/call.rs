@@ -3,55 +3,120 @@
 use super::close::How;
 use super::worker::Worker;
 use crate::Result;
-use crate::handler::{DisconnectReason, Verdict};
+use crate::handler::{DisconnectReason, Handler, Verdict};
 use crate::link::Link;
+use crate::link::core::Core;
+use crate::link::input::{Asked, Input, Terms};
 use crate::link::output::Output;
+use crate::link::unread::Unread;
 use crate::plant::EnginePlant;
-use crate::server::current;
 use crate::server::shared::Command;
+use crate::server::{Handle, current};
 use crate::service::Service;
+use crate::worker::WorkerId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use wharf_port::port::Port;
+
+/// What callbacks belong to: the handler, and what it keeps.
+pub(super) struct Callbacks<V: Service> {
+    pub(super) handler: Arc<V::Handler>,
+    /// The server, as callbacks reach it.
+    pub(super) server: Handle,
+    /// `None` after a panic, if no fresh one could be made.
+    pub(super) context: Option<V::Context>,
+    /// The links' states, by place; `None` until `on_connect` has made one.
+    pub(super) states: Box<[Option<V::State>]>,
+}
+
+impl<V: Service> Callbacks<V> {
+    /// Runs a callback for a link; `None` if there is nothing to run it with.
+    #[inline]
+    fn run<R>(
+        &mut self,
+        core: &mut Core,
+        index: u32,
+        callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>) -> R,
+    ) -> Option<std::thread::Result<R>> {
+        let worker = self.context.as_mut()?;
+        let state = self.states[index as usize].as_mut()?;
+        let handler = &*self.handler;
+        current::begin(core.shared.id, core.shard, core.post_budget(index));
+        let mut link = Link { out: Output { core, index }, state, worker, server: &self.server };
+        // What a panic leaves half done is the handler's own state: the link is closed and the
+        // context made anew; the engine's state changes only through `Link`, which is consistent
+        // after each of its calls.
+        Some(catch_unwind(AssertUnwindSafe(|| callback(handler, &mut link))))
+    }
+
+    /// Runs `on_connect`, for a link that has no state yet.
+    fn run_connect(
+        &mut self,
+        core: &mut Core,
+        index: u32,
+    ) -> Option<std::thread::Result<Result<V::State>>> {
+        let worker = self.context.as_mut()?;
+        let handler = &*self.handler;
+        current::begin(core.shared.id, core.shard, core.post_budget(index));
+        let out = Output { core, index };
+        let mut link = Link { out, state: &mut (), worker, server: &self.server };
+        Some(catch_unwind(AssertUnwindSafe(|| handler.on_connect(&mut link))))
+    }
+}
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Runs a callback for a link; `None` if it panicked.
+    #[inline]
     pub(super) fn call<R>(
         &mut self,
         index: u32,
         callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>) -> R,
     ) -> Option<R> {
-        let context = self.context.as_mut()?;
-        let state = self.states[index as usize].as_mut()?;
-        let (id, shard) = (self.core.shared.id, self.core.shard);
-        let out = Output { core: &mut self.core, index };
-        let mut link = Link { out, state, worker: context, server: &self.handle };
-        let handler = &*self.handler;
-        current::begin(id, shard);
-        // What a panic leaves half done is the handler's own state: the link is closed and the
-        // context made anew; the engine's state changes only through `Link`, which is consistent
-        // after each of its calls.
-        let result = catch_unwind(AssertUnwindSafe(|| callback(handler, &mut link)));
+        let result = self.callbacks.run(&mut self.core, index, callback)?;
         self.called_back(index, result)
     }
 
-    /// Runs `on_connect` for a link; `None` if it panicked.
+    /// Runs a callback with what is unread; says what it has answered, and what it asks for. `None`: it
+    /// panicked.
+    #[inline]
+    pub(super) fn call_with<R>(
+        &mut self,
+        index: u32,
+        unread: &mut Unread,
+        callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>, &mut Input<'_>) -> R,
+    ) -> (Option<R>, Asked) {
+        let slot = &mut self.core.slots[index];
+        slot.in_call = unread.buffers();
+        let terms = Terms {
+            limit: self.core.input_bytes,
+            is_ended: slot.input_over,
+            is_held: slot.deferral.is_some(),
+            search: slot.search,
+        };
+        let mut input = Input::new(unread, terms, &mut self.scratch);
+        let result = self
+            .callbacks
+            .run(&mut self.core, index, |handler, link| callback(handler, link, &mut input));
+        let asked = input.finish();
+        let slot = &mut self.core.slots[index];
+        slot.in_call = 0;
+        slot.search = asked.search;
+        (result.and_then(|result| self.called_back(index, result)), asked)
+    }
+
+    /// Runs `on_connect` for a link, which makes its state; `None` if it panicked.
     pub(super) fn call_connect(&mut self, index: u32) -> Option<Result> {
-        use crate::handler::Handler;
-        let context = self.context.as_mut()?;
-        let (id, shard) = (self.core.shared.id, self.core.shard);
-        let out = Output { core: &mut self.core, index };
-        let mut link = Link { out, state: &mut (), worker: context, server: &self.handle };
-        let handler = &*self.handler;
-        current::begin(id, shard);
-        let result = catch_unwind(AssertUnwindSafe(|| handler.on_connect(&mut link)));
+        let result = self.callbacks.run_connect(&mut self.core, index)?;
         let state = self.called_back(index, result)?;
-        Some(state.map(|state| self.states[index as usize] = Some(state)))
+        Some(state.map(|state| self.callbacks.states[index as usize] = Some(state)))
     }
 
     /// A callback is over.
     #[inline]
     fn called_back<R>(&mut self, index: u32, result: std::thread::Result<R>) -> Option<R> {
-        if current::end() {
+        let current::Ended { left, refused } = current::end();
+        self.core.slots[index].post_budget = left;
+        if refused {
             self.note_refused_post(index);
         }
         self.core.stats().calls.add(1);
@@ -65,6 +130,34 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         }
     }
 
+    /// Gives the thread a worker context, in place of the one it may have.
+    pub(super) fn make_context(&mut self) -> Result<(), String> {
+        let old = self.callbacks.context.take();
+        // The old context may be what the panic left behind; its drop must not stop the worker.
+        guarded(|| drop(old));
+        let id = WorkerId::of_shard(self.core.shard);
+        let mut worker = crate::worker::Worker {
+            context: &mut (),
+            server: &self.callbacks.server,
+            id,
+            count: self.core.shared.shards.len(),
+            now: self.core.shared.instant(self.core.clock),
+        };
+        let handler = &self.callbacks.handler;
+        match catch_unwind(AssertUnwindSafe(|| handler.on_worker_start(&mut worker))) {
+            Ok(Ok(context)) => {
+                self.callbacks.context = Some(context);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(format!("on_worker_start of worker {id} failed: {error:?}")),
+            Err(payload) => {
+                guarded(|| drop(payload));
+                Err(format!("on_worker_start of worker {id} panicked"))
+            }
+        }
+    }
+
+    #[cold]
     fn renew_context(&mut self) {
         self.core.stats().handler_panics.add(1);
         if let Err(reason) = self.make_context() {

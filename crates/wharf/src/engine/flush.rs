@@ -54,6 +54,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     }
 
     /// All is sent: if the handler has finished the output, the peer hears that nothing follows.
+    #[inline]
     fn end_output(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
         if !slot.finished || slot.shut || !slot.is_served() {
@@ -75,6 +76,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         }
     }
 
+    #[inline(never)]
     fn end_if_handled(&mut self, index: u32) {
         let slot = &self.core.slots[index];
         if !slot.is_served() || !slot.has_handled_all() {
@@ -120,7 +122,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         slot.broken.get_or_insert(reason);
         slot.queue = Chain::new();
         // What waited for room has it, and the end of its input has its time from now on.
-        (slot.handled, slot.owes, slot.heard) = (false, false, self.core.now);
+        slot.handled &= slot.is_incomplete();
+        (slot.owes, slot.heard) = (false, self.core.now);
         (slot.owes_writable, slot.ensured) = (false, 0);
         self.core.end_wish(index);
         self.core.settle(index);

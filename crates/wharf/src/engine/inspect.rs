@@ -84,7 +84,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         let is_due = slot.is_served() && !slot.is_handled() && !slot.is_held();
         ensure!(!is_due || self.may_wait(index), "is not called");
         let is_owed = slot.is_served() && slot.owes_writable && self.core.can_pay_writable(index);
-        ensure!(!is_owed || slot.goes_on, "is owed on_writable, and not called");
+        let waits = slot.goes_on || slot.has_output() || slot.wish.is_some();
+        ensure!(!is_owed || waits, "is owed on_writable, and not called");
         let credit = self.core.shared.settings.input_bytes as usize;
         let reads = slot.receiving != Receiving::Off || slot.has_all_input();
         let is_read = phase == Phase::Lingering || (slot.is_served() && slot.input.is_empty());

@@ -35,11 +35,15 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         self.deliver_held();
         match command {
             Command::Adopt { stream, peer, listener } => self.adopt(stream, peer, listener),
-            Command::Post { link, message, when_slow } => {
+            Command::Post { link, message } => {
                 let found = self.core.slots.find(link.index(), link.generation()).is_some()
                     || self.core.shared.planted.is(EnginePlant::SkipGeneration);
+                let quotas = self.core.quotas();
+                quotas.forget(link.index(), link.generation(), message.len());
                 if found {
-                    self.deliver(link.index(), &message, when_slow);
+                    self.core.post_accepted(link.index(), message);
+                } else {
+                    quotas.free_entries(1);
                 }
             }
             Command::Broadcast { message, except, when_slow, number } => {
@@ -125,6 +129,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             let now = self.core.now;
             self.core.slots[index].resume(now);
             self.go_on(index);
+        }
+        if mark.has(Mark::TOO_SLOW) && self.core.slots[index].is_served() {
+            self.close(index, DisconnectReason::SlowReader, How::Now);
         }
         if mark.has(Mark::ABORT) {
             self.close(index, DisconnectReason::Kicked, How::Reset);
@@ -223,7 +230,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
 
     /// Drops a link's state; that is the user's code.
     pub(super) fn drop_state(&mut self, index: u32) {
-        let state = self.states[index as usize].take();
+        let state = self.callbacks.states[index as usize].take();
         if !guarded(|| drop(state)) {
             self.core.stats().handler_panics.add(1);
         }

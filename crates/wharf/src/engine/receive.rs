@@ -158,6 +158,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         if slot.phase == Phase::Draining && slot.owed.is_none() {
             return self.measure_drain(index, socket);
         }
+        if slot.phase == Phase::Draining && free == 0 && slot.has_handled_all() && !slot.is_held() {
+            // What is still to be received waits behind what nobody will take.
+            self.core.slots[index].drained = true;
+            return self.end_if_answered(index);
+        }
+        let slot = &self.core.slots[index];
         let owed = slot.owed.unwrap_or(u32::MAX);
         // What is there is taken, and where nothing is, that is the end.
         let ends_when_dry = slot.phase == Phase::Draining || slot.broken.is_some();

@@ -1,13 +1,12 @@
 //! From a link's input to its handler, and from room in its output: a call comes only when its answer
 //! has room.
 //!
-//! The order of a link's callbacks in a turn: `on_writable` if it is owed, `on_drain` once, `on_receive`
+//! The order of a link's callbacks in a turn: `on_drain` once, `on_writable` if it is owed, `on_receive`
 //! for what is unread, `on_end` when that is handled.
 
 use super::worker::Worker;
 use crate::handler::{Handler, Verdict};
-use crate::link::input::{Input, Left, Terms};
-use crate::link::slot::{Phase, Wish};
+use crate::link::slot::Phase;
 use crate::link::unread::Unread;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
@@ -30,7 +29,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             return self.serve(index);
         }
         let before = self.core.slots[index].totals.received_bytes - buffer.len() as u64;
-        self.call_with_input(index, Unread::fresh(buffer, wrapped(before)));
+        let mut unread = Unread::fresh(buffer, wrapped(before));
+        self.call_with_input(index, &mut unread);
         self.serve(index);
     }
 
@@ -57,18 +57,22 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     }
 
     fn serve_in_order(&mut self, index: u32) {
-        while self.core.slots[index].is_served() && self.serve_once(index) {}
+        // What a call has given back may be what the next one needs.
         self.core.settle(index);
+        while self.core.slots[index].is_served() && self.serve_once(index) {
+            self.core.settle(index);
+        }
     }
 
     /// Makes the call that is next in order; says whether there was one.
     fn serve_once(&mut self, index: u32) -> bool {
         let slot = &self.core.slots[index];
-        if slot.owes_writable && self.can_pay_writable(index) {
-            return self.counts_call(index) && self.pay_writable(index);
-        }
+        // First, because a handler that fills what room there is would leave none for it.
         if slot.owes_drain() && self.core.has_grant(index) {
             return self.tell_drain(index);
+        }
+        if slot.owes_writable && self.can_pay_writable(index) {
+            return self.counts_call(index) && self.pay_writable(index);
         }
         let slot = &self.core.slots[index];
         let is_due = !slot.input.is_empty() && !self.is_handled(index) && !self.is_held(index);
@@ -78,7 +82,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         let slot = &mut self.core.slots[index];
         let chain = mem::take(&mut slot.input);
         let before = slot.totals.received_bytes - chain.len() as u64;
-        self.call_with_input(index, Unread::kept(chain, wrapped(before)));
+        self.call_with_input(index, &mut Unread::kept(chain, wrapped(before)));
         true
     }
 
@@ -117,43 +121,22 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         true
     }
 
-    fn call_with_input(&mut self, index: u32, unread: Unread) {
+    /// Calls the handler with what is unread, and keeps what it leaves.
+    fn call_with_input(&mut self, index: u32, unread: &mut Unread) {
         self.core.slots[index].woken = false;
-        let (answer, left) =
-            self.with_input(index, unread, |handler, link, input| handler.on_receive(link, input));
-        self.called(index, left.took, left.wanted);
+        let (answer, asked) =
+            self.call_with(index, unread, |handler, link, input| handler.on_receive(link, input));
+        self.keep_unread(index, unread);
+        self.called(index, asked.took, asked.wanted);
         self.after_callback(index, answer);
     }
 
-    /// Runs a callback with what is unread, and puts back what it leaves.
-    fn with_input<R>(
-        &mut self,
-        index: u32,
-        unread: Unread,
-        callback: impl FnOnce(
-            &V::Handler,
-            &mut crate::Link<'_, V::State, V::Context>,
-            &mut Input<'_>,
-        ) -> R,
-    ) -> (Option<R>, Left) {
-        let slot = &mut self.core.slots[index];
-        slot.in_call = unread.buffers();
-        let terms = Terms {
-            limit: self.core.shared.settings.input_bytes as usize,
-            is_ended: slot.input_over,
-            is_held: slot.deferral.is_some(),
-            search: slot.search,
-        };
-        let mut scratch = mem::take(&mut self.scratch);
-        let mut input = Input::new(unread, terms, &mut scratch);
-        let answer = self.call(index, |handler, link| callback(handler, link, &mut input));
-        let mut left = input.into_left();
-        self.scratch = scratch;
-        let slot = &mut self.core.slots[index];
-        slot.in_call = 0;
-        slot.search = left.search;
-        slot.input = mem::take(&mut left.unread).into_chain(&self.core.pool);
-        (answer, left)
+    /// Puts back what a callback has left.
+    #[inline]
+    fn keep_unread(&mut self, index: u32, unread: &mut Unread) {
+        if !unread.is_empty() {
+            self.core.slots[index].input = mem::take(unread).into_chain(&self.core.pool);
+        }
     }
 
     /// Notes what a call with input has done.
@@ -183,9 +166,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Makes the call that is owed for want of room.
     fn pay_writable(&mut self, index: u32) -> bool {
         let slot = &mut self.core.slots[index];
-        (slot.owes_writable, slot.ensured, slot.woken) = (false, 0, true);
-        if matches!(slot.wish, Some(Wish::Output(_))) {
-            self.core.end_wish(index);
+        (slot.owes_writable, slot.woken) = (false, true);
+        if mem::take(&mut slot.ensured) > 0 {
+            self.core.publish_room(index);
         }
         let answer = self.call(index, |handler, link| handler.on_writable(link));
         self.after_callback(index, answer);
@@ -213,11 +196,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         }
         let chain = mem::take(&mut slot.input);
         let before = slot.totals.received_bytes - chain.len() as u64;
-        let (answer, left) =
-            self.with_input(index, Unread::kept(chain, wrapped(before)), |handler, link, input| {
-                handler.on_end(link, input)
-            });
-        if left.took {
+        let mut unread = Unread::kept(chain, wrapped(before));
+        let (answer, asked) =
+            self.call_with(index, &mut unread, |handler, link, input| handler.on_end(link, input));
+        self.keep_unread(index, &mut unread);
+        if asked.took {
             self.core.slots[index].handled = false;
         }
         if let Some(verdict) = self.after_verdict(index, answer) {
@@ -241,6 +224,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     }
 
     /// The link's output has more room, or it was lent what it waited for: the handler may go on.
+    #[inline]
     pub(super) fn room_has_grown(&mut self, index: u32) {
         if self.core.shared.planted.strikes(EnginePlant::ForgetRoom) {
             return;

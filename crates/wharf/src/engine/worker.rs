@@ -10,9 +10,8 @@
 //! all links at once. So no callback is entered again while it runs.
 
 use super::accept::Acceptor;
-use super::call::guarded;
+use super::call::Callbacks;
 use super::post::Broadcast;
-use crate::handler::Handler;
 use crate::link::core::Core;
 use crate::link::wheel::Wheel;
 use crate::plant::EnginePlant;
@@ -21,9 +20,7 @@ use crate::server::marks::Mark;
 use crate::server::shared::{Command, Shared};
 use crate::service::Service;
 use crate::shares::Borrower;
-use crate::worker::WorkerId;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use wharf_port::memory::LedgerView;
@@ -45,13 +42,7 @@ pub(crate) struct Worker<P: Port<Packet = Command<<P as Port>::Stream>>, V: Serv
     pub(super) acceptor: Acceptor<P::Stream>,
     /// Every shard's inbox, for connections that this one accepts.
     pub(super) posters: Box<[Poster<Command<P::Stream>>]>,
-    pub(super) handler: Arc<V::Handler>,
-    /// The server, as callbacks reach it.
-    pub(super) handle: Handle,
-    /// `None` after a panic, if no fresh one could be made.
-    pub(super) context: Option<V::Context>,
-    /// The links' states, by place; `None` until `on_connect` has made one.
-    pub(super) states: Box<[Option<V::State>]>,
+    pub(super) callbacks: Callbacks<V>,
     /// Where a callback's input is copied together.
     pub(super) scratch: Vec<u8>,
     /// What other threads have asked of links, until all that they posted before is delivered.
@@ -115,7 +106,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         let wheel = Wheel::new(super::timeout_scale(&shared.settings), port.now());
         let look_every_ns = super::time_out::look_every_ns(&shared.settings);
         let mut worker = Self {
-            handle: Handle::new(Arc::clone(&shared)),
+            callbacks: Callbacks {
+                server: Handle::new(Arc::clone(&shared)),
+                handler,
+                context: None,
+                states: (0..places).map(|_| None).collect(),
+            },
             scratch: Vec::with_capacity(shared.settings.input_bytes as usize),
             marked: Vec::with_capacity(places as usize),
             turns_to_marks: 0,
@@ -126,8 +122,6 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             wheel,
             acceptor: Acceptor::new(),
             posters: Box::default(),
-            context: None,
-            states: (0..places).map(|_| None).collect(),
             again: VecDeque::with_capacity(places as usize),
             look_every_ns,
             borrowers: Vec::with_capacity(places as usize),
@@ -144,7 +138,6 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             completions: Completions::<P>::with_capacity(BATCH),
             woke: port.now(),
             unslept: Some(Duration::ZERO),
-            handler,
             port,
         };
         (worker.core.now, worker.core.clock) = (worker.woke, worker.woke);
@@ -256,33 +249,6 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         stats.receive_pauses.set(port.receive_pauses);
         stats.accept_aborts.set(port.accept_aborts);
         stats.waits.set(port.waits);
-    }
-
-    /// Gives the thread a worker context, in place of the one it may have.
-    pub(super) fn make_context(&mut self) -> Result<(), String> {
-        let old = self.context.take();
-        // The old context may be what the panic left behind; its drop must not stop the worker.
-        guarded(|| drop(old));
-        let id = WorkerId::of_shard(self.core.shard);
-        let mut worker = crate::Worker {
-            context: &mut (),
-            server: &self.handle,
-            id,
-            count: self.core.shared.shards.len(),
-            now: self.core.shared.instant(self.core.clock),
-        };
-        let handler = &self.handler;
-        match catch_unwind(AssertUnwindSafe(|| handler.on_worker_start(&mut worker))) {
-            Ok(Ok(context)) => {
-                self.context = Some(context);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(format!("on_worker_start of worker {id} failed: {error:?}")),
-            Err(payload) => {
-                guarded(|| drop(payload));
-                Err(format!("on_worker_start of worker {id} panicked"))
-            }
-        }
     }
 
     /// How other threads reach this shard, and what they see of its buffers.

@@ -7,6 +7,7 @@ use super::reply::Cancelled;
 use super::slot::{Phase, Slots, Wish};
 use crate::plant::EnginePlant;
 use crate::server::marks::Marks;
+use crate::server::quota::Quotas;
 use crate::server::shared::Shared;
 use crate::shares::{Loan, Shares};
 use crate::stats::ShardStats;
@@ -28,10 +29,16 @@ pub(crate) struct Core {
     pub(crate) shares: Shares,
     /// Which links share messages.
     pub(super) sharing: Sharing,
+    /// Buffers that posts of one link's callbacks may take in a turn.
+    pub(super) post_budget_max: u32,
+    /// Entries of posts in the links' queues that were accepted beforehand.
+    pub(super) accepted_entries: u32,
     /// Replies that were deferred; the count wraps.
     pub(super) deferrals: u32,
     /// Behind everything that holds buffers.
     pub(crate) pool: BufferPool,
+    /// The most that a link may hold unread.
+    pub(crate) input_bytes: usize,
     pub(crate) shared: Arc<Shared>,
     stats: Arc<ShardStats>,
     /// Links with queued bytes and no send in flight; each is here at most once.
@@ -52,8 +59,11 @@ impl Core {
             slots: Slots::new(capacity, &shared.settings),
             shares: Shares::new(shared.settings.division()),
             sharing: Sharing::new(capacity),
+            post_budget_max: shared.settings.post_budget(),
+            accepted_entries: 0,
             deferrals: 0,
             pool,
+            input_bytes: shared.settings.input_bytes as usize,
             dirty: Vec::with_capacity(capacity as usize),
             waiters: Fifo::new(capacity),
             granting: None,
@@ -70,6 +80,11 @@ impl Core {
     /// What other threads ask of this shard's links.
     pub(crate) fn marks(&self) -> &Marks {
         &self.shared.shards[usize::from(self.shard)].marks
+    }
+
+    /// What posts may take of this shard's links.
+    pub(crate) fn quotas(&self) -> &Quotas {
+        &self.shared.shards[usize::from(self.shard)].quotas
     }
 
     pub(crate) fn key(&self, index: u32) -> LinkKey {
@@ -93,6 +108,10 @@ impl Core {
     pub(crate) fn settle(&mut self, index: u32) {
         let slot = &mut self.slots[index];
         self.sharing.note(slot);
+        if slot.has_posts() {
+            self.settle_posts(index);
+        }
+        let slot = &mut self.slots[index];
         let (before, after) = (slot.held, slot.holds());
         if before == after || self.shared.planted.strikes(EnginePlant::Miscount) {
             return;
@@ -231,6 +250,7 @@ impl Core {
         let slot = &self.slots[index];
         // A flush came between the close and here.
         assert!(!slot.dirty && slot.phase == Phase::Closing, "{slot:?} is given back too early");
+        self.quotas().close(index);
         self.drop_input(index);
         self.slots.release(index);
     }

@@ -18,7 +18,7 @@ use std::io::{self, Read, Write};
 /// a received buffer or, if it lies across several, is copied together in memory that the worker has
 /// from the start; so nothing here allocates or waits.
 pub struct Input<'a> {
-    unread: Unread,
+    unread: &'a mut Unread,
     /// Bytes at the beginning that this callback has taken.
     at: usize,
     mark: usize,
@@ -36,11 +36,11 @@ pub struct Input<'a> {
     scratch: &'a mut Vec<u8>,
 }
 
-/// What a callback has left, and what it asks for.
-#[derive(Debug)]
-pub(crate) struct Left {
-    pub(crate) unread: Unread,
+/// What a callback has done with its input, and what it asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
     pub(crate) took: bool,
+    /// Bytes that it asks for, counted from the first that it has left; 0: it does not.
     pub(crate) wanted: usize,
     pub(crate) search: Search,
 }
@@ -58,7 +58,8 @@ pub(crate) struct Terms {
 }
 
 impl<'a> Input<'a> {
-    pub(crate) fn new(unread: Unread, terms: Terms, scratch: &'a mut Vec<u8>) -> Self {
+    #[inline]
+    pub(crate) fn new(unread: &'a mut Unread, terms: Terms, scratch: &'a mut Vec<u8>) -> Self {
         let Terms { limit, is_ended, is_held, search } = terms;
         Self {
             unread,
@@ -75,17 +76,12 @@ impl<'a> Input<'a> {
     }
 
     /// The callback is over: what was taken is gone.
-    pub(crate) fn into_left(mut self) -> Left {
+    #[inline]
+    pub(crate) fn finish(mut self) -> Asked {
         let took = self.at > 0 || self.gone > 0;
         let wanted = self.wanted.saturating_sub(self.at);
         self.commit();
-        Left { unread: self.unread, took, wanted, search: self.search.get() }
-    }
-
-    /// How many bytes the callback asks for, counted from the first that it has left.
-    #[cfg(feature = "sim")]
-    pub(crate) fn wanted(&self) -> usize {
-        self.wanted.saturating_sub(self.at)
+        Asked { took, wanted, search: self.search.get() }
     }
 
     /// Unread bytes.
@@ -299,7 +295,7 @@ impl<'a> Input<'a> {
             return 0;
         }
         self.commit();
-        let len = out.forward(&mut self.unread, max);
+        let len = out.forward(self.unread, max);
         self.gone += len;
         self.wanted = self.wanted.saturating_sub(len);
         len
@@ -336,7 +332,7 @@ impl<'a> Input<'a> {
 
     fn seen(&self) -> Peek<'_> {
         let at = if self.is_held { self.unread.len() } else { self.at };
-        Peek::new(&self.unread, at, &self.search)
+        Peek::new(self.unread, at, &self.search)
     }
 
     /// Takes `len` bytes; returns where they begin.

@@ -87,7 +87,9 @@ impl<S, W> Link<'_, S, W> {
     /// What the link has carried so far.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.slot().totals
+        let mut totals = self.slot().totals;
+        totals.missed += self.out.core.quotas().missed(self.out.index);
+        totals
     }
 
     /// Closes the link in good order: what is queued and deferred is sent, what is unread is discarded;

@@ -150,6 +150,8 @@ impl Output<'_> {
     /// dropped. Default: [`Builder::when_slow`](crate::Builder::when_slow).
     pub fn set_when_slow(&mut self, policy: WhenSlow) {
         self.core.slots[self.index].when_slow = policy;
+        let disconnects = policy == WhenSlow::Disconnect;
+        self.core.quotas().set_disconnects(self.index, disconnects);
     }
 
     pub(crate) fn defer(&mut self, max: usize) -> Result<Reply, SendError> {

@@ -18,7 +18,31 @@ pub(crate) enum Posted {
 }
 
 impl Core {
-    /// Queues a message that came from another thread, or goes to many links.
+    /// Queues a post that was accepted for one link. There is room for it, and an entry.
+    pub(crate) fn post_accepted(&mut self, index: u32, message: Message) {
+        let slot = &mut self.slots[index];
+        let takes = slot.is_served() && !slot.is_output_over() && !message.is_empty();
+        if !takes || self.copy_post(index, &message) {
+            self.quotas().free_entries(1);
+            if takes {
+                self.note_post(index);
+            }
+            return;
+        }
+        let pushed = self.slots[index].queue.push_message(&self.pool, message);
+        assert!(pushed.is_ok(), "there is an entry for each post that is accepted");
+        self.slots[index].accepted_entries += 1;
+        self.accepted_entries += 1;
+        self.note_post(index);
+    }
+
+    /// A post was queued: from now on it is said exactly what others may have.
+    fn note_post(&mut self, index: u32) {
+        self.note_queued(index);
+        self.publish_room(index);
+    }
+
+    /// Queues a message that goes to many links.
     ///
     /// It has the lower half of the output, and leaves the grant free. A link with no message
     /// waiting shares it, for one entry. One that has some gets a copy in buffers of its own, so
@@ -31,8 +55,7 @@ impl Core {
         when_slow: Option<WhenSlow>,
     ) -> Posted {
         if self.room_for(index, message.len()).is_ok() && self.push_post(index, message) {
-            // What is queued is queued.
-            let _ok = self.queued(index, Ok(()));
+            self.note_post(index);
             return Posted::Queued;
         }
         self.stats().missed.add(1);
@@ -44,25 +67,55 @@ impl Core {
         }
     }
 
-    fn push_post(&mut self, index: u32, message: &Message) -> bool {
-        let slot = &self.slots[index];
-        // The upper half is the handler's, or as much as it has asked for.
-        let kept = slot.limit.div_ceil(2).max(slot.ensured) as usize;
-        let is_above = slot.used() + message.len() + kept > slot.limit as usize;
-        if is_above && !self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
-            return false;
+    /// Buffers that posts of a link's callbacks may still take in this turn: not all that the shard has
+    /// for posts, so that one link leaves some to the others.
+    #[inline]
+    pub(crate) fn post_budget(&mut self, index: u32) -> u32 {
+        let slot = &mut self.slots[index];
+        if slot.budget_turn != self.turn {
+            (slot.budget_turn, slot.post_budget) = (self.turn, self.post_budget_max);
         }
+        slot.post_budget
+    }
+
+    /// Says how many bytes posts may take of a link's output, now that this has changed.
+    pub(crate) fn publish_room(&mut self, index: u32) {
+        let slot = &mut self.slots[index];
+        let room = slot.post_room();
+        if room != slot.room {
+            slot.room = room;
+            self.quotas().set_room(index, room);
+        }
+    }
+
+    /// What a link holds has changed, and posts are a part of it.
+    pub(super) fn settle_posts(&mut self, index: u32) {
+        let slot = &mut self.slots[index];
+        let gone = slot.accepted_entries.saturating_sub(slot.messages());
+        slot.accepted_entries -= gone;
+        self.accepted_entries -= gone;
+        self.quotas().free_entries(gone);
+        self.publish_room(index);
+    }
+
+    /// Copies a post behind what is queued already, if the link can borrow the buffers.
+    fn copy_post(&mut self, index: u32, message: &Message) -> bool {
         let reserved = self.reserved_beside(index);
         let slot = &mut self.slots[index];
-        if slot.broken.is_some() {
-            return true;
+        let allowance = self.shares.post_allowance(slot.held, reserved);
+        let owner = Owner::SendQueue;
+        slot.has_output()
+            && slot.queue.append_copy_of(&self.pool, message, owner, allowance).is_ok()
+    }
+
+    fn push_post(&mut self, index: u32, message: &Message) -> bool {
+        let slot = &self.slots[index];
+        let room = (slot.post_room() as usize).saturating_sub(self.quotas().accepted(index));
+        if message.len() > room && !self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
+            return false;
         }
-        if slot.has_output() {
-            let allowance = self.shares.post_allowance(slot.held, reserved);
-            let owner = Owner::SendQueue;
-            if slot.queue.append_copy_of(&self.pool, message, owner, allowance).is_ok() {
-                return true;
-            }
+        if self.slots[index].broken.is_some() || self.copy_post(index, message) {
+            return true;
         }
         if self.shared.planted.is(EnginePlant::EntryPerBuffer) {
             let each = message.len().div_ceil(self.pool.buffer_size_bytes() as usize);
@@ -76,12 +129,19 @@ impl Core {
             && self.slots[index].queue.push_message(&self.pool, message.clone()).is_ok()
     }
 
+    /// Entries that no accepted post will need.
+    fn free_entries(&self) -> u32 {
+        let kept = self.shared.settings.post_entries() - self.accepted_entries;
+        self.pool.free_message_entries().saturating_sub(kept)
+    }
+
     /// Whether the link may share a message more: beyond its own entries it would take those of
     /// others, who read.
     pub(super) fn has_entry_for(&self, index: u32) -> bool {
-        let messages = self.slots[index].messages();
+        let (messages, free) = (self.slots[index].messages(), self.free_entries());
         let is_others = messages >= MESSAGES_PER_LINK
-            || (messages > 0 && self.pool.free_message_entries() <= self.sharing.reserved());
+            || free == 0
+            || (messages > 0 && free <= self.sharing.reserved());
         !is_others || self.shared.planted.is(EnginePlant::TakeOthersEntries)
     }
 }

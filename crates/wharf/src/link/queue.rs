@@ -34,7 +34,7 @@ impl Core {
                 Err(_) => Err(self.wish_for_output(index, data.len())),
             }
         });
-        self.queued(index, result)
+        self.queued(index, data.len(), result)
     }
 
     /// Queues what is not one piece of bytes.
@@ -52,7 +52,7 @@ impl Core {
         }
         writer.discard();
         drop(writer);
-        self.queued(index, Err(SendError::TooLarge))
+        self.queued(index, 0, Err(SendError::TooLarge))
     }
 
     /// Queues a message that the handler sends to its own link: in one entry if there is one for it.
@@ -75,7 +75,7 @@ impl Core {
             let appended = queue.append_copy_of(&self.pool, message, Owner::SendQueue, allowance);
             appended.map_err(|_| self.wish_for_output(index, message.len()))
         });
-        self.queued(index, result)
+        self.queued(index, message.len(), result)
     }
 
     /// Reads from a source straight into a link's buffers.
@@ -101,8 +101,7 @@ impl Core {
         let filled = queue.append_from(&self.pool, owner, allowance, len_max, read);
         if filled.len > 0 {
             self.end_output_wish(index, filled.len);
-            let queued = self.queued(index, Ok(()));
-            debug_assert!(queued.is_ok(), "what is queued is queued");
+            self.note_queued(index);
         }
         if filled.len == len_max && len_max < most {
             self.owe_writable(index, 0);
@@ -117,7 +116,23 @@ impl Core {
     }
 
     /// Moves unread bytes to the end of a link's queue, as many as it has capacity for.
+    #[inline]
     pub(crate) fn forward(&mut self, index: u32, unread: &mut Unread, max: usize) -> usize {
+        // Most of the time one buffer has come, behind nothing, and goes behind nothing.
+        let slot = &mut self.slots[index];
+        let is_open = slot.is_served() && !slot.close_asked;
+        if is_open && !slot.is_output_over() && slot.holds_no_output() && slot.wish.is_none() {
+            let max = max.min(slot.limit as usize - slot.post_room_max() as usize);
+            if let Some(len) = unread.move_fresh(&self.pool, &mut slot.queue, max) {
+                slot.in_call = 0;
+                self.note_queued(index);
+                return len;
+            }
+        }
+        self.forward_parts(index, unread, max)
+    }
+
+    fn forward_parts(&mut self, index: u32, unread: &mut Unread, max: usize) -> usize {
         if self.open_output(index).is_err() {
             return 0;
         }
@@ -125,8 +140,7 @@ impl Core {
             unread.consume(max);
             return max;
         }
-        let limit = self.slots[index].limit as usize;
-        let len_max = max.min(limit.saturating_sub(self.slots[index].used()));
+        let len_max = max.min(self.left_of(index));
         let allowance = self.allowance(index);
         let slot = &mut self.slots[index];
         let len = unread.move_to(&self.pool, &mut slot.queue, len_max, allowance);
@@ -141,8 +155,7 @@ impl Core {
         }
         if len > 0 {
             self.end_output_wish_if_served(index, len, len_max);
-            let queued = self.queued(index, Ok(()));
-            debug_assert!(queued.is_ok(), "what is queued is queued");
+            self.note_queued(index);
         }
         len
     }
@@ -150,7 +163,8 @@ impl Core {
     /// Sets `max` bytes of a link's output aside for a reply that comes later.
     pub(crate) fn defer(&mut self, index: u32, max: usize) -> Result<Reply, SendError> {
         if self.slots[index].deferral.is_some() {
-            return self.queued(index, Err(SendError::Full)).and(Err(SendError::Full));
+            self.note_refusal(index, 0, SendError::Full);
+            return Err(SendError::Full);
         }
         let result = self.room_for(index, max).and_then(|()| {
             let allowance =
@@ -165,10 +179,7 @@ impl Core {
         let parcel = match result {
             Ok(parcel) => parcel,
             Err(error) => {
-                self.stats().send_refusals.add(1);
-                if error == SendError::Full {
-                    self.owe_writable(index, 0);
-                }
+                self.note_refusal(index, max, error);
                 return Err(error);
             }
         };
@@ -188,8 +199,7 @@ impl Core {
     /// Queues a reply that was deferred, out of the buffers that were set aside for it.
     pub(crate) fn queue_reply(&mut self, index: u32, reply: Chain) {
         self.slots[index].queue.append_chain(reply);
-        let queued = self.queued(index, Ok(()));
-        debug_assert!(queued.is_ok(), "what is queued is queued");
+        self.note_queued(index);
     }
 
     /// If a call is owed that lacks nothing but buffers, the link waits for a loan.
@@ -211,10 +221,10 @@ impl Core {
         if self.open_output(index).is_err() {
             return 0;
         }
-        let by_limit = (slot.limit as usize).saturating_sub(slot.used());
         if slot.broken.is_some() {
-            return by_limit;
+            return slot.limit as usize;
         }
+        let by_limit = self.left_of(index);
         let size = self.pool.buffer_size_bytes() as usize;
         let by_buffers = slot.queue.room() + self.allowance(index) as usize * size;
         by_limit.min(by_buffers)
@@ -242,7 +252,10 @@ impl Core {
         tell(if bytes == 0 { Act::Owes } else { Act::Ensures(bytes) });
         let slot = &mut self.slots[index];
         slot.owes_writable = true;
-        slot.ensured = slot.ensured.max(u32::try_from(bytes).unwrap_or(u32::MAX));
+        if bytes > slot.ensured as usize {
+            slot.ensured = u32::try_from(bytes).unwrap_or(u32::MAX);
+            self.publish_room(index);
+        }
     }
 
     /// Nothing more will be queued: when all is sent, the peer is told.
@@ -262,6 +275,7 @@ impl Core {
         let limit = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(least, most);
         tell(Act::Limit(limit as usize));
         self.slots[index].limit = limit;
+        self.publish_room(index);
         limit as usize
     }
 
@@ -284,11 +298,27 @@ impl Core {
         } else if slot.broken.is_some() || self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
             // What is sent on a broken link is thrown away.
             Ok(())
-        } else if slot.used() + len > limit {
+        } else if !self.leaves(index, len) {
             Err(SendError::Full)
         } else {
             Ok(())
         }
+    }
+
+    /// Whether the limit leaves `len` bytes for the handler.
+    #[inline]
+    fn leaves(&self, index: u32, len: usize) -> bool {
+        let slot = &self.slots[index];
+        // What is accepted of others is the lower half at most: often nobody has to be asked.
+        slot.used() + len + slot.post_room_max() as usize <= slot.limit as usize
+            || len <= self.left_of(index)
+    }
+
+    /// Bytes that the limit leaves for the handler: what is accepted of others is as good as queued.
+    fn left_of(&self, index: u32) -> usize {
+        let slot = &self.slots[index];
+        let used = slot.used() + self.quotas().accepted(index);
+        (slot.limit as usize).saturating_sub(used)
     }
 
     /// How many more buffers of output the link may take.
@@ -319,23 +349,41 @@ impl Core {
         u32::try_from(buffers).unwrap_or(u32::MAX)
     }
 
+    #[inline]
     pub(super) fn queued(
         &mut self,
         index: u32,
+        len: usize,
         result: Result<(), SendError>,
     ) -> Result<(), SendError> {
-        if let Err(error) = result {
-            self.stats().send_refusals.add(1);
-            if error == SendError::Full {
-                self.owe_writable(index, 0);
-            }
-            return result;
+        match result {
+            Ok(()) => self.note_queued(index),
+            Err(error) => self.note_refusal(index, len, error),
         }
+        result
+    }
+
+    #[cold]
+    fn note_refusal(&mut self, index: u32, len: usize, error: SendError) {
+        self.stats().send_refusals.add(1);
+        if error == SendError::Full {
+            self.owe_writable(index, len);
+        }
+    }
+
+    /// Something was queued on a link, which is to be flushed now.
+    #[inline]
+    pub(super) fn note_queued(&mut self, index: u32) {
         self.stats().sent_messages.add(1);
         let slot = &mut self.slots[index];
         if slot.broken.is_some() {
-            return Ok(());
+            return;
         }
+        // Above a part of the lower half others have to know.
+        if slot.queue.len() > slot.limit as usize / 4 {
+            self.publish_room(index);
+        }
+        let slot = &mut self.slots[index];
         if !slot.sending && !slot.dirty {
             (slot.moved, slot.looked) = (self.now, false);
             slot.owe(self.now);
@@ -343,7 +391,6 @@ impl Core {
             self.dirty.push(index);
         }
         self.settle(index);
-        Ok(())
     }
 
     /// A link has queued `len` bytes: if it has waited for a loan for as many, it waits no more.
@@ -418,14 +465,10 @@ pub(crate) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(core: &'a mut Core, index: u32) -> Result<Self, SendError> {
-        core.room_for(index, 0).or_else(|error| core.queued(index, Err(error)))?;
+        core.room_for(index, 0).or_else(|error| core.queued(index, 0, Err(error)))?;
         let slot = &core.slots[index];
         let (before, buffers_before) = (slot.queue.len(), slot.queue.buffers());
-        let spare = if slot.broken.is_some() {
-            slot.limit as usize
-        } else {
-            (slot.limit as usize).saturating_sub(slot.used())
-        };
+        let spare = if slot.broken.is_some() { slot.limit as usize } else { core.left_of(index) };
         let allowance = core.allowance(index);
         let (len, is_over, is_done) = (0, false, false);
         Ok(Self { core, index, before, buffers_before, allowance, len, spare, is_over, is_done })
@@ -451,7 +494,8 @@ impl<'a> Writer<'a> {
                 return Ok(());
             }
             self.core.end_output_wish(index, len);
-            return self.core.queued(index, Ok(()));
+            self.core.note_queued(index);
+            return Ok(());
         }
         self.discard();
         let limit = self.core.slots[index].limit as usize;
@@ -463,7 +507,7 @@ impl<'a> Writer<'a> {
             }
             SendError::Full
         };
-        self.core.queued(index, Err(error))
+        self.core.queued(index, len, Err(error))
     }
 }
 

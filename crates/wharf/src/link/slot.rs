@@ -130,6 +130,13 @@ pub(crate) struct Slot {
     pub(crate) search: Search,
     /// The most bytes that may be unsent.
     pub(crate) limit: u32,
+    /// Buffers that posts of its callbacks may still take, and the turn for which that holds.
+    pub(crate) post_budget: u32,
+    pub(crate) budget_turn: u32,
+    /// Bytes of posts that may come to it, as others have been told.
+    pub(crate) room: u32,
+    /// Entries of posts in its queue that were accepted beforehand.
+    pub(crate) accepted_entries: u32,
     /// Bytes that the handler has asked to be free when `on_writable` comes.
     pub(crate) ensured: u32,
     /// The reply that comes later.
@@ -182,7 +189,7 @@ pub(crate) struct Slot {
 }
 
 // With what the port keeps for its socket an idle link is half a kilobyte.
-const _: () = assert!(size_of::<Slot>() <= 408);
+const _: () = assert!(size_of::<Slot>() <= 424);
 
 impl Slot {
     fn free() -> Self {
@@ -209,6 +216,10 @@ impl Slot {
             cancelled: false,
             search: Search::default(),
             limit: 0,
+            post_budget: 0,
+            budget_turn: u32::MAX,
+            room: 0,
+            accepted_entries: 0,
             ensured: 0,
             deferral: None,
             idle_ms: 0,
@@ -264,10 +275,35 @@ impl Slot {
         (self.limit / 2).max(1) as usize
     }
 
+    /// Bytes of its output that posts may have together: the upper half is the handler's, or as much
+    /// as it has asked for.
+    pub(crate) fn post_room_max(&self) -> u32 {
+        self.limit - self.limit.div_ceil(2)
+    }
+
+    /// What of it is left.
+    pub(crate) fn post_room(&self) -> u32 {
+        let kept = self.limit.div_ceil(2).max(self.ensured.min(self.limit));
+        let used = u32::try_from(self.used()).unwrap_or(u32::MAX);
+        (self.limit - kept).saturating_sub(used)
+    }
+
+    /// Whether posts are a part of what it holds, or its own output leaves them less room.
+    #[inline]
+    pub(crate) fn has_posts(&self) -> bool {
+        self.room != self.post_room_max() || self.accepted_entries > 0
+    }
+
     /// Whether nothing of its output is taken, or nothing more will ever be queued there.
     #[inline]
     pub(crate) fn holds_no_output(&self) -> bool {
-        !(self.has_output() || self.deferral.is_some()) || self.broken.is_some() || self.finished
+        !(self.has_output() || self.deferral.is_some()) || self.is_output_over()
+    }
+
+    /// Whether what the handler sends is thrown away, or refused.
+    #[inline]
+    pub(crate) fn is_output_over(&self) -> bool {
+        self.broken.is_some() || self.finished
     }
 
     /// The peer was heard.
@@ -421,6 +457,7 @@ impl Slots {
             goes_on,
             listener,
             limit,
+            room: limit - limit.div_ceil(2),
             when_slow,
             idle_ms,
             ..Slot::free()

@@ -95,6 +95,24 @@ impl Unread {
         }
     }
 
+    /// Moves the buffer that has just come to the end of `to`, if all of it is unread and may move;
+    /// returns how many bytes.
+    #[inline]
+    pub(crate) fn move_fresh(
+        &mut self,
+        pool: &BufferPool,
+        to: &mut Chain,
+        len_max: usize,
+    ) -> Option<usize> {
+        let is_whole = self.skipped == 0;
+        let buffer = self.fresh.take_if(|buffer| is_whole && buffer.len() <= len_max)?;
+        let len = buffer.len();
+        buffer.set_owner(Owner::SendQueue);
+        assert!(to.push(pool, buffer).is_ok(), "there is an entry for each buffer of the pool");
+        self.note_gone(len);
+        Some(len)
+    }
+
     /// Moves the first bytes, at most `len_max` of them and `buffers_max` buffers, to the end of `to`;
     /// returns how many.
     pub(crate) fn move_to(
@@ -104,21 +122,8 @@ impl Unread {
         len_max: usize,
         buffers_max: u32,
     ) -> usize {
-        let owner = Owner::SendQueue;
-        // Most of the time all of a buffer is to go behind nothing.
-        if to.is_empty()
-            && self.skipped == 0
-            && buffers_max > 0
-            && let Some(buffer) = self.fresh.take_if(|buffer| buffer.len() <= len_max)
-        {
-            let len = buffer.len();
-            buffer.set_owner(owner);
-            assert!(to.push(pool, buffer).is_ok(), "there is an entry for each buffer of the pool");
-            self.note_gone(len);
-            return len;
-        }
         self.settle(pool);
-        let len = self.chain.move_front(pool, to, len_max, owner, buffers_max);
+        let len = self.chain.move_front(pool, to, len_max, Owner::SendQueue, buffers_max);
         self.note_gone(len);
         len
     }
@@ -126,6 +131,12 @@ impl Unread {
     #[expect(clippy::cast_possible_truncation, reason = "counts wrap")]
     fn note_gone(&mut self, len: usize) {
         self.before = self.before.wrapping_add(len as u32);
+    }
+
+    /// Whether nothing is left.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.fresh.is_none() && self.chain.is_empty()
     }
 
     /// What is left; the fresh buffer is in the chain.

@@ -1,5 +1,6 @@
 //! Whose callback this thread runs: a handle knows no link, but posts of a callback are made out of its
-//! shard's buffers, and one that is refused owes its link a call.
+//! shard's buffers, one link takes no more than its part of these in a turn, and one whose post is refused
+//! is owed a call.
 
 use crate::link::ServerId;
 use std::cell::Cell;
@@ -8,35 +9,63 @@ use std::cell::Cell;
 struct Current {
     server: ServerId,
     shard: u8,
+    /// Buffers that posts of this callback's link may still take in this turn.
+    left: u32,
     /// A post of this callback found its receiver full.
     refused: bool,
+}
+
+/// What a callback has posted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// Buffers that are left of what it could take.
+    pub(crate) left: u32,
+    /// A post was refused as full.
+    pub(crate) refused: bool,
 }
 
 thread_local! {
     static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
 }
 
-/// A callback of this shard begins on this thread.
+/// A callback of this shard begins on this thread, whose posts may take so many buffers.
 #[inline]
-pub(crate) fn begin(server: ServerId, shard: u8) {
-    CURRENT.set(Some(Current { server, shard, refused: false }));
+pub(crate) fn begin(server: ServerId, shard: u8, left: u32) {
+    CURRENT.set(Some(Current { server, shard, left, refused: false }));
 }
 
-/// It is over; says whether a post of it was refused as full.
+/// It is over.
 #[inline]
-pub(crate) fn end() -> bool {
-    CURRENT.take().is_some_and(|current| current.refused)
+pub(crate) fn end() -> Ended {
+    match CURRENT.take() {
+        Some(Current { left, refused, .. }) => Ended { left, refused },
+        None => Ended { left: 0, refused: false },
+    }
 }
 
 /// The shard of this server whose callback this thread runs.
 pub(crate) fn shard_of(server: ServerId) -> Option<usize> {
-    let current = CURRENT.get().filter(|current| current.server == server)?;
-    Some(current.shard.into())
+    Some(of(server)?.shard.into())
+}
+
+/// Takes so many buffers of what a callback's posts may take; says whether there were as many, or this
+/// is no callback.
+pub(crate) fn take(server: ServerId, buffers: u32) -> bool {
+    let Some(current) = of(server) else { return true };
+    let left = current.left.checked_sub(buffers);
+    if let Some(left) = left {
+        CURRENT.set(Some(Current { left, ..current }));
+    }
+    left.is_some()
 }
 
 /// A post to one link was refused as full.
 pub(crate) fn note_refusal(server: ServerId) {
-    if let Some(current) = CURRENT.get().filter(|current| current.server == server) {
+    if let Some(current) = of(server) {
         CURRENT.set(Some(Current { refused: true, ..current }));
     }
+}
+
+fn of(server: ServerId) -> Option<Current> {
+    CURRENT.get().filter(|current| current.server == server)
 }

@@ -138,7 +138,15 @@ impl Recipients<'_> {
     /// One copy of the bytes (of a [`Message`] none), and one entry for each recipient, whatever the
     /// length. A system call only if a shard sleeps.
     pub fn post(self, payload: impl Payload) {
-        let _counted = self.try_post(payload);
+        let posted = match self.one() {
+            Some(link) => self.post_to(link, &payload),
+            None => self.broadcast(&payload, true),
+        };
+        if posted == Err(PostError::Full)
+            && let Some(Some(link)) = self.one()
+        {
+            self.shared.note_missed(link);
+        }
     }
 
     /// As [`post`](Self::post), and says whether it was posted. For several links, each that has no
@@ -152,39 +160,46 @@ impl Recipients<'_> {
     /// - [`PostError::Stopping`]: the server is stopping.
     /// - [`PostError::TooLarge`]: no output could ever hold it as a post.
     pub fn try_post(self, payload: impl Payload) -> Result<(), PostError> {
-        let Some(link) = self.one() else { return self.broadcast(&payload) };
-        let link = link.filter(|link| self.shared.is_alive(*link)).ok_or(PostError::Closed)?;
-        self.check_stopping()?;
-        let posted = self.shared.message(&payload).and_then(|message| {
-            if message.is_empty() || self.excepted() == Some(link) {
-                return Ok(());
-            }
-            self.shared.post(link, message, self.when_slow)
-        });
-        posted.inspect_err(|error| {
+        let Some(link) = self.one() else { return self.broadcast(&payload, false) };
+        self.post_to(link, &payload).inspect_err(|error| {
             if *error == PostError::Full {
-                self.shared.count_missed(1);
                 tell(Act::Owes);
                 current::note_refusal(self.shared.id);
             }
         })
     }
 
-    fn broadcast(self, payload: &impl Payload) -> Result<(), PostError> {
+    fn post_to(self, link: Option<LinkKey>, payload: &impl Payload) -> Result<(), PostError> {
+        let link = link.filter(|link| self.shared.is_alive(*link)).ok_or(PostError::Closed)?;
         self.check_stopping()?;
-        let message = match self.shared.message(payload) {
-            Ok(message) if message.is_empty() => return Ok(()),
-            Ok(message) => message,
-            Err(error) => {
+        let message = self.shared.message(payload)?;
+        if message.is_empty() || self.excepted() == Some(link) {
+            return Ok(());
+        }
+        self.shared.post(link, message, self.when_slow)
+    }
+
+    /// Posts to all; links that miss it are counted, and if `counts` says so, also where there were no
+    /// buffers for it at all.
+    fn broadcast(self, payload: &impl Payload, counts: bool) -> Result<(), PostError> {
+        self.check_stopping()?;
+        let message = self.shared.message(payload).inspect_err(|error| {
+            if counts && *error == PostError::Full {
                 self.shared.count_missed(self.shared.open_links());
-                return Err(error);
             }
-        };
+        })?;
+        if message.is_empty() {
+            return Ok(());
+        }
         self.shared.broadcast(&message, self.excepted(), self.when_slow)
     }
 
     fn check_stopping(&self) -> Result<(), PostError> {
-        if self.shared.stopping().is_some() { Err(PostError::Stopping) } else { Ok(()) }
+        match self.shared.stopping() {
+            None => Ok(()),
+            Some(_) if self.shared.has_stopped() => Err(PostError::Closed),
+            Some(_) => Err(PostError::Stopping),
+        }
     }
 
     /// The one link that is meant, if it is one; `None` in it if it is none of this server's.

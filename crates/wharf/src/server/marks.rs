@@ -18,7 +18,10 @@ impl Mark {
     /// The buffers of a reply are back whose link had ended while it was written.
     pub(crate) const RETURNED: Self = Self(16);
 
-    const ALL: u64 = 31;
+    /// A post found no room, and the link is to be closed for that.
+    pub(crate) const TOO_SLOW: Self = Self(32);
+
+    const ALL: u64 = 63;
 
     pub(crate) fn has(self, mark: Self) -> bool {
         self.0 & mark.0 != 0

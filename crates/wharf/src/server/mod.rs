@@ -7,6 +7,7 @@ mod handle;
 mod listen;
 mod machine;
 pub(crate) mod marks;
+pub(crate) mod quota;
 mod running;
 pub(crate) mod shared;
 mod signals;

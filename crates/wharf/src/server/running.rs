@@ -14,6 +14,7 @@ use std::fmt;
 use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -289,5 +290,6 @@ impl Drop for StopOnDrop<'_> {
         if self.shard == 0 {
             self.shared.end_accepting();
         }
+        self.shared.shards[usize::from(self.shard)].ended.store(true, Ordering::Release);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::current;
 use super::marks::{Mark, Marks};
+use super::quota::{Quotas, Refusal};
 use crate::error::PostError;
 use crate::handler::DisconnectReason;
 use crate::limits::Settings;
@@ -30,7 +31,7 @@ pub(crate) enum Command<S> {
     /// Take over this connection, for which a place has been counted.
     Adopt { stream: S, peer: SocketAddr, listener: u16 },
     /// Queue a message on a link.
-    Post { link: LinkKey, message: Message, when_slow: Option<WhenSlow> },
+    Post { link: LinkKey, message: Message },
     /// Queue a message on every open link, in the order of these numbers in all shards.
     Broadcast {
         message: Message,
@@ -42,12 +43,7 @@ pub(crate) enum Command<S> {
 
 /// A shard's inbox, without the type of its connections.
 pub(crate) trait Inlet: Send + Sync {
-    fn post(
-        &self,
-        link: LinkKey,
-        message: Message,
-        when_slow: Option<WhenSlow>,
-    ) -> Result<(), PostError>;
+    fn post(&self, link: LinkKey, message: Message) -> Result<(), PostError>;
     /// Without waking the shard.
     fn broadcast(
         &self,
@@ -60,13 +56,8 @@ pub(crate) trait Inlet: Send + Sync {
 }
 
 impl<S: Send> Inlet for Poster<Command<S>> {
-    fn post(
-        &self,
-        link: LinkKey,
-        message: Message,
-        when_slow: Option<WhenSlow>,
-    ) -> Result<(), PostError> {
-        self.post(Command::Post { link, message, when_slow }).map_err(|error| refusal(&error))
+    fn post(&self, link: LinkKey, message: Message) -> Result<(), PostError> {
+        self.post(Command::Post { link, message }).map_err(|error| refusal(&error))
     }
 
     fn broadcast(
@@ -132,8 +123,12 @@ pub(crate) struct Shard {
     pub(crate) stats: Arc<ShardStats>,
     /// Places taken or promised.
     pub(crate) open: AtomicU32,
+    /// Its thread has ended.
+    pub(crate) ended: AtomicBool,
     /// What other threads ask of its links, and which of them are alive.
     pub(crate) marks: Marks,
+    /// What posts may take of each link's output.
+    pub(crate) quotas: Quotas,
     /// Where its links' deferred replies are handed over.
     pub(crate) replies: Box<[ReplyCell]>,
     reached: OnceLock<(Box<dyn Inlet>, LedgerView)>,
@@ -151,7 +146,9 @@ impl Shared {
         let shard = |_| Shard {
             stats: Arc::default(),
             open: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
             marks: Marks::new(places),
+            quotas: Quotas::new(places, settings.post_entries()),
             replies: (0..places).map(|_| ReplyCell::new()).collect(),
             reached: OnceLock::new(),
         };
@@ -249,6 +246,9 @@ impl Shared {
         let made = match payload.piece() {
             Some(piece) => {
                 self.check_post_len(piece.len())?;
+                if !self.takes_budget(piece.len()) {
+                    return Err(PostError::Full);
+                }
                 pool.message_of(piece).map_err(|_| PostError::Full)
             }
             None => self.build_message(pool, payload),
@@ -270,7 +270,17 @@ impl Shared {
         let mut building = Building { message: pool.builder().ok(), len: 0 };
         payload.write(&mut building).map_err(|DoesNotFit| PostError::TooLarge)?;
         self.check_post_len(building.len)?;
+        if !self.takes_budget(building.len) {
+            return Err(PostError::Full);
+        }
         building.message.map(MessageBuilder::finish).ok_or(PostError::Full)
+    }
+
+    /// Takes the buffers of so many bytes from what a callback's link may post in this turn, if this is
+    /// a callback.
+    fn takes_budget(&self, len: usize) -> bool {
+        let buffers = len.div_ceil(self.settings.buffer_size_bytes as usize).max(1);
+        current::take(self.id, u32::try_from(buffers).unwrap_or(u32::MAX))
     }
 
     fn check_post_len(&self, len: usize) -> Result<(), PostError> {
@@ -282,19 +292,46 @@ impl Shared {
         self.posts_refused.load(Ordering::Relaxed)
     }
 
+    /// Counts a post that a link has missed.
+    pub(crate) fn note_missed(&self, link: LinkKey) {
+        self.count_missed(1);
+        self.shards[link.shard()].quotas.note_missed(link.index(), link.generation());
+    }
+
+    /// Whether no shard runs any more.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.shards.iter().all(|shard| shard.ended.load(Ordering::Acquire))
+    }
+
     /// Counts posts that so many links have missed.
     pub(crate) fn count_missed(&self, links: u64) {
         self.missed.fetch_add(links, Ordering::Relaxed);
     }
 
-    /// Posts a message to one link.
+    /// Posts a message to one link: what is accepted will be queued there, unless the link ends.
     pub(crate) fn post(
         &self,
         link: LinkKey,
         message: Message,
         when_slow: Option<WhenSlow>,
     ) -> Result<(), PostError> {
-        self.inlet(link.shard()).ok_or(PostError::Closed)?.post(link, message, when_slow)
+        let (index, generation, len) = (link.index(), link.generation(), message.len());
+        let inlet = self.inlet(link.shard()).ok_or(PostError::Closed)?;
+        let quotas = &self.shards[link.shard()].quotas;
+        match quotas.accept(index, generation, len) {
+            Ok(()) => {}
+            Err(Refusal::Ended) => return Err(PostError::Closed),
+            Err(Refusal::Full { disconnects }) => {
+                if when_slow.map_or(disconnects, |policy| policy == WhenSlow::Disconnect) {
+                    self.mark(link, Mark::TOO_SLOW);
+                }
+                return Err(PostError::Full);
+            }
+        }
+        inlet.post(link, message).inspect_err(|_| {
+            quotas.forget(index, generation, len);
+            quotas.free_entries(1);
+        })
     }
 
     /// Posts a message to every link.

@@ -90,8 +90,14 @@ impl Example {
     }
 
     /// Stops it by a signal; it must end in good order.
-    pub(crate) fn stop(mut self) {
+    pub(crate) fn stop(self) {
+        self.stop_while(|| {});
+    }
+
+    /// As [`stop`](Self::stop), with what clients do in the meantime: it waits 2 s for each to close.
+    pub(crate) fn stop_while(mut self, clients: impl FnOnce()) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        clients();
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {

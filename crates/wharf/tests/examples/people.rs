@@ -67,6 +67,7 @@ fn chat_carries_lines_to_the_others_until_the_server_stops(back_end: BackEnd) {
         let (mut max, fourth) = guest(&example, &mut [&mut ann, &mut eve]);
         say(&mut max, &"x".repeat(1_026));
         hears_end(&mut max);
+        drop(max);
         for other in [&mut ann, &mut eve] {
             assert_eq!(read_until(other, "\n"), format!("* {fourth} left (limit)\n"));
         }
@@ -85,11 +86,12 @@ fn chat_carries_lines_to_the_others_until_the_server_stops(back_end: BackEnd) {
         say(&mut eve, "/nick ann\n");
         assert_eq!(read_until(&mut fay, "\n"), format!("* {third} is now ann\n"));
 
-        example.stop();
-        for mut stream in [eve, fay] {
-            assert_eq!(read_until(&mut stream, "\n"), "* the server stops: goodbye\n");
-            hears_end(&mut stream);
-        }
+        example.stop_while(|| {
+            for mut stream in [eve, fay] {
+                assert_eq!(read_until(&mut stream, "\n"), "* the server stops: goodbye\n");
+                hears_end(&mut stream);
+            }
+        });
     }
 }
 
@@ -125,8 +127,6 @@ fn push_reaches_users_by_name_from_another_thread(back_end: BackEnd) {
         for n in 0..100 {
             assert_eq!(read_until(&mut bob, "\n"), format!("PUSH {n}\n"));
         }
-        example.stop();
-        hears_end(&mut bob);
-        hears_end(&mut phone);
+        example.stop_while(|| [bob, phone].iter_mut().for_each(hears_end));
     }
 }

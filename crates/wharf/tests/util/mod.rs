@@ -8,6 +8,7 @@
 pub(crate) mod attack;
 pub(crate) mod functions;
 
+use functions::{Functions, functions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
@@ -271,23 +272,17 @@ impl Record {
     }
 }
 
-/// A handler of one function, and the record of its links.
-pub(crate) struct OnReceive<F> {
-    pub(crate) function: F,
-    pub(crate) record: Arc<Record>,
-}
-
-pub(crate) fn on_receive<F>(function: F) -> OnReceive<F>
-where
-    F: Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync + 'static,
-{
-    OnReceive { function, record: Arc::default() }
+/// A handler of one function. All such handlers are one type, because a server is compiled for each.
+pub(crate) fn on_receive(
+    function: impl Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync + 'static,
+) -> Functions<()> {
+    functions().on_receive(function)
 }
 
 /// The same for a function that handles what comes in pieces, as it comes.
 pub(crate) fn on_chunk(
     function: impl Fn(&mut Link<'_>, &[u8]) -> Result + Send + Sync + 'static,
-) -> OnReceive<impl Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync> {
+) -> Functions<()> {
     on_receive(move |link, input| {
         let len = input.chunk().len();
         function(link, input.chunk())?;
@@ -297,29 +292,11 @@ pub(crate) fn on_chunk(
 }
 
 /// Everything that comes in goes out again.
-pub(crate) fn echo() -> OnReceive<impl Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync> {
+pub(crate) fn echo() -> Functions<()> {
     on_receive(|link, input| {
         input.forward(&mut link.out);
         Ok(())
     })
-}
-
-impl<F> Handler for OnReceive<F>
-where
-    F: Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync + 'static,
-{
-    fn on_connect(&self, link: &mut Link<'_>) -> Result {
-        self.record.connected(link);
-        Ok(())
-    }
-
-    fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
-        (self.function)(link, input)
-    }
-
-    fn on_disconnect(&self, link: &mut Link<'_>, reason: DisconnectReason) {
-        self.record.disconnected(link, reason);
-    }
 }
 
 /// Holds a callback until the test goes on.

@@ -1,0 +1,201 @@
+//! What posts may take of each link's output: who posts takes it before, so that what was accepted will
+//! be queued.
+//!
+//! A post to one link is counted here, in bytes and as one entry of its shard's table, until the shard
+//! has queued it. The shard says how many bytes posts may take of a link: exactly while posts are
+//! unsent there or its own output is long, and all of the lower half else, so that a link which nobody
+//! posts to pays nothing for it.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// Why nothing was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The link has ended.
+    Ended,
+    /// It has no room; and whether it is to be closed for that.
+    Full { disconnects: bool },
+}
+
+/// The quotas of one shard's links.
+#[derive(Debug)]
+pub(crate) struct Quotas {
+    places: Box<[Quota]>,
+    /// Entries of the shard's table that accepted posts have, and how many they may have.
+    entries: AtomicU32,
+    entries_max: u32,
+}
+
+#[derive(Debug)]
+struct Quota {
+    /// The generation of the link, and the bytes that are accepted and not yet queued.
+    accepted: AtomicU64,
+    /// Bytes that these may be.
+    room: AtomicU32,
+    /// Posts that it has missed because they were not accepted.
+    missed: AtomicU32,
+    /// The link is closed when one is.
+    disconnects: AtomicBool,
+}
+
+impl Quotas {
+    pub(crate) fn new(places: u32, entries_max: u32) -> Self {
+        let quota = |_| Quota {
+            accepted: AtomicU64::new(0),
+            room: AtomicU32::new(0),
+            missed: AtomicU32::new(0),
+            disconnects: AtomicBool::new(false),
+        };
+        let places = (0..places).map(quota).collect();
+        Self { places, entries: AtomicU32::new(0), entries_max }
+    }
+
+    /// A place has a link of this generation.
+    pub(crate) fn open(&self, index: u32, generation: u32, room: u32) {
+        let place = &self.places[index as usize];
+        place.missed.store(0, Ordering::Relaxed);
+        place.room.store(room, Ordering::Relaxed);
+        // Release: who sees the generation sees the room.
+        place.accepted.store(u64::from(generation) << 32, Ordering::Release);
+    }
+
+    /// The link of a place has ended.
+    pub(crate) fn close(&self, index: u32) {
+        self.places[index as usize].accepted.store(0, Ordering::Release);
+    }
+
+    pub(crate) fn set_room(&self, index: u32, room: u32) {
+        self.places[index as usize].room.store(room, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_disconnects(&self, index: u32, disconnects: bool) {
+        self.places[index as usize].disconnects.store(disconnects, Ordering::Relaxed);
+    }
+
+    /// Posts that the link of a place has missed because they were not accepted.
+    pub(crate) fn missed(&self, index: u32) -> u64 {
+        self.places[index as usize].missed.load(Ordering::Relaxed).into()
+    }
+
+    /// Bytes that are accepted for a link and not queued yet.
+    pub(crate) fn accepted(&self, index: u32) -> usize {
+        bytes_of(self.places[index as usize].accepted.load(Ordering::Relaxed))
+    }
+
+    /// Accepts a post of so many bytes.
+    pub(crate) fn accept(&self, index: u32, generation: u32, len: usize) -> Result<(), Refusal> {
+        let Some(place) = self.places.get(index as usize) else { return Err(Refusal::Ended) };
+        let full = || Refusal::Full { disconnects: place.disconnects.load(Ordering::Relaxed) };
+        let mut word = place.accepted.load(Ordering::Acquire);
+        loop {
+            if word >> 32 != u64::from(generation) {
+                return Err(Refusal::Ended);
+            }
+            if bytes_of(word) + len > place.room.load(Ordering::Relaxed) as usize {
+                return Err(full());
+            }
+            let more = word + len as u64;
+            match place.accepted.compare_exchange_weak(
+                word,
+                more,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => break,
+                Err(now) => word = now,
+            }
+        }
+        let one_more = |used: u32| (used < self.entries_max).then_some(used + 1);
+        if self.entries.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok() {
+            return Ok(());
+        }
+        self.forget(index, generation, len);
+        Err(Refusal::Full { disconnects: false })
+    }
+
+    /// Counts a post that the link of a place has missed.
+    pub(crate) fn note_missed(&self, index: u32, generation: u32) {
+        if let Some(place) = self.places.get(index as usize)
+            && place.accepted.load(Ordering::Acquire) >> 32 == u64::from(generation)
+        {
+            place.missed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// An accepted post is queued, or will not be. Its entry is given back apart.
+    pub(crate) fn forget(&self, index: u32, generation: u32, len: usize) {
+        let less = |word: u64| {
+            // The next link of the place has accepted others.
+            (word >> 32 == u64::from(generation)).then(|| word.saturating_sub(len as u64))
+        };
+        let accepted = &self.places[index as usize].accepted;
+        let _ended = accepted.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    }
+
+    /// Gives entries back.
+    pub(crate) fn free_entries(&self, count: u32) {
+        if count > 0 {
+            self.entries.fetch_sub(count, Ordering::AcqRel);
+        }
+    }
+}
+
+fn bytes_of(word: u64) -> usize {
+    usize::try_from(word & u64::from(u32::MAX)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: Refusal = Refusal::Full { disconnects: false };
+
+    #[test]
+    fn no_more_is_accepted_than_there_is_room_for() {
+        let quotas = Quotas::new(2, 8);
+        quotas.open(1, 5, 100);
+        assert_eq!(quotas.accept(1, 4, 1), Err(Refusal::Ended));
+        assert_eq!(quotas.accept(7, 1, 1), Err(Refusal::Ended));
+        quotas.accept(1, 5, 60).unwrap();
+        assert_eq!(quotas.accept(1, 5, 41), Err(FULL));
+        quotas.accept(1, 5, 40).unwrap();
+        quotas.note_missed(1, 5);
+        quotas.note_missed(1, 4);
+        assert_eq!((quotas.accepted(1), quotas.missed(1)), (100, 1));
+        quotas.forget(1, 5, 60);
+        quotas.set_room(1, 50);
+        assert_eq!(quotas.accept(1, 5, 11), Err(FULL));
+        quotas.accept(1, 5, 10).unwrap();
+        quotas.set_disconnects(1, true);
+        assert_eq!(quotas.accept(1, 5, 1), Err(Refusal::Full { disconnects: true }));
+        // Another link has the place: nothing is taken from it.
+        quotas.close(1);
+        quotas.open(1, 6, 10);
+        quotas.accept(1, 6, 10).unwrap();
+        quotas.forget(1, 5, 10);
+        assert_eq!(quotas.accepted(1), 10);
+    }
+
+    #[test]
+    fn no_more_posts_are_accepted_than_there_are_entries() {
+        let quotas = Quotas::new(1, 3);
+        quotas.open(0, 1, 1_000);
+        (0..3).for_each(|_| quotas.accept(0, 1, 1).unwrap());
+        assert_eq!((quotas.accept(0, 1, 1), quotas.accepted(0)), (Err(FULL), 3));
+        quotas.free_entries(2);
+        (0..2).for_each(|_| quotas.accept(0, 1, 1).unwrap());
+        assert_eq!(quotas.accept(0, 1, 1), Err(FULL));
+    }
+
+    #[test]
+    fn threads_together_take_what_there_is_and_no_more() {
+        let quotas = Quotas::new(1, 1_000);
+        quotas.open(0, 1, 500);
+        let taken: usize = std::thread::scope(|scope| {
+            let post = || (0..400).filter(|_| quotas.accept(0, 1, 1).is_ok()).count();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(post)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!((taken, quotas.accepted(0)), (500, 500));
+    }
+}
