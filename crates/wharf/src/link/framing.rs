@@ -395,7 +395,6 @@ impl Decoder for FixedSize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::payload::sealed::Sealed;
     use crate::link::peek::Search;
     use crate::link::unread::Unread;
     use std::cell::Cell;

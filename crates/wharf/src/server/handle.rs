@@ -163,7 +163,7 @@ impl Recipients<'_> {
         let Some(link) = self.one() else { return self.broadcast(&payload, false) };
         self.post_to(link, &payload).inspect_err(|error| {
             if *error == PostError::Full {
-                tell(Act::Owes);
+                tell(Act::PostRefused);
                 current::note_refusal(self.shared.id);
             }
         })
