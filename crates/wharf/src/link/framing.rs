@@ -52,6 +52,7 @@ pub trait Decoder {
 
 /// What a [`Decoder`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Extent {
     /// Ask again when this many bytes are unread.
     More(usize),
@@ -189,6 +190,10 @@ pub struct LengthPrefix {
 impl LengthPrefix {
     /// A length of `width` bytes, 1 to 8; a body longer than `max` bytes is refused as soon as its
     /// length is there.
+    ///
+    /// # Panics
+    ///
+    /// If `width` is not 1 to 8.
     #[must_use]
     pub const fn new(width: usize, max: usize) -> Self {
         assert!(0 < width && width <= 8, "a length has 1 to 8 bytes");
@@ -291,6 +296,10 @@ pub struct Delimiter {
 
 impl Delimiter {
     /// Bodies of at most `max` bytes, each followed by `end`.
+    ///
+    /// # Panics
+    ///
+    /// If `end` is empty.
     #[must_use]
     pub const fn new(end: &'static [u8], max: usize) -> Self {
         assert!(!end.is_empty(), "an end has at least one byte");
@@ -370,6 +379,10 @@ pub struct FixedSize {
 
 impl FixedSize {
     /// Frames of `bytes` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If that is 0.
     #[must_use]
     pub const fn new(bytes: usize) -> Self {
         assert!(bytes > 0, "a frame has at least one byte");

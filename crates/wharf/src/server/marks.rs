@@ -128,7 +128,6 @@ impl Marks {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the upper half of 64 bits")]
 fn generation_of(word: u64) -> u32 {
     (word >> 32) as u32
 }
