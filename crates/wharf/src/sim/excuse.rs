@@ -270,6 +270,7 @@ where
     ///
     /// ```text
     ///   2 s + 3 × loan_wait + (8 + links of a shard) × (2 × latency + 4 × longest delay)
+    ///     + links of a shard × what replies take
     /// ```
     ///
     /// A step is to receive, to send (twice, beginning and end) and to be under way, each of which
@@ -283,7 +284,8 @@ where
         let settings = &self.shared.settings;
         let links = settings.links_per_shard();
         let holders = if self.holds_input { links } else { 0 };
-        Duration::from_secs(2) + (3 + holders) * settings.loan_wait + (8 + links) * step
+        let replies = links * self.replies_take;
+        Duration::from_secs(2) + (3 + holders) * settings.loan_wait + (8 + links) * step + replies
     }
 
     /// No client waits longer than [`wait_max`](Self::wait_max) for a server that has something to
