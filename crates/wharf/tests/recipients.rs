@@ -42,7 +42,7 @@ fn every_payload_can_be_posted(case: &Case) {
     const FRAMES: LengthPrefix = LengthPrefix::new(2, 1_000);
     for shards in [1, 2] {
         let (handler, record, _) = echo().watched();
-        let builder = case.short(handler).shards(shards).links_max(8).buffer_count(300);
+        let builder = case.short(handler).shards(shards).links_max(8).buffer_count(2_000);
         let server = TestServer::start(builder);
         let mut clients = [server.connect(), server.connect()];
         let ids = [record.id(0), record.id(1)];
@@ -99,7 +99,7 @@ fn a_message_is_released_with_its_last_clone(case: &Case) {
     let mut client = server.connect();
     round_trip(&mut client, b"hello");
     let data = bytes(2, 3 * 2_048);
-    for _ in 0..50 {
+    for round in 0..50 {
         let message = server.handle.message(&data).unwrap();
         let clone = message.clone();
         assert_eq!(server.handle.message(&data).err(), Some(PostError::Full));
@@ -107,6 +107,9 @@ fn a_message_is_released_with_its_last_clone(case: &Case) {
         drop(message);
         expect_bytes(&mut client, &data);
         assert_eq!(server.handle.message(&data).err(), Some(PostError::Full));
+        // The next one fits when this one has left.
+        let sent = 5 + (2 * round + 1) * data.len() as u64;
+        eventually(|| server.stats().sent_bytes == sent, "it has left");
         server.handle.all().try_post(&clone).unwrap();
         drop(clone);
         expect_bytes(&mut client, &data);
