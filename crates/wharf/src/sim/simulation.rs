@@ -540,9 +540,9 @@ where
         }
         // A real port that was merely woken does not wait on with the time-out it had before.
         let now = self.world.now();
-        let again = worker.wakes_at().is_some_and(|after| {
-            after <= now || before.is_none_or(|before| after < before)
-        });
+        let again = worker
+            .wakes_at()
+            .is_some_and(|after| after <= now || before.is_none_or(|before| after < before));
         let census = worker.inspect().map_err(|what| format!("shard {shard}: {what}"))?;
         (self.shards[shard].census, self.shards[shard].again) = (census, again);
         if turn == Turn::Done {
