@@ -200,7 +200,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
                 }
             }
             Some(Err(error)) => {
+                if self.core.shared.planted.strikes(EnginePlant::ErrorKeeps) {
+                    return;
+                }
                 let reason = DisconnectReason::of_error(&error);
+                let is_handlers = reason == DisconnectReason::Limit
+                    && self.core.shared.planted.is(EnginePlant::TooLongIsHandlers);
+                let reason = if is_handlers { DisconnectReason::HandlerError } else { reason };
                 let link = self.core.key(index);
                 // To show an error and to drop it may be the user's code.
                 guarded(move || {

@@ -135,7 +135,9 @@ impl Core {
 
     fn has_room_beside(&self, index: u32) -> bool {
         let slot = &self.slots[index];
-        slot.used() <= slot.high_water_bytes() && self.has_grant(index)
+        let is_below = slot.used() <= slot.high_water_bytes()
+            || self.shared.planted.is(EnginePlant::CallAboveHighWater);
+        is_below && self.has_grant(index)
     }
 
     /// Whether a last message of up to the grant can be queued; or none ever will be.
@@ -146,7 +148,7 @@ impl Core {
         let slot = &self.slots[index];
         let grant = self.shared.settings.grant_bytes() as usize;
         slot.holds_no_output()
-            || (slot.used() + grant <= slot.limit as usize
+            || (slot.used() + self.quotas().accepted(index) + grant <= slot.limit as usize
                 && self.shares.has_grant(slot.held, self.reserved_beside(index)))
     }
 

@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 ///
 /// The four parts are fields, so that they can be used together:
 /// `write!(link.out, "{} is {}", link.state.name, link.worker.look_up(&link.state.name)?)?`.
+#[non_exhaustive]
 pub struct Link<'a, S = (), W = ()> {
     /// What is to be sent.
     pub out: Output<'a>,
