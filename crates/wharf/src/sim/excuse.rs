@@ -141,8 +141,8 @@ where
         Ok(counts)
     }
 
-    /// What had reached the server before the peer ended or reset the link is handled; where a
-    /// drain ended by force, what had reached it before the stop.
+    /// What had reached the server before the peer ended or reset the link is handled; if the server
+    /// stopped before, what had reached it before the stop.
     fn judge_input(&self, number: usize, traffic: &Traffic, story: &Story) -> Result<(), String> {
         use DisconnectReason::{PeerClosed, PeerReset};
         let by_peer = matches!(story.fate, Fate::Over(PeerClosed | PeerReset));
@@ -150,8 +150,8 @@ where
             return Ok(());
         }
         let least = match &self.stop_note {
-            Some(stop) if was_forced(stop, traffic) => stop.delivered_by(number),
-            _ => traffic.to_server,
+            Some(stop) => stop.delivered_by(number),
+            None => traffic.to_server,
         };
         ensure!(
             story.unhandled(least) == 0 && story.received <= traffic.to_server,
