@@ -235,9 +235,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         if self.core.shared.planted.strikes(EnginePlant::ForgetRoom) {
             return;
         }
-        let slot = &mut self.core.slots[index];
-        if !slot.is_incomplete() {
-            slot.handled = false;
+        let slot = &self.core.slots[index];
+        // What was asked for, bytes or room, is to be there.
+        let waits = slot.is_incomplete()
+            || (slot.owes_writable && slot.ensured > 0 && !self.core.can_pay_writable(index));
+        if !waits {
+            self.core.slots[index].handled = false;
         }
         self.serve(index);
         if self.core.slots[index].owes_writable {
