@@ -37,6 +37,27 @@ pub(crate) fn echo(rng: &mut Rng, _: &str) -> Talk {
     Talk::new(text.clone(), text)
 }
 
+/// The longest message.
+pub(crate) const MESSAGE_MAX: usize = 4_000;
+
+pub(crate) fn messages(rng: &mut Rng, _: &str) -> Talk {
+    let (mut text, mut replies) = (Vec::new(), Vec::new());
+    let len_max = rng.pick(&[10, 500, MESSAGE_MAX]);
+    for _ in 0..rng.below(20) {
+        let mut body = rng.letters(len_max);
+        let prefix = u32::try_from(body.len()).unwrap().to_be_bytes();
+        text.extend([&prefix[..], &body].concat());
+        body.reverse();
+        replies.extend([&prefix[..], &body].concat());
+    }
+    if !rng.once_in(4) {
+        return Talk::new(text, replies);
+    }
+    // A length that is too long.
+    text.extend(u32::MAX.to_be_bytes());
+    Talk { reason: "limit", ..Talk::new(text, replies) }
+}
+
 pub(crate) fn keyvalue(rng: &mut Rng, name: &str) -> Talk {
     let (mut text, mut replies, mut values) = (Vec::new(), String::new(), BTreeMap::new());
     let mut reason = PEER_CLOSED;
@@ -45,12 +66,13 @@ pub(crate) fn keyvalue(rng: &mut Rng, name: &str) -> Talk {
     for n in 0..count {
         let is_open = reason == PEER_CLOSED;
         if n == end {
-            let (line, why) = if rng.once_in(2) {
-                (vec![b'x'; 350], "limit")
-            } else {
-                (b"SET \xff\n".to_vec(), "handler_error")
+            let (line, reply, why) = match rng.below(3) {
+                0 => (vec![b'x'; 350], "", "limit"),
+                1 => (b"SET \xff\n".to_vec(), "", "handler_error"),
+                _ => (b"FILL\n".to_vec(), "full\n", "output_full"),
             };
             text.extend(line);
+            replies += reply;
             reason = why;
             continue;
         }
@@ -234,7 +256,7 @@ pub(crate) fn deferred(rng: &mut Rng, name: &str) -> Talk {
             "bye".to_owned()
         } else if n == end {
             reason = "handler_error";
-            "drop".to_owned()
+            rng.pick(&["drop", "never"]).to_owned()
         } else if rng.once_in(3) {
             "none".to_owned()
         } else {
@@ -248,6 +270,26 @@ pub(crate) fn deferred(rng: &mut Rng, name: &str) -> Talk {
         text += "\n";
     }
     Talk { reason, ..Talk::new(text, replies) }
+}
+
+/// Lines that come back.
+pub(crate) fn lines(rng: &mut Rng, name: &str) -> Talk {
+    let text: String = (0..rng.below(40))
+        .map(|n| format!("{name}{n} {}\n", String::from_utf8(rng.letters(80)).unwrap()))
+        .collect();
+    Talk::new(text.clone(), text)
+}
+
+/// Numbers of bytes of a stream.
+pub(crate) fn stream(rng: &mut Rng, _: &str) -> Talk {
+    let numbers: Vec<usize> = (0..rng.below(8)).map(|_| rng.below(2_000)).collect();
+    let text: String = numbers.iter().map(|number| format!("{number}\n")).collect();
+    Talk { must_finish: true, ..Talk::new(text, stream_part(0, numbers.iter().sum())) }
+}
+
+/// So many bytes of a stream, from this one.
+pub(crate) fn stream_part(position: usize, len: usize) -> Vec<u8> {
+    (position..position + len).map(|at| b"abcdefghijklmnopqrstuvwxyz"[at % 26]).collect()
 }
 
 /// How long it takes to reply to a question.

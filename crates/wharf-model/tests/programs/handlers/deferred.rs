@@ -1,7 +1,8 @@
 //! Replies that come later, from a part of the program of its own; also if the client has ended its half
 //! by then.
 //!
-//! A question is a line: `say TEXT`, `none`, `bye`, or `drop`, whose reply is lost.
+//! A question is a line: `say TEXT`, `none`, `bye`, `drop`, whose reply is lost, or `never`, whose reply
+//! does not come.
 
 use super::api::{Error, Handler, Input, Link, Reply, Result};
 use crate::talks::{QUESTION_MAX, delay_ms};
@@ -52,7 +53,11 @@ impl Answers {
     pub(crate) fn go_on(&mut self, now_ms: u64) -> Option<u64> {
         let mut did_something = false;
         while let Ok(question) = self.questions.try_recv() {
-            self.due.push((now_ms + delay_ms(self.seed, &question.text), question));
+            let time_ms = match question.text.as_str() {
+                "never" => NEVER_MS,
+                text => now_ms + delay_ms(self.seed, text),
+            };
+            self.due.push((time_ms, question));
             did_something = true;
         }
         while let Some(at) = self.due.iter().position(|(time_ms, _)| *time_ms <= now_ms) {
@@ -61,12 +66,14 @@ impl Answers {
             did_something = true;
         }
         if did_something {
-            Some(now_ms)
-        } else {
-            self.due.iter().map(|(time_ms, _)| *time_ms).min()
+            return Some(now_ms);
         }
+        let times_ms = self.due.iter().map(|(time_ms, _)| *time_ms);
+        times_ms.filter(|time_ms| *time_ms < NEVER_MS).min()
     }
 }
+
+const NEVER_MS: u64 = u64::MAX;
 
 impl Question {
     fn reply(self) {

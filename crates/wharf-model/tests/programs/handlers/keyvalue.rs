@@ -1,4 +1,5 @@
-//! A key-value server of lines: `SET key value`, `GET key`, `KEYS prefix`.
+//! A key-value server of lines: `SET key value`, `GET key`, `KEYS prefix`; `FILL` sends
+//! more than there is capacity for.
 
 use super::api::{Handler, Input, Link, Result};
 use std::collections::BTreeMap;
@@ -32,6 +33,11 @@ impl Handler for Store {
                 } else {
                     input.rewind();
                 }
+            }
+            (Some("FILL"), None, None) => {
+                let limit = link.out.set_limit_bytes(usize::MAX);
+                link.out.send("full\n")?;
+                link.out.send(vec![b'.'; limit])?;
             }
             _ => link.out.send("ERR\n")?,
         }

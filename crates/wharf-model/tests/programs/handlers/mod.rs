@@ -7,8 +7,12 @@ pub(crate) mod echo;
 pub(crate) mod frames;
 pub(crate) mod http;
 pub(crate) mod keyvalue;
+pub(crate) mod messages;
+pub(crate) mod patient;
+pub(crate) mod paused;
 pub(crate) mod push;
 pub(crate) mod redis;
 pub(crate) mod room;
+pub(crate) mod stream;
 
 use super::api;
