@@ -31,13 +31,18 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
         let number = requests.ends.len();
         let is_last = rng.below(24) == 0;
         let kind = if is_last {
-            let never = if plan.server.answer.is_zero() { b'd' } else { b'x' };
+            let may_be_lost = plan.has_slow_replies() && !plan.server.answer.is_zero();
+            let never = if may_be_lost { b'x' } else { b'd' };
             rng.one_of(&[b'c', b'd', b'k', b't', b'e', never])
         } else {
             rng.one_of(b"nnlllllssmop")
         };
-        let reply_len = reply_max.min(rng.one_of(&[1, 20, 500, 5_000])).max(HEAD_MAX);
-        let delay_ms = rng.one_of(&[0, 0, 0, 0, 1, 40, 5_000]);
+        let reply_len = reply_max.min(rng.one_of(&[1, 20, 500, 5_000]));
+        // What is set aside takes whole buffers.
+        let beside = if kind == b'm' { plan.server.buffer_bytes as usize } else { 0 };
+        let reply_len = reply_len.min(reply_max.saturating_sub(beside)).max(HEAD_MAX);
+        let slow_ms = if plan.has_slow_replies() { 5_000 } else { 40 };
+        let delay_ms = rng.one_of(&[0, 0, 0, 0, 1, 40, slow_ms]);
         let request = Request { kind, number, len: reply_len, delay_ms };
         requests.add(&request.text(), &request.expected());
         if is_last {
@@ -95,6 +100,7 @@ impl Request {
 #[derive(Debug)]
 pub(crate) struct Deferred {
     grant: usize,
+    buffer: usize,
     board: Arc<Board>,
     chance: Chance,
 }
@@ -111,7 +117,8 @@ type DeferredLink<'a> = Link<'a, DeferredState, Rng>;
 
 impl Deferred {
     pub(crate) fn new(plan: &Plan, board: Arc<Board>) -> Self {
-        Self { grant: plan.server.grant(), board, chance: Chance::new(plan) }
+        let (grant, buffer) = (plan.server.grant(), plan.server.buffer_bytes as usize);
+        Self { grant, buffer, board, chance: Chance::new(plan) }
     }
 
     /// Takes one request. Whether another one may be taken in this call.
@@ -166,7 +173,7 @@ impl Deferred {
         input: &mut Input<'_>,
         request: Request,
     ) -> Result<Option<bool>> {
-        let needed = request.len + MEANWHILE.len();
+        let needed = request.len + MEANWHILE.len() + self.buffer;
         if request.kind == b'm' && !link.out.ensure(needed)? {
             return Ok(None);
         }

@@ -153,7 +153,7 @@ impl Handler<FramedState, Rng> for Framed {
 
     fn on_receive(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
         let FramedState { client, plan, taken, .. } = &*link.state;
-        check_unread(input, *client, &plan.text, *taken);
+        check_unread(input, *client, &plan.text, *taken, self.plan.server.input_bytes);
         self.chance.panic(link.worker);
         let before = input.len();
         self.answer(link, input)?;
@@ -172,7 +172,7 @@ impl Handler<FramedState, Rng> for Framed {
     fn on_end(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result<Verdict> {
         self.chance.panic(link.worker);
         let FramedState { client, plan, taken, left, outbox, .. } = &*link.state;
-        check_unread(input, *client, &plan.text, *taken);
+        check_unread(input, *client, &plan.text, *taken, self.plan.server.input_bytes);
         let is_done = *left == 0 && outbox.is_empty();
         assert!(is_done, "client {client}: on_end before all of a frame is answered");
         let is_whole = input.frame(self.frames).is_ok_and(|frame| frame.is_some());

@@ -234,6 +234,15 @@ impl Plan {
         let output = self.server.output_bytes as usize;
         self.message_max = rng.one_of(&[64, output / 2, output]).min(output).min(self.text_max);
         self.config.holds_input = true;
+        let is_slow = self.workload == Workload::Deferred && rng.below(3) == 0;
+        self.config.replies_take =
+            if is_slow { self.server.answer.max(SLOW_REPLY) } else { Duration::from_millis(40) };
+    }
+
+    /// Whether replies may take long, or never come ([`Workload::Deferred`]).
+    #[must_use]
+    pub fn has_slow_replies(&self) -> bool {
+        self.config.replies_take >= SLOW_REPLY
     }
 
     /// Much longer replies than an output can hold.
@@ -293,7 +302,9 @@ impl Plan {
     /// The longest line that the handler takes ([`Workload::Chat`]).
     #[must_use]
     pub fn chat_line_max(&self) -> usize {
-        (self.server.input_bytes as usize - 2).min(250)
+        // What posts can take of an output is half of it.
+        let post_max = self.server.output_bytes as usize / 2;
+        (self.server.input_bytes as usize - 2).min(250).min(post_max - 1)
     }
 
     /// The same run with a planted fault.
@@ -314,3 +325,6 @@ impl Plan {
         self
     }
 }
+
+/// How long a reply takes, if that is long.
+pub(crate) const SLOW_REPLY: Duration = Duration::from_secs(5);

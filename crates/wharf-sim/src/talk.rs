@@ -91,9 +91,16 @@ fn read(out: &mut Output<'_>, input: &mut Input<'_>, most: usize) -> Result<usiz
     Ok(len)
 }
 
-/// That what is unread is what the client says at this place.
-pub(crate) fn check_unread(input: &mut Input<'_>, client: usize, text: &[u8], place: usize) {
-    let len = input.len();
+/// That what is unread is what the client says at this place; as far as it can be seen at once, which
+/// may be less where a receive ended too late.
+pub(crate) fn check_unread(
+    input: &mut Input<'_>,
+    client: usize,
+    text: &[u8],
+    place: usize,
+    input_bytes: u32,
+) {
+    let len = input.len().min(input_bytes as usize);
     let Ok(Some(unread)) = input.peek(len) else {
         panic!("client {client}: {len} bytes are unread, but cannot be seen");
     };
@@ -122,7 +129,7 @@ impl Handler<TalkState, Rng> for Talk {
 
     fn on_receive(&self, link: &mut Link<'_, TalkState, Rng>, input: &mut Input<'_>) -> Result {
         let TalkState { client, plan, received, quits, .. } = &*link.state;
-        check_unread(input, *client, &plan.text, *received);
+        check_unread(input, *client, &plan.text, *received, self.plan.server.input_bytes);
         self.chance.panic(link.worker);
         if *quits {
             // What is still owed is sent first.

@@ -1,5 +1,5 @@
-//! A reply that comes later, from a thread of the program's own; also if the client has ended its half
-//! by then: `echo 'what is 6 times 7?' | nc 127.0.0.1 9527`.
+//! A reply that comes later, from a thread of the program's own; also if the client has ended its
+//! half by then: `echo 'what is 6 times 7?' | nc -N 127.0.0.1 9527`.
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 use wharf::{Error, Handler, Input, Link, Reply, Result, Server};

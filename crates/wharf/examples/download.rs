@@ -1,4 +1,4 @@
-//! Sends files of any size in constant memory: as much as there is capacity for, and on when there is more.
+//! Sends files of any size in constant memory: as much as there is capacity for, then more.
 //!
 //! A request is a line with the file's name; the reply is its length, and its bytes.
 use std::fs::File;

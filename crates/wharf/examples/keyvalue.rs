@@ -23,7 +23,7 @@ impl Handler for Store {
             },
             (Some("KEYS"), None, None) => {
                 let keys: String = values.keys().flat_map(|key| [key, "\n"]).collect();
-                // It may be longer than the grant: if it does not fit yet, the same line comes again.
+                // It may be longer than the grant: if it does not fit yet, the line comes again.
                 if link.out.ensure(keys.len())? {
                     link.out.send(keys)?;
                 } else {

@@ -1,4 +1,4 @@
-//! Each worker thread has a context of its own, made on that thread: here a cache that needs no lock.
+//! Each worker thread has a context of its own, made on that thread: here a cache without a lock.
 //!
 //! In a real server this is where a database connection lives. Send a line with a number; the
 //! reply is how many steps it takes to reach 1 by halving or by tripling and adding one.

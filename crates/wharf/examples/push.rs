@@ -1,4 +1,4 @@
-//! Pushes to users by name, from another thread: clients say `LOGIN ann`, standard input `ann hello`.
+//! Pushes to users by name, from another thread: clients say `LOGIN ann`, our input `ann hello`.
 #![expect(clippy::disallowed_types, reason = "workers and the pushing thread share the names")]
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
 //! A store that speaks Redis' protocol: PING, GET, SET, INCR; pipelined; values up to 8 MiB.
 //!
-//! Memory is bounded: a link holds 64 KiB unread and 256 KiB queued, however large its values. A value
-//! comes in and goes out in pieces; what all keys and values may take is one number.
+//! Memory is bounded: a link holds 64 KiB unread and 256 KiB queued, however large its values. A
+//! value comes in and goes out in pieces; what all keys and values may take is one number.
 #![expect(clippy::disallowed_types, reason = "all workers share one map")]
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

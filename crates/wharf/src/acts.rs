@@ -27,8 +27,10 @@ pub(crate) enum Act {
     Defers { unread: usize },
     /// `Output::ensure` returned `false` for so many bytes.
     Ensures(usize),
-    /// An `on_writable` is owed: `Full`, `send_some`, `read_from`, `notify`, `try_post`.
+    /// An `on_writable` is owed: `Full`, `send_some`, `read_from`, `notify`.
     Owes,
+    /// An `on_writable` is owed because `Recipients::try_post` found others full.
+    PostRefused,
     /// `Output::finish`.
     Finish,
     /// `Output::set_limit_bytes` has set this.

@@ -111,6 +111,10 @@ where
     ///
     /// It is not called while the link is [paused](Link::pause), while a reply is deferred, or after [`close`](Link::close). At most 64 calls for one link come in one
     /// turn of its worker.
+    ///
+    /// # Errors
+    ///
+    /// One closes the link; see [the table](Self#errors).
     fn on_receive(&self, link: &mut Link<'_, S, W>, input: &mut Input<'_>) -> Result;
 
     /// The output has the grant again, or what [`Output::ensure`](crate::Output::ensure) asked for.
@@ -120,6 +124,10 @@ where
     /// [`try_post`](crate::Recipients::try_post) in a callback of this link that was refused as
     /// `Full`; and after [`Output::notify`](crate::Output::notify). It comes before the `on_receive`
     /// that the same capacity allows, also while the link is paused.
+    ///
+    /// # Errors
+    ///
+    /// One closes the link; see [the table](Self#errors).
     fn on_writable(&self, link: &mut Link<'_, S, W>) -> Result {
         let _ = link;
         Ok(())
@@ -131,6 +139,10 @@ where
     /// `Close`: when what is queued and deferred is sent and no `on_writable` is due. `Keep`: until
     /// [`Link::close`], or until [`Output::finish`](crate::Output::finish) has ended the other half
     /// too; `on_receive` is still called for what is unread.
+    ///
+    /// # Errors
+    ///
+    /// One closes the link; see [the table](Self#errors).
     fn on_end(&self, link: &mut Link<'_, S, W>, input: &mut Input<'_>) -> Result<Verdict> {
         let _ = (link, input);
         Ok(Verdict::Close)
@@ -138,6 +150,10 @@ where
 
     /// For the idle timeout the link waited for its peer: nothing received, queued or deferred, not
     /// paused. There is a grant.
+    ///
+    /// # Errors
+    ///
+    /// One closes the link; see [the table](Self#errors).
     fn on_idle(&self, link: &mut Link<'_, S, W>) -> Result<Verdict> {
         let _ = link;
         Ok(Verdict::Close)
@@ -147,6 +163,10 @@ where
     ///
     /// `Close`: when what is unread is handled (as for [`on_end`](Self::on_end)) and what is queued and
     /// deferred is sent. `Keep`: until [`Link::close`], at most until the drain timeout.
+    ///
+    /// # Errors
+    ///
+    /// One closes the link; see [the table](Self#errors).
     fn on_drain(&self, link: &mut Link<'_, S, W>) -> Result<Verdict> {
         let _ = link;
         Ok(Verdict::Close)

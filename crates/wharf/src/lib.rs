@@ -1,17 +1,16 @@
-//! A completion-port TCP server framework in which every byte is set aside before the first client
-//! comes.
+//! A completion-port TCP server framework that allocates its tables and buffers at start.
 //!
 //! ```text
-//!                    ┌──────────────── shard = thread = worker ────────────────┐
-//!   clients ─► kernel ─► completion port ─► your Handler ─► send queues ─► port ─► kernel ─► clients
-//!                    └──────────────────────────▲──────────────────────────────┘
-//!                       other threads ─► Handle ┘ send, broadcast, close, stats, stop
+//!               unread ≤ input_bytes                      unsent ≤ output_bytes
+//!   socket ─────────► Input ─────► your Handler ─────► link.out: Output ─────► socket
+//!                       └──── forward: buffers change owner, few are copied ────┘
+//!   other links, other threads:  Handle ─► link(id) | all() ─► post
 //! ```
 //!
-//! A server has a fixed table of links and a fixed pool of buffers, divided among shards. A shard is a
-//! thread with a completion port of its own (io_uring or epoll on Linux, IOCP on Windows) and a
-//! worker context that your handler made on that thread. Completions are dispatched to the
-//! handler; what it queues leaves at the end of the turn.
+//! A server has a fixed table of links (connections) and a fixed pool of buffers, divided among
+//! shards. A shard is a thread with a completion port of its own (io_uring or epoll on Linux, IOCP on
+//! Windows) and a worker context that your handler made on that thread. What a callback queues leaves
+//! at the end of the shard's turn: on io_uring in one system call for all links.
 //!
 //! # Quickstart
 //!
@@ -19,68 +18,137 @@
 #![doc = include_str!("../examples/echo.rs")]
 //! ```
 //!
+//! A function is a handler, too:
+//!
+//! ```no_run
+//! use wharf::{Input, Link, Result, Server};
+//!
+//! fn main() -> Result {
+//!     let echo = |link: &mut Link<'_>, input: &mut Input<'_>| {
+//!         input.forward(&mut link.out);
+//!         Ok(())
+//!     };
+//!     Server::builder(echo).listen("127.0.0.1:9527").serve()
+//! }
+//! ```
+//!
 //! `Builder::serve` is for programs that do nothing else. [`Builder::start`] returns at once with a
-//! [`Running`] server, and its [`Handle`] works from any thread:
+//! [`RunningServer`], and its [`Handle`] works from any thread:
 //!
 //! ```
 //! use std::io::{Read, Write};
+//! use std::net::TcpStream;
 //! use std::time::Duration;
-//! use wharf::{Handler, Link, Result, Server};
+//! use wharf::{Handler, Input, Link, Result, Server};
 //!
-//! struct Shout;
+//! /// Numbers the lines of each link.
+//! struct Numbers;
 //!
-//! impl Handler for Shout {
-//!     type Worker = ();
-//!     type State = usize; // bytes seen on this link
+//! impl Handler<u64> for Numbers {
+//!     fn on_connect(&self, _: &mut Link<'_>) -> Result<u64> {
+//!         Ok(0)
+//!     }
 //!
-//!     fn on_receive(&self, _: &mut (), link: &mut Link<'_, usize>, data: &[u8]) -> Result {
-//!         *link.state() += data.len();
-//!         Ok(link.send(&data.to_ascii_uppercase())?)
+//!     fn on_receive(&self, link: &mut Link<'_, u64>, input: &mut Input<'_>) -> Result {
+//!         let Some(line) = input.line(1024)? else { return Ok(()) };
+//!         *link.state += 1;
+//!         Ok(link.out.send((format_args!("{} ", link.state), line, "\n"))?)
 //!     }
 //! }
 //!
-//! let server = Server::builder().listen("127.0.0.1:0").links(100).start(Shout)?;
-//! let mut client = std::net::TcpStream::connect(server.local_addrs()[0])?;
-//! client.write_all(b"hello")?;
-//! let mut answer = [0; 5];
-//! client.read_exact(&mut answer)?;
-//! assert_eq!(&answer, b"HELLO");
-//! assert_eq!(server.handle().stats().received_bytes, 5);
+//! let running = Server::builder(Numbers).listen("127.0.0.1:0").links_max(100).start()?;
+//! let address = running.local_addresses()[0].1.socket_addr().expect("it is no Unix socket");
+//! let mut client = TcpStream::connect(address)?;
+//! client.write_all(b"to be\nor not\n")?;
+//! let mut replies = [0; 17];
+//! client.read_exact(&mut replies)?;
+//! assert_eq!(&replies, b"1 to be\n2 or not\n");
 //!
-//! drop(client);
-//! server.handle().stop(Duration::from_secs(1));
-//! assert_eq!(server.wait()?.stats.links, 0);
+//! let server = running.handle();
+//! server.all().post("the server stops\n");
+//! server.stop(Duration::from_secs(1));
+//! let mut last = String::new();
+//! client.read_to_string(&mut last)?;
+//! assert_eq!(last, "the server stops\n");
+//! assert_eq!(running.wait()?.stats.links, 0);
 //! # Ok::<(), wharf::Error>(())
+//! ```
+//!
+//! # The calling rule
+//!
+//! Take one message from the input, reply, return. What is left stays with the link, up to
+//! [`Builder::input_bytes`]; then the link is not read from. The handler is called again for it
+//!
+//! - at once, if it took something;
+//! - when there is what it asked for: bytes by [`Input::take`] and its like, capacity by
+//!   [`Output::ensure`];
+//! - if it asked for nothing: when more came, or more may be queued.
+//!
+//! Each call finds the *grant*, capacity for a reply of [`Builder::grant_bytes`], whatever other links
+//! do. It follows that nothing is lost when an output is full, and that pausing and deferring need no
+//! queue of their own. [`Handler::on_receive`] has the rule in full.
+//!
+//! A handler that takes what is not whole keeps it in its state, and one that replies with more than
+//! the grant asks for the capacity first:
+//!
+//! ```
+//! # use wharf::{Handler, Input, Link, Result};
+//! # struct Repeat;
+//! impl Handler for Repeat {
+//!     fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+//!         let Some(line) = input.line(1024)? else { return Ok(()) };
+//!         let reply = [line, b"\n"].concat().repeat(100);
+//!         if link.out.ensure(reply.len())? {
+//!             link.out.send(reply)?;
+//!         } else {
+//!             // The same line comes again when there is capacity.
+//!             input.rewind();
+//!         }
+//!         Ok(())
+//!     }
+//! }
 //! ```
 //!
 //! # What is where
 //!
 //! | to | see |
 //! | --- | --- |
-//! | write what a server does | [`Handler`], [`Link`] |
-//! | set limits, start | [`Server::builder`], [`Builder`] |
-//! | reach links from other threads, stop | [`Handle`] |
+//! | write what a server does | [`Handler`]: when each callback is called, and what its error means |
+//! | take messages | [`Input`]: [`line`](Input::line), [`take`](Input::take), [`frame`](Input::frame) |
+//! | cut a stream into frames | [`LengthPrefix`], [`Delimiter`], [`Lines`], [`FixedSize`], or a [`Decoder`] of one's own |
+//! | reply | [`Output`], and [`Payload`] for what can be sent |
+//! | reply later, from any thread | [`Input::defer`], [`Reply`] |
+//! | know and steer one link | [`Link`] |
+//! | reach other links, from callbacks and any thread | [`Handle`], [`Recipients`], [`Message`] |
+//! | set limits, start | [`Server::builder`], [`Builder`], [`RunningServer`] |
+//! | know the memory beforehand | [`Builder::plan`], [`MemoryPlan`] |
 //! | know why a link ended | [`DisconnectReason`] |
 //! | watch | [`Stats`] |
-//! | know the memory beforehand | [`Builder::plan`], [`MemoryPlan`] |
-//! | handle errors | [`SendError`], [`StartError`] |
+//! | handle errors | [`Error`], [`SendError`], [`PostError`], [`StartError`] |
 //!
 //! # When something runs out
 //!
 //! | what | what happens |
 //! | --- | --- |
 //! | links | connections wait in the system's backlog, or are closed at once: [`WhenFull`] |
-//! | a link's send queue | [`SendError::QueueFull`]; before that, above half of it, the handler is not called with input, which stays unread, and posts are left out |
-//! | a link's input credit | it is not read from until its handler has taken some |
-//! | buffers | each link still has one for input and the grant for an answer; more is lent in turn, or [`SendError::NoBuffers`]; who holds most without progress while others wait is closed |
-//! | time | an idle link is closed, and one whose peer takes nothing of what is sent; a steady reader never is |
-//! | descriptors | accepting rests for 10 ms at a time; links go on |
-//! | the handler's luck | a panic closes its link and makes a fresh worker context |
+//! | an input ([`Builder::input_bytes`]) | the link is not read from until its handler takes some; a message that can never fit is [`TooLong`], which closes the link with [`Limit`](DisconnectReason::Limit) |
+//! | the lower half of an output | the handler is not called with input, which stays unread; posts are skipped and counted, or close the link: [`WhenSlow`] |
+//! | an output ([`Builder::output_bytes`]) | [`SendError::Full`]; returned by `?`, it closes the link with [`OutputFull`](DisconnectReason::OutputFull), after what is queued is sent |
+//! | buffers | each link still has one for input, and the grant for a reply; the rest is lent in order of waiting, and links that hold most without progress while others wait are closed: [`Builder::loan_wait`] |
+//! | buffers for posts | the post is skipped and counted; [`try_post`](Recipients::try_post) says so |
+//! | time | a link whose peer owes something for [`Builder::idle_timeout`] is closed, and one whose peer takes nothing of what is sent ([`Builder::stall_timeout`]), and one whose [`Reply`] does not come ([`Builder::answer_timeout`]); a peer that reads steadily, however slowly, is not |
+//! | descriptors | accepting pauses for 10 ms, then retries; open links are not affected |
+//! | a panic in a callback | its link is reset, and the worker goes on with a new context |
 //!
 //! # What it will not do
 //!
-//! Allocate for a message after start; grow; call your handler under a lock, or twice at once for one
-//! link; close a socket that the kernel still writes to.
+//! - Allocate on the message path after start: receive, take, send, post, defer, close, accept. What the
+//!   handler's own code allocates is its own.
+//! - Grow: each table, queue and pool has its limit from the start.
+//! - Call a handler under a lock, or twice at once for one link, or after `on_disconnect`.
+//! - Send what a callback queued before the callback has returned.
+//! - Leave out a part of what a link's own handler queued, and go on.
+//! - Close a socket that the kernel still writes to.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

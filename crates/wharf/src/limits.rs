@@ -388,7 +388,7 @@ mod tests {
     fn default_settings_take_32_mib_up_to_4_shards_and_2_mib_for_each_further_one() {
         for shards in 1..=64 {
             let settings = Settings { shards, ..Settings::default() };
-            let plan = settings.plan(400, 1);
+            let plan = settings.plan(crate::engine::link_size_bytes::<[u64; 8]>(), 1);
             let most = (32 << 20) + (2 << 20) * u64::from(shards.saturating_sub(4));
             assert!(plan.total_bytes() <= most, "{shards} shards: {plan}");
         }

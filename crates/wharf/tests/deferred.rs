@@ -10,13 +10,14 @@ mod util;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use util::functions::{Calls, Functions, functions};
 use util::{
-    Case, Mutex, ON_PURPOSE, PATIENCE, Random, Record, TestServer, bytes, check_home,
-    each_back_end, eventually, expect_bytes, expect_end, expect_end_or_reset, finish, meanwhile,
-    now, silence_panics_on_purpose,
+    Case, Mutex, ON_PURPOSE, PATIENCE, Random, Record, TestServer, bytes, each_back_end,
+    eventually, expect_bytes, expect_end, expect_end_or_reset, finish, meanwhile, now,
+    silence_panics_on_purpose,
 };
 use wharf::DisconnectReason::{
     HandlerClosed, HandlerError, HandlerPanic, Idle, Kicked, PeerClosed, PeerReset, ServerStopping,
@@ -527,7 +528,12 @@ fn replies_of_links_that_have_ended_hold_nothing(case: &Case) {
         drop(client);
     }
     bench.server.wait_for_links(0);
-    check_home(&bench.server.stats());
+    let holds_nothing = || {
+        let (links, posts) = (bench.server.stats().buffers, bench.server.stats().post_buffers);
+        let held = links.application + links.send_queue + links.kernel_send + links.shared;
+        held == 0 && posts.free == posts.total()
+    };
+    eventually(holds_nothing, "all buffers are free, or with the port");
     // Everything is there for others, while the replies are kept.
     let answer = bytes(1, REPLY_MAX);
     let others: Vec<_> = (0..4).map(|_| bench.ask("question\n")).collect();
@@ -583,7 +589,8 @@ fn what_is_set_aside_for_a_reply_is_nobody_elses(case: &Case) {
     const OUTPUT: usize = 16 * 1024;
     const REPLY: usize = 10_000;
     let (sender, replies) = channel();
-    let sender = Mutex::new(sender);
+    let (sender, is_out) = (Mutex::new(sender), Arc::new(AtomicBool::new(true)));
+    let waits = Arc::clone(&is_out);
     let handler = functions::<()>()
         .on_receive(move |link, input| {
             let Some(_) = input.line(100)? else { return Ok(()) };
@@ -594,10 +601,12 @@ fn what_is_set_aside_for_a_reply_is_nobody_elses(case: &Case) {
             tell(&sender, reply);
             Ok(())
         })
-        .on_writable(|link| {
-            // All that is left.
-            let count = link.out.send_some(&[b'm'; OUTPUT]);
-            assert!(count <= OUTPUT - REPLY, "{count} bytes where {REPLY} are set aside");
+        .on_writable(move |link| {
+            if waits.load(Ordering::SeqCst) {
+                // All that is left.
+                let count = link.out.send_some(&[b'm'; OUTPUT]);
+                assert!(count <= OUTPUT - REPLY, "{count} bytes where {REPLY} are set aside");
+            }
             Ok(())
         });
     let (handler, record, calls) = handler.watched();
@@ -622,6 +631,7 @@ fn what_is_set_aside_for_a_reply_is_nobody_elses(case: &Case) {
         },
         "posts are missed",
     );
+    is_out.store(false, Ordering::SeqCst);
     reply.send([b'r'; REPLY]).unwrap();
     let mut got = Vec::new();
     let mut piece = [0; 4_096];
@@ -688,12 +698,14 @@ fn a_reply_to_a_peer_that_does_not_read_is_sent_when_it_does(case: &Case) {
         }
     });
     round_trip_ping(&mut client);
+    finish(&mut client);
     // One that never does is a slow reader, though a reply is set aside.
+    let mut client = util::connect_small_share(bench.server.address);
     client.write_all(&b"question\n".repeat(ROUNDS)).unwrap();
     while let Ok(asked) = bench.asked.recv_timeout(2 * STALL) {
         // In the end it is closed.
         let _queued = asked.reply.send(&answer);
     }
-    bench.record.expect(&[SlowReader]);
+    bench.record.expect(&[PeerClosed, SlowReader]);
     bench.server.stop();
 }

@@ -32,6 +32,7 @@ each_back_end!(
     a_stream_goes_on_after_the_peer_has_ended_its_half,
     a_stop_is_told_to_each_link_once_and_what_it_says_arrives,
     a_stop_handles_what_is_unread_first,
+    a_stop_does_not_wait_for_a_handler_that_takes_nothing,
     a_stop_waits_for_streams_that_go_on,
     a_link_kept_at_a_stop_stays_until_it_is_closed,
     a_link_kept_at_a_stop_stays_no_longer_than_the_drain,
@@ -342,6 +343,24 @@ fn a_stop_handles_what_is_unread_first(case: &Case) {
     assert_eq!((calls.receives(), calls.drains()), (3, 1));
 }
 
+/// A call that took nothing, with nothing queued, has handled what is unread, be it as much as a link
+/// may hold.
+fn a_stop_does_not_wait_for_a_handler_that_takes_nothing(case: &Case) {
+    let handler = functions::<()>().on_receive(|_, _| Ok(()));
+    let (handler, record, calls) = handler.watched();
+    let server = TestServer::start(case.small(handler));
+    let (little, much) = (server.connect(), server.connect());
+    server.deliver(&little, b"a few bytes");
+    util::write_until_it_stands(&much, &util::Pattern::new(1), u64::MAX);
+    assert!(server.stats().received_bytes >= 8 * 1024 && record.ends().is_empty());
+    let start = now();
+    server.stop();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    record.expect(&[ServerStopping; 2]);
+    assert_eq!(calls.drains(), 2);
+    drop((little, much));
+}
+
 fn a_stop_waits_for_streams_that_go_on(case: &Case) {
     let (handler, record, calls) = streaming().watched();
     let server = TestServer::start(case.small(handler));
@@ -581,7 +600,7 @@ fn on_disconnect_is_the_last_call(case: &Case) {
     let (handler, record, calls) = handler.watched();
     let server = TestServer::start(case.small(handler));
     for n in 0..200 {
-        let (mut client, count) = (server.connect(), record.ids().len());
+        let (count, mut client) = (record.ids().len(), server.connect());
         let id = record.id(count);
         client.write_all(b"data").unwrap();
         match n % 4 {

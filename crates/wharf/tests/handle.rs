@@ -27,14 +27,16 @@ each_back_end!(
     posts_without_buffers_say_so_and_recover,
 );
 
-/// Posts, and posts again while the shard is behind.
-fn post(mut post: impl FnMut() -> Result<(), PostError>) {
+/// Posts, and posts again while the shard is behind; says how often it was refused.
+fn post(mut post: impl FnMut() -> Result<(), PostError>) -> u64 {
+    let mut refusals = 0;
     loop {
         match post() {
-            Ok(()) => return,
+            Ok(()) => return refusals,
             Err(PostError::Full) => std::thread::yield_now(),
             Err(error) => panic!("{error}"),
         }
+        refusals += 1;
     }
 }
 
@@ -49,9 +51,10 @@ fn what_one_thread_sends_arrives_in_order(case: &Case) {
         server.handle.link(id).try_post([number]).unwrap();
     }
     let ids: Vec<_> = clients.iter_mut().map(|client| read_id(client, &ids)).collect();
+    let mut refusals = 0;
     for n in 0..2_000_u32 {
         for id in &ids {
-            post(|| server.handle.link(*id).try_post(n.to_le_bytes()));
+            refusals += post(|| server.handle.link(*id).try_post(n.to_le_bytes()));
         }
         if n % 50 == 49 {
             let run: Vec<u8> = (n - 49..=n).flat_map(u32::to_le_bytes).collect();
@@ -59,7 +62,7 @@ fn what_one_thread_sends_arrives_in_order(case: &Case) {
         }
     }
     clients.iter_mut().for_each(finish);
-    assert_eq!(server.stop().missed, 0);
+    assert!(server.stop().missed <= refusals, "one that was posted is missed");
 }
 
 fn read_id(client: &mut std::net::TcpStream, ids: &[wharf::LinkId]) -> wharf::LinkId {

@@ -782,6 +782,7 @@ fn what_is_unread_is_limited(case: &Case) {
     assert!(written > received, "more than it takes was sent");
     assert!(received >= 8 * 1024, "{received} bytes are fewer than may be unread");
     assert!(received <= 8 * 1024 + windows, "{received} bytes received, {windows} in the port");
+    server.handle.all().abort();
     drop(client);
     server.stop();
 }

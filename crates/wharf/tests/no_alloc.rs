@@ -19,7 +19,10 @@ use std::time::Duration;
 use util::{
     Case, TestServer, bytes, each_back_end, eventually, expect_bytes, finish, reset, round_trip,
 };
-use wharf::{Builder, Handle, Handler, Input, Link, LinkId, Result, Worker};
+use wharf::{
+    Builder, Delimiter, Error, Handle, Handler, Input, LengthPrefix, Link, LinkId, PostError,
+    Reply, Result, TooLong, Verdict, Worker,
+};
 
 each_back_end!(
     echoing_a_hundred_thousand_messages_allocates_nothing,
@@ -27,6 +30,8 @@ each_back_end!(
     posts_and_broadcasts_allocate_nothing,
     connects_and_disconnects_allocate_nothing,
     back_pressure_and_idle_reaping_allocate_nothing,
+    all_that_a_handler_may_call_allocates_nothing,
+    errors_and_refusals_allocate_nothing,
 );
 
 struct Counting;
@@ -234,5 +239,199 @@ fn back_pressure_and_idle_reaping_allocate_nothing(case: &Case) {
             while client.write(&[7; 10_000]).is_ok() {}
         }
         server.wait_for_links(0);
+    });
+}
+
+const FRAMES: LengthPrefix = LengthPrefix::new(4, 10_000);
+/// Of several buffers.
+const LONG: usize = 5_000;
+
+/// Replies in each way that there is, as its lines say.
+#[derive(Clone, Default)]
+struct Everything {
+    reply: Arc<util::Mutex<Option<Reply>>>,
+}
+
+impl Handler<u64> for Everything {
+    fn on_worker_start(&self, _: &mut Worker<'_>) -> Result {
+        WATCHED.set(true);
+        Ok(())
+    }
+
+    fn on_connect(&self, link: &mut Link<'_>) -> Result<u64> {
+        link.out.set_limit_bytes(64 * 1024);
+        Ok(0)
+    }
+
+    fn on_receive(&self, link: &mut Link<'_, u64>, input: &mut Input<'_>) -> Result {
+        input.mark();
+        let Some(word) = input.line(10)? else { return Ok(()) };
+        match word {
+            b"text" => write!(link.out, "{:>5000}", 1)?,
+            b"build" => link.out.build(|to| to.write_all(&[b'b'; LONG]))?,
+            b"source" => drop(link.out.read_from(&[b's'; LONG][..], u64::MAX)?),
+            b"some" => drop(link.out.send_some(&[b's'; LONG])),
+            b"parts" => link.out.send(("p", [b'p'; LONG - 2], format_args!("{}", 'p')))?,
+            b"frame" => match input.frame(FRAMES)? {
+                Some(body) => link.out.send(body)?,
+                None => input.rewind(),
+            },
+            b"until" => match input.until(b"--", LONG)? {
+                Some(body) => link.out.send(body)?,
+                None => input.rewind(),
+            },
+            b"ended" => match input.frame(Delimiter::new(b"--", LONG))? {
+                Some(body) => link.out.send(body)?,
+                None => input.rewind(),
+            },
+            b"peek" => match input.peek(LONG)? {
+                Some(body) => {
+                    link.out.send(body)?;
+                    input.consume(LONG);
+                }
+                None => input.rewind(),
+            },
+            b"post" => {
+                let message = link.server.message([b'm'; LONG])?;
+                link.server.link(link.id()).try_post(&message)?;
+            }
+            b"ensure" if link.out.ensure(LONG)? => link.out.send([b'e'; LONG])?,
+            b"writable" => {
+                *link.state = LONG as u64;
+                link.pause();
+                link.out.notify();
+            }
+            b"defer" => {
+                let reply = input.defer(&mut link.out, LONG)?;
+                *self.reply.lock().unwrap() = Some(reply);
+            }
+            _ => return Err(Error::msg("a word of no known kind")),
+        }
+        Ok(())
+    }
+
+    fn on_writable(&self, link: &mut Link<'_, u64>) -> Result {
+        let left = usize::try_from(*link.state).unwrap().min(100);
+        link.out.send(&[b'w'; 100][..left])?;
+        *link.state -= left as u64;
+        if *link.state > 0 {
+            link.out.notify();
+        } else {
+            link.server.link(link.id()).resume();
+        }
+        Ok(())
+    }
+
+    fn on_end(&self, link: &mut Link<'_, u64>, _: &mut Input<'_>) -> Result<Verdict> {
+        link.out.finish();
+        Ok(Verdict::Keep)
+    }
+}
+
+fn all_that_a_handler_may_call_allocates_nothing(case: &Case) {
+    const WORDS: [&str; 13] = [
+        "text", "build", "source", "some", "parts", "frame", "until", "ended", "peek", "post",
+        "ensure", "writable", "defer",
+    ];
+    case.alone(|| {
+        let handler = Everything::default();
+        let builder = case.builder(handler.clone()).shards(2).links_max(16);
+        let server = TestServer::start(builder);
+        let head = u32::try_from(LONG).unwrap().to_be_bytes();
+        let requests: Vec<Vec<u8>> = WORDS
+            .iter()
+            .map(|word| {
+                let (head, tail): (&[u8], &[u8]) = match *word {
+                    "frame" => (&head, &[b'x'; LONG]),
+                    "until" | "ended" => (b"", &[&[b'x'; LONG][..], b"--"].concat()),
+                    "peek" => (b"", &[b'x'; LONG]),
+                    _ => (b"", b""),
+                };
+                [word.as_bytes(), b"\n", head, tail].concat()
+            })
+            .collect();
+        let rounds = |rounds: usize| {
+            for _ in 0..rounds {
+                let mut client = server.connect();
+                let mut got = vec![0; LONG];
+                for (word, request) in WORDS.iter().zip(&requests) {
+                    // In two pieces, so that it is called for half of it.
+                    let (half, rest) = request.split_at(request.len() / 2);
+                    server.deliver(&client, half);
+                    client.write_all(rest).unwrap();
+                    if *word == "defer" {
+                        eventually(|| handler.reply.lock().unwrap().is_some(), "it defers");
+                        let reply = handler.reply.lock().unwrap().take().unwrap();
+                        watched(|| reply.send([b'd'; LONG])).unwrap();
+                    }
+                    std::io::Read::read_exact(&mut client, &mut got).unwrap();
+                }
+                finish(&mut client);
+            }
+        };
+        rounds(2);
+        let count = allocations(|| rounds(20));
+        assert_eq!(count, 0, "allocations after the start");
+        assert_eq!(server.stop().handler_panics, 0);
+    });
+}
+
+/// Ends its links in each way that needs no text of its own.
+#[derive(Clone)]
+struct Refusing;
+
+impl Handler for Refusing {
+    fn on_worker_start(&self, _: &mut Worker<'_>) -> Result {
+        WATCHED.set(true);
+        Ok(())
+    }
+
+    fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+        let Some(word) = input.line(10)? else { return Ok(()) };
+        match word {
+            b"full" => loop {
+                link.out.send([0; 1_000])?;
+            },
+            b"closed" => {
+                link.close();
+                link.out.send("x")?;
+            }
+            b"post" => loop {
+                link.server.all().try_post([0; 1_000])?;
+            },
+            b"long" => return Err(TooLong::new(1).into()),
+            b"text" => return Err(Error::msg("a constant text")),
+            b"io" => return Err(std::io::Error::from(std::io::ErrorKind::Other).into()),
+            b"drop" => drop(input.defer(&mut link.out, 10)?),
+            b"abort" => link.abort(),
+            _ => return Err(PostError::Closed.into()),
+        }
+        Ok(())
+    }
+}
+
+fn errors_and_refusals_allocate_nothing(case: &Case) {
+    case.alone(|| {
+        let server = TestServer::start(case.builder(Refusing).shards(2).links_max(16));
+        let rounds = |rounds: usize| {
+            for _ in 0..rounds {
+                let words =
+                    ["full", "closed", "post", "long", "text", "io", "drop", "abort", "other"];
+                for word in words {
+                    let mut client = server.connect();
+                    writeln!(client, "{word}").unwrap();
+                    let _end_or_reset = std::io::copy(&mut client, &mut std::io::sink());
+                }
+                // Longer than a line may be.
+                let mut client = server.connect();
+                client.write_all(&[b'x'; 100]).unwrap();
+                util::expect_end(&mut client);
+                server.wait_for_links(0);
+            }
+        };
+        rounds(2);
+        let count = allocations(|| rounds(20));
+        assert_eq!(count, 0, "allocations after the start");
+        server.stop();
     });
 }

@@ -1,9 +1,9 @@
 //! Chargen (RFC 864): rotating lines of the printable characters, for ever; input is thrown away.
 //!
 //! The pattern repeats after 95 lines, so a table of two rounds holds every piece that can be next,
-//! whole. A link's output is limited to one piece; the rest of it follows when the system has taken
-//! some (`on_writable`). A client that does not read thus costs a piece, and one that reads is served
-//! as fast as it reads, be that slowly. There is always something to be sent, so a link is never idle,
+//! whole. A link's output is limited to one piece; the next follows when the system has taken some
+//! (`on_writable`). A client that does not read thus costs a piece, and one that reads is served as
+//! fast as it reads, be that slowly. There is always something to be sent, so a link is never idle,
 //! and a client that has only ended its half is still served.
 
 use wharf::{Handler, Input, Link, Output, Result};

@@ -171,6 +171,10 @@ impl<T: Send> SimPort<T> {
             let Some(ready) = self.kernel.ready.pop_front() else { break };
             completions.push(self.kernel.hand_out(&mut core, &world, ready));
         }
+        drop(core);
+        // As the other ports do: who finds room left has seen all packets that were there.
+        let room = completions.capacity() - completions.len();
+        self.take_packets(completions, 2 * room);
     }
 
     /// Nothing was there: notes until when the port sleeps, unless something came meanwhile.

@@ -141,7 +141,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             server: &self.callbacks.server,
             id,
             count: self.core.shared.shards.len(),
-            now: self.core.shared.instant(self.core.clock),
+            now: self.core.instant(),
         };
         let handler = &self.callbacks.handler;
         match catch_unwind(AssertUnwindSafe(|| handler.on_worker_start(&mut worker))) {
@@ -200,7 +200,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
                 }
             }
             Some(Err(error)) => {
+                if self.core.shared.planted.strikes(EnginePlant::ErrorKeeps) {
+                    return;
+                }
                 let reason = DisconnectReason::of_error(&error);
+                let is_handlers = reason == DisconnectReason::Limit
+                    && self.core.shared.planted.is(EnginePlant::TooLongIsHandlers);
+                let reason = if is_handlers { DisconnectReason::HandlerError } else { reason };
                 let link = self.core.key(index);
                 // To show an error and to drop it may be the user's code.
                 guarded(move || {

@@ -73,8 +73,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
 
     /// A closing link has nothing left to send.
     pub(super) fn flushed(&mut self, index: u32) {
-        let slot = &mut self.core.slots[index];
-        if slot.deferral.is_some() {
+        if self.core.shared.planted.is(EnginePlant::CloseDropsDeferred) {
+            self.core.cancel_reply(index);
+        }
+        if self.core.slots[index].deferral.is_some() {
             return;
         }
         self.core.marks().close(index);

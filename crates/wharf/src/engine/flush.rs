@@ -89,10 +89,15 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             return;
         }
         let waits_to_answer = slot.owes_writable || matches!(slot.wish, Some(Wish::Output(_)));
-        if slot.is_held() || waits_to_answer || slot.owes_drain() {
+        // What is paused is the calls for what is unread.
+        let is_held = slot.deferral.is_some() || (slot.paused && !slot.input.is_empty());
+        if is_held || waits_to_answer || slot.owes_drain() {
             return;
         }
         if slot.input_over && slot.end.is_none() {
+            if slot.paused && slot.phase == Phase::Open {
+                return;
+            }
             if self.core.has_grant(index) {
                 self.tell_end(index);
                 self.end_if_answered(index);

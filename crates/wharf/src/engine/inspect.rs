@@ -140,7 +140,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// When the shard wants to turn again, whatever comes.
     pub(crate) fn wakes_at(&mut self) -> Option<Time> {
         let now = self.port.now();
-        self.wait(now).map(|wait| now.after(wait))
+        let at_once = !self.again.is_empty() || !self.marked.is_empty();
+        if at_once { Some(now) } else { self.wait(now).map(|wait| now.after(wait)) }
     }
 
     /// What the shard has done and has now, for a trace.

@@ -116,7 +116,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         let shared = std::sync::Arc::clone(&self.core.shared);
         let marks = &shared.shards[usize::from(self.core.shard)].marks;
         marks.take(|index, generation, mark| {
-            if mark.has(Mark::REPLY) || mark.has(Mark::RETURNED) {
+            // One that comes with a close finds the link closing.
+            if !mark.closes() && (mark.has(Mark::REPLY) || mark.has(Mark::RETURNED)) {
                 self.reply_came(index);
             }
             marked.push((index, generation, mark));
@@ -125,18 +126,23 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     }
 
     fn obey_mark(&mut self, index: u32, mark: Mark) {
-        if mark.has(Mark::RESUME) && self.core.slots[index].is_served() {
-            let now = self.core.now;
-            self.core.slots[index].resume(now);
-            self.go_on(index);
-        }
-        if mark.has(Mark::TOO_SLOW) && self.core.slots[index].is_served() {
-            self.close(index, DisconnectReason::SlowReader, How::Now);
-        }
         if mark.has(Mark::ABORT) {
             self.close(index, DisconnectReason::Kicked, How::Reset);
         } else if mark.has(Mark::CLOSE) {
             self.close(index, DisconnectReason::Kicked, How::Flush);
+        }
+        if mark.closes() && mark.has(Mark::REPLY) {
+            self.reply_came(index);
+        }
+        if !self.core.slots[index].is_served() {
+            return;
+        }
+        if mark.has(Mark::TOO_SLOW) {
+            self.close(index, DisconnectReason::SlowReader, How::Now);
+        } else if mark.has(Mark::RESUME) {
+            let now = self.core.now;
+            self.core.slots[index].resume(now);
+            self.go_on(index);
         }
     }
 
@@ -145,6 +151,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         let shard = &self.core.shared.shards[usize::from(self.core.shard)];
         let Some((parcel, outcome)) = shard.replies[index as usize].take() else { return };
         let chain = parcel.into_chain(&self.core.pool);
+        let counts_as_none = outcome == Outcome::Failed
+            && self.core.shared.planted.is(EnginePlant::DroppedReplyIsNone);
+        let outcome = if counts_as_none { Outcome::Send } else { outcome };
         let now = self.core.now;
         let slot = &mut self.core.slots[index];
         slot.deferral = None;
@@ -169,8 +178,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             slot.owe_no_more(now);
             self.core.settle(index);
         }
+        let calls_nobody = self.core.shared.planted.strikes(EnginePlant::ReplyCallsNobody);
         let slot = &mut self.core.slots[index];
-        slot.woken = true;
+        slot.woken = !calls_nobody;
+        slot.handled |= calls_nobody;
         match (slot.phase, outcome) {
             (Phase::Open | Phase::Draining, Outcome::Send) => self.go_on(index),
             (Phase::Open | Phase::Draining, Outcome::Close) => {
@@ -183,7 +194,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
                 if outcome == Outcome::Failed {
                     slot.reason = Some(DisconnectReason::HandlerError);
                 }
-                if !slot.has_output() {
+                if slot.has_output() {
+                    self.start_time_out(index);
+                } else {
                     self.flushed(index);
                 }
             }
@@ -230,6 +243,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
 
     /// Drops a link's state; that is the user's code.
     pub(super) fn drop_state(&mut self, index: u32) {
+        if self.core.shared.planted.strikes(EnginePlant::KeepState) {
+            return;
+        }
         let state = self.callbacks.states[index as usize].take();
         if !guarded(|| drop(state)) {
             self.core.stats().handler_panics.add(1);

@@ -129,6 +129,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         self.keep_unread(index, unread);
         self.called(index, asked.took, asked.wanted);
         self.after_callback(index, answer);
+        if self.core.slots[index].deferral.is_some() {
+            self.start_time_out(index);
+        }
     }
 
     /// Puts back what a callback has left.
@@ -144,7 +147,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         self.core.stats().received_messages.add(1);
         let slot = &mut self.core.slots[index];
         slot.wanted = if took { 0 } else { u32::try_from(wanted).unwrap_or(u32::MAX) };
-        slot.handled = !took;
+        slot.handled = !took || self.core.shared.planted.strikes(EnginePlant::NoCallAfterTaking);
         if took {
             // Progress with what it was lent.
             slot.eased = self.core.now;
@@ -178,6 +181,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Tells the handler that the server stops.
     fn tell_drain(&mut self, index: u32) -> bool {
         self.core.slots[index].drain = Some(Verdict::Close);
+        if self.core.shared.planted.strikes(EnginePlant::SkipDrain) {
+            return true;
+        }
         let answer = self.call(index, |handler, link| handler.on_drain(link));
         if self.after_verdict(index, answer) == Some(Verdict::Keep) {
             let slot = &mut self.core.slots[index];

@@ -63,7 +63,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// When the link's deferred reply is too late.
     fn answer_deadline(&self, slot: &Slot) -> Option<Time> {
         let answer = self.core.shared.settings.answer;
-        let deferral = slot.deferral.filter(|_| !answer.is_zero() && !slot.cancelled)?;
+        let never = answer.is_zero()
+            || slot.cancelled
+            || self.core.shared.planted.is(EnginePlant::NeverAnswerTimeout);
+        let deferral = slot.deferral.filter(|_| !never)?;
         Some(deferral.since.after(answer))
     }
 
@@ -71,11 +74,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     pub(super) fn idle_deadline(&self, slot: &Slot) -> Option<Time> {
         let may_come = !slot.input_over || slot.end == Some(Verdict::Keep);
         let owes = slot.has_output() || slot.is_held();
-        if slot.phase == Phase::Open && slot.idle_ms != 0 && !owes && may_come {
+        let counts = slot.phase == Phase::Open && slot.idle_ms != 0 && slot.broken.is_none();
+        if counts && !owes && may_come {
             return Some(slot.heard.after(Duration::from_millis(slot.idle_ms.into())));
         }
         // One whose sending has failed waits for the end of its input, which is near.
-        (slot.phase == Phase::Open && slot.broken.is_some()).then(|| slot.heard.after(FLUSH_MAX))
+        let is_broken = slot.phase == Phase::Open && slot.broken.is_some() && !slot.is_held();
+        is_broken.then(|| slot.heard.after(FLUSH_MAX))
     }
 
     /// How long the peer may take nothing; `None` if for as long as it likes.
@@ -118,7 +123,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             // Its reason is known.
             Phase::Lingering => self.close(index, DisconnectReason::Idle, How::Now),
             Phase::Open | Phase::Flushing if sends => self.look_at_stall(index),
-            Phase::Open if slot.broken.is_some() => {
+            Phase::Open if slot.broken.is_some() && slot.wish.is_none() => {
                 self.close(index, DisconnectReason::PeerReset, How::Now);
             }
             Phase::Open => self.idle(index),

@@ -52,6 +52,7 @@ pub trait Decoder {
 
 /// What a [`Decoder`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Extent {
     /// Ask again when this many bytes are unread.
     More(usize),
@@ -189,6 +190,10 @@ pub struct LengthPrefix {
 impl LengthPrefix {
     /// A length of `width` bytes, 1 to 8; a body longer than `max` bytes is refused as soon as its
     /// length is there.
+    ///
+    /// # Panics
+    ///
+    /// If `width` is not 1 to 8.
     #[must_use]
     pub const fn new(width: usize, max: usize) -> Self {
         assert!(0 < width && width <= 8, "a length has 1 to 8 bytes");
@@ -291,6 +296,10 @@ pub struct Delimiter {
 
 impl Delimiter {
     /// Bodies of at most `max` bytes, each followed by `end`.
+    ///
+    /// # Panics
+    ///
+    /// If `end` is empty.
     #[must_use]
     pub const fn new(end: &'static [u8], max: usize) -> Self {
         assert!(!end.is_empty(), "an end has at least one byte");
@@ -370,6 +379,10 @@ pub struct FixedSize {
 
 impl FixedSize {
     /// Frames of `bytes` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If that is 0.
     #[must_use]
     pub const fn new(bytes: usize) -> Self {
         assert!(bytes > 0, "a frame has at least one byte");
@@ -389,5 +402,130 @@ impl Decoder for FixedSize {
 
     fn frame_max(&self) -> Option<usize> {
         Some(self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::peek::Search;
+    use crate::link::unread::Unread;
+    use std::cell::Cell;
+    use wharf_port::memory::{BufferPool, Owner, PoolConfig};
+
+    /// The bytes of a payload; `None` if it does not fit its frame.
+    fn bytes(payload: &impl Payload) -> Option<Vec<u8>> {
+        struct All(Vec<u8>);
+        impl Parts for All {
+            fn add(&mut self, bytes: &[u8]) {
+                self.0.extend_from_slice(bytes);
+            }
+        }
+        let mut all = All(Vec::new());
+        payload.write(&mut all).ok().map(|()| all.0)
+    }
+
+    /// What a decoder says of `data`, which lies in buffers of 64 bytes.
+    fn extent(mut decoder: impl Decoder, data: &[u8]) -> Result<Extent> {
+        let mut config = PoolConfig::new(64);
+        config.buffer_size_bytes = 64;
+        let pool = BufferPool::new(config).unwrap();
+        let chain = pool.chain_of(data, Owner::Application).unwrap();
+        let unread = Unread::kept(chain, 0);
+        let search = Cell::new(Search::default());
+        decoder.extent(&Peek::new(&unread, 0, &search))
+    }
+
+    fn frame(head: usize, len: usize, tail: usize) -> Extent {
+        Extent::Frame { head, len, tail }
+    }
+
+    const NAMES: [LengthPrefix; 6] = [
+        LengthPrefix::new(1, 255),
+        LengthPrefix::new(2, 1_000),
+        LengthPrefix::new(4, 1_000).little_endian(),
+        LengthPrefix::new(4, 1_000).adjustment(-4),
+        LengthPrefix::new(8, 1_000).adjustment(3).little_endian(),
+        LengthPrefix::new(2, 1_000).offset(3).adjustment(-5),
+    ];
+
+    #[test]
+    fn each_length_is_read_as_it_is_written() {
+        for prefix in NAMES {
+            for len in [0_usize, 1, 63, 64, 200, 255] {
+                let len = len.max(prefix.adjustment.max(0).unsigned_abs());
+                let payload = vec![7; prefix.offset + len];
+                let framed = bytes(&prefix.of(payload)).unwrap();
+                let header = prefix.offset + prefix.width;
+                assert_eq!(framed.len(), header + len, "{prefix:?}");
+                assert_eq!(extent(prefix, &framed).unwrap(), frame(header, len, 0), "{prefix:?}");
+                let whole = extent(prefix.with_header(), &framed).unwrap();
+                assert_eq!(whole, frame(0, header + len, 0));
+                // Any part of the header is too little to know.
+                let part = &framed[..header - 1];
+                assert_eq!(extent(prefix, part).unwrap(), Extent::More(header), "{prefix:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_stands_where_the_protocol_has_it() {
+        let framed = LengthPrefix::new(4, 100).of(("ab", "cde"));
+        assert_eq!(bytes(&framed).unwrap(), b"\0\0\0\x05abcde");
+        let framed = LengthPrefix::new(2, 100).little_endian().offset(2).of(("kind", [1, 2]));
+        assert_eq!(bytes(&framed).unwrap(), b"ki\x04\0nd\x01\x02");
+        // It counts itself.
+        let framed = LengthPrefix::new(4, 100).adjustment(-4).of(format_args!("{}", 42));
+        assert_eq!(bytes(&framed).unwrap(), b"\0\0\0\x0642");
+    }
+
+    #[test]
+    fn a_body_that_is_too_long_or_has_no_length_fits_no_frame() {
+        assert!(bytes(&LengthPrefix::new(4, 3).of("abcd")).is_none());
+        assert!(bytes(&LengthPrefix::new(1, 1_000).of([0; 256])).is_none());
+        // Three bytes of header are to come before the length.
+        assert!(bytes(&LengthPrefix::new(4, 100).offset(3).of("ab")).is_none());
+        assert!(bytes(&LengthPrefix::new(4, 100).adjustment(3).of("ab")).is_none());
+        assert!(bytes(&Lines::new(3).of("abcd")).is_none());
+        assert!(bytes(&FixedSize::new(3).of("ab")).is_none());
+        assert_eq!(bytes(&FixedSize::new(3).of("abc")).unwrap(), b"abc");
+        assert_eq!(bytes(&Delimiter::new(b"||", 3).of("abc")).unwrap(), b"abc||");
+    }
+
+    #[test]
+    fn a_length_beyond_the_maximum_is_told_as_soon_as_it_is_there() {
+        let too_long = |prefix: LengthPrefix, data: &[u8]| extent(prefix, data).unwrap_err().kind();
+        assert_eq!(too_long(LengthPrefix::new(4, 10), &[0, 0, 0, 11]), crate::ErrorKind::Limit);
+        assert_eq!(too_long(LengthPrefix::new(8, 10), &[255; 8]), crate::ErrorKind::Limit);
+        let most = LengthPrefix::new(8, usize::MAX).adjustment(5).with_header();
+        assert_eq!(too_long(most, &[255; 8]), crate::ErrorKind::Limit);
+        // Less than the length itself is no frame of this protocol.
+        let own = LengthPrefix::new(4, 10).adjustment(-4);
+        assert_eq!(too_long(own, &[0, 0, 0, 3]), crate::ErrorKind::Handler);
+    }
+
+    #[test]
+    fn a_line_ends_with_lf_or_cr_lf_and_has_its_maximum_without_them() {
+        let lines = Lines::new(4);
+        assert_eq!(extent(lines, b"abcd\n").unwrap(), frame(0, 4, 1));
+        assert_eq!(extent(lines, b"abcd\r\nx").unwrap(), frame(0, 4, 2));
+        assert_eq!(extent(lines, b"\n").unwrap(), frame(0, 0, 1));
+        assert_eq!(extent(lines, b"\r\n").unwrap(), frame(0, 0, 2));
+        assert_eq!(extent(lines, b"a\rb\n").unwrap(), frame(0, 3, 1));
+        assert_eq!(extent(lines, b"abcd\r").unwrap(), Extent::More(6));
+        for too_long in [&b"abcde\n"[..], b"abcdef", b"abcde\r\n"] {
+            assert!(extent(lines, too_long).is_err(), "{too_long:?}");
+        }
+    }
+
+    #[test]
+    fn a_delimiter_is_found_across_buffers() {
+        let delimiter = Delimiter::new(b"\r\n\r\n", 200);
+        for len in 55..70 {
+            let data = [vec![b'\r'; len], b"\n\r\n".to_vec()].concat();
+            assert_eq!(extent(delimiter, &data).unwrap(), frame(0, len - 1, 4), "{len}");
+        }
+        assert_eq!(extent(delimiter, b"\r\n\r").unwrap(), Extent::More(4));
+        assert!(extent(Delimiter::new(b"||", 2), b"abc||").is_err());
     }
 }

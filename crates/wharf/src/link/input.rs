@@ -268,7 +268,7 @@ impl<'a> Input<'a> {
     ///
     /// # Cost
     ///
-    /// Takes the buffers for `max` bytes, and a lock that nobody holds for longer than it takes to
+    /// Takes the buffers for `max` bytes, whole ones of its own, and a lock that nobody holds for longer than it takes to
     /// move a few words.
     pub fn defer(&mut self, out: &mut Output<'_>, max: usize) -> Result<Reply, SendError> {
         let unread = self.len();

@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 ///
 /// The four parts are fields, so that they can be used together:
 /// `write!(link.out, "{} is {}", link.state.name, link.worker.look_up(&link.state.name)?)?`.
+#[non_exhaustive]
 pub struct Link<'a, S = (), W = ()> {
     /// What is to be sent.
     pub out: Output<'a>,
@@ -81,7 +82,7 @@ impl<S, W> Link<'_, S, W> {
     /// The worker's clock, read once a turn; in the simulator, the simulated one.
     #[must_use]
     pub fn now(&self) -> Instant {
-        self.out.core.shared.instant(self.out.core.clock)
+        self.out.core.instant()
     }
 
     /// What the link has carried so far.

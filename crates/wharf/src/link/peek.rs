@@ -137,3 +137,75 @@ fn lies_at(unread: &Unread, at: usize, needle: &[u8]) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_port::memory::{BufferPool, Owner, PoolConfig};
+
+    fn pool() -> BufferPool {
+        let mut config = PoolConfig::new(64);
+        config.buffer_size_bytes = 64;
+        BufferPool::new(config).unwrap()
+    }
+
+    #[test]
+    fn a_search_goes_on_where_it_stopped_and_finds_what_a_fresh_one_finds() {
+        let pool = pool();
+        for needle in [&b"\n"[..], b"ab", b"aab", b"abcdefghij"] {
+            for begin in 0..140 {
+                let text = [vec![b'a'; begin], needle.to_vec(), b"aaaa".to_vec()].concat();
+                let fresh = text.windows(needle.len()).position(|window| window == needle);
+                let search = Cell::new(Search::default());
+                for len in (0..=text.len()).step_by(7).chain([text.len()]) {
+                    let chain = pool.chain_of(&text[..len], Owner::Application).unwrap();
+                    let unread = Unread::kept(chain, 5);
+                    let here = fresh.filter(|at| at + needle.len() <= len);
+                    let peek = Peek::new(&unread, 0, &search);
+                    assert_eq!(peek.find(needle), here, "{needle:?} at {begin}, {len} bytes");
+                    if here.is_none() {
+                        // Not a byte at which it cannot begin is looked at again.
+                        let passed = (len + 1).saturating_sub(needle.len());
+                        assert_eq!(search.get().passed as usize, passed);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn another_needle_or_another_frame_is_searched_from_its_beginning() {
+        let pool = pool();
+        let chain = pool.chain_of(b"a;b;c\n", Owner::Application).unwrap();
+        let unread = Unread::kept(chain, u32::MAX);
+        let search = Cell::new(Search::default());
+        assert_eq!(Peek::new(&unread, 0, &search).find(b"x"), None);
+        assert_eq!(Peek::new(&unread, 0, &search).find(b";"), Some(1));
+        assert_eq!(Peek::new(&unread, 0, &search).find(b";"), Some(1));
+        assert_eq!(Peek::new(&unread, 2, &search).find(b";"), Some(1));
+        assert_eq!(Peek::new(&unread, 0, &search).find(b";"), Some(1));
+        assert_eq!(Peek::new(&unread, 4, &search).find(b";"), None);
+    }
+
+    #[test]
+    fn short_needles_have_numbers_of_their_own() {
+        let needles = [&b"a"[..], b"\0a", b"a\0", b"\0\0a", b"abcdefg", b"\0bcdefg"];
+        let numbers: std::collections::HashSet<u64> =
+            needles.iter().map(|needle| number_of(needle)).collect();
+        assert_eq!(numbers.len(), needles.len());
+    }
+
+    #[test]
+    fn bytes_are_found_by_their_position_across_buffers() {
+        let pool = pool();
+        let data: Vec<u8> = (0..150).collect();
+        let unread = Unread::kept(pool.chain_of(&data, Owner::Application).unwrap(), 0);
+        let search = Cell::new(Search::default());
+        let peek = Peek::new(&unread, 3, &search);
+        assert_eq!((peek.len(), peek.byte(0), peek.byte(146)), (147, Some(3), Some(149)));
+        assert_eq!((peek.byte(147), peek.byte(usize::MAX)), (None, None));
+        assert_eq!(peek.array(59), Some([62, 63, 64, 65]));
+        assert_eq!(peek.array::<4>(144), None);
+        assert_eq!(peek.array::<0>(0), Some([]));
+    }
+}

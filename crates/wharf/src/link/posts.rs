@@ -21,7 +21,10 @@ impl Core {
     /// Queues a post that was accepted for one link. There is room for it, and an entry.
     pub(crate) fn post_accepted(&mut self, index: u32, message: Message) {
         let slot = &mut self.slots[index];
-        let takes = slot.is_served() && !slot.is_output_over() && !message.is_empty();
+        let takes = slot.is_served()
+            && !slot.is_output_over()
+            && !message.is_empty()
+            && !self.shared.planted.strikes(EnginePlant::ForgetAccepted);
         if !takes || self.copy_post(index, &message) {
             self.quotas().free_entries(1);
             if takes {

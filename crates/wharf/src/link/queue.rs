@@ -167,10 +167,9 @@ impl Core {
             return Err(SendError::Full);
         }
         let result = self.room_for(index, max).and_then(|()| {
-            let allowance =
-                if self.slots[index].broken.is_some() { u32::MAX } else { self.allowance(index) };
-            let buffers = self.buffers_of(max);
-            if buffers > allowance {
+            // One that will be thrown away takes no buffers.
+            let max = if self.slots[index].broken.is_some() { 0 } else { max };
+            if self.buffers_of(max) > self.allowance(index) {
                 return Err(self.wish_for_output(index, max));
             }
             Parcel::new(&self.pool, Owner::SendQueue, max)
@@ -193,7 +192,7 @@ impl Core {
         self.settle(index);
         let shard = &self.shared.shards[usize::from(self.shard)];
         shard.replies[index as usize].promise(number, parcel);
-        Ok(Reply::new(Arc::clone(&self.shared), self.key(index), number))
+        Ok(Reply::new(Arc::clone(&self.shared), self.key(index), number, max))
     }
 
     /// Queues a reply that was deferred, out of the buffers that were set aside for it.

@@ -45,12 +45,14 @@ pub struct Reply {
     link: LinkKey,
     /// Which of the shard's deferrals it is.
     number: u32,
+    /// The most bytes that it may have.
+    max: usize,
     is_over: bool,
 }
 
 impl Reply {
-    pub(crate) fn new(shared: Arc<Shared>, link: LinkKey, number: u32) -> Self {
-        Self { shared, link, number, is_over: false }
+    pub(crate) fn new(shared: Arc<Shared>, link: LinkKey, number: u32, max: usize) -> Self {
+        Self { shared, link, number, max, is_over: false }
     }
 
     /// Sends the reply; the input goes on.
@@ -168,8 +170,14 @@ impl Writing<'_> {
 impl Parts for Writing<'_> {
     fn add(&mut self, bytes: &[u8]) {
         self.len = self.len.saturating_add(bytes.len());
-        let fits = self.parcel.as_mut().is_some_and(|parcel| parcel.write(bytes).is_ok());
-        self.is_too_long |= !fits;
+        self.is_too_long |= self.len > self.reply.max;
+        if let Some(parcel) = &mut self.parcel
+            && !self.is_too_long
+        {
+            // One that will be thrown away has no buffers.
+            let written = parcel.write(bytes);
+            debug_assert!(written.is_ok() || parcel.len_max() == 0, "there is room for all of it");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::back_end::{BackEnd, choose};
 use super::handle::Handle;
-use super::running::{RunningServer, StopReport, start_shards};
+use super::running::{Alive, RunningServer, StopReport, start_shards};
 use super::shared::Shared;
 use super::signals::StopSignals;
 use super::{listen, machine};
@@ -224,37 +224,32 @@ where
         }
         let files_raised = machine::ensure_files(self.settings.files(listener_count))?;
         let chosen = choose(self.settings.back_end)?;
+        let shared = Shared::new(self.settings).map_err(|error| StartError::buffers(&error))?;
+        let shared = Arc::new(shared);
+        let started = Started::new(Arc::new(self.handler), Handle::new(Arc::clone(&shared)))?;
         let mut listeners = Vec::new();
-        for (_, address) in &addresses {
-            listeners.push(listen::listen(*address, self.settings.backlog)?);
-        }
         let mut bound = Vec::new();
-        for ((name, _), listener) in addresses.into_iter().zip(&listeners) {
+        for (name, address) in addresses {
+            let listener = listen::listen(address, shared.settings.backlog)?;
             let address =
                 listener.local_addr().map_err(|error| StartError::system("getsockname", error))?;
             bound.push((name, address));
+            listeners.push(listener);
         }
         let addresses = bound.iter().map(|(name, address)| (*name, Address::from(*address)));
         let addresses = addresses.collect();
-        let shared = Shared::new(self.settings).map_err(|error| StartError::buffers(&error))?;
         let _set_once = shared.listeners.set(bound.into());
-        let shared = Arc::new(shared);
-        let handler = Started::new(Arc::new(self.handler), Handle::new(Arc::clone(&shared)))?;
-        let started = start_shards::<ServiceOf<H, S, W>>(
+        let handler = Arc::clone(&started.handler);
+        let started: Alive = Arc::new(started);
+        // Each thread has a part of it: the last one that ends calls `on_stop`.
+        let threads = start_shards::<ServiceOf<H, S, W>>(
             chosen.back_end,
             &shared,
-            &handler.handler,
+            &handler,
+            &started,
             listeners,
-        );
-        let stopped: Box<dyn FnOnce() + Send + Sync> = Box::new(move || drop(handler));
-        let threads = match started {
-            Ok(threads) => threads,
-            Err(error) => {
-                stopped();
-                return Err(error);
-            }
-        };
-        Ok(RunningServer { shared, chosen, addresses, plan, files_raised, threads, stopped })
+        )?;
+        Ok(RunningServer { shared, chosen, addresses, plan, files_raised, threads })
     }
 
     /// Serves until SIGINT or SIGTERM, for programs that do nothing else: then drains for up to 10 s; a

@@ -142,7 +142,7 @@ impl Recipients<'_> {
             Some(link) => self.post_to(link, &payload),
             None => self.broadcast(&payload, true),
         };
-        if posted == Err(PostError::Full)
+        if matches!(posted, Err(PostError::Full | PostError::TooLarge))
             && let Some(Some(link)) = self.one()
         {
             self.shared.note_missed(link);
@@ -163,7 +163,7 @@ impl Recipients<'_> {
         let Some(link) = self.one() else { return self.broadcast(&payload, false) };
         self.post_to(link, &payload).inspect_err(|error| {
             if *error == PostError::Full {
-                tell(Act::Owes);
+                tell(Act::PostRefused);
                 current::note_refusal(self.shared.id);
             }
         })
@@ -184,7 +184,7 @@ impl Recipients<'_> {
     fn broadcast(self, payload: &impl Payload, counts: bool) -> Result<(), PostError> {
         self.check_stopping()?;
         let message = self.shared.message(payload).inspect_err(|error| {
-            if counts && *error == PostError::Full {
+            if counts && matches!(error, PostError::Full | PostError::TooLarge) {
                 self.shared.count_missed(self.shared.open_links());
             }
         })?;

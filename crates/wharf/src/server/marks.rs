@@ -23,6 +23,11 @@ impl Mark {
 
     const ALL: u64 = 63;
 
+    /// Whether the link is to be closed.
+    pub(crate) fn closes(self) -> bool {
+        self.has(Self::CLOSE) || self.has(Self::ABORT)
+    }
+
     pub(crate) fn has(self, mark: Self) -> bool {
         self.0 & mark.0 != 0
     }
@@ -123,7 +128,6 @@ impl Marks {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the upper half of 64 bits")]
 fn generation_of(word: u64) -> u32 {
     (word >> 32) as u32
 }

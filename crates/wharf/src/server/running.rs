@@ -38,8 +38,6 @@ pub struct RunningServer {
     pub(super) plan: MemoryPlan,
     pub(super) files_raised: Option<(u64, u64)>,
     pub(super) threads: Vec<JoinHandle<std::result::Result<(), String>>>,
-    /// Tells the handler that all threads have ended.
-    pub(super) stopped: Box<dyn FnOnce() + Send + Sync>,
 }
 
 impl fmt::Debug for RunningServer {
@@ -110,7 +108,6 @@ impl RunningServer {
                 Err(_) => failures.push("a shard's thread panicked".to_owned()),
             }
         }
-        (self.stopped)();
         if failures.is_empty() {
             Ok(StopReport { stats: self.shared.stats() })
         } else {
@@ -137,20 +134,23 @@ pub(super) fn start_shards<V: Service>(
     back_end: BackEnd,
     shared: &Arc<Shared>,
     handler: &Arc<V::Handler>,
+    alive: &Alive,
     listeners: Vec<TcpListener>,
 ) -> Result<Vec<JoinHandle<std::result::Result<(), String>>>, StartError> {
     match back_end {
         #[cfg(target_os = "linux")]
-        BackEnd::Uring => start_on::<_, V>(UringPort::new, shared, handler, listeners),
+        BackEnd::Uring => start_on::<_, V>(UringPort::new, shared, handler, alive, listeners),
         #[cfg(target_os = "linux")]
-        BackEnd::Epoll => start_on::<_, V>(EpollPort::new, shared, handler, listeners),
+        BackEnd::Epoll => start_on::<_, V>(EpollPort::new, shared, handler, alive, listeners),
         #[cfg(windows)]
-        BackEnd::Iocp => start_on::<_, V>(IocpPort::new, shared, handler, listeners),
+        BackEnd::Iocp => start_on::<_, V>(IocpPort::new, shared, handler, alive, listeners),
         // `choose` has asked `available` before.
         other => Err(StartError::back_end(&other.to_string(), "it is one of another system")),
     }
 }
 
+/// What lives until the last thread has ended.
+pub(super) type Alive = Arc<dyn Send + Sync>;
 type Make<P> = fn(PortConfig, BufferPool) -> std::result::Result<P, PortError>;
 type Threads = Vec<JoinHandle<std::result::Result<(), String>>>;
 
@@ -158,6 +158,7 @@ fn start_on<P, V>(
     make: Make<P>,
     shared: &Arc<Shared>,
     handler: &Arc<V::Handler>,
+    alive: &Alive,
     listeners: Vec<TcpListener>,
 ) -> Result<Threads, StartError>
 where
@@ -175,7 +176,10 @@ where
         let (begin, begun) = channel();
         let (report, shared, handler) = (report.clone(), Arc::clone(shared), Arc::clone(handler));
         let config = shared.settings.port(listener_count);
+        let alive = Arc::clone(alive);
         let body = move || {
+            // Dropped when the worker is gone.
+            let _alive = alive;
             // Whatever user code panics here, the starter hears of it.
             let made =
                 AssertUnwindSafe(|| make_worker::<P, V>(number, make, config, &handler, &shared));

@@ -69,7 +69,8 @@ impl Story {
         let unread = delivered.saturating_sub(self.received);
         let is_handled = match self.rest {
             Rest::Wants(wants) => unread < wants,
-            Rest::Left(left) => unread <= left,
+            // What is behind what it left cannot be reached.
+            Rest::Left(left) => left > 0 || unread == 0,
         };
         if is_handled { 0 } else { unread }
     }
@@ -142,6 +143,8 @@ struct Book {
     /// When a stop's time is over.
     drained_out_at: Option<Time>,
     tally: Tally,
+    /// What was called and asked for, if somebody wants to read it.
+    log: Option<Vec<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -194,6 +197,16 @@ impl Contract {
         self.book().drained_out_at = Some(until);
     }
 
+    /// From now on there is a log.
+    pub(super) fn keep_log(&self) {
+        self.book().log = Some(Vec::new());
+    }
+
+    /// What was called and asked for since the last time.
+    pub(super) fn take_log(&self) -> Vec<String> {
+        self.book().log.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Takes up what was asked for outside of callbacks.
     pub(super) fn listen(&self) {
         let told = self.watch.take();
@@ -206,6 +219,7 @@ impl Contract {
     pub(super) fn enter(&self, call: &Call, at: Glance) {
         self.listen();
         let mut book = self.book();
+        book.log(|| format!("{} {:?}: {at:?}", call.link, call.event));
         let facts = self.facts(&book, call);
         if let Err(what) = self.begin(&mut book, call, at, &facts) {
             self.fail(format!("link {}: {:?} {what}", call.link, call.event));
@@ -258,6 +272,7 @@ impl Contract {
             }
             self.hear(&mut book, Some(call), whom, act);
         }
+        book.log(|| format!("{} {:?} -> {outcome:?}: {at:?}", call.link, call.event));
         let facts = self.facts(&book, call);
         let steady_ns = self.world.steady_ns();
         let Book { lives, stories, tally, .. } = &mut *book;
@@ -294,6 +309,7 @@ impl Contract {
 
     /// Somebody asks for something, in the callback `by` or outside of any.
     fn hear(&self, book: &mut Book, by: Option<&Call>, whom: Whom, act: Act) {
+        book.log(|| format!("  {whom:?} {act:?}"));
         match whom {
             Whom::Own => {
                 if let Some(call) = by {
@@ -407,6 +423,12 @@ impl Life {
 }
 
 impl Book {
+    fn log(&mut self, text: impl FnOnce() -> String) {
+        if let Some(log) = &mut self.log {
+            log.push(text());
+        }
+    }
+
     fn note_idle(&mut self, connection: usize, link_ns: u64, steady_ns: u64) {
         let Some(traffic) = self.watches.get(connection).map(TrafficWatch::get) else { return };
         let story = story_of(&mut self.stories, connection);

@@ -141,8 +141,8 @@ where
         Ok(counts)
     }
 
-    /// What had reached the server before the peer ended or reset the link is handled; where a
-    /// drain ended by force, what had reached it before the stop.
+    /// What had reached the server before the peer ended or reset the link is handled; if the server
+    /// stopped before, what had reached it before the stop.
     fn judge_input(&self, number: usize, traffic: &Traffic, story: &Story) -> Result<(), String> {
         use DisconnectReason::{PeerClosed, PeerReset};
         let by_peer = matches!(story.fate, Fate::Over(PeerClosed | PeerReset));
@@ -150,8 +150,8 @@ where
             return Ok(());
         }
         let least = match &self.stop_note {
-            Some(stop) if was_forced(stop, traffic) => stop.delivered_by(number),
-            _ => traffic.to_server,
+            Some(stop) => stop.delivered_by(number),
+            None => traffic.to_server,
         };
         ensure!(
             story.unhandled(least) == 0 && story.received <= traffic.to_server,
@@ -270,6 +270,7 @@ where
     ///
     /// ```text
     ///   2 s + 3 × loan_wait + (8 + links of a shard) × (2 × latency + 4 × longest delay)
+    ///     + links of a shard × what replies take
     /// ```
     ///
     /// A step is to receive, to send (twice, beginning and end) and to be under way, each of which
@@ -283,7 +284,8 @@ where
         let settings = &self.shared.settings;
         let links = settings.links_per_shard();
         let holders = if self.holds_input { links } else { 0 };
-        Duration::from_secs(2) + (3 + holders) * settings.loan_wait + (8 + links) * step
+        let replies = links * self.replies_take;
+        Duration::from_secs(2) + (3 + holders) * settings.loan_wait + (8 + links) * step + replies
     }
 
     /// No client waits longer than [`wait_max`](Self::wait_max) for a server that has something to

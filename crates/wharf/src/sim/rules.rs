@@ -7,6 +7,7 @@ use super::contract::Event;
 use crate::acts::Act;
 use crate::engine::ensure;
 use crate::handler::DisconnectReason;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// The settings that the promises are about.
@@ -18,7 +19,7 @@ pub(super) struct Limits {
 }
 
 /// What a callback sees of its link when it begins or ends.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Glance {
     /// The links' clock.
     pub(super) now: Instant,
@@ -30,6 +31,14 @@ pub(super) struct Glance {
     pub(super) has_grant: bool,
     /// Bytes that have left, as the link counts them.
     pub(super) sent_bytes: u64,
+}
+
+impl fmt::Debug for Glance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { unread, unsent, spare, .. } = self;
+        let ended = if self.is_ended { ", ended" } else { "" };
+        write!(f, "{unread} unread{ended}, {unsent} unsent, room for {spare}")
+    }
 }
 
 /// What the world says meanwhile.
@@ -80,6 +89,8 @@ enum Deferred {
 #[derive(Clone, Copy, Debug, Default)]
 struct Owed {
     is_owed: bool,
+    /// Because its own output had too little, or the handler asked for it.
+    is_for_capacity: bool,
     /// What `ensure` asked for.
     ensures: usize,
     /// What was asked for was not there when the callback had returned.
@@ -206,7 +217,7 @@ impl Rules {
             "with {least} bytes unsent at least, above the high-water mark of {high_water}"
         );
         ensure!(
-            self.is_finished || at.unsent <= high_water,
+            self.is_finished || facts.is_broken || at.unsent <= high_water,
             "with {} bytes unsent, above the high-water mark of {high_water}",
             at.unsent
         );
@@ -218,7 +229,8 @@ impl Rules {
         self.calls += 1;
         ensure!(self.calls <= CALLS_A_TURN, "for the {}th time in one turn", self.calls);
         self.check_cause(at, facts)?;
-        let is_first = self.owed.is_owed && self.owed.is_short && !self.ensures_only();
+        let is_due = self.owed.is_for_capacity && self.owed.is_short && !self.ensures_only();
+        let is_first = is_due && !facts.is_broken;
         ensure!(
             !is_first || self.is_finished || at.spare < self.limits.grant_bytes,
             "before the on_writable that is owed, with room for {}",
@@ -236,7 +248,8 @@ impl Rules {
     fn check_cause(&self, at: Glance, facts: &Facts) -> Result<(), String> {
         let Some(last) = &self.last else { return Ok(()) };
         let is_ensured = last.ensures > 0 && at.spare >= last.ensures;
-        if last.took || self.wakes || is_ensured {
+        // What is broken takes all that is sent.
+        if last.took || self.wakes || is_ensured || facts.is_broken {
             return Ok(());
         }
         if last.wants > 0 {
@@ -280,11 +293,12 @@ impl Rules {
         ensure!(at.is_ended, "though the input has not ended");
         ensure!(facts.peer_has_ended || facts.is_broken, "though the peer has not ended");
         self.check_held()?;
-        ensure!(!self.owed.is_owed || self.ensures_only(), "though on_writable is owed");
+        let is_owed = self.owed.is_for_capacity && !self.ensures_only();
+        ensure!(!is_owed, "though on_writable is owed");
         let is_handled = at.unread == 0
             || self.last.is_some_and(|last| {
-                let wants_more = last.wants > at.unread;
-                !last.took && at.unread == last.end.unread && (wants_more || last.output_is_idle)
+                let is_seen = at.unread == last.end.unread && last.output_is_idle;
+                !last.took && (last.wants > at.unread || is_seen)
             });
         ensure!(is_handled, "though {} bytes are unread and not handled", at.unread);
         self.check_grant(at)
@@ -395,7 +409,8 @@ impl Rules {
                 self.ensures = self.ensures.max(bytes);
                 (self.owed.is_owed, self.owed.ensures) = (true, self.owed.ensures.max(bytes));
             }
-            Act::Owes => self.owed.is_owed = true,
+            Act::Owes => (self.owed.is_owed, self.owed.is_for_capacity) = (true, true),
+            Act::PostRefused => self.owed.is_owed = true,
             Act::Finish => self.is_finished = true,
             Act::Limit(bytes) => self.limits.output_bytes = bytes,
             Act::Reply(bytes) if self.deferred == Deferred::Out => {

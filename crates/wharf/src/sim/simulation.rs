@@ -46,6 +46,8 @@ pub struct SimConfig {
     /// The handler leaves input unread until there is more of it, so that each link of a shard can
     /// hold for its time what the next one waits for.
     pub holds_input: bool,
+    /// How long the handler lets replies wait at most: they hold for their time what others wait for.
+    pub replies_take: Duration,
     /// A fault of the port that is planted.
     pub plant: Option<Plant>,
     /// A fault of the engine that is planted.
@@ -66,6 +68,7 @@ impl SimConfig {
             receive_window: None,
             inbox_capacity: None,
             holds_input: false,
+            replies_take: Duration::ZERO,
             plant: None,
             engine_plant: None,
             replay: None,
@@ -124,6 +127,7 @@ where
     /// Since when there has been a place for whoever comes, on the steady clock.
     pub(super) room_since_ns: Option<u64>,
     pub(super) holds_input: bool,
+    pub(super) replies_take: Duration,
     /// The faults that the run began with.
     pub(super) faults: Faults,
     /// A stop that was asked for, once that is known.
@@ -256,6 +260,7 @@ where
             jumps,
             room_since_ns: None,
             holds_input: config.holds_input,
+            replies_take: config.replies_take,
             faults: config.faults,
             stop_note: None,
             beside: None,
@@ -372,6 +377,7 @@ where
 
     /// Has each step told to `tracer`.
     pub fn trace(&mut self, tracer: impl FnMut(&str) + 'static) {
+        self.contract.keep_log();
         self.tracer = Some(Box::new(tracer));
     }
 
@@ -526,17 +532,19 @@ where
             .map_err(|error| format!("shard {shard}'s port broke: {error}"))?;
         self.contract.note_turn(None);
         if let Some(tracer) = &mut self.tracer {
+            self.contract.take_log().iter().for_each(|line| tracer(&format!("           {line}")));
             tracer(&format!("{:>8} shard {shard}: {}", self.steps, worker.describe()));
         }
         if let Some(reason) = worker.failure() {
             return Err(format!("shard {shard} has no worker context: {reason}"));
         }
         // A real port that was merely woken does not wait on with the time-out it had before.
-        let after = worker.wakes_at();
-        let sooner = after.is_some_and(|after| before.is_none_or(|before| after < before));
+        let now = self.world.now();
+        let again = worker
+            .wakes_at()
+            .is_some_and(|after| after <= now || before.is_none_or(|before| after < before));
         let census = worker.inspect().map_err(|what| format!("shard {shard}: {what}"))?;
-        // A real port that was merely woken does not wait on with the time-out it had before.
-        (self.shards[shard].census, self.shards[shard].again) = (census, sooner);
+        (self.shards[shard].census, self.shards[shard].again) = (census, again);
         if turn == Turn::Done {
             self.shard_done(shard)?;
         }

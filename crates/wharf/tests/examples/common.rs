@@ -21,8 +21,8 @@ pub(crate) struct Example {
 }
 
 impl Example {
-    /// Starts it on a port that the system chooses; `None`, with the reason printed, if this machine
-    /// lacks the back end.
+    /// Starts it on a port that the system chooses; `None`, with the reason printed, if this
+    /// machine lacks the back end.
     pub(crate) fn start(name: &str, back_end: BackEnd) -> Option<Self> {
         Self::start_in(name, back_end, Path::new("."))
     }
@@ -94,7 +94,7 @@ impl Example {
         self.stop_while(|| {});
     }
 
-    /// As [`stop`](Self::stop), with what clients do in the meantime: it waits 2 s for each to close.
+    /// As [`stop`](Self::stop), with what clients do meanwhile: it waits 2 s for each to close.
     pub(crate) fn stop_while(mut self, clients: impl FnOnce()) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         clients();
@@ -165,9 +165,9 @@ impl Cut {
     }
 }
 
-/// Has clients send what `talk` draws, from 8 seeds in random pieces and once byte by byte; each must
-/// hear what `talk` says that it must, and then the end. One comes after the other, so that `talk` may
-/// remember what the server knows.
+/// Has clients send what `talk` draws, from 8 seeds in random pieces and once byte by byte; each
+/// must hear what `talk` says that it must, and then the end. One comes after the other, so that
+/// `talk` may remember what the server knows.
 pub(crate) fn check(example: &Example, mut talk: impl FnMut(&mut Rng) -> (Vec<u8>, Vec<u8>)) {
     for seed in 1..=9 {
         let mut rng = Rng::new(seed);

@@ -11,6 +11,7 @@ use wharf::BackEnd;
 
 each_back_end! {
     keyvalue_sends_replies_above_the_grant,
+    keyvalue_repeats_a_line_whose_reply_does_not_fit_yet,
     deferred_replies_keep_their_order_and_outlast_a_half_close,
     deferred_questions_are_bounded,
     per_worker_state_replies_from_its_cache,
@@ -83,6 +84,21 @@ fn keyvalue_sends_replies_above_the_grant(back_end: BackEnd) {
         let script = b"SET colour green and blue\nGET colour\nGET shape\nSET x\n";
         let heard = run(Command::new("nc").args(["-N", "127.0.0.1", &port]), script);
         assert_eq!(heard, "OK\ngreen and blue\nNIL\nERR\n");
+    }
+    example.stop();
+}
+
+/// Replies of which no two fit an output together: the second waits, and its line comes again.
+fn keyvalue_repeats_a_line_whose_reply_does_not_fit_yet(back_end: BackEnd) {
+    let Some(example) = Example::start("keyvalue", back_end) else { return };
+    let keys: Vec<String> = (0..200).map(|n| format!("{n:0>900}")).collect();
+    let mut text: String = keys.iter().map(|key| format!("SET {key} x\n")).collect();
+    text += &"KEYS\n".repeat(10);
+    let list: String = keys.iter().flat_map(|key| [key, "\n"]).collect();
+    let replies = "OK\n".repeat(keys.len()) + &list.repeat(10);
+    for seed in 1..=3 {
+        let heard = example.ask(text.as_bytes(), &mut Cut::Random(Rng::new(seed), 5_000));
+        assert_same(&heard, replies.as_bytes(), &format!("seed {seed}"));
     }
     example.stop();
 }

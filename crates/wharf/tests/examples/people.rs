@@ -1,13 +1,15 @@
 //! Servers of several clients at a time: chat, push.
 
-use super::common::{Cut, Example, Rng, read_until};
+use super::common::{Cut, Example, Rng, installed, read_until, run};
 use super::each_back_end;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use wharf::BackEnd;
 
 each_back_end! {
     chat_carries_lines_to_the_others_until_the_server_stops,
+    chat_talks_with_nc,
     push_reaches_users_by_name_from_another_thread,
 }
 
@@ -93,6 +95,29 @@ fn chat_carries_lines_to_the_others_until_the_server_stops(back_end: BackEnd) {
             }
         });
     }
+}
+
+fn chat_talks_with_nc(back_end: BackEnd) {
+    let Some(example) = Example::start("chat", back_end) else { return };
+    if installed("nc", "-h") {
+        let (mut ann, _) = guest(&example, &mut []);
+        let mut nc = Command::new("nc");
+        nc.args(["-N", "127.0.0.1", &example.port()]);
+        let heard = run(&mut nc, b"/nick zoe\nhello from nc\n/quit\n");
+        let welcome = read_until(&mut ann, "\n");
+        let name = welcome.strip_prefix("* ").and_then(|rest| rest.strip_suffix(" came in\n"));
+        let name = name.expect("it came in");
+        let first = format!("* you are {name}; /nick NAME, /msg NAME TEXT, /quit\n");
+        assert_eq!(heard, first + "* goodbye\n");
+        for line in [
+            &format!("* {name} is now zoe\n"),
+            "zoe: hello from nc\n",
+            "* zoe left (handler_closed)\n",
+        ] {
+            assert_eq!(read_until(&mut ann, "\n"), line);
+        }
+    }
+    example.stop();
 }
 
 fn push_reaches_users_by_name_from_another_thread(back_end: BackEnd) {
