@@ -302,7 +302,9 @@ impl Plan {
     /// The longest line that the handler takes ([`Workload::Chat`]).
     #[must_use]
     pub fn chat_line_max(&self) -> usize {
-        (self.server.input_bytes as usize - 2).min(250)
+        // What posts can take of an output is half of it.
+        let post_max = self.server.output_bytes as usize / 2;
+        (self.server.input_bytes as usize - 2).min(250).min(post_max - 1)
     }
 
     /// The same run with a planted fault.

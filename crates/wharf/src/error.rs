@@ -274,6 +274,7 @@ impl StartError {
     }
 
     /// The hard limit for open files is below what the link table needs.
+    #[cfg(unix)]
     pub(crate) fn open_files(needed: u64, limit: u64) -> Self {
         let text = format!(
             "the links need {needed} open files, but the hard limit is {limit}; raise it \

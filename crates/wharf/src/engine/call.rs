@@ -141,7 +141,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             server: &self.callbacks.server,
             id,
             count: self.core.shared.shards.len(),
-            now: self.core.shared.instant(self.core.clock),
+            now: self.core.instant(),
         };
         let handler = &self.callbacks.handler;
         match catch_unwind(AssertUnwindSafe(|| handler.on_worker_start(&mut worker))) {

@@ -118,7 +118,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             held: None,
             refused: VecDeque::with_capacity(places as usize),
             retry_at: None,
-            core: Core::new(shard, places, port.pool().clone(), shared),
+            core: Core::new(shard, places, port.pool().clone(), shared, port.now()),
             wheel,
             acceptor: Acceptor::new(),
             posters: Box::default(),

@@ -12,6 +12,7 @@ use crate::server::shared::Shared;
 use crate::shares::{Loan, Shares};
 use crate::stats::ShardStats;
 use std::sync::Arc;
+use std::time::Instant;
 use wharf_port::memory::BufferPool;
 use wharf_port::port::Time;
 
@@ -23,6 +24,8 @@ pub(crate) struct Core {
     pub(crate) now: Time,
     /// The port's clock, as of this turn.
     pub(crate) clock: Time,
+    /// A moment of that clock, as std has it.
+    zero: (Instant, Time),
     /// Counts the turns, so that each link has a budget of calls in each.
     pub(crate) turn: u32,
     pub(crate) slots: Slots,
@@ -50,11 +53,21 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(shard: u8, capacity: u32, pool: BufferPool, shared: Arc<Shared>) -> Self {
+    /// A shard whose port's clock says `now`.
+    pub(crate) fn new(
+        shard: u8,
+        capacity: u32,
+        pool: BufferPool,
+        shared: Arc<Shared>,
+        now: Time,
+    ) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "once: what the port's clock counts from")]
+        let instant = Instant::now();
         Self {
+            zero: (instant, now),
             shard,
-            now: Time::default(),
-            clock: Time::default(),
+            now,
+            clock: now,
             turn: 0,
             slots: Slots::new(capacity, &shared.settings),
             shares: Shares::new(shared.settings.division()),
@@ -75,6 +88,12 @@ impl Core {
     #[inline]
     pub(crate) fn stats(&self) -> &ShardStats {
         &self.stats
+    }
+
+    /// The port's clock, as of this turn, as std's type.
+    pub(crate) fn instant(&self) -> Instant {
+        let (instant, zero) = self.zero;
+        instant + self.clock.since(zero)
     }
 
     /// What other threads ask of this shard's links.
@@ -264,7 +283,7 @@ mod tests {
     use crate::SendError;
     use crate::limits::Settings;
     use std::net::SocketAddr;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
     use wharf_port::memory::Chain;
 
     /// A shard of so many links, all open, and of so many buffers of 64 bytes.
@@ -280,7 +299,7 @@ mod tests {
         };
         settings.check().unwrap();
         let pool = BufferPool::new(settings.shard_pool()).unwrap();
-        let mut core = Core::new(0, links, pool, Arc::new(Shared::new(settings).unwrap()));
+        let mut core = Core::new(0, links, pool, Arc::new(Shared::new(settings).unwrap()), Time(0));
         for _ in 0..links {
             core.slots.open(SocketAddr::from(([127, 0, 0, 1], 1)), 0, Time(0)).unwrap();
         }

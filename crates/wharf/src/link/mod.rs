@@ -82,7 +82,7 @@ impl<S, W> Link<'_, S, W> {
     /// The worker's clock, read once a turn; in the simulator, the simulated one.
     #[must_use]
     pub fn now(&self) -> Instant {
-        self.out.core.shared.instant(self.out.core.clock)
+        self.out.core.instant()
     }
 
     /// What the link has carried so far.

@@ -15,9 +15,9 @@ use crate::stats::{ShardStats, Stats, sum};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wharf_port::memory::{Ledger, LedgerView, MemoryError, Message, MessageBuilder, MessagePool};
-use wharf_port::port::{Poster, Time};
+use wharf_port::port::Poster;
 
 #[expect(
     clippy::disallowed_types,
@@ -88,8 +88,6 @@ fn refusal<T>(error: &wharf_port::port::PostError<T>) -> PostError {
 pub(crate) struct Shared {
     pub(crate) id: ServerId,
     pub(crate) settings: Settings,
-    /// What the shards' clocks are counted from, as std has it.
-    clock: OnceLock<(Instant, Time)>,
     /// Where the listeners listen.
     pub(crate) listeners: OnceLock<Box<[(ListenerId, SocketAddr)]>>,
     /// Gives broadcasts their order: held while one is put into all inboxes.
@@ -155,7 +153,6 @@ impl Shared {
         let posts = (0..=settings.shards).map(|_| MessagePool::new(settings.post_pool()));
         Ok(Self {
             id: ServerId::next(),
-            clock: OnceLock::new(),
             listeners: OnceLock::new(),
             broadcasting: Lock::new(0),
             broadcast: AtomicU64::new(0),
@@ -192,13 +189,6 @@ impl Shared {
 
     pub(crate) fn open_links(&self) -> u64 {
         self.shards.iter().map(|shard| u64::from(shard.open.load(Ordering::Relaxed))).sum()
-    }
-
-    /// A moment of the shards' clocks, as std's type; they all count from the same point.
-    pub(crate) fn instant(&self, time: Time) -> Instant {
-        #[expect(clippy::disallowed_methods, reason = "once: what the clocks are counted from")]
-        let (instant, zero) = *self.clock.get_or_init(|| (Instant::now(), time));
-        instant + time.since(zero)
     }
 
     /// Whether the link is alive, as far as another thread can know.
@@ -348,7 +338,8 @@ impl Shared {
         let mut last = self.broadcasting.lock().unwrap_or_else(PoisonError::into_inner);
         *last += 1;
         for (number, shard) in self.shards.iter().enumerate() {
-            let Some(inlet) = self.inlet(number) else { return Err(PostError::Closed) };
+            // Before the start there are no links.
+            let Some(inlet) = self.inlet(number) else { continue };
             let posted = inlet.broadcast(message.clone(), except, when_slow, *last);
             if posted == Err(PostError::Full) {
                 self.count_missed(u64::from(shard.open.load(Ordering::Relaxed)));

@@ -141,8 +141,8 @@ where
         Ok(counts)
     }
 
-    /// What had reached the server before the peer ended or reset the link is handled; where a
-    /// drain ended by force, what had reached it before the stop.
+    /// What had reached the server before the peer ended or reset the link is handled; if the server
+    /// stopped before, what had reached it before the stop.
     fn judge_input(&self, number: usize, traffic: &Traffic, story: &Story) -> Result<(), String> {
         use DisconnectReason::{PeerClosed, PeerReset};
         let by_peer = matches!(story.fate, Fate::Over(PeerClosed | PeerReset));
@@ -150,8 +150,8 @@ where
             return Ok(());
         }
         let least = match &self.stop_note {
-            Some(stop) if was_forced(stop, traffic) => stop.delivered_by(number),
-            _ => traffic.to_server,
+            Some(stop) => stop.delivered_by(number),
+            None => traffic.to_server,
         };
         ensure!(
             story.unhandled(least) == 0 && story.received <= traffic.to_server,
@@ -176,6 +176,7 @@ where
             Fate::Over(Kicked) => peer.kicked.then_some(Excuse::Kicked),
             Fate::Over(Idle) => self.was_idle(peer, story).then_some(Excuse::Idle),
             Fate::Over(SlowReader) if did_not_read => Some(Excuse::SlowReader),
+            Fate::Over(SlowReader) if peer.kicked => Some(Excuse::Kicked),
             Fate::Over(SlowReader) => self.is_loan_excuse(peer, story),
             Fate::Over(Limit) => {
                 self.is_loan_excuse(peer, story).or_else(|| self.closing(peer, story))
@@ -215,6 +216,10 @@ where
     /// The excuse of a client whose link was closing: that keeps the reason that it had when its
     /// peer then does not do its part.
     fn closing(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
+        if peer.kicked {
+            // It was to be closed in good order, but then at once.
+            return Some(Excuse::Kicked);
+        }
         let traffic = peer.traffic.get();
         let stops = story.fate == Fate::Over(DisconnectReason::ServerStopping);
         if stops && self.stop_note.is_some() && peer.lacks_of_stop == 0 {
