@@ -114,7 +114,7 @@ where
         .answer_timeout(Duration::from_millis(ANSWER_MS));
     let mut config = SimConfig::new(plan.seed);
     config.faults = faults(plan.seed);
-    config.lends_window = plan.seed % 2 == 0;
+    config.lends_window = plan.seed.is_multiple_of(2);
     config.engine_plant = PLANT.get();
     let mut simulation = Simulation::with(config, builder);
     let mut thread = thread(simulation.handle());
