@@ -5,7 +5,7 @@
 //! ```text
 //!   L<client> <number> <padding>   for all others
 //!   W<target> <client> <number>    for the target only; so many lines for all came before
-//!   K<target>                      throws the target out
+//!   K<target>                      throws the target out, at once or not
 //!   S<client> <number>             posted to the client itself, which is answered first
 //!   Q                              says "bye" and closes
 //! ```
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use wharf::sim::Rng;
-use wharf::{DisconnectReason, Error, Handler, Input, Link, LinkId, Result, Worker};
+use wharf::{DisconnectReason, Error, Handler, Input, Link, LinkId, Result, WhenSlow, Worker};
 
 #[derive(Debug)]
 pub(crate) struct Chat {
@@ -107,7 +107,8 @@ impl Chat {
             b'K' => {
                 if let (Some(number), Some(target)) = (number(rest), self.target(rest)) {
                     self.tally.kicked[number].store(true, Ordering::Relaxed);
-                    link.server.link(target).close();
+                    let target = link.server.link(target);
+                    if number % 2 == 0 { target.close() } else { target.abort() }
                 }
             }
             b'S' => {
@@ -140,6 +141,9 @@ impl Handler<usize, Rng> for Chat {
         if let Some(name) = self.tally.names.get(client) {
             assert!(name.set(link.id()).is_ok(), "a client has connected twice");
         }
+        if is_strict(client) {
+            link.out.set_when_slow(WhenSlow::Disconnect);
+        }
         Ok(client)
     }
 
@@ -161,6 +165,11 @@ impl Handler<usize, Rng> for Chat {
         link.server.link(link.id()).post(format!("W{} 0 0\n", link.state));
         self.chance.panic(link.worker);
     }
+}
+
+/// Whether this client's link ends where it misses a line.
+pub(crate) fn is_strict(client: usize) -> bool {
+    client % 8 == 5
 }
 
 /// What a client that quits is told last.

@@ -1,6 +1,6 @@
 //! The client of chat: it knows what may come from whom, and in which order.
 
-use crate::chat::{FAREWELL, Tally, number};
+use crate::chat::{FAREWELL, Tally, is_strict, number};
 use crate::plan::{Plan, letter};
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -172,7 +172,7 @@ impl Client for ChatClient {
     }
 
     fn is_kicked(&self) -> bool {
-        self.tally.kicked[self.number].load(Ordering::Relaxed)
+        is_strict(self.number) || self.tally.kicked[self.number].load(Ordering::Relaxed)
     }
 
     fn waits_for(&self) -> String {

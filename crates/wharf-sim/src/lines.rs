@@ -10,6 +10,8 @@
 //!   U                      how long what is behind it is up to `;;`
 //!   H                      the first of the eight bytes behind it
 //!   N                      a word that comes with an `on_writable` that was asked for
+//!   I                      a word, after which silence is no reason to close
+//!   L <limit>              a word, after which the output holds no more than that; comes first
 //!   C, Y, X                nothing: it closes, is an error, is a line that is too long
 //! ```
 
@@ -18,6 +20,7 @@ use crate::plan::{Plan, Requests};
 use crate::talk::{Chance, number_of};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use wharf::sim::Rng;
 use wharf::{
     Error, FixedSize, Handler, Input, Lines, Link, Output, Result, SendError, Verdict, Worker,
@@ -28,10 +31,15 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
     let mut requests = Requests::default();
     // What belongs to one request must fit into what a link may have unread.
     let behind_max = plan.server.input_bytes as usize - 24;
-    let reply_max = plan.message_max.max(8);
+    let mut reply_max = plan.message_max.max(8);
+    if rng.below(4) == 0 {
+        let limit = 2 * plan.server.grant();
+        reply_max = reply_max.min(limit);
+        requests.add(format!("L {limit}\n").as_bytes(), LIMITED);
+    }
     while requests.text.len() < len {
         let number = requests.ends.len();
-        let kind = rng.one_of(b"EEEEEEEEFSSTTUUHHNNEEEEEEEEFSSTTUUHHNNCYX");
+        let kind = rng.one_of(b"EEEEEEEEFSSTTUUHHNNEEEEEEEEFSSTTUUHHNNICYX");
         let mut text = vec![kind];
         let mut reply = Vec::new();
         match kind {
@@ -68,6 +76,7 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
                 reply = vec![text[text.len() - 8], b'\n'];
             }
             b'N' => reply = NOTIFIED.to_vec(),
+            b'I' => reply = PATIENT.to_vec(),
             b'X' => text.resize(plan.line_max() + 2, b'x'),
             _ => {}
         }
@@ -128,6 +137,8 @@ pub(crate) struct LineState {
     rest: Vec<u8>,
     /// A word is owed that comes with the next `on_writable`.
     is_notified: bool,
+    /// The peer has ended its stream, and the last word is owed.
+    is_ended: bool,
 }
 
 type LineLink<'a> = Link<'a, LineState, Rng>;
@@ -174,6 +185,17 @@ impl LineServer {
             b'N' => {
                 link.out.notify();
                 link.state.is_notified = true;
+                Taken::Done
+            }
+            b'I' => {
+                link.set_idle_timeout(Duration::from_secs(3_600));
+                link.out.send(PATIENT)?;
+                Taken::Done
+            }
+            b'L' => {
+                let limit = link.out.set_limit_bytes(asked);
+                assert_eq!(limit, asked, "two grants are no limit");
+                link.out.send(LIMITED)?;
                 Taken::Done
             }
             b'C' => {
@@ -282,7 +304,7 @@ impl Handler<LineState, Rng> for LineServer {
 
     fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<LineState> {
         let client = number_of(&link.peer());
-        Ok(LineState { client, taken: 0, rest: Vec::new(), is_notified: false })
+        Ok(LineState { client, taken: 0, rest: Vec::new(), is_notified: false, is_ended: false })
     }
 
     fn on_receive(&self, link: &mut LineLink<'_>, input: &mut Input<'_>) -> Result {
@@ -306,6 +328,10 @@ impl Handler<LineState, Rng> for LineServer {
         if !link.state.rest.is_empty() {
             send_rest(link.state, &mut link.out);
         }
+        if link.state.is_ended {
+            link.out.send(LAST)?;
+            link.close();
+        }
         Ok(())
     }
 
@@ -313,6 +339,12 @@ impl Handler<LineState, Rng> for LineServer {
         self.chance.panic(link.worker);
         let LineState { client, rest, is_notified, .. } = &*link.state;
         assert!(rest.is_empty() && !is_notified, "client {client}: on_end before on_writable");
+        if client % 3 == 1 {
+            // The last word comes later; until then the link stays.
+            link.state.is_ended = true;
+            link.out.notify();
+            return Ok(Verdict::Keep);
+        }
         // There is a grant.
         link.out.send(LAST)?;
         Ok(Verdict::Close)
@@ -330,6 +362,8 @@ impl Handler<LineState, Rng> for LineServer {
 
 /// What comes with the `on_writable` that was asked for.
 const NOTIFIED: &[u8] = b"n\n";
+const PATIENT: &[u8] = b"i\n";
+const LIMITED: &[u8] = b"l\n";
 /// What comes when the peer has ended its stream.
 pub(crate) const LAST: &[u8] = b"E\n";
 /// What comes when the server begins to stop, between two replies.

@@ -94,10 +94,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         if is_held || waits_to_answer || slot.owes_drain() {
             return;
         }
-        if slot.input_over && slot.end.is_none() {
-            if slot.paused && slot.phase == Phase::Open {
-                return;
-            }
+        if slot.paused && slot.phase == Phase::Open {
+            return;
+        }
+        if slot.input_over && slot.end.is_none() && !slot.paused {
             if self.core.has_grant(index) {
                 self.tell_end(index);
                 self.end_if_answered(index);

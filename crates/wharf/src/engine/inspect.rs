@@ -68,7 +68,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         // A place can wait for the buffers of a reply whose link has ended.
         ensure!(slot.socket.is_some() || slot.cancelled, "has no socket");
         let limit = self.core.shared.settings.send_queue_bytes as usize;
-        ensure!(slot.used() <= limit, "{} bytes wait, of {limit}", slot.used());
+        // What is in flight on a broken link counts for nothing any more.
+        ensure!(
+            slot.broken.is_some() || slot.used() <= limit,
+            "{} bytes wait, of {limit}",
+            slot.used()
+        );
         let (held, holds) = (slot.held, slot.holds());
         ensure!(held == holds, "holds {holds:?}, counted {held:?}");
         let shares = slot.messages() > 0;

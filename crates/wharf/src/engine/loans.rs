@@ -101,7 +101,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     fn offer_room(&mut self, index: u32) {
         self.core.granting = Some(index);
         if self.core.slots[index].is_served() {
-            self.room_has_grown(index);
+            // One whose call was paid meanwhile has what it asked for.
+            if self.core.slots[index].owes_writable {
+                self.room_has_grown(index);
+            } else {
+                self.serve(index);
+                self.end_if_answered(index);
+            }
         }
         self.core.granting = None;
         self.core.settle(index);

@@ -62,6 +62,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         while self.core.slots[index].is_served() && self.serve_once(index) {
             self.core.settle(index);
         }
+        if self.core.slots[index].owes_writable {
+            self.core.wish_if_short(index);
+        }
     }
 
     /// Makes the call that is next in order; says whether there was one.
@@ -235,14 +238,14 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         if self.core.shared.planted.strikes(EnginePlant::ForgetRoom) {
             return;
         }
-        let slot = &mut self.core.slots[index];
-        if !slot.is_incomplete() {
-            slot.handled = false;
+        let slot = &self.core.slots[index];
+        // What was asked for, bytes or room, is to be there.
+        let waits = slot.is_incomplete()
+            || (slot.owes_writable && slot.ensured > 0 && !self.core.can_pay_writable(index));
+        if !waits {
+            self.core.slots[index].handled = false;
         }
         self.serve(index);
-        if self.core.slots[index].owes_writable {
-            self.core.wish_if_short(index);
-        }
         self.end_if_answered(index);
     }
 }

@@ -190,6 +190,7 @@ impl Core {
         slot.deferral = Some(super::slot::Deferral { bytes, buffers, since: now });
         slot.owe(now);
         self.settle(index);
+        self.publish_room(index);
         let shard = &self.shared.shards[usize::from(self.shard)];
         shard.replies[index as usize].promise(number, parcel);
         Ok(Reply::new(Arc::clone(&self.shared), self.key(index), number, max))

@@ -23,7 +23,7 @@ pub trait Client {
         0
     }
 
-    /// Whether the workload itself has thrown the client out.
+    /// Whether the workload itself has thrown the client out, or has it thrown out if it is slow.
     fn is_kicked(&self) -> bool {
         false
     }

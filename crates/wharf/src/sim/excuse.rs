@@ -176,6 +176,7 @@ where
             Fate::Over(Kicked) => peer.kicked.then_some(Excuse::Kicked),
             Fate::Over(Idle) => self.was_idle(peer, story).then_some(Excuse::Idle),
             Fate::Over(SlowReader) if did_not_read => Some(Excuse::SlowReader),
+            Fate::Over(SlowReader) if peer.kicked => Some(Excuse::Kicked),
             Fate::Over(SlowReader) => self.is_loan_excuse(peer, story),
             Fate::Over(Limit) => {
                 self.is_loan_excuse(peer, story).or_else(|| self.closing(peer, story))
@@ -215,6 +216,10 @@ where
     /// The excuse of a client whose link was closing: that keeps the reason that it had when its
     /// peer then does not do its part.
     fn closing(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
+        if peer.kicked {
+            // It was to be closed in good order, but then at once.
+            return Some(Excuse::Kicked);
+        }
         let traffic = peer.traffic.get();
         let stops = story.fate == Fate::Over(DisconnectReason::ServerStopping);
         if stops && self.stop_note.is_some() && peer.lacks_of_stop == 0 {

@@ -85,6 +85,16 @@ enum Deferred {
     Closes(DisconnectReason),
 }
 
+/// A pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    No,
+    /// A resume from elsewhere may have ended it: whether it was applied before or after it, nobody
+    /// knows.
+    Perhaps,
+    Yes,
+}
+
 /// Why `on_writable` may be called.
 #[derive(Clone, Copy, Debug, Default)]
 struct Owed {
@@ -118,7 +128,7 @@ pub(super) struct Rules {
     /// What the callback that runs asked for.
     wants: usize,
     ensures: usize,
-    is_paused: bool,
+    pause: Pause,
     /// A resume from elsewhere may be applied until this turn.
     resumes_until: u64,
     deferred: Deferred,
@@ -154,7 +164,7 @@ impl Rules {
             begin,
             wants: 0,
             ensures: 0,
-            is_paused: false,
+            pause: Pause::No,
             resumes_until: 0,
             deferred: Deferred::No,
             closes_deferred: false,
@@ -363,7 +373,7 @@ impl Rules {
 
     /// That neither a pause nor a reply holds the input.
     fn check_held(&self) -> Result<(), String> {
-        ensure!(!self.is_paused, "though the link is paused");
+        ensure!(self.pause != Pause::Yes, "though the link is paused");
         let is_out = matches!(self.deferred, Deferred::Out | Deferred::Closes(_));
         ensure!(!is_out, "though a reply is deferred ({:?})", self.deferred);
         Ok(())
@@ -391,9 +401,10 @@ impl Rules {
     /// What the callback that runs, or somebody else, asked for.
     pub(super) fn hear_of(&mut self, act: Act, is_own: bool, facts: &Facts) {
         match act {
-            Act::Pause => self.is_paused = facts.turn > self.resumes_until,
+            Act::Pause if facts.turn > self.resumes_until => self.pause = Pause::Yes,
+            Act::Pause => self.pause = Pause::Perhaps,
             Act::Resume => {
-                (self.is_paused, self.wakes) = (false, true);
+                (self.pause, self.wakes) = (Pause::No, true);
                 if !is_own {
                     self.resumes_until = facts.turn + RESUME_TURNS;
                 }
@@ -477,7 +488,7 @@ impl Rules {
 
     /// Notes whether it is the peer's turn from now on.
     fn note_blocked(&mut self, facts: &Facts) {
-        let is_blocked = self.is_paused || self.deferred == Deferred::Out;
+        let is_blocked = self.pause == Pause::Yes || self.deferred == Deferred::Out;
         match (is_blocked, self.blocked_since_ns) {
             (true, None) => self.blocked_since_ns = Some(facts.link_ns),
             (false, Some(since_ns)) => {
@@ -504,7 +515,7 @@ impl Rules {
 
     /// Whether its own handler keeps it from being called, or from ending.
     pub(super) fn is_held(&self) -> bool {
-        self.is_paused || self.is_kept || self.deferred == Deferred::Out
+        self.pause != Pause::No || self.is_kept || self.deferred == Deferred::Out
     }
 }
 
