@@ -114,7 +114,7 @@ where
         .answer_timeout(Duration::from_millis(ANSWER_MS));
     let mut config = SimConfig::new(plan.seed);
     config.faults = faults(plan.seed);
-    config.lends_window = plan.seed % 2 == 0;
+    config.lends_window = plan.seed.is_multiple_of(2);
     config.engine_plant = PLANT.get();
     let mut simulation = Simulation::with(config, builder);
     let mut thread = thread(simulation.handle());
@@ -127,7 +127,9 @@ where
         simulation.connect(client);
     }
     let server = simulation.handle();
-    let failure = finish(simulation).err();
+    let ended = Arc::clone(&reasons);
+    let all = plan.clients.len();
+    let failure = finish(simulation, move || ended.lock().unwrap().len() == all).err();
     let reasons = std::mem::take(&mut *reasons.lock().unwrap());
     Outcome {
         heard: heard.iter().map(|heard| plan.determined(&heard.borrow())).collect(),
@@ -137,15 +139,18 @@ where
     }
 }
 
-/// Runs until all clients have ended and the server has stopped.
-fn finish<H, S, W>(mut simulation: Simulation<H, S, W>) -> std::result::Result<(), String>
+/// Runs until all clients and, as `is_over` says, all links have ended, and the server has stopped.
+fn finish<H, S, W>(
+    mut simulation: Simulation<H, S, W>,
+    is_over: impl Fn() -> bool,
+) -> std::result::Result<(), String>
 where
     H: Handler<S, W>,
     S: Send + 'static,
     W: 'static,
 {
     let run = |simulation: &mut Simulation<H, S, W>| {
-        simulation.run_until(|simulation| simulation.clients_open() == 0)?;
+        simulation.run_until(|simulation| simulation.clients_open() == 0 && is_over())?;
         if simulation.handle().is_stopping() {
             simulation.stop(Duration::from_secs(60))?;
         }
@@ -261,7 +266,7 @@ impl EngineClient {
             }
             let len = self.plan.readable(self.pauses, read).min(buffer.len());
             match connection.try_read(&mut buffer[..len]) {
-                Ok(0) if is_all => return Some(Next::Close),
+                Ok(0) if is_all || self.plan.may_miss => return Some(Next::Close),
                 Ok(0) => return Some(Next::Cut("by an end".to_owned())),
                 Ok(count) => self.heard.borrow_mut().extend(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -275,9 +280,8 @@ impl EngineClient {
 
     /// Closes if there was nothing to read for too long.
     fn give_up(&mut self, now: Time) -> Option<Next> {
-        let time_ms = self.plan.gives_up_ms?;
-        let time = *self.gives_up_at.get_or_insert(later(now, time_ms));
-        (now >= time).then_some(Next::Close)
+        let time = *self.gives_up_at.get_or_insert(later(now, IDLE_MS / 2));
+        (self.plan.may_miss && now >= time).then_some(Next::Close)
     }
 }
 
@@ -291,7 +295,8 @@ impl Client for EngineClient {
         if let Some(next) = self.read(connection, now) {
             return Ok(next);
         }
-        let times = [self.writes_at, self.reads_at, self.gives_up_at];
+        let gives_up_at = self.gives_up_at.filter(|_| self.plan.may_miss);
+        let times = [self.writes_at, self.reads_at, gives_up_at];
         let wakes_at = times.into_iter().flatten().min();
         Ok(wakes_at.map_or(Next::Wait, Next::Sleep))
     }

@@ -60,8 +60,8 @@ pub(crate) struct ClientPlan {
     pub(crate) finishes: bool,
     /// It says nothing before all clients have heard so many bytes.
     pub(crate) greeting_bytes: usize,
-    /// It closes when it has heard nothing for so long: what it waits for may have been skipped.
-    pub(crate) gives_up_ms: Option<u64>,
+    /// What it waits for may have been skipped. It closes when it has heard nothing for a while.
+    pub(crate) may_miss: bool,
 }
 
 impl Plan {
@@ -175,7 +175,7 @@ impl ClientPlan {
             reason,
             read_pauses,
             greeting_bytes: if is_room { talks::GREETING.len() } else { 0 },
-            gives_up_ms: is_room.then_some(IDLE_MS / 2),
+            may_miss: is_room || is_push,
         }
     }
 
