@@ -70,6 +70,10 @@ pub enum Fault {
     WaitsForLoanInsteadOfSend,
     /// What the first waiter needs is not reserved for it.
     NothingIsReserved,
+    /// `on_drain` comes after an `on_writable` that is owed.
+    WritableBeforeDrain,
+    /// After a refusal `on_writable` comes at the grant, whatever was refused.
+    FullAsksForGrant,
 }
 
 thread_local! {
@@ -116,6 +120,8 @@ impl Fault {
         Self::ClosesOneAtATime,
         Self::WaitsForLoanInsteadOfSend,
         Self::NothingIsReserved,
+        Self::WritableBeforeDrain,
+        Self::FullAsksForGrant,
     ];
 
     /// Runs `act` with this fault planted in this thread.

@@ -299,7 +299,8 @@ impl Output<'_> {
     ///
     /// # Errors
     ///
-    /// - [`SendError::Full`]: the [`spare_capacity`](Self::spare_capacity) is less than that now.
+    /// - [`SendError::Full`]: the [`spare_capacity`](Self::spare_capacity) is less than that now. It
+    ///   counts as [`ensure`](Self::ensure) of its length.
     /// - [`SendError::TooLarge`]: it always is.
     /// - [`SendError::Closed`]: the link is closing, or the output is finished.
     pub fn send(&mut self, payload: impl Payload) -> Result<(), SendError> {
@@ -310,7 +311,8 @@ impl Output<'_> {
         let Some(bytes) = bytes else { return Err(SendError::TooLarge) };
         if bytes.len() > self.queue.spare_bytes() {
             self.queue.refused += 1;
-            self.owe(0);
+            // As `ensure`: at the grant the same message would be refused again and again.
+            self.owe(if planted(Fault::FullAsksForGrant) { 0 } else { bytes.len() });
             return Err(self.full());
         }
         self.queue.push(&bytes);

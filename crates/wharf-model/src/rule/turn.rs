@@ -46,8 +46,12 @@ where
             }
             return true;
         }
-        moved |= self.call_writable(at);
+        if planted(Fault::WritableBeforeDrain) {
+            moved |= self.call_writable(at);
+        }
+        // First: a handler that fills its output in each `on_writable` would leave no grant for it.
         moved |= self.call_drain(at);
+        moved |= self.call_writable(at);
         moved |= self.call_receive(at);
         let slot = &self.slots[at];
         if !slot.is_open() || slot.pool_turns > 0 || slot.input.claim.is_some() {

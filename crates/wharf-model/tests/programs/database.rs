@@ -3,6 +3,7 @@
 //! `balance NAME` is replied to from memory, `sum` asks the database: those calls ask to run in the pool.
 
 use crate::check;
+use crate::talks::{PEER_CLOSED, Talk};
 use std::rc::Rc;
 use wharf_model::{Handler, Input, Link, Result, Worker};
 
@@ -70,7 +71,7 @@ pub(crate) fn run(seeds: u64) {
     check(
         seeds,
         || Bank,
-        |rng| {
+        |rng, _| {
             let (mut text, mut replies) = (String::new(), String::new());
             for n in 0..rng.below(200) {
                 if rng.once_in(2) {
@@ -82,7 +83,8 @@ pub(crate) fn run(seeds: u64) {
                     replies += &format!("{}\n", 1 + name.len());
                 }
             }
-            (text.into_bytes(), replies.into_bytes())
+            let (text, expected) = (text.into_bytes(), replies.into_bytes());
+            Talk { text, expected, reason: PEER_CLOSED, must_finish: false }
         },
     );
 }

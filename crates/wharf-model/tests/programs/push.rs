@@ -1,50 +1,9 @@
-//! Pushes to users by name, from another thread: `LOGIN name`, and then wait.
+//! Pushes to users by name: each push comes or is counted, and a second login replaces the first.
 
 use crate::common::{id_of, small};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-use wharf_model::{
-    DisconnectReason, Handler, Input, Link, LinkEnd, LinkId, Model, Result, Rng, Settings, Verdict,
-};
-
-#[derive(Default)]
-struct Online {
-    users: Mutex<HashMap<String, LinkId>>,
-}
-
-impl Handler<String> for Online {
-    fn on_connect(&self, _: &mut Link<'_>) -> Result<String> {
-        Ok(String::new())
-    }
-
-    fn on_receive(&self, link: &mut Link<'_, String>, input: &mut Input<'_>) -> Result {
-        let Some(line) = input.line(128)? else { return Ok(()) };
-        match str::from_utf8(line)?.split_once(' ') {
-            Some(("LOGIN", name)) if link.state.is_empty() => {
-                *link.state = name.to_owned();
-                let old = self.users.lock().unwrap().insert(name.to_owned(), link.id());
-                // The same user with a new phone: the old one has to go.
-                if let Some(old) = old {
-                    link.server.link(old).close();
-                }
-                Ok(link.out.send("OK\n")?)
-            }
-            _ => Ok(link.out.send("ERR\n")?),
-        }
-    }
-
-    fn on_idle(&self, link: &mut Link<'_, String>) -> Result<Verdict> {
-        link.out.send("PING\n")?;
-        Ok(Verdict::Keep)
-    }
-
-    fn on_disconnect(&self, link: &mut Link<'_, String>, _: DisconnectReason) {
-        let mut users = self.users.lock().unwrap();
-        if users.get(link.state) == Some(&link.id()) {
-            users.remove(link.state);
-        }
-    }
-}
+use crate::handlers::push::Online;
+use std::sync::Arc;
+use wharf_model::{DisconnectReason, LinkEnd, Model, Rng, Settings};
 
 pub(crate) fn run(seeds: u64) {
     for seed in 1..=seeds {

@@ -327,6 +327,35 @@ pub(crate) fn a_drain_handles_unread_input_of_a_paused_link(_: u64) {
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::ServerStopping));
 }
 
+pub(crate) fn a_drain_is_told_to_a_handler_that_fills_its_output(_: u64) {
+    /// Sends characters without end, as many as there is capacity for.
+    struct Generator;
+    impl Handler for Generator {
+        fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+            input.consume(9);
+            self.on_writable(link)
+        }
+
+        fn on_writable(&self, link: &mut Link<'_>) -> Result {
+            link.out.send_some(&[b'.'; 1_000]);
+            Ok(())
+        }
+
+        fn on_drain(&self, link: &mut Link<'_>) -> Result<Verdict> {
+            link.out.send("bye")?;
+            link.close();
+            Ok(Verdict::Close)
+        }
+    }
+    let mut model = Model::new(Generator, Settings::default());
+    let link = model.connect();
+    model.arrive(link, b"go");
+    turns(&mut model, 9);
+    model.server().stop(MINUTE);
+    assert!(settle(&mut model, link).ends_with(".bye"));
+    assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::HandlerClosed));
+}
+
 pub(crate) fn keep_at_a_drain_is_until_close_or_the_drain_timeout(_: u64) {
     struct Stays;
     impl Handler for Stays {

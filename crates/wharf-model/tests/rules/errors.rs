@@ -78,6 +78,28 @@ pub(crate) fn a_reply_above_the_grant_waits_or_is_the_handlers_fault(_: u64) {
     assert_eq!(run(true, 390), (1950, LinkEnd::Open));
 }
 
+pub(crate) fn a_refused_message_is_tried_again_when_it_fits(_: u64) {
+    /// Replies to each line with 390 bytes; what is refused is tried again.
+    struct Again;
+    impl Handler for Again {
+        fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+            let Some(_) = input.line(50)? else { return Ok(()) };
+            match link.out.send([b'a'; 390]) {
+                Err(SendError::Full) => input.rewind(),
+                sent => sent?,
+            }
+            Ok(())
+        }
+    }
+    let mut model = Model::new(Again, Settings::default());
+    let link = model.connect();
+    model.arrive(link, &b"again\n".repeat(5));
+    assert_eq!(settle(&mut model, link).len(), 5 * 390);
+    let view = model.link(link);
+    assert!(view.refused > 0, "no message was refused");
+    assert!(view.writables <= 5, "called again and again: {view:?}");
+}
+
 /// Opens a partner, and replies itself to `cached`.
 struct Gate;
 

@@ -36,6 +36,7 @@ checks! {
         an_error_of_on_end_closes_the_link
         a_limit_is_at_least_two_grants
         a_reply_above_the_grant_waits_or_is_the_handlers_fault
+        a_refused_message_is_tried_again_when_it_fits
         a_link_with_a_partner_asks_for_its_own_output
         the_partners_error_closes_the_link_that_returned_it
         what_can_never_be_is_an_error_at_once
@@ -69,6 +70,7 @@ checks! {
         a_link_is_idle_when_the_peer_owes_something
         a_drain_handles_and_sends_what_began_before_it
         a_drain_handles_unread_input_of_a_paused_link
+        a_drain_is_told_to_a_handler_that_fills_its_output
         keep_at_a_drain_is_until_close_or_the_drain_timeout;
     posts:
         posts_leave_free_what_the_handler_was_promised

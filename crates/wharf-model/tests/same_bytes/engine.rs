@@ -1,70 +1,165 @@
-//! A plan on the engine, with a simulated port.
+//! A plan on the engine, with simulated ports.
 
 use crate::Outcome;
-use crate::plan::{ClientPlan, Plan};
-use crate::program::{Partial, Program};
-use std::cell::RefCell;
+use crate::plan::{ANSWER_MS, ClientPlan, IDLE_MS, Plan};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use wharf::sim::{Client, FaultKind, Faults, Next, SimClient, SimConfig, Simulation, Time};
-use wharf::{DisconnectReason, Handler, Link, Result, Server};
+use std::time::Duration;
+use wharf as api;
+use wharf::sim::{
+    Client, EnginePlant, FaultKind, Faults, Next, SimClient, SimConfig, Simulation, Time,
+};
+use wharf::{
+    Address, DisconnectReason, Handle, Handler, Input, Link, Result, Server, Verdict, Worker,
+};
 use wharf_model::Rng;
+
+#[path = "../programs/handlers/mod.rs"]
+mod handlers;
+#[path = "start.rs"]
+mod start;
+
+thread_local! {
+    static SHARDS: Cell<usize> = const { Cell::new(1) };
+    static PLANT: Cell<Option<EnginePlant>> = const { Cell::new(None) };
+}
+
+/// Runs a plan on so many shards, with a fault that is planted in the engine, if any.
+pub(crate) fn run(plan: &Plan, shards: usize, plant: Option<EnginePlant>) -> Outcome {
+    SHARDS.set(shards);
+    PLANT.set(plant);
+    start::run(plan)
+}
 
 type Reasons = Arc<Mutex<BTreeMap<usize, &'static str>>>;
 
-/// A program as a handler that takes all it is given.
-struct OnEngine {
-    program: Program,
+/// A handler that notes why its links end.
+struct Noted<H> {
+    inner: H,
     reasons: Reasons,
 }
 
-impl Handler for OnEngine {
-    type Worker = ();
-    type State = Partial;
-
-    fn on_receive(&self, (): &mut (), link: &mut Link<'_, Partial>, data: &[u8]) -> Result {
-        let mut partial = std::mem::take(link.state());
-        self.program.receive(&mut partial, data, |reply| link.send(reply))?;
-        *link.state() = partial;
-        Ok(())
+impl<H, S, W> Handler<S, W> for Noted<H>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
+    fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<W> {
+        self.inner.on_worker_start(worker)
     }
 
-    fn on_disconnect(&self, (): &mut (), link: &mut Link<'_, Partial>, reason: DisconnectReason) {
+    fn on_connect(&self, link: &mut Link<'_, (), W>) -> Result<S> {
+        self.inner.on_connect(link)
+    }
+
+    fn on_receive(&self, link: &mut Link<'_, S, W>, input: &mut Input<'_>) -> Result {
+        self.inner.on_receive(link, input)
+    }
+
+    fn on_writable(&self, link: &mut Link<'_, S, W>) -> Result {
+        self.inner.on_writable(link)
+    }
+
+    fn on_end(&self, link: &mut Link<'_, S, W>, input: &mut Input<'_>) -> Result<Verdict> {
+        self.inner.on_end(link, input)
+    }
+
+    fn on_idle(&self, link: &mut Link<'_, S, W>) -> Result<Verdict> {
+        self.inner.on_idle(link)
+    }
+
+    fn on_drain(&self, link: &mut Link<'_, S, W>) -> Result<Verdict> {
+        self.inner.on_drain(link)
+    }
+
+    fn on_disconnect(&self, link: &mut Link<'_, S, W>, reason: DisconnectReason) {
         self.reasons.lock().unwrap().insert(number_of(link.peer()), reason.name());
+        self.inner.on_disconnect(link, reason);
     }
 }
 
 /// The number of the client at this address: 10.0.0.0 plus the number.
-fn number_of(peer: SocketAddr) -> usize {
+fn number_of(peer: Address) -> usize {
     match peer.ip() {
-        IpAddr::V4(address) => usize::from(address.octets()[3]),
-        IpAddr::V6(_) => usize::MAX,
+        Some(IpAddr::V4(address)) => usize::from(address.octets()[3]),
+        _ => usize::MAX,
     }
 }
 
-pub(crate) fn run(plan: &Plan) -> Outcome {
+/// Runs the plan with this handler, and with a part of the program beside it.
+fn serve<H, S, W, T>(plan: &Plan, handler: H, thread: impl FnOnce(Handle) -> T) -> Outcome
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+    T: FnMut(u64) -> Option<u64> + 'static,
+{
     let number = |value: usize| u32::try_from(value).unwrap();
-    let builder = Server::builder()
-        .shards(number(plan.shards))
-        .links(number(plan.clients.len().max(plan.shards)))
-        .buffer_size(number(plan.buffer_size_bytes))
-        .send_queue(number(plan.output_bytes));
-    let mut config = SimConfig::new(plan.seed);
-    config.builder = builder;
-    config.faults = faults(plan.seed);
+    let shards = SHARDS.get();
     let reasons = Reasons::default();
-    let handler = OnEngine { program: plan.program, reasons: Arc::clone(&reasons) };
-    let mut simulation = Simulation::with(config, handler);
+    let builder = Server::builder(Noted { inner: handler, reasons: Arc::clone(&reasons) })
+        .shards(number(shards))
+        .links_max(number(shards * plan.clients.len()))
+        .buffer_count(number(shards * plan.buffer_count))
+        .buffer_size_bytes(number(plan.buffer_size_bytes))
+        .grant_bytes(number(plan.grant_bytes))
+        .input_bytes(number(plan.input_bytes))
+        .output_bytes(number(plan.output_bytes))
+        .idle_timeout(Duration::from_millis(IDLE_MS))
+        .answer_timeout(Duration::from_millis(ANSWER_MS));
+    let mut config = SimConfig::new(plan.seed);
+    config.faults = faults(plan.seed);
+    config.lends_window = plan.seed.is_multiple_of(2);
+    config.engine_plant = PLANT.get();
+    let mut simulation = Simulation::with(config, builder);
+    let mut thread = thread(simulation.handle());
+    simulation.run_beside(move |now| thread(millis(now)).map(|time_ms| at(time_ms).max(now)));
     let heard: Vec<Rc<RefCell<Vec<u8>>>> = plan.clients.iter().map(|_| Rc::default()).collect();
+    let greeted = Rc::new(Cell::new(0));
     for (client, heard) in plan.clients.iter().zip(&heard) {
-        simulation.connect(EngineClient::new(client.clone(), Rc::clone(heard)));
+        let heard = Rc::clone(heard);
+        let client = EngineClient::new(client, plan.clients.len(), heard, Rc::clone(&greeted));
+        simulation.connect(client);
     }
-    let failure = simulation.finish().err().map(|failure| failure.to_string());
+    let server = simulation.handle();
+    let ended = Arc::clone(&reasons);
+    let all = plan.clients.len();
+    let failure = finish(simulation, move || ended.lock().unwrap().len() == all).err();
     let reasons = std::mem::take(&mut *reasons.lock().unwrap());
-    Outcome { heard: heard.iter().map(|heard| heard.take()).collect(), reasons, failure }
+    Outcome {
+        heard: heard.iter().map(|heard| plan.determined(&heard.borrow())).collect(),
+        reasons,
+        missed: server.stats().missed,
+        failure,
+    }
+}
+
+/// Runs until all clients and, as `is_over` says, all links have ended, and the server has stopped.
+fn finish<H, S, W>(
+    mut simulation: Simulation<H, S, W>,
+    is_over: impl Fn() -> bool,
+) -> std::result::Result<(), String>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
+    let run = |simulation: &mut Simulation<H, S, W>| {
+        simulation.run_until(|simulation| simulation.clients_open() == 0 && is_over())?;
+        if simulation.handle().is_stopping() {
+            simulation.stop(Duration::from_secs(60))?;
+        }
+        Ok(())
+    };
+    run(&mut simulation)
+        .and_then(|()| simulation.finish())
+        .map(drop)
+        .map_err(|failure: wharf::sim::SimFailure| failure.to_string())
 }
 
 /// What splits and delays, and breaks nothing.
@@ -86,29 +181,50 @@ fn faults(seed: u64) -> Faults {
 struct EngineClient {
     plan: ClientPlan,
     heard: Rc<RefCell<Vec<u8>>>,
+    /// Clients, and how many of them have heard their greeting.
+    count: usize,
+    greeted: Rc<Cell<usize>>,
+    is_greeted: bool,
     written: usize,
     finished: bool,
     /// Pauses of reading that have begun.
     pauses: usize,
     writes_at: Option<Time>,
     reads_at: Option<Time>,
+    gives_up_at: Option<Time>,
 }
 
 impl EngineClient {
-    fn new(plan: ClientPlan, heard: Rc<RefCell<Vec<u8>>>) -> Self {
+    fn new(
+        plan: &ClientPlan,
+        count: usize,
+        heard: Rc<RefCell<Vec<u8>>>,
+        greeted: Rc<Cell<usize>>,
+    ) -> Self {
         Self {
-            plan,
+            plan: plan.clone(),
             heard,
+            count,
+            greeted,
+            is_greeted: false,
             written: 0,
             finished: false,
             pauses: 0,
             writes_at: None,
             reads_at: None,
+            gives_up_at: None,
         }
     }
 
     /// Writes until it would block or pauses.
     fn write(&mut self, connection: &mut SimClient, now: Time) {
+        if !self.is_greeted && self.heard.borrow().len() >= self.plan.greeting_bytes {
+            self.is_greeted = true;
+            self.greeted.set(self.greeted.get() + 1);
+        }
+        if self.greeted.get() < self.count {
+            self.writes_at = Some(later(now, 1));
+        }
         if self.writes_at.is_some_and(|time| time > now) {
             return;
         }
@@ -145,18 +261,27 @@ impl EngineClient {
                 continue;
             }
             let is_all = read >= self.plan.expected.len();
-            if is_all && !self.plan.finishes && self.written == self.plan.text.len() {
+            if is_all && !self.plan.hears_end() && self.written == self.plan.text.len() {
                 return Some(Next::Close);
             }
             let len = self.plan.readable(self.pauses, read).min(buffer.len());
             match connection.try_read(&mut buffer[..len]) {
-                Ok(0) if is_all => return Some(Next::Close),
+                Ok(0) if is_all || self.plan.may_miss => return Some(Next::Close),
                 Ok(0) => return Some(Next::Cut("by an end".to_owned())),
                 Ok(count) => self.heard.borrow_mut().extend(&buffer[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return self.give_up(now);
+                }
                 Err(_) => return Some(Next::Cut("by a reset".to_owned())),
             }
+            self.gives_up_at = None;
         }
+    }
+
+    /// Closes if there was nothing to read for too long.
+    fn give_up(&mut self, now: Time) -> Option<Next> {
+        let time = *self.gives_up_at.get_or_insert(later(now, IDLE_MS / 2));
+        (self.plan.may_miss && now >= time).then_some(Next::Close)
     }
 }
 
@@ -170,7 +295,9 @@ impl Client for EngineClient {
         if let Some(next) = self.read(connection, now) {
             return Ok(next);
         }
-        let wakes_at = self.writes_at.into_iter().chain(self.reads_at).min();
+        let gives_up_at = self.gives_up_at.filter(|_| self.plan.may_miss);
+        let times = [self.writes_at, self.reads_at, gives_up_at];
+        let wakes_at = times.into_iter().flatten().min();
         Ok(wakes_at.map_or(Next::Wait, Next::Sleep))
     }
 
@@ -186,4 +313,12 @@ impl Client for EngineClient {
 
 fn later(now: Time, time_ms: u64) -> Time {
     Time(now.0 + time_ms * 1_000_000)
+}
+
+fn millis(time: Time) -> u64 {
+    time.0 / 1_000_000
+}
+
+fn at(time_ms: u64) -> Time {
+    Time(time_ms * 1_000_000)
 }

@@ -1,26 +1,16 @@
 //! A plan on the model.
 
 use crate::Outcome;
-use crate::plan::{ClientPlan, Plan};
-use crate::program::{Partial, Program};
-use wharf_model::{Handler, Input, Link, LinkEnd, Model, Result, Rng, Settings};
+use crate::plan::{ANSWER_MS, ClientPlan, IDLE_MS, Plan};
+use wharf_model as api;
+use wharf_model::{Handle, Handler, LinkEnd, Model, Rng, Settings};
 
-/// A program as a handler that takes all it is given, a buffer at a time.
-struct OnModel(Program);
+#[path = "../programs/handlers/mod.rs"]
+mod handlers;
+#[path = "start.rs"]
+mod start;
 
-impl Handler<Partial> for OnModel {
-    fn on_connect(&self, _: &mut Link<'_>) -> Result<Partial> {
-        Ok(Partial::default())
-    }
-
-    fn on_receive(&self, link: &mut Link<'_, Partial>, input: &mut Input<'_>) -> Result {
-        let data = input.chunk();
-        self.0.receive(link.state, data, |reply| link.out.send(reply))?;
-        let len = data.len();
-        input.consume(len);
-        Ok(())
-    }
-}
+pub(crate) use start::run;
 
 /// A client, and what it has done.
 struct ModelClient<'a> {
@@ -33,14 +23,28 @@ struct ModelClient<'a> {
     reads_at_ms: u64,
 }
 
-type Server = Model<OnModel, Partial, ()>;
+impl<'a> ModelClient<'a> {
+    fn new(plan: &'a ClientPlan, link: usize) -> Self {
+        let heard = Vec::new();
+        Self { plan, link, heard, written: 0, pauses: 0, writes_at_ms: 0, reads_at_ms: 0 }
+    }
 
-impl ModelClient<'_> {
     /// Writes and reads what it may now. Whether it did something.
-    fn go_on(&mut self, model: &mut Server, now_ms: u64, rng: &mut Rng) -> bool {
+    fn go_on<H, S, W>(
+        &mut self,
+        model: &mut Model<H, S, W>,
+        now_ms: u64,
+        is_greeted: bool,
+        rng: &mut Rng,
+    ) -> bool
+    where
+        H: Handler<S, W>,
+        S: Send + 'static,
+        W: 'static,
+    {
         let mut moved = false;
-        if now_ms >= self.writes_at_ms && self.written < self.plan.text.len() {
-            let rest = &self.plan.text[self.written..];
+        let rest = &self.plan.text[self.written..];
+        if is_greeted && now_ms >= self.writes_at_ms && !rest.is_empty() {
             let written = model.arrive(self.link, &rest[..rest.len().min(self.plan.chunk)]);
             self.written += written;
             self.writes_at_ms = now_ms + self.plan.write_pause_ms;
@@ -56,8 +60,9 @@ impl ModelClient<'_> {
             self.heard.extend(heard);
         }
         let is_written = self.written == self.plan.text.len();
-        let closes = self.plan.finishes || self.heard.len() >= self.plan.expected.len();
-        if is_written && closes && !model.link(self.link).is_ended {
+        let has_all = self.heard.len() >= self.plan.expected.len();
+        let ends = self.plan.finishes || (has_all && !self.plan.hears_end());
+        if is_written && ends && !model.link(self.link).is_ended {
             model.finish(self.link);
             moved = true;
         }
@@ -65,55 +70,61 @@ impl ModelClient<'_> {
     }
 }
 
-pub(crate) fn run(plan: &Plan) -> Outcome {
+/// Runs the plan with this handler, and with a part of the program beside it.
+fn serve<H, S, W, T>(plan: &Plan, handler: H, thread: impl FnOnce(Handle) -> T) -> Outcome
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+    T: FnMut(u64) -> Option<u64>,
+{
     let mut rng = Rng::new(plan.seed);
     let settings = Settings {
         buffer_size_bytes: plan.buffer_size_bytes,
         buffer_count: plan.buffer_count,
         links_max: plan.clients.len(),
-        input_bytes: plan.output_bytes,
+        input_bytes: plan.input_bytes,
         output_bytes: plan.output_bytes,
-        grant_bytes: plan.buffer_size_bytes,
+        grant_bytes: plan.grant_bytes,
         send_buffers_max: 1 + rng.below(8),
-        idle_timeout_ms: 60_000,
+        idle_timeout_ms: IDLE_MS,
         stall_timeout_ms: 30_000,
+        answer_timeout_ms: ANSWER_MS,
         ..Settings::default()
     };
-    let mut model = Model::new(OnModel(plan.program), settings);
-    let mut clients: Vec<ModelClient<'_>> = plan
-        .clients
-        .iter()
-        .map(|plan| ModelClient {
-            plan,
-            link: model.connect(),
-            heard: Vec::new(),
-            written: 0,
-            pauses: 0,
-            writes_at_ms: 0,
-            reads_at_ms: 0,
-        })
-        .collect();
-    let mut now_ms = 0;
-    let mut quiet_ms = 0;
-    // Nothing may happen for as long as a pause takes.
+    let mut model = Model::new(handler, settings);
+    let mut thread = thread(model.server().clone());
+    let mut clients: Vec<ModelClient<'_>> =
+        plan.clients.iter().map(|plan| ModelClient::new(plan, model.connect())).collect();
+    let (mut now_ms, mut quiet_ms) = (0, 0);
+    // Nothing may happen for as long as the longest timeout takes.
     while quiet_ms < QUIET_MS {
-        let mut moved = false;
+        let is_greeted =
+            clients.iter().all(|client| client.heard.len() >= client.plan.greeting_bytes);
+        let mut moved = thread(now_ms) == Some(now_ms);
         for client in &mut clients {
-            moved |= client.go_on(&mut model, now_ms, &mut rng);
+            moved |= client.go_on(&mut model, now_ms, is_greeted, &mut rng);
         }
         moved |= model.turn();
         model.tick(1);
         now_ms += 1;
         quiet_ms = if moved { 0 } else { quiet_ms + 1 };
+        let is_over = |client: &ModelClient<'_>| {
+            let link = model.link(client.link);
+            matches!(link.end, LinkEnd::Over(_)) && link.unsent_bytes == 0
+        };
+        if !moved && clients.iter().all(is_over) {
+            break;
+        }
     }
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { missed: model.server().stats().missed, ..Outcome::default() };
     for (number, client) in clients.into_iter().enumerate() {
         if let LinkEnd::Over(reason) = model.link(client.link).end {
             outcome.reasons.insert(number, reason.name());
         }
-        outcome.heard.push(client.heard);
+        outcome.heard.push(plan.determined(&client.heard));
     }
     outcome
 }
 
-const QUIET_MS: u64 = 10_000;
+const QUIET_MS: u64 = IDLE_MS + 2_000;

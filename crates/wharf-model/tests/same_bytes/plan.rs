@@ -1,15 +1,24 @@
 //! What a seed means: sizes, and what each client does.
 
-use crate::program::Program;
+use crate::talks::{self, PEER_CLOSED, Talk};
 use wharf_model::Rng;
 
-/// How much of what its client says an output holds.
+/// The programs that run on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outputs {
-    /// All of it, in a quarter of the limit: reading is never paused.
-    Roomy,
-    /// A part of it. At least two of the longest replies.
-    Tight,
+pub(crate) enum Program {
+    Echo,
+    Messages,
+    Keyvalue,
+    Frames,
+    Http,
+    Redis,
+    Download,
+    Stream,
+    Patient,
+    Paused,
+    Deferred,
+    Push,
+    Room,
 }
 
 /// A run.
@@ -17,12 +26,17 @@ pub(crate) enum Outputs {
 pub(crate) struct Plan {
     pub(crate) program: Program,
     pub(crate) seed: u64,
-    pub(crate) shards: usize,
     pub(crate) buffer_size_bytes: usize,
-    /// The most that may be queued on a link. Twice as much as one call can reply, or more.
+    pub(crate) grant_bytes: usize,
+    pub(crate) input_bytes: usize,
     pub(crate) output_bytes: usize,
-    /// Enough for all links' full inputs and outputs: nothing waits for another link's buffers.
+    /// Buffers of a shard: enough for all links' full inputs and outputs, so that no link waits for a loan.
     pub(crate) buffer_count: usize,
+    /// Pushes that each user gets, and the milliseconds between two of them.
+    pub(crate) pushes: usize,
+    pub(crate) push_pause_ms: u64,
+    /// The server stops after the pushes; otherwise each link is closed.
+    pub(crate) stops: bool,
     pub(crate) clients: Vec<ClientPlan>,
 }
 
@@ -33,76 +47,141 @@ pub(crate) struct ClientPlan {
     pub(crate) text: Vec<u8>,
     /// What it must hear.
     pub(crate) expected: Vec<u8>,
+    /// Why its link must end.
+    pub(crate) reason: &'static str,
     /// Bytes that it writes at once.
     pub(crate) chunk: usize,
     /// Milliseconds between two writes.
     pub(crate) write_pause_ms: u64,
     /// It stops reading at these counts of bytes, for so many milliseconds. Ascending.
     pub(crate) read_pauses: Vec<(usize, u64)>,
-    /// It ends its half of the stream when all is written, and hears the end of the other half. Else it
-    /// closes when it has heard all.
+    /// It ends its half of the stream when all is written, and hears the end of the other half. Otherwise
+    /// it closes when it has heard all; where the server ends the link, after the end of that half.
     pub(crate) finishes: bool,
+    /// It says nothing before all clients have heard so many bytes.
+    pub(crate) greeting_bytes: usize,
+    /// What it waits for may have been skipped. It closes when it has heard nothing for a while.
+    pub(crate) may_miss: bool,
 }
 
 impl Plan {
-    pub(crate) fn new(program: Program, outputs: Outputs, seed: u64) -> Self {
+    pub(crate) fn new(program: Program, seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let buffer_size_bytes = rng.pick(&[64, 128, 512, 2_048]);
+        let buffer_size_bytes = rng.pick(&[64, 100, 512, 2_048]);
+        let grant_bytes = 100 + rng.below(100);
         let message_max = match program {
-            Program::Echo => 0,
-            _ => buffer_size_bytes * (1 + rng.below(20)),
+            Program::Messages => 4 + talks::MESSAGE_MAX,
+            _ => 410,
         };
-        let reply_max = message_max + 4 + buffer_size_bytes;
-        let tight_bytes = reply_max * (2 + rng.below(5));
-        // Up to four times as much as a tight output holds.
-        let text_max = (4 * tight_bytes).min(TEXT_MAX);
-        let clients: Vec<ClientPlan> = (0..=rng.below(6))
-            .map(|_| ClientPlan::new(program, message_max, text_max, &mut rng))
-            .collect();
-        let output_bytes = match outputs {
-            Outputs::Tight => tight_bytes,
-            Outputs::Roomy => 5 * (text_max + reply_max),
-        };
-        let link_buffers = 4 + 3 * output_bytes.div_ceil(buffer_size_bytes);
-        let shards = 1 + rng.below(4);
-        Self {
+        let tight = message_max.max(2 * grant_bytes).max(2 * buffer_size_bytes) + rng.below(300);
+        // Twice what all posts of a room take, where none is to be skipped.
+        let is_roomy = rng.once_in(if program == Program::Room { 2 } else { 3 });
+        let output_bytes = if is_roomy { tight + 20_000 } else { tight };
+        let input_bytes = message_max + rng.below(300);
+        let link_buffers = 8 + 3 * (input_bytes + output_bytes).div_ceil(buffer_size_bytes);
+        let count = 1 + rng.below(NAMES.len());
+        let mut plan = Self {
             program,
             seed,
-            shards,
             buffer_size_bytes,
+            grant_bytes,
+            input_bytes,
             output_bytes,
-            buffer_count: shards * (256 + 2 * link_buffers * clients.len()),
-            clients,
+            buffer_count: 256 + 2 * link_buffers * count,
+            pushes: rng.pick(&[3, 30, 300]),
+            push_pause_ms: rng.pick(&[0, 1, 30]),
+            stops: rng.once_in(2),
+            clients: Vec::new(),
+        };
+        let talks = plan.talks(&NAMES[..count], &mut rng);
+        plan.clients =
+            talks.into_iter().map(|talk| ClientPlan::new(program, talk, &mut rng)).collect();
+        plan
+    }
+
+    fn talks(&self, names: &[&str], rng: &mut Rng) -> Vec<Talk> {
+        if self.program == Program::Room {
+            return room(names, rng);
         }
+        let files = talks::files();
+        let talk = |name: &&str| match self.program {
+            Program::Echo => talks::echo(rng, name),
+            Program::Messages => talks::messages(rng, name),
+            Program::Keyvalue => talks::keyvalue(rng, name),
+            Program::Frames => talks::frames(rng, name),
+            Program::Http => talks::http(rng, name),
+            Program::Redis => talks::redis(rng, name),
+            Program::Download => talks::download(rng, &files),
+            Program::Stream => talks::stream(rng, name),
+            Program::Patient | Program::Paused => talks::lines(rng, name),
+            Program::Deferred => talks::deferred(rng, name),
+            Program::Push | Program::Room => talks::push(rng, name, self.pushes, self.stops),
+        };
+        names.iter().map(talk).collect()
+    }
+
+    /// What a client has heard, as far as the program determines it: in a room the lines of each speaker
+    /// keep their order, whatever comes between them.
+    pub(crate) fn determined(&self, heard: &[u8]) -> Vec<u8> {
+        if self.program == Program::Room { by_speaker(heard) } else { heard.to_vec() }
     }
 }
 
-impl ClientPlan {
-    fn new(program: Program, message_max: usize, text_max: usize, rng: &mut Rng) -> Self {
-        let len = rng.below(text_max);
-        let mut text = Vec::new();
-        while text.len() < len {
-            let mut body = rng.letters(if program == Program::Echo { 2_000 } else { message_max });
-            if program != Program::Echo {
-                let prefix = u32::try_from(body.len()).unwrap().to_be_bytes();
-                body = [&prefix[..], &body].concat();
-            }
-            text.extend(body);
+/// Each hears what all others say.
+fn room(names: &[&str], rng: &mut Rng) -> Vec<Talk> {
+    let texts: Vec<String> = names.iter().map(|name| talks::room(rng, name)).collect();
+    let talk = |(at, text): (usize, &String)| {
+        let others = texts.iter().enumerate().filter(|(other, _)| *other != at);
+        let heard: String = others.map(|(_, text)| text.as_str()).collect();
+        Talk {
+            text: text.clone().into_bytes(),
+            expected: (talks::GREETING.to_owned() + &heard).into_bytes(),
+            reason: PEER_CLOSED,
+            must_finish: false,
         }
-        let expected = program.replies(&text);
+    };
+    texts.iter().enumerate().map(talk).collect()
+}
+
+fn by_speaker(heard: &[u8]) -> Vec<u8> {
+    let mut lines: Vec<&[u8]> = heard.split_inclusive(|byte| *byte == b'\n').collect();
+    if let Some((_greeting, lines)) = lines.split_first_mut() {
+        lines.sort_by_key(|line| line.first().copied());
+    }
+    lines.concat()
+}
+
+impl ClientPlan {
+    fn new(program: Program, talk: Talk, rng: &mut Rng) -> Self {
+        let Talk { text, expected, mut reason, must_finish } = talk;
+        let (is_room, is_push) = (program == Program::Room, program == Program::Push);
+        if reason == PEER_CLOSED && !must_finish && !is_room && rng.once_in(8) {
+            reason = "idle";
+        }
+        // Before a link that the program has ended is reset, its client has two seconds to read.
+        let pause_max_ms = if reason == PEER_CLOSED { 3_000 } else { 400 };
         let mut read_pauses: Vec<(usize, u64)> = (0..rng.below(4))
-            .map(|_| (rng.below(expected.len() + 1), 1 + rng.below(3_000) as u64))
+            .map(|_| (rng.below(expected.len() + 1), 1 + rng.below(pause_max_ms) as u64))
             .collect();
         read_pauses.sort_unstable();
         let few = 1 + rng.below(30) + text.len() / WRITES_MAX;
+        let stays = is_room || is_push || reason == "idle";
         Self {
             chunk: rng.pick(&[few, 700, text.len() + 1]),
             write_pause_ms: rng.pick(&[0, 0, 1, 5]),
-            finishes: rng.once_in(2),
+            finishes: (rng.once_in(2) && !stays) || must_finish,
             text,
             expected,
+            reason,
             read_pauses,
+            greeting_bytes: if is_room { talks::GREETING.len() } else { 0 },
+            may_miss: is_room || is_push,
         }
+    }
+
+    /// Whether it hears the end of what the program says.
+    pub(crate) fn hears_end(&self) -> bool {
+        self.finishes || self.reason != PEER_CLOSED
     }
 
     /// For how long it does not read now, if it has read so much. Each pause is once.
@@ -121,7 +200,11 @@ impl ClientPlan {
     }
 }
 
-/// Bytes that a client says, but for the rest of its last message.
-const TEXT_MAX: usize = 60_000;
+/// How long links may be idle: longer than any client reads nothing.
+pub(crate) const IDLE_MS: u64 = 12_000;
+/// How long replies may be deferred.
+pub(crate) const ANSWER_MS: u64 = 5_000;
+/// The clients' names.
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 /// How often a client writes, at most.
 const WRITES_MAX: usize = 1_000;

@@ -62,6 +62,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         while self.core.slots[index].is_served() && self.serve_once(index) {
             self.core.settle(index);
         }
+        if self.core.slots[index].owes_writable {
+            self.core.wish_if_short(index);
+        }
     }
 
     /// Makes the call that is next in order; says whether there was one.
@@ -243,9 +246,6 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             self.core.slots[index].handled = false;
         }
         self.serve(index);
-        if self.core.slots[index].owes_writable {
-            self.core.wish_if_short(index);
-        }
         self.end_if_answered(index);
     }
 }

@@ -1,12 +1,11 @@
 //! HTTP/1.1: says hello, keeps connections alive, replies to pipelined requests in order.
 
-use crate::check;
-use wharf_model::{Handler, Input, Link, Result, Verdict};
+use super::api::{Handler, Input, Link, Result, Verdict};
 
-struct Hello;
+pub(crate) struct Hello;
 
 #[derive(Default)]
-struct Client {
+pub(crate) struct Client {
     /// Bytes of a request's body that are still to be discarded.
     body_left: usize,
 }
@@ -98,34 +97,4 @@ impl<'a> Request<'a> {
         }
         Ok(request)
     }
-}
-
-pub(crate) fn run(seeds: u64) {
-    check(
-        seeds,
-        || Hello,
-        |rng| {
-            let (mut text, mut replies) = (Vec::new(), Vec::new());
-            let mut open = true;
-            for _ in 0..rng.below(40) {
-                let body = rng.letters(900);
-                let (path, close) = (rng.pick(&["/", "/x"]), rng.once_in(20));
-                let connection = if close { "Connection: close\r\n" } else { "" };
-                let len = body.len();
-                let head = format!(
-                    "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len}\r\n{connection}\r\n"
-                );
-                text.extend([head.as_bytes(), &body, b"GET / HTTP/1.1\r\n\r\n"].concat());
-                if open {
-                    replies
-                        .extend(b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nnot here\n");
-                }
-                open &= !close;
-                if open {
-                    replies.extend(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nhello\n");
-                }
-            }
-            (text, replies)
-        },
-    );
 }

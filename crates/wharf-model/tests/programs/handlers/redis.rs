@@ -3,23 +3,22 @@
 //! Memory is bounded: a link holds 64 KiB unread and 256 KiB queued, however large its values. A value
 //! comes in and goes out in pieces; what all values may take is one number.
 
-use crate::check;
+use super::api::{Error, Handler, Input, Link, Output, Result, TooLong};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use wharf_model::{Error, Handler, Input, Link, Output, Result, TooLong};
 
 const ARGS_MAX: usize = 3;
 const VALUE_MAX: usize = 8 << 20;
 const STORE_MAX: usize = 1 << 30;
 
 #[derive(Default)]
-struct Store {
+pub(crate) struct Store {
     values: Mutex<HashMap<Vec<u8>, Arc<Value>>>,
     memory: Arc<AtomicUsize>,
 }
 
-struct Client {
+pub(crate) struct Client {
     command: Command,
     /// The value that is going out, and how much of it has gone.
     reply: Option<(Arc<Value>, usize)>,
@@ -193,45 +192,4 @@ impl Drop for Value {
     fn drop(&mut self) {
         self.memory.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
-}
-
-pub(crate) fn run(seeds: u64) {
-    check(seeds, Store::default, |rng| {
-        let (mut text, mut replies) = (Vec::new(), Vec::new());
-        let mut values: HashMap<&str, Vec<u8>> = HashMap::new();
-        let mut count = 0;
-        for _ in 0..rng.below(60) {
-            let key = rng.pick(&["a", "b", "c", "d"]);
-            match rng.below(4) {
-                0 => {
-                    text.extend(b"*1\r\n$4\r\nPING\r\n");
-                    replies.extend(b"+PONG\r\n");
-                }
-                1 => {
-                    let len_max = rng.pick(&[4, 50, 5_000]);
-                    let value = rng.letters(len_max);
-                    let head = format!("*3\r\n$3\r\nset\r\n$1\r\n{key}\r\n${}\r\n", value.len());
-                    text.extend([head.as_bytes(), &value, b"\r\n"].concat());
-                    values.insert(key, value);
-                    replies.extend(b"+OK\r\n");
-                }
-                2 => {
-                    text.extend(format!("*2\r\n$3\r\nGET\r\n$1\r\n{key}\r\n").bytes());
-                    match values.get(key) {
-                        Some(value) => {
-                            let head = format!("${}\r\n", value.len());
-                            replies.extend([head.as_bytes(), value, b"\r\n"].concat());
-                        }
-                        None => replies.extend(b"$-1\r\n"),
-                    }
-                }
-                _ => {
-                    count += 1;
-                    text.extend(b"*2\r\n$4\r\nINCR\r\n$1\r\nN\r\n");
-                    replies.extend(format!(":{count}\r\n").bytes());
-                }
-            }
-        }
-        (text, replies)
-    });
 }

@@ -1,13 +1,12 @@
 //! A binary protocol: a length of four bytes, a sequence number, a kind, a key, and perhaps a note.
 
-use crate::check;
+use super::api::{Error, Handler, Input, LengthPrefix, Link, Result};
 use std::collections::BTreeMap;
-use wharf_model::{Error, Handler, Input, LengthPrefix, Link, Result};
 
-struct Notes;
+pub(crate) struct Notes;
 
 #[derive(Default)]
-struct Client {
+pub(crate) struct Client {
     next: u32,
     notes: BTreeMap<u32, Vec<u8>>,
 }
@@ -54,33 +53,4 @@ fn parts(frame: &[u8]) -> Option<(u32, u8, u32, &[u8])> {
     let (kind, rest) = rest.split_first()?;
     let (key, note) = rest.split_first_chunk()?;
     Some((u32::from_be_bytes(*number), *kind, u32::from_be_bytes(*key), note))
-}
-
-pub(crate) fn run(seeds: u64) {
-    check(
-        seeds,
-        || Notes,
-        |rng| {
-            let (mut text, mut replies) = (Vec::new(), Vec::new());
-            let mut notes: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
-            for number in 0..rng.pick(&[0, 3, 20, 79]) {
-                let key = rng.pick(&[0_u32, 1, 2, 3, 4]);
-                let (kind, note, reply) = if rng.once_in(2) {
-                    (1, Vec::new(), notes.get(&key).cloned().unwrap_or_default())
-                } else {
-                    let note = rng.letters(80);
-                    notes.insert(key, note.clone());
-                    (2, note, b"ok".to_vec())
-                };
-                text.extend(frame(number, &[&[kind][..], &key.to_be_bytes(), &note].concat()));
-                replies.extend(frame(number, &reply));
-            }
-            (text, replies)
-        },
-    );
-}
-
-fn frame(number: u32, rest: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(4 + rest.len()).unwrap();
-    [&len.to_be_bytes()[..], &number.to_be_bytes(), rest].concat()
 }
