@@ -52,6 +52,8 @@ pub(super) struct Story {
     pub(super) is_held: bool,
     /// Somebody else has asked for its close.
     pub(super) is_kicked: bool,
+    /// The longest time that a reply was out, on the links' clock.
+    pub(super) reply_ns: u64,
     /// A planned panic struck one of its callbacks.
     pub(super) panicked: bool,
     /// When the link was opened, on the steady clock: in the backlog nobody waits for a handler.
@@ -291,6 +293,7 @@ impl Contract {
                 story.received += taken as u64;
             }
             (story.rest, story.is_held) = (rules.rest(), rules.is_held());
+            story.reply_ns = rules.reply_ns(&facts);
         }
         match (call.event, outcome) {
             (Event::Connect, Outcome::Closes(reason)) => story.fate = Fate::Over(reason),
