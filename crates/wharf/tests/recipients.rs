@@ -343,7 +343,7 @@ fn what_is_accepted_for_one_link_fits(case: &Case) {
 
 /// Posts numbers to a link until it is refused, and goes on in `on_writable`.
 fn a_handler_whose_post_was_refused_is_called_when_it_may_fit(case: &Case) {
-    const COUNT: u64 = 20_000;
+    const COUNT: u64 = 1_000;
     fn more(link: &mut Link<'_, u64>, to: Option<LinkId>) -> Result {
         let Some(to) = to else { return Ok(()) };
         while *link.state > 0 {
@@ -419,7 +419,7 @@ fn while_a_server_drains_posts_are_refused_and_said_to_be(case: &Case) {
 fn each_post_reaches_whom_it_is_for(case: &Case) {
     for shards in [1, 2, 3, 8] {
         let (handler, record, _) = echo().watched();
-        let builder = case.short(handler).shards(shards).links_max(16).buffer_count(400);
+        let builder = case.short(handler).shards(shards).links_max(16).buffer_count(2_000);
         let server = TestServer::start(builder);
         // Which link a client has is asked for, as shards call on_connect in any order.
         let mut clients: Vec<_> = (0..9).map(|_| server.connect()).collect();

@@ -12,7 +12,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use util::{
     Case, HangUp, Record, TestServer, bytes, connect_small_window, each_back_end, echo,
     enough_files, eventually, expect_bytes, expect_end, expect_end_or_reset, now, on_chunk,
@@ -104,7 +104,8 @@ fn stop_under_load(case: &Case, posters: usize) {
         return;
     }
     let record: Arc<Record> = Arc::default();
-    let handler = Slow { record: Arc::clone(&record), waits_for_posts: posters > 0 };
+    let waits_for_posts = (posters > 0).then(util::Mutex::default);
+    let handler = Slow { record: Arc::clone(&record), waits_for_posts };
     // Posts from outside have a sixteenth: some turns full of them.
     let server = TestServer::start(case.builder(handler).buffer_count(40_000));
     let posted = [server.connect()];
@@ -126,6 +127,8 @@ fn stop_under_load(case: &Case, posters: usize) {
             let post = move || handle.link(id).try_post([7; 64]);
             scope.spawn(move || while post() != Err(PostError::Closed) {});
         }
+        // Those that are not accepted yet would find no server.
+        server.wait_for_links(1 + CLIENTS as u32);
         if posters > 0 {
             wait_for_full_turns(&server);
         } else {
@@ -154,13 +157,14 @@ fn stop_under_load(case: &Case, posters: usize) {
 /// turn its first link takes the time in which a turn full of posts comes.
 struct Slow {
     record: Arc<Record>,
-    waits_for_posts: bool,
+    /// The turn in which it did so last.
+    waits_for_posts: Option<util::Mutex<Option<Instant>>>,
 }
 
 impl Handler for Slow {
     fn on_connect(&self, link: &mut Link<'_>) -> Result {
         self.record.connected(link);
-        if self.waits_for_posts && self.record.ids().len() == 1 {
+        if self.waits_for_posts.is_some() && self.record.ids().len() == 1 {
             link.out.notify();
         }
         Ok(())
@@ -173,7 +177,11 @@ impl Handler for Slow {
     }
 
     fn on_writable(&self, link: &mut Link<'_>) -> Result {
-        std::thread::sleep(Duration::from_millis(5));
+        if let Some(last) = &self.waits_for_posts
+            && last.lock().unwrap().replace(link.now()) != Some(link.now())
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         if !link.server.is_stopping() {
             link.out.notify();
         }

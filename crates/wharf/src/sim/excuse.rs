@@ -173,7 +173,7 @@ where
             Fate::Open(_) => None,
             Fate::Unseen => self.unseen(&traffic),
             Fate::Over(HandlerPanic) => story.panicked.then_some(Excuse::Panicked),
-            Fate::Over(Kicked) => peer.kicked.then_some(Excuse::Kicked),
+            Fate::Over(Kicked) => story.is_kicked.then_some(Excuse::Kicked),
             Fate::Over(Idle) => self.was_idle(peer, story).then_some(Excuse::Idle),
             Fate::Over(SlowReader) if did_not_read => Some(Excuse::SlowReader),
             Fate::Over(SlowReader) if peer.kicked => Some(Excuse::Kicked),
@@ -216,7 +216,7 @@ where
     /// The excuse of a client whose link was closing: that keeps the reason that it had when its
     /// peer then does not do its part.
     fn closing(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
-        if peer.kicked {
+        if story.is_kicked {
             // It was to be closed in good order, but then at once.
             return Some(Excuse::Kicked);
         }

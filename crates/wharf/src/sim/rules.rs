@@ -513,6 +513,10 @@ impl Rules {
         }
     }
 
+    pub(super) fn is_kicked(&self) -> bool {
+        self.is_kicked
+    }
+
     /// Whether its own handler keeps it from being called, or from ending.
     pub(super) fn is_held(&self) -> bool {
         self.pause != Pause::No || self.is_kept || self.deferred == Deferred::Out
