@@ -1,7 +1,7 @@
 //! A plan on the engine, with simulated ports.
 
 use crate::Outcome;
-use crate::plan::{ANSWER_MS, ClientPlan, IDLE_MS, Plan};
+use crate::plan::{ANSWER_MS, Buffers, ClientPlan, IDLE_MS, LOAN_WAIT_MS, Plan};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wharf as api;
 use wharf::sim::{
-    Client, EnginePlant, FaultKind, Faults, Next, SimClient, SimConfig, Simulation, Time,
+    Client, EnginePlant, FaultKind, Faults, Next, SimClient, SimConfig, Simulation, Time, fits,
 };
 use wharf::{
-    Address, DisconnectReason, Handle, Handler, Input, Link, Result, Server, Verdict, Worker,
+    Address, Builder, DisconnectReason, Handle, Handler, Input, Link, Result, Server, Verdict,
+    Worker,
 };
 use wharf_model::Rng;
 
@@ -105,13 +106,17 @@ where
     let builder = Server::builder(Noted { inner: handler, reasons: Arc::clone(&reasons) })
         .shards(number(shards))
         .links_max(number(shards * plan.clients.len()))
-        .buffer_count(number(shards * plan.buffer_count))
         .buffer_size_bytes(number(plan.buffer_size_bytes))
         .grant_bytes(number(plan.grant_bytes))
         .input_bytes(number(plan.input_bytes))
         .output_bytes(number(plan.output_bytes))
         .idle_timeout(Duration::from_millis(IDLE_MS))
-        .answer_timeout(Duration::from_millis(ANSWER_MS));
+        .answer_timeout(Duration::from_millis(ANSWER_MS))
+        .loan_wait(Duration::from_millis(LOAN_WAIT_MS));
+    let builder = match plan.buffers {
+        Buffers::Plenty(count) => builder.buffer_count(number(shards * count)),
+        Buffers::Scarce(more) => with_least_buffers(builder, number(shards * more)),
+    };
     let mut config = SimConfig::new(plan.seed);
     config.faults = faults(plan.seed);
     config.lends_window = plan.seed.is_multiple_of(2);
@@ -137,6 +142,27 @@ where
         missed: server.stats().missed,
         failure,
     }
+}
+
+/// As few buffers as the settings allow, and so many more.
+fn with_least_buffers<H, S, W>(mut builder: Builder<H, S, W>, more: u32) -> Builder<H, S, W>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
+    // A bisection: too few are refused, and `high` is not.
+    let (mut low, mut high) = (0_u32, 1 << 20);
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        builder = builder.buffer_count(middle);
+        if fits(&builder) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    builder.buffer_count(high + more)
 }
 
 /// Runs until all clients and, as `is_over` says, all links have ended, and the server has stopped.
