@@ -134,8 +134,9 @@ where
                 None => {
                     let fate = story.fate;
                     let idle = story.idle.map_or_else(String::new, |note| format!(", {note:?}"));
+                    let link = story.link.map_or_else(String::new, |link| format!(" {link}"));
                     return Err(format!(
-                        "client {number} was cut off {how}; at the server: {fate:?}{idle}"
+                        "client {number} was cut off {how}; at the server: {fate:?}{link}{idle}"
                     ));
                 }
             }
