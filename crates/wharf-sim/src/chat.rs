@@ -154,7 +154,7 @@ impl Handler<usize, Rng> for Chat {
             self.chance.panic(link.worker);
             self.obey(link, &line)?;
             // Several in one call: as safe as one, if each is taken with a grant.
-            if *link.state % 2 == 0 || line[0] == b'Q' || !link.out.has_grant() {
+            if link.state.is_multiple_of(2) || line[0] == b'Q' || !link.out.has_grant() {
                 return Ok(());
             }
         }

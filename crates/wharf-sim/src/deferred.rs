@@ -212,7 +212,7 @@ impl Deferred {
                 Task::Send(reply, bytes)
             }
             b'o' => Task::Nothing(reply),
-            b'c' if request.number % 2 == 0 => Task::Close(reply, bytes),
+            b'c' if request.number.is_multiple_of(2) => Task::Close(reply, bytes),
             b'c' | b'k' => {
                 link.close();
                 Task::Send(reply, bytes)
@@ -244,7 +244,7 @@ impl Handler<DeferredState, Rng> for Deferred {
 
     fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<DeferredState> {
         let client = number_of(&link.peer());
-        Ok(DeferredState { client, next: 0, takes_several: client % 2 == 0 })
+        Ok(DeferredState { client, next: 0, takes_several: client.is_multiple_of(2) })
     }
 
     fn on_receive(&self, link: &mut DeferredLink<'_>, input: &mut Input<'_>) -> Result {

@@ -159,7 +159,7 @@ impl LineServer {
 
     fn take(&self, link: &mut LineLink<'_>, input: &mut Input<'_>) -> Result<Taken> {
         input.mark();
-        let line = if link.state.client % 2 == 0 {
+        let line = if link.state.client.is_multiple_of(2) {
             input.line(self.line_max)?
         } else {
             input.frame(Lines::new(self.line_max))?
@@ -217,7 +217,7 @@ impl LineServer {
         let reply = line_of(len);
         let (head, tail) = reply.split_at(len / 2);
         let number = link.state.taken;
-        if number % 5 == 0 {
+        if number.is_multiple_of(5) {
             if !link.out.ensure(len)? {
                 return Ok(Taken::Left);
             }
@@ -314,7 +314,7 @@ impl Handler<LineState, Rng> for LineServer {
             && !link.state.is_notified
             && link.out.has_grant()
             && self.take(link, input)? == Taken::Done
-            && link.state.client % 3 > 0
+            && !link.state.client.is_multiple_of(3)
         {}
         Ok(())
     }

@@ -186,7 +186,7 @@ impl Handler<TalkState, Rng> for Talk {
 
     fn on_idle(&self, link: &mut Link<'_, TalkState, Rng>) -> Result<Verdict> {
         self.chance.panic(link.worker);
-        Ok(if link.state.received % 2 == 0 { Verdict::Keep } else { Verdict::Close })
+        Ok(if link.state.received.is_multiple_of(2) { Verdict::Keep } else { Verdict::Close })
     }
 
     fn on_drain(&self, link: &mut Link<'_, TalkState, Rng>) -> Result<Verdict> {

@@ -138,7 +138,7 @@ fn a_flood_and_one_who_asks(plant: Option<Plant>) -> Result<u64, SimFailure> {
             .idle_timeout(Duration::ZERO)
     };
     // The fewest buffers with which it starts: four of them are lent for input, one to the port.
-    let fewest = (1..).find(|buffers| fits(&with(*buffers))).unwrap();
+    let fewest = (1..).find(|buffers| fits(&with(*buffers))).unwrap_or(u32::MAX);
     config.plant = plant;
     let mut sim = Simulation::with(config, with(fewest));
     sim.connect(Script::new().send([b'H'; 255]).pause(SECOND).reset());
@@ -181,7 +181,7 @@ fn broadcasts_to_some_who_do_not_read(
             .idle_timeout(Duration::ZERO)
     };
     // Not more than the output of two links can be lent.
-    let fewest = (1..).find(|buffers| fits(&with(*buffers))).unwrap();
+    let fewest = (1..).find(|buffers| fits(&with(*buffers))).unwrap_or(u32::MAX);
     config.faults.socket_buffer_bytes = 100;
     config.engine_plant = plant;
     let mut sim = Simulation::with(config, with(fewest));

@@ -58,6 +58,11 @@ macro_rules! replies {
     };
 }
 
+/// The last digit of a number, as text.
+fn digit(n: usize) -> u8 {
+    b"0123456789"[n % 10]
+}
+
 fn ask(client: &mut TcpStream) {
     client.write_all(b"go\n").unwrap();
 }
@@ -105,7 +110,7 @@ fn what_is_refused_leaves_nothing_behind(case: &Case) {
         assert_eq!(out.send(("b", [b'b'; 50], "b", [b'b'; 50])), Err(SendError::Full));
         assert_eq!(out.send(format_args!("{:101}", "b")), Err(SendError::Full));
         assert_eq!(out.send(LengthPrefix::new(4, 200).of([b'b'; 97])), Err(SendError::Full));
-        assert_eq!(out.send([b'b'; OUTPUT + 1]), Err(SendError::TooLarge));
+        assert_eq!(out.send(vec![b'b'; OUTPUT + 1]), Err(SendError::TooLarge));
         // A body that is too long for its frame.
         assert_eq!(out.send(LengthPrefix::new(4, 7).of([b'b'; 8])), Err(SendError::TooLarge));
         let shared = link.server.message([b'b'; 101])?;
@@ -156,7 +161,7 @@ fn a_text_is_written_whole_or_not_at_all(case: &Case) {
 
 fn what_a_function_builds_is_sent_whole_or_not_at_all(case: &Case) {
     let build = |out: &mut Output<'_>, pieces: usize| {
-        out.build(|to| (0..pieces).try_for_each(|n| to.write_all(&[b'0' + (n % 10) as u8; 4])))
+        out.build(|to| (0..pieces).try_for_each(|n| to.write_all(&[digit(n); 4])))
     };
     let handler = functions::<()>().on_receive(move |link, input| {
         let Some(_) = input.line(20)? else { return Ok(()) };
@@ -185,7 +190,7 @@ fn what_a_function_builds_is_sent_whole_or_not_at_all(case: &Case) {
     let server = TestServer::start(case.small(handler));
     let mut client = server.connect();
     ask(&mut client);
-    let built: Vec<u8> = (0..2_000).flat_map(|n| [b'0' + (n % 10) as u8; 4]).collect();
+    let built: Vec<u8> = (0..2_000_usize).flat_map(|n| [digit(n); 4]).collect();
     expect_bytes(&mut client, &[&built, &b"0000"[..]].concat());
     finish(&mut client);
     assert_eq!(server.stop().handler_panics, 0);
@@ -632,7 +637,7 @@ fn on_writable_comes_only_when_it_is_owed(case: &Case) {
                 assert_eq!(link.out.send([0; 2]), Err(SendError::Full));
             }
             b"some" => assert_eq!(link.out.send_some(&[0; OUTPUT]), OUTPUT),
-            b"more" => assert_eq!(link.out.send_some(&[0; OUTPUT + 1]), OUTPUT),
+            b"more" => assert_eq!(link.out.send_some(&vec![0; OUTPUT + 1]), OUTPUT),
             b"source" => drop(link.out.read_from(&[0; 100][..], u64::MAX)?),
             b"ensured" => assert!(link.out.ensure(OUTPUT)?),
             b"not ensured" => {

@@ -85,9 +85,10 @@ pub(crate) fn a_refused_message_is_tried_again_when_it_fits(_: u64) {
         fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
             let Some(_) = input.line(50)? else { return Ok(()) };
             match link.out.send([b'a'; 390]) {
-                Err(SendError::Full) => Ok(input.rewind()),
-                sent => Ok(sent?),
+                Err(SendError::Full) => input.rewind(),
+                sent => sent?,
             }
+            Ok(())
         }
     }
     let mut model = Model::new(Again, Settings::default());

@@ -1,7 +1,7 @@
 //! A plan on the engine, with simulated ports.
 
 use crate::Outcome;
-use crate::plan::{ANSWER_MS, ClientPlan, IDLE_MS, Plan};
+use crate::plan::{ANSWER_MS, Buffers, ClientPlan, IDLE_MS, LOAN_WAIT_MS, Plan};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wharf as api;
 use wharf::sim::{
-    Client, EnginePlant, FaultKind, Faults, Next, SimClient, SimConfig, Simulation, Time,
+    Client, EnginePlant, FaultKind, Faults, Next, SimClient, SimConfig, Simulation, Time, fits,
 };
 use wharf::{
-    Address, DisconnectReason, Handle, Handler, Input, Link, Result, Server, Verdict, Worker,
+    Address, Builder, DisconnectReason, Handle, Handler, Input, Link, Result, Server, Verdict,
+    Worker,
 };
 use wharf_model::Rng;
 
@@ -105,16 +106,20 @@ where
     let builder = Server::builder(Noted { inner: handler, reasons: Arc::clone(&reasons) })
         .shards(number(shards))
         .links_max(number(shards * plan.clients.len()))
-        .buffer_count(number(shards * plan.buffer_count))
         .buffer_size_bytes(number(plan.buffer_size_bytes))
         .grant_bytes(number(plan.grant_bytes))
         .input_bytes(number(plan.input_bytes))
         .output_bytes(number(plan.output_bytes))
         .idle_timeout(Duration::from_millis(IDLE_MS))
-        .answer_timeout(Duration::from_millis(ANSWER_MS));
+        .answer_timeout(Duration::from_millis(ANSWER_MS))
+        .loan_wait(Duration::from_millis(LOAN_WAIT_MS));
+    let builder = match plan.buffers {
+        Buffers::Plenty(count) => builder.buffer_count(number(shards * count)),
+        Buffers::Scarce(more) => with_least_buffers(builder, number(shards * more)),
+    };
     let mut config = SimConfig::new(plan.seed);
     config.faults = faults(plan.seed);
-    config.lends_window = plan.seed % 2 == 0;
+    config.lends_window = plan.seed.is_multiple_of(2);
     config.engine_plant = PLANT.get();
     let mut simulation = Simulation::with(config, builder);
     let mut thread = thread(simulation.handle());
@@ -127,7 +132,9 @@ where
         simulation.connect(client);
     }
     let server = simulation.handle();
-    let failure = finish(simulation).err();
+    let ended = Arc::clone(&reasons);
+    let all = plan.clients.len();
+    let failure = finish(simulation, move || ended.lock().unwrap().len() == all).err();
     let reasons = std::mem::take(&mut *reasons.lock().unwrap());
     Outcome {
         heard: heard.iter().map(|heard| plan.determined(&heard.borrow())).collect(),
@@ -137,15 +144,39 @@ where
     }
 }
 
-/// Runs until all clients have ended and the server has stopped.
-fn finish<H, S, W>(mut simulation: Simulation<H, S, W>) -> std::result::Result<(), String>
+/// As few buffers as the settings allow, and so many more.
+fn with_least_buffers<H, S, W>(mut builder: Builder<H, S, W>, more: u32) -> Builder<H, S, W>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
+    // A bisection: too few are refused, and `high` is not.
+    let (mut low, mut high) = (0_u32, 1 << 20);
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        builder = builder.buffer_count(middle);
+        if fits(&builder) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    builder.buffer_count(high + more)
+}
+
+/// Runs until all clients and, as `is_over` says, all links have ended, and the server has stopped.
+fn finish<H, S, W>(
+    mut simulation: Simulation<H, S, W>,
+    is_over: impl Fn() -> bool,
+) -> std::result::Result<(), String>
 where
     H: Handler<S, W>,
     S: Send + 'static,
     W: 'static,
 {
     let run = |simulation: &mut Simulation<H, S, W>| {
-        simulation.run_until(|simulation| simulation.clients_open() == 0)?;
+        simulation.run_until(|simulation| simulation.clients_open() == 0 && is_over())?;
         if simulation.handle().is_stopping() {
             simulation.stop(Duration::from_secs(60))?;
         }
@@ -261,7 +292,7 @@ impl EngineClient {
             }
             let len = self.plan.readable(self.pauses, read).min(buffer.len());
             match connection.try_read(&mut buffer[..len]) {
-                Ok(0) if is_all => return Some(Next::Close),
+                Ok(0) if is_all || self.plan.may_miss => return Some(Next::Close),
                 Ok(0) => return Some(Next::Cut("by an end".to_owned())),
                 Ok(count) => self.heard.borrow_mut().extend(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -275,9 +306,8 @@ impl EngineClient {
 
     /// Closes if there was nothing to read for too long.
     fn give_up(&mut self, now: Time) -> Option<Next> {
-        let time_ms = self.plan.gives_up_ms?;
-        let time = *self.gives_up_at.get_or_insert(later(now, time_ms));
-        (now >= time).then_some(Next::Close)
+        let time = *self.gives_up_at.get_or_insert(later(now, IDLE_MS / 2));
+        (self.plan.may_miss && now >= time).then_some(Next::Close)
     }
 }
 
@@ -291,7 +321,8 @@ impl Client for EngineClient {
         if let Some(next) = self.read(connection, now) {
             return Ok(next);
         }
-        let times = [self.writes_at, self.reads_at, self.gives_up_at];
+        let gives_up_at = self.gives_up_at.filter(|_| self.plan.may_miss);
+        let times = [self.writes_at, self.reads_at, gives_up_at];
         let wakes_at = times.into_iter().flatten().min();
         Ok(wakes_at.map_or(Next::Wait, Next::Sleep))
     }

@@ -1,7 +1,7 @@
 //! A plan on the model.
 
 use crate::Outcome;
-use crate::plan::{ANSWER_MS, ClientPlan, IDLE_MS, Plan};
+use crate::plan::{ANSWER_MS, Buffers, ClientPlan, IDLE_MS, LOAN_WAIT_MS, Plan};
 use wharf_model as api;
 use wharf_model::{Handle, Handler, LinkEnd, Model, Rng, Settings};
 
@@ -81,7 +81,6 @@ where
     let mut rng = Rng::new(plan.seed);
     let settings = Settings {
         buffer_size_bytes: plan.buffer_size_bytes,
-        buffer_count: plan.buffer_count,
         links_max: plan.clients.len(),
         input_bytes: plan.input_bytes,
         output_bytes: plan.output_bytes,
@@ -90,7 +89,15 @@ where
         idle_timeout_ms: IDLE_MS,
         stall_timeout_ms: 30_000,
         answer_timeout_ms: ANSWER_MS,
+        loan_wait_ms: LOAN_WAIT_MS,
         ..Settings::default()
+    };
+    let settings = match plan.buffers {
+        Buffers::Plenty(buffer_count) => Settings { buffer_count, ..settings },
+        Buffers::Scarce(more) => {
+            let surplus = settings.surplus_min() + more;
+            settings.with_surplus(surplus)
+        }
     };
     let mut model = Model::new(handler, settings);
     let mut thread = thread(model.server().clone());

@@ -21,6 +21,15 @@ pub(crate) enum Program {
     Room,
 }
 
+/// How many buffers a shard has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Buffers {
+    /// So many: enough for all links' full inputs and outputs, so that no link waits for a loan.
+    Plenty(usize),
+    /// As few as the settings allow, and so many more. No link is closed for holding them.
+    Scarce(usize),
+}
+
 /// A run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -30,8 +39,8 @@ pub(crate) struct Plan {
     pub(crate) grant_bytes: usize,
     pub(crate) input_bytes: usize,
     pub(crate) output_bytes: usize,
-    /// Buffers of a shard: enough for all links' full inputs and outputs, so that no link waits for a loan.
-    pub(crate) buffer_count: usize,
+    /// Buffers of a shard.
+    pub(crate) buffers: Buffers,
     /// Pushes that each user gets, and the milliseconds between two of them.
     pub(crate) pushes: usize,
     pub(crate) push_pause_ms: u64,
@@ -60,8 +69,8 @@ pub(crate) struct ClientPlan {
     pub(crate) finishes: bool,
     /// It says nothing before all clients have heard so many bytes.
     pub(crate) greeting_bytes: usize,
-    /// It closes when it has heard nothing for so long: what it waits for may have been skipped.
-    pub(crate) gives_up_ms: Option<u64>,
+    /// What it waits for may have been skipped. It closes when it has heard nothing for a while.
+    pub(crate) may_miss: bool,
 }
 
 impl Plan {
@@ -80,6 +89,13 @@ impl Plan {
         let input_bytes = message_max + rng.below(300);
         let link_buffers = 8 + 3 * (input_bytes + output_bytes).div_ceil(buffer_size_bytes);
         let count = 1 + rng.below(NAMES.len());
+        // Posts would be skipped, and whole messages have a test of their own.
+        let has_plenty = matches!(program, Program::Push | Program::Room | Program::Messages);
+        let buffers = if rng.once_in(3) && !has_plenty {
+            Buffers::Scarce(rng.below(4))
+        } else {
+            Buffers::Plenty(256 + 2 * link_buffers * count)
+        };
         let mut plan = Self {
             program,
             seed,
@@ -87,7 +103,7 @@ impl Plan {
             grant_bytes,
             input_bytes,
             output_bytes,
-            buffer_count: 256 + 2 * link_buffers * count,
+            buffers,
             pushes: rng.pick(&[3, 30, 300]),
             push_pause_ms: rng.pick(&[0, 1, 30]),
             stops: rng.once_in(2),
@@ -175,7 +191,7 @@ impl ClientPlan {
             reason,
             read_pauses,
             greeting_bytes: if is_room { talks::GREETING.len() } else { 0 },
-            gives_up_ms: is_room.then_some(IDLE_MS / 2),
+            may_miss: is_room || is_push,
         }
     }
 
@@ -202,6 +218,8 @@ impl ClientPlan {
 
 /// How long links may be idle: longer than any client reads nothing.
 pub(crate) const IDLE_MS: u64 = 12_000;
+/// How long links may wait for a loan before others are closed for it: longer than any run waits.
+pub(crate) const LOAN_WAIT_MS: u64 = 600_000;
 /// How long replies may be deferred.
 pub(crate) const ANSWER_MS: u64 = 5_000;
 /// The clients' names.

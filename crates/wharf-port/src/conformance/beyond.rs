@@ -22,6 +22,7 @@ each_back_end!(
     a_close_after_a_send_loses_no_byte,
     acknowledged_bytes_tell_a_reader_from_one_that_has_stopped,
     unread_bytes_are_those_that_no_receive_has_taken,
+    the_local_address_is_where_the_peer_has_connected_to,
 );
 
 fn a_wait_lasts_as_long_as_its_time_out<L: Lab>() {
@@ -234,6 +235,17 @@ fn unread_bytes_are_those_that_no_receive_has_taken<L: Lab>() {
     assert_eq!(unread(&mut bench), Some(500));
     bench.close_and_wait(link);
     assert_eq!(unread(&mut bench), None, "a stale socket");
+    bench.finish();
+}
+
+fn the_local_address_is_where_the_peer_has_connected_to<L: Lab>() {
+    let mut bench = Bench::<L>::new(Setup::small());
+    let (link, peer) = bench.link();
+    let (other, _peer) = bench.link();
+    assert_eq!(bench.lab.port().local_address(link.socket), peer.connected_to());
+    bench.close_and_wait(link);
+    assert_eq!(bench.lab.port().local_address(link.socket), None, "a stale socket");
+    assert_eq!(bench.lab.port().local_address(other.socket), peer.connected_to());
     bench.finish();
 }
 

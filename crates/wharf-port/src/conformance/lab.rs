@@ -62,6 +62,9 @@ pub(super) trait Peer {
     fn reset(self);
 
     fn address(&self) -> SocketAddr;
+
+    /// The address that it has connected to; `None` where there is none.
+    fn connected_to(&self) -> Option<SocketAddr>;
 }
 
 /// What a peer's read gave.

@@ -110,6 +110,7 @@
 //! |  |  | `a_close_after_a_send_loses_no_byte` |
 //! |  |  | `acknowledged_bytes_tell_a_reader_from_one_that_has_stopped` |
 //! |  |  | `unread_bytes_are_those_that_no_receive_has_taken` |
+//! |  |  | `the_local_address_is_where_the_peer_has_connected_to` |
 //! |  | `windows` | `a_smaller_window_takes_effect_as_buffers_come_home` |
 //! |  |  | `a_window_of_one_serves_many_links` |
 //! |  |  | `a_window_of_none_pauses_until_it_is_raised` |

@@ -185,6 +185,10 @@ impl Peer for TcpPeer {
     fn address(&self) -> SocketAddr {
         self.stream.local_addr().unwrap()
     }
+
+    fn connected_to(&self) -> Option<SocketAddr> {
+        Some(self.stream.peer_addr().unwrap())
+    }
 }
 
 /// Real time, because the port's clock ends with the port.

@@ -151,6 +151,10 @@ impl Peer for SimPeer {
     fn address(&self) -> SocketAddr {
         self.address
     }
+
+    fn connected_to(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 const SEED: u64 = 1;

@@ -90,7 +90,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         ensure!(!is_due || self.may_wait(index), "is not called");
         let is_owed = slot.is_served() && slot.owes_writable && self.core.can_pay_writable(index);
         let waits = slot.goes_on || slot.has_output() || slot.wish.is_some();
-        ensure!(!is_owed || waits, "is owed on_writable, and not called");
+        ensure!(!is_owed || waits, "is owed on_writable, and not called: {slot:?}");
         let credit = self.core.shared.settings.input_bytes as usize;
         let reads = slot.receiving != Receiving::Off || slot.has_all_input();
         let is_read = phase == Phase::Lingering || (slot.is_served() && slot.input.is_empty());

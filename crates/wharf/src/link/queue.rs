@@ -207,7 +207,7 @@ impl Core {
         let slot = &self.slots[index];
         let wanted = (slot.ensured as usize).max(self.grant_bytes());
         let is_short = slot.owes_writable
-            && slot.wish.is_none()
+            && !matches!(slot.wish, Some(Wish::Output(_)))
             && slot.used() + wanted <= slot.limit as usize
             && self.spare_capacity(index) < wanted;
         if is_short {

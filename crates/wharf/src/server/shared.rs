@@ -476,3 +476,116 @@ impl Parts for Building {
         self.message.take_if(|message| message.write(bytes).is_err());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_port::memory::{BufferPool, PoolConfig};
+
+    /// What an inbox was given, and whether the broadcast was said to be in all inboxes then.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Seen {
+        Broadcast { number: u64, is_published: bool },
+        Wake { is_published: bool },
+    }
+
+    struct Watching {
+        shared: Arc<OnceLock<Arc<Shared>>>,
+        seen: Arc<Lock<Vec<Seen>>>,
+    }
+
+    impl Watching {
+        fn is_published(&self, number: u64) -> bool {
+            self.shared.get().unwrap().is_broadcast(number)
+        }
+
+        fn note(&self, seen: Seen) {
+            self.seen.lock().unwrap().push(seen);
+        }
+    }
+
+    impl Inlet for Watching {
+        fn post(&self, _: LinkKey, _: Message) -> Result<(), PostError> {
+            Ok(())
+        }
+
+        fn broadcast(
+            &self,
+            _: Message,
+            _: Option<LinkKey>,
+            _: Option<WhenSlow>,
+            number: u64,
+        ) -> Result<(), PostError> {
+            let is_published = self.is_published(number);
+            self.note(Seen::Broadcast { number, is_published });
+            // Time for others to come in between, if they can.
+            std::thread::yield_now();
+            Ok(())
+        }
+
+        fn wake(&self) {
+            let number = self.seen.lock().unwrap().iter().rev().find_map(|seen| match seen {
+                Seen::Broadcast { number, .. } => Some(*number),
+                Seen::Wake { .. } => None,
+            });
+            let is_published = self.is_published(number.unwrap());
+            self.note(Seen::Wake { is_published });
+        }
+    }
+
+    /// A server of three shards without threads, and what their inboxes see.
+    fn watched() -> (Arc<Shared>, Vec<Arc<Lock<Vec<Seen>>>>) {
+        let settings = Settings { shards: 3, ..Settings::default() };
+        let shared = Arc::new(Shared::new(settings).unwrap());
+        let known = Arc::new(OnceLock::from(Arc::clone(&shared)));
+        let pool = BufferPool::new(PoolConfig::new(1)).unwrap();
+        let seen: Vec<Arc<Lock<Vec<Seen>>>> = (0..3).map(|_| Arc::default()).collect();
+        for (shard, seen) in seen.iter().enumerate() {
+            let (shared_later, seen) = (Arc::clone(&known), Arc::clone(seen));
+            let inlet = Watching { shared: shared_later, seen };
+            shared.connect(shard, Box::new(inlet), pool.ledger_view());
+        }
+        (shared, seen)
+    }
+
+    #[test]
+    fn a_broadcast_is_told_of_when_it_is_in_every_inbox() {
+        let (shared, seen) = watched();
+        let message = shared.message(&"to all").unwrap();
+        shared.broadcast(&message, None, None).unwrap();
+        let expected =
+            [Seen::Broadcast { number: 1, is_published: false }, Seen::Wake { is_published: true }];
+        for seen in seen {
+            assert_eq!(*seen.lock().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn broadcasts_of_many_threads_have_one_order_in_all_inboxes() {
+        let (shared, seen) = watched();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        let message = shared.message(&"to all").unwrap();
+                        shared.broadcast(&message, None, None).unwrap();
+                    }
+                });
+            }
+        });
+        for seen in seen {
+            let seen = seen.lock().unwrap();
+            let numbers: Vec<u64> = seen
+                .iter()
+                .filter_map(|seen| match seen {
+                    Seen::Broadcast { number, is_published } => {
+                        assert!(!is_published, "{number} came to another inbox first");
+                        Some(*number)
+                    }
+                    Seen::Wake { .. } => None,
+                })
+                .collect();
+            assert_eq!(numbers, (1..=400).collect::<Vec<_>>());
+        }
+    }
+}

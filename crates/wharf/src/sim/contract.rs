@@ -50,6 +50,10 @@ pub(super) struct Story {
     rest: Rest,
     /// Its own handler keeps it from being called, or from ending.
     pub(super) is_held: bool,
+    /// Somebody else has asked for its close.
+    pub(super) is_kicked: bool,
+    /// The longest time that a reply was out, on the links' clock.
+    pub(super) reply_ns: u64,
     /// A planned panic struck one of its callbacks.
     pub(super) panicked: bool,
     /// When the link was opened, on the steady clock: in the backlog nobody waits for a handler.
@@ -289,6 +293,7 @@ impl Contract {
                 story.received += taken as u64;
             }
             (story.rest, story.is_held) = (rules.rest(), rules.is_held());
+            story.reply_ns = rules.reply_ns(&facts);
         }
         match (call.event, outcome) {
             (Event::Connect, Outcome::Closes(reason)) => story.fate = Fate::Over(reason),
@@ -344,8 +349,9 @@ impl Contract {
         let life = &mut book.lives[key.shard()][key.index() as usize];
         if let Some(rules) = &mut life.rules {
             rules.hear_of(act, is_own, &facts);
-            let is_held = rules.is_held();
-            story_of(&mut book.stories, connection).is_held = is_held;
+            let (is_held, is_kicked) = (rules.is_held(), rules.is_kicked());
+            let story = story_of(&mut book.stories, connection);
+            (story.is_held, story.is_kicked) = (is_held, is_kicked);
         }
     }
 

@@ -31,6 +31,8 @@ pub enum Excuse {
     SlowReader,
     /// It held buffers that others waited for.
     Loan,
+    /// Its handler's reply was out for the answer timeout.
+    LateReply,
     /// The table was full, and the server refuses then.
     Refused,
     /// The link lingered for its whole time, and the client did not end its side: the reset that
@@ -44,13 +46,14 @@ pub enum Excuse {
 
 impl Excuse {
     /// Every excuse.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Harmed,
         Self::Panicked,
         Self::Kicked,
         Self::Idle,
         Self::SlowReader,
         Self::Loan,
+        Self::LateReply,
         Self::Refused,
         Self::Lingered,
         Self::Stopped,
@@ -131,8 +134,9 @@ where
                 None => {
                     let fate = story.fate;
                     let idle = story.idle.map_or_else(String::new, |note| format!(", {note:?}"));
+                    let link = story.link.map_or_else(String::new, |link| format!(" {link}"));
                     return Err(format!(
-                        "client {number} was cut off {how}; at the server: {fate:?}{idle}"
+                        "client {number} was cut off {how}; at the server: {fate:?}{link}{idle}"
                     ));
                 }
             }
@@ -163,7 +167,7 @@ where
     }
 
     fn excuse(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
-        use DisconnectReason::{HandlerPanic, Idle, Kicked, Limit, SlowReader};
+        use DisconnectReason::{HandlerError, HandlerPanic, Idle, Kicked, Limit, SlowReader};
         if peer.harmed {
             return Some(Excuse::Harmed);
         }
@@ -173,8 +177,9 @@ where
             Fate::Open(_) => None,
             Fate::Unseen => self.unseen(&traffic),
             Fate::Over(HandlerPanic) => story.panicked.then_some(Excuse::Panicked),
-            Fate::Over(Kicked) => peer.kicked.then_some(Excuse::Kicked),
+            Fate::Over(Kicked) => story.is_kicked.then_some(Excuse::Kicked),
             Fate::Over(Idle) => self.was_idle(peer, story).then_some(Excuse::Idle),
+            Fate::Over(HandlerError) if self.was_late(story) => Some(Excuse::LateReply),
             Fate::Over(SlowReader) if did_not_read => Some(Excuse::SlowReader),
             Fate::Over(SlowReader) if peer.kicked => Some(Excuse::Kicked),
             Fate::Over(SlowReader) => self.is_loan_excuse(peer, story),
@@ -216,7 +221,7 @@ where
     /// The excuse of a client whose link was closing: that keeps the reason that it had when its
     /// peer then does not do its part.
     fn closing(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
-        if peer.kicked {
+        if story.is_kicked {
             // It was to be closed in good order, but then at once.
             return Some(Excuse::Kicked);
         }
@@ -247,6 +252,12 @@ where
             note.silent_ns >= idle_ns && !owes
         };
         idle_ns > 0 && story.idle.as_ref().is_some_and(is_over) && peer.lacks_of_handled == 0
+    }
+
+    /// Whether its handler's reply was out for so long that the link was closed for it.
+    fn was_late(&self, story: &Story) -> bool {
+        let answer_ns = nanos(self.shared.settings.answer);
+        answer_ns > 0 && story.reply_ns >= answer_ns
     }
 
     /// Whether the loan rule closed this very link, and its client had not read for as long as others

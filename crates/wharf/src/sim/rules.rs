@@ -132,6 +132,9 @@ pub(super) struct Rules {
     /// A resume from elsewhere may be applied until this turn.
     resumes_until: u64,
     deferred: Deferred,
+    /// Since when a reply is out, and the longest time that one was.
+    deferred_since_ns: Option<u64>,
+    reply_ns: u64,
     /// A reply was out when the link was closed.
     closes_deferred: bool,
     is_finished: bool,
@@ -167,6 +170,8 @@ impl Rules {
             pause: Pause::No,
             resumes_until: 0,
             deferred: Deferred::No,
+            deferred_since_ns: None,
+            reply_ns: 0,
             closes_deferred: false,
             is_finished: false,
             is_kicked: false,
@@ -398,8 +403,19 @@ impl Rules {
         (self.heard, self.heard_ns, self.blocked_ns) = (at.now, facts.link_ns, 0);
     }
 
+    /// The longest time that a reply was out.
+    pub(super) fn reply_ns(&self, facts: &Facts) -> u64 {
+        let is_out_ns =
+            self.deferred_since_ns.map_or(0, |since_ns| facts.link_ns.saturating_sub(since_ns));
+        self.reply_ns.max(is_out_ns)
+    }
+
     /// What the callback that runs, or somebody else, asked for.
     pub(super) fn hear_of(&mut self, act: Act, is_own: bool, facts: &Facts) {
+        if matches!(act, Act::Reply(_) | Act::ReplyAndClose(_) | Act::ReplyDropped) {
+            self.reply_ns = self.reply_ns(facts);
+            self.deferred_since_ns = None;
+        }
         match act {
             Act::Pause if facts.turn > self.resumes_until => self.pause = Pause::Yes,
             Act::Pause => self.pause = Pause::Perhaps,
@@ -415,7 +431,9 @@ impl Rules {
             Act::Wants(bytes) => {
                 self.wants = if self.wants == 0 { bytes } else { self.wants.min(bytes) };
             }
-            Act::Defers { .. } => self.deferred = Deferred::Out,
+            Act::Defers { .. } => {
+                (self.deferred, self.deferred_since_ns) = (Deferred::Out, Some(facts.link_ns));
+            }
             Act::Ensures(bytes) => {
                 self.ensures = self.ensures.max(bytes);
                 (self.owed.is_owed, self.owed.ensures) = (true, self.owed.ensures.max(bytes));
@@ -511,6 +529,10 @@ impl Rules {
             Some(last) if !last.took && last.output_is_idle => Rest::Left(last.end.unread as u64),
             _ => Rest::Wants(0),
         }
+    }
+
+    pub(super) fn is_kicked(&self) -> bool {
+        self.is_kicked
     }
 
     /// Whether its own handler keeps it from being called, or from ending.

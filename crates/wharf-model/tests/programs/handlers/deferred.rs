@@ -78,12 +78,12 @@ const NEVER_MS: u64 = u64::MAX;
 impl Question {
     fn reply(self) {
         let Self { text, reply } = self;
-        // Its link may have ended.
-        let _ended = match text.split_once(' ').unwrap_or((&text, "")) {
-            ("say", text) => writeln!(reply, "{text}, 42."),
-            ("bye", _) => reply.close("goodbye\n"),
-            ("drop", _) => Ok(drop(reply)),
-            _ => Ok(reply.none()),
-        };
+        // Where a reply comes too late, its link has ended.
+        match text.split_once(' ').unwrap_or((&text, "")) {
+            ("say", text) => _ = writeln!(reply, "{text}, 42."),
+            ("bye", _) => _ = reply.close("goodbye\n"),
+            ("drop", _) => drop(reply),
+            _ => reply.none(),
+        }
     }
 }
