@@ -9,7 +9,7 @@ mod util;
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use util::{
     Case, HangUp, PATIENCE, Pattern, TestServer, bytes, each_back_end, echo, enough_files,
@@ -136,7 +136,7 @@ fn broadcasts_reach_every_link(
         return;
     }
     let speaks = AtomicBool::new(true);
-    let messages: Vec<Vec<u8>> = (0..ROUNDS).map(|round| bytes(round, BROADCAST)).collect();
+    let messages: Vec<Vec<u8>> = (0..ROUNDS).map(without_sevens).collect();
     let known = messages.clone();
     // Who sends the beginning of a message has it broadcast; all else is echoed.
     let handler = on_chunk(move |link, data| {
@@ -151,10 +151,16 @@ fn broadcasts_reach_every_link(
     let mut receivers: Vec<_> = (0..RECEIVERS).map(|_| server.connect()).collect();
     let busy: Vec<_> = (0..BUSY).map(|_| server.connect()).collect();
     server.wait_for_links(links);
+    let heard: Vec<_> = (0..BUSY).map(|_| AtomicUsize::new(0)).collect();
     std::thread::scope(|scope| {
         let _end = HangUp(&busy);
-        let writers: Vec<_> = busy.iter().map(|s| scope.spawn(|| keep_busy(s, &speaks))).collect();
-        for message in &messages {
+        let (speaks, heard) = (&speaks, &heard);
+        let writers: Vec<_> = busy
+            .iter()
+            .zip(heard)
+            .map(|(stream, heard)| scope.spawn(move || keep_busy(stream, speaks, heard)))
+            .collect();
+        for (message, round) in messages.iter().zip(1..) {
             broadcast(&server, &mut speaker, message);
             let parts = receivers.chunks_mut(RECEIVERS.div_ceil(4));
             std::thread::scope(|scope| {
@@ -164,6 +170,10 @@ fn broadcasts_reach_every_link(
             });
             let stats = server.stats();
             assert_eq!(stats.missed, 0, "{stats:?}");
+            // On a busy machine they read later than those that wait for it.
+            let all_have_it =
+                || heard.iter().all(|h| h.load(Ordering::SeqCst) == round * BROADCAST);
+            eventually(all_have_it, "busy links have it, too");
         }
         speaks.store(false, Ordering::SeqCst);
         let ends: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
@@ -175,9 +185,15 @@ fn broadcasts_reach_every_link(
     assert_eq!((stats.missed, stats.closed(SlowReader), stats.closed(Limit)), (0, 0, 0));
 }
 
-/// Sends 16 KiB ahead of what it reads, broadcasts among it; says whether it could go on.
-fn keep_busy(stream: &TcpStream, go_on: &AtomicBool) -> bool {
-    let (mut stream, end) = (stream, now() + PATIENCE);
+/// What busy links send is sevens, so that they know what they hear.
+fn without_sevens(seed: u64) -> Vec<u8> {
+    bytes(seed, BROADCAST).into_iter().map(|byte| if byte == 7 { 8 } else { byte }).collect()
+}
+
+/// Sends 16 KiB ahead of what comes back, broadcasts among it, which are counted; says whether it could
+/// go on.
+fn keep_busy(mut stream: &TcpStream, go_on: &AtomicBool, heard: &AtomicUsize) -> bool {
+    let end = now() + PATIENCE;
     let (piece, mut back) = ([7; 16 * 1024], vec![0; 1 << 16]);
     while go_on.load(Ordering::SeqCst) && now() < end {
         if stream.write_all(&piece).is_err() {
@@ -185,11 +201,12 @@ fn keep_busy(stream: &TcpStream, go_on: &AtomicBool) -> bool {
         }
         let mut len = 0;
         while len < piece.len() {
-            match std::io::Read::read(&mut stream, &mut back) {
-                Ok(count) if count > 0 => len += count,
-                _ => return false,
-            }
+            let Ok(count @ 1..) = std::io::Read::read(&mut stream, &mut back) else { return false };
+            let sevens = back[..count].iter().filter(|byte| **byte == 7).count();
+            heard.fetch_add(count - sevens, Ordering::SeqCst);
+            len += sevens;
         }
+        assert_eq!(len, piece.len(), "more than was sent comes back");
     }
     true
 }
