@@ -297,6 +297,7 @@ mod tests {
     use wharf_port::memory::Chain;
 
     /// A shard of so many links, all open, and of so many buffers of 64 bytes.
+    #[expect(clippy::disallowed_methods, reason = "a test has no port whose clock it could ask")]
     fn core(links: u32, buffers: u32) -> Core {
         let settings = Settings {
             shards: 1,
