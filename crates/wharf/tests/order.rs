@@ -144,11 +144,8 @@ fn who_answers_a_broadcast_is_not_overtaken(case: &Case) {
                     for number in 0..ROUNDS {
                         let mut got = [0; MESSAGE];
                         stream.read_exact(&mut got).unwrap();
-                        assert_eq!(
-                            got,
-                            message(b'b', number),
-                            "an answer came first, {shards} shards"
-                        );
+                        let told = "an answer came first";
+                        assert_eq!(got, message(b'b', number), "{told}, {shards} shards");
                         for _ in 0..shards {
                             stream.read_exact(&mut got).unwrap();
                             assert_eq!(got, message(b'a', number), "{shards} shards");
