@@ -128,7 +128,7 @@ fn stop_under_load(case: &Case, posters: usize) {
             scope.spawn(move || while post() != Err(PostError::Closed) {});
         }
         // Those that are not accepted yet would find no server.
-        server.wait_for_links(1 + CLIENTS as u32);
+        server.wait_for_links(1 + u32::try_from(CLIENTS).unwrap());
         if posters > 0 {
             wait_for_full_turns(&server);
         } else {

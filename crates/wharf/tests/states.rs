@@ -139,12 +139,14 @@ fn a_state_is_dropped_once_after_on_disconnect(case: &Case) {
                 2 => {
                     server.handle.link(id).close();
                     expect_end(&mut client);
+                    drop(client);
                 }
                 3 => server.handle.link(id).abort(),
                 4 => client.write_all(b"panic").unwrap(),
                 _ => {
                     client.write_all(b"error").unwrap();
                     expect_end(&mut client);
+                    drop(client);
                 }
             }
             eventually(|| live.lock().unwrap().is_empty(), "the state is dropped");
@@ -559,7 +561,9 @@ fn a_link_knows_its_ends_its_worker_and_its_time(case: &Case) {
     let handler = functions::<Option<Instant>>().on_receive(move |link, input| {
         let Some(_) = input.line(10)? else { return Ok(()) };
         let before = link.state.replace(link.now()).unwrap_or(start);
-        assert!(link.now() >= before && link.now() <= now(), "the worker's clock");
+        let (turn, here) = (link.now(), now());
+        assert!(turn >= before, "{:?} before an earlier turn", before - turn);
+        assert!(turn <= here, "{:?} in the future", turn - here);
         let (peer, local) = (link.peer(), link.local());
         assert_eq!(peer, Address::Inet(peer.socket_addr().unwrap()));
         assert_eq!((peer.ip(), peer.port()), {

@@ -64,7 +64,7 @@ fn each_reason_is_counted_under_its_name(case: &Case) {
         }
         b"error" => Err(Error::msg("an error")),
         b"full" => (0..1_000).try_for_each(|_| Ok(link.out.send([0; 1_000])?)),
-        b"slow" => Ok(link.out.send([0; 256 * 1_024])?),
+        b"slow" => Ok(link.out.send(vec![0; 256 * 1_024])?),
         b"long" => Err(TooLong::new(3).into()),
         b"panic" => std::panic::panic_any(ON_PURPOSE),
         _ => Ok(link.out.send(data)?),
