@@ -182,7 +182,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         }
         let answer = self.call(index, |handler, link| handler.on_writable(link));
         self.after_callback(index, answer);
-        if self.core.slots[index].wish.is_some() {
+        // What was lent for this call is there for the call with input that it wakes, too.
+        let slot = &self.core.slots[index];
+        if slot.wish.is_some() && (slot.input.is_empty() || slot.is_held()) {
             self.core.end_stale_wish(index);
         }
         true
