@@ -35,6 +35,8 @@ pub(crate) enum Task {
     Never(Reply),
     /// Ends a pause.
     Resume(Handle, LinkId),
+    /// Wakes a link that is not paused.
+    Wake(Handle, LinkId),
 }
 
 /// The jobs of one run.
@@ -43,6 +45,8 @@ pub(crate) struct Board {
     state: Lock<State>,
     /// How many of each client's requests have their reply, or were told that there is none.
     answered: Box<[AtomicUsize]>,
+    /// How many of each client's requests the handler was woken for, and those before.
+    woken: Box<[AtomicUsize]>,
 }
 
 #[expect(clippy::disallowed_types, reason = "callbacks of all shards and a thread share the jobs")]
@@ -61,8 +65,9 @@ impl Board {
     pub(crate) fn new(seed: u64, clients: u32) -> Arc<Self> {
         let (jobs, kept) = (Vec::new(), Vec::new());
         let state = State { rng: Rng::new(seed ^ 0xB0A2D), now: Time::default(), jobs, kept };
-        let answered = (0..clients).map(|_| AtomicUsize::new(0)).collect();
-        Arc::new(Self { state: Lock::new(state), answered })
+        let [answered, woken] =
+            [(); 2].map(|()| (0..clients).map(|_| AtomicUsize::new(0)).collect());
+        Arc::new(Self { state: Lock::new(state), answered, woken })
     }
 
     /// How many requests of this client are answered.
@@ -73,6 +78,11 @@ impl Board {
     /// The requests of this client up to this one are answered.
     pub(crate) fn note_answered(&self, client: usize, number: usize) {
         self.answered[client].fetch_max(number + 1, Ordering::Relaxed);
+    }
+
+    /// How many requests of this client may be answered.
+    pub(crate) fn woken(&self, client: usize) -> usize {
+        self.woken[client].load(Ordering::Relaxed)
     }
 
     pub(crate) fn add(&self, job: Job) {
@@ -108,7 +118,7 @@ impl Board {
     fn run(&self, job: Job) {
         let Job { client, number, task, .. } = job;
         // What is sent may be at the client at once.
-        let is_answer = !matches!(task, Task::Never(_) | Task::AfterError(_));
+        let is_answer = !matches!(task, Task::Never(_) | Task::AfterError(_) | Task::Wake(..));
         if is_answer {
             self.note_answered(client, number);
         }
@@ -139,6 +149,10 @@ impl Board {
             }
             Task::Never(_) => {}
             Task::Resume(server, link) => server.link(link).resume(),
+            Task::Wake(server, link) => {
+                self.woken[client].fetch_max(number + 1, Ordering::Relaxed);
+                server.link(link).resume();
+            }
         }
     }
 

@@ -9,12 +9,14 @@
 //!   l  later                         c  later, and the last       d  lost, which closes the link
 //!   s  later, in the same callback   k  later, after a close()    t  longer than what was set aside
 //!   m  later, after a word at once   e  an error, so none         x  never
+//!   w  at once, but it stays unread until the link is woken
 //! ```
 
 use crate::board::{Board, Job, Task};
 use crate::client_plan::letters;
 use crate::plan::{Plan, Requests};
 use crate::talk::{Chance, number_of};
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 use wharf::sim::Rng;
@@ -35,7 +37,7 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
             let never = if may_be_lost { b'x' } else { b'd' };
             rng.one_of(&[b'c', b'd', b'k', b't', b'e', never])
         } else {
-            rng.one_of(b"nnlllllssmop")
+            rng.one_of(b"nnlllllssmopw")
         };
         let reply_len = reply_max.min(rng.one_of(&[1, 20, 500, 5_000]));
         // What is set aside takes whole buffers.
@@ -90,7 +92,7 @@ impl Request {
     /// What the client gets.
     fn expected(self) -> Vec<u8> {
         match self.kind {
-            b'n' | b'l' | b's' | b'c' | b'k' => self.reply(),
+            b'n' | b'l' | b's' | b'c' | b'k' | b'w' => self.reply(),
             b'm' => [MEANWHILE, &self.reply()].concat(),
             _ => Vec::new(),
         }
@@ -111,6 +113,10 @@ pub(crate) struct DeferredState {
     /// The next request's number.
     next: usize,
     takes_several: bool,
+    /// The next request stays unread until somebody wakes the link.
+    waits: bool,
+    /// The peer has ended its stream meanwhile: so many requests are still to be taken.
+    left: Option<usize>,
 }
 
 type DeferredLink<'a> = Link<'a, DeferredState, Rng>;
@@ -131,7 +137,8 @@ impl Deferred {
         let DeferredState { client, next, .. } = *link.state;
         assert_eq!(request.number, next, "client {client}: a request is lost, or comes again");
         let goes_on = match request.kind {
-            b'n' => self.reply_now(link, input, request)?,
+            b'w' if !self.is_woken(link, request) => None,
+            b'n' | b'w' => self.reply_now(link, input, request)?,
             b'p' => {
                 link.pause();
                 self.add(link, request, Task::Resume(link.server.clone(), link.id()));
@@ -142,7 +149,14 @@ impl Deferred {
         match goes_on {
             Some(goes_on) => {
                 link.state.next += 1;
-                Ok(goes_on)
+                link.state.waits = false;
+                let left = link.state.left.map(|left| left - 1);
+                link.state.left = left;
+                if left == Some(0) {
+                    // What is deferred is still sent.
+                    link.close();
+                }
+                Ok(goes_on && left != Some(0))
             }
             None => {
                 // The same request comes again.
@@ -150,6 +164,14 @@ impl Deferred {
                 Ok(false)
             }
         }
+    }
+
+    /// Whether somebody has woken the link for this request; if nobody was asked to, somebody is now.
+    fn is_woken(&self, link: &mut DeferredLink<'_>, request: Request) -> bool {
+        if !std::mem::replace(&mut link.state.waits, true) {
+            self.add(link, request, Task::Wake(link.server.clone(), link.id()));
+        }
+        self.board.woken(link.state.client) > request.number
     }
 
     fn reply_now(
@@ -244,7 +266,8 @@ impl Handler<DeferredState, Rng> for Deferred {
 
     fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<DeferredState> {
         let client = number_of(&link.peer());
-        Ok(DeferredState { client, next: 0, takes_several: client.is_multiple_of(2) })
+        let takes_several = client.is_multiple_of(2);
+        Ok(DeferredState { client, next: 0, takes_several, waits: false, left: None })
     }
 
     fn on_receive(&self, link: &mut DeferredLink<'_>, input: &mut Input<'_>) -> Result {
@@ -261,6 +284,15 @@ impl Handler<DeferredState, Rng> for Deferred {
 
     fn on_end(&self, link: &mut DeferredLink<'_>, input: &mut Input<'_>) -> Result<Verdict> {
         self.board.help(link.worker);
+        if link.state.waits {
+            // What it has left unread is still to come.
+            let mut rest = Vec::new();
+            input.read_to_end(&mut rest)?;
+            input.rewind();
+            let ends = rest.windows(END.len()).filter(|bytes| *bytes == END);
+            link.state.left = Some(ends.count());
+            return Ok(Verdict::Keep);
+        }
         let is_whole = input.frame(REQUESTS).is_ok_and(|frame| frame.is_some());
         assert!(!is_whole, "client {}: on_end before a request is handled", link.state.client);
         Ok(Verdict::Close)
@@ -268,7 +300,8 @@ impl Handler<DeferredState, Rng> for Deferred {
 
     fn on_idle(&self, link: &mut DeferredLink<'_>) -> Result<Verdict> {
         self.board.help(link.worker);
-        Ok(Verdict::Close)
+        // What waits to be woken is not its peer's to give.
+        Ok(if link.state.waits { Verdict::Keep } else { Verdict::Close })
     }
 
     fn on_disconnect(&self, link: &mut DeferredLink<'_>, _: DisconnectReason) {
@@ -277,7 +310,8 @@ impl Handler<DeferredState, Rng> for Deferred {
 }
 
 /// Requests end like this, so that a search has to find an end that lies across buffers.
-const REQUESTS: Delimiter = Delimiter::new(b"\r\n\r\n", 60);
+const REQUESTS: Delimiter = Delimiter::new(END, 60);
+const END: &[u8] = b"\r\n\r\n";
 /// What is sent before a reply that is out.
 const MEANWHILE: &[u8] = b"wait\n";
 /// Bytes that a reply needs for its number.

@@ -134,15 +134,8 @@ fn who_answers_a_broadcast_is_not_overtaken(case: &Case) {
         *listeners.lock().unwrap() = ids[shards as usize..].to_vec();
         let listening = streams.split_off(shards as usize);
         std::thread::scope(|scope| {
-            for mut stream in streams {
-                scope.spawn(move || {
-                    for number in 0..ROUNDS {
-                        let mut got = [0; MESSAGE];
-                        stream.read_exact(&mut got).unwrap();
-                        assert_eq!(got, message(b'b', number));
-                        stream.write_all(&message(b'r', number)).unwrap();
-                    }
-                });
+            for stream in streams {
+                scope.spawn(move || answer(stream, ROUNDS));
             }
             let done = Arc::new(AtomicU64::new(0));
             for mut stream in listening {
@@ -168,6 +161,17 @@ fn who_answers_a_broadcast_is_not_overtaken(case: &Case) {
             }
         });
         server.stop();
+    }
+}
+
+/// Reads each broadcast, and answers it.
+fn answer(mut stream: TcpStream, rounds: u32) {
+    for number in 0..rounds {
+        let mut got = [0; 5];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!((got[0], &got[1..]), (b'b', &number.to_be_bytes()[..]));
+        got[0] = b'r';
+        stream.write_all(&got).unwrap();
     }
 }
 

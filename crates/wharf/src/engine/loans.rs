@@ -256,6 +256,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             loan.output = 0;
         }
         let standing = match slot.wish {
+            // What it holds it gives back with a reply that is the handler's to send.
+            _ if slot.deferral.is_some() => Standing::WaitsToAnswer,
             // Nothing but a loan is in the way of its own answer.
             Some(Wish::Output(_)) if output_stalled.is_none() => Standing::WaitsToAnswer,
             Some(Wish::Input(_)) => Standing::WaitsForInput,

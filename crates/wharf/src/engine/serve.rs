@@ -126,12 +126,16 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
 
     /// Calls the handler with what is unread, and keeps what it leaves.
     fn call_with_input(&mut self, index: u32, unread: &mut Unread) {
-        self.core.slots[index].woken = false;
+        let slot = &mut self.core.slots[index];
+        (slot.woken, slot.wished) = (false, false);
         let (answer, asked) =
             self.call_with(index, unread, |handler, link, input| handler.on_receive(link, input));
         self.keep_unread(index, unread);
         self.called(index, asked.took, asked.wanted);
         self.after_callback(index, answer);
+        if self.core.slots[index].wish.is_some() {
+            self.core.end_stale_wish(index);
+        }
         if self.core.slots[index].deferral.is_some() {
             self.start_time_out(index);
         }
@@ -172,12 +176,17 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Makes the call that is owed for want of room.
     fn pay_writable(&mut self, index: u32) -> bool {
         let slot = &mut self.core.slots[index];
-        (slot.owes_writable, slot.woken) = (false, true);
+        (slot.owes_writable, slot.woken, slot.wished) = (false, true, false);
         if mem::take(&mut slot.ensured) > 0 {
             self.core.publish_room(index);
         }
         let answer = self.call(index, |handler, link| handler.on_writable(link));
         self.after_callback(index, answer);
+        // What was lent for this call is there for the call with input that it wakes, too.
+        let slot = &self.core.slots[index];
+        if slot.wish.is_some() && (slot.input.is_empty() || slot.is_held()) {
+            self.core.end_stale_wish(index);
+        }
         true
     }
 

@@ -22,7 +22,7 @@ use crate::service::Service;
 use crate::shares::Borrower;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wharf_port::memory::LedgerView;
 use wharf_port::port::{Completions, Port, PortError, Poster, Time};
 
@@ -105,6 +105,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         let places = shared.settings.links_per_shard();
         let wheel = Wheel::new(super::timeout_scale(&shared.settings), port.now());
         let look_every_ns = super::time_out::look_every_ns(&shared.settings);
+        // The moment first, so that no link's time lies in the future.
+        #[expect(clippy::disallowed_methods, reason = "once: what the port's clock counts from")]
+        let zero = (Instant::now(), port.now());
         let mut worker = Self {
             callbacks: Callbacks {
                 server: Handle::new(Arc::clone(&shared)),
@@ -118,7 +121,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             held: None,
             refused: VecDeque::with_capacity(places as usize),
             retry_at: None,
-            core: Core::new(shard, places, port.pool().clone(), shared, port.now()),
+            core: Core::new(shard, places, port.pool().clone(), shared, zero),
             wheel,
             acceptor: Acceptor::new(),
             posters: Box::default(),

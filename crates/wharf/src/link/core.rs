@@ -53,18 +53,17 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// A shard whose port's clock says `now`.
+    /// A shard whose port's clock says what is in `zero`, together with a moment just before.
     pub(crate) fn new(
         shard: u8,
         capacity: u32,
         pool: BufferPool,
         shared: Arc<Shared>,
-        now: Time,
+        zero: (Instant, Time),
     ) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "once: what the port's clock counts from")]
-        let instant = Instant::now();
+        let now = zero.1;
         Self {
-            zero: (instant, now),
+            zero,
             shard,
             now,
             clock: now,
@@ -188,7 +187,18 @@ impl Core {
         if matches!(wish, Wish::Output(_)) && self.shares.loan(held).input > 0 {
             self.waiters.push_first(index);
         }
-        self.slots[index].wish = Some(wish);
+        (self.slots[index].wish, self.slots[index].wished) = (Some(wish), true);
+    }
+
+    /// A callback of a link that has waited for a loan for its output is over. If nothing was refused
+    /// it, and nothing is owed to it, it went another way, and waits for nothing.
+    #[cold]
+    pub(crate) fn end_stale_wish(&mut self, index: u32) {
+        let slot = &self.slots[index];
+        let is_stale = matches!(slot.wish, Some(Wish::Output(_))) && !slot.wished;
+        if is_stale && !slot.owes_writable {
+            self.end_wish(index);
+        }
     }
 
     pub(crate) fn end_wish(&mut self, index: u32) {
@@ -287,6 +297,7 @@ mod tests {
     use wharf_port::memory::Chain;
 
     /// A shard of so many links, all open, and of so many buffers of 64 bytes.
+    #[expect(clippy::disallowed_methods, reason = "a test has no port whose clock it could ask")]
     fn core(links: u32, buffers: u32) -> Core {
         let settings = Settings {
             shards: 1,
@@ -299,7 +310,13 @@ mod tests {
         };
         settings.check().unwrap();
         let pool = BufferPool::new(settings.shard_pool()).unwrap();
-        let mut core = Core::new(0, links, pool, Arc::new(Shared::new(settings).unwrap()), Time(0));
+        let mut core = Core::new(
+            0,
+            links,
+            pool,
+            Arc::new(Shared::new(settings).unwrap()),
+            (Instant::now(), Time(0)),
+        );
         for _ in 0..links {
             core.slots.open(SocketAddr::from(([127, 0, 0, 1], 1)), 0, Time(0)).unwrap();
         }

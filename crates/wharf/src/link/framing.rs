@@ -475,8 +475,8 @@ mod tests {
         let framed = LengthPrefix::new(2, 100).little_endian().offset(2).of(("kind", [1, 2]));
         assert_eq!(bytes(&framed).unwrap(), b"ki\x04\0nd\x01\x02");
         // It counts itself.
-        let framed = LengthPrefix::new(4, 100).adjustment(-4).of(format_args!("{}", 42));
-        assert_eq!(bytes(&framed).unwrap(), b"\0\0\0\x0642");
+        let own = LengthPrefix::new(4, 100).adjustment(-4);
+        assert_eq!(bytes(&own.of(format_args!("{}", 42))).unwrap(), b"\0\0\0\x0642");
     }
 
     #[test]

@@ -189,6 +189,7 @@ impl Core {
         let bytes = u32::try_from(max).unwrap_or(u32::MAX);
         slot.deferral = Some(super::slot::Deferral { bytes, buffers, since: now });
         slot.owe(now);
+        self.end_output_wish(index, max);
         self.settle(index);
         self.publish_room(index);
         let shard = &self.shared.shards[usize::from(self.shard)];

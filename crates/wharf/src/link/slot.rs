@@ -156,8 +156,9 @@ pub(crate) struct Slot {
     pub(crate) promised: u32,
     /// What the link holds, as its shard's account knows it.
     pub(crate) held: Held,
-    /// The loan that it waits for.
+    /// The loan that it waits for, and whether the callback that runs has asked for it.
     pub(crate) wish: Option<Wish>,
+    pub(crate) wished: bool,
     /// Since when.
     pub(crate) wishes_since: Time,
     /// The turn in which it was called last, and how often.
@@ -242,6 +243,7 @@ impl Slot {
             promised: 0,
             held: Held::default(),
             wish: None,
+            wished: false,
             wishes_since: Time::default(),
             turn: 0,
             calls: 0,

@@ -491,7 +491,7 @@ mod tests {
 
     struct Watching {
         shared: Arc<OnceLock<Arc<Shared>>>,
-        seen: Arc<Lock<Vec<Seen>>>,
+        seen: Log,
     }
 
     impl Watching {
@@ -533,13 +533,15 @@ mod tests {
         }
     }
 
+    type Log = Arc<Lock<Vec<Seen>>>;
+
     /// A server of three shards without threads, and what their inboxes see.
-    fn watched() -> (Arc<Shared>, Vec<Arc<Lock<Vec<Seen>>>>) {
+    fn watched() -> (Arc<Shared>, Vec<Log>) {
         let settings = Settings { shards: 3, ..Settings::default() };
         let shared = Arc::new(Shared::new(settings).unwrap());
         let known = Arc::new(OnceLock::from(Arc::clone(&shared)));
         let pool = BufferPool::new(PoolConfig::new(1)).unwrap();
-        let seen: Vec<Arc<Lock<Vec<Seen>>>> = (0..3).map(|_| Arc::default()).collect();
+        let seen: Vec<Log> = (0..3).map(|_| Arc::default()).collect();
         for (shard, seen) in seen.iter().enumerate() {
             let (shared_later, seen) = (Arc::clone(&known), Arc::clone(seen));
             let inlet = Watching { shared: shared_later, seen };

@@ -48,6 +48,8 @@ pub(super) struct Story {
     heard_link_ns: u64,
     /// What of the unread bytes counts as handled.
     rest: Rest,
+    /// Its handler leaves input unread, and has not said why.
+    pub(super) leaves_input: bool,
     /// Its own handler keeps it from being called, or from ending.
     pub(super) is_held: bool,
     /// Somebody else has asked for its close.
@@ -293,6 +295,7 @@ impl Contract {
                 story.received += taken as u64;
             }
             (story.rest, story.is_held) = (rules.rest(), rules.is_held());
+            story.leaves_input = rules.leaves_input();
             story.reply_ns = rules.reply_ns(&facts);
         }
         match (call.event, outcome) {

@@ -271,7 +271,9 @@ where
         // Or the network did not let anything through, which the server cannot tell from that.
         let is_slow = self.faults.way_max_ns() >= nanos(wait)
             && traffic.given_up.is_some_and(|then| then.untaken_ns >= nanos(wait));
-        let holds = is_incomplete || is_slow || story.is_held || was_unread_for(&traffic, wait);
+        // Its handler holds it; its peer is not to blame, but who can know.
+        let keeps = story.is_held || story.leaves_input;
+        let holds = is_incomplete || is_slow || was_unread_for(&traffic, wait) || keeps;
         (is_revoked && holds).then_some(Excuse::Loan)
     }
 

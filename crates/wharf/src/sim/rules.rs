@@ -263,8 +263,10 @@ impl Rules {
     fn check_cause(&self, at: Glance, facts: &Facts) -> Result<(), String> {
         let Some(last) = &self.last else { return Ok(()) };
         let is_ensured = last.ensures > 0 && at.spare >= last.ensures;
+        // A resume from elsewhere may be applied only now.
+        let wakes = self.wakes || facts.turn <= self.resumes_until;
         // What is broken takes all that is sent.
-        if last.took || self.wakes || is_ensured || facts.is_broken {
+        if last.took || wakes || is_ensured || facts.is_broken {
             return Ok(());
         }
         if last.wants > 0 {
@@ -529,6 +531,15 @@ impl Rules {
             Some(last) if !last.took && last.output_is_idle => Rest::Left(last.end.unread as u64),
             _ => Rest::Wants(0),
         }
+    }
+
+    /// Whether the last `on_receive` left something for no reason that it said.
+    pub(super) fn leaves_input(&self) -> bool {
+        let left = |last: LastCall| {
+            let asked = last.wants > 0 || last.ensures > 0;
+            !last.took && !asked && last.end.unread > 0
+        };
+        self.last.is_some_and(left)
     }
 
     pub(super) fn is_kicked(&self) -> bool {
