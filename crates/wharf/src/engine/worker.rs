@@ -185,6 +185,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         }
         self.completions = completions;
 
+        // What is done now takes its time, as a callback of a completion does.
+        if self.core.marks().any() || !self.marked.is_empty() || !self.again.is_empty() {
+            self.unslept = Some(Duration::ZERO);
+        }
         self.obey_marks(is_short);
         self.serve_again();
         self.retry_posts();
