@@ -58,6 +58,8 @@ pub(crate) const MESSAGES_PER_LINK: u32 = 4;
 /// So many links of a shard can share as many messages each; of more links each shares one, and the
 /// others while there are entries.
 const LINKS_WITH_ALL_MESSAGES: u32 = 1_024;
+/// Posts to single links that one shard accepts at a time.
+const POSTS_ACCEPTED_MAX: u32 = 1_024;
 const SHARDS_MAX: u32 = 256;
 const BUFFERS_MAX: u32 = 1 << 24;
 
@@ -173,9 +175,9 @@ impl Settings {
     }
 
     /// Posts to single links that one shard accepts before it has queued and sent them: as many as
-    /// there can be messages, each of which takes a buffer.
+    /// there can be messages, each of which takes a buffer, but no more than so many.
     pub(crate) fn post_entries(&self) -> u32 {
-        self.division().posts.saturating_mul(self.shards + 1)
+        self.division().posts.saturating_mul(self.shards + 1).min(POSTS_ACCEPTED_MAX)
     }
 
     /// The longest message that can be posted.

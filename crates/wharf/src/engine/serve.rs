@@ -209,9 +209,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Tells the handler that nothing more will come, and that all that came is handled.
     pub(super) fn tell_end(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
-        if !self.core.shared.planted.is(EnginePlant::EndTwice) || slot.end.is_some() {
-            slot.end = Some(Verdict::Close);
-        }
+        slot.end = Some(Verdict::Close);
         let chain = mem::take(&mut slot.input);
         let before = slot.totals.received_bytes - chain.len() as u64;
         let mut unread = Unread::kept(chain, wrapped(before));
@@ -222,7 +220,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             self.core.slots[index].handled = false;
         }
         if let Some(verdict) = self.after_verdict(index, answer) {
-            self.core.slots[index].end = Some(verdict);
+            let forgets = self.core.shared.planted.strikes(EnginePlant::EndTwice);
+            self.core.slots[index].end = (!forgets).then_some(verdict);
             let now = self.core.now;
             self.core.slots[index].hear(now);
             self.start_time_out(index);
