@@ -59,7 +59,7 @@ pub(crate) const MESSAGES_PER_LINK: u32 = 4;
 /// others while there are entries.
 const LINKS_WITH_ALL_MESSAGES: u32 = 1_024;
 /// Posts to single links that one shard accepts at a time.
-const POSTS_ACCEPTED_MAX: u32 = 1_024;
+const POSTS_ACCEPTED_MAX: u32 = 2_048;
 const SHARDS_MAX: u32 = 256;
 const BUFFERS_MAX: u32 = 1 << 24;
 
