@@ -166,7 +166,7 @@ fn each_worker_has_one_context_on_its_own_thread(case: &Case) {
 }
 
 /// Another link is served, by a context that is as new as `calls` says.
-fn others_go_on(other: &mut std::net::TcpStream, calls: &str) {
+fn others_go_on(other: &mut TcpStream, calls: &str) {
     other.write_all(b"calls?").unwrap();
     expect_bytes(other, calls.as_bytes());
 }
