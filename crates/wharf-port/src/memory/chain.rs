@@ -117,28 +117,6 @@ impl Chain {
         self.append_slices(pool, message.slices(), message.len(), owner, buffers_max)
     }
 
-    /// Copies all of `slices` behind what is here, as one [`append`](Self::append) of the bytes of
-    /// all of them would. A clone of the iterator has to yield the same slices.
-    ///
-    /// # Errors
-    ///
-    /// [`NoRoom`] if that is not possible for all of the bytes; then nothing changed.
-    ///
-    /// # Cost
-    ///
-    /// Walks over the slices up to three times, and copies their bytes once; allocates nothing.
-    pub fn append_all<'d>(
-        &mut self,
-        pool: &BufferPool,
-        slices: impl Iterator<Item = &'d [u8]> + Clone,
-        owner: Owner,
-        buffers_max: u32,
-    ) -> Result<(), NoRoom> {
-        // No pool has as many bytes as the sum can be wrong by.
-        let len = slices.clone().fold(0_usize, |len, slice| len.saturating_add(slice.len()));
-        self.append_slices(pool, slices, len, owner, buffers_max)
-    }
-
     #[inline]
     fn append_slices<'d>(
         &mut self,

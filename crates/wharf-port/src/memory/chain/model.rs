@@ -223,11 +223,7 @@ impl Run {
         let buffers_max = u32::try_from(buffers_max).unwrap();
         let (chain, owner) = (&mut self.tested.chain, Owner::SendQueue);
         let result = match operation {
-            0 => chain.append(&self.pool, &data, owner, buffers_max),
-            1 => {
-                let slices = data.chunks(1 + self.random.below(2 * SIZE));
-                chain.append_all(&self.pool, slices, owner, buffers_max)
-            }
+            0 | 1 => chain.append(&self.pool, &data, owner, buffers_max),
             _ => {
                 let Ok(message) = self.messages.message_of(&data) else { return };
                 chain.append_copy_of(&self.pool, &message, owner, buffers_max)

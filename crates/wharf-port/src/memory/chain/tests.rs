@@ -43,23 +43,6 @@ fn append_is_all_or_nothing() {
 }
 
 #[test]
-fn many_slices_are_appended_as_one() {
-    let pool = pool(3);
-    let mut chain = pool.chain_of(&[1; 60], Owner::SendQueue).unwrap();
-    let slices: [&[u8]; 5] = [b"", &[2; 50], b"", &[3; 60], &[4; 23]];
-    let mut too_many = slices.iter().copied();
-    assert_eq!(chain.append_all(&pool, too_many.clone(), Owner::SendQueue, 9), Err(NoRoom));
-    let endless = std::iter::repeat_n(&[7; 64][..], usize::MAX).take(3);
-    assert_eq!(chain.append_all(&pool, endless, Owner::SendQueue, 9), Err(NoRoom));
-    assert_eq!((bytes(&chain), chain.buffers(), pool.free()), (vec![1; 60], 1, 2));
-    too_many.next_back();
-    chain.append_all(&pool, too_many, Owner::SendQueue, 2).unwrap();
-    assert_eq!(bytes(&chain), [vec![1; 60], vec![2; 50], vec![3; 60]].concat());
-    chain.append_all(&pool, std::iter::empty(), Owner::SendQueue, 0).unwrap();
-    assert_eq!((chain.len(), chain.buffers()), (170, 3));
-}
-
-#[test]
 fn a_source_is_read_into_the_room_that_is_there_and_no_further() {
     let pool = pool(4);
     let mut chain = pool.chain_of(&[1; 60], Owner::SendQueue).unwrap();
