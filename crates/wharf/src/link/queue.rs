@@ -5,7 +5,7 @@ use super::core::Core;
 use super::output::Copied;
 use super::payload::{Parts, Payload};
 use super::reply::Reply;
-use super::slot::Wish;
+use super::slot::{Deferral, Wish};
 use super::unread::Unread;
 use crate::SendError;
 use crate::acts::{Act, tell};
@@ -154,7 +154,9 @@ impl Core {
             let _what_is_left_waits = self.wish_for_output(index, needed);
         }
         if len > 0 {
-            self.end_output_wish_if_served(index, len, len_max);
+            if len == len_max {
+                self.end_output_wish(index, len);
+            }
             self.note_queued(index);
         }
         len
@@ -187,7 +189,7 @@ impl Core {
         let (now, buffers) = (self.now, parcel.buffers());
         let slot = &mut self.slots[index];
         let bytes = u32::try_from(max).unwrap_or(u32::MAX);
-        slot.deferral = Some(super::slot::Deferral { bytes, buffers, since: now });
+        slot.deferral = Some(Deferral { bytes, buffers, since: now });
         slot.owe(now);
         self.end_output_wish(index, max);
         self.settle(index);
@@ -401,12 +403,6 @@ impl Core {
             && self.buffers_of(len) >= buffers
         {
             self.end_wish(index);
-        }
-    }
-
-    fn end_output_wish_if_served(&mut self, index: u32, len: usize, len_max: usize) {
-        if len == len_max {
-            self.end_output_wish(index, len);
         }
     }
 
