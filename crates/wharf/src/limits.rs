@@ -60,6 +60,11 @@ pub(crate) const MESSAGES_PER_LINK: u32 = 4;
 const LINKS_WITH_ALL_MESSAGES: u32 = 1_024;
 /// Posts to single links that one shard accepts at a time.
 const POSTS_ACCEPTED_MAX: u32 = 2_048;
+/// A large buffer, to receive into, is so many others long, but no longer than that.
+const LARGE_TIMES: u32 = 16;
+const LARGE_SIZE_MAX: u32 = 32 * 1024;
+/// What all shards have of them.
+const LARGE_BYTES: u32 = 4 << 20;
 const SHARDS_MAX: u32 = 256;
 const BUFFERS_MAX: u32 = 1 << 24;
 
@@ -213,9 +218,22 @@ impl Settings {
         pool
     }
 
+    /// How many large buffers a shard has to receive into, and their size: its part of 4 MiB, at
+    /// most a quarter of what its other buffers have. None if those are as large.
+    fn large_buffers(&self) -> (u32, u32) {
+        let size = (LARGE_TIMES * self.buffer_size_bytes).min(LARGE_SIZE_MAX);
+        let others = u64::from(self.division().pool()) * u64::from(self.buffer_size_bytes);
+        let most = u32::try_from(others / 4 / u64::from(size)).unwrap_or(u32::MAX);
+        let count = (LARGE_BYTES / size / self.shards).min(most);
+        // A port may lend half of them.
+        let are_of_use = size >= 2 * self.buffer_size_bytes && count >= 2;
+        if are_of_use { (count, size) } else { (0, 0) }
+    }
+
     pub(crate) fn shard_pool(&self) -> PoolConfig {
         let mut pool = PoolConfig::new(self.division().pool());
         pool.buffer_size_bytes = self.buffer_size_bytes;
+        (pool.large_buffers, pool.large_size_bytes) = self.large_buffers();
         let links = self.links_per_shard();
         pool.shared_entries = links
             + (MESSAGES_PER_LINK - 1) * links.min(LINKS_WITH_ALL_MESSAGES)
@@ -264,7 +282,8 @@ impl Settings {
         let pool = self.shard_pool();
         let size_bytes = u64::from(self.buffer_size_bytes).next_multiple_of(64);
         let buffers = |count: u32| shards * u64::from(count) * size_bytes;
-        let tables = shards * pool.size_bytes() - buffers(pool.buffers);
+        let large = shards * u64::from(pool.large_buffers) * u64::from(pool.large_size_bytes);
+        let tables = shards * pool.size_bytes() - buffers(pool.buffers) - large;
         MemoryPlan {
             guaranteed_buffers: shards * u64::from(division.guarantees()),
             surplus_buffers: shards * u64::from(division.surplus),
@@ -272,6 +291,7 @@ impl Settings {
                 ("buffers guaranteed to links", buffers(division.guarantees())),
                 ("buffers lent to links (surplus)", buffers(division.surplus)),
                 ("receive windows", buffers(division.window)),
+                ("large buffers to receive into", large),
                 ("tables of these buffers", tables),
                 ("buffers for posts and broadcasts", (shards + 1) * self.post_pool().size_bytes()),
                 ("links", shards * places * link_size_bytes as u64),

@@ -77,7 +77,7 @@ pub(crate) struct Needs {
 /// cease to be when three times the window can be lent.
 const WINDOW_PART: u32 = 4;
 /// Some hundred buffers keep a core busy and stay in its cache.
-const WINDOW_MAX: u32 = 512;
+const WINDOW_MAX: u32 = 256;
 /// The default leaves each shard this surplus, so that a bulk transfer does not meet its end.
 const SURPLUS_DEFAULT: u32 = 512;
 

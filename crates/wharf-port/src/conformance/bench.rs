@@ -361,6 +361,10 @@ impl<L: Lab> Bench<L> {
         drop(lab);
         drop((records, accepted, completions));
         assert_eq!(pool.free(), pool.capacity(), "{:?}", pool.ledger());
+        if let Some(large) = pool.large() {
+            assert_eq!(large.free(), large.capacity(), "large: {:?}", large.ledger());
+            churn(large);
+        }
         churn(&pool);
         pool
     }

@@ -54,7 +54,9 @@ struct Member<L: Lab> {
 
 impl<L: Lab> Crowd<L> {
     fn new(seed: u64) -> Self {
-        let mut bench = Bench::new(Setup::small().narrow().buffers(24, 512));
+        // None, too few for all, and enough.
+        let large = [0, 2, 16][usize::try_from(seed % 3).unwrap()];
+        let mut bench = Bench::new(Setup::small().narrow().buffers(24, 512).large(large));
         // A dequeue that has room for one completion leaves everything else half done.
         bench.completions_max([64, 1, 2, 3][usize::try_from(seed % 4).unwrap()]);
         let members = bench.links(8).into_iter().map(Member::new).collect();

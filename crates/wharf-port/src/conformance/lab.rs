@@ -103,6 +103,12 @@ impl Setup {
         self
     }
 
+    /// So many large buffers of 2 KiB beside the others.
+    pub(super) fn large(mut self, large_buffers: u32) -> Self {
+        (self.pool.large_buffers, self.pool.large_size_bytes) = (large_buffers, 2_048);
+        self
+    }
+
     pub(super) fn buffers(mut self, buffers: u32, buffer_size_bytes: u32) -> Self {
         self.pool = PoolConfig { buffer_size_bytes, ..PoolConfig::new(buffers) };
         self

@@ -99,6 +99,12 @@
 //! |  |  | `an_empty_pool_does_not_hold_a_question_up` |
 //! |  |  | `a_question_can_be_cancelled_and_closed_under` |
 //! |  |  | `a_port_that_is_dropped_with_questions_ends_its_links` |
+//! | INV-PORT-10 | `bulk` | `a_stream_that_fills_buffers_comes_in_large_ones` |
+//! |  |  | `a_trickle_comes_in_small_buffers_again` |
+//! |  |  | `while_no_large_buffer_is_free_small_ones_serve` |
+//! |  |  | `a_large_buffer_keeps_to_the_limit_of_its_receive` |
+//! |  |  | `links_that_wait_after_bulk_hold_no_large_buffer` |
+//! |  |  | `a_port_that_is_dropped_with_receives_into_large_buffers_frees_all` |
 //! | beside the numbers | `beyond` | `a_wait_lasts_as_long_as_its_time_out` |
 //! |  |  | `a_time_out_of_zero_returns_at_once` |
 //! |  |  | `a_dequeue_with_something_there_does_not_wait` |
@@ -118,6 +124,7 @@
 
 mod bench;
 mod beyond;
+mod bulk;
 mod crowd;
 mod exactly_once;
 mod fairness;
@@ -139,6 +146,7 @@ mod windows;
 fn the_table_of_promises_names_every_test() {
     let sources = [
         include_str!("beyond.rs"),
+        include_str!("bulk.rs"),
         include_str!("crowd.rs"),
         include_str!("exactly_once.rs"),
         include_str!("fairness.rs"),

@@ -110,7 +110,7 @@ impl<T: Send> EpollPort<T> {
             let Some((socket, buffer)) = self.supply.feed() else { return };
             let Some(Entry { key, state }) = self.sockets.get_mut(socket) else { continue };
             if let Intake::Waiting(demand) = state.intake {
-                push(completions, *key, state.receive(demand, buffer));
+                push(completions, *key, state.receive(demand, buffer, &self.supply.pool));
             }
             state.queue_if_busy(socket, &mut self.ready);
         }
@@ -180,12 +180,12 @@ fn receive<T: Send>(
         if supply.is_used_up() || (received > 0 && supply.is_short()) {
             return;
         }
-        let Some(buffer) = supply.buffer_for(socket) else {
+        let Some(buffer) = supply.buffer_for(socket, state.bulk, demand) else {
             state.intake = Intake::Waiting(demand);
             counters.receive_pauses += 1;
             return;
         };
-        push(completions, key, state.receive(demand, buffer));
+        push(completions, key, state.receive(demand, buffer, &supply.pool));
     }
 }
 

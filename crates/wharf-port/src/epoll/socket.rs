@@ -2,8 +2,8 @@
 
 use super::calls::{self, Push};
 use crate::linux::{self, Look};
-use crate::memory::{Buffer, Chain};
-use crate::port::{Demand, End, OperationKind, Outcome, Shots, Socket, SocketUse};
+use crate::memory::{Buffer, BufferPool, Chain};
+use crate::port::{Bulk, Demand, End, OperationKind, Outcome, Shots, Socket, SocketUse};
 use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -17,6 +17,7 @@ pub(super) struct SocketState {
     /// The receive, or a listener's accept.
     pub(super) intake: Intake,
     pub(super) send: Option<Sending>,
+    pub(super) bulk: Bulk,
     pub(super) closing: bool,
     /// The socket may have something to receive or to accept.
     pub(super) readable: bool,
@@ -75,6 +76,7 @@ impl SocketState {
             role,
             intake: Intake::Idle,
             send: None,
+            bulk: Bulk::default(),
             closing: false,
             readable: false,
             drain: false,
@@ -138,6 +140,7 @@ impl SocketState {
         &mut self,
         mut demand: Demand,
         mut buffer: Buffer,
+        pool: &BufferPool,
     ) -> Option<Outcome<S, T>> {
         let len_max = demand.len_max(buffer.capacity());
         match calls::recv(&self.fd, &mut buffer, len_max) {
@@ -146,6 +149,7 @@ impl SocketState {
                 // All that was asked for says nothing about what is behind it. Less than that was
                 // all there was, and what comes later is an edge of its own (epoll(7), question 9).
                 self.readable = self.drain || len == len_max;
+                self.bulk.note(len, pool);
                 let last = demand.received(len);
                 self.intake = if last { Intake::Idle } else { Intake::Armed(demand) };
                 Some(Outcome::Received { buffer, last })

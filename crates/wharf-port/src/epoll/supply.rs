@@ -1,7 +1,7 @@
 //! Which receive gets a buffer: at most so many in a dequeue, and nobody before those that wait.
 
 use crate::memory::{Buffer, BufferPool, Owner};
-use crate::port::{Socket, SocketQueue};
+use crate::port::{Bulk, Demand, Socket, SocketQueue};
 
 /// The buffers for receives, and the sockets that found none.
 pub(super) struct Supply {
@@ -40,14 +40,26 @@ impl Supply {
 
     /// A buffer for a socket that has something to receive; `None` puts it behind the others that
     /// wait for one.
-    pub(super) fn buffer_for(&mut self, socket: Socket) -> Option<Buffer> {
-        let buffer =
-            if self.waiting.is_empty() { self.pool.acquire(Owner::Application) } else { None };
-        match buffer {
-            Some(_) => self.left -= 1,
+    pub(super) fn buffer_for(
+        &mut self,
+        socket: Socket,
+        bulk: Bulk,
+        demand: Demand,
+    ) -> Option<Buffer> {
+        let may_take = self.waiting.is_empty();
+        let acquire = || bulk.acquire(demand, &self.pool, Owner::Application);
+        let buffer = may_take.then(acquire).flatten();
+        match &buffer {
+            Some(buffer) => self.count(buffer),
             None => self.waiting.push_back(socket),
         }
         buffer
+    }
+
+    /// Counts a receive: one into a large buffer is as many as that has bytes for.
+    fn count(&mut self, buffer: &Buffer) {
+        let receives = buffer.capacity() / self.pool.buffer_size_bytes();
+        self.left = self.left.saturating_sub(receives);
     }
 
     /// The socket that has waited longest, with a buffer for it.

@@ -194,6 +194,8 @@ impl<T: marker::Send> IocpPort<T> {
             }
             Receive::Ready(_) => {
                 for _ in 0..RECEIVES_PER_VISIT {
+                    let Some((_, _, link)) = link(&mut self.table, socket) else { return };
+                    let Receive::Ready(demand) = link.receive else { return };
                     if self.receives_left == 0 {
                         self.ready.push_back(socket);
                         return;
@@ -201,7 +203,7 @@ impl<T: marker::Send> IocpPort<T> {
                     self.receives_left -= 1;
                     // Those that ran out before come first.
                     let may_take = self.waiting.is_empty() && !is_full(completions);
-                    let acquire = || self.pool.acquire(Owner::KernelReceive);
+                    let acquire = || link.bulk.acquire(demand, &self.pool, Owner::KernelReceive);
                     let buffer = may_take.then(acquire).flatten();
                     if !self.receive_once(socket, buffer, completions) {
                         return;
@@ -242,6 +244,7 @@ impl<T: marker::Send> IocpPort<T> {
             (Found::Bytes(len), Some(buffer)) => {
                 buffer.set_owner(Owner::Application);
                 let is_all = len == demand.len_max(buffer.capacity());
+                link.bulk.note(len, &self.pool);
                 let last = demand.received(len);
                 link.receive = if last { Receive::Idle } else { Receive::Ready(demand) };
                 completions.push(Completion { key, outcome: Outcome::Received { buffer, last } });

@@ -24,8 +24,8 @@ mod wake;
 
 use crate::memory::BufferPool;
 use crate::port::{
-    Clock, Completions, Counters, Inbox, Key, Operation, OperationKind, OsError, Port, PortConfig,
-    PortError, Poster, Refused, Socket, SocketQueue, SubmitError, Time,
+    Bulk, Clock, Completions, Counters, Inbox, Key, Operation, OperationKind, OsError, Port,
+    PortConfig, PortError, Poster, Refused, Socket, SocketQueue, SubmitError, Time,
 };
 use flight::Flight;
 use socket::Handle;
@@ -158,7 +158,7 @@ impl<T: Send> Port for IocpPort<T> {
         if let Err(error) = result {
             return Err(Refused { socket: stream, error });
         }
-        let link = Link { receive: Receive::Idle, send: state::Send::Idle };
+        let link = Link { receive: Receive::Idle, send: state::Send::Idle, bulk: Bulk::default() };
         let handle = Handle::new(OwnedSocket::from(stream), self.may_skip);
         let member = Member { handle, role: Role::Link(link), closing: false };
         Ok(self.insert(key, member))

@@ -15,7 +15,7 @@
 
 use super::flight::Started;
 use super::socket::{AcceptCalls, Handle};
-use crate::port::{Demand, End, Entry, Key, Shots, Socket, SocketTable, SocketUse};
+use crate::port::{Bulk, Demand, End, Entry, Key, Shots, Socket, SocketTable, SocketUse};
 use std::collections::VecDeque;
 
 pub(super) type Table = SocketTable<Member>;
@@ -37,6 +37,7 @@ pub(super) enum Role {
 pub(super) struct Link {
     pub(super) receive: Receive,
     pub(super) send: Send,
+    pub(super) bulk: Bulk,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

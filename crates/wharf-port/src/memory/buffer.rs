@@ -1,7 +1,7 @@
 //! A buffer in hand.
 
 use super::ledger::Owner;
-use super::pool::Inner;
+use super::pool::{BufferPool, Inner};
 use std::fmt;
 use std::io;
 use std::ops::Deref;
@@ -99,6 +99,20 @@ impl Buffer {
     #[must_use]
     pub fn capacity(&self) -> u32 {
         self.inner().slots.size_bytes()
+    }
+
+    /// Whether it is one of the large buffers of `pool`.
+    #[inline]
+    #[must_use]
+    pub fn is_large(&self, pool: &BufferPool) -> bool {
+        self.capacity() > pool.buffer_size_bytes()
+    }
+
+    /// Whether fewer than a quarter of the buffers of its kind are free.
+    #[inline]
+    #[must_use]
+    pub fn is_scarce(&self) -> bool {
+        self.inner().free_count() < self.inner().capacity() / 4
     }
 
     /// Marks who holds the buffer now, for the pool's ledger.

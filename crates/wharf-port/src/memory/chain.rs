@@ -394,6 +394,12 @@ impl Chain {
         }
     }
 
+    /// Whether the last entry is one of the large buffers of `pool`.
+    #[must_use]
+    pub fn ends_in_large(&self, pool: &BufferPool) -> bool {
+        matches!(self.last(), Some(Entry::Buffer(buffer)) if buffer.is_large(pool))
+    }
+
     /// Marks the holder of every buffer in the chain. Messages have no such mark.
     pub fn set_owner(&self, owner: Owner) {
         if self.buffers == 0 {

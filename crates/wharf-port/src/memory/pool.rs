@@ -21,13 +21,23 @@ pub struct PoolConfig {
     /// How many more chain entries than buffers: what messages may take up in queues, one entry
     /// for each message and queue.
     pub shared_entries: u32,
+    /// How many large buffers to receive into there are beside the others; 0 to 65,536.
+    pub large_buffers: u32,
+    /// Bytes in each of them; more than in the others, up to 1,048,576. Means nothing if there are none.
+    pub large_size_bytes: u32,
 }
 
 impl PoolConfig {
-    /// `buffers` buffers of 2,048 bytes, and as many entries for messages.
+    /// `buffers` buffers of 2,048 bytes, as many entries for messages, and no large buffers.
     #[must_use]
     pub fn new(buffers: u32) -> Self {
-        Self { buffers, buffer_size_bytes: 2048, shared_entries: buffers }
+        Self {
+            buffers,
+            buffer_size_bytes: 2048,
+            shared_entries: buffers,
+            large_buffers: 0,
+            large_size_bytes: 0,
+        }
     }
 
     /// Bytes that a pool of this shape takes, tables included.
@@ -35,12 +45,28 @@ impl PoolConfig {
     pub fn size_bytes(&self) -> u64 {
         // Each buffer has an index in the free stack and a tag.
         let buffer = u64::from(stride_bytes(self.buffer_size_bytes)) + 4 + 1;
-        let entries = u64::from(self.buffers) + u64::from(self.shared_entries);
-        u64::from(self.buffers) * buffer + entries * size_of::<Node>() as u64
+        let counts = [self.buffers, self.shared_entries, self.large_buffers];
+        let entries: u64 = counts.map(u64::from).iter().sum();
+        u64::from(self.buffers) * buffer
+            + entries * size_of::<Node>() as u64
+            + self.large().map_or(0, |large| large.size_bytes())
+    }
+
+    /// The pool of the large buffers. The entries for them are in the other's table.
+    fn large(&self) -> Option<Self> {
+        (self.large_buffers > 0).then(|| Self {
+            buffer_size_bytes: self.large_size_bytes,
+            shared_entries: 0,
+            ..Self::new(self.large_buffers)
+        })
     }
 }
 
 /// A fixed set of equal I/O buffers for one thread, taken at startup and never grown.
+///
+/// Beside them it may have some *large* ones, for a port to receive into where a stream fills one
+/// buffer after the other. They save work, and nothing depends on them: who finds none takes a buffer
+/// of the other kind, and who keeps bytes for long copies them into such.
 ///
 /// A clone is another handle to the same pool, as of an `Rc`. Buffers are handed out last in,
 /// first out, because the buffer that was released last is the one that is still in the cache. The
@@ -78,6 +104,8 @@ pub(super) struct Inner {
     /// The free buffers are the first `free_count` of these; the next to be acquired is the last.
     free: Box<[Cell<u32>]>,
     free_count: Cell<u32>,
+    /// The large buffers, which are a pool of their own but for their entries in chains.
+    large: Option<BufferPool>,
     /// How many [`BufferPool`] handles there are.
     handles: Cell<u32>,
     /// Which take from now on fails, counted from 1; 0 if none does.
@@ -96,10 +124,17 @@ impl BufferPool {
     ///
     /// If a number is outside the range that [`PoolConfig`] states.
     pub fn new(config: PoolConfig) -> Result<Self, MemoryError> {
+        let large = config.large();
+        let of_large = large.map_or(0, |large| large.buffers);
+        assert!(
+            large.is_none_or(|large| large.buffer_size_bytes > config.buffer_size_bytes),
+            "large buffers are larger than the others: {config:?}"
+        );
         let inner = Inner {
             slots: Slots::new(config.buffers, config.buffer_size_bytes)?,
             tags: LedgerView::all_free(config.buffers),
-            entries: EntryTable::new(config.buffers, config.shared_entries),
+            entries: EntryTable::new(config.buffers + of_large, config.shared_entries),
+            large: large.map(Self::new).transpose()?,
             free: (0..config.buffers).rev().map(Cell::new).collect(),
             free_count: Cell::new(config.buffers),
             handles: Cell::new(1),
@@ -130,6 +165,20 @@ impl BufferPool {
         Some(Buffer::new(self.inner, index))
     }
 
+    /// Takes a large buffer, empty and with its bytes unspecified, or `None` if there is none left.
+    #[inline]
+    #[must_use]
+    pub fn acquire_large(&self, owner: Owner) -> Option<Buffer> {
+        self.large()?.acquire(owner)
+    }
+
+    /// The pool of the large buffers, if there are any.
+    #[inline]
+    #[must_use]
+    pub fn large(&self) -> Option<&Self> {
+        self.inner().large.as_ref()
+    }
+
     /// Has the port's take with this number fail, counted from the next one, which is 1; 0 lets all
     /// succeed. Takes for other owners keep to accounts that say what there is. Returns the number that was still to come, 0 if it has come: a run for each number
     /// from 1, until one returns another than 0 at its end, has failed every take once.
@@ -143,7 +192,7 @@ impl BufferPool {
     #[inline]
     #[must_use]
     pub fn free(&self) -> u32 {
-        self.inner().free_count.get()
+        self.inner().free_count()
     }
 
     /// How many more entries the pool's chains can hold.
@@ -245,8 +294,13 @@ impl fmt::Debug for BufferPool {
 
 impl Inner {
     #[expect(clippy::cast_possible_truncation, reason = "made from a u32")]
-    fn capacity(&self) -> u32 {
+    pub(super) fn capacity(&self) -> u32 {
         self.free.len() as u32
+    }
+
+    #[inline]
+    pub(super) fn free_count(&self) -> u32 {
+        self.free_count.get()
     }
 
     /// Puts a buffer on the free stack; frees the pool if that was the last of it.

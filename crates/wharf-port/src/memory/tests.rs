@@ -182,7 +182,11 @@ fn four_threads_make_read_and_drop_messages_of_one_pool() {
 #[test]
 fn the_plans_sums_count_every_table() {
     let config = PoolConfig { buffer_size_bytes: 100, shared_entries: 5, ..PoolConfig::new(10) };
-    assert_eq!(config.size_bytes(), 10 * (128 + 4 + 1) + 15 * 32);
+    let without = 10 * (128 + 4 + 1) + 15 * 32;
+    assert_eq!(config.size_bytes(), without);
+    let config = PoolConfig { large_buffers: 3, large_size_bytes: 1_000, ..config };
+    // Each has an entry in the chains' table, and one in its own, which nobody uses.
+    assert_eq!(config.size_bytes(), without + 3 * (1_024 + 4 + 1) + 2 * 3 * 32);
     let config = MessagePoolConfig { buffer_size_bytes: 100, ..MessagePoolConfig::new(10) };
     assert_eq!(config.size_bytes(), 10 * (128 + 4 + 64));
 }
@@ -256,4 +260,55 @@ fn a_builder_that_is_not_finished_releases_its_buffers() {
     let last = messages.builder().unwrap();
     drop((messages, empty));
     assert!(last.finish().is_empty(), "the pool is kept by the builder");
+}
+
+fn with_large(large_buffers: u32) -> BufferPool {
+    let config = PoolConfig { buffer_size_bytes: 64, shared_entries: 0, ..PoolConfig::new(2) };
+    BufferPool::new(PoolConfig { large_buffers, large_size_bytes: 256, ..config }).unwrap()
+}
+
+#[test]
+fn large_buffers_are_beside_the_others_and_have_entries_in_the_same_chains() {
+    let pool = with_large(2);
+    assert_eq!((pool.free(), pool.free_entries()), (2, 4));
+    let mut chain = Chain::new();
+    while let Some(mut buffer) = pool.acquire_large(Owner::Application) {
+        assert!(buffer.is_large(&pool) && buffer.append(&[1; 300]) == 256);
+        chain.push(&pool, buffer).unwrap();
+    }
+    assert!(chain.ends_in_large(&pool));
+    chain.append(&pool, &[2; 128], Owner::SendQueue, 2).unwrap();
+    assert!(!chain.ends_in_large(&pool));
+    let large = pool.large().unwrap();
+    assert_eq!((chain.len(), chain.buffers()), (2 * 256 + 128, 4));
+    assert_eq!((large.free(), pool.free(), pool.free_entries()), (0, 0, 0));
+    drop(chain);
+    assert_eq!((large.free(), pool.free(), pool.free_entries()), (2, 2, 4));
+    assert!(with_large(0).acquire_large(Owner::Application).is_none());
+}
+
+#[test]
+fn a_large_buffer_outlives_its_pools_handles() {
+    let pool = with_large(1);
+    let mut buffer = pool.acquire_large(Owner::Application).unwrap();
+    drop(pool);
+    buffer.append(&[7; 256]);
+    assert_eq!(buffer[..], [7; 256]);
+}
+
+#[test]
+fn large_buffers_are_scarce_when_fewer_than_a_quarter_are_free() {
+    let pool = with_large(8);
+    let mut held = Vec::new();
+    while let Some(buffer) = pool.acquire_large(Owner::Application) {
+        held.push(buffer);
+        assert_eq!(held[0].is_scarce(), held.len() > 6, "{}", held.len());
+    }
+}
+
+#[test]
+#[should_panic(expected = "larger than the others")]
+fn large_buffers_that_are_not_large_are_refused() {
+    let large = PoolConfig { large_buffers: 1, large_size_bytes: 2_048, ..PoolConfig::new(1) };
+    drop(BufferPool::new(large));
 }

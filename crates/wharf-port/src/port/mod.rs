@@ -40,8 +40,12 @@
 //! - **INV-PORT-9** A receive of 0 bytes takes no bytes and no buffer, and an empty pool does not
 //!   hold it up. It ends, once, with [`End::Readable`] when there are bytes, and when there are none
 //!   and will be none as any receive ends.
+//! - **INV-PORT-10** Where the pool has large buffers, a stream that fills one buffer after the other
+//!   comes in these, and in the others while no large one is free: a receive never waits for one. In
+//!   large buffers a receive brings `bytes_max` bytes at most, also where it may bring more in others.
 
 mod admission;
+mod bulk;
 mod clock;
 mod completion;
 mod contract;
@@ -62,6 +66,7 @@ pub use operation::{
 };
 
 pub(crate) use admission::{SocketUse, objection};
+pub(crate) use bulk::Bulk;
 pub(crate) use clock::Clock;
 pub(crate) use completion::is_full;
 pub(crate) use demand::Demand;

@@ -7,7 +7,7 @@ use super::receive::{ReceiveOperation, Stage, Starved};
 use super::send::SendOperation;
 use super::{FaultKind, Plant};
 use crate::memory::{Buffer, BufferPool, Chain, Owner};
-use crate::port::{Counters, End, Key, OperationKind, Shots, Socket, SocketTable};
+use crate::port::{Bulk, Counters, End, Key, OperationKind, Shots, Socket, SocketTable};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -54,6 +54,7 @@ pub(super) struct SocketState {
     pub(super) end: SocketEnd,
     pub(super) accept: Option<AcceptOperation>,
     pub(super) receive: Option<ReceiveOperation>,
+    pub(super) bulk: Bulk,
     pub(super) send: Option<SendOperation>,
     /// Kinds of operations of which the last completion is ready, but not dequeued.
     pub(super) undelivered: u8,
@@ -296,6 +297,7 @@ impl SocketState {
             end,
             accept: None,
             receive: None,
+            bulk: Bulk::default(),
             send: None,
             undelivered: 0,
             closing: false,

@@ -17,7 +17,7 @@ use super::events::{Notice, Step, What};
 use super::kernel::{Done, Kernel, Ready};
 use super::{FaultKind, Plant};
 use crate::memory::{Buffer, Owner};
-use crate::port::{End, OsError, Shots, Socket};
+use crate::port::{Demand, End, OsError, Shots, Socket};
 use std::collections::VecDeque;
 
 #[derive(Debug)]
@@ -122,10 +122,21 @@ impl Kernel {
         if self.starved.count() > 0 && !overtakes {
             return self.starve(core, socket, operation);
         }
-        match self.take_buffer() {
+        match self.take_large(socket, &operation).or_else(|| self.take_buffer()) {
             Some(buffer) => self.begin_fill(core, socket, operation, buffer),
             None => self.starve(core, socket, operation),
         }
+    }
+
+    /// Whether the receive is to be filled into a large buffer.
+    fn wants_large(&mut self, socket: Socket, operation: &ReceiveOperation) -> bool {
+        let bulk = self.sockets.get_mut(socket).map(|entry| entry.state.bulk).unwrap_or_default();
+        bulk.wants_large(Demand::new(operation.shots, operation.bytes_left), &self.pool)
+    }
+
+    fn take_large(&mut self, socket: Socket, operation: &ReceiveOperation) -> Option<Buffer> {
+        let wants = self.wants_large(socket, operation);
+        wants.then(|| self.pool.acquire_large(Owner::KernelReceive)).flatten()
     }
 
     fn starve(&mut self, core: &mut Core, socket: Socket, mut operation: ReceiveOperation) {
@@ -214,7 +225,7 @@ impl Kernel {
 
     /// A buffer that was picked and not written to.
     fn give_back(&mut self, buffer: Buffer) {
-        if self.lends {
+        if self.lends && !buffer.is_large(&self.pool) {
             self.lent.push(buffer);
         }
     }
@@ -273,7 +284,7 @@ impl Kernel {
         let last = operation.shots != Shots::Many || is_used_up;
         let rest = core.readable(conn, SERVER) != Readable::Nothing;
         let end_too_early = rest && core.misbehaves(Plant::EarlyEnd);
-        if is_used_up && self.goes_on(&operation) {
+        if is_used_up && self.goes_on(&operation, Some(&buffer)) {
             return self.bring_too_much(core, socket, conn, operation, buffer);
         }
         if !last && !end_too_early {
@@ -288,9 +299,11 @@ impl Kernel {
         }
     }
 
-    /// Whether the receive goes on until the kernel has heard that it is to end.
-    fn goes_on(&self, operation: &ReceiveOperation) -> bool {
-        self.lends && operation.shots == Shots::Many && !operation.only_looks()
+    /// Whether the receive goes on until the kernel has heard that it is to end. Large buffers are
+    /// filled one by one.
+    fn goes_on(&self, operation: &ReceiveOperation, buffer: Option<&Buffer>) -> bool {
+        let is_large = buffer.is_some_and(|buffer| buffer.is_large(&self.pool));
+        self.lends && operation.shots == Shots::Many && !operation.only_looks() && !is_large
     }
 
     /// The kernel does not know yet that `buffer` was to be the last one.
@@ -337,6 +350,10 @@ impl Kernel {
     fn received(&mut self, core: &mut Core, socket: Socket, buffer: Buffer, last: bool) {
         self.brought += 1;
         buffer.set_owner(Owner::Application);
+        if let Some(entry) = self.sockets.get_mut(socket) {
+            let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+            entry.state.bulk.note(len, &self.pool);
+        }
         self.receive_completes(core, socket, Done::Received { buffer, last });
     }
 
@@ -349,7 +366,7 @@ impl Kernel {
     ) {
         let Readable::Bytes(there) = core.readable(conn, SERVER) else { return };
         let mut whole = there.min(buffer.capacity() as usize);
-        if !self.goes_on(operation) {
+        if !self.goes_on(operation, Some(buffer)) {
             whole = whole.min(operation.bytes_left as usize);
         }
         let short = whole > 1 && core.injects(FaultKind::ShortReceive);
@@ -375,7 +392,7 @@ impl Kernel {
         if there && operation.only_looks() && core.injects(FaultKind::CancelRace) {
             return self.end_receive(core, socket, operation, End::Readable);
         }
-        if there && self.goes_on(&operation) && matches!(operation.stage, Stage::Waiting) {
+        if there && self.goes_on(&operation, None) && matches!(operation.stage, Stage::Waiting) {
             return self.bring_until_cancelled(core, socket, conn, operation);
         }
         if there && !operation.only_looks() && core.injects(FaultKind::CancelRace) {

@@ -6,10 +6,10 @@
 use super::submit::{Tag, parts};
 use super::{At, Running, UringPort};
 use crate::linux::{self, Look};
-use crate::memory::Owner;
+use crate::memory::{Buffer, Owner};
 use crate::port::{
-    Completion, Completions, Demand, End, Key, OperationKind, OsError, Outcome, PortError, Shots,
-    Socket, SocketTable, is_full,
+    Bulk, Completion, Completions, Demand, End, Key, OperationKind, OsError, Outcome, PortError,
+    Shots, Socket, SocketTable, is_full,
 };
 use io_uring::cqueue;
 use rustix::fd::{FromRawFd, OwnedFd};
@@ -81,7 +81,10 @@ impl<T: Send> UringPort<T> {
     /// No buffer comes home while this thread sleeps, so there is no other place for it. Says whether
     /// somebody waits though there are buffers: then the thread must not sleep.
     fn feed(&mut self) -> bool {
-        self.window.fill(&self.pool);
+        self.window.fill();
+        if let Some(large) = &mut self.large {
+            large.fill();
+        }
         let mut left = self.window.lent().saturating_sub(self.turns);
         let mut next = self.waiting.first();
         // Passes over no more sockets than have their turn already.
@@ -203,10 +206,20 @@ impl<T: Send> UringPort<T> {
         Some(key)
     }
 
+    /// The buffer that a receive of the socket has filled. The socket keeps its place until then, and
+    /// has one receive.
+    fn take_buffer(&mut self, socket: Socket, id: u16, len: u32) -> Option<Buffer> {
+        let intake = self.sockets.get_mut(socket).and_then(|entry| entry.state.intake);
+        let is_large = intake.is_some_and(|running| running.at == At::Large);
+        let window = if is_large { self.large.as_mut()? } else { &mut self.window };
+        window.take(id, len)
+    }
+
     fn received(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
         let more = cqueue::more(done.flags());
         let len = u32::try_from(done.result()).unwrap_or(0);
-        let buffer = cqueue::buffer_select(done.flags()).and_then(|id| self.window.take(id, len));
+        let buffer =
+            cqueue::buffer_select(done.flags()).and_then(|id| self.take_buffer(socket, id, len));
         let key = self.arrived(socket, more)?;
         let state = &mut self.sockets.get_mut(socket)?.state;
         let running = state.intake.as_mut()?;
@@ -224,6 +237,7 @@ impl<T: Send> UringPort<T> {
         let end = match (done.result(), buffer) {
             (1.., Some(buffer)) => {
                 state.fills = buffer.room() == 0;
+                state.bulk.note(len, &self.pool);
                 let is_over = running.demand.received(len);
                 let go_on = !is_over && !cancelled && !state.closing;
                 let demand = running.demand;
@@ -244,6 +258,10 @@ impl<T: Send> UringPort<T> {
             // It did not get as far as to receive.
             (result, _) if cancelled && [libc::ENOBUFS, libc::EAGAIN].contains(&-result) => {
                 End::Cancelled
+            }
+            _ if found_no_buffer && at == At::Large => {
+                let demand = running.demand;
+                return self.receive_small(socket, demand);
             }
             _ if found_no_buffer => {
                 running.at = At::Waiting;
@@ -272,6 +290,14 @@ impl<T: Send> UringPort<T> {
         }
         state.intake = None;
         Some((key, Outcome::ReceiveEnded(end)))
+    }
+
+    /// All large buffers are in use: the others serve.
+    fn receive_small(&mut self, socket: Socket, demand: Demand) -> Option<Reported<T>> {
+        let state = &mut self.sockets.get_mut(socket)?.state;
+        (state.intake, state.bulk) = (None, Bulk::default());
+        self.start_receive(socket, demand);
+        None
     }
 
     /// A poll is over: answers a receive of no bytes; lets others take a buffer, or wait for one.
@@ -463,6 +489,9 @@ impl<T: Send> Drop for UringPort<T> {
         }
         if self.in_kernel > 0 {
             self.window.leak();
+            if let Some(large) = &mut self.large {
+                large.leak();
+            }
             Box::leak(Box::new(std::mem::replace(&mut self.sockets, SocketTable::new(0))));
         }
     }

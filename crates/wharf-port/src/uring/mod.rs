@@ -39,7 +39,7 @@ pub use setup::probe;
 use crate::linux::{self, Clock, EventFd};
 use crate::memory::{BufferPool, Chain};
 use crate::port::{
-    Completions, Counters, Demand, Inbox, Key, Operation, OperationKind, Port, PortConfig,
+    Bulk, Completions, Counters, Demand, Inbox, Key, Operation, OperationKind, Port, PortConfig,
     PortError, Poster, Refused, Socket, SocketQueue, SocketTable, SocketUse, SubmitError, Time,
 };
 use io_uring::IoUring;
@@ -70,6 +70,8 @@ pub struct UringPort<T: Send> {
     /// First, so that it is dropped first: no operation outlives the memory below.
     ring: IoUring,
     window: Window,
+    /// The same of the large buffers, if there are any.
+    large: Option<Window>,
     vectors: Vectors,
     sockets: SocketTable<State>,
     /// Submission entries that found the queue full. Empty unless the kernel is out of memory.
@@ -108,6 +110,7 @@ struct State {
     send: Option<Sending>,
     /// The last receive filled its buffer: more is there, or was.
     fills: bool,
+    bulk: Bulk,
     /// INV-URING-1
     in_kernel: u8,
     closing: bool,
@@ -131,6 +134,8 @@ struct Running {
 enum At {
     /// In the kernel, to complete as often as its shots say.
     Kernel,
+    /// A receive in the kernel, for one shot into a large buffer.
+    Large,
     /// A receive in `waiting` that is in the kernel for one shot, without waiting there.
     Turn,
     /// A receive in `waiting`.
@@ -189,8 +194,11 @@ impl<T: Send> UringPort<T> {
         let wake = Arc::new(EventFd::new()?);
         let inbox = Inbox::new(config.inbox_capacity, Arc::<EventFd>::clone(&wake));
         let places = config.sockets_max as usize;
+        let large = pool.large().cloned();
+        let large = large.map(|pool| Window::new(&ring, window::LARGE, pool, u32::MAX));
         let mut port = Self {
-            window: Window::new(&ring, &pool, config.receive_window)?,
+            window: Window::new(&ring, window::SMALL, pool.clone(), config.receive_window)?,
+            large: large.transpose()?,
             ring,
             vectors: Vectors::new(),
             sockets: SocketTable::new(config.sockets_max),
@@ -221,6 +229,7 @@ impl<T: Send> UringPort<T> {
             intake: None,
             send: None,
             fills: false,
+            bulk: Bulk::default(),
             in_kernel: 0,
             closing: false,
             queued: false,

@@ -1,6 +1,6 @@
 //! From an operation to a submission entry, and how operations are ended.
 
-use super::window::GROUP;
+use super::window::{LARGE, SMALL};
 use super::{At, Running, Sending, State, UringPort};
 use crate::memory::{Chain, Owner};
 use crate::port::{Demand, Operation, OperationKind, Shots, Socket, SubmitError, objection};
@@ -76,19 +76,25 @@ impl<T: Send> UringPort<T> {
     /// Arms a receive; `at` says whether for all its shots or for one.
     pub(super) fn arm_receive(&mut self, socket: Socket, demand: Demand, at: At) {
         let Some(fd) = self.fd_of(socket) else { return };
+        let at =
+            if at == At::Kernel && self.receives_large(socket, demand) { At::Large } else { at };
         let buffer_size = self.pool.buffer_size_bytes();
-        let len = demand.len_max(buffer_size);
+        let (group, size) = match (at, &self.large) {
+            (At::Large, Some(large)) => (LARGE, large.buffer_size_bytes()),
+            _ => (SMALL, buffer_size),
+        };
+        let len = demand.len_max(size);
         // What fits one buffer is received by one shot after the other, which the kernel ends at
         // the very byte.
         let is_many = demand.shots == Shots::Many && demand.len_max(u32::MAX) > buffer_size;
         let entry = if is_many && at == At::Kernel {
-            opcode::RecvMulti::new(fd, GROUP).build()
+            opcode::RecvMulti::new(fd, SMALL).build()
         } else {
             // A turn does not wait either: it would keep a buffer from those that have bytes.
             let waits = demand.shots != Shots::IfReady && at != At::Turn;
             let flags = if waits { 0 } else { libc::MSG_DONTWAIT };
             opcode::Recv::new(fd, std::ptr::null_mut(), len)
-                .buf_group(GROUP)
+                .buf_group(group)
                 .flags(flags)
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)
@@ -97,6 +103,15 @@ impl<T: Send> UringPort<T> {
         self.push_operation(socket, Tag::Receive, entry, |state| {
             state.intake = Some(Running::new(demand, at));
         });
+    }
+
+    /// Whether a receive is to use large buffers, and some are lent.
+    fn receives_large(&mut self, socket: Socket, demand: Demand) -> bool {
+        let (sockets, pool) = (&mut self.sockets, &self.pool);
+        self.large.as_ref().is_some_and(|large| large.lent() > 0)
+            && sockets
+                .get_mut(socket)
+                .is_some_and(|entry| entry.state.bulk.wants_large(demand, pool))
     }
 
     /// Waits until there is something to receive, or nothing will come, and takes nothing.
@@ -217,7 +232,7 @@ impl<T: Send> UringPort<T> {
                 self.waiting.remove(socket);
                 self.report_later(socket);
             }
-            At::Kernel | At::Turn | At::Poll => {
+            At::Kernel | At::Large | At::Turn | At::Poll => {
                 running.cancelled_at = self.enters;
                 let tag = if kind == OperationKind::Accept { Tag::Accept } else { Tag::Receive };
                 self.push_cancel(tag, socket);

@@ -13,12 +13,14 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The buffer group that receives name. A ring has one.
-pub(super) const GROUP: u16 = 0;
+/// The buffer groups that receives name: small buffers, and large ones if the pool has some.
+pub(super) const SMALL: u16 = 0;
+pub(super) const LARGE: u16 = 1;
 
 /// The ring of lent buffers.
 #[derive(Debug)]
 pub(super) struct Window {
+    pool: BufferPool,
     entries: NonNull<BufRingEntry>,
     /// A power of two.
     entry_count: u16,
@@ -34,12 +36,18 @@ pub(super) struct Window {
 
 impl Window {
     /// Registers a window of at most `size` buffers and at most half of the pool with the ring.
-    pub(super) fn new(ring: &IoUring, pool: &BufferPool, size: u32) -> Result<Self, PortError> {
+    pub(super) fn new(
+        ring: &IoUring,
+        group: u16,
+        pool: BufferPool,
+        size: u32,
+    ) -> Result<Self, PortError> {
         let size = size.min(pool.capacity() / 2).clamp(1, 32_768);
         #[expect(clippy::cast_possible_truncation, reason = "at most 32,768")]
         let (size, entry_count) = (size as u16, size.next_power_of_two() as u16);
         let entries = map(entry_count)?;
         let window = Self {
+            pool,
             entries,
             entry_count,
             size,
@@ -53,7 +61,7 @@ impl Window {
         // SAFETY: the memory is page-aligned, holds `entry_count` entries, and is unmapped when
         // the window is dropped, which is after the ring (the port's field order), so the kernel
         // reads no entry any more.
-        unsafe { submitter.register_buf_ring_with_flags(address, entry_count, GROUP, 0) }.map_err(
+        unsafe { submitter.register_buf_ring_with_flags(address, entry_count, group, 0) }.map_err(
             |error| {
                 let hint = "this kernel's io_uring has no provided-buffer rings (Linux 5.19)";
                 let os = OsError::from_io("io_uring_register(PBUF_RING)", &error);
@@ -69,11 +77,11 @@ impl Window {
     }
 
     /// Lends buffers until as many are lent as shall be, or the pool is empty.
-    pub(super) fn fill(&mut self, pool: &BufferPool) {
+    pub(super) fn fill(&mut self) {
         let before = self.tail;
         for _ in 0..self.missing() {
             let Some(id) = self.free_ids.pop() else { break };
-            let Some(buffer) = pool.acquire(Owner::KernelReceive) else {
+            let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else {
                 self.free_ids.push(id);
                 break;
             };
@@ -107,6 +115,10 @@ impl Window {
     /// Gives up the lent buffers for good, because the kernel may still write to them.
     pub(super) fn leak(&mut self) {
         Box::leak(std::mem::take(&mut self.lent));
+    }
+
+    pub(super) fn buffer_size_bytes(&self) -> u32 {
+        self.pool.buffer_size_bytes()
     }
 
     /// How many buffers are lent now.

@@ -37,13 +37,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Puts a buffer behind what is unread. The last buffer is filled up first: a message that comes
     /// in pieces pins one buffer more than it needs, at most.
     pub(super) fn keep(&mut self, index: u32, buffer: Buffer) {
+        let before = self.core.slots[index].input.buffers();
+        self.core.keep(index, buffer);
         let slot = &mut self.core.slots[index];
-        let before = slot.input.buffers();
-        let pushed = slot.input.push_packed(&self.core.pool, buffer);
-        assert!(pushed.is_ok(), "there is an entry for each buffer of the pool");
-        if slot.input.buffers() > before {
-            slot.promised = slot.promised.saturating_sub(1);
-        }
+        let more = slot.input.buffers() - before;
+        slot.promised = slot.promised.saturating_sub(more);
     }
 
     /// Calls the handler for what it is owed and for what is unread, again and again, while it takes
@@ -145,7 +143,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     #[inline]
     fn keep_unread(&mut self, index: u32, unread: &mut Unread) {
         if !unread.is_empty() {
-            self.core.slots[index].input = mem::take(unread).into_chain(&self.core.pool);
+            self.core.keep_all(index, mem::take(unread));
         }
     }
 

@@ -288,7 +288,7 @@ impl Core {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::SendError;
     use crate::limits::Settings;
@@ -296,19 +296,23 @@ mod tests {
     use std::time::Duration;
     use wharf_port::memory::Chain;
 
-    /// A shard of so many links, all open, and of so many buffers of 64 bytes.
-    #[expect(clippy::disallowed_methods, reason = "a test has no port whose clock it could ask")]
+    /// A shard of so many links, all open, and of so many buffers.
     fn core(links: u32, buffers: u32) -> Core {
-        let settings = Settings {
-            shards: 1,
+        core_with(Settings {
             links,
             buffers: Some(buffers),
-            buffer_size_bytes: 64,
             input_bytes: 1_024,
             send_queue_bytes: 2_048,
             ..Settings::default()
-        };
+        })
+    }
+
+    /// A shard whose links are all open, of buffers of 64 bytes.
+    #[expect(clippy::disallowed_methods, reason = "a test has no port whose clock it could ask")]
+    pub(crate) fn core_with(settings: Settings) -> Core {
+        let settings = Settings { shards: 1, buffer_size_bytes: 64, ..settings };
         settings.check().unwrap();
+        let links = settings.links;
         let pool = BufferPool::new(settings.shard_pool()).unwrap();
         let mut core = Core::new(
             0,

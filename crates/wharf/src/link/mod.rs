@@ -8,6 +8,7 @@ pub(crate) mod fifo;
 pub(crate) mod framing;
 mod id;
 pub(crate) mod input;
+mod keep;
 pub(crate) mod message;
 pub(crate) mod output;
 pub(crate) mod payload;

@@ -119,6 +119,9 @@ where
         let lent = shard.worker.as_ref().map_or(0, |worker| worker.port().lent());
         let home = ledger.free + lent;
         ensure!(home == shard.pool.capacity(), "shard {number} has not all: {ledger:?}");
+        let large = shard.pool.large();
+        let is_out = large.is_some_and(|large| large.free() < large.capacity());
+        ensure!(!is_out, "shard {number} has not all large buffers: {large:?}");
         ensure!(entries == shard.entries, "shard {number} has {entries} of {}", shard.entries);
         let Some(worker) = shard.worker.take() else { return Ok(()) };
         let stale = worker.stale();

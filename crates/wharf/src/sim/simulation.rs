@@ -288,6 +288,7 @@ where
             let mut ports = self.shared.settings.port(listener_count);
             ports.receive_window = window.unwrap_or(u32::MAX).clamp(1, ports.receive_window);
             ports.inbox_capacity = inbox.unwrap_or(ports.inbox_capacity).max(1);
+            let entries = pool.free_entries();
             let port = SimPort::new(&self.world, ports, pool.clone())
                 .map_err(|error| error.to_string())?;
             let shard = u8::try_from(number).map_err(|error| error.to_string())?;
@@ -296,7 +297,6 @@ where
             let (poster, buffers) = worker.reached_by();
             self.shared.connect(number, Box::new(poster.clone()), buffers);
             posters.push(poster);
-            let entries = config.buffers + config.shared_entries;
             let census = Census::default();
             self.shards.push(Shard { worker: Some(worker), pool, entries, census, again: false });
         }

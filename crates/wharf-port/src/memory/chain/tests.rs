@@ -155,6 +155,24 @@ fn moving_stops_at_the_limit_of_buffers_and_at_an_empty_pool() {
 }
 
 #[test]
+fn large_buffers_move_themselves_while_they_are_plenty_and_are_copied_when_scarce() {
+    let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(8) };
+    let config = PoolConfig { large_buffers: 4, large_size_bytes: 256, ..config };
+    for (held, moves) in [(0, true), (2, true), (3, false)] {
+        let pool = BufferPool::new(config).unwrap();
+        let mut buffer = pool.acquire_large(Owner::Application).unwrap();
+        let data: Vec<u8> = (0..200).collect();
+        buffer.append(&data);
+        let held: Vec<_> = (0..held).map(|_| pool.acquire_large(Owner::Application)).collect();
+        let (mut from, mut to) = (Chain::new(), Chain::new());
+        from.push(&pool, buffer).unwrap();
+        assert_eq!(from.move_front(&pool, &mut to, usize::MAX, Owner::SendQueue, 8), 200);
+        assert_eq!((bytes(&to), to.ends_in_large(&pool)), (data, moves), "{held:?}");
+        assert_eq!(pool.free(), if moves { 8 } else { 4 });
+    }
+}
+
+#[test]
 fn small_buffers_that_move_are_packed() {
     let pool = pool(8);
     let mut from = Chain::new();

@@ -12,7 +12,8 @@ impl Chain {
     ///
     /// - A buffer of which half is filled with bytes that are left, and all of these may move,
     ///   moves itself. So does one with fewer bytes, unless `to` ends with a buffer that has room
-    ///   for all of them; then they are copied there.
+    ///   for all of them; then they are copied there. So are those of a large buffer while such are
+    ///   scarce: what is queued may stay for long.
     /// - A message moves itself if all of it is left and may move.
     /// - The bytes are copied where only a part of a buffer or of a message may move, where the
     ///   first message was partly [consumed](Self::advance), and where `buffers_max` is reached:
@@ -52,7 +53,7 @@ impl Chain {
             if wanted == 0 {
                 break;
             }
-            if wanted == whole_len && self.can_move_first(to, buffers_left) {
+            if wanted == whole_len && self.can_move_first(pool, to, buffers_left) {
                 self.move_first(pool, to, owner);
             } else if self.copy_front(pool, to, wanted, owner, buffers_left) < wanted {
                 break;
@@ -62,12 +63,13 @@ impl Chain {
     }
 
     /// Whether the first entry, all of whose bytes may move, is to move itself to the end of `to`.
-    fn can_move_first(&self, to: &Self, buffers_left: u32) -> bool {
+    fn can_move_first(&self, pool: &BufferPool, to: &Self, buffers_left: u32) -> bool {
         let len = self.first_len();
         match self.first() {
             Some(Entry::Buffer(buffer)) => {
+                let may_be_kept = !buffer.is_large(pool) || !buffer.is_scarce();
                 let is_half_full = len >= buffer.capacity() as usize / 2;
-                buffers_left > 0 && (is_half_full || len > to.room())
+                buffers_left > 0 && may_be_kept && (is_half_full || len > to.room())
             }
             Some(Entry::Message(_)) => self.skipped == 0,
             Some(Entry::Free) | None => false,

@@ -1,0 +1,106 @@
+//! What stays unread with a link, and in which buffers.
+//!
+//! Large buffers are for what comes, not for what stays: bytes in one are copied into others that can
+//! be lent. While there are none they stay where they are, and the others receive into small ones.
+
+use super::core::Core;
+use super::unread::Unread;
+use wharf_port::memory::{Buffer, Chain, Owner};
+
+impl Core {
+    /// Puts a buffer behind what is unread. The last buffer is filled up first: a message that comes
+    /// in pieces pins one buffer more than it needs, at most.
+    pub(crate) fn keep(&mut self, index: u32, buffer: Buffer) {
+        if buffer.is_large(&self.pool) && self.copy_input(index, &buffer) {
+            return;
+        }
+        let pushed = self.slots[index].input.push_packed(&self.pool, buffer);
+        assert!(pushed.is_ok(), "there is an entry for each buffer of the pool");
+    }
+
+    /// Keeps what a callback has left unread.
+    pub(crate) fn keep_all(&mut self, index: u32, unread: Unread) {
+        let chain = unread.into_chain(&self.pool);
+        // What was kept before this call has been copied then, if it could be.
+        let is_fresh = chain.entries() == 1 && chain.ends_in_large(&self.pool);
+        if is_fresh && self.copy_input(index, chain.front()) {
+            return;
+        }
+        self.slots[index].input = chain;
+    }
+
+    /// Copies bytes behind what is unread, if all the buffers for that can be lent.
+    fn copy_input(&mut self, index: u32, bytes: &[u8]) -> bool {
+        let lendable = self.shares.lendable_input(self.reserved_beside(index));
+        let input: &mut Chain = &mut self.slots[index].input;
+        input.append(&self.pool, bytes, Owner::Application, lendable).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Settings;
+    use crate::link::core::tests::core_with;
+    use crate::shares::Held;
+
+    /// A shard of one link, with small buffers of 64 bytes and large ones of 1,024; and what came in a
+    /// large one.
+    fn received() -> (Core, Buffer, Vec<u8>) {
+        let settings = Settings { links: 1, buffers: Some(400), ..core_settings() };
+        let core = core_with(settings);
+        let mut buffer = core.pool.acquire_large(Owner::Application).unwrap();
+        let bytes: Vec<u8> = (0..=255).cycle().take(1_000).collect();
+        buffer.append(&bytes);
+        (core, buffer, bytes)
+    }
+
+    fn core_settings() -> Settings {
+        Settings { input_bytes: 1_024, send_queue_bytes: 2_048, ..Settings::default() }
+    }
+
+    fn unread(core: &Core) -> Vec<u8> {
+        core.slots[0].input.slices().flatten().copied().collect()
+    }
+
+    fn large_out(core: &Core) -> u32 {
+        let large = core.pool.large().unwrap();
+        large.capacity() - large.free()
+    }
+
+    #[test]
+    fn what_stays_unread_is_copied_out_of_a_large_buffer() {
+        let (mut core, buffer, bytes) = received();
+        core.keep(0, buffer);
+        assert_eq!((unread(&core), large_out(&core)), (bytes, 0));
+        assert_eq!(core.slots[0].input.buffers(), 16);
+    }
+
+    #[test]
+    fn what_a_callback_leaves_is_copied_out_of_a_large_buffer() {
+        for taken in [0, 1, 990] {
+            let (mut core, buffer, bytes) = received();
+            let mut rest = Unread::fresh(buffer, 0);
+            rest.consume(taken);
+            core.keep_all(0, rest);
+            assert_eq!((&unread(&core), large_out(&core)), (&bytes[taken..].to_vec(), 0));
+        }
+    }
+
+    #[test]
+    fn while_nothing_can_be_lent_the_bytes_stay_where_they_are() {
+        for by_callback in [false, true] {
+            let (mut core, buffer, bytes) = received();
+            // All that can be lent, to another.
+            let most = core.shares.lendable(0);
+            let (none, all) = (Held::default(), Held { input: most + 1, output: 0 });
+            core.shares.settle(none, all);
+            if by_callback {
+                core.keep_all(0, Unread::fresh(buffer, 0));
+            } else {
+                core.keep(0, buffer);
+            }
+            assert_eq!((unread(&core), large_out(&core)), (bytes, 1));
+        }
+    }
+}
