@@ -14,8 +14,8 @@ pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 /// Any error: `?` takes every `E: std::error::Error + Send + Sync`.
 ///
 /// For that it is not a `std::error::Error` itself (as `anyhow::Error`); `?` turns it into a `Box`
-/// of one. This crate's errors, `io::Error` and constant texts are kept without an allocation,
-/// others in a box.
+/// of one. A text becomes one by [`Error::msg`]. This crate's errors, `io::Error` and constant texts
+/// are kept without an allocation, others in a box.
 ///
 /// `{:?}`, which `fn main() -> Result` prints, is the text with its remedy, and the causes.
 pub struct Error {
@@ -102,6 +102,12 @@ impl From<Error> for Box<dyn StdError + Send + Sync> {
     }
 }
 
+impl From<Error> for Box<dyn StdError> {
+    fn from(error: Error) -> Self {
+        Box::<dyn StdError + Send + Sync>::from(error)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.inner {
@@ -182,7 +188,10 @@ pub enum PostError {
 impl fmt::Display for PostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Full => "the receiver is full; try again later, or raise Builder::output_bytes",
+            Self::Full => {
+                "the receiver is full, or the buffers for posts are used up; try again later, raise \
+                 Builder::output_bytes or Builder::buffer_count, or share one Message"
+            }
             Self::TooLarge => "the message is larger than what its receiver can hold",
             Self::Closed => "the receiver is closed",
             Self::Stopping => "the server is stopping",

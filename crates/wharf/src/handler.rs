@@ -60,7 +60,8 @@ where
     /// Makes the context of a thread that runs callbacks, on that thread, before there are links, and
     /// again after a panic. It is dropped on that thread.
     ///
-    /// Must be written unless `W` is `()`; the build fails otherwise.
+    /// Must be written unless `W` is `()`: `cargo build` fails otherwise (`cargo check` does not see it),
+    /// or the start, if `W` is another type without size.
     ///
     /// # Errors
     ///
@@ -78,7 +79,25 @@ where
 
     /// A link opened. Returns its state; until then the state is `()`.
     ///
-    /// Must be written unless `S` is `()`; the build fails otherwise.
+    /// Must be written unless `S` is `()`: `cargo build` fails otherwise (`cargo check` does not see it),
+    /// or each link is refused, if `S` is another type without size.
+    ///
+    /// ```compile_fail,E0080
+    /// use wharf::{Handler, Input, Link, Result, Server};
+    ///
+    /// struct Names;
+    ///
+    /// impl Handler<String> for Names {
+    ///     fn on_receive(&self, _: &mut Link<'_, String>, _: &mut Input<'_>) -> Result {
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result {
+    ///     // The link state is not (): write on_connect, which makes it
+    ///     Server::builder(Names).listen("127.0.0.1:9527").serve()
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
@@ -112,6 +131,18 @@ where
     /// It is not called while the link is [paused](Link::pause), while a reply is deferred, or after [`close`](Link::close). At most 64 calls for one link come in one
     /// turn of its worker.
     ///
+    /// To take several messages in one call, take them while there is a grant for the reply to each:
+    ///
+    /// ```
+    /// # use wharf::{Input, Link, Result};
+    /// # fn on_receive(link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+    /// while link.out.has_grant() && let Some(line) = input.line(1024)? {
+    ///     link.out.send((line, "\n"))?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// One closes the link; see [the table](Self#errors).
@@ -134,11 +165,13 @@ where
     }
 
     /// The peer has ended its stream, and what came is handled: `input` is empty, or `on_receive` took
-    /// nothing of it with nothing queued. There is a grant.
+    /// nothing of it with nothing queued. There is a grant. While the link is paused it does not come.
+    /// By default `Close`; what is left of an incomplete message is dropped.
     ///
     /// `Close`: when what is queued and deferred is sent and no `on_writable` is due. `Keep`: until
     /// [`Link::close`], or until [`Output::finish`](crate::Output::finish) has ended the other half
-    /// too; `on_receive` is still called for what is unread.
+    /// too; `on_receive` is still called for what is unread. A link that is kept still has its idle
+    /// timeout.
     ///
     /// # Errors
     ///
@@ -148,8 +181,9 @@ where
         Ok(Verdict::Close)
     }
 
-    /// For the idle timeout the link waited for its peer: nothing received, queued or deferred, not
-    /// paused. There is a grant.
+    /// For the [idle timeout](crate::Builder::idle_timeout) the link waited for its peer: it received
+    /// nothing, and had nothing unsent or deferred, and was not paused. There is a grant. By default
+    /// `Close`; after `Keep` it comes again when the timeout has passed once more.
     ///
     /// # Errors
     ///
@@ -159,7 +193,7 @@ where
         Ok(Verdict::Close)
     }
 
-    /// The server begins to stop. There is a grant, for a last message.
+    /// The server begins to stop. There is a grant, for a last message. By default `Close`.
     ///
     /// `Close`: when what is unread is handled (as for [`on_end`](Self::on_end)) and what is queued and
     /// deferred is sent. `Keep`: until [`Link::close`], at most until the drain timeout.
@@ -173,6 +207,9 @@ where
     }
 
     /// The link has ended; why, and what it carried. Its state is dropped after this.
+    ///
+    /// After a close in good order it comes when the peer has closed, too, or after 2 s. So a table of
+    /// names forgets one where its link is closed, and here only if it still names this link.
     fn on_disconnect(&self, link: &mut Link<'_, S, W>, reason: DisconnectReason) {
         let _ = (link, reason);
     }
@@ -276,7 +313,9 @@ fn unit<T: 'static>() -> Result<T> {
     let mut unit = Some(());
     let value = (&mut unit as &mut dyn Any).downcast_mut::<Option<T>>().and_then(Option::take);
     value.ok_or_else(|| {
-        Error::msg("a type without size that is not () must be made by its callback")
+        Error::msg(
+            "a type without size that is not () must be made by on_connect or on_worker_start",
+        )
     })
 }
 

@@ -149,6 +149,18 @@
 //! - Send what a callback queued before the callback has returned.
 //! - Leave out a part of what a link's own handler queued, and go on.
 //! - Close a socket that the kernel still writes to.
+//!
+//! # What it cannot do yet
+//!
+//! Connect to others: links are accepted only. A proxy uses sockets of std in threads of its own. Bytes
+//! that such a thread cannot take yet stay unread with their link, until it calls
+//! [`resume`](Recipients::resume); a post that is [`Full`](PostError::Full) it tries again later, since
+//! nothing tells a thread that a link has capacity again.
+//!
+//! # Logs
+//!
+//! The crate reports by `tracing`. At `DEBUG` it tells the error that a callback returned, with its
+//! text, of which `on_disconnect` has the kind; at `ERROR` why a server stops by itself.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -58,6 +58,10 @@ pub(crate) const MESSAGES_PER_LINK: u32 = 4;
 /// So many links of a shard can share as many messages each; of more links each shares one, and the
 /// others while there are entries.
 const LINKS_WITH_ALL_MESSAGES: u32 = 1_024;
+/// Bytes in a buffer for posts, where the others have more; but as one of the others there are no more
+/// of these than so many.
+const POST_BUFFER_SIZE: u32 = 512;
+const POST_BUFFERS_MAX: u32 = 8;
 /// Posts to single links that one shard accepts at a time.
 const POSTS_ACCEPTED_MAX: u32 = 2_048;
 /// A large buffer, to receive into, is so many others long, but no longer than that.
@@ -132,7 +136,8 @@ impl Settings {
         }
         if self.frame_max > self.input_bytes as usize {
             faults.push(format!(
-                "the handler takes frames of up to {} bytes, but input_bytes is {}",
+                "the handler takes frames of up to {} bytes, but input_bytes is {}: raise it, or lower \
+                 the frames' maximum",
                 self.frame_max, self.input_bytes
             ));
         }
@@ -173,16 +178,31 @@ impl Settings {
         self.grant_bytes.unwrap_or(self.buffer_size_bytes)
     }
 
-    /// Buffers that posts of one link's callbacks may take in a turn: the longest message, and a quarter
-    /// of what its shard has for posts.
+    /// Bytes in a buffer for posts. Each post takes whole ones, and most are short: so they are smaller
+    /// than the others, in as much memory.
+    pub(crate) fn post_buffer_size(&self) -> u32 {
+        (self.buffer_size_bytes / POST_BUFFERS_MAX)
+            .max(self.buffer_size_bytes.min(POST_BUFFER_SIZE))
+    }
+
+    /// How many of them each sender of posts has: a shard, or all other threads together.
+    pub(crate) fn post_buffers(&self) -> u32 {
+        let bytes = u64::from(self.division().posts) * u64::from(self.buffer_size_bytes);
+        let count = bytes.div_ceil(u64::from(self.post_buffer_size()));
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// Those that posts of one link's callbacks may take in a turn: the longest message, and a quarter of
+    /// what its shard has for posts.
     pub(crate) fn post_budget(&self) -> u32 {
-        (self.division().posts / 4).max(self.needs().post_max)
+        let longest = self.high_water_bytes().div_ceil(self.post_buffer_size());
+        (self.post_buffers() / 4).max(longest)
     }
 
     /// Posts to single links that one shard accepts before it has queued and sent them: as many as
     /// there can be messages, each of which takes a buffer, but no more than so many.
     pub(crate) fn post_entries(&self) -> u32 {
-        self.division().posts.saturating_mul(self.shards + 1).min(POSTS_ACCEPTED_MAX)
+        self.post_buffers().saturating_mul(self.shards + 1).min(POSTS_ACCEPTED_MAX)
     }
 
     /// The longest message that can be posted.
@@ -213,8 +233,8 @@ impl Settings {
 
     /// The buffers of one sender of posts: a shard, or all other threads together.
     pub(crate) fn post_pool(&self) -> MessagePoolConfig {
-        let mut pool = MessagePoolConfig::new(self.division().posts);
-        pool.buffer_size_bytes = self.buffer_size_bytes;
+        let mut pool = MessagePoolConfig::new(self.post_buffers());
+        pool.buffer_size_bytes = self.post_buffer_size();
         pool
     }
 

@@ -16,11 +16,13 @@
 //!    holds a whole message can borrow what the answer needs, and never waits for one that waits
 //!    for it.
 //! 3. While there is plenty ([`Shares::is_tight`] says no), links receive as fast as bytes come,
-//!    up to their input credit, and what that takes is charged afterwards. What can come before a
-//!    link is told to stop is twice the window, so loans are *tight* from the moment when less
-//!    than that is left; until all have stopped the port gets no more buffers than can be lent.
-//!    Then a link receives one buffer at a time: the guaranteed one freely, each further one
-//!    against a loan.
+//!    up to their input credit, and what that takes is charged afterwards. What is lent so always
+//!    leaves what the longest message needs: else many links could hold parts of messages of which
+//!    none can be completed. What can come before a link is told to stop is twice the window, so loans
+//!    are *tight* from the moment when less than that is left; until all have stopped the port gets no
+//!    more buffers than can be lent. Then a link receives one buffer at a time: the guaranteed one
+//!    freely, further ones against a loan. What the message needs that its handler waits for is lent
+//!    as a whole, or not at all; to a handler that waits for none, buffer by buffer.
 //! 4. Where a loan is refused the link **waits**, in order of asking; one that needs a loan for its
 //!    answer and holds one of input, which it will then give back, comes before all others. What the
 //!    first one needs is set aside for it; others may borrow the rest.
@@ -53,6 +55,8 @@ pub(crate) struct Division {
     pub(crate) surplus: u32,
     /// The most of it that is lent for input.
     pub(crate) surplus_input: u32,
+    /// The longest loan for a message.
+    pub(crate) message: u32,
     /// What one shard lends to its port.
     pub(crate) window: u32,
     /// What each of the senders of posts has: every shard, and all other threads together.
@@ -73,8 +77,8 @@ pub(crate) struct Needs {
     pub(crate) post_max: u32,
 }
 
-/// The window is this part of what is lent for input, so that loans are not tight at rest: they
-/// cease to be when three times the window can be lent.
+/// The window is this part of what is lent for input unasked, so that loans are not tight at rest:
+/// they cease to be when three times the window can be lent so.
 const WINDOW_PART: u32 = 4;
 /// Some hundred buffers keep a core busy and stay in its cache.
 const WINDOW_MAX: u32 = 256;
@@ -84,7 +88,17 @@ const SURPLUS_DEFAULT: u32 = 512;
 impl Needs {
     /// The smallest surplus: one link can have full input and full output.
     fn surplus_min(&self) -> u32 {
-        self.output_loan().saturating_add(self.input_max.max(WINDOW_PART))
+        self.output_loan().saturating_add(self.surplus_input_min())
+    }
+
+    /// One message can be lent what it needs, and beside that loans are not tight at rest.
+    fn surplus_input_min(&self) -> u32 {
+        self.message_loan().saturating_add(WINDOW_PART - 1)
+    }
+
+    /// The longest loan for a message, the first buffer of which is guaranteed.
+    fn message_loan(&self) -> u32 {
+        self.input_max.saturating_sub(1)
     }
 
     /// The longest loan for output.
@@ -124,12 +138,13 @@ impl Needs {
         let posts = (buffers / 8 / self.senders()).max(self.post_max);
         let links = buffers.saturating_sub(posts.saturating_mul(self.senders()));
         let surplus = links.saturating_sub(self.guarantees()) / self.shards;
-        // The first buffer is guaranteed, and one more can be half consumed.
-        let half = (surplus / 2).max(self.input_max);
+        let half = (surplus / 2).max(self.surplus_input_min());
         let surplus_input = half.min(surplus.saturating_sub(self.output_loan()));
-        let window = (surplus_input / WINDOW_PART).clamp(1, WINDOW_MAX);
+        let message = self.message_loan();
+        let unasked = surplus_input.saturating_sub(message);
+        let window = (unasked / WINDOW_PART).clamp(1, WINDOW_MAX);
         let Self { shards, links, grant, .. } = *self;
-        Division { shards, links, grant, surplus, surplus_input, window, posts }
+        Division { shards, links, grant, surplus, surplus_input, message, window, posts }
     }
 }
 
@@ -221,6 +236,12 @@ impl Shares {
         self.lendable(reserved).min(self.division.surplus_input.saturating_sub(self.lent.input))
     }
 
+    /// What of that can be lent to who does not say what its message needs: the longest message finds
+    /// its loan all the same.
+    pub(crate) fn lendable_unasked(&self, reserved: u32) -> u32 {
+        self.lendable_input(reserved).saturating_sub(self.division.message)
+    }
+
     /// The longest loan for input that a link can be lent beside what it holds.
     pub(crate) fn input_loan_max(&self, held: Held) -> u32 {
         self.division.surplus_input.saturating_sub(self.loan(held).input)
@@ -257,7 +278,7 @@ impl Shares {
         // Half as much again ends it, so that it does not come and go.
         let margin = self.division.window * if self.tight { 3 } else { 2 };
         let was_tight = self.tight;
-        self.tight = self.lendable_input(0) < margin;
+        self.tight = self.lendable_unasked(0) < margin;
         match (was_tight, self.tight) {
             (false, true) => Change::Tight,
             (true, false) => Change::Plenty,
@@ -559,6 +580,7 @@ mod tests {
             grant: 1,
             surplus: 80,
             surplus_input: 40,
+            message: 0,
             window: 10,
             posts: 1,
         };

@@ -29,6 +29,7 @@ each_back_end!(
     a_reply_from_another_thread_comes_later,
     a_reply_comes_after_the_peer_has_ended_its_half,
     a_reply_comes_during_a_drain,
+    a_reply_comes_before_the_end_of_an_output_that_is_finished,
     a_link_whose_reply_is_out_is_not_idle,
     replies_keep_the_order_of_their_requests,
     replies_of_many_links_come_to_theirs,
@@ -79,6 +80,7 @@ fn deferring_to(sender: Sender<Asked>) -> Functions<()> {
             match line.as_str() {
                 "close" => link.close(),
                 "abort" => link.abort(),
+                "finish" => link.out.finish(),
                 "drop" => {
                     link.out.send("dropped")?;
                     drop(reply);
@@ -203,6 +205,24 @@ fn a_reply_comes_during_a_drain(case: &Case) {
         drop(clients);
         server.stop();
         record.expect(&[ServerStopping; 6]);
+    }
+}
+
+fn a_reply_comes_before_the_end_of_an_output_that_is_finished(case: &Case) {
+    for sends in [true, false] {
+        let bench = bench(case, |builder| builder);
+        let (mut client, reply) = bench.ask("finish\n");
+        meanwhile(Duration::from_millis(100), || bench.record.ends().is_empty(), "the link stays");
+        if sends {
+            reply.send("the last").unwrap();
+            expect_bytes(&mut client, b"the last");
+        } else {
+            reply.none();
+        }
+        expect_end(&mut client);
+        drop(client);
+        bench.record.expect(&[PeerClosed]);
+        bench.server.stop();
     }
 }
 

@@ -205,7 +205,7 @@ fn links_that_do_not_read_lose_nobody_else_a_broadcast(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     // The fewest buffers for so many links: together they can borrow 159, and each of those that do
     // not read could have 64 waiting.
-    let server = TestServer::start(case.builder(echo()).links_max(20).buffer_count(327));
+    let server = TestServer::start(case.builder(echo()).links_max(20).buffer_count(329));
     let deaf: Vec<_> = (0..15).map(|_| util::connect_small_share(server.address)).collect();
     let mut readers: Vec<_> = (0..3).map(|_| server.connect()).collect();
     server.wait_for_links(18);
@@ -248,8 +248,9 @@ fn who_has_used_up_its_posts_keeps_nobody_else_from_posting(case: &Case) {
     expect_bytes(&mut streams[2], &WORD.repeat(first));
     let second = speak(&mut streams[2]);
     expect_bytes(&mut streams[1], &WORD.repeat(second));
-    // Together they have an eighth of 10,000, and a quarter of that each.
-    assert_eq!((outside, first, second), (312, 312, 312), "{:?}", server.stats());
+    // Together they have an eighth of 10,000 buffers of 2 KiB, in short ones of 512 bytes, and a
+    // quarter of these each.
+    assert_eq!((outside, first, second), (1_248, 1_248, 1_248), "{:?}", server.stats());
     busy.store(false, Ordering::SeqCst);
     expect_bytes(&mut streams[0], &WORD.repeat(outside + first + second));
     drop(streams);

@@ -89,8 +89,8 @@ impl Plan {
         let input_bytes = message_max + rng.below(300);
         let link_buffers = 8 + 3 * (input_bytes + output_bytes).div_ceil(buffer_size_bytes);
         let count = 1 + rng.below(NAMES.len());
-        // Posts would be skipped, and whole messages have a test of their own.
-        let has_plenty = matches!(program, Program::Push | Program::Room | Program::Messages);
+        // Posts would be skipped.
+        let has_plenty = matches!(program, Program::Push | Program::Room);
         let buffers = if rng.once_in(3) && !has_plenty {
             Buffers::Scarce(rng.below(4))
         } else {

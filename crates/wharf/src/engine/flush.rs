@@ -57,7 +57,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     #[inline]
     fn end_output(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
-        if !slot.finished || slot.shut || !slot.is_served() {
+        let is_over = slot.finished && slot.deferral.is_none();
+        if !is_over || slot.shut || !slot.is_served() {
             return;
         }
         slot.shut = true;

@@ -63,7 +63,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             let Some(index) = self.core.waiters.pop() else { return };
             // Behind those that were behind it, so that all keep their order.
             self.core.waiters.push(index);
-            if matches!(self.core.slots[index].wish, Some(Wish::Input(_))) {
+            if matches!(self.core.slots[index].wish, Some(Wish::Input(_) | Wish::Part)) {
                 self.core.end_wish(index);
                 self.steer(index);
             }
@@ -74,13 +74,20 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     pub(super) fn grant_loans(&mut self) {
         for _ in 0..self.core.waiters.len() {
             let Some(index) = self.core.waiters.first() else { return };
+            let wish = self.core.slots[index].wish;
             if !self.core.can_grant(index) {
+                if wish == Some(Wish::Part) {
+                    // Nothing is kept for it: those that wait for a message go first.
+                    self.core.waiters.remove(index);
+                    self.core.waiters.push(index);
+                    continue;
+                }
                 return;
             }
-            let wish = self.core.slots[index].wish;
             self.core.end_wish(index);
             match wish {
                 Some(Wish::Input(buffers)) => self.lend_for_input(index, buffers),
+                Some(Wish::Part) => self.lend_for_input(index, 1),
                 Some(Wish::Output(_)) => self.offer_room(index),
                 None => debug_assert!(false, "who waits has a wish"),
             }
@@ -260,7 +267,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             _ if slot.deferral.is_some() => Standing::WaitsToAnswer,
             // Nothing but a loan is in the way of its own answer.
             Some(Wish::Output(_)) if output_stalled.is_none() => Standing::WaitsToAnswer,
-            Some(Wish::Input(_)) => Standing::WaitsForInput,
+            Some(Wish::Input(_) | Wish::Part) => Standing::WaitsForInput,
             Some(Wish::Output(_)) | None => Standing::Holds,
         };
         let input_stalled = self.core.now.since(slot.eased);

@@ -169,14 +169,15 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             return;
         }
         let takes = matches!(slot.phase, Phase::Open | Phase::Draining | Phase::Flushing)
-            && slot.broken.is_none()
-            && !slot.finished;
+            && slot.broken.is_none();
         if takes && outcome != Outcome::Failed && !chain.is_empty() {
             self.core.queue_reply(index, chain);
         } else {
             drop(chain);
             slot.owe_no_more(now);
             self.core.settle(index);
+            // A finished output may have waited for this.
+            self.core.mark_dirty(index);
         }
         let calls_nobody = self.core.shared.planted.strikes(EnginePlant::ReplyCallsNobody);
         let slot = &mut self.core.slots[index];
@@ -216,7 +217,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     #[cold]
     pub(super) fn note_refused_post(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
-        if !std::mem::replace(&mut slot.post_refused, true) {
+        slot.post_refused = true;
+        if !std::mem::replace(&mut slot.awaits_retry, true) {
             self.refused.push_back(index);
             let at = self.core.now.after(RETRY_AFTER);
             self.retry_at = self.retry_at.or(Some(at));
@@ -232,10 +234,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         for _ in 0..self.refused.len() {
             // What is refused again comes behind those.
             let Some(index) = self.refused.pop_front() else { return };
-            if std::mem::take(&mut self.core.slots[index].post_refused)
-                && self.core.slots[index].is_served()
-            {
-                self.core.slots[index].owes_writable = true;
+            let slot = &mut self.core.slots[index];
+            slot.awaits_retry = false;
+            if std::mem::take(&mut slot.post_refused) && slot.is_served() {
+                slot.owes_writable = true;
                 self.go_on(index);
             }
         }

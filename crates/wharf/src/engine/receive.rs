@@ -94,8 +94,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             End::Readable if looked => {
                 let slot = &self.core.slots[index];
                 if slot.is_served() && slot.wish.is_none() && !slot.input.is_empty() {
-                    let needed = self.lacking_input(index);
-                    self.core.wish(index, Wish::Input(needed));
+                    let wish = self.lacking_input(index);
+                    self.core.wish(index, wish);
                 }
                 self.grant_loans();
                 self.steer(index);
@@ -104,15 +104,20 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         }
     }
 
-    /// The buffers that the link lacks for what its handler waits for, within its credit: a wish
-    /// beyond that could never be granted, and would keep all others waiting.
-    fn lacking_input(&self, index: u32) -> u32 {
+    /// The buffers that the link lacks for the message that its handler waits for, within its credit: a
+    /// wish beyond that could never be granted, and would keep all others waiting.
+    fn lacking_input(&self, index: u32) -> Wish {
         let slot = &self.core.slots[index];
+        if !slot.is_incomplete() {
+            return Wish::Part;
+        }
         let size = self.core.pool.buffer_size_bytes();
-        let unread = u32::try_from(slot.input.len()).unwrap_or(u32::MAX);
         let credit = self.core.shared.settings.input_bytes;
-        let lacking = slot.wanted.min(credit).saturating_sub(unread);
-        lacking.div_ceil(size).min(self.core.shares.input_loan_max(slot.held)).max(1)
+        let fit = slot.input.len() + slot.input.room();
+        let fit = u32::try_from(fit).unwrap_or(u32::MAX);
+        let lacking = slot.message.max(slot.wanted).min(credit).saturating_sub(fit);
+        let most = self.core.shares.input_loan_max(slot.held);
+        Wish::Input(lacking.div_ceil(size).min(most).max(1))
     }
 
     /// No more input will come: ends the link once all of it is handled and answered.
@@ -165,6 +170,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         }
         let slot = &self.core.slots[index];
         let owed = slot.owed.unwrap_or(u32::MAX);
+        let room = u32::try_from(slot.input.room()).unwrap_or(u32::MAX);
         // What is there is taken, and where nothing is, that is the end.
         let ends_when_dry = slot.phase == Phase::Draining || slot.broken.is_some();
         let shots = if ends_when_dry { Shots::IfReady } else { Shots::One };
@@ -174,6 +180,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             Phase::Open if !tight && !ends_when_dry => (Shots::Many, free, Receiving::Many),
             Phase::Open | Phase::Draining if unread == 0 || slot.promised > 0 || !tight => {
                 (shots, free.min(size).min(owed), Receiving::One)
+            }
+            // What fits into the last buffer takes no other.
+            Phase::Open | Phase::Draining if room > 0 => {
+                (shots, free.min(room).min(owed), Receiving::One)
             }
             Phase::Open | Phase::Draining
                 if slot.wish.is_some() || slot.is_held() || !self.core.has_room(index) =>

@@ -6,6 +6,7 @@
 
 use super::worker::Worker;
 use crate::handler::{Handler, Verdict};
+use crate::link::input::Wanted;
 use crate::link::slot::Phase;
 use crate::link::unread::Unread;
 use crate::plant::EnginePlant;
@@ -148,16 +149,16 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     }
 
     /// Notes what a call with input has done.
-    fn called(&mut self, index: u32, took: bool, wanted: usize) {
+    fn called(&mut self, index: u32, took: bool, wanted: Wanted) {
         self.core.stats().received_messages.add(1);
         let slot = &mut self.core.slots[index];
-        slot.wanted = if took { 0 } else { u32::try_from(wanted).unwrap_or(u32::MAX) };
+        (slot.wanted, slot.message) = if took { (0, 0) } else { (wanted.least, wanted.most) };
         slot.handled = !took || self.core.shared.planted.strikes(EnginePlant::NoCallAfterTaking);
         if took {
             // Progress with what it was lent.
             slot.eased = self.core.now;
         }
-        if slot.input.is_empty() {
+        if took || slot.input.is_empty() {
             // What was promised for the rest of a message is not needed: it has come.
             slot.promised = 0;
             if slot.wish.is_some() {

@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) dirty: Vec<u32>,
     /// Links that wait for a loan, in order of asking.
     pub(crate) waiters: Fifo,
+    /// How many of them wait for a part.
+    parts: u32,
     /// The link whose wish is being granted: what is reserved is for itself.
     pub(crate) granting: Option<u32>,
 }
@@ -78,6 +80,7 @@ impl Core {
             input_bytes: shared.settings.input_bytes as usize,
             dirty: Vec::with_capacity(capacity as usize),
             waiters: Fifo::new(capacity),
+            parts: 0,
             granting: None,
             stats: Arc::clone(&shared.shards[usize::from(shard)].stats),
             shared,
@@ -187,7 +190,10 @@ impl Core {
         if matches!(wish, Wish::Output(_)) && self.shares.loan(held).input > 0 {
             self.waiters.push_first(index);
         }
-        (self.slots[index].wish, self.slots[index].wished) = (Some(wish), true);
+        let slot = &mut self.slots[index];
+        slot.wished = true;
+        self.parts += u32::from(wish == Wish::Part);
+        self.parts -= u32::from(slot.wish.replace(wish) == Some(Wish::Part));
     }
 
     /// A callback of a link that has waited for a loan for its output is over. If nothing was refused
@@ -203,7 +209,8 @@ impl Core {
 
     pub(crate) fn end_wish(&mut self, index: u32) {
         let slot = &mut self.slots[index];
-        if slot.wish.take().is_some() {
+        if let Some(wish) = slot.wish.take() {
+            self.parts -= u32::from(wish == Wish::Part);
             self.waiters.remove(index);
             // The peer owed nothing meanwhile.
             slot.hear(self.now);
@@ -212,7 +219,7 @@ impl Core {
 
     /// The link waits for no loan to receive into any more, and is promised none.
     pub(crate) fn forget_input_loan(&mut self, index: u32) {
-        if matches!(self.slots[index].wish, Some(Wish::Input(_))) {
+        if matches!(self.slots[index].wish, Some(Wish::Input(_) | Wish::Part)) {
             self.end_wish(index);
         }
         if self.slots[index].promised > 0 {
@@ -225,7 +232,7 @@ impl Core {
     pub(crate) fn need(&self, index: u32) -> Loan {
         let slot = &self.slots[index];
         match slot.wish {
-            None => Loan::default(),
+            None | Some(Wish::Part) => Loan::default(),
             Some(Wish::Input(buffers)) => Loan { input: buffers, output: 0 },
             Some(Wish::Output(buffers)) => {
                 Loan { input: 0, output: self.shares.output_need(slot.held, buffers) }
@@ -245,6 +252,12 @@ impl Core {
 
     /// Whether what the link waits for can be lent now.
     pub(crate) fn can_grant(&self, index: u32) -> bool {
+        if self.slots[index].wish == Some(Wish::Part) {
+            // What the longest message needs is kept for those that wait for one.
+            let nobody_does = self.parts == self.waiters.len();
+            return self.shares.lendable_unasked(0) > 0
+                || (nobody_does && self.shares.lendable_input(0) > 0);
+        }
         let need = self.need(index);
         need.output <= self.shares.lendable(0) && need.input <= self.shares.lendable_input(0)
     }
@@ -336,7 +349,7 @@ pub(crate) mod tests {
     #[test]
     fn who_was_refused_buffers_and_then_has_queued_as_much_waits_no_more() {
         // As few as can be: one link can have full input and full output.
-        let mut core = core(4, 87);
+        let mut core = core(4, 89);
         let [holder, refused, next] = [0, 1, 2];
         core.queue(holder, &[1; 2_048]).unwrap();
         assert_eq!(core.queue(refused, &[2; 2_048]), Err(SendError::Full));

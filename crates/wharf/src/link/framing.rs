@@ -189,7 +189,8 @@ pub struct LengthPrefix {
 
 impl LengthPrefix {
     /// A length of `width` bytes, 1 to 8; a body longer than `max` bytes is refused as soon as its
-    /// length is there.
+    /// length is there. Both are unread at once: frames of 2 and up to 65,535 bytes need
+    /// [`input_bytes`](crate::Builder::input_bytes) of 65,537.
     ///
     /// # Panics
     ///

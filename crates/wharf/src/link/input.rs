@@ -24,8 +24,8 @@ pub struct Input<'a> {
     mark: usize,
     /// Bytes that have left `unread` in this callback.
     gone: usize,
-    /// Unread bytes that the callback asks for, counted from the first one; 0: it does not.
-    wanted: usize,
+    /// What the callback asks for, counted from the first byte of `unread`.
+    wanted: Wanted,
     /// The most that may be unread.
     limit: usize,
     is_ended: bool,
@@ -40,9 +40,27 @@ pub struct Input<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
     pub(crate) took: bool,
-    /// Bytes that it asks for, counted from the first that it has left; 0: it does not.
-    pub(crate) wanted: usize,
+    /// Counted from the first byte that it has left.
+    pub(crate) wanted: Wanted,
     pub(crate) search: Search,
+}
+
+/// Unread bytes that a callback asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    /// With which another call is of use; 0: it asks for none.
+    pub(crate) least: u32,
+    /// Of which the message that it waits for consists at most.
+    pub(crate) most: u32,
+}
+
+impl Wanted {
+    /// The first `len` bytes are gone.
+    fn advance(&mut self, len: usize) {
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        self.least = self.least.saturating_sub(len);
+        self.most = self.most.saturating_sub(len);
+    }
 }
 
 /// What an input says beside its bytes.
@@ -66,7 +84,7 @@ impl<'a> Input<'a> {
             at: 0,
             mark: 0,
             gone: 0,
-            wanted: 0,
+            wanted: Wanted::default(),
             limit,
             is_ended,
             is_held,
@@ -79,9 +97,8 @@ impl<'a> Input<'a> {
     #[inline]
     pub(crate) fn finish(mut self) -> Asked {
         let took = self.at > 0 || self.gone > 0;
-        let wanted = self.wanted.saturating_sub(self.at);
         self.commit();
-        Asked { took, wanted, search: self.search.get() }
+        Asked { took, wanted: self.wanted, search: self.search.get() }
     }
 
     /// Unread bytes.
@@ -172,7 +189,7 @@ impl<'a> Input<'a> {
                 Ok(Some(self.unread.slice(at, found, self.scratch)))
             }
             None if len < all_max => {
-                self.ask_for(len + 1);
+                self.ask_for(len + 1, all_max);
                 Ok(None)
             }
             _ => Err(TooLong::new(max)),
@@ -217,11 +234,11 @@ impl<'a> Input<'a> {
                 Extent::More(wanted) => {
                     let wanted = wanted.max(unread + 1);
                     self.check_limit(wanted)?;
-                    self.ask_for(wanted);
+                    self.ask_for(wanted, decoder.frame_max().unwrap_or(wanted));
                     return Ok(None);
                 }
                 Extent::Skip(0) => {
-                    self.ask_for(unread + 1);
+                    self.ask_for(unread + 1, decoder.frame_max().unwrap_or(0));
                     return Ok(None);
                 }
                 Extent::Skip(len) => {
@@ -257,6 +274,9 @@ impl<'a> Input<'a> {
     /// The reply to what was taken comes later, from any thread: sets `max` bytes of `out` aside for
     /// it. Until it is sent, this input yields nothing, here and in later calls, so that replies keep
     /// their order. What the handler queues meanwhile leaves before the reply.
+    ///
+    /// A link has one reply at a time: the requests of one peer are answered one after the other, those of
+    /// several in parallel.
     ///
     /// The link is neither idle nor closed because its stream ended while a reply is deferred;
     /// [`Builder::answer_timeout`](crate::Builder::answer_timeout) bounds that.
@@ -297,7 +317,7 @@ impl<'a> Input<'a> {
         self.commit();
         let len = out.forward(self.unread, max);
         self.gone += len;
-        self.wanted = self.wanted.saturating_sub(len);
+        self.wanted.advance(len);
         len
     }
 
@@ -324,7 +344,7 @@ impl<'a> Input<'a> {
     fn commit(&mut self) {
         if self.at > 0 {
             self.unread.consume(self.at);
-            self.wanted = self.wanted.saturating_sub(self.at);
+            self.wanted.advance(self.at);
             self.gone += self.at;
             (self.at, self.mark) = (0, 0);
         }
@@ -350,21 +370,24 @@ impl<'a> Input<'a> {
         self.check_limit(len)?;
         let has = self.len() >= len;
         if !has {
-            self.ask_for(len);
+            self.ask_for(len, len);
         }
         Ok(has)
     }
 
-    /// Asks for `len` bytes: they count from the first unread byte, also if what was taken is rewound.
-    fn ask_for(&mut self, len: usize) {
+    /// Asks for `len` bytes of a message of at most `most`: they count from the first unread byte,
+    /// also if what was taken is rewound.
+    fn ask_for(&mut self, len: usize, most: usize) {
         let wanted = self.at + len;
         if self.is_held {
             return;
         }
         // From where the callback began: what was forwarded counts, too.
         tell(Act::Wants(self.gone + wanted));
-        if self.wanted == 0 || wanted < self.wanted {
-            self.wanted = wanted;
+        let [least, most] =
+            [wanted, self.at + most.max(len)].map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+        if self.wanted.least == 0 || least < self.wanted.least {
+            self.wanted = Wanted { least, most };
         }
     }
 }

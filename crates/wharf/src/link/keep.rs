@@ -31,7 +31,7 @@ impl Core {
 
     /// Copies bytes behind what is unread, if all the buffers for that can be lent.
     fn copy_input(&mut self, index: u32, bytes: &[u8]) -> bool {
-        let lendable = self.shares.lendable_input(self.reserved_beside(index));
+        let lendable = self.shares.lendable_unasked(self.reserved_beside(index));
         let input: &mut Chain = &mut self.slots[index].input;
         input.append(&self.pool, bytes, Owner::Application, lendable).is_ok()
     }

@@ -96,6 +96,9 @@ impl<S, W> Link<'_, S, W> {
 
     /// Closes the link in good order: what is queued and deferred is sent, what is unread is discarded;
     /// only `on_disconnect` is called after this. A handler that streams closes at the end of the stream.
+    ///
+    /// After the last byte the link waits for the peer to close, for 2 s at most: a reset would take
+    /// from the peer what it has not read yet. `on_disconnect` comes after that.
     pub fn close(&mut self) {
         tell(Act::Close);
         self.slot_mut().close_asked = true;
@@ -109,6 +112,9 @@ impl<S, W> Link<'_, S, W> {
     }
 
     /// Stops `on_receive`. What comes waits, up to the input limit, and then at the peer.
+    ///
+    /// A paused link has no idle timeout, and `on_end` waits for its resume, also when the peer is gone:
+    /// whoever pauses it sees to it that it is resumed or closed.
     pub fn pause(&mut self) {
         tell(Act::Pause);
         let now = self.out.core.now;

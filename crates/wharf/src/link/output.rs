@@ -133,8 +133,8 @@ impl Output<'_> {
         self.core.slots[self.index].backlog()
     }
 
-    /// Ends this half: when all is sent, the peer sees the end of the stream. More is
-    /// [`SendError::Closed`].
+    /// Ends this half: when all that is queued and deferred is sent, the peer sees the end of the stream.
+    /// More is [`SendError::Closed`].
     pub fn finish(&mut self) {
         self.core.finish(self.index);
     }

@@ -7,7 +7,11 @@ use std::fmt::{self, Write};
 /// What can be sent and posted: bytes and text, borrowed or owned, and arrays; `format_args!(…)`, which
 /// is formatted straight into the buffers; a shared [`Message`]; a frame, such as
 /// [`LengthPrefix::of`](crate::LengthPrefix::of); a tuple of up to four of these, which is one
-/// message of several parts. Sealed.
+/// message of several parts. Sealed. A number or a `char` is sent by `write!(link.out, "{number}")`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent",
+    note = "bytes, text and tuples of them can be sent; anything else by `write!(link.out, …)` or `format_args!(…)`"
+)]
 pub trait Payload: sealed::Sealed {}
 
 /// A body is too long for its frame, or does not have the length that the frame asks for.

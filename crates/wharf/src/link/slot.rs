@@ -53,8 +53,10 @@ pub(crate) enum Receiving {
 /// What a link that waits for a loan asked for, in buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wish {
-    /// To receive into.
+    /// To receive the message that its handler waits for.
     Input(u32),
+    /// To receive one buffer of what its handler has not asked for.
+    Part,
     /// To queue a message of so many buffers.
     Output(u32),
 }
@@ -103,6 +105,8 @@ pub(crate) struct Slot {
     pub(crate) when_slow: WhenSlow,
     /// A post of its callback found its receiver full: it is to be told that it can try again.
     pub(crate) post_refused: bool,
+    /// The place stands among those that are to be told; the link of which it was so may have ended.
+    pub(crate) awaits_retry: bool,
     /// The link has ended while its reply was being written: the place waits for the buffers.
     pub(crate) cancelled: bool,
     /// A drain has read all that had arrived.
@@ -126,6 +130,8 @@ pub(crate) struct Slot {
     pub(crate) queue: Chain,
     /// Bytes that must be unread before the next call is of use; 0 if any number is.
     pub(crate) wanted: u32,
+    /// The most of which the message consists that the handler waits for.
+    pub(crate) message: u32,
     /// How far a search in the input has come.
     pub(crate) search: Search,
     /// The most bytes that may be unsent.
@@ -214,6 +220,7 @@ impl Slot {
             shut: false,
             when_slow: WhenSlow::Skip,
             post_refused: false,
+            awaits_retry: false,
             cancelled: false,
             search: Search::default(),
             limit: 0,
@@ -236,6 +243,7 @@ impl Slot {
             input: Chain::new(),
             queue: Chain::new(),
             wanted: 0,
+            message: 0,
             in_flight: 0,
             in_flight_buffers: 0,
             in_flight_messages: 0,
@@ -469,12 +477,12 @@ impl Slots {
 
     /// Gives a place back.
     pub(crate) fn release(&mut self, index: u32) {
-        let Slot { generation, live_at, goes_on, .. } = self[index];
+        let Slot { generation, live_at, goes_on, awaits_retry, .. } = self[index];
         self.live.swap_remove(live_at as usize);
         if let Some(moved) = self.live.get(live_at as usize).copied() {
             self[moved].live_at = live_at;
         }
-        self[index] = Slot { generation, goes_on, ..Slot::free() };
+        self[index] = Slot { generation, goes_on, awaits_retry, ..Slot::free() };
         self.free.push(index);
     }
 

@@ -80,7 +80,8 @@ where
     /// received into come on top. Default 10,000, or more where the other settings need more.
     ///
     /// Each link is guaranteed one for its input, and the [grant](Self::grant_bytes), rounded up to
-    /// buffers, for its output. An eighth is for posts. The rest, the surplus, is lent to links, in both
+    /// buffers, for its output. An eighth is for posts, in smaller pieces: see
+    /// [`Recipients::post`](crate::Recipients::post). The rest, the surplus, is lent to links, in both
     /// directions: see [`loan_wait`](Self::loan_wait). [`plan`](Self::plan) shows the figures;
     /// [`start`](Self::start) refuses, with the figures, if it is not enough for one link of each shard
     /// to hold [`input_bytes`](Self::input_bytes) and [`output_bytes`](Self::output_bytes) at once.
@@ -137,6 +138,9 @@ where
     }
 
     /// How long a link may wait for its peer before [`Handler::on_idle`]. Default 60 s; zero disables it.
+    ///
+    /// Only what the peer sends ends the wait. A server that pushes to peers which listen and say nothing
+    /// disables it, or has `on_idle` answer `Keep`.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.idle = timeout;
         self

@@ -18,7 +18,20 @@ use std::time::Duration;
 /// A server: say whom, then what. `server.link(id).post("hello\n")`.
 ///
 /// The same in a callback (as [`Link::server`](crate::Link::server)) and in any thread. Cheap to
-/// clone; dropping it stops nothing.
+/// clone; dropping it stops nothing. A thread takes a clone of it and the link's id with it:
+///
+/// ```
+/// # use wharf::{Link, Result};
+/// # fn callback(link: &mut Link<'_>) -> Result {
+/// let (server, id) = (link.server.clone(), link.id());
+/// std::thread::spawn(move || server.link(id).post("done\n"));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A thread that posts for as long as the server runs is started by
+/// [`Handler::on_start`](crate::Handler::on_start), asks [`is_stopping`](Self::is_stopping), and ends
+/// when that is so.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -79,7 +92,7 @@ impl Handle {
     /// Asks the server to stop, and returns at once: it accepts no more;
     /// [`on_drain`](crate::Handler::on_drain) is called for each link; what has arrived is handled; links
     /// that are open after `drain` are force-closed. Posts that began before are delivered, later ones
-    /// are refused.
+    /// are refused. A link whose last bytes are sent waits for its peer to close, for 2 s at most.
     ///
     /// A later call can shorten the time; with [`Duration::ZERO`] links are force-closed at once.
     pub fn stop(&self, drain: impl Into<Drain>) {
@@ -131,7 +144,18 @@ impl Recipients<'_> {
     /// It fits if the output stays within its high-water mark, half of its limit: a post never takes
     /// the capacity that the link's own handler was promised. Where it does not fit, or the shared
     /// buffers or an inbox are used up, it is skipped as the policy says, and counted in
-    /// [`Totals::missed`](crate::Totals::missed) and [`Stats::missed`].
+    /// [`Totals::missed`](crate::Totals::missed) and [`Stats::missed`]. So posts are lossy: a peer that
+    /// reads, but less fast than others post, misses some, and nothing slows the sender. A protocol
+    /// that needs each message acknowledges them, or closes who missed one
+    /// ([`WhenSlow::Disconnect`](crate::WhenSlow::Disconnect)).
+    ///
+    /// Each post takes whole buffers of those that are for posts, of 512 bytes or an eighth of
+    /// [`Builder::buffer_size_bytes`](crate::Builder::buffer_size_bytes), until all its recipients have
+    /// sent it. Of these each shard has a part, and all other threads together have one; the callbacks of
+    /// one link can take a quarter of their shard's part in a turn. With default settings and two shards
+    /// a thread can have 1,664 short posts out at once, and a callback makes 416. Who has the same for
+    /// many links posts one [`Message`]; who has more raises
+    /// [`Builder::buffer_count`](crate::Builder::buffer_count).
     ///
     /// # Cost
     ///
@@ -185,7 +209,7 @@ impl Recipients<'_> {
         self.check_stopping()?;
         let message = self.shared.message(payload).inspect_err(|error| {
             if counts && matches!(error, PostError::Full | PostError::TooLarge) {
-                self.shared.count_missed(self.shared.open_links());
+                self.shared.note_all_missed(self.excepted());
             }
         })?;
         if message.is_empty() {
@@ -220,7 +244,8 @@ impl Recipients<'_> {
     }
 
     /// Closes them in good order, with [`DisconnectReason::Kicked`](crate::DisconnectReason::Kicked),
-    /// after what this thread posted to them before. Cannot fail: a bit in the link's place.
+    /// after what this thread posted to them before; `on_disconnect` comes as after
+    /// [`Link::close`](crate::Link::close). Cannot fail: a bit in the link's place.
     pub fn close(self) {
         self.mark(Mark::CLOSE, Act::Close);
     }

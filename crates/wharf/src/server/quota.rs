@@ -122,6 +122,20 @@ impl Quotas {
         }
     }
 
+    /// Counts a post that all links have missed, but the one of this place and generation; says how many
+    /// have.
+    pub(crate) fn note_all_missed(&self, except: Option<(u32, u32)>) -> u64 {
+        let mut count = 0;
+        for (index, place) in (0..).zip(&self.places) {
+            let generation = generation_of(place.accepted.load(Ordering::Acquire));
+            if generation != 0 && except != Some((index, generation)) {
+                place.missed.fetch_add(1, Ordering::Relaxed);
+                count += 1;
+            }
+        }
+        count
+    }
+
     /// An accepted post is queued, or will not be. Its entry is given back apart.
     pub(crate) fn forget(&self, index: u32, generation: u32, len: usize) {
         let less = |word: u64| {
@@ -138,6 +152,11 @@ impl Quotas {
             self.entries.fetch_sub(count, Ordering::AcqRel);
         }
     }
+}
+
+/// 0: no link has the place.
+fn generation_of(word: u64) -> u32 {
+    u32::try_from(word >> 32).unwrap_or_default()
 }
 
 fn bytes_of(word: u64) -> usize {

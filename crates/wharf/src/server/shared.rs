@@ -187,10 +187,6 @@ impl Shared {
         listeners.and_then(|all| all.get(usize::from(number))).copied().unwrap_or(nowhere)
     }
 
-    pub(crate) fn open_links(&self) -> u64 {
-        self.shards.iter().map(|shard| u64::from(shard.open.load(Ordering::Relaxed))).sum()
-    }
-
     /// Whether the link is alive, as far as another thread can know.
     pub(crate) fn is_alive(&self, link: LinkKey) -> bool {
         self.shards
@@ -269,7 +265,7 @@ impl Shared {
     /// Takes the buffers of so many bytes from what a callback's link may post in this turn, if this is
     /// a callback.
     fn takes_budget(&self, len: usize) -> bool {
-        let buffers = len.div_ceil(self.settings.buffer_size_bytes as usize).max(1);
+        let buffers = len.div_ceil(self.settings.post_buffer_size() as usize).max(1);
         current::take(self.id, u32::try_from(buffers).unwrap_or(u32::MAX))
     }
 
@@ -293,8 +289,20 @@ impl Shared {
         self.shards.iter().all(|shard| shard.ended.load(Ordering::Acquire))
     }
 
-    /// Counts posts that so many links have missed.
-    pub(crate) fn count_missed(&self, links: u64) {
+    /// Counts a post that all links but one have missed.
+    pub(crate) fn note_all_missed(&self, except: Option<LinkKey>) {
+        for shard in 0..self.shards.len() {
+            self.note_all_of_shard_missed(shard, except);
+        }
+    }
+
+    fn note_all_of_shard_missed(&self, shard: usize, except: Option<LinkKey>) {
+        let except = except.filter(|link| link.shard() == shard);
+        let except = except.map(|link| (link.index(), link.generation()));
+        self.count_missed(self.shards[shard].quotas.note_all_missed(except));
+    }
+
+    fn count_missed(&self, links: u64) {
         self.missed.fetch_add(links, Ordering::Relaxed);
     }
 
@@ -337,12 +345,12 @@ impl Shared {
         let mut result = Ok(());
         let mut last = self.broadcasting.lock().unwrap_or_else(PoisonError::into_inner);
         *last += 1;
-        for (number, shard) in self.shards.iter().enumerate() {
+        for number in 0..self.shards.len() {
             // Before the start there are no links.
             let Some(inlet) = self.inlet(number) else { continue };
             let posted = inlet.broadcast(message.clone(), except, when_slow, *last);
             if posted == Err(PostError::Full) {
-                self.count_missed(u64::from(shard.open.load(Ordering::Relaxed)));
+                self.note_all_of_shard_missed(number, except);
             }
             result = result.and(posted);
         }
