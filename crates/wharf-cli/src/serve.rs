@@ -177,7 +177,7 @@ where
 /// Says what runs, on what, with how much, where, how to try it and how to stop it.
 fn banner(flags: &Serve, running: &RunningServer, fallback: Option<String>, style: Style) {
     let stats = running.handle().stats();
-    let (workers, pools) = (stats.workers.len(), [stats.buffers, stats.post_buffers]);
+    let workers = stats.workers.len();
     tracing::info!(
         "wharf {}, pid {}: {} on {}, {workers} worker{}",
         env!("CARGO_PKG_VERSION"),
@@ -191,9 +191,9 @@ fn banner(flags: &Serve, running: &RunningServer, fallback: Option<String>, styl
         tracing::warn!("no {best} here, so {taken}: {reason}");
     }
     tracing::info!(
-        "memory: {} links + {} x {} buffers = {}, fixed",
+        "memory: {} links + {} x {} buffers + posts = {}, fixed",
         thousands(flags.links.into()),
-        thousands(pools.iter().map(|pool| u64::from(pool.total())).sum()),
+        thousands(stats.buffers.total().into()),
         buffer_size(flags.buffer_size),
         bytes(running.plan().total_bytes()),
     );

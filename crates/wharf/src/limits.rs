@@ -68,7 +68,7 @@ const POSTS_ACCEPTED_MAX: u32 = 2_048;
 const LARGE_TIMES: u32 = 16;
 const LARGE_SIZE_MAX: u32 = 32 * 1024;
 /// What all shards have of them.
-const LARGE_BYTES: u32 = 4 << 20;
+const LARGE_BYTES: u32 = 15 << 18;
 const SHARDS_MAX: u32 = 256;
 const BUFFERS_MAX: u32 = 1 << 24;
 
@@ -238,7 +238,7 @@ impl Settings {
         pool
     }
 
-    /// How many large buffers a shard has to receive into, and their size: its part of 4 MiB, at
+    /// How many large buffers a shard has to receive into, and their size: its part of 3.75 MiB, at
     /// most a quarter of what its other buffers have. None if those are as large.
     fn large_buffers(&self) -> (u32, u32) {
         let size = (LARGE_TIMES * self.buffer_size_bytes).min(LARGE_SIZE_MAX);
@@ -427,11 +427,11 @@ mod tests {
     }
 
     #[test]
-    fn default_settings_take_32_mib_up_to_4_shards_and_2_mib_for_each_further_one() {
+    fn default_settings_take_32_mb_up_to_4_shards_and_2_mib_for_each_further_one() {
         for shards in 1..=64 {
             let settings = Settings { shards, ..Settings::default() };
             let plan = settings.plan(crate::engine::link_size_bytes::<[u64; 8]>(), 1);
-            let most = (32 << 20) + (2 << 20) * u64::from(shards.saturating_sub(4));
+            let most = 32_000_000 + (2 << 20) * u64::from(shards.saturating_sub(4));
             assert!(plan.total_bytes() <= most, "{shards} shards: {plan}");
         }
     }

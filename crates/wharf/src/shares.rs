@@ -96,9 +96,10 @@ impl Needs {
         self.message_loan().saturating_add(WINDOW_PART - 1)
     }
 
-    /// The longest loan for a message, the first buffer of which is guaranteed.
+    /// The longest loan for a message: of the buffer in which it begins, which is guaranteed, as good as
+    /// all can be consumed.
     fn message_loan(&self) -> u32 {
-        self.input_max.saturating_sub(1)
+        self.input_max
     }
 
     /// The longest loan for output.

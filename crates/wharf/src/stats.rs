@@ -63,7 +63,7 @@ pub struct Stats {
     pub links: u32,
     /// The most links there can be.
     pub links_limit: u32,
-    /// Who holds the shards' buffers now.
+    /// Who holds the shards' buffers now; large ones, to receive bulk into, are not among them.
     pub buffers: Ledger,
     /// Who holds the buffers for posted and broadcast messages now.
     pub post_buffers: Ledger,

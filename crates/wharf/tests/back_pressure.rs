@@ -106,7 +106,7 @@ fn with_all_others_stopped_a_new_link_is_served(case: &Case) {
     let builder = case
         .builder(echo())
         .links_max(8)
-        .buffer_count(54)
+        .buffer_count(55)
         .buffer_size_bytes(4_096)
         .output_bytes(64 * 1024);
     let builder = builder.input_bytes(16 * 1024).loan_wait(Duration::from_mins(1));
@@ -271,7 +271,7 @@ fn a_handler_that_sends_into_a_full_queue_ends_with_what_is_queued(case: &Case) 
     let builder = case
         .builder(handler)
         .links_max(4)
-        .buffer_count(82)
+        .buffer_count(83)
         .input_bytes(16 * 1024)
         .output_bytes(64 * 1024);
     let server = TestServer::start(builder);

@@ -11,12 +11,17 @@ mod util;
 use std::io::Write;
 use std::time::Duration;
 use util::attack::Attack;
-use util::{Case, PATIENCE, TestServer, bytes, each_back_end, expect_bytes, finish, now, within};
+use util::{
+    Case, PATIENCE, TestServer, bytes, each_back_end, eventually, expect_bytes, finish, now,
+    on_receive, within,
+};
 use wharf::DisconnectReason::Limit;
 use wharf::{Handler, Input, LengthPrefix, Link, Result};
 
 each_back_end!(
     a_megabyte_that_comes_in_small_pieces_comes_whole,
+    who_leaves_its_input_and_asks_for_nothing_stops_nobody,
+    a_message_that_begins_in_a_consumed_buffer_finds_its_loan,
     three_hundred_incomplete_messages_harm_nobody,
     a_thousand_incomplete_messages_harm_nobody,
     three_thousand_incomplete_messages_harm_nobody,
@@ -51,6 +56,71 @@ fn message(seed: u64, len: usize) -> Vec<u8> {
 }
 
 const WHOLE: usize = 64 * 1024;
+
+/// Waits for as much as a link can hold, without asking for it.
+struct Waits;
+
+impl Handler for Waits {
+    fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
+        if input.len() == WHOLE {
+            input.consume(WHOLE);
+            link.out.send("whole")?;
+        }
+        Ok(())
+    }
+}
+
+/// Each holds what it was lent before anybody knew what for; one that comes later waits for
+/// `loan_wait`, and not for ever.
+fn who_leaves_its_input_and_asks_for_nothing_stops_nobody(case: &Case) {
+    let _deadline = within(Duration::from_mins(1));
+    let builder = case.builder(Waits).links_max(16).buffer_count(400);
+    let server = TestServer::start(builder.loan_wait(Duration::from_millis(300)));
+    let data = bytes(1, WHOLE);
+    let mut holders: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    for holder in &mut holders {
+        holder.write_all(&data[..WHOLE - 1]).unwrap();
+    }
+    eventually(|| server.stats().received_bytes > 4 * WHOLE as u64, "they hold what there is");
+    let mut other = server.connect();
+    other.write_all(&data).unwrap();
+    expect_bytes(&mut other, b"whole");
+    assert!(server.stats().loans_revoked > 0, "{:?}", server.stats());
+    drop((holders, other));
+    server.stop();
+}
+
+/// On the smallest shard, beside a link that was lent what could be lent unasked.
+fn a_message_that_begins_in_a_consumed_buffer_finds_its_loan(case: &Case) {
+    const FRAMES: LengthPrefix = LengthPrefix::new(4, WHOLE - 4);
+    let handler = on_receive(|link, input| {
+        if input.chunk().first() == Some(&b'-') {
+            return Ok(());
+        }
+        if let Some(frame) = input.frame(FRAMES)? {
+            let len = frame.len();
+            writeln!(link.out, "{len}")?;
+        }
+        Ok(())
+    });
+    let _deadline = within(Duration::from_mins(1));
+    let builder = case.builder(handler).links_max(4).buffer_count(298);
+    let server = TestServer::start(builder.loan_wait(Duration::from_secs(20)));
+    let mut holder = server.connect();
+    holder.write_all(&[b'-'; 8_000]).unwrap();
+    eventually(|| server.stats().received_bytes >= 6_000, "it holds what can be lent unasked");
+    let mut other = server.connect();
+    let mut frames = Vec::new();
+    for len in [100, WHOLE - 4] {
+        frames.extend(u32::try_from(len).unwrap().to_be_bytes());
+        frames.extend(vec![1; len]);
+    }
+    other.write_all(&frames).unwrap();
+    expect_bytes(&mut other, format!("100\n{}\n", WHOLE - 4).as_bytes());
+    assert_eq!(server.stats().loans_revoked, 0, "{:?}", server.stats());
+    drop((holder, other));
+    server.stop();
+}
 
 /// What one segment on an Ethernet carries. Each comes in a buffer of its own: 725 buffers, if that
 /// were all that is in them, where the link can have 512.

@@ -24,6 +24,7 @@ each_back_end!(
     a_message_as_large_as_the_queue_fits_and_one_byte_more_does_not,
     a_post_of_half_the_queue_fits_and_one_byte_more_does_not,
     the_smallest_and_the_largest_buffers_carry_the_same_bytes,
+    bulk_is_echoed_beside_peers_that_hold_the_large_buffers,
 );
 
 const BUFFER: usize = 256;
@@ -63,6 +64,30 @@ fn serve_size(link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
 fn ask(client: &mut impl Write, sizes: &[usize]) {
     let words = sizes.iter().flat_map(|size| u32::try_from(*size).unwrap().to_le_bytes());
     client.write_all(&words.collect::<Vec<u8>>()).unwrap();
+}
+
+/// Peers that read nothing of their echo, and peers that send a half of a frame, take the large buffers
+/// that there are; bulk of others is echoed all the same.
+fn bulk_is_echoed_beside_peers_that_hold_the_large_buffers(case: &Case) {
+    const BULK: usize = 1 << 20;
+    for shards in [1, 3] {
+        let server = TestServer::start(case.builder(echo()).shards(shards).links_max(300));
+        // Their windows are small, so that the echo stays with the server.
+        let deaf: Vec<_> = (0..200).map(|_| util::connect_small_share(server.address)).collect();
+        for mut stream in &deaf {
+            stream.set_nonblocking(true).unwrap();
+            let data = bytes(7, 128 * 1024);
+            // As much as goes.
+            while matches!(stream.write(&data), Ok(1..)) {}
+        }
+        let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+        for (client, seed) in clients.iter_mut().zip(0..) {
+            exchange(client, &bytes(seed, BULK), seed);
+            finish(client);
+        }
+        drop(deaf);
+        server.stop();
+    }
 }
 
 fn a_link_sends_messages_of_many_buffers(case: &Case) {

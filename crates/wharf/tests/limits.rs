@@ -66,7 +66,7 @@ fn the_fifth_client_is_refused_and_counted(case: &Case) {
 }
 
 fn a_full_table_of_several_shards_takes_exactly_its_limit(case: &Case) {
-    let builder = case.short(echo()).shards(3).links_max(7).buffer_count(73);
+    let builder = case.short(echo()).shards(3).links_max(7).buffer_count(76);
     let server = TestServer::start(builder);
     let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| client.write_all(b"x").unwrap());

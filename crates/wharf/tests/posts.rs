@@ -24,6 +24,7 @@ each_back_end!(
     posts_of_four_threads_before_a_stop_all_arrive,
     links_that_do_not_read_lose_nobody_else_a_broadcast,
     who_has_used_up_its_posts_keeps_nobody_else_from_posting,
+    a_post_to_all_that_finds_no_buffers_counts_for_each_but_who_is_left_out,
 );
 
 const COUNT: u64 = 1_250;
@@ -205,7 +206,7 @@ fn links_that_do_not_read_lose_nobody_else_a_broadcast(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     // The fewest buffers for so many links: together they can borrow 159, and each of those that do
     // not read could have 64 waiting.
-    let server = TestServer::start(case.builder(echo()).links_max(20).buffer_count(329));
+    let server = TestServer::start(case.builder(echo()).links_max(20).buffer_count(330));
     let deaf: Vec<_> = (0..15).map(|_| util::connect_small_share(server.address)).collect();
     let mut readers: Vec<_> = (0..3).map(|_| server.connect()).collect();
     server.wait_for_links(18);
@@ -258,6 +259,44 @@ fn who_has_used_up_its_posts_keeps_nobody_else_from_posting(case: &Case) {
 }
 
 const WORD: &[u8; 8] = b"to each!";
+
+/// One callback posts more than its shard has buffers for: what the others did not get, they have missed.
+fn a_post_to_all_that_finds_no_buffers_counts_for_each_but_who_is_left_out(case: &Case) {
+    const POSTS: u64 = 3_000;
+    for shards in [1, 3] {
+        let handler = on_chunk(|link, _| {
+            for _ in 0..POSTS {
+                link.server.all().except(link.id()).post(WORD);
+            }
+            Ok(())
+        });
+        let record = Arc::clone(&handler.record);
+        let server = TestServer::start(case.builder(handler).shards(shards));
+        // One after the other, so that each has the number of its link.
+        let mut streams = [0, 1, 2, 3].map(|n| (server.connect(), record.id(n)).0);
+        streams[0].write_all(b"post").unwrap();
+        util::eventually(|| server.stats().received_messages == 1, "it has posted");
+        server.handle.stop(Duration::from_secs(5));
+        let got = streams.each_mut().map(|stream| {
+            let mut words = Vec::new();
+            stream.read_to_end(&mut words).unwrap();
+            assert!(words.chunks(WORD.len()).all(|word| word == WORD));
+            (words.len() / WORD.len()) as u64
+        });
+        drop(streams);
+        let stats = server.wait().unwrap();
+        let missed = [0, 1, 2, 3].map(|number| {
+            let id = record.id(number);
+            record.ends().iter().find(|end| end.id == id).unwrap().totals.missed
+        });
+        for number in 1..4 {
+            assert!(0 < got[number] && got[number] < POSTS, "{got:?} of {POSTS}");
+            assert_eq!(got[number] + missed[number], POSTS, "{got:?}, {missed:?} missed");
+        }
+        assert_eq!((got[0], missed[0]), (0, 0), "who is left out");
+        assert_eq!(stats.missed, missed.iter().sum::<u64>());
+    }
+}
 
 /// Has the handler broadcast until it is refused; says how often it was not.
 fn speak(stream: &mut TcpStream) -> usize {

@@ -108,11 +108,12 @@ impl Buffer {
         self.capacity() > pool.buffer_size_bytes()
     }
 
-    /// Whether fewer than a quarter of the buffers of its kind are free.
+    /// Whether fewer than an eighth of the buffers of its kind are free, or none. Those that a port lends
+    /// are not free.
     #[inline]
     #[must_use]
     pub fn is_scarce(&self) -> bool {
-        self.inner().free_count() < self.inner().capacity() / 4
+        self.inner().free_count() < (self.inner().capacity() / 8).max(1)
     }
 
     /// Marks who holds the buffer now, for the pool's ledger.

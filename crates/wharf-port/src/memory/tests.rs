@@ -297,12 +297,14 @@ fn a_large_buffer_outlives_its_pools_handles() {
 }
 
 #[test]
-fn large_buffers_are_scarce_when_fewer_than_a_quarter_are_free() {
-    let pool = with_large(8);
-    let mut held = Vec::new();
-    while let Some(buffer) = pool.acquire_large(Owner::Application) {
-        held.push(buffer);
-        assert_eq!(held[0].is_scarce(), held.len() > 6, "{}", held.len());
+fn large_buffers_are_scarce_when_fewer_than_an_eighth_are_free_or_none() {
+    for (all, plenty) in [(1, 0), (4, 3), (8, 7), (16, 14), (40, 35)] {
+        let pool = with_large(all);
+        let mut held = Vec::new();
+        while let Some(buffer) = pool.acquire_large(Owner::Application) {
+            held.push(buffer);
+            assert_eq!(held[0].is_scarce(), held.len() > plenty, "{} of {all}", held.len());
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// A completion port, owned by one thread.
 ///
-/// The module above states what every implementation promises (INV-PORT-1 to INV-PORT-9). Beyond
+/// The module above states what every implementation promises (INV-PORT-1 to INV-PORT-10). Beyond
 /// that nothing is promised about the order of completions of different sockets or kinds.
 pub trait Port: Sized {
     /// What other threads post to this one.

@@ -3,11 +3,13 @@
 //! ```text
 //!   submit ──► submission queue ─┐                       ┌─► completion queue ──► dequeue
 //!                                ├─ io_uring_enter, once ┤
-//!   pool ────► receive window ───┘      a dequeue        └─► buffers of the window, filled
+//!   pool ────► receive windows ──┘      a dequeue        └─► buffers of a window, filled
 //! ```
 //!
 //! - A receive with `Shots::Many` is armed once and takes a buffer from the *window*, a ring of
 //!   buffers that are lent to the kernel for all sockets together, only when bytes are there.
+//! - A second window has large buffers. A receive of a stream that fills buffers is armed for one shot
+//!   into these, so that it ends at the byte where it shall, and goes back to the first while all are in use.
 //! - `close` ends nothing by itself: what is in flight is cancelled, its last completions
 //!   are waited for, and only then the descriptor is closed and the place given back.
 //! - A cancelled operation may still succeed; whichever completion the kernel sends is the one.

@@ -76,13 +76,12 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             let Some(index) = self.core.waiters.first() else { return };
             let wish = self.core.slots[index].wish;
             if !self.core.can_grant(index) {
-                if wish == Some(Wish::Part) {
-                    // Nothing is kept for it: those that wait for a message go first.
-                    self.core.waiters.remove(index);
-                    self.core.waiters.push(index);
-                    continue;
+                if !self.core.yields(index) {
+                    return;
                 }
-                return;
+                self.core.waiters.remove(index);
+                self.core.waiters.push(index);
+                continue;
             }
             self.core.end_wish(index);
             match wish {

@@ -7,7 +7,7 @@
 use super::worker::Worker;
 use crate::handler::{Handler, Verdict};
 use crate::link::input::Wanted;
-use crate::link::slot::Phase;
+use crate::link::slot::{Phase, Wish};
 use crate::link::unread::Unread;
 use crate::plant::EnginePlant;
 use crate::server::shared::Command;
@@ -158,7 +158,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             // Progress with what it was lent.
             slot.eased = self.core.now;
         }
-        if took || slot.input.is_empty() {
+        // One that waited for a part now knows what it waits for.
+        let asks = slot.wish == Some(Wish::Part) && slot.wanted > 0;
+        if took || asks || slot.input.is_empty() {
             // What was promised for the rest of a message is not needed: it has come.
             slot.promised = 0;
             if slot.wish.is_some() {

@@ -232,7 +232,8 @@ impl Core {
     pub(crate) fn need(&self, index: u32) -> Loan {
         let slot = &self.slots[index];
         match slot.wish {
-            None | Some(Wish::Part) => Loan::default(),
+            None => Loan::default(),
+            Some(Wish::Part) => Loan { input: 1, output: 0 },
             Some(Wish::Input(buffers)) => Loan { input: buffers, output: 0 },
             Some(Wish::Output(buffers)) => {
                 Loan { input: 0, output: self.shares.output_need(slot.held, buffers) }
@@ -252,14 +253,21 @@ impl Core {
 
     /// Whether what the link waits for can be lent now.
     pub(crate) fn can_grant(&self, index: u32) -> bool {
-        if self.slots[index].wish == Some(Wish::Part) {
-            // What the longest message needs is kept for those that wait for one.
-            let nobody_does = self.parts == self.waiters.len();
-            return self.shares.lendable_unasked(0) > 0
-                || (nobody_does && self.shares.lendable_input(0) > 0);
+        if self.yields(index) && self.shares.lendable_unasked(0) == 0 {
+            return false;
         }
         let need = self.need(index);
         need.output <= self.shares.lendable(0) && need.input <= self.shares.lendable_input(0)
+    }
+
+    /// Whether a link that waits for a part leaves what the longest message needs to those that wait for
+    /// one: until it has waited for `loan_wait`, and if there are any.
+    pub(crate) fn yields(&self, index: u32) -> bool {
+        let slot = &self.slots[index];
+        let waited = self.now.since(slot.wishes_since);
+        slot.wish == Some(Wish::Part)
+            && self.parts < self.waiters.len()
+            && waited < self.shared.settings.loan_wait
     }
 
     /// Drops what is unread, and ends what it waits for: the link is not served any more.
@@ -349,7 +357,7 @@ pub(crate) mod tests {
     #[test]
     fn who_was_refused_buffers_and_then_has_queued_as_much_waits_no_more() {
         // As few as can be: one link can have full input and full output.
-        let mut core = core(4, 89);
+        let mut core = core(4, 90);
         let [holder, refused, next] = [0, 1, 2];
         core.queue(holder, &[1; 2_048]).unwrap();
         assert_eq!(core.queue(refused, &[2; 2_048]), Err(SendError::Full));

@@ -384,8 +384,8 @@ impl<'a> Input<'a> {
         }
         // From where the callback began: what was forwarded counts, too.
         tell(Act::Wants(self.gone + wanted));
-        let [least, most] =
-            [wanted, self.at + most.max(len)].map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+        let [least, most] = [wanted, self.at.saturating_add(most.max(len))]
+            .map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
         if self.wanted.least == 0 || least < self.wanted.least {
             self.wanted = Wanted { least, most };
         }

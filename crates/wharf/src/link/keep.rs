@@ -29,11 +29,12 @@ impl Core {
         self.slots[index].input = chain;
     }
 
-    /// Copies bytes behind what is unread, if all the buffers for that can be lent.
+    /// Copies bytes behind what is unread, if all the buffers for that are guaranteed or can be lent.
     fn copy_input(&mut self, index: u32, bytes: &[u8]) -> bool {
         let lendable = self.shares.lendable_unasked(self.reserved_beside(index));
         let input: &mut Chain = &mut self.slots[index].input;
-        input.append(&self.pool, bytes, Owner::Application, lendable).is_ok()
+        let guaranteed = 1_u32.saturating_sub(input.buffers());
+        input.append(&self.pool, bytes, Owner::Application, guaranteed + lendable).is_ok()
     }
 }
 
@@ -84,6 +85,32 @@ mod tests {
             rest.consume(taken);
             core.keep_all(0, rest);
             assert_eq!((&unread(&core), large_out(&core)), (&bytes[taken..].to_vec(), 0));
+        }
+    }
+
+    #[test]
+    fn what_one_buffer_holds_needs_no_loan() {
+        let (mut core, buffer, bytes) = received();
+        let none = Held::default();
+        core.shares.settle(none, Held { input: core.shares.lendable(0) + 1, output: 0 });
+        let mut rest = Unread::fresh(buffer, 0);
+        rest.consume(990);
+        core.keep_all(0, rest);
+        assert_eq!((unread(&core), large_out(&core)), (bytes[990..].to_vec(), 0));
+    }
+
+    #[test]
+    fn what_is_forwarded_whole_is_copied_while_large_buffers_are_scarce() {
+        for scarce in [false, true] {
+            let (mut core, buffer, bytes) = received();
+            let mut held = Vec::new();
+            while scarce && let Some(other) = core.pool.acquire_large(Owner::Application) {
+                held.push(other);
+            }
+            assert_eq!(core.forward(0, &mut Unread::fresh(buffer, 0), usize::MAX), 1_000);
+            let queue = &core.slots[0].queue;
+            let queued: Vec<u8> = queue.slices().flatten().copied().collect();
+            assert_eq!((queued, queue.ends_in_large(&core.pool)), (bytes, !scarce));
         }
     }
 

@@ -95,8 +95,8 @@ impl Unread {
         }
     }
 
-    /// Moves the buffer that has just come to the end of `to`, if all of it is unread and may move;
-    /// returns how many bytes.
+    /// Moves the buffer that has just come to the end of `to`, if all of it is unread and may move, and it
+    /// is none that is scarce; returns how many bytes.
     #[inline]
     pub(crate) fn move_fresh(
         &mut self,
@@ -105,7 +105,10 @@ impl Unread {
         len_max: usize,
     ) -> Option<usize> {
         let is_whole = self.skipped == 0;
-        let buffer = self.fresh.take_if(|buffer| is_whole && buffer.len() <= len_max)?;
+        let buffer = self.fresh.take_if(|buffer| {
+            let is_scarce = buffer.is_large(pool) && buffer.is_scarce();
+            is_whole && buffer.len() <= len_max && !is_scarce
+        })?;
         let len = buffer.len();
         buffer.set_owner(Owner::SendQueue);
         assert!(to.push(pool, buffer).is_ok(), "there is an entry for each buffer of the pool");
