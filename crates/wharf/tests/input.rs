@@ -27,6 +27,7 @@ each_back_end!(
     bytes_are_taken_and_peeked_at_in_one_slice,
     frames_of_each_decoder_come_whole_however_they_are_cut,
     frames_of_a_decoder_of_the_program_come_whole_however_they_are_cut,
+    a_decoder_may_have_no_maximum,
     a_decoder_that_remembers_is_lent,
     what_take_asked_for_is_waited_for,
     what_take_asked_for_counts_from_the_first_unread_byte_after_a_rewind,
@@ -302,6 +303,27 @@ impl Decoder for Brackets {
         }
         Ok(Extent::More(self.seen + 1))
     }
+}
+
+/// What an input holds is one.
+fn a_decoder_may_have_no_maximum(case: &Case) {
+    const TO_COMMA: Delimiter = Delimiter::new(b",", usize::MAX);
+    let handler = on_receive(|link, input| {
+        while link.out.has_grant()
+            && let Some(part) = input.frame(TO_COMMA)?
+        {
+            link.out.send((part, ";"))?;
+        }
+        Ok(())
+    });
+    let server = TestServer::start(case.small(handler));
+    let mut client = server.connect();
+    client.write_all(b"one,tw").unwrap();
+    expect_bytes(&mut client, b"one;");
+    client.write_all(b"o,").unwrap();
+    expect_bytes(&mut client, b"two;");
+    finish(&mut client);
+    server.stop();
 }
 
 fn a_decoder_that_remembers_is_lent(case: &Case) {

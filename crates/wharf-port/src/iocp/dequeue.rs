@@ -194,8 +194,6 @@ impl<T: marker::Send> IocpPort<T> {
             }
             Receive::Ready(_) => {
                 for _ in 0..RECEIVES_PER_VISIT {
-                    let Some((_, _, link)) = link(&mut self.table, socket) else { return };
-                    let Receive::Ready(demand) = link.receive else { return };
                     if self.receives_left == 0 {
                         self.ready.push_back(socket);
                         return;
@@ -203,8 +201,7 @@ impl<T: marker::Send> IocpPort<T> {
                     self.receives_left -= 1;
                     // Those that ran out before come first.
                     let may_take = self.waiting.is_empty() && !is_full(completions);
-                    let acquire = || link.bulk.acquire(demand, &self.pool, Owner::KernelReceive);
-                    let buffer = may_take.then(acquire).flatten();
+                    let buffer = if may_take { self.buffer_for(socket) } else { None };
                     if !self.receive_once(socket, buffer, completions) {
                         return;
                     }
@@ -212,6 +209,13 @@ impl<T: marker::Send> IocpPort<T> {
             }
             Receive::Idle | Receive::Waiting { .. } | Receive::WaitingForBuffer(_) => {}
         }
+    }
+
+    /// A buffer for a link that is to be read from.
+    fn buffer_for(&mut self, socket: Socket) -> Option<Buffer> {
+        let (_, _, link) = link(&mut self.table, socket)?;
+        let Receive::Ready(demand) = link.receive else { return None };
+        link.bulk.acquire(demand, &self.pool, Owner::KernelReceive)
     }
 
     /// Reads into `buffer` what there is on a link whose receive is ready, or queues the link for a
