@@ -4,7 +4,7 @@
 //! method of the interface that asks for something tells it here, before the engine notes it.
 //! Without the feature `sim` nothing is told, and the lines are gone.
 
-use crate::link::LinkId;
+use crate::vocabulary::id::LinkId;
 use std::time::Duration;
 
 /// What was asked for.
@@ -64,12 +64,16 @@ pub(crate) fn tell(act: Act) {
 pub(crate) fn tell_of(_: Whom, _: Act) {}
 
 #[cfg(feature = "sim")]
-pub(crate) use told::{Watch, tell_of};
+pub(crate) use told::{Revoked, Watch, tell_of};
 
 #[cfg(feature = "sim")]
 mod told {
-    use super::{Act, Whom};
+    use super::{Act, LinkId, Whom};
     use std::cell::{Cell, RefCell};
+    use std::sync::PoisonError;
+
+    #[expect(clippy::disallowed_types, reason = "of simulations, where nobody else waits")]
+    type Lock<T> = std::sync::Mutex<T>;
 
     thread_local! {
         static WATCHES: Cell<u32> = const { Cell::new(0) };
@@ -79,6 +83,20 @@ mod told {
     pub(crate) fn tell_of(whom: Whom, act: Act) {
         if WATCHES.get() > 0 {
             TOLD.with_borrow_mut(|told| told.push((whom, act)));
+        }
+    }
+
+    /// The links that the engine closed because they held what others waited for.
+    #[derive(Debug, Default)]
+    pub(crate) struct Revoked(Lock<Vec<LinkId>>);
+
+    impl Revoked {
+        pub(crate) fn note(&self, link: LinkId) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(link);
+        }
+
+        pub(crate) fn contains(&self, link: LinkId) -> bool {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&link)
         }
     }
 

@@ -165,42 +165,46 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod acts;
-mod address;
 mod engine;
-mod error;
 mod handler;
 mod limits;
 mod link;
 mod plant;
 mod server;
 mod service;
+mod shared;
 mod shares;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stats;
+mod vocabulary;
 mod worker;
 
-pub use address::Address;
-pub use error::{
-    Error, ErrorKind, PostError, Result, SendError, StartError, StartErrorKind, TooLong,
-};
-pub use handler::{DisconnectReason, Handler, Verdict};
-pub use limits::{MemoryPlan, WhenFull};
+pub use handler::Handler;
+pub use limits::MemoryPlan;
+pub use link::Link;
 pub use link::framing::{Decoder, Delimiter, Extent, FixedSize, Framed, LengthPrefix, Lines};
 pub use link::input::Input;
-pub use link::message::Message;
-pub use link::output::{Copied, Output, WhenSlow};
-pub use link::payload::Payload;
+pub use link::output::{Copied, Output};
 pub use link::peek::Peek;
-pub use link::reply::Reply;
-pub use link::{Link, LinkId, ListenerId, Origin, Totals};
-pub use server::{
-    BackEnd, Builder, Chosen, Drain, Handle, Recipients, RunningServer, Server, StopReport,
-    StopSignal, StopSignals,
-};
+pub use server::{Builder, Chosen, RunningServer, Server, StopReport, StopSignal, StopSignals};
+pub use shared::handle::{Drain, Handle, Recipients};
+pub use shared::message::Message;
+pub use shared::payload::Payload;
+pub use shared::reply::Reply;
 pub use stats::{Stats, WorkerStats};
+pub use vocabulary::address::Address;
+pub use vocabulary::back_end::BackEnd;
+pub use vocabulary::error::{
+    Error, ErrorKind, PostError, Result, SendError, StartError, StartErrorKind, TooLong,
+};
+pub use vocabulary::id::LinkId;
+pub use vocabulary::origin::{ListenerId, Origin, WorkerId};
+pub use vocabulary::policy::{WhenFull, WhenSlow};
+pub use vocabulary::reason::{DisconnectReason, Verdict};
+pub use vocabulary::totals::Totals;
 pub use wharf_port::memory::Ledger;
-pub use worker::{Worker, WorkerId};
+pub use worker::Worker;
 
 /// What may go to other threads.
 const _: () = {

@@ -1,24 +1,14 @@
 //! Every limit of a server, and the sum of the memory that they make.
 
-use crate::error::StartError;
-use crate::link::LINKS_PER_SHARD_MAX;
-use crate::link::output::WhenSlow;
-use crate::server::BackEnd;
 use crate::shares::{Division, Needs};
+use crate::vocabulary::back_end::BackEnd;
+use crate::vocabulary::error::StartError;
+use crate::vocabulary::id::LINKS_PER_SHARD_MAX;
+use crate::vocabulary::policy::{WhenFull, WhenSlow};
 use std::fmt;
 use std::time::Duration;
 use wharf_port::memory::{MessagePoolConfig, PoolConfig};
 use wharf_port::port::PortConfig;
-
-/// What to do with connections while the table is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WhenFull {
-    /// Leave them in the system's backlog until there is room.
-    Wait,
-    /// Accept them and close them at once.
-    Refuse,
-}
 
 /// The settings of a server, as [`Builder`](crate::Builder) collects them.
 #[derive(Clone, Debug)]

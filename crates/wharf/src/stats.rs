@@ -1,6 +1,6 @@
 //! Live counters: each shard writes its own, anybody reads the sum.
 
-use crate::handler::DisconnectReason;
+use crate::vocabulary::reason::DisconnectReason;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wharf_port::memory::Ledger;
 

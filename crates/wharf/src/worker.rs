@@ -1,6 +1,7 @@
 //! The threads that run callbacks.
 
-use crate::Handle;
+use crate::shared::handle::Handle;
+use crate::vocabulary::origin::WorkerId;
 use std::fmt;
 use std::time::Instant;
 
@@ -38,29 +39,5 @@ impl<W> Worker<'_, W> {
 impl<W> fmt::Debug for Worker<'_, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker").field("id", &self.id()).finish_non_exhaustive()
-    }
-}
-
-/// A thread that runs callbacks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WorkerId {
-    pub(crate) index: u16,
-}
-
-impl WorkerId {
-    pub(crate) fn of_shard(shard: u8) -> Self {
-        Self { index: shard.into() }
-    }
-
-    /// From 0 to one below [`Worker::count`].
-    #[must_use]
-    pub fn index(self) -> usize {
-        usize::from(self.index)
-    }
-}
-
-impl fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.index.fmt(f)
     }
 }

@@ -3,72 +3,20 @@
 //! So the table's limit is exact for the server as a whole, whichever shard a link lands on, and
 //! full shards never leave connections waiting that another one has room for.
 
-use super::worker::{BATCH, Worker};
-use crate::limits::WhenFull;
+use crate::engine::acceptor::Listener;
+use crate::engine::worker::{BATCH, Worker};
 use crate::plant::EnginePlant;
-use crate::server::shared::Command;
 use crate::service::Service;
-use std::collections::VecDeque;
+use crate::shared::Command;
+use crate::vocabulary::policy::WhenFull;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use wharf_port::port::{End, Key, Operation, OperationKind, Outcome, Port, Shots, Socket, Time};
+use wharf_port::port::{End, Key, Operation, OperationKind, Outcome, Port, Shots, Socket};
 
 /// How long accepting rests after the system has run out of descriptors or memory: tried again at
 /// once it would fail again, some hundred thousand times a second.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
-
-/// The listeners of a shard; only the first shard has some. `S` is a connection.
-#[derive(Debug)]
-pub(super) struct Acceptor<S> {
-    listeners: Vec<Listener>,
-    /// Connections that were accepted and found no place: with one place left and two listeners
-    /// armed, two may come. They wait for one as if they were still in the backlog.
-    waiting: VecDeque<(S, SocketAddr, u16)>,
-    /// A shard's inbox was full: connections that wait are tried again at this moment.
-    place_at: Option<Time>,
-}
-
-#[derive(Debug)]
-struct Listener {
-    /// `None` once it is closed.
-    socket: Option<Socket>,
-    armed: Option<Shots>,
-    cancelling: bool,
-    /// Not before this moment.
-    retry_at: Option<Time>,
-}
-
-impl<S> Acceptor<S> {
-    pub(super) fn new() -> Self {
-        Self { listeners: Vec::new(), waiting: VecDeque::new(), place_at: None }
-    }
-
-    pub(super) fn retry_at(&self) -> Option<Time> {
-        let listeners = self.listeners.iter().filter_map(|listener| listener.retry_at);
-        listeners.chain(self.place_at).min()
-    }
-
-    /// Whether a listener takes no connections, though it is neither closed nor at rest, and no
-    /// connection is to be placed at a moment that is known.
-    #[cfg(feature = "sim")]
-    pub(super) fn wants_room(&self) -> bool {
-        let waits = |listener: &Listener| {
-            listener.socket.is_some() && listener.armed.is_none() && listener.retry_at.is_none()
-        };
-        self.place_at.is_none() && self.listeners.iter().any(waits)
-    }
-
-    /// How many connections wait for a place.
-    #[cfg(feature = "sim")]
-    pub(super) fn waiting_count(&self) -> usize {
-        self.waiting.len()
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.listeners.iter().all(|listener| listener.socket.is_none())
-    }
-}
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Gives the listening sockets, and every shard's inbox, to this shard.
@@ -239,7 +187,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             }
         }
         let slot = &self.core.slots[index];
-        let disconnects = slot.when_slow == crate::WhenSlow::Disconnect;
+        let disconnects = slot.when_slow == crate::vocabulary::policy::WhenSlow::Disconnect;
         self.core.quotas().open(index, key.generation(), slot.room);
         self.core.quotas().set_disconnects(index, disconnects);
         self.core.marks().open(index, key.generation());

@@ -1,68 +1,21 @@
 //! How a callback is run, and what its answer does to its link.
 
-use super::close::How;
-use super::worker::Worker;
-use crate::Result;
-use crate::handler::{DisconnectReason, Handler, Verdict};
+use crate::engine::callbacks::guarded;
+use crate::engine::close::How;
+use crate::engine::worker::Worker;
+use crate::handler::Handler;
 use crate::link::Link;
-use crate::link::core::Core;
 use crate::link::input::{Asked, Input, Terms};
-use crate::link::output::Output;
 use crate::link::unread::Unread;
 use crate::plant::EnginePlant;
-use crate::server::shared::Command;
-use crate::server::{Handle, current};
 use crate::service::Service;
-use crate::worker::WorkerId;
+use crate::shared::Command;
+use crate::shared::current;
+use crate::vocabulary::error::Result;
+use crate::vocabulary::origin::WorkerId;
+use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use wharf_port::port::Port;
-
-/// What callbacks belong to: the handler, and what it keeps.
-pub(super) struct Callbacks<V: Service> {
-    pub(super) handler: Arc<V::Handler>,
-    /// The server, as callbacks reach it.
-    pub(super) server: Handle,
-    /// `None` after a panic, if no fresh one could be made.
-    pub(super) context: Option<V::Context>,
-    /// The links' states, by place; `None` until `on_connect` has made one.
-    pub(super) states: Box<[Option<V::State>]>,
-}
-
-impl<V: Service> Callbacks<V> {
-    /// Runs a callback for a link; `None` if there is nothing to run it with.
-    #[inline]
-    fn run<R>(
-        &mut self,
-        core: &mut Core,
-        index: u32,
-        callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>) -> R,
-    ) -> Option<std::thread::Result<R>> {
-        let worker = self.context.as_mut()?;
-        let state = self.states[index as usize].as_mut()?;
-        let handler = &*self.handler;
-        current::begin(core.shared.id, core.shard, core.post_budget(index));
-        let mut link = Link { out: Output { core, index }, state, worker, server: &self.server };
-        // What a panic leaves half done is the handler's own state: the link is closed and the
-        // context made anew; the engine's state changes only through `Link`, which is consistent
-        // after each of its calls.
-        Some(catch_unwind(AssertUnwindSafe(|| callback(handler, &mut link))))
-    }
-
-    /// Runs `on_connect`, for a link that has no state yet.
-    fn run_connect(
-        &mut self,
-        core: &mut Core,
-        index: u32,
-    ) -> Option<std::thread::Result<Result<V::State>>> {
-        let worker = self.context.as_mut()?;
-        let handler = &*self.handler;
-        current::begin(core.shared.id, core.shard, core.post_budget(index));
-        let out = Output { core, index };
-        let mut link = Link { out, state: &mut (), worker, server: &self.server };
-        Some(catch_unwind(AssertUnwindSafe(|| handler.on_connect(&mut link))))
-    }
-}
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Runs a callback for a link; `None` if it panicked.
@@ -223,19 +176,6 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
                 self.close(index, reason, How::Flush);
             }
             None => self.close(index, DisconnectReason::HandlerPanic, How::Reset),
-        }
-    }
-}
-
-/// Runs what may be the user's code, outside of callbacks; a panic in it is reported by the panic
-/// hook and changes nothing. Says whether there was none.
-pub(super) fn guarded(act: impl FnOnce()) -> bool {
-    match catch_unwind(AssertUnwindSafe(act)) {
-        Ok(()) => true,
-        Err(payload) => {
-            // Its own drop could panic again.
-            let _leaked = std::mem::ManuallyDrop::new(payload);
-            false
         }
     }
 }

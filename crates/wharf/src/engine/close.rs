@@ -1,11 +1,12 @@
 //! How links end, one by one or all together. The phases are drawn in `link/slot.rs`.
 
-use super::worker::Worker;
-use crate::handler::{DisconnectReason, Handler};
+use crate::engine::worker::Worker;
+use crate::handler::Handler;
 use crate::link::slot::Phase;
 use crate::plant::EnginePlant;
-use crate::server::shared::Command;
 use crate::service::Service;
+use crate::shared::Command;
+use crate::vocabulary::reason::DisconnectReason;
 use wharf_port::memory::Chain;
 use wharf_port::port::{Operation, Port};
 

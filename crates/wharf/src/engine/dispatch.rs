@@ -1,10 +1,10 @@
 //! From a completion to what it is about.
 
-use super::worker::Worker;
-use crate::handler::DisconnectReason;
-use crate::link::LinkKey;
-use crate::server::shared::Command;
+use crate::engine::worker::Worker;
 use crate::service::Service;
+use crate::shared::Command;
+use crate::vocabulary::id::LinkKey;
+use crate::vocabulary::reason::DisconnectReason;
 use std::io::ErrorKind;
 use wharf_port::port::{Completion, Key, OsError, Outcome, Port};
 

@@ -1,13 +1,13 @@
 //! From send queues to the port: one send in flight a link, with all that was queued behind it.
 
-use super::close::How;
-use super::dispatch::reason_of;
-use super::worker::Worker;
-use crate::handler::{DisconnectReason, Verdict};
+use crate::engine::close::How;
+use crate::engine::dispatch::reason_of;
+use crate::engine::worker::Worker;
 use crate::link::slot::{Phase, Wish};
 use crate::plant::EnginePlant;
-use crate::server::shared::Command;
 use crate::service::Service;
+use crate::shared::Command;
+use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use wharf_port::memory::Chain;
 use wharf_port::port::{End, Operation, Port, Time};
 

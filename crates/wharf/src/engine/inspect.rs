@@ -1,9 +1,9 @@
 //! What must hold in a shard between two turns; only simulations ask.
 
-use super::worker::Worker;
+use crate::engine::worker::Worker;
 use crate::link::slot::{Phase, Receiving, Slot};
-use crate::server::shared::Command;
 use crate::service::Service;
+use crate::shared::Command;
 use crate::shares::Loan;
 use wharf_port::port::{Port, Time};
 

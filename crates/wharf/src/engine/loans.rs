@@ -1,15 +1,15 @@
 //! Loans, as the engine wires them: who waits is served in order, and who holds too long is closed.
 //! The rules and their arithmetic are in `shares.rs`.
 
-use super::close::How;
-use super::time_out::LOOKS;
-use super::worker::Worker;
-use crate::handler::DisconnectReason;
+use crate::engine::close::How;
+use crate::engine::time_out::LOOKS;
+use crate::engine::worker::Worker;
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::plant::EnginePlant;
-use crate::server::shared::Command;
 use crate::service::Service;
+use crate::shared::Command;
 use crate::shares::{Borrower, Change, Loan, Standing, choose_victims};
+use crate::vocabulary::reason::DisconnectReason;
 use std::time::Duration;
 use wharf_port::port::{Port, Time};
 

@@ -1,7 +1,10 @@
 //! The engine: what a shard does with completions. It knows the port's contract and no back end.
 
 mod accept;
+mod acceptor;
+mod broadcast;
 mod call;
+mod callbacks;
 mod close;
 mod dispatch;
 mod flush;
@@ -25,8 +28,8 @@ pub(crate) fn link_size_bytes<S>() -> usize {
     size_of::<crate::link::slot::Slot>()
         + size_of::<Option<S>>()
         + size_of::<crate::shares::Borrower>()
-        + size_of::<crate::link::reply::ReplyCell>()
-        + size_of::<(u32, u32, crate::server::marks::Mark)>()
+        + size_of::<crate::shared::reply::ReplyCell>()
+        + size_of::<(u32, u32, crate::shared::marks::Mark)>()
         + 2 * size_of::<u64>()
         + 10 * size_of::<u32>()
 }

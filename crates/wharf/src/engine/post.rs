@@ -1,33 +1,25 @@
 //! What other threads, and the callbacks of other links, have for links: posts, and marks.
 
-use super::call::guarded;
-use super::close::How;
-use super::worker::Worker;
-use crate::handler::DisconnectReason;
-use crate::link::LinkKey;
-use crate::link::output::WhenSlow;
+use crate::engine::broadcast::Broadcast;
+use crate::engine::callbacks::guarded;
+use crate::engine::close::How;
+use crate::engine::worker::Worker;
 use crate::link::posts::Posted;
-use crate::link::reply::Outcome;
 use crate::link::slot::Phase;
 use crate::plant::EnginePlant;
-use crate::server::marks::Mark;
-use crate::server::shared::Command;
 use crate::service::Service;
+use crate::shared::Command;
+use crate::shared::marks::Mark;
+use crate::shared::reply::Outcome;
+use crate::vocabulary::id::LinkKey;
+use crate::vocabulary::policy::WhenSlow;
+use crate::vocabulary::reason::DisconnectReason;
 use std::time::Duration;
 use wharf_port::memory::Message;
 use wharf_port::port::Port;
 
 /// When a link whose post was refused may try again: nobody tells that the receiver has room.
 const RETRY_AFTER: Duration = Duration::from_millis(5);
-
-/// A message for every link.
-#[derive(Debug)]
-pub(super) struct Broadcast {
-    message: Message,
-    except: Option<LinkKey>,
-    when_slow: Option<WhenSlow>,
-    number: u64,
-}
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Does what another thread asked for.

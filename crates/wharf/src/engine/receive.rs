@@ -1,13 +1,13 @@
 //! From the port to a link's input, and when a link is read from.
 
-use super::close::How;
-use super::dispatch::reason_of;
-use super::worker::Worker;
-use crate::handler::DisconnectReason;
+use crate::engine::close::How;
+use crate::engine::dispatch::reason_of;
+use crate::engine::worker::Worker;
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::plant::EnginePlant;
-use crate::server::shared::Command;
 use crate::service::Service;
+use crate::shared::Command;
+use crate::vocabulary::reason::DisconnectReason;
 use wharf_port::memory::Buffer;
 use wharf_port::port::{End, Operation, OperationKind, Port, Shots, Socket};
 

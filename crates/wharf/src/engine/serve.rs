@@ -4,14 +4,15 @@
 //! The order of a link's callbacks in a turn: `on_drain` once, `on_writable` if it is owed, `on_receive`
 //! for what is unread, `on_end` when that is handled.
 
-use super::worker::Worker;
-use crate::handler::{Handler, Verdict};
+use crate::engine::worker::Worker;
+use crate::handler::Handler;
 use crate::link::input::Wanted;
 use crate::link::slot::{Phase, Wish};
 use crate::link::unread::Unread;
 use crate::plant::EnginePlant;
-use crate::server::shared::Command;
 use crate::service::Service;
+use crate::shared::Command;
+use crate::vocabulary::reason::Verdict;
 use std::mem;
 use wharf_port::memory::Buffer;
 use wharf_port::port::Port;

@@ -1,14 +1,15 @@
 //! Links that have run out of time: idle ones, those whose peer takes nothing of what is sent, and
 //! closing ones whose peer does not do its part.
 
-use super::close::How;
-use super::worker::Worker;
-use crate::handler::{DisconnectReason, Handler, Verdict};
+use crate::engine::close::How;
+use crate::engine::worker::Worker;
+use crate::handler::Handler;
 use crate::limits::Settings;
 use crate::link::slot::{Phase, Slot};
 use crate::plant::EnginePlant;
-use crate::server::shared::Command;
 use crate::service::Service;
+use crate::shared::Command;
+use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use std::time::Duration;
 use wharf_port::port::{Port, Time};
 

@@ -9,16 +9,16 @@
 //! A callback never reaches the port: it queues, and the flush at the end of the turn submits for
 //! all links at once. So no callback is entered again while it runs.
 
-use super::accept::Acceptor;
-use super::call::Callbacks;
-use super::post::Broadcast;
+use crate::engine::acceptor::Acceptor;
+use crate::engine::broadcast::Broadcast;
+use crate::engine::callbacks::Callbacks;
 use crate::link::core::Core;
 use crate::link::wheel::Wheel;
 use crate::plant::EnginePlant;
-use crate::server::Handle;
-use crate::server::marks::Mark;
-use crate::server::shared::{Command, Shared};
 use crate::service::Service;
+use crate::shared::handle::Handle;
+use crate::shared::marks::Mark;
+use crate::shared::{Command, Shared};
 use crate::shares::Borrower;
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,16 +1,16 @@
 //! What a shard's callbacks may touch: links, queues, buffers; never the port.
 
-use super::fifo::Fifo;
-use super::id::{LinkId, LinkKey};
-use super::posts::Sharing;
-use super::reply::Cancelled;
-use super::slot::{Phase, Slots, Wish};
+use crate::link::fifo::Fifo;
+use crate::link::posts::Sharing;
+use crate::link::slot::{Phase, Slots, Wish};
 use crate::plant::EnginePlant;
-use crate::server::marks::Marks;
-use crate::server::quota::Quotas;
-use crate::server::shared::Shared;
+use crate::shared::Shared;
+use crate::shared::marks::Marks;
+use crate::shared::quota::Quotas;
+use crate::shared::reply::Cancelled;
 use crate::shares::{Loan, Shares};
 use crate::stats::ShardStats;
+use crate::vocabulary::id::{LinkId, LinkKey};
 use std::sync::Arc;
 use std::time::Instant;
 use wharf_port::memory::BufferPool;
@@ -311,8 +311,8 @@ impl Core {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::SendError;
     use crate::limits::Settings;
+    use crate::vocabulary::error::SendError;
     use std::net::SocketAddr;
     use std::time::Duration;
     use wharf_port::memory::Chain;

@@ -1,9 +1,10 @@
 //! Frames in a stream: decoders name them, [`Input::frame`](crate::Input::frame) takes them; each has
 //! an encoder, `of`, whose result is a [`Payload`].
 
-use super::payload::{Count, DoesNotFit, Parts, Payload};
-use super::peek::Peek;
-use crate::{Error, Result, TooLong};
+use crate::link::peek::Peek;
+use crate::shared::payload::sealed::Sealed;
+use crate::shared::payload::{Count, DoesNotFit, Parts, Payload};
+use crate::vocabulary::error::{Error, Result, TooLong};
 
 /// Finds frames in a stream.
 ///
@@ -406,6 +407,14 @@ impl Decoder for FixedSize {
     }
 }
 
+impl<P: Payload> Payload for Framed<P> {}
+
+impl<P: Payload> Sealed for Framed<P> {
+    fn write(&self, to: &mut dyn Parts) -> Result<(), DoesNotFit> {
+        self.frame.write_around(&self.body, to)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -496,13 +505,19 @@ mod tests {
     #[test]
     fn a_length_beyond_the_maximum_is_told_as_soon_as_it_is_there() {
         let too_long = |prefix: LengthPrefix, data: &[u8]| extent(prefix, data).unwrap_err().kind();
-        assert_eq!(too_long(LengthPrefix::new(4, 10), &[0, 0, 0, 11]), crate::ErrorKind::Limit);
-        assert_eq!(too_long(LengthPrefix::new(8, 10), &[255; 8]), crate::ErrorKind::Limit);
+        assert_eq!(
+            too_long(LengthPrefix::new(4, 10), &[0, 0, 0, 11]),
+            crate::vocabulary::error::ErrorKind::Limit
+        );
+        assert_eq!(
+            too_long(LengthPrefix::new(8, 10), &[255; 8]),
+            crate::vocabulary::error::ErrorKind::Limit
+        );
         let most = LengthPrefix::new(8, usize::MAX).adjustment(5).with_header();
-        assert_eq!(too_long(most, &[255; 8]), crate::ErrorKind::Limit);
+        assert_eq!(too_long(most, &[255; 8]), crate::vocabulary::error::ErrorKind::Limit);
         // Less than the length itself is no frame of this protocol.
         let own = LengthPrefix::new(4, 10).adjustment(-4);
-        assert_eq!(too_long(own, &[0, 0, 0, 3]), crate::ErrorKind::Handler);
+        assert_eq!(too_long(own, &[0, 0, 0, 3]), crate::vocabulary::error::ErrorKind::Handler);
     }
 
     #[test]

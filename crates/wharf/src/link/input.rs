@@ -1,12 +1,12 @@
 //! What has come and is unread, as a callback sees it.
 
-use super::framing::{Decoder, Extent, Lines};
-use super::output::Output;
-use super::peek::{Peek, Search};
-use super::reply::Reply;
-use super::unread::Unread;
 use crate::acts::{Act, tell};
-use crate::{Result, SendError, TooLong};
+use crate::link::framing::{Decoder, Extent, Lines};
+use crate::link::output::Output;
+use crate::link::peek::{Peek, Search};
+use crate::link::unread::Unread;
+use crate::shared::reply::Reply;
+use crate::vocabulary::error::{Result, SendError, TooLong};
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read, Write};

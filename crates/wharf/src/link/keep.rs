@@ -3,8 +3,8 @@
 //! Large buffers are for what comes, not for what stays: bytes in one are copied into others that can
 //! be lent. While there are none they stay where they are, and the others receive into small ones.
 
-use super::core::Core;
-use super::unread::Unread;
+use crate::link::core::Core;
+use crate::link::unread::Unread;
 use wharf_port::memory::{Buffer, Chain, Owner};
 
 impl Core {

@@ -6,29 +6,25 @@
 pub(crate) mod core;
 pub(crate) mod fifo;
 pub(crate) mod framing;
-mod id;
 pub(crate) mod input;
 mod keep;
-pub(crate) mod message;
 pub(crate) mod output;
-pub(crate) mod payload;
 pub(crate) mod peek;
 pub(crate) mod posts;
 mod queue;
-pub(crate) mod reply;
 pub(crate) mod slot;
 pub(crate) mod unread;
 pub(crate) mod wheel;
 
-pub use id::LinkId;
-pub(crate) use id::{LINKS_PER_SHARD_MAX, LinkKey, ServerId};
-
-use self::output::Output;
-use self::slot::millis;
 use crate::acts::{Act, tell};
-use crate::address::Address;
-use crate::server::Handle;
-use crate::worker::WorkerId;
+use crate::link::output::Output;
+use crate::link::slot::millis;
+use crate::shared::handle::Handle;
+use crate::vocabulary::address::Address;
+use crate::vocabulary::id::LinkId;
+use crate::vocabulary::origin::WorkerId;
+use crate::vocabulary::origin::{ListenerId, Origin};
+use crate::vocabulary::totals::Totals;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -188,35 +184,4 @@ impl<S, W> fmt::Debug for Link<'_, S, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("id", &self.id()).field("peer", &self.peer()).finish()
     }
-}
-
-/// Where a link comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Origin {
-    /// A client connected.
-    #[non_exhaustive]
-    Accepted {
-        /// The listener that accepted it.
-        listener: ListenerId,
-    },
-}
-
-/// A listener, by a number that the program chooses
-/// ([`Builder::listen_as`](crate::Builder::listen_as)); that of [`Builder::listen`](crate::Builder::listen)
-/// is 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[expect(clippy::exhaustive_structs, reason = "a number that the program chooses")]
-pub struct ListenerId(pub u16);
-
-/// What a link has carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Totals {
-    /// Bytes received.
-    pub received_bytes: u64,
-    /// Bytes handed to the system to be sent.
-    pub sent_bytes: u64,
-    /// Posts that were skipped because the link had no capacity for them.
-    pub missed: u64,
 }

@@ -1,11 +1,12 @@
 //! What is to be sent, and how much more may be queued, as a callback sees it.
 
-use super::core::Core;
-use super::payload::Payload;
-use super::queue::Writer;
-use super::reply::Reply;
-use super::unread::Unread;
-use crate::{Result, SendError};
+use crate::link::core::Core;
+use crate::link::queue::Writer;
+use crate::link::unread::Unread;
+use crate::shared::payload::Payload;
+use crate::shared::reply::Reply;
+use crate::vocabulary::error::{Result, SendError};
+use crate::vocabulary::policy::WhenSlow;
 use std::fmt;
 use std::io::{self, Read, Write};
 
@@ -59,7 +60,7 @@ impl Output<'_> {
     /// # Errors
     ///
     /// As [`send`](Self::send), if what was written found no capacity; else the error of `write`.
-    pub fn build<E: Into<crate::Error>>(
+    pub fn build<E: Into<crate::vocabulary::error::Error>>(
         &mut self,
         write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
     ) -> Result {
@@ -196,15 +197,4 @@ pub struct Copied {
     /// Whether the source is at its end. Otherwise `max` is reached, the output is full, or the source
     /// would block.
     pub ended: bool,
-}
-
-/// What happens to a post that finds no capacity on a link. Always to a whole message, never to one
-/// that has begun to leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WhenSlow {
-    /// It is skipped, and counted in [`Totals::missed`](crate::Totals::missed).
-    Skip,
-    /// The link is closed as a slow reader.
-    Disconnect,
 }

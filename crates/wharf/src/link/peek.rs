@@ -1,6 +1,6 @@
 //! What a decoder sees, and a search that goes on where it stopped.
 
-use super::unread::Unread;
+use crate::link::unread::Unread;
 use std::cell::Cell;
 use std::fmt;
 

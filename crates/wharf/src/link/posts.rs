@@ -1,10 +1,10 @@
 //! Posts to links: what comes from other links and other threads.
 
-use super::core::Core;
-use super::slot::Slot;
 use crate::limits::MESSAGES_PER_LINK;
-use crate::link::output::WhenSlow;
+use crate::link::core::Core;
+use crate::link::slot::Slot;
 use crate::plant::EnginePlant;
+use crate::vocabulary::policy::WhenSlow;
 use wharf_port::memory::{Message, Owner};
 
 /// What a link does with a post.

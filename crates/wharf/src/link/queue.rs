@@ -1,15 +1,15 @@
 //! A link's send queue, as its own handler fills it: all or nothing, within its limit and its share of
 //! the buffers.
 
-use super::core::Core;
-use super::output::Copied;
-use super::payload::{Parts, Payload};
-use super::reply::Reply;
-use super::slot::{Deferral, Wish};
-use super::unread::Unread;
-use crate::SendError;
 use crate::acts::{Act, tell};
+use crate::link::core::Core;
+use crate::link::output::Copied;
+use crate::link::slot::{Deferral, Wish};
+use crate::link::unread::Unread;
 use crate::plant::EnginePlant;
+use crate::shared::payload::{Parts, Payload};
+use crate::shared::reply::Reply;
+use crate::vocabulary::error::SendError;
 use std::io::{self, Write};
 use std::sync::Arc;
 use wharf_port::memory::{Chain, Owner, Parcel};

@@ -13,12 +13,12 @@
 //! follows, and then reads and throws away what the peer still sends: closing a socket with unread
 //! bytes would reset the connection, and the peer's system would drop the last answers.
 
-use crate::handler::{DisconnectReason, Verdict};
 use crate::limits::Settings;
-use crate::link::Totals;
-use crate::link::output::WhenSlow;
 use crate::link::peek::Search;
 use crate::shares::Held;
+use crate::vocabulary::policy::WhenSlow;
+use crate::vocabulary::reason::{DisconnectReason, Verdict};
+use crate::vocabulary::totals::Totals;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use wharf_port::memory::Chain;

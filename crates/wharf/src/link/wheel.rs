@@ -6,7 +6,7 @@
 //! price is one look a link and time-out, whatever the traffic. (Hashed timing wheels: G. Varghese
 //! and T. Lauck, 1987, scheme 6.)
 
-use super::slot::{NEVER, Slots};
+use crate::link::slot::{NEVER, Slots};
 use std::time::Duration;
 use wharf_port::port::Time;
 

@@ -1,32 +1,9 @@
 //! Which port carries the server: asked for, or found out.
 
-use crate::error::StartError;
-use std::fmt;
-use std::str::FromStr;
-
-/// A kind of completion port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BackEnd {
-    /// io_uring: Linux 6.1 and later, where it is allowed.
-    Uring,
-    /// epoll: every Linux.
-    Epoll,
-    /// I/O completion ports: Windows.
-    Iocp,
-}
+use crate::vocabulary::back_end::BackEnd;
+use crate::vocabulary::error::StartError;
 
 impl BackEnd {
-    /// Its name in flags, `WHARF_BACKEND` and logs.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Uring => "io_uring",
-            Self::Epoll => "epoll",
-            Self::Iocp => "iocp",
-        }
-    }
-
     /// Whether this machine has it.
     ///
     /// # Errors
@@ -43,25 +20,6 @@ impl BackEnd {
             #[expect(clippy::allow_attributes, reason = "each system has others that are left")]
             #[allow(unreachable_patterns, reason = "as above")]
             other => Err(format!("{other} is a back end of another system")),
-        }
-    }
-}
-
-impl fmt::Display for BackEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for BackEnd {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "uring" | "io_uring" => Ok(Self::Uring),
-            "epoll" => Ok(Self::Epoll),
-            "iocp" => Ok(Self::Iocp),
-            _ => Err(format!("{name:?} is no back end; there are uring, epoll and iocp")),
         }
     }
 }
@@ -105,16 +63,3 @@ const NEXT: BackEnd = BackEnd::Epoll;
 const BEST: BackEnd = BackEnd::Iocp;
 #[cfg(windows)]
 const NEXT: BackEnd = BackEnd::Iocp;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn back_ends_have_two_spellings_and_others_are_refused() {
-        assert_eq!("uring".parse(), Ok(BackEnd::Uring));
-        assert_eq!("io_uring".parse(), Ok(BackEnd::Uring));
-        assert_eq!("epoll".parse(), Ok(BackEnd::Epoll));
-        assert!("kqueue".parse::<BackEnd>().unwrap_err().contains("uring, epoll and iocp"));
-    }
-}

@@ -1,20 +1,22 @@
 //! Settings, one method each, and the start.
 
-use super::back_end::{BackEnd, choose};
-use super::handle::Handle;
-use super::running::{Alive, RunningServer, StopReport, start_shards};
-use super::shared::Shared;
-use super::signals::StopSignals;
-use super::{listen, machine};
-use crate::address::Address;
 use crate::engine;
-use crate::error::{Result, StartError};
 use crate::handler::Handler;
-use crate::limits::{MemoryPlan, Settings, WhenFull};
-use crate::link::ListenerId;
+use crate::limits::{MemoryPlan, Settings};
 use crate::link::framing::Decoder;
-use crate::link::output::WhenSlow;
+use crate::server::back_end::choose;
+use crate::server::running::{Alive, RunningServer, StopReport, start_shards};
+use crate::server::signals::StopSignals;
+use crate::server::{listen, machine};
 use crate::service::ServiceOf;
+use crate::shared::Shared;
+use crate::shared::handle::Handle;
+use crate::vocabulary::address::Address;
+use crate::vocabulary::back_end::BackEnd;
+use crate::vocabulary::error::{Result, StartError};
+use crate::vocabulary::origin::ListenerId;
+use crate::vocabulary::policy::WhenFull;
+use crate::vocabulary::policy::WhenSlow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};

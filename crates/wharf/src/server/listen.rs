@@ -1,6 +1,6 @@
 //! Listening sockets, and the errors that are worth a text of their own.
 
-use crate::error::StartError;
+use crate::vocabulary::error::StartError;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -64,7 +64,7 @@ fn try_listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::StartErrorKind;
+    use crate::vocabulary::error::StartErrorKind;
 
     #[test]
     fn a_taken_address_is_reported_as_such() {

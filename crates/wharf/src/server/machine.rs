@@ -1,6 +1,6 @@
 //! What the machine allows: open files and memory.
 
-use crate::error::StartError;
+use crate::vocabulary::error::StartError;
 #[cfg(unix)]
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

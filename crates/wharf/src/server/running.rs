@@ -1,15 +1,16 @@
 //! Threads: one a shard, started together, ended together.
 
-use super::back_end::{BackEnd, Chosen};
-use super::handle::Handle;
-use super::shared::{Command, Shared};
-use crate::address::Address;
 use crate::engine::{Turn, Worker};
-use crate::error::{Error, Result, StartError};
 use crate::limits::MemoryPlan;
-use crate::link::ListenerId;
+use crate::server::back_end::Chosen;
 use crate::service::Service;
+use crate::shared::handle::Handle;
+use crate::shared::{Command, Shared};
 use crate::stats::Stats;
+use crate::vocabulary::address::Address;
+use crate::vocabulary::back_end::BackEnd;
+use crate::vocabulary::error::{Error, Result, StartError};
+use crate::vocabulary::origin::ListenerId;
 use std::fmt;
 use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};

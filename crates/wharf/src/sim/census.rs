@@ -1,8 +1,8 @@
 //! What must hold after each step.
 
-use super::simulation::{SimWorker, Simulation};
 use crate::engine::ensure;
 use crate::handler::Handler;
+use crate::sim::simulation::{SimWorker, Simulation};
 use crate::stats::{Counter, ShardStats};
 use std::sync::atomic::Ordering;
 

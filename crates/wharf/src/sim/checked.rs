@@ -1,11 +1,15 @@
 //! A handler around the one under test: it watches the callbacks, and passes them on.
 
-use super::contract::{Call, Contract, Event, number_of};
-use super::rules::{Glance, Outcome};
-use crate::handler::{DisconnectReason, Handler, Verdict};
+use crate::handler::Handler;
 use crate::link::Link;
-use crate::server::shared::Shared;
-use crate::{Error, Handle, Input, Result, Worker};
+use crate::link::input::Input;
+use crate::shared::Shared;
+use crate::shared::handle::Handle;
+use crate::sim::contract::{Call, Contract, Event, number_of};
+use crate::sim::rules::{Glance, Outcome};
+use crate::vocabulary::error::{Error, Result};
+use crate::vocabulary::reason::{DisconnectReason, Verdict};
+use crate::worker::Worker;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;

@@ -3,11 +3,11 @@
 //! What is promised for the calls of one link is in `rules.rs`. Both are kept beside the engine, and
 //! trust nothing that it keeps.
 
-use super::rules::{Facts, Glance, Limits, Outcome, Rest, Rules};
 use crate::acts::{Act, Watch, Whom};
 use crate::engine::ensure;
-use crate::handler::DisconnectReason;
-use crate::link::{LinkId, LinkKey};
+use crate::sim::rules::{Facts, Glance, Limits, Outcome, Rest, Rules};
+use crate::vocabulary::id::{LinkId, LinkKey};
+use crate::vocabulary::reason::DisconnectReason;
 use std::net::IpAddr;
 use std::sync::{OnceLock, PoisonError};
 use wharf_port::port::Time;
@@ -79,20 +79,6 @@ impl Story {
             Rest::Left(left) => left > 0 || unread == 0,
         };
         if is_handled { 0 } else { unread }
-    }
-}
-
-/// The links that the engine closed because they held what others waited for.
-#[derive(Debug, Default)]
-pub(crate) struct Revoked(Lock<Vec<LinkId>>);
-
-impl Revoked {
-    pub(crate) fn note(&self, link: LinkId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(link);
-    }
-
-    pub(super) fn contains(&self, link: LinkId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&link)
     }
 }
 

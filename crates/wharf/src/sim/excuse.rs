@@ -5,11 +5,12 @@
 //! times are the world's, so a jump of the clock excuses an end whose time-out it really crossed,
 //! and no other.
 
-use super::contract::{Fate, IdleNote, Story};
-use super::simulation::{Peer, Simulation};
 use crate::engine::ensure;
-use crate::handler::{DisconnectReason, Handler};
-use crate::limits::WhenFull;
+use crate::handler::Handler;
+use crate::sim::contract::{Fate, IdleNote, Story};
+use crate::sim::simulation::{Peer, Simulation};
+use crate::vocabulary::policy::WhenFull;
+use crate::vocabulary::reason::DisconnectReason;
 use std::fmt;
 use std::time::Duration;
 use wharf_port::port::Time;

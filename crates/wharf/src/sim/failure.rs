@@ -1,6 +1,6 @@
 //! How a simulation ended.
 
-use super::{ExcuseCounts, FaultCounts, Time};
+use crate::sim::{ExcuseCounts, FaultCounts, Time};
 use crate::stats::Stats;
 use std::fmt;
 

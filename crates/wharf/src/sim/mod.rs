@@ -61,7 +61,6 @@ mod simulation;
 pub use crate::plant::EnginePlant;
 pub use checked::PlannedPanic;
 pub use client::{Client, Next};
-pub(crate) use contract::Revoked;
 pub use excuse::{Excuse, ExcuseCounts};
 pub use failure::{SimFailure, SimReport};
 pub use script::Script;

@@ -1,11 +1,11 @@
 //! The end of a run: everybody gets what was promised, the server stops, and all is home.
 
-use super::contract::Fate;
-use super::failure::{SimFailure, SimReport};
-use super::simulation::Simulation;
-use super::{FaultKind, Faults, SimClient};
 use crate::engine::ensure;
 use crate::handler::Handler;
+use crate::sim::contract::Fate;
+use crate::sim::failure::{SimFailure, SimReport};
+use crate::sim::simulation::Simulation;
+use crate::sim::{FaultKind, Faults, SimClient};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

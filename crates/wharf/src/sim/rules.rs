@@ -3,10 +3,10 @@
 //! A book of its own: it knows what each callback was given and what it asked for, and what the world
 //! has moved, and trusts nothing that the engine keeps.
 
-use super::contract::Event;
 use crate::acts::Act;
 use crate::engine::ensure;
-use crate::handler::DisconnectReason;
+use crate::sim::contract::Event;
+use crate::vocabulary::reason::DisconnectReason;
 use std::fmt;
 use std::time::{Duration, Instant};
 

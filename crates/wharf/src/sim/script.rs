@@ -1,6 +1,6 @@
 //! A client that follows a list.
 
-use super::client::{Client, Next};
+use crate::sim::client::{Client, Next};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::time::Duration;

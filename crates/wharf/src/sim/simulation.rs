@@ -1,19 +1,20 @@
 //! The simulation itself: who is there, and one step after the other.
 
-use super::checked::{Checked, CheckedState, panic_text};
-use super::client::{Client, Next};
-use super::contract::Contract;
-use super::excuse::StopNote;
-use super::failure::SimFailure;
-use super::rules::Limits;
-use super::{EnginePlant, FaultCounts, Faults, Plant, Rng, SimClient, Time, TrafficWatch};
 use crate::engine::{Census, Turn, Worker};
 use crate::handler::Handler;
 use crate::limits::Settings;
 use crate::plant::Planted;
-use crate::server::shared::{Command, Shared};
-use crate::server::{Builder, Handle, Server};
+use crate::server::{Builder, Server};
 use crate::service::ServiceOf;
+use crate::shared::handle::Handle;
+use crate::shared::{Command, Shared};
+use crate::sim::checked::{Checked, CheckedState, panic_text};
+use crate::sim::client::{Client, Next};
+use crate::sim::contract::Contract;
+use crate::sim::excuse::StopNote;
+use crate::sim::failure::SimFailure;
+use crate::sim::rules::Limits;
+use crate::sim::{EnginePlant, FaultCounts, Faults, Plant, Rng, SimClient, Time, TrafficWatch};
 use crate::stats::Stats;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

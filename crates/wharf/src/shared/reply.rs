@@ -11,13 +11,13 @@
 //! are handed over. Its lock is held for as long as it takes to move a few words: who writes has the
 //! buffers in hand, not the lock.
 
-use super::LinkId;
-use super::id::LinkKey;
-use super::payload::{Parts, Payload};
-use crate::PostError;
 use crate::acts::{Act, Whom, tell_of};
-use crate::server::marks::Mark;
-use crate::server::shared::Shared;
+use crate::shared::Shared;
+use crate::shared::marks::Mark;
+use crate::shared::payload::{Parts, Payload};
+use crate::vocabulary::error::PostError;
+use crate::vocabulary::id::LinkId;
+use crate::vocabulary::id::LinkKey;
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, MutexGuard, PoisonError};

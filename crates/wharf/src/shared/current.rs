@@ -2,7 +2,7 @@
 //! shard's buffers, one link takes no more than its part of these in a turn, and one whose post is refused
 //! is owed a call.
 
-use crate::link::ServerId;
+use crate::vocabulary::id::ServerId;
 use std::cell::Cell;
 
 #[derive(Clone, Copy)]

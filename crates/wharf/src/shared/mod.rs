@@ -1,17 +1,25 @@
 //! What the shards of one server and its handles share.
 
-use super::current;
-use super::marks::{Mark, Marks};
-use super::quota::{Quotas, Refusal};
-use crate::error::PostError;
-use crate::handler::DisconnectReason;
+pub(crate) mod current;
+pub(crate) mod handle;
+pub(crate) mod marks;
+pub(crate) mod message;
+pub(crate) mod payload;
+pub(crate) mod quota;
+pub(crate) mod reply;
+
 use crate::limits::Settings;
-use crate::link::output::WhenSlow;
-use crate::link::payload::{DoesNotFit, Parts, Payload};
-use crate::link::reply::ReplyCell;
-use crate::link::{LinkKey, ListenerId, ServerId};
 use crate::plant::{EnginePlant, Planted};
+use crate::shared::marks::{Mark, Marks};
+use crate::shared::payload::{DoesNotFit, Parts, Payload};
+use crate::shared::quota::{Quotas, Refusal};
+use crate::shared::reply::ReplyCell;
 use crate::stats::{ShardStats, Stats, sum};
+use crate::vocabulary::error::PostError;
+use crate::vocabulary::id::{LinkKey, ServerId};
+use crate::vocabulary::origin::ListenerId;
+use crate::vocabulary::policy::WhenSlow;
+use crate::vocabulary::reason::DisconnectReason;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
@@ -108,7 +116,7 @@ pub(crate) struct Shared {
     pub(crate) planted: Planted,
     /// Links that the loan rule has closed.
     #[cfg(feature = "sim")]
-    pub(crate) revoked: crate::sim::Revoked,
+    pub(crate) revoked: crate::acts::Revoked,
     stopping: AtomicBool,
     /// The accepting shard may still hand connections over.
     accepting: AtomicBool,
@@ -164,7 +172,7 @@ impl Shared {
             room_wanted: AtomicBool::new(false),
             planted: Planted::default(),
             #[cfg(feature = "sim")]
-            revoked: crate::sim::Revoked::default(),
+            revoked: crate::acts::Revoked::default(),
             stopping: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
             drain_ns: AtomicU64::new(0),

@@ -1,7 +1,6 @@
 //! What can be sent and posted.
 
-use crate::link::framing::Framed;
-use crate::link::message::Message;
+use crate::shared::message::Message;
 use std::fmt::{self, Write};
 
 /// What can be sent and posted: bytes and text, borrowed or owned, and arrays; `format_args!(…)`, which
@@ -131,13 +130,5 @@ impl sealed::Sealed for &Message {
     fn write(&self, to: &mut dyn Parts) -> Result<(), DoesNotFit> {
         self.inner.slices().for_each(|slice| to.add(slice));
         Ok(())
-    }
-}
-
-impl<P: Payload> Payload for Framed<P> {}
-
-impl<P: Payload> sealed::Sealed for Framed<P> {
-    fn write(&self, to: &mut dyn Parts) -> Result<(), DoesNotFit> {
-        self.frame.write_around(&self.body, to)
     }
 }

@@ -1,16 +1,17 @@
 //! The handle: what any thread, and any callback, can do with a server.
 
-use super::current;
-use super::marks::Mark;
-use super::shared::Shared;
-use crate::acts::{self, Act, tell, tell_of};
-use crate::error::PostError;
-use crate::link::message::Message;
-use crate::link::output::WhenSlow;
-use crate::link::payload::Payload;
-use crate::link::{LinkId, LinkKey};
+use crate::acts;
+use crate::acts::{Act, tell, tell_of};
+use crate::shared::Shared;
+use crate::shared::current;
+use crate::shared::marks::Mark;
+use crate::shared::message::Message;
+use crate::shared::payload::Payload;
 use crate::stats::Stats;
-use crate::worker::WorkerId;
+use crate::vocabulary::error::PostError;
+use crate::vocabulary::id::{LinkId, LinkKey};
+use crate::vocabulary::origin::WorkerId;
+use crate::vocabulary::policy::WhenSlow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
