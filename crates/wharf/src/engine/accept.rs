@@ -4,7 +4,7 @@
 //! full shards never leave connections waiting that another one has room for.
 
 use crate::engine::acceptor::Listener;
-use crate::engine::worker::{BATCH, Worker};
+use crate::engine::worker::{BATCH, Worker, submit};
 use crate::plant::EnginePlant;
 use crate::service::Service;
 use crate::shared::Command;
@@ -84,10 +84,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
                 continue;
             }
             let shots = if plenty { Shots::Many } else { Shots::One };
-            match self.port.submit(socket, Operation::Accept(shots)) {
-                Ok(()) => (listener.armed, listener.cancelling) = (Some(shots), false),
-                Err(error) => debug_assert!(false, "{error}"),
-            }
+            submit(&mut self.port, socket, Operation::Accept(shots));
+            (listener.armed, listener.cancelling) = (Some(shots), false);
         }
     }
 
@@ -106,8 +104,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     pub(super) fn listener_completed(&mut self, key: Key, outcome: Outcome<P::Stream, P::Packet>) {
         let number = usize::try_from(key.0).unwrap_or(usize::MAX);
         let Some(listener) = self.acceptor.listeners.get_mut(number) else {
-            debug_assert!(false, "{outcome:?} on listener {number}");
-            return;
+            unreachable!("{outcome:?} on listener {number}");
         };
         match outcome {
             Outcome::Accepted { stream, peer, last } => {
@@ -127,7 +124,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
                 }
             }
             Outcome::Closed => listener.socket = None,
-            other => debug_assert!(false, "{other:?} on a listener"),
+            other => unreachable!("{other:?} on a listener"),
         }
     }
 
@@ -170,9 +167,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         }
         let (name, address) = self.core.shared.listener(listener);
         let Some(index) = self.core.slots.open(peer, name.0, self.core.now) else {
-            debug_assert!(false, "a place was counted for it");
-            self.core.stats().refused_full.add(1);
-            return self.core.shared.give_place_back(shard);
+            unreachable!("a place was counted for it");
         };
         let key = self.core.key(index);
         match self.port.associate(stream, key.key()) {
@@ -221,10 +216,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         self.core.stats().refused_stopping.add(waiting);
         self.acceptor.waiting.clear();
         for listener in &self.acceptor.listeners {
-            if let Some(socket) = listener.socket
-                && let Err(error) = self.port.submit(socket, Operation::Close)
-            {
-                debug_assert!(false, "{error}");
+            if let Some(socket) = listener.socket {
+                submit(&mut self.port, socket, Operation::Close);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! How links end, one by one or all together. The phases are drawn in `link/slot.rs`.
 
-use crate::engine::worker::Worker;
+use crate::engine::worker::{Worker, submit};
 use crate::handler::Handler;
 use crate::link::slot::Phase;
 use crate::plant::EnginePlant;
@@ -40,7 +40,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             (Phase::Free | Phase::Closing, _) => {}
             (Phase::Flushing | Phase::Lingering, How::Flush) => {}
             (Phase::Open | Phase::Draining, How::Flush) => {
-                slot.phase = Phase::Flushing;
+                slot.enter(Phase::Flushing);
                 self.core.drop_input(index);
                 if self.core.shared.planted.strikes(EnginePlant::DropQueueAtClose) {
                     self.core.slots[index].queue = Chain::new();
@@ -56,7 +56,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             }
             (_, How::Now | How::Reset) => {
                 let resets = slot.has_output() || how == How::Reset;
-                slot.phase = Phase::Closing;
+                slot.enter(Phase::Closing);
                 slot.queue = Chain::new();
                 let socket = slot.socket;
                 self.core.cancel_reply(index);
@@ -65,9 +65,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
                 if resets {
                     self.port.abandon(socket);
                 }
-                if let Err(error) = self.port.submit(socket, Operation::Close) {
-                    debug_assert!(false, "{error}");
-                }
+                submit(&mut self.port, socket, Operation::Close);
             }
         }
     }
@@ -86,7 +84,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         if slot.input_over || self.core.shared.planted.strikes(EnginePlant::SkipLinger) {
             return self.close(index, reason, How::Now);
         }
-        slot.phase = Phase::Lingering;
+        slot.enter(Phase::Lingering);
         (slot.owes, slot.heard) = (false, self.core.now);
         let socket = slot.socket.filter(|_| !slot.shut);
         if let Some(socket) = socket {
@@ -177,7 +175,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         if slot.phase != Phase::Open {
             return;
         }
-        slot.phase = Phase::Draining;
+        slot.enter(Phase::Draining);
         slot.late_bytes = 0;
         self.stop_receiving(index);
         self.serve(index);

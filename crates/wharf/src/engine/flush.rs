@@ -2,7 +2,7 @@
 
 use crate::engine::close::How;
 use crate::engine::dispatch::reason_of;
-use crate::engine::worker::Worker;
+use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Wish};
 use crate::plant::EnginePlant;
 use crate::service::Service;
@@ -43,13 +43,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             slot.in_flight_messages = chain.messages();
             slot.sending = true;
             self.watch_output(index);
-            if let Err(error) = self.port.submit(socket, Operation::Send(chain)) {
-                debug_assert!(false, "{error}");
-                let slot = &mut self.core.slots[index];
-                slot.end_send();
-                self.core.settle(index);
-                self.close(index, DisconnectReason::SystemError, How::Now);
-            }
+            submit(&mut self.port, socket, Operation::Send(chain));
         }
     }
 

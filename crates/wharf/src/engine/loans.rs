@@ -88,7 +88,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
                 Some(Wish::Input(buffers)) => self.lend_for_input(index, buffers),
                 Some(Wish::Part) => self.lend_for_input(index, 1),
                 Some(Wish::Output(_)) => self.offer_room(index),
-                None => debug_assert!(false, "who waits has a wish"),
+                None => unreachable!("who waits has a wish"),
             }
         }
     }

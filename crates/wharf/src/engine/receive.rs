@@ -2,7 +2,7 @@
 
 use crate::engine::close::How;
 use crate::engine::dispatch::reason_of;
-use crate::engine::worker::Worker;
+use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::plant::EnginePlant;
 use crate::service::Service;
@@ -197,13 +197,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             // While loans are plenty nobody asks.
             self.core.forget_input_loan(index);
         }
-        match self.port.submit(socket, Operation::Receive { shots, bytes_max }) {
-            Ok(()) => self.core.slots[index].receiving = receiving,
-            Err(error) => {
-                debug_assert!(false, "{error}");
-                self.close(index, DisconnectReason::SystemError, How::Now);
-            }
-        }
+        submit(&mut self.port, socket, Operation::Receive { shots, bytes_max });
+        self.core.slots[index].receiving = receiving;
     }
 
     /// A link begins to drain: finds out how much has come from its peer, which is all that it will

@@ -202,7 +202,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         if self.after_verdict(index, answer) == Some(Verdict::Keep) {
             let slot = &mut self.core.slots[index];
             // As before the stop, until its handler closes it, or the drain ends.
-            (slot.drain, slot.phase) = (Some(Verdict::Keep), Phase::Open);
+            slot.enter(Phase::Open);
+            slot.drain = Some(Verdict::Keep);
             (slot.owed, slot.drained) = (None, false);
         }
         true

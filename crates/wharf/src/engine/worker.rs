@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wharf_port::memory::LedgerView;
-use wharf_port::port::{Completions, Port, PortError, Poster, Time};
+use wharf_port::port::{Completions, Operation, Port, PortError, Poster, Socket, Time};
 
 /// Completions that one turn takes; the rest waits for the next turn, which does not sleep.
 ///
@@ -266,5 +266,16 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Why the shard stopped the server, if it did.
     pub(crate) fn failure(&mut self) -> Option<String> {
         self.failure.take()
+    }
+}
+
+/// Hands an operation to the port.
+///
+/// # Panics
+///
+/// If the port refuses it: of each kind only one is in flight on a socket, and none on one that closes.
+pub(super) fn submit<P: Port>(port: &mut P, socket: Socket, operation: Operation) {
+    if let Err(error) = port.submit(socket, operation) {
+        unreachable!("the port refuses an operation: {error}");
     }
 }

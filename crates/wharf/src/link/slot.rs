@@ -3,8 +3,8 @@
 //! ```text
 //!           adopt                 close, queue empty          end of input, or time
 //!   Free ──────────► Open ──► Flushing ──────────► Lingering ──────────┐
-//!    ▲                │  ╲       │ time                                ▼
-//!    │       stopping ▼   ╲──────┴──────── reset, error, cut ──────► Closing
+//!    ▲               │ ▲ ╲       │ time                                ▼
+//!    │      stopping ▼ │ kept ───┴──────── reset, error, cut ──────► Closing
 //!    │             Draining ── input dry ──► Flushing                  │
 //!    └────────────────────────── the port says Closed ─────────────────┘
 //! ```
@@ -34,6 +34,20 @@ pub(crate) enum Phase {
     Flushing,
     Lingering,
     Closing,
+}
+
+impl Phase {
+    /// Whether the drawing has an arrow from this phase to the other. (A place is taken and given back as
+    /// a whole.)
+    fn leads_to(self, next: Self) -> bool {
+        match self {
+            Self::Open => matches!(next, Self::Draining | Self::Flushing | Self::Closing),
+            Self::Draining => matches!(next, Self::Open | Self::Flushing | Self::Closing),
+            Self::Flushing => matches!(next, Self::Lingering | Self::Closing),
+            Self::Lingering => next == Self::Closing,
+            Self::Free | Self::Closing => false,
+        }
+    }
 }
 
 /// The receive of a link.
@@ -199,6 +213,16 @@ pub(crate) struct Slot {
 const _: () = assert!(size_of::<Slot>() <= 424);
 
 impl Slot {
+    /// The link goes on to another phase of its life.
+    ///
+    /// # Panics
+    ///
+    /// If the drawing has no such arrow.
+    pub(crate) fn enter(&mut self, phase: Phase) {
+        assert!(self.phase.leads_to(phase), "a link goes from {:?} to {phase:?}", self.phase);
+        self.phase = phase;
+    }
+
     fn free() -> Self {
         Self {
             generation: 0,
@@ -457,7 +481,7 @@ impl Slots {
         self.live.push(index);
         let slot = &mut self[index];
         let generation = slot.generation.wrapping_add(1).max(1);
-        let goes_on = slot.goes_on;
+        let Slot { goes_on, awaits_retry, .. } = *slot;
         *slot = Slot {
             generation,
             phase: Phase::Open,
@@ -465,6 +489,7 @@ impl Slots {
             heard: now,
             live_at,
             goes_on,
+            awaits_retry,
             listener,
             limit,
             room: limit - limit.div_ceil(2),
@@ -549,5 +574,38 @@ mod tests {
         assert!(slots.find(a, slots[a].generation).is_some());
         slots.release(b);
         assert_eq!(slots[again].live_at, 0);
+    }
+
+    #[test]
+    fn what_stands_in_a_queue_stays_there_though_its_link_ends_and_the_place_is_used_again() {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut slots = Slots::new(1, &Settings::default());
+        for at in 1..4 {
+            let index = slots.open(peer, 0, Time(at)).unwrap();
+            assert_eq!((slots[index].goes_on, slots[index].awaits_retry), (at > 1, at > 1));
+            (slots[index].goes_on, slots[index].awaits_retry) = (true, true);
+            slots[index].post_refused = true;
+            slots.release(index);
+            assert!(!slots[index].post_refused);
+        }
+    }
+
+    #[test]
+    fn phases_follow_the_drawing() {
+        use Phase::{Closing, Draining, Flushing, Free, Lingering, Open};
+        let all = [Free, Open, Draining, Flushing, Lingering, Closing];
+        let arrows = |from: Phase| all.into_iter().filter(move |to| from.leads_to(*to));
+        assert!(arrows(Open).eq([Draining, Flushing, Closing]));
+        assert!(arrows(Draining).eq([Open, Flushing, Closing]));
+        assert!(arrows(Flushing).eq([Lingering, Closing]));
+        assert!(arrows(Lingering).eq([Closing]));
+        assert!(arrows(Closing).chain(arrows(Free)).eq([]));
+    }
+
+    #[test]
+    #[should_panic(expected = "goes from Lingering to Open")]
+    fn a_phase_that_the_drawing_does_not_have_ends_the_worker() {
+        let mut slot = Slot { phase: Phase::Lingering, ..Slot::free() };
+        slot.enter(Phase::Open);
     }
 }

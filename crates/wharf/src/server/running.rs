@@ -11,6 +11,7 @@ use crate::vocabulary::address::Address;
 use crate::vocabulary::back_end::BackEnd;
 use crate::vocabulary::error::{Error, Result, StartError};
 use crate::vocabulary::origin::ListenerId;
+use std::any::Any;
 use std::fmt;
 use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -106,7 +107,9 @@ impl RunningServer {
             match thread.join() {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => failures.push(reason),
-                Err(_) => failures.push("a shard's thread panicked".to_owned()),
+                Err(payload) => {
+                    failures.push(format!("a shard's thread panicked{}", said(&payload)))
+                }
             }
         }
         if failures.is_empty() {
@@ -227,6 +230,13 @@ fn begin_all(
         begin.send(Begin { listeners, posters: posters.clone() }).map_err(|_| died())?;
     }
     Ok(())
+}
+
+/// What a panic said, behind a colon, if that was text.
+fn said(payload: &Box<dyn Any + Send>) -> String {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+    text.map_or_else(String::new, |text| format!(": {text}"))
 }
 
 fn died() -> StartError {
