@@ -148,7 +148,7 @@ impl Recipients<'_> {
     /// [`Totals::missed`](crate::Totals::missed) and [`Stats::missed`]. So posts are lossy: a peer that
     /// reads, but less fast than others post, misses some, and nothing slows the sender. A protocol
     /// that needs each message acknowledges them, or closes who missed one
-    /// ([`WhenSlow::Disconnect`](crate::WhenSlow::Disconnect)).
+    /// ([`WhenSlow::Disconnect`]).
     ///
     /// Each post takes whole buffers of those that are for posts, of 512 bytes or an eighth of
     /// [`Builder::buffer_size_bytes`](crate::Builder::buffer_size_bytes), until all its recipients have
