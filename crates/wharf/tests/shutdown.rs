@@ -45,7 +45,7 @@ fn under_load_every_byte_that_was_received_is_answered(case: &Case) {
 }
 
 fn under_load_with_few_buffers_every_byte_is_answered(case: &Case) {
-    drain_under_load(|| case.short(echo()).buffer_count(70), 4, 64 * 1024);
+    drain_under_load(|| case.short(echo()).buffer_count(74), 4, 64 * 1024);
 }
 
 fn clients_that_never_stop_sending_get_all_answers_and_the_end(case: &Case) {

@@ -152,7 +152,7 @@ fn start(case: &Case) -> (TestServer, Arc<Seen>) {
 fn each_worker_has_one_context_on_its_own_thread(case: &Case) {
     let handler = Panicking::default();
     let seen = Arc::clone(&handler.0);
-    let server = TestServer::start(case.short(handler).shards(3).links_max(12).buffer_count(80));
+    let server = TestServer::start(case.short(handler).shards(3).links_max(12).buffer_count(84));
     let mut clients: Vec<_> = (0..12).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| round_trip(client, b"hello"));
     let mut made = seen.made.lock().unwrap().clone();
