@@ -58,7 +58,7 @@ const POSTS_ACCEPTED_MAX: u32 = 2_048;
 const LARGE_TIMES: u32 = 16;
 const LARGE_SIZE_MAX: u32 = 32 * 1024;
 /// What all shards have of them.
-const LARGE_BYTES: u32 = 15 << 18;
+const LARGE_BYTES: u32 = 14 << 18;
 const SHARDS_MAX: u32 = 256;
 const BUFFERS_MAX: u32 = 1 << 24;
 
@@ -228,7 +228,7 @@ impl Settings {
         pool
     }
 
-    /// How many large buffers a shard has to receive into, and their size: its part of 3.75 MiB, at
+    /// How many large buffers a shard has to receive into, and their size: its part of 3.5 MiB, at
     /// most a quarter of what its other buffers have. None if those are as large.
     fn large_buffers(&self) -> (u32, u32) {
         let size = (LARGE_TIMES * self.buffer_size_bytes).min(LARGE_SIZE_MAX);
