@@ -7,8 +7,8 @@ use std::io;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
-/// The only handle to one buffer of a [`BufferPool`]; reading it gives the
-/// bytes that were filled in so far.
+/// The only handle to one buffer of a [`BufferPool`]; reading it gives the bytes that were filled in
+/// so far.
 ///
 /// It stays on the thread of its pool, and dropping it releases the buffer there:
 ///

@@ -8,7 +8,7 @@ use crate::engine::worker::{BATCH, Worker, submit};
 use crate::plant::EnginePlant;
 use crate::service::Service;
 use crate::shared::Command;
-use crate::vocabulary::policy::WhenFull;
+use crate::vocabulary::policy::{WhenFull, WhenSlow};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -182,7 +182,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             }
         }
         let slot = &self.core.slots[index];
-        let disconnects = slot.when_slow == crate::vocabulary::policy::WhenSlow::Disconnect;
+        let disconnects = slot.when_slow == WhenSlow::Disconnect;
         self.core.quotas().open(index, key.generation(), slot.room);
         self.core.quotas().set_disconnects(index, disconnects);
         self.core.marks().open(index, key.generation());

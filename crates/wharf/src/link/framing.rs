@@ -420,6 +420,7 @@ mod tests {
     use super::*;
     use crate::link::peek::Search;
     use crate::link::unread::Unread;
+    use crate::vocabulary::error::ErrorKind;
     use std::cell::Cell;
     use wharf_port::memory::{BufferPool, Owner, PoolConfig};
 
@@ -505,19 +506,13 @@ mod tests {
     #[test]
     fn a_length_beyond_the_maximum_is_told_as_soon_as_it_is_there() {
         let too_long = |prefix: LengthPrefix, data: &[u8]| extent(prefix, data).unwrap_err().kind();
-        assert_eq!(
-            too_long(LengthPrefix::new(4, 10), &[0, 0, 0, 11]),
-            crate::vocabulary::error::ErrorKind::Limit
-        );
-        assert_eq!(
-            too_long(LengthPrefix::new(8, 10), &[255; 8]),
-            crate::vocabulary::error::ErrorKind::Limit
-        );
+        assert_eq!(too_long(LengthPrefix::new(4, 10), &[0, 0, 0, 11]), ErrorKind::Limit);
+        assert_eq!(too_long(LengthPrefix::new(8, 10), &[255; 8]), ErrorKind::Limit);
         let most = LengthPrefix::new(8, usize::MAX).adjustment(5).with_header();
-        assert_eq!(too_long(most, &[255; 8]), crate::vocabulary::error::ErrorKind::Limit);
+        assert_eq!(too_long(most, &[255; 8]), ErrorKind::Limit);
         // Less than the length itself is no frame of this protocol.
         let own = LengthPrefix::new(4, 10).adjustment(-4);
-        assert_eq!(too_long(own, &[0, 0, 0, 3]), crate::vocabulary::error::ErrorKind::Handler);
+        assert_eq!(too_long(own, &[0, 0, 0, 3]), ErrorKind::Handler);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::link::queue::Writer;
 use crate::link::unread::Unread;
 use crate::shared::payload::Payload;
 use crate::shared::reply::Reply;
-use crate::vocabulary::error::{Result, SendError};
+use crate::vocabulary::error::{Error, Result, SendError};
 use crate::vocabulary::policy::WhenSlow;
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -60,7 +60,7 @@ impl Output<'_> {
     /// # Errors
     ///
     /// As [`send`](Self::send), if what was written found no capacity; else the error of `write`.
-    pub fn build<E: Into<crate::vocabulary::error::Error>>(
+    pub fn build<E: Into<Error>>(
         &mut self,
         write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
     ) -> Result {
