@@ -5,7 +5,8 @@
 //! ```text
 //!   L<client> <number> <padding>   for all others
 //!   W<target> <client> <number>    for the target only; so many lines for all came before
-//!   K<target>                      throws the target out, at once or not
+//!   K<target>                      throws the target out
+//!   A<target>                      throws the target out at once
 //!   S<client> <number>             posted to the client itself, which is answered first
 //!   Q                              says "bye" and closes
 //! ```
@@ -13,7 +14,7 @@
 use crate::plan::Plan;
 use crate::talk::{Chance, number_of};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use wharf::sim::Rng;
 use wharf::{DisconnectReason, Error, Handler, Input, Link, LinkId, Result, WhenSlow, Worker};
@@ -35,6 +36,10 @@ pub(crate) struct Tally {
     pub(crate) gaps: AtomicU64,
     /// The last name of each client; it may be stale.
     names: Box<[OnceLock<LinkId>]>,
+    /// How many lines for all each client has said.
+    said: Box<[AtomicU32]>,
+    /// How many of them each client came too late for, by speaker.
+    came_after: Box<[OnceLock<Box<[u32]>>]>,
     /// The clients that were thrown out.
     pub(crate) kicked: Box<[AtomicBool]>,
     /// The lines for all that each client got, in order.
@@ -47,9 +52,17 @@ type Lock<T> = std::sync::Mutex<T>;
 impl Tally {
     pub(crate) fn new(clients: u32) -> Arc<Self> {
         let names = (0..clients).map(|_| OnceLock::new()).collect();
+        let said = (0..clients).map(|_| AtomicU32::new(0)).collect();
+        let came_after = (0..clients).map(|_| OnceLock::new()).collect();
         let kicked = (0..clients).map(|_| AtomicBool::new(false)).collect();
         let heard = (0..clients).map(|_| Lock::default()).collect();
-        Arc::new(Self { gaps: AtomicU64::new(0), names, kicked, heard })
+        Arc::new(Self { gaps: AtomicU64::new(0), names, said, came_after, kicked, heard })
+    }
+
+    /// Which of a speaker's lines is the first that this client was there for.
+    pub(crate) fn first_for(&self, client: usize, speaker: usize) -> u32 {
+        let came_after = self.came_after[client].get();
+        came_after.and_then(|lines| lines.get(speaker)).copied().unwrap_or(0)
     }
 
     pub(crate) fn note_heard(&self, client: usize, said: Said) {
@@ -98,17 +111,20 @@ impl Chat {
     fn obey(&self, link: &mut ChatLink<'_>, line: &[u8]) -> Result {
         let Some((kind, rest)) = line.split_first() else { return Err(Error::msg("no line")) };
         match kind {
-            b'L' => link.server.all().except(link.id()).post((line, b"\n")),
+            b'L' => {
+                self.tally.said[*link.state].fetch_add(1, Ordering::Relaxed);
+                link.server.all().except(link.id()).post((line, b"\n"));
+            }
             b'W' => {
                 if let Some(target) = self.target(rest) {
                     link.server.link(target).post((line, b"\n"));
                 }
             }
-            b'K' => {
+            b'K' | b'A' => {
                 if let (Some(number), Some(target)) = (number(rest), self.target(rest)) {
                     self.tally.kicked[number].store(true, Ordering::Relaxed);
                     let target = link.server.link(target);
-                    if number % 2 == 0 { target.close() } else { target.abort() }
+                    if *kind == b'K' { target.close() } else { target.abort() }
                 }
             }
             b'S' => {
@@ -140,6 +156,8 @@ impl Handler<usize, Rng> for Chat {
         let client = number_of(&link.peer());
         if let Some(name) = self.tally.names.get(client) {
             assert!(name.set(link.id()).is_ok(), "a client has connected twice");
+            let said = self.tally.said.iter().map(|lines| lines.load(Ordering::Relaxed)).collect();
+            let _it_is_the_first = self.tally.came_after[client].set(said);
         }
         if is_strict(client) {
             link.out.set_when_slow(WhenSlow::Disconnect);

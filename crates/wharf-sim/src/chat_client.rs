@@ -34,12 +34,22 @@ impl ChatClient {
         let mut script = Vec::new();
         let lines = 1 + rng.below(plan.text_max as u64 / 32 + 1).min(60);
         let (mut said, mut asked) = (0, 0);
+        let mut kicked = None;
         for _ in 0..lines {
             let target = rng.below(u64::from(plan.clients));
             match rng.below(40) {
-                0 => script.extend(format!("K{target}\n").bytes()),
-                1..8 => script.extend(format!("W{target} {number} {said}\n").bytes()),
-                8..11 => {
+                0 => {
+                    script.extend(format!("K{target}\n").bytes());
+                    kicked = Some(target);
+                }
+                // Often one that closes already.
+                1 | 2 if kicked.is_some() => {
+                    let target = kicked.take().unwrap_or(target);
+                    script.extend(format!("A{target}\n").bytes());
+                }
+                1 => script.extend(format!("A{target}\n").bytes()),
+                2..9 => script.extend(format!("W{target} {number} {said}\n").bytes()),
+                9..12 => {
                     script.extend(format!("S{number} {asked}\n").bytes());
                     asked += 1;
                 }
@@ -132,7 +142,10 @@ impl ChatClient {
                     return wrong("comes again, or too late");
                 }
                 if last > 0 {
-                    self.tally.gaps.fetch_add(u64::from(said - last), Ordering::Relaxed);
+                    // One that was said before it came may have reached it, too.
+                    let next = last.max(self.tally.first_for(self.number, first));
+                    let gap = said.saturating_sub(next);
+                    self.tally.gaps.fetch_add(u64::from(gap), Ordering::Relaxed);
                 }
                 self.tally.note_heard(self.number, (first, said));
                 Ok(())

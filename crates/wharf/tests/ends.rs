@@ -18,7 +18,7 @@ use util::{
     expect_end, expect_end_or_reset, meanwhile, now, read_back,
 };
 use wharf::DisconnectReason::{HandlerClosed, Idle, Kicked, PeerClosed, PeerReset, ServerStopping};
-use wharf::{SendError, Verdict};
+use wharf::{PostError, SendError, Verdict};
 
 each_back_end!(
     the_end_is_told_once_when_all_before_it_is_handled,
@@ -533,9 +533,11 @@ fn an_aborted_link_is_reset_without_what_is_queued(case: &Case) {
     let mut client = util::connect_small_share(streams.address);
     client.write_all(b"go\n").unwrap();
     eventually(|| streams.stats().sent_bytes > 0, "it has begun");
-    let id = record_of_stream.id(0);
-    streams.handle.link(id).close();
-    streams.handle.link(id).abort();
+    let link = streams.handle.link(record_of_stream.id(0));
+    link.close();
+    let is_closing = || link.try_post("late") == Err(PostError::Closed);
+    eventually(is_closing, "its shard has seen that");
+    link.abort();
     let start = now();
     eventually(|| record_of_stream.ends().len() == 1, "it does not wait for its peer");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());

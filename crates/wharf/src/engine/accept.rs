@@ -130,6 +130,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
 
     /// A place for a connection, now or when there is one; or it is closed, as the setting says.
     fn admit(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
+        if self.drain_until.is_some() {
+            // None would get a place any more.
+            return self.core.stats().refused_stopping.add(1);
+        }
         let others_wait = !self.acceptor.waiting.is_empty();
         let back = if others_wait { Some(stream) } else { self.place(stream, peer, listener) };
         let Some(stream) = back else { return };

@@ -32,8 +32,10 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         // Nothing can be sent any more, so nothing is.
         let how = if slot.broken.is_some() && how == How::Flush { How::Now } else { how };
         // From here on other threads are told that it is gone; a reply is still waited for.
-        if slot.deferral.is_none() || how != How::Flush {
+        if how != How::Flush {
             self.core.marks().close(index);
+        } else if slot.deferral.is_none() {
+            self.core.marks().end(index);
         }
         let slot = &mut self.core.slots[index];
         match (slot.phase, how) {
@@ -78,7 +80,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         if self.core.slots[index].deferral.is_some() {
             return;
         }
-        self.core.marks().close(index);
+        self.core.marks().end(index);
         let slot = &mut self.core.slots[index];
         let reason = slot.reason.unwrap_or(DisconnectReason::HandlerClosed);
         if slot.input_over || self.core.shared.planted.strikes(EnginePlant::SkipLinger) {

@@ -251,7 +251,8 @@ impl Recipients<'_> {
         self.mark(Mark::CLOSE, Act::Close);
     }
 
-    /// Closes them without sending what is queued. Cannot fail.
+    /// Closes them at once, without sending what is queued, those that [`close`](Self::close) has
+    /// begun to close, too. Cannot fail.
     pub fn abort(self) {
         self.mark(Mark::ABORT, Act::Abort);
     }

@@ -23,6 +23,9 @@ impl Mark {
 
     const ALL: u64 = 63;
 
+    /// The link ends: only an abort can be asked of it any more. Not taken with the marks.
+    const ENDING: u64 = 64;
+
     /// Whether the link is to be closed.
     pub(crate) fn closes(self) -> bool {
         self.has(Self::CLOSE) || self.has(Self::ABORT)
@@ -38,7 +41,7 @@ impl Mark {
 /// A mark is set together with a look at the generation, so it never strikes the place's next owner.
 #[derive(Debug)]
 pub(crate) struct Marks {
-    /// The generation in the upper half, 0 if there is no link; marks in the lower.
+    /// The generation in the upper half, 0 if there is no link; `ENDING` and marks in the lower.
     places: Box<[AtomicU64]>,
     /// Which places have marks, a bit for each.
     marked: Box<[AtomicU64]>,
@@ -61,23 +64,32 @@ impl Marks {
         self.places[index as usize].store(u64::from(generation) << 32, Ordering::Release);
     }
 
+    /// The link of a place is closing in good order, which an abort cuts short.
+    pub(crate) fn end(&self, index: u32) {
+        self.places[index as usize].fetch_or(Mark::ENDING, Ordering::AcqRel);
+    }
+
     /// The link of a place has ended: it takes no marks any more.
     pub(crate) fn close(&self, index: u32) {
         // What came back after the link's end is not forgotten.
         self.places[index as usize].fetch_and(u64::from(Mark::RETURNED.0), Ordering::AcqRel);
     }
 
-    /// Whether a place has the link of this generation, as far as another thread can know.
+    /// Whether a place has the link of this generation, and it is not closing, as far as another
+    /// thread can know.
     pub(crate) fn is_alive(&self, index: u32, generation: u32) -> bool {
         let place = self.places.get(index as usize);
-        place.is_some_and(|place| place.load(Ordering::Acquire) >> 32 == u64::from(generation))
+        place.is_some_and(|place| is_alive(place.load(Ordering::Acquire), generation))
     }
 
     /// Marks the link of a place; says whether it is still there.
     pub(crate) fn set(&self, index: u32, generation: u32, mark: Mark) -> bool {
         let Some(place) = self.places.get(index as usize) else { return false };
-        let with_mark =
-            |word: u64| (word >> 32 == u64::from(generation)).then_some(word | u64::from(mark.0));
+        let with_mark = |word: u64| {
+            let is_it = generation_of(word) == generation;
+            let takes_it = is_it && (word & Mark::ENDING == 0 || mark.has(Mark::ABORT));
+            takes_it.then_some(word | u64::from(mark.0))
+        };
         let is_there = place.fetch_update(Ordering::AcqRel, Ordering::Acquire, with_mark).is_ok();
         if is_there {
             self.note(index);
@@ -132,6 +144,10 @@ fn generation_of(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
+fn is_alive(word: u64, generation: u32) -> bool {
+    generation_of(word) == generation && word & Mark::ENDING == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +170,11 @@ mod tests {
         assert!(marks.any());
         assert_eq!(taken(&marks), [(130, 7, Mark(5))]);
         assert!(!marks.any() && taken(&marks).is_empty());
+        marks.end(130);
+        assert!(!marks.is_alive(130, 7) && !marks.set(130, 7, Mark::CLOSE));
+        assert!(!marks.set(130, 6, Mark::ABORT) && marks.set(130, 7, Mark::ABORT));
+        assert_eq!(taken(&marks), [(130, 7, Mark::ABORT)]);
+        assert!(!marks.is_alive(130, 7), "taking the marks does not revive it");
         marks.close(130);
         assert!(!marks.set(130, 7, Mark::ABORT) && !marks.is_alive(130, 7));
         marks.set_place(130, Mark::RETURNED);

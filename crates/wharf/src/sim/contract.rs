@@ -357,6 +357,7 @@ impl Contract {
         let drained_out_at = book.drained_out_at;
         Facts {
             link_ns: self.link_ns(link),
+            steady_ns: self.world.steady_ns(),
             turn: book.turns.get(link.shard()).copied().unwrap_or(0),
             from_server: traffic.from_server,
             peer_has_ended: traffic.client_ended,

@@ -46,6 +46,8 @@ impl fmt::Debug for Glance {
 pub(super) struct Facts {
     /// The links' clock as the link's shard may measure it.
     pub(super) link_ns: u64,
+    /// The clock that does not jump.
+    pub(super) steady_ns: u64,
     /// The turn of the link's shard.
     pub(super) turn: u64,
     /// Bytes that the system has taken from the server.
@@ -139,6 +141,8 @@ pub(super) struct Rules {
     closes_deferred: bool,
     is_finished: bool,
     is_kicked: bool,
+    /// When an abort was first asked for.
+    aborted_ns: Option<u64>,
     closes: Option<DisconnectReason>,
     ends: Option<DisconnectReason>,
     wakes: bool,
@@ -175,6 +179,7 @@ impl Rules {
             closes_deferred: false,
             is_finished: false,
             is_kicked: false,
+            aborted_ns: None,
             closes: None,
             ends: None,
             wakes: false,
@@ -366,6 +371,8 @@ impl Rules {
             SlowReader => self.closes.is_none_or(|closes| closes != OutputFull),
             _ => true,
         };
+        let waited_ns = self.aborted_ns.map_or(0, |at_ns| facts.steady_ns.saturating_sub(at_ns));
+        ensure!(waited_ns <= ABORT_NS, "only {waited_ns} ns after its abort");
         ensure!(
             is_due,
             "for no cause: closed for {:?}, ending for {:?}, deferred {:?}, kicked {}, drained {}",
@@ -417,6 +424,9 @@ impl Rules {
         if matches!(act, Act::Reply(_) | Act::ReplyAndClose(_) | Act::ReplyDropped) {
             self.reply_ns = self.reply_ns(facts);
             self.deferred_since_ns = None;
+        }
+        if act == Act::Abort {
+            self.aborted_ns.get_or_insert(facts.steady_ns);
         }
         match act {
             Act::Pause if facts.turn > self.resumes_until => self.pause = Pause::Yes,
@@ -570,4 +580,8 @@ impl Default for Rest {
 /// Calls of `on_receive` for one link in one turn.
 const CALLS_A_TURN: u32 = 64;
 /// A shard has looked at what others ask for after so many turns: its inbox is handed out then.
+/// The longest time from an abort to the end: it waits for no peer, but the system may take its
+/// time over the close.
+const ABORT_NS: u64 = 1_500_000_000;
+
 const RESUME_TURNS: u64 = 64;
