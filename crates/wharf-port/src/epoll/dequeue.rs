@@ -15,8 +15,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 impl<T: Send> EpollPort<T> {
-    /// One dequeue.
-    pub(super) fn turn(
+    pub(super) fn dequeue_completions(
         &mut self,
         completions: &mut Completions<Self>,
         timeout: Option<Duration>,
@@ -38,7 +37,7 @@ impl<T: Send> EpollPort<T> {
         self.look_is_due = false;
         // False alarms may have used up the receives of this turn, and no buffer comes home while
         // this thread sleeps.
-        let at_once = has_something || self.supply.can_feed() || !self.ready.is_empty();
+        let at_once = has_something || self.supply.can_serve_waiters() || !self.ready.is_empty();
         let woken = self.look(if at_once { Some(Duration::ZERO) } else { timeout })?;
         let posted = self.collect(completions);
         self.counters.wakeups += u64::from(woken && posted);
@@ -94,7 +93,7 @@ impl<T: Send> EpollPort<T> {
 
     /// Gives free buffers to those that wait for one, then lets each ready socket do one thing.
     fn serve(&mut self, completions: &mut Completions<Self>) {
-        self.feed(completions);
+        self.serve_waiters(completions);
         for _ in 0..self.ready.len() {
             if is_full(completions) {
                 return;
@@ -105,9 +104,9 @@ impl<T: Send> EpollPort<T> {
     }
 
     /// Receives for those that wait for a buffer, the longest waiting first, while there are some.
-    fn feed(&mut self, completions: &mut Completions<Self>) {
+    fn serve_waiters(&mut self, completions: &mut Completions<Self>) {
         while !is_full(completions) {
-            let Some((socket, buffer)) = self.supply.feed() else { return };
+            let Some((socket, buffer)) = self.supply.next_waiter() else { return };
             let Some(Entry { key, state }) = self.sockets.get_mut(socket) else { continue };
             if let Intake::Waiting(demand) = state.intake {
                 push(completions, *key, state.receive(demand, buffer, &self.supply.pool));

@@ -127,8 +127,8 @@ impl<T: Send> EpollPort<T> {
         })
     }
 
-    /// Puts a socket on a place and has it watched; gives it back if that fails.
-    fn watch<S: Into<OwnedFd> + From<OwnedFd>>(
+    /// Puts a socket into the table and has it watched.
+    fn insert_socket<S: Into<OwnedFd> + From<OwnedFd>>(
         &mut self,
         socket: S,
         role: Role,
@@ -142,7 +142,7 @@ impl<T: Send> EpollPort<T> {
             return Err(refused(fd, "ioctl FIONBIO", errno));
         }
         let Some(socket) = self.sockets.insert(key, SocketState::new(fd, role)) else {
-            unreachable!("a table that is not full has a place");
+            unreachable!("a table that is not full has a free slot");
         };
         let added = self.sockets.get_mut(socket).map(|Entry { state, .. }| {
             epoll::add(&self.epoll, &state.fd, event_data(socket), role.watched_events())
@@ -162,7 +162,7 @@ impl<T: Send> Port for EpollPort<T> {
     type Listener = TcpListener;
 
     fn associate(&mut self, stream: TcpStream, key: Key) -> Result<Socket, Refused<TcpStream>> {
-        self.watch(stream, Role::Connection, key)
+        self.insert_socket(stream, Role::Connection, key)
     }
 
     fn associate_listener(
@@ -170,7 +170,7 @@ impl<T: Send> Port for EpollPort<T> {
         listener: TcpListener,
         key: Key,
     ) -> Result<Socket, Refused<TcpListener>> {
-        self.watch(listener, Role::Listener, key)
+        self.insert_socket(listener, Role::Listener, key)
     }
 
     fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError> {
@@ -182,7 +182,7 @@ impl<T: Send> Port for EpollPort<T> {
     }
 
     fn shutdown(&mut self, socket: Socket) {
-        self.end_sending(socket);
+        self.shutdown_socket(socket);
     }
 
     fn abandon(&mut self, socket: Socket) {
@@ -196,7 +196,7 @@ impl<T: Send> Port for EpollPort<T> {
         completions: &mut Completions<Self>,
         timeout: Option<Duration>,
     ) -> Result<(), PortError> {
-        self.turn(completions, timeout)
+        self.dequeue_completions(completions, timeout)
     }
 
     fn poster(&self) -> Poster<T> {

@@ -45,7 +45,7 @@ impl<T: Send> EpollPort<T> {
         }
     }
 
-    pub(super) fn end_sending(&mut self, socket: Socket) {
+    pub(super) fn shutdown_socket(&mut self, socket: Socket) {
         if let Some(entry) = self.sockets.get_mut(socket) {
             // The answer is not wanted: an error is in the stream too, and the receive meets it.
             let _reported_by_the_receive = rustix::net::shutdown(&entry.state.fd, Shutdown::Write);

@@ -34,7 +34,7 @@ impl Supply {
     }
 
     /// Whether a socket waits for a buffer, and there is one.
-    pub(super) fn can_feed(&self) -> bool {
+    pub(super) fn can_serve_waiters(&self) -> bool {
         !self.waiting.is_empty() && self.pool.free() > 0
     }
 
@@ -63,7 +63,7 @@ impl Supply {
     }
 
     /// The socket that has waited longest, with a buffer for it.
-    pub(super) fn feed(&mut self) -> Option<(Socket, Buffer)> {
+    pub(super) fn next_waiter(&mut self) -> Option<(Socket, Buffer)> {
         if self.left == 0 || self.waiting.is_empty() {
             return None;
         }

@@ -24,7 +24,7 @@ use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
 const RECEIVES_PER_VISIT: u32 = 8;
 
 impl<T: marker::Send> IocpPort<T> {
-    pub(super) fn turn(
+    pub(super) fn dequeue_completions(
         &mut self,
         completions: &mut Completions<Self>,
         timeout: Option<Duration>,
@@ -50,8 +50,8 @@ impl<T: marker::Send> IocpPort<T> {
     fn wait(&mut self, timeout: Option<Duration>) -> Result<(), OsError> {
         let mut wait_ms = timeout.map_or(WAIT_MS_MAX, milliseconds);
         // No buffer comes home while this thread sleeps.
-        let can_feed = !self.waiting.is_empty() && self.pool.free() > 0;
-        if !self.ready.is_empty() || can_feed {
+        let can_serve_waiters = !self.waiting.is_empty() && self.pool.free() > 0;
+        if !self.ready.is_empty() || can_serve_waiters {
             wait_ms = 0;
         }
         if wait_ms != 0 && !self.inbox.fall_asleep() {
@@ -118,15 +118,15 @@ impl<T: marker::Send> IocpPort<T> {
         Some(())
     }
 
-    /// Serves those that waited for a buffer, then every socket that has something to be done.
-    fn visit_all(&mut self, completions: &mut Completions<Self>) {
+    /// Gives free buffers to the sockets that wait for one, the longest waiting first.
+    fn serve_waiters(&mut self, completions: &mut Completions<Self>) {
         for _ in 0..self.waiting.len() {
             if is_full(completions) || self.receives_left == 0 {
-                break;
+                return;
             }
-            let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else { break };
+            let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else { return };
             self.receives_left -= 1;
-            let Some(socket) = self.waiting.pop_front() else { break };
+            let Some(socket) = self.waiting.pop_front() else { return };
             if let Some((_, _, link)) = link(&mut self.table, socket)
                 && let Receive::WaitingForBuffer(demand) = link.receive
             {
@@ -134,6 +134,11 @@ impl<T: marker::Send> IocpPort<T> {
                 self.receive_once(socket, Some(buffer), completions);
             }
         }
+    }
+
+    /// Serves those that waited for a buffer, then every socket that has something to be done.
+    fn visit_all(&mut self, completions: &mut Completions<Self>) {
+        self.serve_waiters(completions);
         for _ in 0..self.ready.len() {
             if is_full(completions) {
                 break;

@@ -161,7 +161,7 @@ impl<T: Send> Port for IocpPort<T> {
         let link = Link { receive: Receive::Idle, send: state::Send::Idle, bulk: Bulk::default() };
         let handle = Handle::new(OwnedSocket::from(stream), self.may_skip);
         let member = Member { handle, role: Role::Link(link), closing: false };
-        Ok(self.insert(key, member))
+        Ok(self.insert_socket(key, member))
     }
 
     fn associate_listener(
@@ -196,7 +196,7 @@ impl<T: Send> Port for IocpPort<T> {
             done: VecDeque::with_capacity(stock as usize),
         });
         let handle = Handle::new(OwnedSocket::from(listener), self.may_skip);
-        Ok(self.insert(key, Member { handle, role, closing: false }))
+        Ok(self.insert_socket(key, Member { handle, role, closing: false }))
     }
 
     fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError> {
@@ -216,9 +216,7 @@ impl<T: Send> Port for IocpPort<T> {
     }
 
     fn shutdown(&mut self, socket: Socket) {
-        if let Some((_, handle, _)) = state::link(&mut self.table, socket) {
-            handle.shutdown();
-        }
+        self.shutdown_socket(socket);
     }
 
     fn abandon(&mut self, socket: Socket) {
@@ -232,7 +230,7 @@ impl<T: Send> Port for IocpPort<T> {
         completions: &mut Completions<Self>,
         timeout: Option<Duration>,
     ) -> Result<(), PortError> {
-        self.turn(completions, timeout)
+        self.dequeue_completions(completions, timeout)
     }
 
     fn poster(&self) -> Poster<T> {
@@ -254,7 +252,7 @@ impl<T: Send> Port for IocpPort<T> {
 
 impl<T: Send> IocpPort<T> {
     /// Puts an admitted socket into the table.
-    fn insert(&mut self, key: Key, member: Member) -> Socket {
+    fn insert_socket(&mut self, key: Key, member: Member) -> Socket {
         #[expect(
             clippy::expect_used,
             reason = "`admit` saw a free place, and nobody took it since"

@@ -39,6 +39,12 @@ impl<T: marker::Send> IocpPort<T> {
         }
     }
 
+    pub(super) fn shutdown_socket(&mut self, socket: Socket) {
+        if let Some((_, handle, _)) = link(&mut self.table, socket) {
+            handle.shutdown();
+        }
+    }
+
     fn start_receive(&mut self, socket: Socket, demand: Demand) {
         let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
         link.receive = match demand.shots {

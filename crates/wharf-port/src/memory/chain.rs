@@ -12,11 +12,11 @@ mod tests;
 mod transfer;
 
 use super::buffer::Buffer;
-use super::entries::{Entry, EntryTable};
+use super::entries::EntryTable;
 use super::error::NoRoom;
 use super::ledger::Owner;
 use super::message::{Message, Position};
-use super::pool::{BufferPool, Inner};
+use super::pool::{BufferPool, Entry, Inner};
 pub use fill::Filled;
 pub use parcel::Parcel;
 use slices::{Slices, behind};
@@ -607,13 +607,26 @@ impl Kept {
 
 /// The table that the entries of a chain are in.
 #[inline]
-fn table_of<'a>(pool: Option<NonNull<Inner>>) -> &'a EntryTable {
+fn table_of<'a>(pool: Option<NonNull<Inner>>) -> &'a EntryTable<Entry> {
     #[expect(clippy::expect_used, reason = "callers have an entry, or a pool's handle, in hand")]
     let pool = pool.expect("a chain with entries knows its table");
     // SAFETY: the caller has a handle to the pool or an entry of its table, and a pool outlives
     // both (INV-POOL-3). The reference is used within one call of a method of `Chain` or `Parcel`,
     // while that is so.
     &unsafe { pool.as_ref() }.entries
+}
+
+impl BufferPool {
+    /// Fills a new chain with `data`, with `owner` on its buffers.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`] if buffers or entries are missing; then nothing was taken.
+    pub fn chain_of(&self, data: &[u8], owner: Owner) -> Result<Chain, NoRoom> {
+        let mut chain = Chain::new();
+        chain.append(self, data, owner, u32::MAX)?;
+        Ok(chain)
+    }
 }
 
 impl Default for Chain {

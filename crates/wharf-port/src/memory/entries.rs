@@ -1,30 +1,11 @@
 //! The table of chain entries: what the chains of one thread consist of.
 
-use super::buffer::Buffer;
-use super::message::Message;
 use std::cell::{Cell, UnsafeCell};
 
-/// What an entry of a chain holds.
-#[derive(Debug)]
-pub(super) enum Entry {
-    /// Nothing: it is on the table's free list.
-    Free,
-    /// A buffer that is the chain's own.
-    Buffer(Buffer),
-    /// A message, whole, however many buffers it has.
-    Message(Message),
-}
-
-impl Entry {
-    /// How many bytes it holds.
-    #[inline]
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Free => 0,
-            Self::Buffer(buffer) => buffer.len(),
-            Self::Message(message) => message.len(),
-        }
-    }
+/// What the entries hold; its default is nothing.
+pub(super) trait Content: Default {
+    /// Whether it takes one of the entries that are for messages.
+    fn is_message(&self) -> bool;
 }
 
 /// A fixed number of entries, linked into chains, parcels or the free list.
@@ -32,8 +13,8 @@ impl Entry {
 /// The entries of a parcel may be used on another thread, by [`content`](Self::content),
 /// [`next`](Self::next) and [`set_next`](Self::set_next): these touch the entry that is named, and
 /// none of the table's counts.
-pub(super) struct EntryTable {
-    nodes: Box<[Node]>,
+pub(super) struct EntryTable<E> {
+    nodes: Box<[Node<E>]>,
     first_free: Cell<u32>,
     free_count: Cell<u32>,
     /// How many more messages may have an entry: there is one for each buffer, always.
@@ -41,19 +22,16 @@ pub(super) struct EntryTable {
 }
 
 /// One entry and the index of the one behind it.
-pub(super) struct Node {
-    content: UnsafeCell<Entry>,
+pub(super) struct Node<E> {
+    content: UnsafeCell<E>,
     next: Cell<u32>,
 }
 
-// Two of them fit a cache line.
-const _: () = assert!(size_of::<Node>() == 32);
-
-impl EntryTable {
+impl<E: Content> EntryTable<E> {
     /// A table for all of `buffers` buffers and `messages` messages at once.
     pub(super) fn new(buffers: u32, messages: u32) -> Self {
         let capacity = buffers.saturating_add(messages);
-        let node = |next| Node { content: UnsafeCell::new(Entry::Free), next: Cell::new(next) };
+        let node = |next| Node { content: UnsafeCell::new(E::default()), next: Cell::new(next) };
         Self {
             nodes: (1..=capacity).map(node).collect(),
             first_free: Cell::new(0),
@@ -80,11 +58,11 @@ impl EntryTable {
 
     /// Puts `entry` into a free entry; gives it back if there is none.
     #[inline]
-    pub(super) fn insert(&self, entry: Entry) -> Result<u32, Entry> {
+    pub(super) fn insert(&self, entry: E) -> Result<u32, E> {
         if self.free_count.get() == 0 {
             return Err(entry);
         }
-        if matches!(entry, Entry::Message(_)) {
+        if entry.is_message() {
             let Some(left) = self.messages_left.get().checked_sub(1) else { return Err(entry) };
             self.messages_left.set(left);
         }
@@ -105,14 +83,14 @@ impl EntryTable {
     /// The caller's chain has the entry (INV-CHAIN-1), no reference to its content exists, and the
     /// chain does not use the index again.
     #[inline]
-    pub(super) unsafe fn remove(&self, index: u32) -> Entry {
+    pub(super) unsafe fn remove(&self, index: u32) -> E {
         let node = &self.nodes[index as usize];
         // SAFETY: by the caller's promise nothing refers to the content.
-        let entry = unsafe { node.content.get().replace(Entry::Free) };
+        let entry = unsafe { node.content.get().replace(E::default()) };
         node.next.set(self.first_free.get());
         self.first_free.set(index);
         self.free_count.set(self.free_count.get() + 1);
-        if matches!(entry, Entry::Message(_)) {
+        if entry.is_message() {
             self.messages_left.set(self.messages_left.get() + 1);
         }
         entry
@@ -120,7 +98,7 @@ impl EntryTable {
 
     /// Where the content of an entry is. Whoever makes a reference of it argues with INV-CHAIN-1.
     #[inline]
-    pub(super) fn content(&self, index: u32) -> *mut Entry {
+    pub(super) fn content(&self, index: u32) -> *mut E {
         self.nodes[index as usize].content.get()
     }
 

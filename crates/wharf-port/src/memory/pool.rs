@@ -1,10 +1,10 @@
 //! The buffer pool: equal buffers, handed out and released in a few instructions on one thread.
 
 use super::buffer::Buffer;
-use super::chain::Chain;
-use super::entries::{EntryTable, Node};
-use super::error::{MemoryError, NoRoom};
+use super::entries::{Content, EntryTable, Node};
+use super::error::MemoryError;
 use super::ledger::{Ledger, LedgerView, Owner};
+use super::message::Message;
 use super::slots::{Slots, stride_bytes};
 use std::cell::Cell;
 use std::fmt;
@@ -48,7 +48,7 @@ impl PoolConfig {
         let counts = [self.buffers, self.shared_entries, self.large_buffers];
         let entries: u64 = counts.map(u64::from).iter().sum();
         u64::from(self.buffers) * buffer
-            + entries * size_of::<Node>() as u64
+            + entries * size_of::<Node<Entry>>() as u64
             + self.large().map_or(0, |large| large.size_bytes())
     }
 
@@ -100,7 +100,7 @@ pub struct BufferPool {
 pub(super) struct Inner {
     pub(super) slots: Slots,
     pub(super) tags: LedgerView,
-    pub(super) entries: EntryTable,
+    pub(super) entries: EntryTable<Entry>,
     /// The free buffers are the first `free_count` of these; the next to be acquired is the last.
     free: Box<[Cell<u32>]>,
     free_count: Cell<u32>,
@@ -112,6 +112,40 @@ pub(super) struct Inner {
     #[cfg(any(test, feature = "sim"))]
     failing_take: Cell<u32>,
 }
+
+/// What an entry of a chain holds.
+#[derive(Debug, Default)]
+pub(super) enum Entry {
+    /// Nothing: it is on the table's free list.
+    #[default]
+    Free,
+    /// A buffer that is the chain's own.
+    Buffer(Buffer),
+    /// A message, whole, however many buffers it has.
+    Message(Message),
+}
+
+impl Entry {
+    /// How many bytes it holds.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Free => 0,
+            Self::Buffer(buffer) => buffer.len(),
+            Self::Message(message) => message.len(),
+        }
+    }
+}
+
+impl Content for Entry {
+    #[inline]
+    fn is_message(&self) -> bool {
+        matches!(self, Self::Message(_))
+    }
+}
+
+// Two of them fit a cache line.
+const _: () = assert!(size_of::<Node<Entry>>() == 32);
 
 impl BufferPool {
     /// Takes all memory of a pool of this shape from the system.
@@ -235,17 +269,6 @@ impl BufferPool {
     #[must_use]
     pub fn ledger_view(&self) -> LedgerView {
         self.inner().tags.clone()
-    }
-
-    /// Fills a new chain with `data`, with `owner` on its buffers.
-    ///
-    /// # Errors
-    ///
-    /// [`NoRoom`] if buffers or entries are missing; then nothing was taken.
-    pub fn chain_of(&self, data: &[u8], owner: Owner) -> Result<Chain, NoRoom> {
-        let mut chain = Chain::new();
-        chain.append(self, data, owner, u32::MAX)?;
-        Ok(chain)
     }
 
     #[inline]

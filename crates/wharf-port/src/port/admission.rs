@@ -1,6 +1,6 @@
 //! Whether an operation fits the socket that it is submitted to.
 
-use super::{Operation, Shots, SubmitErrorKind};
+use super::operation::{Operation, Shots, SubmitErrorKind};
 
 /// What a back end says of a socket when an operation is submitted to it.
 ///

@@ -1,6 +1,6 @@
 //! Whether a socket receives into large buffers.
 
-use super::Demand;
+use super::demand::Demand;
 use crate::memory::{Buffer, BufferPool, Owner};
 
 /// What the last receives of a socket say about its stream: as long as it fills buffers it comes in

@@ -1,6 +1,6 @@
 //! Real time, for the back ends that talk to a system; the simulated port has a clock of its own.
 
-use super::Time;
+use super::contract::Time;
 use std::time::Instant;
 
 /// The system's monotonic clock, counted from when the port was made.

@@ -1,6 +1,7 @@
 //! What comes out of the port.
 
-use super::{Key, OsError, Port};
+use super::error::OsError;
+use super::operation::Key;
 use crate::memory::{Buffer, Chain};
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,9 +19,6 @@ pub struct Completion<S, T> {
     /// What happened.
     pub outcome: Outcome<S, T>,
 }
-
-/// Where [`Port::dequeue`] puts completions: it fills the vector up to its capacity.
-pub type Completions<P> = Vec<Completion<<P as Port>::Stream, <P as Port>::Packet>>;
 
 /// What a completion says. `S` is an accepted connection, `T` a posted packet.
 #[non_exhaustive]
@@ -75,11 +73,6 @@ pub enum End {
     Readable,
     /// The system said no.
     Failed(OsError),
-}
-
-/// Whether there is no room for another completion.
-pub(crate) fn is_full<C>(completions: &Vec<C>) -> bool {
-    completions.len() == completions.capacity()
 }
 
 impl<S, T> fmt::Debug for Completion<S, T> {

@@ -1,8 +1,12 @@
 //! The trait that every back end implements: one entrance, one exit, and posts from outside.
 
-use super::{
-    Completions, Key, Operation, OperationKind, PortError, Poster, Refused, Socket, SubmitError,
-};
+use super::completion::Completion;
+
+use super::operation::{Key, Operation, OperationKind, Refused, Socket, SubmitError};
+
+use super::error::PortError;
+
+use super::inbox::Poster;
 use crate::memory::BufferPool;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -164,6 +168,14 @@ pub trait Port: Sized {
 
     /// What the port has counted since it was made.
     fn counters(&self) -> Counters;
+}
+
+/// Where [`Port::dequeue`] puts completions: it fills the vector up to its capacity.
+pub type Completions<P> = Vec<Completion<<P as Port>::Stream, <P as Port>::Packet>>;
+
+/// Whether there is no room for another completion.
+pub(crate) fn is_full<C>(completions: &Vec<C>) -> bool {
+    completions.len() == completions.capacity()
 }
 
 /// How large a port's tables are. They are taken when the port is made.

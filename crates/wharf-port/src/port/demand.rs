@@ -1,6 +1,6 @@
 //! What a receive still asks for.
 
-use super::Shots;
+use super::operation::Shots;
 
 /// How often a receive or an accept still completes, and how many bytes it may still bring.
 ///

@@ -1,7 +1,8 @@
 //! Packets from other threads: a bounded queue, and a wake-up that is sent only to a sleeper.
 
+use super::completion::{Completion, Outcome};
+use super::operation::Key;
 use super::wake::{Wake, WakeState};
-use super::{Completion, Key, Outcome};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};

@@ -57,8 +57,9 @@ mod socket_queue;
 mod table;
 mod wake;
 
-pub use completion::{Completion, Completions, End, Outcome};
-pub use contract::{Counters, Port, PortConfig, Time};
+pub use completion::{Completion, End, Outcome};
+pub(crate) use contract::is_full;
+pub use contract::{Completions, Counters, Port, PortConfig, Time};
 pub use error::{OsError, PortError};
 pub use inbox::{PostError, Poster};
 pub use operation::{
@@ -68,7 +69,6 @@ pub use operation::{
 pub(crate) use admission::{SocketUse, objection};
 pub(crate) use bulk::Bulk;
 pub(crate) use clock::Clock;
-pub(crate) use completion::is_full;
 pub(crate) use demand::Demand;
 pub(crate) use inbox::Inbox;
 pub(crate) use socket_queue::SocketQueue;

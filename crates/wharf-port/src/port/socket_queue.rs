@@ -1,6 +1,6 @@
 //! A queue of sockets in which each slot of the table stands at most once.
 
-use super::Socket;
+use super::operation::Socket;
 
 /// First in, first out, with removal from the middle: a doubly linked list through an array that is
 /// indexed by slot. Every step but the making takes constant time and allocates nothing.
@@ -51,9 +51,9 @@ impl SocketQueue {
         }
     }
 
-    /// Puts `socket` at the front, unless it is in the queue already. No back end needs it: a socket
-    /// keeps its slot until it was served.
-    #[cfg(all(test, not(loom)))]
+    /// Puts `socket` at the front, unless it is in the queue already. Only a planted fault does so: a
+    /// socket keeps its slot until it was served.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn push_front(&mut self, socket: Socket) {
         if self.enter(socket, NIL, self.head) {
             let (index, head) = (socket.index, self.head);
@@ -136,7 +136,7 @@ impl SocketQueue {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::port::Clock;
+    use crate::port::clock::Clock;
     use std::time::Duration;
 
     fn socket(index: u32) -> Socket {

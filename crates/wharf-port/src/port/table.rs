@@ -1,6 +1,6 @@
 //! The port's table of sockets: places that are used again, each time with a new generation.
 
-use super::{Key, Socket};
+use super::operation::{Key, Socket};
 
 /// Sockets by place. `S` is what a back end keeps for one.
 #[derive(Debug)]

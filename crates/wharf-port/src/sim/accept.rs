@@ -1,16 +1,12 @@
 //! Accepts: connections leave a listener's queue.
 
-use super::core::{Core, Holder, SERVER};
+use super::connection::SERVER;
+use super::core::{Core, Holder};
 use super::events::{Notice, Step};
-use super::kernel::{Done, Kernel, Ready, SocketEnd};
-use super::{FaultKind, Plant};
+use super::faults::{FaultKind, Plant};
+use super::kernel::Kernel;
+use super::state::{Done, Ready, SocketEnd};
 use crate::port::{End, OsError, Shots, Socket};
-
-#[derive(Debug)]
-pub(super) struct AcceptOperation {
-    pub(super) shots: Shots,
-    pub(super) cancelled: bool,
-}
 
 const EMFILE: i32 = 24;
 

@@ -1,22 +1,17 @@
 //! The state of a world, behind its lock: time, chance, the network and what each port is to do.
 
+use super::config::WorldConfig;
+use super::connection::{CLIENT, ConnId, SERVER};
 use super::events::{Events, Notice, Step, What};
+use super::faults::{FaultCounts, FaultKind, Faults, Plant};
 use super::pipe::Pipe;
+use super::rng::Rng;
 use super::traffic::{Clocks, TrafficWatch};
-use super::{FaultCounts, FaultKind, Faults, Plant, Rng, WorldConfig};
 use crate::port::{Key, Socket, SocketTable};
 use crate::sync::{AtomicU8, Ordering};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-
-/// A connection's place in the world, with a generation.
-pub(super) type ConnId = Socket;
-
-/// The side of a connection that connected.
-pub(super) const CLIENT: usize = 0;
-/// The side of a connection that was accepted.
-pub(super) const SERVER: usize = 1;
 
 #[derive(Debug)]
 pub(super) struct Core {

@@ -1,6 +1,6 @@
 //! What happens later: a heap by time, and by order of entry within one moment.
 
-use super::core::ConnId;
+use super::connection::ConnId;
 use crate::port::{OperationKind, Socket};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;

@@ -2,7 +2,7 @@
 //!
 //! Probabilities are in millionths, as integers, so that a seed means the same on every machine.
 
-use super::Rng;
+use super::rng::Rng;
 use std::fmt;
 
 /// A kind of fault that the world injects by chance.

@@ -1,15 +1,13 @@
 //! A port's side of the kernel: the operations in flight, and the steps in which they go on.
 
-use super::accept::AcceptOperation;
-use super::core::{ConnId, Core, SERVER};
+use super::connection::{ConnId, SERVER};
+use super::core::Core;
 use super::events::{Notice, Step};
-use super::receive::{ReceiveOperation, Stage, Starved};
-use super::send::SendOperation;
-use super::{FaultKind, Plant};
+use super::faults::{FaultKind, Plant};
+use super::state::{Done, Ready, SocketEnd, SocketState};
 use crate::memory::{Buffer, BufferPool, Chain, Owner};
-use crate::port::{Bulk, Counters, End, Key, OperationKind, Shots, Socket, SocketTable};
+use crate::port::{Counters, Key, OperationKind, Shots, Socket, SocketQueue, SocketTable};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 /// All that the port has in flight.
 #[derive(Debug)]
@@ -27,7 +25,8 @@ pub(super) struct Kernel {
     pub(super) filling: u32,
     /// Buffers that this dequeue has filled.
     pub(super) brought: u32,
-    pub(super) starved: Starved,
+    /// Sockets whose receive waits for a buffer, the longest waiting first.
+    pub(super) waiting: SocketQueue,
     pub(super) ready: VecDeque<Ready>,
     /// What the next dequeue hands over.
     pub(super) submitted: Vec<Notice>,
@@ -46,45 +45,6 @@ pub(super) struct Planted {
     pub(super) unread: Vec<(ConnId, usize)>,
     /// Receives that a close did not wait for.
     pub(super) late: Vec<(Socket, Buffer)>,
-}
-
-/// An associated socket.
-#[derive(Debug)]
-pub(super) struct SocketState {
-    pub(super) end: SocketEnd,
-    pub(super) accept: Option<AcceptOperation>,
-    pub(super) receive: Option<ReceiveOperation>,
-    pub(super) bulk: Bulk,
-    pub(super) send: Option<SendOperation>,
-    /// Kinds of operations of which the last completion is ready, but not dequeued.
-    pub(super) undelivered: u8,
-    pub(super) closing: bool,
-    /// The last step of the close is on its way.
-    pub(super) finishing: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) enum SocketEnd {
-    Conn(ConnId),
-    Listener(Socket),
-}
-
-/// A completion that waits to be dequeued.
-#[derive(Debug)]
-pub(super) struct Ready {
-    pub(super) socket: Socket,
-    pub(super) key: Key,
-    pub(super) done: Done,
-}
-
-#[derive(Debug)]
-pub(super) enum Done {
-    Accepted { conn: ConnId, peer: SocketAddr, last: bool },
-    AcceptEnded(End),
-    Received { buffer: Buffer, last: bool },
-    ReceiveEnded(End),
-    Sent { chain: Chain, sent: usize, end: Option<End> },
-    Closed,
 }
 
 impl Kernel {
@@ -115,12 +75,12 @@ impl Kernel {
         if core.is_planted(Plant::OvertakeWaiters) {
             self.overtake(core, room);
         }
-        self.resume(core, room);
+        self.serve_waiters(core, room);
         while self.ready.len() < room {
             let Some(notice) = core.ports[self.port as usize].due.pop_front() else { break };
             self.step(core, notice);
-            if self.starved.count() > 0 {
-                self.resume(core, room);
+            if !self.waiting.is_empty() {
+                self.serve_waiters(core, room);
             }
         }
     }
@@ -188,10 +148,8 @@ impl Kernel {
         state.receive.as_ref().filter(|operation| operation.shots == Shots::Many)?;
         let mut buffer = self.pool.acquire(Owner::KernelReceive)?;
         buffer.append(b"bytes of the owner before");
-        let receive = state.receive.take();
-        if let Some(Stage::Starved(1..)) = receive.map(|receive| receive.stage) {
-            self.starved.leave();
-        }
+        state.receive = None;
+        self.waiting.remove(socket);
         Some((socket, buffer))
     }
 
@@ -287,45 +245,6 @@ impl Kernel {
                 }
                 None => self.planted.late.push((before, buffer)),
             }
-        }
-    }
-}
-
-impl SocketState {
-    pub(super) fn new(end: SocketEnd) -> Self {
-        Self {
-            end,
-            accept: None,
-            receive: None,
-            bulk: Bulk::default(),
-            send: None,
-            undelivered: 0,
-            closing: false,
-            finishing: false,
-        }
-    }
-}
-
-impl Done {
-    /// Whether its operation is over with it.
-    pub(super) fn is_last(&self) -> bool {
-        match self {
-            Self::Accepted { last, .. } | Self::Received { last, .. } => *last,
-            Self::AcceptEnded(_) | Self::ReceiveEnded(_) | Self::Sent { .. } | Self::Closed => true,
-        }
-    }
-
-    /// The bit of its kind in [`SocketState::undelivered`].
-    pub(super) fn bit(&self) -> u8 {
-        1 << self.kind() as u8
-    }
-
-    fn kind(&self) -> OperationKind {
-        match self {
-            Self::Accepted { .. } | Self::AcceptEnded(_) => OperationKind::Accept,
-            Self::Received { .. } | Self::ReceiveEnded(_) => OperationKind::Receive,
-            Self::Sent { .. } => OperationKind::Send,
-            Self::Closed => OperationKind::Close,
         }
     }
 }

@@ -34,6 +34,8 @@
 //!   number of sockets and connections, ready completions by the room that a dequeue offers.
 
 mod accept;
+mod config;
+mod connection;
 mod core;
 mod dequeue;
 mod events;
@@ -42,9 +44,11 @@ mod kernel;
 mod network;
 mod peer;
 mod pipe;
+mod port;
 mod receive;
 mod rng;
 mod send;
+mod state;
 mod submit;
 #[cfg(test)] // Two attributes, because clippy knows tests only by this one.
 #[cfg(not(loom))]
@@ -52,9 +56,10 @@ mod tests;
 mod traffic;
 mod world;
 
-pub use dequeue::SimPort;
+pub use config::WorldConfig;
 pub use faults::{FaultCounts, FaultKind, Faults, Plant};
 pub use peer::{SimClient, SimListener, SimStream};
+pub use port::SimPort;
 pub use rng::Rng;
 pub use traffic::{GivenUp, Traffic, TrafficWatch};
-pub use world::{World, WorldConfig};
+pub use world::World;

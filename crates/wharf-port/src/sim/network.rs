@@ -1,8 +1,9 @@
 //! The network: bytes, ends and resets go from one side of a connection to the other.
 
-use super::FaultKind;
-use super::core::{ConnId, Core, ECONNRESET, EPIPE, Holder, READ, Readable, SERVER, WRITE};
+use super::connection::{ConnId, SERVER};
+use super::core::{Core, ECONNRESET, EPIPE, Holder, READ, Readable, WRITE};
 use super::events::What;
+use super::faults::FaultKind;
 
 impl Core {
     /// What a read on this side would get now.

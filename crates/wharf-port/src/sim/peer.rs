@@ -1,7 +1,9 @@
 //! The other ends: clients, and what an accept or a listen gives before it is associated.
 
-use super::core::{CLIENT, ConnId, Readable, SERVER};
-use super::{TrafficWatch, World};
+use super::connection::{CLIENT, ConnId, SERVER};
+use super::core::Readable;
+use super::traffic::TrafficWatch;
+use super::world::World;
 use crate::port::Socket;
 use std::io;
 use std::net::SocketAddr;

@@ -4,7 +4,7 @@
 //!              bytes, a buffer         delay over: bytes copied
 //!   Waiting ─────────────────► Filling ───────────► Received (last, or Waiting again)
 //!      │ bytes, no buffer         ▲
-//!      └──────────► Starved ──────┘ a buffer came home; first come, first served
+//!      └──────────► Starved ──────┘ a buffer was released; first in, first out
 //! ```
 //!
 //! Buffers come from the pool when they are needed, as on epoll; or, if the world
@@ -12,70 +12,14 @@
 //! advance, as on io_uring. A receive of many shots then goes on after its cancel, and after it has
 //! brought all that it may, until the kernel has heard of that: by what is lent at most.
 
-use super::core::{ConnId, Core, ECONNRESET, READ, Readable, SERVER};
+use super::connection::{ConnId, SERVER};
+use super::core::{Core, ECONNRESET, READ, Readable};
 use super::events::{Notice, Step, What};
-use super::kernel::{Done, Kernel, Ready};
-use super::{FaultKind, Plant};
+use super::faults::{FaultKind, Plant};
+use super::kernel::Kernel;
+use super::state::{Done, Ready, ReceiveOperation, Stage};
 use crate::memory::{Buffer, Owner};
 use crate::port::{Demand, End, OsError, Shots, Socket};
-use std::collections::VecDeque;
-
-#[derive(Debug)]
-pub(super) struct ReceiveOperation {
-    pub(super) shots: Shots,
-    pub(super) bytes_max: u32,
-    /// How many of them it may still bring.
-    pub(super) bytes_left: u32,
-    pub(super) cancelled: bool,
-    pub(super) stage: Stage,
-}
-
-#[derive(Debug)]
-pub(super) enum Stage {
-    Waiting,
-    /// With its number in the queue of [`Starved`].
-    Starved(u64),
-    Filling(Buffer),
-}
-
-/// Sockets whose receive waits for a buffer, in the order in which they ran out. Who leaves before
-/// its time leaves its entry behind, so that leaving costs the same however many wait.
-#[derive(Debug, Default)]
-pub(super) struct Starved {
-    queue: VecDeque<(Socket, u64)>,
-    entered: u64,
-    /// Entries that count.
-    live: usize,
-}
-
-impl Starved {
-    pub(super) fn count(&self) -> usize {
-        self.live
-    }
-
-    fn enter(&mut self, socket: Socket) -> u64 {
-        self.entered += 1;
-        self.live += 1;
-        self.queue.push_back((socket, self.entered));
-        self.entered
-    }
-
-    /// One that had entered waits no more.
-    pub(super) fn leave(&mut self) {
-        self.live = self.live.saturating_sub(1);
-    }
-}
-
-impl ReceiveOperation {
-    /// It asks whether there are bytes, and takes none.
-    fn only_looks(&self) -> bool {
-        self.bytes_max == 0
-    }
-
-    fn is_used_up(&self) -> bool {
-        self.bytes_left == 0
-    }
-}
 
 impl Kernel {
     /// Looks at what is there for the receive.
@@ -119,7 +63,7 @@ impl Kernel {
             return self.starve(core, socket, operation);
         }
         let overtakes = core.is_planted(Plant::OvertakeWaiters) && operation.shots != Shots::Many;
-        if self.starved.count() > 0 && !overtakes {
+        if !self.waiting.is_empty() && !overtakes {
             return self.starve(core, socket, operation);
         }
         match self.take_large(socket, &operation).or_else(|| self.take_buffer()) {
@@ -141,10 +85,11 @@ impl Kernel {
 
     fn starve(&mut self, core: &mut Core, socket: Socket, mut operation: ReceiveOperation) {
         self.counters.receive_pauses += 1;
-        if core.misbehaves(Plant::ForgetRearm) {
-            operation.stage = Stage::Starved(0);
-        } else {
-            operation.stage = Stage::Starved(self.starved.enter(socket));
+        operation.stage = Stage::Starved;
+        if core.is_planted(Plant::ServeLastFirst) {
+            self.waiting.push_front(socket);
+        } else if !core.misbehaves(Plant::ForgetRearm) {
+            self.waiting.push_back(socket);
         }
         self.put_receive(socket, operation);
     }
@@ -163,9 +108,9 @@ impl Kernel {
     }
 
     /// Whether sockets wait for buffers, and a dequeue would find some.
-    pub(super) fn can_feed(&self) -> bool {
+    pub(super) fn can_serve_waiters(&self) -> bool {
         let (is_full, any) = (self.lent() >= self.window, self.pool.free() > 0);
-        self.starved.count() > 0 && (!self.lent.is_empty() || (any && !is_full))
+        !self.waiting.is_empty() && (!self.lent.is_empty() || (any && !is_full))
     }
 
     fn take_buffer(&mut self) -> Option<Buffer> {
@@ -177,49 +122,20 @@ impl Kernel {
         may_take.then(|| self.pool.acquire(Owner::KernelReceive)).flatten()
     }
 
-    /// Gives buffers that came home to those who wait for one, the longest waiting first.
-    pub(super) fn resume(&mut self, core: &mut Core, room: usize) {
-        for _ in 0..self.starved.count() {
+    /// Gives free buffers to the sockets that wait for one, the longest waiting first.
+    pub(super) fn serve_waiters(&mut self, core: &mut Core, room: usize) {
+        for _ in 0..self.waiting.len() {
             if self.ready.len() >= room {
                 return;
             }
             let Some(buffer) = self.take_buffer() else { return };
-            let Some((socket, operation)) = self.next_starved(core) else {
+            let next = self.waiting.pop_front();
+            let Some((socket, operation)) =
+                next.and_then(|socket| Some((socket, self.take_receive(socket)?)))
+            else {
                 return self.give_back(buffer);
             };
             self.begin_fill(core, socket, operation, buffer);
-        }
-    }
-
-    fn next_starved(&mut self, core: &Core) -> Option<(Socket, ReceiveOperation)> {
-        let last_first = core.is_planted(Plant::ServeLastFirst);
-        loop {
-            let queue = &mut self.starved.queue;
-            let next = if last_first { queue.pop_back() } else { queue.pop_front() };
-            let (socket, number) = next?;
-            if self.waits(socket, number) {
-                self.starved.leave();
-                return self.take_receive(socket).map(|operation| (socket, operation));
-            }
-        }
-    }
-
-    /// Whether the socket's receive waits with this number.
-    fn waits(&mut self, socket: Socket, number: u64) -> bool {
-        let receive = self.sockets.get_mut(socket).and_then(|entry| entry.state.receive.as_ref());
-        receive.is_some_and(|receive| matches!(receive.stage, Stage::Starved(n) if n == number))
-    }
-
-    /// The receive, which is taken out, waits no more; its entry goes when there are many of them.
-    fn leave_starved(&mut self, number: u64) {
-        if number == 0 {
-            return;
-        }
-        self.starved.leave();
-        if self.starved.queue.len() > 2 * self.starved.live + 16 {
-            let mut queue = std::mem::take(&mut self.starved.queue);
-            queue.retain(|(socket, number)| self.waits(*socket, *number));
-            self.starved.queue = queue;
         }
     }
 
@@ -253,7 +169,7 @@ impl Kernel {
         let Some(mut operation) = self.take_receive(socket) else { return };
         match std::mem::replace(&mut operation.stage, Stage::Waiting) {
             Stage::Filling(buffer) => self.fill(core, socket, operation, buffer),
-            other @ (Stage::Waiting | Stage::Starved(_)) => {
+            other @ (Stage::Waiting | Stage::Starved) => {
                 operation.stage = other;
                 self.put_receive(socket, operation);
             }
@@ -401,8 +317,8 @@ impl Kernel {
                     self.filling -= 1;
                     Some(buffer)
                 }
-                Stage::Starved(number) => {
-                    self.leave_starved(number);
+                Stage::Starved => {
+                    self.waiting.remove(socket);
                     self.take_buffer()
                 }
                 Stage::Waiting => self.take_buffer(),
@@ -426,7 +342,9 @@ impl Kernel {
     ) {
         match operation.stage {
             Stage::Waiting => {}
-            Stage::Starved(number) => self.leave_starved(number),
+            Stage::Starved => {
+                self.waiting.remove(socket);
+            }
             Stage::Filling(buffer) => {
                 self.filling -= 1;
                 if core.is_planted(Plant::LeakOnCancel) {

@@ -3,22 +3,14 @@
 //! The chain stays here until the send completes, so whatever the kernel reads late it reads from
 //! bytes that nobody else has.
 
-use super::core::{Core, SERVER, WRITE};
+use super::connection::SERVER;
+use super::core::{Core, WRITE};
 use super::events::{Notice, Step, What};
-use super::kernel::{Done, Kernel, Ready};
-use super::{FaultKind, Plant};
+use super::faults::{FaultKind, Plant};
+use super::kernel::Kernel;
+use super::state::{Done, Ready, SendOperation};
 use crate::memory::Chain;
 use crate::port::{End, OsError, Socket};
-
-#[derive(Debug)]
-pub(super) struct SendOperation {
-    pub(super) chain: Chain,
-    pub(super) cancelled: bool,
-    /// Bytes of the chain that are gone.
-    pub(super) sent: usize,
-    /// How the send ends, once that is settled; only the completion is still to come.
-    pub(super) settled: Option<Option<End>>,
-}
 
 impl Kernel {
     /// Sends as much as there is room for.

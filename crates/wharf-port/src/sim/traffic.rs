@@ -1,7 +1,7 @@
 //! What has gone over a connection, and when: kept beyond the connection's end, so that whoever
 //! judges a run can ask how it came to that end.
 
-use super::core::{CLIENT, SERVER};
+use super::connection::{CLIENT, SERVER};
 use std::sync::{Arc, PoisonError};
 
 /// What has gone over one connection so far.

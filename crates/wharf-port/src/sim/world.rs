@@ -1,7 +1,9 @@
 //! The world's handle: what a driver steps, and what ports and peers share.
 
+use super::config::WorldConfig;
 use super::core::{Backlog, Bell, Core, NoConn, PortState};
-use super::{FaultCounts, Faults, Plant, SimClient, SimListener};
+use super::faults::{FaultCounts, Faults, Plant};
+use super::peer::{SimClient, SimListener};
 use crate::port::{Key, Time};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::collections::VecDeque;
@@ -9,43 +11,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
-
-/// How a world begins.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct WorldConfig {
-    /// What all chance comes from.
-    pub seed: u64,
-    /// What can go wrong.
-    pub faults: Faults,
-    /// A fault of the port that is planted.
-    pub plant: Option<Plant>,
-    /// Connections that can be open at once, those half closed included.
-    pub connections_max: u32,
-    /// Listening sockets that can be open at once.
-    pub listeners_max: u32,
-    /// Connections that can wait to be accepted at one listener; more are refused.
-    pub backlog_max: u32,
-    /// Ports take the buffers that they receive into from their pool in advance, as io_uring does:
-    /// up to [`PortConfig::receive_window`](crate::port::PortConfig::receive_window) at each dequeue.
-    pub lends_window: bool,
-}
-
-impl WorldConfig {
-    /// A world without faults for 1,024 connections.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            faults: Faults::none(),
-            plant: None,
-            connections_max: 1024,
-            listeners_max: 16,
-            backlog_max: 128,
-            lends_window: false,
-        }
-    }
-}
 
 /// A simulated network with its clock. A clone is another handle to the same world.
 ///

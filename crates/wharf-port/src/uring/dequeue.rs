@@ -44,7 +44,7 @@ const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 1 << 3;
 
 impl<T: Send> UringPort<T> {
-    pub(super) fn collect(
+    pub(super) fn dequeue_completions(
         &mut self,
         completions: &mut Completions<Self>,
         timeout: Option<Duration>,
@@ -55,7 +55,7 @@ impl<T: Send> UringPort<T> {
         self.packets_first = !self.packets_first;
         let notified = self.packets_first && self.inbox.take_packets(completions, usize::MAX);
         self.report(completions);
-        let passed_over = self.feed();
+        let passed_over = self.serve_waiters();
         self.push_overflow();
         let idle = !passed_over
             && completions.len() == before
@@ -74,13 +74,13 @@ impl<T: Send> UringPort<T> {
         Ok(())
     }
 
-    /// Lends buffers to the kernel, and gives as many of those that wait for one their turn: for one
+    /// Lends buffers to the kernel, and arms as many receives of those that wait for one: for one
     /// buffer each, or for many, if the last one was filled and there are enough. The kernel serves
     /// what is handed over in order, and before the receives that it has already.
     ///
     /// No buffer comes home while this thread sleeps, so there is no other place for it. Says whether
     /// somebody waits though there are buffers: then the thread must not sleep.
-    fn feed(&mut self) -> bool {
+    fn serve_waiters(&mut self) -> bool {
         self.window.fill();
         if let Some(large) = &mut self.large {
             large.fill();

@@ -224,7 +224,15 @@ impl<T: Send> UringPort<T> {
         Ok(port)
     }
 
-    fn place<S: Into<OwnedFd>>(&mut self, socket: S, listener: bool, key: Key) -> Option<Socket> {
+    fn insert_socket<S: Into<OwnedFd>>(
+        &mut self,
+        socket: S,
+        listener: bool,
+        key: Key,
+    ) -> Result<Socket, Refused<S>> {
+        if self.sockets.is_full() {
+            return Err(Refused { socket, error: None });
+        }
         let state = State {
             fd: socket.into(),
             listener,
@@ -236,7 +244,10 @@ impl<T: Send> UringPort<T> {
             closing: false,
             queued: false,
         };
-        self.sockets.insert(key, state)
+        let Some(socket) = self.sockets.insert(key, state) else {
+            unreachable!("a table that is not full has a free slot");
+        };
+        Ok(socket)
     }
 }
 
@@ -246,11 +257,7 @@ impl<T: Send> Port for UringPort<T> {
     type Listener = TcpListener;
 
     fn associate(&mut self, stream: TcpStream, key: Key) -> Result<Socket, Refused<TcpStream>> {
-        if self.sockets.is_full() {
-            return Err(Refused { socket: stream, error: None });
-        }
-        #[expect(clippy::expect_used, reason = "checked in the line above")]
-        Ok(self.place(stream, false, key).expect("a place is free"))
+        self.insert_socket(stream, false, key)
     }
 
     fn associate_listener(
@@ -258,11 +265,7 @@ impl<T: Send> Port for UringPort<T> {
         listener: TcpListener,
         key: Key,
     ) -> Result<Socket, Refused<TcpListener>> {
-        if self.sockets.is_full() {
-            return Err(Refused { socket: listener, error: None });
-        }
-        #[expect(clippy::expect_used, reason = "checked in the line above")]
-        Ok(self.place(listener, true, key).expect("a place is free"))
+        self.insert_socket(listener, true, key)
     }
 
     fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError> {
@@ -274,10 +277,7 @@ impl<T: Send> Port for UringPort<T> {
     }
 
     fn shutdown(&mut self, socket: Socket) {
-        if let Some(entry) = self.sockets.get_mut(socket) {
-            // ENOTCONN: the peer is gone, which the receive reports.
-            let _gone = rustix::net::shutdown(&entry.state.fd, rustix::net::Shutdown::Write);
-        }
+        self.shutdown_socket(socket);
     }
 
     fn abandon(&mut self, socket: Socket) {
@@ -291,7 +291,7 @@ impl<T: Send> Port for UringPort<T> {
         completions: &mut Completions<Self>,
         timeout: Option<Duration>,
     ) -> Result<(), PortError> {
-        self.collect(completions, timeout)
+        self.dequeue_completions(completions, timeout)
     }
 
     fn poster(&self) -> Poster<T> {

@@ -241,6 +241,13 @@ impl<T: Send> UringPort<T> {
         }
     }
 
+    pub(super) fn shutdown_socket(&mut self, socket: Socket) {
+        if let Some(entry) = self.sockets.get_mut(socket) {
+            // ENOTCONN: the peer is gone, which the receive reports.
+            let _gone = rustix::net::shutdown(&entry.state.fd, rustix::net::Shutdown::Write);
+        }
+    }
+
     /// Cancels a receive or an accept once more that went on after its cancel: that came between
     /// two shots and did not find it. Not before the last cancel was handed over.
     pub(super) fn cancel_again(&mut self, tag: Tag, socket: Socket) {

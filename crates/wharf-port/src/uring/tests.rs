@@ -1,6 +1,8 @@
 //! What only this back end has to prove; the promises of every port are tested in `conformance`.
 
-use super::{At, UringPort, probe};
+use super::{At, UringPort};
+
+use super::setup::probe;
 use crate::memory::{BufferPool, Owner, PoolConfig};
 use crate::port::{Completions, Key, Operation, Outcome, Port, PortConfig, Shots};
 use std::io::{Read, Write};

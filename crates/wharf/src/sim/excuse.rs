@@ -8,97 +8,13 @@
 use crate::engine::ensure;
 use crate::handler::Handler;
 use crate::sim::contract::{Fate, IdleNote, Story};
+use crate::sim::failure::{Excuse, ExcuseCounts};
 use crate::sim::simulation::{Peer, Simulation};
 use crate::vocabulary::policy::WhenFull;
 use crate::vocabulary::reason::DisconnectReason;
-use std::fmt;
 use std::time::Duration;
 use wharf_port::port::Time;
 use wharf_port::sim::Traffic;
-
-/// Why a client may have ended before it got what it waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Excuse {
-    /// A fault of the world struck its connection: a reset, a black hole, deafness.
-    Harmed,
-    /// The handler panicked for it, as planned.
-    Panicked,
-    /// The workload kicked it.
-    Kicked,
-    /// It sent nothing for the idle time, while the server owed it nothing.
-    Idle,
-    /// It did not read for the stall time.
-    SlowReader,
-    /// It held buffers that others waited for.
-    Loan,
-    /// Its handler's reply was out for the answer timeout.
-    LateReply,
-    /// The table was full, and the server refuses then.
-    Refused,
-    /// The link lingered for its whole time, and the client did not end its side: the reset that
-    /// followed cost it bytes that had all been sent.
-    Lingered,
-    /// The server stopped, and it has the answers to all that had arrived before.
-    Stopped,
-    /// The drain's time was over while the link still made progress, or bytes waited at the client.
-    DrainedOut,
-}
-
-impl Excuse {
-    /// Every excuse.
-    pub const ALL: [Self; 11] = [
-        Self::Harmed,
-        Self::Panicked,
-        Self::Kicked,
-        Self::Idle,
-        Self::SlowReader,
-        Self::Loan,
-        Self::LateReply,
-        Self::Refused,
-        Self::Lingered,
-        Self::Stopped,
-        Self::DrainedOut,
-    ];
-}
-
-/// How many clients were excused, by cause.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ExcuseCounts {
-    counts: [u64; Excuse::ALL.len()],
-}
-
-impl ExcuseCounts {
-    /// How many clients had this excuse.
-    #[must_use]
-    pub fn of(&self, excuse: Excuse) -> u64 {
-        self.counts[excuse as usize]
-    }
-
-    /// How many had any.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-
-    /// Adds another run's counts.
-    pub fn merge(&mut self, other: &Self) {
-        self.counts.iter_mut().zip(other.counts).for_each(|(sum, count)| *sum += count);
-    }
-
-    fn add(&mut self, excuse: Excuse) {
-        self.counts[excuse as usize] += 1;
-    }
-}
-
-impl fmt::Display for ExcuseCounts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (excuse, count) in Excuse::ALL.iter().zip(self.counts) {
-            writeln!(f, "{count:>10}  clients cut: {excuse:?}")?;
-        }
-        Ok(())
-    }
-}
 
 /// What is known of a stop that was asked for.
 #[derive(Clone, Debug)]

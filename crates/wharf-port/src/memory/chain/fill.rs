@@ -1,8 +1,9 @@
 //! Reading from a source straight into a chain's buffers.
 
 use super::Chain;
-use crate::memory::entries::Entry;
-use crate::memory::{Buffer, BufferPool, Owner};
+use crate::memory::buffer::Buffer;
+use crate::memory::ledger::Owner;
+use crate::memory::pool::{BufferPool, Entry};
 use std::io;
 
 /// What [`Chain::append_from`] has read, and why it stopped.

@@ -4,7 +4,8 @@
 //! the bytes, the counts and the pools are compared; at the end of each run all is free.
 
 use super::*;
-use crate::memory::{MessagePool, MessagePoolConfig, PoolConfig};
+use crate::memory::message::{MessagePool, MessagePoolConfig};
+use crate::memory::pool::PoolConfig;
 use std::collections::VecDeque;
 
 const SIZE: usize = 64;

@@ -1,8 +1,10 @@
 //! Buffers that are set aside on the pool's thread, filled on another, and then sent.
 
 use super::{Chain, Kept, table_of};
-use crate::memory::entries::Entry;
-use crate::memory::{Buffer, BufferPool, NoRoom, Owner};
+use crate::memory::buffer::Buffer;
+use crate::memory::error::NoRoom;
+use crate::memory::ledger::Owner;
+use crate::memory::pool::{BufferPool, Entry};
 use std::fmt;
 use std::mem::ManuallyDrop;
 
@@ -222,7 +224,8 @@ impl fmt::Debug for Parcel {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::memory::{Ledger, PoolConfig};
+    use crate::memory::ledger::Ledger;
+    use crate::memory::pool::PoolConfig;
     use std::sync::mpsc;
     use std::thread;
 

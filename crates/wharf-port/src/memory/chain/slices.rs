@@ -1,8 +1,8 @@
 //! The bytes of a chain, piece by piece.
 
 use super::Chain;
-use crate::memory::entries::Entry;
 use crate::memory::message::{Message, Pieces, Position};
+use crate::memory::pool::Entry;
 
 /// The unconsumed bytes of a chain, or those from a position on, one slice for each buffer of its
 /// own and of its messages.

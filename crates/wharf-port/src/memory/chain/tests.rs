@@ -1,7 +1,8 @@
 //! Chains, one property a test; `model.rs` has the mixtures.
 
 use super::*;
-use crate::memory::{MessagePool, MessagePoolConfig, PoolConfig};
+use crate::memory::message::{MessagePool, MessagePoolConfig};
+use crate::memory::pool::PoolConfig;
 use std::io::{self, Read};
 
 fn pool(buffers: u32) -> BufferPool {

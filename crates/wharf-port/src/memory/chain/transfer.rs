@@ -2,8 +2,8 @@
 
 use super::Chain;
 use super::slices::front_of;
-use crate::memory::entries::Entry;
-use crate::memory::{BufferPool, Owner};
+use crate::memory::ledger::Owner;
+use crate::memory::pool::{BufferPool, Entry};
 
 impl Chain {
     /// Moves the first bytes of this chain behind what is in `to`, at most `len_max` of them, and

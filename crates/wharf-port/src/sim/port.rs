@@ -1,0 +1,273 @@
+//! The simulated port as a whole: what it is made of, and the contract that it keeps.
+
+use super::connection::{CLIENT, SERVER};
+use super::core::Bell;
+use super::kernel::{Kernel, Planted};
+use super::peer::{SimListener, SimStream};
+use super::state::{SocketEnd, SocketState};
+use super::world::World;
+use crate::memory::BufferPool;
+use crate::port::{
+    Completions, Counters, Inbox, Key, Operation, OperationKind, Port, PortConfig, PortError,
+    Poster, Refused, Socket, SocketQueue, SocketTable, SubmitError, Time, Wake,
+};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A port into a [`World`].
+///
+/// [`dequeue`](Port::dequeue) never waits in real time: it returns what is ready now. If nothing
+/// is, the port counts as asleep until something comes, or its timeout is over on the world's
+/// clock, or a packet or a buffer wakes it: [`is_runnable`](Self::is_runnable) says so.
+///
+/// A timeout of zero counts as a microsecond, so that an engine that spins does not stop the clock.
+pub struct SimPort<T: Send> {
+    pub(super) world: World,
+    pub(super) kernel: Kernel,
+    pub(super) inbox: Inbox<T>,
+    pub(super) bell: Arc<Bell>,
+    /// Whether dequeue moves the clock itself.
+    pub(super) drives: bool,
+}
+
+struct SimWake {
+    world: World,
+    bell: Arc<Bell>,
+}
+
+impl Wake for SimWake {
+    fn wake(&self) {
+        if !self.world.loses_wake() {
+            self.bell.ring();
+        }
+    }
+}
+
+impl<T: Send> SimPort<T> {
+    /// A port whose receives are filled from `pool`. The driver moves the world's clock.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError`] if the pool serves another port already.
+    ///
+    /// # Panics
+    ///
+    /// If a figure is outside the range that [`PortConfig`] states.
+    pub fn new(world: &World, config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
+        config.validate();
+        let bell = Arc::new(Bell::new());
+        let wake = SimWake { world: world.clone(), bell: Arc::clone(&bell) };
+        let window = config.receive_window.min(pool.capacity() / 2).max(1);
+        let kernel = Kernel {
+            port: world.register(Arc::clone(&bell)),
+            sockets: SocketTable::new(config.sockets_max),
+            lends: world.lends_window(),
+            window,
+            window_max: window,
+            lent: Vec::with_capacity(window as usize),
+            filling: 0,
+            brought: 0,
+            waiting: SocketQueue::new(config.sockets_max),
+            ready: VecDeque::new(),
+            submitted: Vec::new(),
+            counters: Counters::default(),
+            planted: Planted::default(),
+            pool,
+        };
+        let inbox = Inbox::new(config.inbox_capacity, Arc::new(wake));
+        Ok(Self { world: world.clone(), kernel, inbox, bell, drives: false })
+    }
+
+    /// A port that is alone in its world: [`dequeue`](Port::dequeue) moves the clock until
+    /// something is ready or the timeout is over; each dequeue takes a microsecond at least. It
+    /// returns early with nothing if there is nothing to wait for.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    pub fn alone(world: &World, config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
+        let mut port = Self::new(world, config, pool)?;
+        port.drives = true;
+        Ok(port)
+    }
+
+    /// Which of the world's ports this is, in the order in which they were made.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.kernel.port
+    }
+
+    /// Whether it has something to do: it does not sleep, something would end its sleep, or
+    /// sockets wait for buffers that are free by now.
+    #[must_use]
+    pub fn is_runnable(&self) -> bool {
+        self.world.is_runnable(self.kernel.port) || self.kernel.can_serve_waiters()
+    }
+
+    /// Buffers that it has taken from the pool to receive into.
+    #[must_use]
+    pub fn lent(&self) -> u32 {
+        self.kernel.lent()
+    }
+
+    /// The most buffers that it keeps for that.
+    #[must_use]
+    pub fn lent_max(&self) -> u32 {
+        self.kernel.window
+    }
+
+    /// The world that it is in.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+}
+
+impl<T: Send> SimPort<T> {
+    fn insert_stream(
+        &mut self,
+        mut stream: SimStream,
+        key: Key,
+    ) -> Result<Socket, Refused<SimStream>> {
+        if self.kernel.sockets.is_full() {
+            return Err(Refused { socket: stream, error: None });
+        }
+        let Some(conn) = stream.take() else {
+            return Err(Refused { socket: stream, error: None });
+        };
+        let state = SocketState::new(SocketEnd::Conn(conn));
+        match self.kernel.sockets.insert(key, state) {
+            Some(socket) => {
+                let mut core = self.world.lock();
+                core.hold(conn, self.kernel.port, socket);
+                core.harass(conn);
+                Ok(socket)
+            }
+            None => Err(Refused { socket: SimStream::new(self.world.clone(), conn), error: None }),
+        }
+    }
+
+    fn insert_listener(
+        &mut self,
+        mut listener: SimListener,
+        key: Key,
+    ) -> Result<Socket, Refused<SimListener>> {
+        if self.kernel.sockets.is_full() {
+            return Err(Refused { socket: listener, error: None });
+        }
+        let address = listener.address();
+        let Some(id) = listener.take() else {
+            return Err(Refused { socket: listener, error: None });
+        };
+        match self.kernel.sockets.insert(key, SocketState::new(SocketEnd::Listener(id))) {
+            Some(socket) => {
+                let mut core = self.world.lock();
+                if let Some(entry) = core.listeners.get_mut(id) {
+                    entry.state.holder = Some((self.kernel.port, socket));
+                }
+                Ok(socket)
+            }
+            None => {
+                let listener = SimListener::new(self.world.clone(), id, address);
+                Err(Refused { socket: listener, error: None })
+            }
+        }
+    }
+}
+
+impl<T: Send> Port for SimPort<T> {
+    type Packet = T;
+    type Stream = SimStream;
+    type Listener = SimListener;
+
+    fn associate(&mut self, stream: SimStream, key: Key) -> Result<Socket, Refused<SimStream>> {
+        self.insert_stream(stream, key)
+    }
+
+    fn associate_listener(
+        &mut self,
+        listener: SimListener,
+        key: Key,
+    ) -> Result<Socket, Refused<SimListener>> {
+        self.insert_listener(listener, key)
+    }
+
+    fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError> {
+        self.submit_operation(socket, operation)
+    }
+
+    fn cancel(&mut self, socket: Socket, kind: OperationKind) {
+        self.cancel_operation(socket, kind);
+    }
+
+    fn shutdown(&mut self, socket: Socket) {
+        self.shutdown_socket(socket);
+    }
+
+    fn abandon(&mut self, socket: Socket) {
+        let Some(conn) = self.kernel.conn_of(socket) else { return };
+        self.world.lock().conn(conn, |conn| conn.sides[SERVER].resets = true);
+    }
+
+    fn set_window(&mut self, buffers: u32) {
+        self.kernel.window = buffers.min(self.kernel.window_max);
+    }
+
+    fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
+        let conn = self.kernel.conn_of(socket)?;
+        self.world.lock().conn(conn, |conn| conn.sides[SERVER].inbox.arrived() as u64)
+    }
+
+    fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {
+        let conn = self.kernel.conn_of(socket)?;
+        self.world.lock().conn(conn, |conn| conn.sides[CLIENT].inbox.arrived_total())
+    }
+
+    fn dequeue(
+        &mut self,
+        completions: &mut Completions<Self>,
+        timeout: Option<Duration>,
+    ) -> Result<(), PortError> {
+        self.dequeue_completions(completions, timeout)
+    }
+
+    fn poster(&self) -> Poster<T> {
+        self.inbox.poster()
+    }
+
+    fn pool(&self) -> &BufferPool {
+        &self.kernel.pool
+    }
+
+    fn buffers_wanted(&self) -> u32 {
+        let kernel = &self.kernel;
+        if kernel.lends {
+            return kernel.window.saturating_sub(kernel.lent());
+        }
+        kernel.waiting.len().min(kernel.window)
+    }
+
+    fn now(&self) -> Time {
+        self.world.now()
+    }
+
+    fn counters(&self) -> Counters {
+        self.kernel.counters
+    }
+}
+
+impl<T: Send> fmt::Debug for SimPort<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimPort")
+            .field("number", &self.kernel.port)
+            .field("now", &self.world.now())
+            .field("counters", &self.kernel.counters)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,141 @@
+//! What the kernel keeps for a socket: its operations in flight, and the completions that are ready.
+
+use super::connection::ConnId;
+use crate::memory::{Buffer, Chain};
+use crate::port::{Bulk, End, Key, OperationKind, Shots, Socket, SocketUse};
+use std::net::SocketAddr;
+
+/// An associated socket.
+#[derive(Debug)]
+pub(super) struct SocketState {
+    pub(super) end: SocketEnd,
+    pub(super) accept: Option<AcceptOperation>,
+    pub(super) receive: Option<ReceiveOperation>,
+    pub(super) bulk: Bulk,
+    pub(super) send: Option<SendOperation>,
+    /// Kinds of operations of which the last completion is ready, but not dequeued.
+    pub(super) undelivered: u8,
+    pub(super) closing: bool,
+    /// The last step of the close is on its way.
+    pub(super) finishing: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SocketEnd {
+    Conn(ConnId),
+    Listener(Socket),
+}
+
+/// A completion that waits to be dequeued.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) socket: Socket,
+    pub(super) key: Key,
+    pub(super) done: Done,
+}
+
+#[derive(Debug)]
+pub(super) enum Done {
+    Accepted { conn: ConnId, peer: SocketAddr, last: bool },
+    AcceptEnded(End),
+    Received { buffer: Buffer, last: bool },
+    ReceiveEnded(End),
+    Sent { chain: Chain, sent: usize, end: Option<End> },
+    Closed,
+}
+
+#[derive(Debug)]
+pub(super) struct AcceptOperation {
+    pub(super) shots: Shots,
+    pub(super) cancelled: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct ReceiveOperation {
+    pub(super) shots: Shots,
+    pub(super) bytes_max: u32,
+    /// How many of them it may still bring.
+    pub(super) bytes_left: u32,
+    pub(super) cancelled: bool,
+    pub(super) stage: Stage,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    Waiting,
+    /// In the queue of those that wait for a buffer.
+    Starved,
+    Filling(Buffer),
+}
+
+impl ReceiveOperation {
+    /// It asks whether there are bytes, and takes none.
+    pub(super) fn only_looks(&self) -> bool {
+        self.bytes_max == 0
+    }
+
+    pub(super) fn is_used_up(&self) -> bool {
+        self.bytes_left == 0
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SendOperation {
+    pub(super) chain: Chain,
+    pub(super) cancelled: bool,
+    /// Bytes of the chain that are gone.
+    pub(super) sent: usize,
+    /// How the send ends, once that is settled; only the completion is still to come.
+    pub(super) settled: Option<Option<End>>,
+}
+
+impl SocketState {
+    pub(super) fn new(end: SocketEnd) -> Self {
+        Self {
+            end,
+            accept: None,
+            receive: None,
+            bulk: Bulk::default(),
+            send: None,
+            undelivered: 0,
+            closing: false,
+            finishing: false,
+        }
+    }
+
+    /// An operation is in flight until its last completion has been dequeued.
+    pub(super) fn usage(&self) -> SocketUse {
+        let is_undelivered = |kind| self.undelivered & (1 << kind as u8) != 0;
+        SocketUse {
+            is_listener: matches!(self.end, SocketEnd::Listener(_)),
+            is_closing: self.closing,
+            accept_in_flight: self.accept.is_some() || is_undelivered(OperationKind::Accept),
+            receive_in_flight: self.receive.is_some() || is_undelivered(OperationKind::Receive),
+            send_in_flight: self.send.is_some() || is_undelivered(OperationKind::Send),
+        }
+    }
+}
+
+impl Done {
+    /// Whether its operation is over with it.
+    pub(super) fn is_last(&self) -> bool {
+        match self {
+            Self::Accepted { last, .. } | Self::Received { last, .. } => *last,
+            Self::AcceptEnded(_) | Self::ReceiveEnded(_) | Self::Sent { .. } | Self::Closed => true,
+        }
+    }
+
+    /// The bit of its kind in [`SocketState::undelivered`].
+    pub(super) fn bit(&self) -> u8 {
+        1 << self.kind() as u8
+    }
+
+    pub(super) fn kind(&self) -> OperationKind {
+        match self {
+            Self::Accepted { .. } | Self::AcceptEnded(_) => OperationKind::Accept,
+            Self::Received { .. } | Self::ReceiveEnded(_) => OperationKind::Receive,
+            Self::Sent { .. } => OperationKind::Send,
+            Self::Closed => OperationKind::Close,
+        }
+    }
+}
