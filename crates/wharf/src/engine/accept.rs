@@ -3,29 +3,31 @@
 //! So the table's limit is exact for the server as a whole, whichever shard a link lands on, and
 //! full shards never leave connections waiting that another one has room for.
 
-use crate::engine::acceptor::Listener;
+pub(super) mod acceptor;
+
+use crate::engine::accept::acceptor::Listener;
 use crate::engine::worker::{BATCH, Worker, submit};
 use crate::plant::EnginePlant;
 use crate::service::Service;
-use crate::shared::Command;
+use crate::shared::{Command, ShardPort};
 use crate::vocabulary::policy::{WhenFull, WhenSlow};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use wharf_port::port::{End, Key, Operation, OperationKind, Outcome, Port, Shots, Socket};
+use wharf_port::port::{End, Key, Operation, OperationKind, Outcome, Poster, Shots, Socket};
 
 /// How long accepting rests after the system has run out of descriptors or memory: tried again at
 /// once it would fail again, some hundred thousand times a second.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
+impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Gives the listening sockets, and every shard's inbox, to this shard.
     pub(crate) fn listen(
         &mut self,
         listeners: Vec<P::Listener>,
-        posters: Box<[wharf_port::port::Poster<Command<P::Stream>>]>,
+        posters: Box<[Poster<Command<P::Stream>>]>,
     ) -> Result<(), String> {
-        self.posters = posters;
+        self.acceptor.posters = posters;
         for (number, listener) in (0_u64..).zip(listeners) {
             // Links' keys have a generation in their upper half, which is never 0.
             let socket = self
@@ -53,7 +55,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// With plenty of room an accept stays armed for as many as come. Near the limit each takes
     /// one connection at a time, so that the others stay in the backlog.
     pub(super) fn accept_more(&mut self) {
-        if self.acceptor.listeners.is_empty() || self.drain_until.is_some() {
+        if self.acceptor.listeners.is_empty() || self.drain.is_due() {
             return;
         }
         self.place_waiting();
@@ -130,7 +132,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
 
     /// A place for a connection, now or when there is one; or it is closed, as the setting says.
     fn admit(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
-        if self.drain_until.is_some() {
+        if self.drain.is_due() {
             // None would get a place any more.
             return self.core.stats().refused_stopping.add(1);
         }
@@ -152,7 +154,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             self.adopt(stream, peer, listener);
             return None;
         }
-        let refused = self.posters[shard].post(Command::Adopt { stream, peer, listener }).err()?;
+        let refused =
+            self.acceptor.posters[shard].post(Command::Adopt { stream, peer, listener }).err()?;
         // That shard is far behind, or gone. It tells nobody when it has room in its inbox.
         self.core.shared.leave_place(shard);
         self.acceptor.place_at = Some(self.core.now.after(RETRY_AFTER));
@@ -165,7 +168,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Makes a link of a connection for which a place has been counted.
     pub(super) fn adopt(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
         let shard = usize::from(self.core.shard);
-        if self.drain_until.is_some() {
+        if self.drain.is_due() {
             self.core.stats().refused_stopping.add(1);
             return self.core.shared.give_place_back(shard);
         }

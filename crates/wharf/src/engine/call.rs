@@ -9,15 +9,14 @@ use crate::link::input::{Asked, Input, Terms};
 use crate::link::unread::Unread;
 use crate::plant::EnginePlant;
 use crate::service::Service;
-use crate::shared::Command;
+use crate::shared::ShardPort;
 use crate::shared::current;
 use crate::vocabulary::error::Result;
 use crate::vocabulary::origin::WorkerId;
 use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use wharf_port::port::Port;
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
+impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Runs a callback for a link; `None` if it panicked.
     #[inline]
     pub(super) fn call<R>(

@@ -1,14 +1,27 @@
 //! How links end, one by one or all together. The phases are drawn in `link/slot.rs`.
 
+pub(super) mod drain;
+
 use crate::engine::worker::{Worker, submit};
 use crate::handler::Handler;
 use crate::link::slot::Phase;
 use crate::plant::EnginePlant;
 use crate::service::Service;
-use crate::shared::Command;
+use crate::shared::ShardPort;
 use crate::vocabulary::reason::DisconnectReason;
+use std::time::Duration;
 use wharf_port::memory::Chain;
-use wharf_port::port::{Operation, Port};
+use wharf_port::port::Operation;
+
+/// How long a closing link waits for its peer to take something, if no stall time-out is set.
+pub(super) const FLUSH_MAX: Duration = Duration::from_secs(30);
+/// How long a link that has sent its end waits for the peer's.
+pub(super) const LINGER_MAX: Duration = Duration::from_secs(2);
+/// Bytes that a lingering link throws away before it is closed all the same.
+pub(super) const LINGER_BYTES_MAX: u32 = 64 << 20;
+/// Bytes that a draining link still handles and still sends, at most: a peer that never stops sending
+/// does not hold the server.
+pub(super) const DRAIN_BYTES_MAX: u32 = 8 << 20;
 
 /// How a link is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +34,7 @@ pub(super) enum How {
     Reset,
 }
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
+impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Ends a link; the first reason is the one that counts.
     pub(super) fn close(&mut self, index: u32, reason: DisconnectReason, how: How) {
         if self.core.slots[index].phase == Phase::Free {
@@ -109,7 +122,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             }
         }
         self.drop_state(index);
-        self.wheel.clear(&mut self.core.slots, index);
+        self.timers.clear(&mut self.core.slots, index);
         if !self.core.slots[index].cancelled {
             self.free_place(index);
         }
@@ -131,33 +144,34 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     ///
     /// What was posted before the stop is in the inbox before it, so links begin to drain when
     /// that has been seen empty.
-    pub(super) fn check_stop(&mut self, inbox_was_empty: bool) {
+    pub(super) fn check_stop(&mut self) {
         let Some(drain) = self.core.shared.stopping() else { return };
         // The clock itself: a handler may have taken its time before it asked for the stop.
         let deadline = self.port.now().after(drain);
         // A later call may have shortened the time.
-        let deadline = self.drain_until.map_or(deadline, |until| until.min(deadline));
-        let sees_it_first = self.drain_until.is_none();
+        let deadline = self.drain.until.map_or(deadline, |until| until.min(deadline));
+        let sees_it_first = self.drain.until.is_none();
         if sees_it_first {
             self.stop_accepting();
         }
-        self.drain_until = Some(deadline);
-        self.turns_to_drain = self.turns_to_drain.saturating_add(1);
-        let is_handed_out = inbox_was_empty || self.turns_to_drain > self.turns_of_an_inbox();
+        self.drain.until = Some(deadline);
+        self.drain.turns = self.drain.turns.saturating_add(1);
+        let is_handed_out = self.has_handed_out(self.drain.turns);
         let too_early = sees_it_first || !is_handed_out;
-        if !self.drains && (!too_early || self.core.shared.planted.is(EnginePlant::StopBeforePosts))
+        if !self.drain.has_begun
+            && (!too_early || self.core.shared.planted.is(EnginePlant::StopBeforePosts))
         {
-            self.drains = true;
+            self.drain.has_begun = true;
             self.for_each_live(|worker, index| worker.drain(index));
             if self.core.shared.planted.is(EnginePlant::StopBeforePosts) {
                 let reason = DisconnectReason::ServerStopping;
                 self.for_each_live(|worker, index| worker.close(index, reason, How::Flush));
             }
-        } else if !self.drains {
+        } else if !self.drain.has_begun {
             // The next turn does not sleep: it looks into the inbox.
             self.port.poster().wake();
         }
-        if deadline <= self.woke && !self.core.shared.planted.is(EnginePlant::NeverCut) {
+        if deadline <= self.core.clock && !self.core.shared.planted.is(EnginePlant::NeverCut) {
             self.for_each_live(|worker, index| {
                 let slot = &worker.core.slots[index];
                 if slot.phase == Phase::Closing {
@@ -196,7 +210,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Whether the shard has nothing left to do; `saw_all` says that its inbox was empty after the
     /// last connection had been handed over.
     pub(super) fn is_done(&self, saw_all: bool) -> bool {
-        if self.drain_until.is_none() || !self.acceptor.is_closed() {
+        if !self.drain.is_due() || !self.acceptor.is_closed() {
             return false;
         }
         if self.core.shard == 0 {

@@ -2,13 +2,13 @@
 
 use crate::engine::worker::Worker;
 use crate::service::Service;
-use crate::shared::Command;
+use crate::shared::ShardPort;
 use crate::vocabulary::id::LinkKey;
 use crate::vocabulary::reason::DisconnectReason;
 use std::io::ErrorKind;
-use wharf_port::port::{Completion, Key, OsError, Outcome, Port};
+use wharf_port::port::{Completion, Key, OsError, Outcome};
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
+impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn dispatch(&mut self, completion: Completion<P::Stream, P::Packet>) {
         let Completion { key, outcome } = completion;
         match outcome {

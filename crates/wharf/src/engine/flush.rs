@@ -6,10 +6,10 @@ use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Wish};
 use crate::plant::EnginePlant;
 use crate::service::Service;
-use crate::shared::Command;
+use crate::shared::ShardPort;
 use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use wharf_port::memory::Chain;
-use wharf_port::port::{End, Operation, Port, Time};
+use wharf_port::port::{End, Operation};
 
 /// Bytes of one send. A peer that takes as many before a time-out ends shows that it reads; it is
 /// about what a socket's send buffer takes at once.
@@ -18,7 +18,7 @@ const SEND_BYTES_MAX: usize = 128 * 1024;
 /// slow reader would give none back for long.
 const SEND_BYTES_TIGHT: usize = 16 * 1024;
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
+impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Submits what this turn has queued.
     pub(super) fn flush(&mut self) {
         let tight = self.core.shares.is_tight();
@@ -191,28 +191,6 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
                 slot.reason = Some(reason);
             }
             self.close(index, reason, How::Now);
-        }
-    }
-
-    /// Nothing is to be sent: has the link looked at in time, should its peer say nothing.
-    fn watch_idle(&mut self, index: u32) {
-        let slot = &self.core.slots[index];
-        if self.idle_deadline(slot).is_some_and(|deadline| slot.due > deadline) {
-            self.start_time_out(index);
-        }
-    }
-
-    /// A send begins: has the link looked at in time, should its peer take nothing of it.
-    fn watch_output(&mut self, index: u32) {
-        let now = self.core.now;
-        let slot = &mut self.core.slots[index];
-        (slot.moved, slot.looked) = (now, false);
-        if slot.phase == Phase::Open {
-            // Reckoned once: this comes with each message.
-            let Some(every_ns) = self.look_every_ns else { return };
-            if slot.due.0 > now.0 + 2 * every_ns {
-                self.wheel.set(&mut self.core.slots, index, Time(now.0 + every_ns));
-            }
         }
     }
 }

@@ -3,9 +3,9 @@
 use crate::engine::worker::Worker;
 use crate::link::slot::{Phase, Receiving, Slot};
 use crate::service::Service;
-use crate::shared::Command;
+use crate::shared::ShardPort;
 use crate::shares::Loan;
-use wharf_port::port::{Port, Time};
+use wharf_port::port::Time;
 
 /// A shard's links, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ macro_rules! ensure {
 }
 pub(crate) use ensure;
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
+impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Looks at every live place.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             }
             Phase::Open => slot.idle_ms != 0 && !slot.input_over && !slot.paused,
             Phase::Lingering => true,
-            Phase::Flushing => self.drain_until.is_none(),
+            Phase::Flushing => !self.drain.is_due(),
             Phase::Free | Phase::Draining | Phase::Closing => false,
         };
         ensure!(!timed || slot.timer.hangs(), "{phase:?} without a time-out");
@@ -139,13 +139,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
 
     /// Whether a listener waits for room in the table, and nothing else.
     pub(crate) fn wants_room(&self) -> bool {
-        self.drain_until.is_none() && self.acceptor.wants_room()
+        !self.drain.is_due() && self.acceptor.wants_room()
     }
 
     /// When the shard wants to turn again, whatever comes.
     pub(crate) fn wakes_at(&mut self) -> Option<Time> {
         let now = self.port.now();
-        let at_once = !self.again.is_empty() || !self.marked.is_empty();
+        let at_once = !self.again.is_empty() || self.pending.has_marks();
         if at_once { Some(now) } else { self.wait(now).map(|wait| now.after(wait)) }
     }
 
@@ -159,7 +159,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             stats.completions.get(),
             stats.calls.get(),
             self.core.slots.live_count(),
-            self.drain_until,
+            self.drain.until(),
             !self.acceptor.is_closed(),
             self.core.pool.ledger(),
         );

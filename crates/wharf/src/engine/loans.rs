@@ -1,22 +1,24 @@
 //! Loans, as the engine wires them: who waits is served in order, and who holds too long is closed.
 //! The rules and their arithmetic are in `shares.rs`.
 
+pub(super) mod lending;
+
 use crate::engine::close::How;
-use crate::engine::time_out::LOOKS;
+use crate::engine::time_out::timers::LOOKS;
 use crate::engine::worker::Worker;
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::plant::EnginePlant;
 use crate::service::Service;
-use crate::shared::Command;
+use crate::shared::ShardPort;
 use crate::shares::{Borrower, Change, Loan, Standing, choose_victims};
 use crate::vocabulary::reason::DisconnectReason;
 use std::time::Duration;
-use wharf_port::port::{Port, Time};
+use wharf_port::port::Time;
 
 /// How often loans are looked at while somebody waits for one, at least.
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(100);
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
+impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Grants what can be granted, and lets the port have what buffers are left for it.
     pub(super) fn share_buffers(&mut self) {
         self.grant_loans();
@@ -35,18 +37,18 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// become tight, no more than can be lent, since what still comes was not asked for.
     fn window(&mut self) -> u32 {
         let window = self.core.shares.window();
-        if !self.stops_receives {
+        if !self.lending.stops_receives {
             return window;
         }
         let slots = &self.core.slots;
-        self.stops_receives = (0..slots.live_count())
+        self.lending.stops_receives = (0..slots.live_count())
             .any(|n| slots[slots.live(n)].receiving == Receiving::Cancelling);
         window.min(self.core.shares.lendable_input(0))
     }
 
     /// Loans have become tight: links that receive without having asked take turns from now on.
     fn let_all_take_turns(&mut self) {
-        self.stops_receives = true;
+        self.lending.stops_receives = true;
         self.for_each_live(|worker, index| {
             let slot = &worker.core.slots[index];
             let borrows =
@@ -125,26 +127,27 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         let now = self.core.now;
         let wait = self.core.shared.settings.loan_wait;
         let Some(first) = self.core.waiters.first() else {
-            self.loans_due = None;
+            self.lending.due = None;
             return;
         };
         let every = (wait / 4).clamp(Duration::from_millis(1), LOOK_EVERY_MAX);
-        if self.loans_due.is_some_and(|due| due > now) {
+        if self.lending.due.is_some_and(|due| due > now) {
             return;
         }
-        self.loans_due = Some(now.after(every));
+        self.lending.due = Some(now.after(every));
         // The first one may have come before others that have waited longer.
         let since = |index| self.core.slots[index].wishes_since;
         let oldest = self.core.waiters.iter().map(since).min().unwrap_or(now);
         let waited = now.since(oldest);
-        if waited < wait / LOOKS || !self.may_time_out {
+        if waited < wait / LOOKS || !self.clock.may_time_out() {
             return;
         }
         // The first look at what a link's peer has acknowledged is only to compare with.
         self.list_borrowers(wait);
-        if self.borrowers.len() > 1 {
+        if self.lending.borrowers.len() > 1 {
             // It is not closed for itself.
-            self.borrowers
+            self.lending
+                .borrowers
                 .retain(|borrower| borrower.index != first || borrower.standing == Standing::Holds);
         }
         if waited < wait || self.core.shared.planted.is(EnginePlant::NeverRevoke) {
@@ -152,9 +155,9 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         }
         let lack = self.core.shares.lack(self.overdue_needs(wait));
         let lack_of_first = self.core.shares.lack(self.core.need(first));
-        let chosen = choose_victims(&mut self.borrowers, lack, lack_of_first);
+        let chosen = choose_victims(&mut self.lending.borrowers, lack, lack_of_first);
         for at in 0..chosen {
-            let Borrower { index, loan, .. } = self.borrowers[at];
+            let Borrower { index, loan, .. } = self.lending.borrowers[at];
             let reason = if loan.input > loan.output {
                 DisconnectReason::Limit
             } else {
@@ -174,10 +177,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         self.close(index, reason, How::Now);
     }
 
-    /// Whether a post was refused since messages were last looked at, and it is time again.
+    /// Whether a post was refused since messages were last looked at, and it is time again, by the
+    /// links' clock.
     pub(super) fn is_to_look_at_posts(&self, now: Time) -> bool {
-        self.core.shared.posts_refused() != self.posts_refused
-            && self.link_time(now) >= self.posts_due
+        self.core.shared.posts_refused() != self.lending.posts_refused
+            && now >= self.lending.posts_due
     }
 
     /// Closes the link that has taken nothing for longest of those that keep posted messages from
@@ -185,12 +189,13 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// is not known whose messages they are.
     fn revoke_messages(&mut self) {
         let refused = self.core.shared.posts_refused();
-        let is_due = refused != self.posts_refused && self.core.now >= self.posts_due;
-        if !is_due || !self.may_time_out {
+        let is_due =
+            refused != self.lending.posts_refused && self.core.now >= self.lending.posts_due;
+        if !is_due || !self.clock.may_time_out() {
             return;
         }
         let wait = self.core.shared.settings.loan_wait;
-        self.posts_refused = refused;
+        self.lending.posts_refused = refused;
         let mut longest = None;
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live(n);
@@ -205,7 +210,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             }
         }
         if let Some((index, _)) = longest {
-            self.posts_due = self.core.now.after(wait);
+            self.lending.posts_due = self.core.now.after(wait);
             self.revoke(index, DisconnectReason::SlowReader);
         }
     }
@@ -226,7 +231,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     /// Lists the links that hold a loan and have made no progress for `wait`. Those that wait for
     /// nothing but a loan for their own answer are spared, unless all that is lent is held so.
     fn list_borrowers(&mut self, wait: Duration) {
-        self.borrowers.clear();
+        self.lending.borrowers.clear();
         let mut all_wait_to_answer = true;
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live(n);
@@ -236,11 +241,11 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
                 let borrower = self.stalled_borrower(index, loan, wait);
                 all_wait_to_answer &=
                     borrower.is_some_and(|borrower| borrower.standing == Standing::WaitsToAnswer);
-                self.borrowers.extend(borrower);
+                self.lending.borrowers.extend(borrower);
             }
         }
         if !all_wait_to_answer {
-            self.borrowers.retain(|borrower| borrower.standing != Standing::WaitsToAnswer);
+            self.lending.borrowers.retain(|borrower| borrower.standing != Standing::WaitsToAnswer);
         }
     }
 

@@ -1,8 +1,6 @@
 //! The engine: what a shard does with completions. It knows the port's contract and no back end.
 
 mod accept;
-mod acceptor;
-mod broadcast;
 mod call;
 mod callbacks;
 mod close;

@@ -1,27 +1,28 @@
 //! What other threads, and the callbacks of other links, have for links: posts, and marks.
 
-use crate::engine::broadcast::Broadcast;
+pub(super) mod pending;
+
 use crate::engine::callbacks::guarded;
 use crate::engine::close::How;
+use crate::engine::post::pending::Broadcast;
 use crate::engine::worker::Worker;
 use crate::link::posts::Posted;
 use crate::link::slot::Phase;
 use crate::plant::EnginePlant;
 use crate::service::Service;
-use crate::shared::Command;
 use crate::shared::marks::Mark;
 use crate::shared::reply::Outcome;
+use crate::shared::{Command, ShardPort};
 use crate::vocabulary::id::LinkKey;
 use crate::vocabulary::policy::WhenSlow;
 use crate::vocabulary::reason::DisconnectReason;
 use std::time::Duration;
 use wharf_port::memory::Message;
-use wharf_port::port::Port;
 
 /// When a link whose post was refused may try again: nobody tells that the receiver has room.
 const RETRY_AFTER: Duration = Duration::from_millis(5);
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
+impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Does what another thread asked for.
     pub(super) fn obey(&mut self, command: Command<P::Stream>) {
         self.deliver_held();
@@ -44,7 +45,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
                 if self.core.shared.is_broadcast(number) {
                     self.broadcast(&broadcast);
                 } else {
-                    self.held = Some(broadcast);
+                    self.pending.held = Some(broadcast);
                 }
             }
         }
@@ -52,7 +53,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
 
     /// Delivers the broadcast that was held until it is in every inbox, if that is so.
     pub(super) fn deliver_held(&mut self) {
-        let published = self.held.take_if(|held| self.core.shared.is_broadcast(held.number));
+        let published =
+            self.pending.held.take_if(|held| self.core.shared.is_broadcast(held.number));
         if let Some(broadcast) = published {
             self.broadcast(&broadcast);
         }
@@ -81,21 +83,21 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
 
     /// Does what other threads have asked of single links. Replies come at once; all else comes after
     /// what was in the inbox before, because who closes a link may have posted to it.
-    pub(super) fn obey_marks(&mut self, inbox_was_empty: bool) {
+    pub(super) fn obey_marks(&mut self) {
         self.deliver_held();
-        if !self.marked.is_empty() {
-            self.turns_to_marks = self.turns_to_marks.saturating_add(1);
-            let is_handed_out = inbox_was_empty || self.turns_to_marks > self.turns_of_an_inbox();
-            if !is_handed_out || self.held.is_some() {
+        if !self.pending.marked.is_empty() {
+            self.pending.turns_to_marks = self.pending.turns_to_marks.saturating_add(1);
+            let is_handed_out = self.has_handed_out(self.pending.turns_to_marks);
+            if !is_handed_out || self.pending.held.is_some() {
                 return;
             }
-            let mut marked = std::mem::take(&mut self.marked);
+            let mut marked = std::mem::take(&mut self.pending.marked);
             for (index, generation, mark) in marked.drain(..) {
                 if self.core.slots.find(index, generation).is_some() {
                     self.obey_mark(index, mark);
                 }
             }
-            self.marked = marked;
+            self.pending.marked = marked;
         }
         if self.core.marks().any() {
             self.collect_marks();
@@ -103,8 +105,8 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
     }
 
     fn collect_marks(&mut self) {
-        self.turns_to_marks = 0;
-        let mut marked = std::mem::take(&mut self.marked);
+        self.pending.turns_to_marks = 0;
+        let mut marked = std::mem::take(&mut self.pending.marked);
         let shared = std::sync::Arc::clone(&self.core.shared);
         let marks = &shared.shards[usize::from(self.core.shard)].marks;
         marks.take(|index, generation, mark| {
@@ -114,7 +116,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
             }
             marked.push((index, generation, mark));
         });
-        self.marked = marked;
+        self.pending.marked = marked;
     }
 
     fn obey_mark(&mut self, index: u32, mark: Mark) {
@@ -211,21 +213,21 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         let slot = &mut self.core.slots[index];
         slot.post_refused = true;
         if !std::mem::replace(&mut slot.awaits_retry, true) {
-            self.refused.push_back(index);
+            self.pending.refused.push_back(index);
             let at = self.core.now.after(RETRY_AFTER);
-            self.retry_at = self.retry_at.or(Some(at));
+            self.pending.retry_at = self.pending.retry_at.or(Some(at));
         }
     }
 
     /// Tells those whose posts were refused that they can try again.
     pub(super) fn retry_posts(&mut self) {
-        if self.retry_at.is_none_or(|at| at > self.core.now) {
+        if self.pending.retry_at.is_none_or(|at| at > self.core.now) {
             return;
         }
-        self.retry_at = None;
-        for _ in 0..self.refused.len() {
+        self.pending.retry_at = None;
+        for _ in 0..self.pending.refused.len() {
             // What is refused again comes behind those.
-            let Some(index) = self.refused.pop_front() else { return };
+            let Some(index) = self.pending.refused.pop_front() else { return };
             let slot = &mut self.core.slots[index];
             slot.awaits_retry = false;
             if std::mem::take(&mut slot.post_refused) && slot.is_served() {

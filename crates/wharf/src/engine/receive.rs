@@ -1,23 +1,17 @@
 //! From the port to a link's input, and when a link is read from.
 
-use crate::engine::close::How;
+use crate::engine::close::{DRAIN_BYTES_MAX, How, LINGER_BYTES_MAX};
 use crate::engine::dispatch::reason_of;
 use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::plant::EnginePlant;
 use crate::service::Service;
-use crate::shared::Command;
+use crate::shared::ShardPort;
 use crate::vocabulary::reason::DisconnectReason;
 use wharf_port::memory::Buffer;
-use wharf_port::port::{End, Operation, OperationKind, Port, Shots, Socket};
+use wharf_port::port::{End, Operation, OperationKind, Shots, Socket};
 
-/// Bytes that a draining link still handles, and still sends: what the system can have taken from
-/// the peer before the drain began, a receive buffer at its largest by default (tcp_rmem).
-const DRAIN_BYTES_MAX: u32 = 8 << 20;
-/// Bytes that a lingering link throws away before it is closed all the same.
-const LINGER_BYTES_MAX: u32 = 64 << 20;
-
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
+impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Puts what came behind what is unread, and calls the handler if its answer has room.
     pub(super) fn received(&mut self, index: u32, buffer: Buffer, last: bool) {
         let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);

@@ -11,16 +11,15 @@ use crate::link::slot::{Phase, Wish};
 use crate::link::unread::Unread;
 use crate::plant::EnginePlant;
 use crate::service::Service;
-use crate::shared::Command;
+use crate::shared::ShardPort;
 use crate::vocabulary::reason::Verdict;
 use std::mem;
 use wharf_port::memory::Buffer;
-use wharf_port::port::Port;
 
 /// Calls that one link gets in a turn; then others have theirs.
 const CALLS_MAX: u8 = 64;
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
+impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Gives the handler what has just come, if nothing is unread before it and the answer has room.
     /// What is not consumed stays with the link.
     pub(super) fn serve_fresh(&mut self, index: u32, buffer: Buffer) {

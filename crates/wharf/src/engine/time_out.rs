@@ -1,26 +1,20 @@
 //! Links that have run out of time: idle ones, those whose peer takes nothing of what is sent, and
 //! closing ones whose peer does not do its part.
 
-use crate::engine::close::How;
+pub(super) mod timers;
+
+use crate::engine::close::{FLUSH_MAX, How, LINGER_MAX};
+use crate::engine::time_out::timers::LOOKS;
 use crate::engine::worker::Worker;
 use crate::handler::Handler;
 use crate::limits::Settings;
 use crate::link::slot::{Phase, Slot};
 use crate::plant::EnginePlant;
 use crate::service::Service;
-use crate::shared::Command;
+use crate::shared::ShardPort;
 use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use std::time::Duration;
-use wharf_port::port::{Port, Time};
-
-/// How long a closing link waits for its peer to take something, if no stall time-out is set.
-const FLUSH_MAX: Duration = Duration::from_secs(30);
-/// How long a link that has sent its end waits for the peer's.
-const LINGER_MAX: Duration = Duration::from_secs(2);
-
-/// Progress is what is acknowledged between two looks. One is taken each time that this part of the
-/// time-out has passed, so who takes nothing is cut after 1 ⅛ of it at most, and nobody before.
-pub(super) const LOOKS: u32 = 8;
+use wharf_port::port::Time;
 
 /// The time-out that the timer wheel is made for.
 pub(crate) fn timeout_scale(settings: &Settings) -> Duration {
@@ -28,21 +22,15 @@ pub(crate) fn timeout_scale(settings: &Settings) -> Duration {
     spans.into_iter().filter(|span| !span.is_zero()).min().unwrap_or(FLUSH_MAX)
 }
 
-/// How often what an open link's peer acknowledges is looked at; `None` if it never is.
-pub(super) fn look_every_ns(settings: &Settings) -> Option<u64> {
-    let every = settings.stall / LOOKS;
-    (!every.is_zero()).then(|| u64::try_from(every.as_nanos()).unwrap_or(u64::MAX >> 2))
-}
-
-impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
+impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Hangs the link into the wheel for the time-out of its phase.
     pub(super) fn start_time_out(&mut self, index: u32) {
         if self.core.shared.planted.strikes(EnginePlant::ForgetTimeOut) {
             return;
         }
         match self.deadline(&self.core.slots[index]) {
-            Some(deadline) => self.wheel.set(&mut self.core.slots, index, deadline),
-            None => self.wheel.clear(&mut self.core.slots, index),
+            Some(deadline) => self.timers.wheel.set(&mut self.core.slots, index, deadline),
+            None => self.timers.wheel.clear(&mut self.core.slots, index),
         }
     }
 
@@ -89,7 +77,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         let stall = self.core.shared.settings.stall;
         match phase {
             Phase::Open => (!stall.is_zero()).then_some(stall),
-            Phase::Flushing if self.drain_until.is_none() => {
+            Phase::Flushing if !self.drain.is_due() => {
                 Some(if stall.is_zero() { FLUSH_MAX } else { stall })
             }
             // A drain has its own end, and a closing link is the port's business.
@@ -99,12 +87,34 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>, V: Service> Worker<P, V> {
         }
     }
 
+    /// Nothing is to be sent: has the link looked at in time, should its peer say nothing.
+    pub(super) fn watch_idle(&mut self, index: u32) {
+        let slot = &self.core.slots[index];
+        if self.idle_deadline(slot).is_some_and(|deadline| slot.due > deadline) {
+            self.start_time_out(index);
+        }
+    }
+
+    /// A send begins: has the link looked at in time, should its peer take nothing of it.
+    pub(super) fn watch_output(&mut self, index: u32) {
+        let now = self.core.now;
+        let slot = &mut self.core.slots[index];
+        (slot.moved, slot.looked) = (now, false);
+        if slot.phase == Phase::Open {
+            // Reckoned once: this comes with each message.
+            let Some(every_ns) = self.timers.look_every_ns else { return };
+            if slot.due.0 > now.0 + 2 * every_ns {
+                self.timers.wheel.set(&mut self.core.slots, index, Time(now.0 + every_ns));
+            }
+        }
+    }
+
     /// Looks at the links whose time may be over.
     pub(super) fn expire(&mut self) {
-        if !self.may_time_out {
+        if !self.clock.may_time_out() {
             return;
         }
-        while let Some(index) = self.wheel.next_due(&mut self.core.slots, self.core.now) {
+        while let Some(index) = self.timers.wheel.next_due(&mut self.core.slots, self.core.now) {
             self.look_at_time(index);
             self.start_time_out(index);
         }

@@ -5,7 +5,7 @@ use crate::limits::MemoryPlan;
 use crate::server::back_end::Chosen;
 use crate::service::Service;
 use crate::shared::handle::Handle;
-use crate::shared::{Command, Shared};
+use crate::shared::{Command, ShardPort, Shared};
 use crate::stats::Stats;
 use crate::vocabulary::address::Address;
 use crate::vocabulary::back_end::BackEnd;
@@ -25,7 +25,7 @@ use wharf_port::epoll::EpollPort;
 #[cfg(windows)]
 use wharf_port::iocp::IocpPort;
 use wharf_port::memory::{BufferPool, LedgerView};
-use wharf_port::port::{Port, PortConfig, PortError, Poster};
+use wharf_port::port::{PortConfig, PortError, Poster};
 #[cfg(target_os = "linux")]
 use wharf_port::uring::UringPort;
 
@@ -166,7 +166,7 @@ fn start_on<P, V>(
     listeners: Vec<TcpListener>,
 ) -> Result<Threads, StartError>
 where
-    P: Port<Packet = Command<TcpStream>, Stream = TcpStream, Listener = TcpListener> + 'static,
+    P: ShardPort<Stream = TcpStream, Listener = TcpListener> + 'static,
     V: Service,
 {
     let (report, reports) = channel();
@@ -251,7 +251,7 @@ fn make_worker<P, V>(
     shared: &Arc<Shared>,
 ) -> Result<Worker<P, V>, StartError>
 where
-    P: Port<Packet = Command<TcpStream>, Stream = TcpStream, Listener = TcpListener>,
+    P: ShardPort<Stream = TcpStream, Listener = TcpListener>,
     V: Service,
 {
     let pool = BufferPool::new(shared.settings.shard_pool())
@@ -271,7 +271,7 @@ fn run<P, V>(
     begun: &Receiver<Begin>,
 ) -> std::result::Result<(), String>
 where
-    P: Port<Packet = Command<TcpStream>, Stream = TcpStream, Listener = TcpListener>,
+    P: ShardPort<Stream = TcpStream, Listener = TcpListener>,
     V: Service,
 {
     let mut worker = match worker {

@@ -25,13 +25,18 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 use wharf_port::memory::{Ledger, LedgerView, MemoryError, Message, MessageBuilder, MessagePool};
-use wharf_port::port::Poster;
+use wharf_port::port::{Port, Poster};
 
 #[expect(
     clippy::disallowed_types,
     reason = "held while a broadcast is put into the shards' inboxes; no callback runs meanwhile"
 )]
 type Lock<T> = std::sync::Mutex<T>;
+
+/// A port whose packets are commands: what a shard runs on.
+pub(crate) trait ShardPort: Port<Packet = Command<<Self as Port>::Stream>> {}
+
+impl<P: Port<Packet = Command<<P as Port>::Stream>>> ShardPort for P {}
 
 /// A command from one thread to a shard. `S` is a connection.
 #[derive(Debug)]

@@ -1,12 +1,14 @@
 //! What a shard that accepts knows of its listeners, and of connections that wait for a place.
 
+use crate::shared::Command;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use wharf_port::port::{Shots, Socket, Time};
+use wharf_port::port::{Poster, Shots, Socket, Time};
 
 /// The listeners of a shard; only the first shard has some. `S` is a connection.
-#[derive(Debug)]
-pub(super) struct Acceptor<S> {
+pub(in crate::engine) struct Acceptor<S> {
+    /// Every shard's inbox.
+    pub(super) posters: Box<[Poster<Command<S>>]>,
     pub(super) listeners: Vec<Listener>,
     /// Connections that were accepted and found no place: with one place left and two listeners
     /// armed, two may come. They wait for one as if they were still in the backlog.
@@ -26,11 +28,16 @@ pub(super) struct Listener {
 }
 
 impl<S> Acceptor<S> {
-    pub(super) fn new() -> Self {
-        Self { listeners: Vec::new(), waiting: VecDeque::new(), place_at: None }
+    pub(in crate::engine) fn new() -> Self {
+        Self {
+            posters: Box::default(),
+            listeners: Vec::new(),
+            waiting: VecDeque::new(),
+            place_at: None,
+        }
     }
 
-    pub(super) fn retry_at(&self) -> Option<Time> {
+    pub(in crate::engine) fn retry_at(&self) -> Option<Time> {
         let listeners = self.listeners.iter().filter_map(|listener| listener.retry_at);
         listeners.chain(self.place_at).min()
     }
@@ -38,7 +45,7 @@ impl<S> Acceptor<S> {
     /// Whether a listener takes no connections, though it is neither closed nor at rest, and no
     /// connection is to be placed at a moment that is known.
     #[cfg(feature = "sim")]
-    pub(super) fn wants_room(&self) -> bool {
+    pub(in crate::engine) fn wants_room(&self) -> bool {
         let waits = |listener: &Listener| {
             listener.socket.is_some() && listener.armed.is_none() && listener.retry_at.is_none()
         };
@@ -47,11 +54,11 @@ impl<S> Acceptor<S> {
 
     /// How many connections wait for a place.
     #[cfg(feature = "sim")]
-    pub(super) fn waiting_count(&self) -> usize {
+    pub(in crate::engine) fn waiting_count(&self) -> usize {
         self.waiting.len()
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(in crate::engine) fn is_closed(&self) -> bool {
         self.listeners.iter().all(|listener| listener.socket.is_none())
     }
 }
