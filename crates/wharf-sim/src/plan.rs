@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 use wharf::WhenFull;
-use wharf::sim::{EnginePlant, FaultKind, Faults, Plant, Rng, SimConfig};
+use wharf::sim::{EngineBug, FaultKind, Faults, Plant, Rng, SimConfig};
 
 /// What handler and clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,14 +86,14 @@ pub enum Planted {
     /// In the port.
     Port(Plant),
     /// In the engine.
-    Engine(EnginePlant),
+    Engine(EngineBug),
 }
 
 impl Planted {
     /// Every fault that can be planted.
     pub fn all() -> impl Iterator<Item = Self> {
         let port = Plant::ALL.into_iter().map(Self::Port);
-        port.chain(EnginePlant::ALL.into_iter().map(Self::Engine))
+        port.chain(EngineBug::ALL.into_iter().map(Self::Engine))
     }
 }
 
@@ -312,7 +312,7 @@ impl Plan {
     pub fn with(mut self, planted: Option<Planted>) -> Self {
         match planted {
             Some(Planted::Port(plant)) => self.config.plant = Some(plant),
-            Some(Planted::Engine(plant)) => self.config.engine_plant = Some(plant),
+            Some(Planted::Engine(plant)) => self.config.engine_bug = Some(plant),
             None => {}
         }
         self

@@ -169,7 +169,6 @@ mod engine;
 mod handler;
 mod limits;
 mod link;
-mod plant;
 mod server;
 mod service;
 mod shared;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wharf as api;
 use wharf::sim::{
-    Client, EnginePlant, FaultKind, Faults, Next, SimClient, SimConfig, Simulation, Time, fits,
+    Client, EngineBug, FaultKind, Faults, Next, SimClient, SimConfig, Simulation, Time, fits,
 };
 use wharf::{
     Address, Builder, DisconnectReason, Handle, Handler, Input, Link, Result, Server, Verdict,
@@ -26,11 +26,11 @@ mod start;
 
 thread_local! {
     static SHARDS: Cell<usize> = const { Cell::new(1) };
-    static PLANT: Cell<Option<EnginePlant>> = const { Cell::new(None) };
+    static PLANT: Cell<Option<EngineBug>> = const { Cell::new(None) };
 }
 
 /// Runs a plan on so many shards, with a fault that is planted in the engine, if any.
-pub(crate) fn run(plan: &Plan, shards: usize, plant: Option<EnginePlant>) -> Outcome {
+pub(crate) fn run(plan: &Plan, shards: usize, plant: Option<EngineBug>) -> Outcome {
     SHARDS.set(shards);
     PLANT.set(plant);
     start::run(plan)
@@ -120,7 +120,7 @@ where
     let mut config = SimConfig::new(plan.seed);
     config.faults = faults(plan.seed);
     config.lends_window = plan.seed.is_multiple_of(2);
-    config.engine_plant = PLANT.get();
+    config.engine_bug = PLANT.get();
     let mut simulation = Simulation::with(config, builder);
     let mut thread = thread(simulation.handle());
     simulation.run_beside(move |now| thread(millis(now)).map(|time_ms| at(time_ms).max(now)));

@@ -17,7 +17,7 @@ mod talks;
 
 use plan::{Buffers, Plan, Program};
 use std::collections::BTreeMap;
-use wharf::sim::EnginePlant;
+use wharf::sim::EngineBug;
 use wharf_model::Fault;
 
 /// What became of the clients of one run.
@@ -105,7 +105,7 @@ fn finds_in_model(program: Program, fault: Fault) {
 }
 
 /// A fault of the engine makes the comparison fail, by other bytes or by the engine's own checks.
-fn finds_in_engine(program: Program, plant: EnginePlant) {
+fn finds_in_engine(program: Program, plant: EngineBug) {
     let is_found = |seed| {
         let plan = Plan::new(program, seed);
         compare(&plan, &engine::run(&plan, 2, Some(plant)), &model::run(&plan)).is_err()
@@ -206,19 +206,19 @@ fn each_comparison_finds_a_fault_of_the_model() {
 
 #[test]
 fn each_comparison_finds_a_fault_of_the_engine() {
-    finds_in_engine(Program::Echo, EnginePlant::ForgetRoom);
-    finds_in_engine(Program::Messages, EnginePlant::NeverWritable);
-    finds_in_engine(Program::Keyvalue, EnginePlant::FullBlamesPeer);
-    finds_in_engine(Program::Frames, EnginePlant::IgnoresTake);
-    finds_in_engine(Program::Http, EnginePlant::ForgetClose);
-    finds_in_engine(Program::Redis, EnginePlant::NeverWritable);
-    finds_in_engine(Program::Download, EnginePlant::NeverWritable);
-    finds_in_engine(Program::Stream, EnginePlant::NeverWritable);
-    finds_in_engine(Program::Patient, EnginePlant::ForgetRoom);
-    finds_in_engine(Program::Paused, EnginePlant::CallWhilePaused);
-    finds_in_engine(Program::Deferred, EnginePlant::CallWhileDeferred);
-    finds_in_engine(Program::Push, EnginePlant::LoseDirty);
-    finds_in_engine(Program::Room, EnginePlant::BroadcastToSender);
+    finds_in_engine(Program::Echo, EngineBug::LoseRest);
+    finds_in_engine(Program::Messages, EngineBug::ForgetUnread);
+    finds_in_engine(Program::Keyvalue, EngineBug::FullBlamesPeer);
+    finds_in_engine(Program::Frames, EngineBug::IgnoresTake);
+    finds_in_engine(Program::Http, EngineBug::ForgetClose);
+    finds_in_engine(Program::Redis, EngineBug::LoseRest);
+    finds_in_engine(Program::Download, EngineBug::NeverWritable);
+    finds_in_engine(Program::Stream, EngineBug::NeverWritable);
+    finds_in_engine(Program::Patient, EngineBug::ForgetUnread);
+    finds_in_engine(Program::Paused, EngineBug::CallWhilePaused);
+    finds_in_engine(Program::Deferred, EngineBug::CallWhileDeferred);
+    finds_in_engine(Program::Push, EngineBug::ForgetSend);
+    finds_in_engine(Program::Room, EngineBug::BroadcastToSender);
 }
 
 /// Seeds of each program.

@@ -7,7 +7,6 @@ pub(super) mod acceptor;
 
 use crate::engine::accept::acceptor::Listener;
 use crate::engine::worker::{BATCH, Worker, submit};
-use crate::plant::EnginePlant;
 use crate::service::Service;
 use crate::shared::{Command, ShardPort};
 use crate::vocabulary::policy::{WhenFull, WhenSlow};
@@ -61,8 +60,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.place_waiting();
         let listeners = u32::try_from(self.acceptor.listeners.len()).unwrap_or(u32::MAX);
         let settings = &self.core.shared.settings;
-        let waits = settings.when_full == WhenFull::Wait
-            && !self.core.shared.planted.is(EnginePlant::AcceptPastLimit);
+        let waits = settings.when_full == WhenFull::Wait;
         let at_once = settings.backlog.saturating_mul(listeners);
         let mut room = self.core.shared.room();
         if waits && (room == 0 || !self.acceptor.waiting.is_empty()) {

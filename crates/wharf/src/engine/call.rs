@@ -7,7 +7,6 @@ use crate::handler::Handler;
 use crate::link::Link;
 use crate::link::input::{Asked, Input, Terms};
 use crate::link::unread::Unread;
-use crate::plant::EnginePlant;
 use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::shared::current;
@@ -146,19 +145,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         match answer {
             Some(Ok(())) => {
                 let aborts = self.core.slots[index].abort_asked;
-                if !self.core.shared.planted.is(EnginePlant::ForgetClose) {
-                    let how = if aborts { How::Reset } else { How::Flush };
-                    self.close(index, DisconnectReason::HandlerClosed, how);
-                }
+                let how = if aborts { How::Reset } else { How::Flush };
+                self.close(index, DisconnectReason::HandlerClosed, how);
             }
             Some(Err(error)) => {
-                if self.core.shared.planted.strikes(EnginePlant::ErrorKeeps) {
-                    return;
-                }
                 let reason = DisconnectReason::of_error(&error);
-                let is_handlers = reason == DisconnectReason::Limit
-                    && self.core.shared.planted.is(EnginePlant::TooLongIsHandlers);
-                let reason = if is_handlers { DisconnectReason::HandlerError } else { reason };
                 let link = self.core.key(index);
                 // To show an error and to drop it may be the user's code.
                 guarded(move || {
@@ -167,11 +158,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 });
                 // Its reply is not waited for.
                 self.core.cancel_reply(index);
-                let cuts = self.core.shared.planted.is(EnginePlant::FullBlamesPeer)
-                    && reason == DisconnectReason::OutputFull;
-                if cuts {
-                    return self.close(index, DisconnectReason::SlowReader, How::Now);
-                }
                 self.close(index, reason, How::Flush);
             }
             None => self.close(index, DisconnectReason::HandlerPanic, How::Reset),

@@ -5,7 +5,6 @@ pub(super) mod drain;
 use crate::engine::worker::{Worker, submit};
 use crate::handler::Handler;
 use crate::link::slot::Phase;
-use crate::plant::EnginePlant;
 use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::vocabulary::reason::DisconnectReason;
@@ -57,10 +56,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             (Phase::Open | Phase::Draining, How::Flush) => {
                 slot.enter(Phase::Flushing);
                 self.core.drop_input(index);
-                if self.core.shared.planted.strikes(EnginePlant::DropQueueAtClose) {
-                    self.core.slots[index].queue = Chain::new();
-                    self.core.settle(index);
-                }
                 let slot = &mut self.core.slots[index];
                 slot.late_bytes = 0;
                 let has_output = slot.has_output();
@@ -87,16 +82,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// A closing link has nothing left to send.
     pub(super) fn flushed(&mut self, index: u32) {
-        if self.core.shared.planted.is(EnginePlant::CloseDropsDeferred) {
-            self.core.cancel_reply(index);
-        }
         if self.core.slots[index].deferral.is_some() {
             return;
         }
         self.core.marks().end(index);
         let slot = &mut self.core.slots[index];
         let reason = slot.reason.unwrap_or(DisconnectReason::HandlerClosed);
-        if slot.input_over || self.core.shared.planted.strikes(EnginePlant::SkipLinger) {
+        if slot.input_over {
             return self.close(index, reason, How::Now);
         }
         slot.enter(Phase::Lingering);
@@ -117,9 +109,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.connected {
             self.core.shared.count_close(self.core.shard, reason);
             self.call(index, |handler, link| handler.on_disconnect(link, reason));
-            if self.core.shared.planted.strikes(EnginePlant::DisconnectTwice) {
-                self.call(index, |handler, link| handler.on_disconnect(link, reason));
-            }
         }
         self.drop_state(index);
         self.timers.clear(&mut self.core.slots, index);
@@ -130,9 +119,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Gives a place back, to the table and to whoever waits for one.
     pub(super) fn free_place(&mut self, index: u32) {
-        if !self.core.shared.planted.strikes(EnginePlant::LeakSlot) {
-            self.core.release(index);
-        }
+        self.core.release(index);
         self.core.shared.give_place_back(usize::from(self.core.shard));
     }
 
@@ -158,20 +145,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.drain.turns = self.drain.turns.saturating_add(1);
         let is_handed_out = self.has_handed_out(self.drain.turns);
         let too_early = sees_it_first || !is_handed_out;
-        if !self.drain.has_begun
-            && (!too_early || self.core.shared.planted.is(EnginePlant::StopBeforePosts))
-        {
+        if !self.drain.has_begun && !too_early {
             self.drain.has_begun = true;
             self.for_each_live(|worker, index| worker.drain(index));
-            if self.core.shared.planted.is(EnginePlant::StopBeforePosts) {
-                let reason = DisconnectReason::ServerStopping;
-                self.for_each_live(|worker, index| worker.close(index, reason, How::Flush));
-            }
         } else if !self.drain.has_begun {
             // The next turn does not sleep: it looks into the inbox.
             self.port.poster().wake();
         }
-        if deadline <= self.core.clock && !self.core.shared.planted.is(EnginePlant::NeverCut) {
+        if deadline <= self.core.clock {
             self.for_each_live(|worker, index| {
                 let slot = &worker.core.slots[index];
                 if slot.phase == Phase::Closing {

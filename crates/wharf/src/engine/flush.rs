@@ -4,7 +4,6 @@ use crate::engine::close::How;
 use crate::engine::dispatch::reason_of;
 use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Wish};
-use crate::plant::EnginePlant;
 use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::vocabulary::reason::{DisconnectReason, Verdict};
@@ -27,9 +26,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             let slot = &mut self.core.slots[index];
             slot.dirty = false;
             let Some(socket) = slot.socket else { continue };
-            if self.core.shared.planted.strikes(EnginePlant::LoseDirty) {
-                continue;
-            }
             if slot.sending || slot.phase == Phase::Closing {
                 continue;
             }
@@ -150,9 +146,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         } else if slot.phase != Phase::Closing && slot.broken.is_none() {
             chain.advance(sent);
             // A short send: the rest goes before what was queued behind it.
-            if self.core.shared.planted.is(EnginePlant::RestBehind) {
-                std::mem::swap(&mut chain, &mut slot.queue);
-            }
             chain.append_chain(std::mem::take(&mut slot.queue));
             slot.queue = chain;
         } else {
@@ -182,8 +175,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     fn send_failed(&mut self, index: u32, reason: DisconnectReason) {
         let slot = &mut self.core.slots[index];
-        let drops_input = self.core.shared.planted.is(EnginePlant::DropInputAtSendFailure);
-        if slot.is_served() && !drops_input {
+        if slot.is_served() {
             self.break_output(index, reason);
         } else {
             // A reset can show as an end of input first; what then fails to be sent tells.

@@ -7,7 +7,6 @@ use crate::engine::close::How;
 use crate::engine::time_out::timers::LOOKS;
 use crate::engine::worker::Worker;
 use crate::link::slot::{Phase, Receiving, Wish};
-use crate::plant::EnginePlant;
 use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::shares::{Borrower, Change, Loan, Standing, choose_victims};
@@ -150,7 +149,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 .borrowers
                 .retain(|borrower| borrower.index != first || borrower.standing == Standing::Holds);
         }
-        if waited < wait || self.core.shared.planted.is(EnginePlant::NeverRevoke) {
+        if waited < wait {
             return;
         }
         let lack = self.core.shares.lack(self.overdue_needs(wait));

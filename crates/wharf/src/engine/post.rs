@@ -8,7 +8,6 @@ use crate::engine::post::pending::Broadcast;
 use crate::engine::worker::Worker;
 use crate::link::posts::Posted;
 use crate::link::slot::Phase;
-use crate::plant::EnginePlant;
 use crate::service::Service;
 use crate::shared::marks::Mark;
 use crate::shared::reply::Outcome;
@@ -29,8 +28,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         match command {
             Command::Adopt { stream, peer, listener } => self.adopt(stream, peer, listener),
             Command::Post { link, message } => {
-                let found = self.core.slots.find(link.index(), link.generation()).is_some()
-                    || self.core.shared.planted.is(EnginePlant::SkipGeneration);
+                let found = self.core.slots.find(link.index(), link.generation()).is_some();
                 let quotas = self.core.quotas();
                 quotas.forget(link.index(), link.generation(), message.len());
                 if found {
@@ -65,7 +63,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let except = except.filter(|link| {
             link.shard() == usize::from(self.core.shard)
                 && self.core.slots.find(link.index(), link.generation()).is_some()
-                && !self.core.shared.planted.is(EnginePlant::BroadcastToSender)
         });
         let except = except.map(LinkKey::index);
         self.for_each_live(|worker, index| {
@@ -145,9 +142,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let shard = &self.core.shared.shards[usize::from(self.core.shard)];
         let Some((parcel, outcome)) = shard.replies[index as usize].take() else { return };
         let chain = parcel.into_chain(&self.core.pool);
-        let counts_as_none = outcome == Outcome::Failed
-            && self.core.shared.planted.is(EnginePlant::DroppedReplyIsNone);
-        let outcome = if counts_as_none { Outcome::Send } else { outcome };
         let now = self.core.now;
         let slot = &mut self.core.slots[index];
         slot.deferral = None;
@@ -173,10 +167,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             // A finished output may have waited for this.
             self.core.mark_dirty(index);
         }
-        let calls_nobody = self.core.shared.planted.strikes(EnginePlant::ReplyCallsNobody);
         let slot = &mut self.core.slots[index];
-        slot.woken = !calls_nobody;
-        slot.handled |= calls_nobody;
+        slot.woken = true;
         match (slot.phase, outcome) {
             (Phase::Open | Phase::Draining, Outcome::Send) => self.go_on(index),
             (Phase::Open | Phase::Draining, Outcome::Close) => {
@@ -239,9 +231,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Drops a link's state; that is the user's code.
     pub(super) fn drop_state(&mut self, index: u32) {
-        if self.core.shared.planted.strikes(EnginePlant::KeepState) {
-            return;
-        }
         let state = self.callbacks.states[index as usize].take();
         if !guarded(|| drop(state)) {
             self.core.stats().handler_panics.add(1);

@@ -4,7 +4,6 @@ use crate::engine::close::{DRAIN_BYTES_MAX, How, LINGER_BYTES_MAX};
 use crate::engine::dispatch::reason_of;
 use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Receiving, Wish};
-use crate::plant::EnginePlant;
 use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::vocabulary::reason::DisconnectReason;
@@ -46,9 +45,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         self.core.settle(index);
         self.end_if_answered(index);
-        if !(last && self.core.shared.planted.strikes(EnginePlant::ForgetRearm)) {
-            self.steer(index);
-        }
+        self.steer(index);
     }
 
     pub(super) fn receive_ended(&mut self, index: u32, end: End) {
@@ -147,11 +144,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return self.stop_receiving(index);
         }
         if slot.receiving != Receiving::Off || slot.has_all_input() {
-            return;
-        }
-        if slot.totals.received_bytes > 0
-            && self.core.shared.planted.strikes(EnginePlant::NeverResume)
-        {
             return;
         }
         if slot.phase == Phase::Draining && slot.owed.is_none() {

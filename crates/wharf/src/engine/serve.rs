@@ -9,7 +9,6 @@ use crate::handler::Handler;
 use crate::link::input::Wanted;
 use crate::link::slot::{Phase, Wish};
 use crate::link::unread::Unread;
-use crate::plant::EnginePlant;
 use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::vocabulary::reason::Verdict;
@@ -24,7 +23,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// What is not consumed stays with the link.
     pub(super) fn serve_fresh(&mut self, index: u32, buffer: Buffer) {
         let slot = &self.core.slots[index];
-        let waits = !slot.input.is_empty() || self.is_held(index) || slot.owes_call();
+        let waits = !slot.input.is_empty() || slot.is_held() || slot.owes_call();
         if waits || !self.core.has_room(index) || !self.counts_call(index) {
             self.keep(index, buffer);
             return self.serve(index);
@@ -73,11 +72,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.owes_drain() && self.core.has_grant(index) {
             return self.tell_drain(index);
         }
-        if slot.owes_writable && self.can_pay_writable(index) {
+        if slot.owes_writable && self.core.can_pay_writable(index) {
             return self.counts_call(index) && self.pay_writable(index);
         }
         let slot = &self.core.slots[index];
-        let is_due = !slot.input.is_empty() && !self.is_handled(index) && !self.is_held(index);
+        let is_due = !slot.input.is_empty() && !slot.is_handled() && !slot.is_held();
         if !is_due || !self.core.has_room(index) || !self.counts_call(index) {
             return false;
         }
@@ -86,22 +85,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let before = slot.totals.received_bytes - chain.len() as u64;
         self.call_with_input(index, &mut Unread::kept(chain, wrapped(before)));
         true
-    }
-
-    fn is_handled(&self, index: u32) -> bool {
-        let slot = &self.core.slots[index];
-        let ignores = self.core.shared.planted.is(EnginePlant::IgnoresTake)
-            && slot.is_incomplete()
-            && slot.turn != self.core.turn;
-        slot.is_handled() && !ignores
-    }
-
-    /// Whether calls with input are held off.
-    fn is_held(&self, index: u32) -> bool {
-        let slot = &self.core.slots[index];
-        (slot.paused && !self.core.shared.planted.is(EnginePlant::CallWhilePaused))
-            || (slot.deferral.is_some()
-                && !self.core.shared.planted.is(EnginePlant::CallWhileDeferred))
     }
 
     /// Counts a call of this turn, if there is one left; a link whose calls are used up goes on in the
@@ -153,7 +136,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.core.stats().received_messages.add(1);
         let slot = &mut self.core.slots[index];
         (slot.wanted, slot.message) = if took { (0, 0) } else { (wanted.least, wanted.most) };
-        slot.handled = !took || self.core.shared.planted.strikes(EnginePlant::NoCallAfterTaking);
+        slot.handled = !took;
         if took {
             // Progress with what it was lent.
             slot.eased = self.core.now;
@@ -167,11 +150,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 self.core.forget_input_loan(index);
             }
         }
-    }
-
-    fn can_pay_writable(&self, index: u32) -> bool {
-        self.core.can_pay_writable(index)
-            && !self.core.shared.planted.is(EnginePlant::NeverWritable)
     }
 
     /// Makes the call that is owed for want of room.
@@ -194,9 +172,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Tells the handler that the server stops.
     fn tell_drain(&mut self, index: u32) -> bool {
         self.core.slots[index].drain = Some(Verdict::Close);
-        if self.core.shared.planted.strikes(EnginePlant::SkipDrain) {
-            return true;
-        }
         let answer = self.call(index, |handler, link| handler.on_drain(link));
         if self.after_verdict(index, answer) == Some(Verdict::Keep) {
             let slot = &mut self.core.slots[index];
@@ -222,8 +197,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.slots[index].handled = false;
         }
         if let Some(verdict) = self.after_verdict(index, answer) {
-            let forgets = self.core.shared.planted.strikes(EnginePlant::EndTwice);
-            self.core.slots[index].end = (!forgets).then_some(verdict);
+            self.core.slots[index].end = Some(verdict);
             let now = self.core.now;
             self.core.slots[index].hear(now);
             self.start_time_out(index);
@@ -245,9 +219,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// The link's output has more room, or it was lent what it waited for: the handler may go on.
     #[inline]
     pub(super) fn room_has_grown(&mut self, index: u32) {
-        if self.core.shared.planted.strikes(EnginePlant::ForgetRoom) {
-            return;
-        }
         let slot = &self.core.slots[index];
         // What was asked for, bytes or room, is to be there.
         let waits = slot.is_incomplete()

@@ -9,7 +9,6 @@ use crate::engine::worker::Worker;
 use crate::handler::Handler;
 use crate::limits::Settings;
 use crate::link::slot::{Phase, Slot};
-use crate::plant::EnginePlant;
 use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::vocabulary::reason::{DisconnectReason, Verdict};
@@ -25,9 +24,6 @@ pub(crate) fn timeout_scale(settings: &Settings) -> Duration {
 impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Hangs the link into the wheel for the time-out of its phase.
     pub(super) fn start_time_out(&mut self, index: u32) {
-        if self.core.shared.planted.strikes(EnginePlant::ForgetTimeOut) {
-            return;
-        }
         match self.deadline(&self.core.slots[index]) {
             Some(deadline) => self.timers.wheel.set(&mut self.core.slots, index, deadline),
             None => self.timers.wheel.clear(&mut self.core.slots, index),
@@ -52,9 +48,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// When the link's deferred reply is too late.
     fn answer_deadline(&self, slot: &Slot) -> Option<Time> {
         let answer = self.core.shared.settings.answer;
-        let never = answer.is_zero()
-            || slot.cancelled
-            || self.core.shared.planted.is(EnginePlant::NeverAnswerTimeout);
+        let never = answer.is_zero() || slot.cancelled;
         let deferral = slot.deferral.filter(|_| !never)?;
         Some(deferral.since.after(answer))
     }

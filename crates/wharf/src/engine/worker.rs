@@ -18,7 +18,6 @@ use crate::engine::loans::lending::Lending;
 use crate::engine::post::pending::Pending;
 use crate::engine::time_out::timers::Timers;
 use crate::link::core::Core;
-use crate::plant::EnginePlant;
 use crate::service::Service;
 use crate::shared::handle::Handle;
 use crate::shared::{Command, ShardPort, Shared};
@@ -148,8 +147,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             is_short: self.completions.len() < BATCH,
             full_turns_max: 2 * self.core.slots.live_count() / BATCH + 2,
         });
-        let planted = self.core.shared.planted.is(EnginePlant::LinkClockIsPorts);
-        self.core.now = if planted { woke } else { link_time.after(counted) };
+        self.core.now = link_time.after(counted);
         self.core.clock = woke;
         self.core.turn = self.core.turn.wrapping_add(1);
         Ok(())

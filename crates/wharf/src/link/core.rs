@@ -3,7 +3,6 @@
 use crate::link::fifo::Fifo;
 use crate::link::posts::Sharing;
 use crate::link::slot::{Phase, Slots, Wish};
-use crate::plant::EnginePlant;
 use crate::shared::Shared;
 use crate::shared::marks::Marks;
 use crate::shared::quota::Quotas;
@@ -134,7 +133,7 @@ impl Core {
         }
         let slot = &mut self.slots[index];
         let (before, after) = (slot.held, slot.holds());
-        if before == after || self.shared.planted.strikes(EnginePlant::Miscount) {
+        if before == after {
             return;
         }
         if before.input <= 1 {
@@ -156,16 +155,12 @@ impl Core {
 
     fn has_room_beside(&self, index: u32) -> bool {
         let slot = &self.slots[index];
-        let is_below = slot.used() <= slot.high_water_bytes()
-            || self.shared.planted.is(EnginePlant::CallAboveHighWater);
+        let is_below = slot.used() <= slot.high_water_bytes();
         is_below && self.has_grant(index)
     }
 
     /// Whether a last message of up to the grant can be queued; or none ever will be.
     pub(crate) fn has_grant(&self, index: u32) -> bool {
-        if self.shared.planted.is(EnginePlant::CallWithoutRoom) {
-            return true;
-        }
         let slot = &self.slots[index];
         let grant = self.shared.settings.grant_bytes() as usize;
         slot.holds_no_output()

@@ -3,7 +3,6 @@
 use crate::limits::MESSAGES_PER_LINK;
 use crate::link::core::Core;
 use crate::link::slot::Slot;
-use crate::plant::EnginePlant;
 use crate::vocabulary::policy::WhenSlow;
 use wharf_port::memory::{Message, Owner};
 
@@ -21,10 +20,7 @@ impl Core {
     /// Queues a post that was accepted for one link. There is room for it, and an entry.
     pub(crate) fn post_accepted(&mut self, index: u32, message: Message) {
         let slot = &mut self.slots[index];
-        let takes = slot.is_served()
-            && !slot.is_output_over()
-            && !message.is_empty()
-            && !self.shared.planted.strikes(EnginePlant::ForgetAccepted);
+        let takes = slot.is_served() && !slot.is_output_over() && !message.is_empty();
         if !takes || self.copy_post(index, &message) {
             self.quotas().free_entries(1);
             if takes {
@@ -114,19 +110,11 @@ impl Core {
     fn push_post(&mut self, index: u32, message: &Message) -> bool {
         let slot = &self.slots[index];
         let room = (slot.post_room() as usize).saturating_sub(self.quotas().accepted(index));
-        if message.len() > room && !self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
+        if message.len() > room {
             return false;
         }
         if self.slots[index].broken.is_some() || self.copy_post(index, message) {
             return true;
-        }
-        if self.shared.planted.is(EnginePlant::EntryPerBuffer) {
-            let each = message.len().div_ceil(self.pool.buffer_size_bytes() as usize);
-            let entries = self.shared.settings.shard_pool().shared_entries as usize;
-            let used = entries - self.pool.free_message_entries() as usize;
-            if (used + 1) * each > entries {
-                return false;
-            }
         }
         self.has_entry_for(index)
             && self.slots[index].queue.push_message(&self.pool, message.clone()).is_ok()
@@ -145,7 +133,7 @@ impl Core {
         let is_others = messages >= MESSAGES_PER_LINK
             || free == 0
             || (messages > 0 && free <= self.sharing.reserved());
-        !is_others || self.shared.planted.is(EnginePlant::TakeOthersEntries)
+        !is_others
     }
 }
 

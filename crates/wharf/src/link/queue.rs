@@ -6,7 +6,6 @@ use crate::link::core::Core;
 use crate::link::output::Copied;
 use crate::link::slot::{Deferral, Wish};
 use crate::link::unread::Unread;
-use crate::plant::EnginePlant;
 use crate::shared::payload::{Parts, Payload};
 use crate::shared::reply::Reply;
 use crate::vocabulary::error::SendError;
@@ -298,7 +297,7 @@ impl Core {
         let limit = slot.limit as usize;
         if len > limit {
             Err(SendError::TooLarge)
-        } else if slot.broken.is_some() || self.shared.planted.is(EnginePlant::IgnoreQueueLimit) {
+        } else if slot.broken.is_some() {
             // What is sent on a broken link is thrown away.
             Ok(())
         } else if !self.leaves(index, len) {
@@ -327,13 +326,7 @@ impl Core {
     /// How many more buffers of output the link may take.
     pub(super) fn allowance(&self, index: u32) -> u32 {
         let reserved = self.reserved_beside(index);
-        if self.shared.planted.is(EnginePlant::IgnoreAllowance) {
-            u32::MAX
-        } else if self.shared.planted.is(EnginePlant::NoGuarantee) {
-            self.shares.lendable(reserved)
-        } else {
-            self.shares.output_allowance(self.slots[index].held, reserved)
-        }
+        self.shares.output_allowance(self.slots[index].held, reserved)
     }
 
     /// Whether the buffers are less than what the limit leaves.
@@ -517,8 +510,7 @@ impl Parts for Writer<'_> {
         }
         let taken = slot.queue.buffers() - self.buffers_before;
         let allowance = self.allowance.saturating_sub(taken);
-        let ignores_limit = self.core.shared.planted.is(EnginePlant::IgnoreQueueLimit);
-        let fits = (self.len <= self.spare || ignores_limit)
+        let fits = self.len <= self.spare
             && slot.queue.append(&self.core.pool, bytes, Owner::SendQueue, allowance).is_ok();
         self.is_over = !fits;
     }

@@ -9,7 +9,6 @@ pub(crate) mod quota;
 pub(crate) mod reply;
 
 use crate::limits::Settings;
-use crate::plant::{EnginePlant, Planted};
 use crate::shared::marks::{Mark, Marks};
 use crate::shared::payload::{DoesNotFit, Parts, Payload};
 use crate::shared::quota::{Quotas, Refusal};
@@ -117,8 +116,6 @@ pub(crate) struct Shared {
     posts_refused: AtomicU64,
     /// The accepting shard waits for a place to become free.
     pub(crate) room_wanted: AtomicBool,
-    /// Says no, always, outside of a simulation.
-    pub(crate) planted: Planted,
     /// Links that the loan rule has closed.
     #[cfg(feature = "sim")]
     pub(crate) revoked: crate::acts::Revoked,
@@ -175,7 +172,6 @@ impl Shared {
             settings,
             posts_refused: AtomicU64::new(0),
             room_wanted: AtomicBool::new(false),
-            planted: Planted::default(),
             #[cfg(feature = "sim")]
             revoked: crate::acts::Revoked::default(),
             stopping: AtomicBool::new(false),
@@ -205,7 +201,6 @@ impl Shared {
         self.shards
             .get(link.shard())
             .is_some_and(|shard| shard.marks.is_alive(link.index(), link.generation()))
-            || self.planted.is(EnginePlant::SkipGeneration)
     }
 
     /// Asks something of a link, which may have ended.
@@ -237,9 +232,6 @@ impl Shared {
     pub(crate) fn message(&self, payload: &impl Payload) -> Result<Message, PostError> {
         if let Some(message) = payload.message() {
             return self.check_post_len(message.len()).map(|()| message.inner.clone());
-        }
-        if self.planted.is(EnginePlant::RefusePosts) {
-            return Err(PostError::Full);
         }
         let pool = &self.posts[current::shard_of(self.id).unwrap_or(self.shards.len())];
         let made = match payload.piece() {
@@ -411,13 +403,9 @@ impl Shared {
     /// That shard first says that it wants room and then counts; here the count changes first and
     /// the wish is read after. All four are `SeqCst`, so one of the two sees the other.
     pub(crate) fn give_place_back(&self, shard: usize) {
-        if self.planted.strikes(EnginePlant::LosePlace) {
-            return;
-        }
         self.shards[shard].open.fetch_sub(1, Ordering::SeqCst);
         if self.room_wanted.load(Ordering::SeqCst)
             && self.room_wanted.swap(false, Ordering::SeqCst)
-            && !self.planted.is(EnginePlant::ForgetRoomWake)
             && let Some(inlet) = self.inlet(0)
         {
             inlet.wake();

@@ -45,7 +45,7 @@ where
         };
         let open: u64 =
             self.shared.shards.iter().map(|s| u64::from(s.open.load(Ordering::SeqCst))).sum();
-        let limit = u64::from(self.shared.settings.links);
+        let limit = u64::from(self.settings.links);
         ensure!(open <= limit, "{open} links, of {limit}");
         let live: u64 = self.shards.iter().map(|shard| u64::from(shard.census.live)).sum();
         ensure!(open >= live, "{live} links live, but {open} counted");

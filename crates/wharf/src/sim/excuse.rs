@@ -111,7 +111,7 @@ where
     /// The excuse of a client that reached no handler; whether the server has counted as many is
     /// looked at for all together.
     fn unseen(&self, traffic: &Traffic) -> Option<Excuse> {
-        let refuses = self.shared.settings.when_full == WhenFull::Refuse;
+        let refuses = self.settings.when_full == WhenFull::Refuse;
         if refuses && !traffic.turned_away && self.stats().refused_full > 0 {
             return Some(Excuse::Refused);
         }
@@ -163,7 +163,7 @@ where
     /// Whether it was the client's turn for the idle time: all that had come from it was handed to
     /// the handler, but for what had only just come, and it lacks no answer to that.
     fn was_idle(&self, peer: &Peer, story: &Story) -> bool {
-        let (idle_ns, way_max_ns) = (nanos(self.shared.settings.idle), self.faults.way_max_ns());
+        let (idle_ns, way_max_ns) = (nanos(self.settings.idle), self.faults.way_max_ns());
         let is_over = |note: &IdleNote| {
             let owes = note.unhandled > 0 && note.rested_ns > way_max_ns;
             note.silent_ns >= idle_ns && !owes
@@ -173,7 +173,7 @@ where
 
     /// Whether its handler's reply was out for so long that the link was closed for it.
     fn was_late(&self, story: &Story) -> bool {
-        let answer_ns = nanos(self.shared.settings.answer);
+        let answer_ns = nanos(self.settings.answer);
         answer_ns > 0 && story.reply_ns >= answer_ns
     }
 
@@ -183,7 +183,7 @@ where
         let is_revoked = story.link.is_some_and(|link| self.shared.revoked.contains(link));
         let is_incomplete =
             story.fate == Fate::Over(DisconnectReason::Limit) && story.is_incomplete();
-        let wait = self.shared.settings.loan_wait;
+        let wait = self.settings.loan_wait;
         let traffic = peer.traffic.get();
         // Or the network did not let anything through, which the server cannot tell from that.
         let is_slow = self.faults.way_max_ns() >= nanos(wait)
@@ -216,7 +216,7 @@ where
     pub(super) fn wait_max(&self) -> Duration {
         let latency = Duration::from_nanos(self.faults.latency_ns);
         let step = 2 * latency + 4 * Duration::from_nanos(self.faults.step_max_ns());
-        let settings = &self.shared.settings;
+        let settings = &self.settings;
         let links = settings.links_per_shard();
         let holders = if self.holds_input { links } else { 0 };
         let replies = links * self.replies_take;
@@ -271,7 +271,7 @@ where
 
     /// How long a client may leave bytes unread before its link is a slow reader's.
     fn stall_max(&self) -> Duration {
-        let stall = self.shared.settings.stall;
+        let stall = self.settings.stall;
         if stall.is_zero() { CLOSING_STALL } else { stall.min(CLOSING_STALL) }
     }
 }

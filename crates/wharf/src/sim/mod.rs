@@ -47,6 +47,9 @@
 //!
 //! No promise of stability: this module follows the engine.
 
+mod bug;
+mod buggy_handler;
+mod buggy_port;
 mod census;
 mod checked;
 mod client;
@@ -58,7 +61,7 @@ mod rules;
 mod script;
 mod simulation;
 
-pub use crate::plant::EnginePlant;
+pub use bug::EngineBug;
 pub use checked::PlannedPanic;
 pub use client::{Client, Next};
 pub use failure::{Excuse, ExcuseCounts, SimFailure, SimReport};

@@ -116,7 +116,7 @@ where
         let shard = &mut self.shards[number];
         let (ledger, entries) = (shard.pool.ledger(), shard.pool.free_entries());
         ensure!(shard.census.live == 0, "shard {number} is done with {:?}", shard.census);
-        let lent = shard.worker.as_ref().map_or(0, |worker| worker.port().lent());
+        let lent = shard.worker.as_ref().map_or(0, |worker| worker.port().inner.lent());
         let home = ledger.free + lent;
         ensure!(home == shard.pool.capacity(), "shard {number} has not all: {ledger:?}");
         let large = shard.pool.large();

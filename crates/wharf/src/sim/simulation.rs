@@ -3,18 +3,20 @@
 use crate::engine::{Census, Turn, Worker};
 use crate::handler::Handler;
 use crate::limits::Settings;
-use crate::plant::Planted;
 use crate::server::{Builder, Server};
 use crate::service::ServiceOf;
+use crate::shared::Shared;
 use crate::shared::handle::Handle;
-use crate::shared::{Command, Shared};
+use crate::sim::bug::EngineBug;
+use crate::sim::buggy_handler::{Buggy, Kept};
+use crate::sim::buggy_port::BuggyPort;
 use crate::sim::checked::{Checked, CheckedState, panic_text};
 use crate::sim::client::{Client, Next};
 use crate::sim::contract::Contract;
 use crate::sim::excuse::StopNote;
 use crate::sim::failure::SimFailure;
 use crate::sim::rules::Limits;
-use crate::sim::{EnginePlant, FaultCounts, Faults, Plant, Rng, SimClient, Time, TrafficWatch};
+use crate::sim::{FaultCounts, Faults, Plant, Rng, SimClient, Time, TrafficWatch};
 use crate::stats::Stats;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use wharf_port::memory::BufferPool;
 use wharf_port::port::Poster;
-use wharf_port::sim::{SimPort, SimStream, World, WorldConfig};
+use wharf_port::sim::{SimPort, World, WorldConfig};
 
 /// What a simulation is made of, beside the server.
 #[derive(Clone, Debug)]
@@ -51,8 +53,8 @@ pub struct SimConfig {
     pub replies_take: Duration,
     /// A fault of the port that is planted.
     pub plant: Option<Plant>,
-    /// A fault of the engine that is planted.
-    pub engine_plant: Option<EnginePlant>,
+    /// A bug of the engine that is planted.
+    pub engine_bug: Option<EngineBug>,
     /// The command that replays this run; failures show it.
     pub replay: Option<String>,
 }
@@ -71,7 +73,7 @@ impl SimConfig {
             holds_input: false,
             replies_take: Duration::ZERO,
             plant: None,
-            engine_plant: None,
+            engine_bug: None,
             replay: None,
         }
     }
@@ -112,9 +114,12 @@ where
     pub(super) replay: Option<String>,
     pub(super) world: World,
     pub(super) rng: Rng,
+    /// What the server was asked to be like.
+    pub(super) settings: Settings,
     pub(super) shared: Arc<Shared>,
     pub(super) contract: Arc<Contract>,
-    pub(super) handler: Arc<Checked<H>>,
+    pub(super) handler: Arc<Buggy<Checked<H>>>,
+    bug: Option<EngineBug>,
     pub(super) shards: Vec<Shard<H, S, W>>,
     pub(super) clients: Vec<Peer>,
     pub(super) clients_open: u32,
@@ -143,7 +148,7 @@ where
 type Tracer = Box<dyn FnMut(&str)>;
 type Thread = Box<dyn FnMut(Time) -> Option<Time>>;
 pub(super) type SimWorker<H, S, W> =
-    Worker<SimPort<Command<SimStream>>, ServiceOf<Checked<H>, CheckedState<S>, W>>;
+    Worker<BuggyPort, ServiceOf<Buggy<Checked<H>>, Kept<CheckedState<S>>, W>>;
 
 pub(super) struct Shard<H, S, W>
 where
@@ -235,22 +240,25 @@ where
         let (shards, places) = (settings.shards, settings.links_per_shard());
         let contract = Contract::new(world.clone(), shards, places, limits(&settings));
         let contract = Arc::new(contract);
-        let mut shared = Shared::new(settings).map_err(|error| error.to_string())?;
-        shared.planted = Planted::new(config.engine_plant);
-        let shared = Arc::new(shared);
-        let handler = Arc::new(Checked {
+        let bug = config.engine_bug;
+        let engines = EngineBug::settings_of_engine(bug, &settings);
+        let shared = Arc::new(Shared::new(engines).map_err(|error| error.to_string())?);
+        let checked = Checked {
             inner: handler,
             contract: Arc::clone(&contract),
             shared: Arc::clone(&shared),
-        });
+        };
+        let handler = Arc::new(Buggy::new(checked, bug, Arc::clone(&shared)));
         let mut simulation = Self {
             seed: config.seed,
             replay: config.replay,
             world,
             rng: Rng::new(config.seed ^ 0x57E9_57E9),
+            settings,
             shared,
             contract,
             handler,
+            bug,
             shards: Vec::new(),
             clients: Vec::new(),
             clients_open: 0,
@@ -293,6 +301,7 @@ where
             let port = SimPort::new(&self.world, ports, pool.clone())
                 .map_err(|error| error.to_string())?;
             let shard = u8::try_from(number).map_err(|error| error.to_string())?;
+            let port = BuggyPort::new(port, self.bug);
             let worker =
                 Worker::new(shard, port, Arc::clone(&self.handler), Arc::clone(&self.shared))?;
             let (poster, buffers) = worker.reached_by();
@@ -477,7 +486,7 @@ where
     /// Whether a shard has something to do.
     pub(super) fn is_runnable(&self, number: usize) -> bool {
         let shard = &self.shards[number];
-        shard.worker.as_ref().is_some_and(|worker| shard.again || worker.port().is_runnable())
+        shard.worker.as_ref().is_some_and(|worker| shard.again || worker.port().inner.is_runnable())
     }
 
     /// Notes what had arrived when the server was asked to stop, by whomever.
