@@ -9,6 +9,7 @@ mod util;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::net::{SocketAddr, TcpListener};
+use util::skip::skip;
 use util::{Case, TestServer, each_back_end, echo, open_files, server_threads};
 use wharf::StartErrorKind::{self, Address, BackEnd, Handler as OfHandler, Resources, Settings};
 use wharf::{
@@ -167,8 +168,7 @@ fn a_port_for_privileged_programs_is_told(case: &Case) {
         let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
         let first: u16 = start.unwrap_or_default().trim().parse().unwrap_or(1_024);
         if first <= 1 || TcpListener::bind(("127.0.0.1", first - 1)).is_ok() {
-            println!("skipped, because this process may listen on every port");
-            return;
+            return skip("this process may listen on every port");
         }
         let address = format!("127.0.0.1:{}", first - 1);
         let error = fail(case.small(echo()).listen(address.clone()));

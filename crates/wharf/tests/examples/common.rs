@@ -1,5 +1,6 @@
 //! A running example, and clients that cut what they send.
 
+use super::skip::lacks;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -35,7 +36,7 @@ impl Example {
     /// Starts a program that listens somewhere.
     pub(crate) fn spawn(command: &mut Command, back_end: BackEnd) -> Option<Self> {
         if let Err(reason) = back_end.available() {
-            println!("skipped, because {back_end} is not there: {reason}");
+            lacks(format_args!("{back_end} is unavailable: {reason}"));
             return None;
         }
         command.env("WHARF_BACKEND", back_end.name()).stdin(Stdio::piped());
@@ -216,7 +217,7 @@ pub(crate) fn read_until(stream: &mut impl Read, end: &str) -> String {
 pub(crate) fn installed(name: &str, option: &str) -> bool {
     let found = Command::new(name).arg(option).stdin(Stdio::null()).output().is_ok();
     if !found {
-        println!("without {name}, because it is not installed: only our own client asks");
+        lacks(format_args!("{name} is not installed: only our own client asks"));
     }
     found
 }

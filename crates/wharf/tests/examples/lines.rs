@@ -2,6 +2,7 @@
 
 use super::common::{Cut, Example, PATIENCE, Rng, assert_same, check, installed, program, run};
 use super::each_back_end;
+use super::skip::skip;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -24,8 +25,7 @@ fn echo_gives_back_what_it_gets() {
     for back_end in [BackEnd::Uring, BackEnd::Epoll] {
         while let Err(error) = TcpListener::bind("127.0.0.1:9527") {
             if Instant::now() >= deadline {
-                println!("skipped, because 127.0.0.1:9527 is not free: {error}");
-                return;
+                return skip(format_args!("127.0.0.1:9527 is not free: {error}"));
             }
             std::thread::yield_now();
         }

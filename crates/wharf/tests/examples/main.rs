@@ -15,6 +15,8 @@ mod http;
 mod lines;
 mod people;
 mod redis;
+#[path = "../util/skip.rs"]
+mod skip;
 
 /// Makes each function a test on io_uring and one on epoll.
 macro_rules! each_back_end {

@@ -7,9 +7,11 @@
 
 pub(crate) mod attack;
 pub(crate) mod functions;
+pub(crate) mod skip;
 
 use functions::{Functions, functions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use skip::{lacks, skip};
 use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -58,7 +60,7 @@ impl Case {
     pub(crate) fn run(&self, test: fn(&Self)) {
         match self.back_end.available() {
             Ok(()) => test(self),
-            Err(reason) => println!("skipped, because {} is not there: {reason}", self.back_end),
+            Err(reason) => lacks(format_args!("{} is unavailable: {reason}", self.back_end)),
         }
     }
 
@@ -113,8 +115,8 @@ impl Case {
         let text = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{} in its own process: {text}{errors}", self.name);
-        for line in text.lines().filter(|line| line.starts_with("skipped")) {
-            println!("{line}");
+        if let Some((_, reason)) = errors.split_once("skipped, because ") {
+            skip(reason.lines().next().unwrap_or_default());
         }
     }
 }
@@ -609,7 +611,7 @@ impl Drop for Within {
 pub(crate) fn enough_files(needed: u64) -> bool {
     let hard = getrlimit(Resource::Nofile).maximum;
     if hard.is_some_and(|hard| hard < needed) {
-        println!("skipped, because {needed} open files are needed and {hard:?} are allowed");
+        skip(format_args!("{needed} open files are needed and {hard:?} are allowed"));
         return false;
     }
     setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
