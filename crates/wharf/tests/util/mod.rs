@@ -30,15 +30,15 @@ macro_rules! each_back_end {
         mod uring {
             $(#[test]
             fn $name() {
-                let name = concat!("uring::", stringify!($name));
-                crate::util::Case { back_end: wharf::BackEnd::Uring, name }.run(super::$name);
+                let (module, test) = (module_path!(), stringify!($name));
+                crate::util::Case { back_end: wharf::BackEnd::Uring, module, test }.run(super::$name);
             })+
         }
         mod epoll {
             $(#[test]
             fn $name() {
-                let name = concat!("epoll::", stringify!($name));
-                crate::util::Case { back_end: wharf::BackEnd::Epoll, name }.run(super::$name);
+                let (module, test) = (module_path!(), stringify!($name));
+                crate::util::Case { back_end: wharf::BackEnd::Epoll, module, test }.run(super::$name);
             })+
         }
     };
@@ -53,7 +53,8 @@ const ROLE: &str = "WHARF_TEST_ROLE";
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
     pub(crate) back_end: BackEnd,
-    pub(crate) name: &'static str,
+    pub(crate) module: &'static str,
+    pub(crate) test: &'static str,
 }
 
 impl Case {
@@ -102,8 +103,14 @@ impl Case {
     /// This test in a process of its own, with something to do there.
     pub(crate) fn command(&self, role: &str) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", self.name, "--nocapture", "--test-threads=1"]).env(ROLE, role);
+        command.args(["--exact", &self.name(), "--nocapture", "--test-threads=1"]).env(ROLE, role);
         command
+    }
+
+    /// The test's name, without that of its program.
+    fn name(&self) -> String {
+        let module = self.module.split_once("::").map_or("", |(_program, module)| module);
+        format!("{module}::{}", self.test)
     }
 
     /// Runs `body` in a process that does nothing else.
@@ -114,7 +121,7 @@ impl Case {
         let output = self.command("alone").output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{} in its own process: {text}{errors}", self.name);
+        assert!(output.status.success(), "{} in its own process: {text}{errors}", self.name());
         if let Some((_, reason)) = errors.split_once("skipped, because ") {
             skip(reason.lines().next().unwrap_or_default());
         }

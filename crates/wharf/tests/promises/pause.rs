@@ -2,21 +2,18 @@
 //! peer; it is resumed from its own callbacks and from anywhere, and nothing is lost.
 //!
 //! Method: handlers that pause after each line, and calls that are counted.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::functions::{Functions, functions};
+use crate::util::{
+    Case, Mutex, Pattern, Random, TestServer, each_back_end, eventually, expect_bytes, expect_end,
+    finish, meanwhile, now, read_pattern, write_until_it_stands,
+};
 use std::io::Write;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use util::functions::{Functions, functions};
-use util::{
-    Case, Mutex, Pattern, Random, TestServer, each_back_end, eventually, expect_bytes, expect_end,
-    finish, meanwhile, now, read_pattern, write_until_it_stands,
-};
 use wharf::DisconnectReason::{Idle, PeerClosed, PeerReset};
 use wharf::{LinkId, Verdict};
 

@@ -3,19 +3,16 @@
 //!
 //! Method: handlers with one question each; messages of many lengths in buffers of 64 bytes, in pieces
 //! of every length; counted calls.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
-use util::functions::functions;
-use util::{
+use crate::util;
+use crate::util::functions::functions;
+use crate::util::{
     Case, Hold, Mutex, Random, TestServer, bytes, each_back_end, eventually, expect_bytes,
     expect_end, finish, meanwhile, on_receive, unacknowledged,
 };
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use wharf::{
     Builder, Decoder, Delimiter, Error, Extent, FixedSize, Handler, Input, LengthPrefix, Lines,
     Link, Peek, Result, TooLong, Verdict,

@@ -2,21 +2,18 @@
 //! and the peer hears the end.
 //!
 //! Method: clients and handlers end links in every way there is.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::{
+    Case, Record, TestServer, bytes, connect_small_window, each_back_end, echo, eventually,
+    expect_bytes, expect_end, expect_end_or_reset, finish, now, on_chunk, read_back, reset,
+    round_trip,
+};
 use std::collections::HashSet;
 use std::io::Write;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
-use util::{
-    Case, Record, TestServer, bytes, connect_small_window, each_back_end, echo, eventually,
-    expect_bytes, expect_end, expect_end_or_reset, finish, now, on_chunk, read_back, reset,
-    round_trip,
-};
 use wharf::DisconnectReason::{
     self, HandlerClosed, HandlerError, Kicked, OutputFull, PeerClosed, PeerReset,
 };

@@ -3,15 +3,12 @@
 //!
 //! Method: each of many links that do not read is posted messages of its own, until there are no
 //! buffers left to post from; then one that reads is posted to.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::{Case, TestServer, each_back_end, echo, now, within};
 use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use util::{Case, TestServer, each_back_end, echo, now, within};
 use wharf::DisconnectReason::SlowReader;
 use wharf::PostError;
 

@@ -3,17 +3,14 @@
 //!
 //! Method: the servers that are counted run in processes of their own; ten thousand clients run
 //! in another one, with several source addresses, because one address has too few ports.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
-use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
-use util::{
+use crate::util;
+use crate::util::{
     Case, TestServer, bytes, each_back_end, echo, enough_files, eventually, expect_bytes, finish,
     open_files, reset, round_trip,
 };
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 
 each_back_end!(
     two_thousand_links_at_once_are_served,

@@ -4,19 +4,16 @@
 //!
 //! Method: numbered messages from threads, from callbacks and as answers, read by clients that know the
 //! order that they must come in.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::{
+    Case, Hold, TestServer, each_back_end, echo, expect_bytes, on_chunk, unacknowledged, within,
+};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use util::{
-    Case, Hold, TestServer, each_back_end, echo, expect_bytes, on_chunk, unacknowledged, within,
-};
 use wharf::{LinkId, PostError};
 
 each_back_end!(

@@ -2,17 +2,14 @@
 //! the id of a link that is gone finds nothing, also when its slot has a new link.
 //!
 //! Method: handles in several threads, and ids kept longer than their links.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
-use std::collections::HashSet;
-use std::sync::Arc;
-use util::{
+use crate::util;
+use crate::util::{
     Case, TestServer, bytes, each_back_end, echo, eventually, expect_bytes, expect_end, finish,
     reset, round_trip,
 };
+use std::collections::HashSet;
+use std::sync::Arc;
 use wharf::{DisconnectReason, PostError};
 
 each_back_end!(

@@ -2,17 +2,13 @@
 //! of its bytes, and waits for nobody.
 //!
 //! Method: clients read numbered messages; some never read.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
-use std::io::Write;
-use std::sync::Arc;
-use util::{
+use crate::util::{
     Case, TestServer, bytes, connect_small_window, each_back_end, echo, eventually, expect_bytes,
     finish, on_chunk, round_trip,
 };
+use std::io::Write;
+use std::sync::Arc;
 use wharf::PostError;
 
 each_back_end!(

@@ -3,17 +3,14 @@
 //!
 //! Method: a client asks for messages of sizes around the edges of buffers; link, handle and
 //! broadcast send them.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
-use std::io::Write;
-use std::sync::Arc;
-use util::{
+use crate::util;
+use crate::util::{
     Case, TestServer, bytes, each_back_end, echo, exchange, expect_bytes, finish, on_chunk,
     on_receive,
 };
+use std::io::Write;
+use std::sync::Arc;
 use wharf::{Builder, Handler, Input, Link, PostError, Result, SendError};
 
 each_back_end!(

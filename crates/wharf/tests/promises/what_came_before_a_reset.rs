@@ -3,19 +3,16 @@
 //!
 //! Method: clients send while the handler is held, wait until the server's system has everything,
 //! and leave; the first answer then meets the reset.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::{
+    Case, PATIENCE, Pattern, Record, TestServer, each_back_end, eventually, now, reset,
+    unacknowledged, within, write_until_it_stands,
+};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use util::{
-    Case, PATIENCE, Pattern, Record, TestServer, each_back_end, eventually, now, reset,
-    unacknowledged, within, write_until_it_stands,
-};
 use wharf::DisconnectReason::PeerReset;
 use wharf::{Builder, DisconnectReason, Handler, Input, Link, Result};
 

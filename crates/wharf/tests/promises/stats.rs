@@ -1,17 +1,14 @@
 //! Promise: the counters say what happened, each thing once, and add up over the workers.
 //!
 //! Method: known traffic, and each end that a link can have.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
-use std::io::Write;
-use std::time::Duration;
-use util::{
+use crate::util;
+use crate::util::{
     Case, ON_PURPOSE, TestServer, bytes, connect_small_share, each_back_end, echo, eventually,
     expect_end_or_reset, finish, on_chunk, reset, round_trip, silence_panics_on_purpose,
 };
+use std::io::Write;
+use std::time::Duration;
 use wharf::DisconnectReason::{
     self, HandlerClosed, HandlerError, HandlerPanic, Idle, Kicked, Limit, OutputFull, PeerClosed,
     PeerReset, ServerStopping, SlowReader,

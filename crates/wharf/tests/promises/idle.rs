@@ -2,18 +2,15 @@
 //! it or keeps it; links that send stay.
 //!
 //! Method: a time-out of 200 ms, clients that are silent or not, and a clock beside them.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-use util::{
+use crate::util;
+use crate::util::{
     Case, Record, TestServer, each_back_end, echo, eventually, expect_bytes, expect_end_or_reset,
     finish, meanwhile, now, round_trip,
 };
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use wharf::{DisconnectReason, Handler, Input, Link, PostError, Result, Verdict};
 
 each_back_end!(

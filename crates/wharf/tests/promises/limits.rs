@@ -2,19 +2,16 @@
 //! is forgotten as soon as there is room again.
 //!
 //! Method: tables of four links, pools of few buffers, and few descriptors.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::{
+    Case, ProcessorClock, TestServer, bytes, each_back_end, echo, eventually, exchange,
+    expect_bytes, expect_end, expect_end_or_reset, finish, meanwhile, now, reset, round_trip,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::time::Duration;
-use util::{
-    Case, ProcessorClock, TestServer, bytes, each_back_end, echo, eventually, exchange,
-    expect_bytes, expect_end, expect_end_or_reset, finish, meanwhile, now, reset, round_trip,
-};
 use wharf::{DisconnectReason, PostError, StartErrorKind, WhenFull};
 
 each_back_end!(

@@ -2,18 +2,15 @@
 //! for what reason; what is queued is sent first.
 //!
 //! Method: a table of callbacks and errors; the client says which of them it wants.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::functions::{Functions, functions};
+use crate::util::{Case, TestServer, each_back_end, expect_bytes, expect_end, finish, on_receive};
 use std::fmt;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
-use util::functions::{Functions, functions};
-use util::{Case, TestServer, each_back_end, expect_bytes, expect_end, finish, on_receive};
 use wharf::DisconnectReason::{self, HandlerError, Limit, OutputFull};
 use wharf::{Error, ErrorKind, Link, PostError, Result, SendError, TooLong, Verdict};
 

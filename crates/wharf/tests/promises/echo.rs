@@ -2,16 +2,13 @@
 //!
 //! Method: an echo server; clients send bytes without a period in pieces of random length, and
 //! compare every byte that comes back.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
-use socket2::SockRef;
-use std::io::Write;
-use util::{
+use crate::util;
+use crate::util::{
     Case, TestServer, bytes, each_back_end, echo, exchange, expect_bytes, finish, round_trip,
 };
+use socket2::SockRef;
+use std::io::Write;
 
 each_back_end!(
     every_size_from_1_byte_to_8_mib_comes_back,

@@ -3,21 +3,18 @@
 //!
 //! Method: short time-outs, clients with a small receive window that read at a fixed rate, and a
 //! clock beside them.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::functions::Functions;
+use crate::util::{
+    Case, HangUp, Pattern, Record, TestServer, connect_small_share, connect_small_window,
+    each_back_end, echo, eventually, now, on_chunk, within,
+};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use util::functions::Functions;
-use util::{
-    Case, HangUp, Pattern, Record, TestServer, connect_small_share, connect_small_window,
-    each_back_end, echo, eventually, now, on_chunk, within,
-};
 use wharf::DisconnectReason::{self, Kicked, PeerClosed, SlowReader};
 use wharf::{Handler, Input, Link, Output, Result};
 

@@ -2,21 +2,18 @@
 //! becomes of the link; so it is at a stop. A close sends what is queued first, an abort does not.
 //!
 //! Method: clients that end their half and go on reading, links that are kept, and stops.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::functions::{Functions, functions};
+use crate::util::{
+    Case, TestServer, bytes, connect_small_window, each_back_end, eventually, expect_bytes,
+    expect_end, expect_end_or_reset, meanwhile, now, read_back,
+};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use util::functions::{Functions, functions};
-use util::{
-    Case, TestServer, bytes, connect_small_window, each_back_end, eventually, expect_bytes,
-    expect_end, expect_end_or_reset, meanwhile, now, read_back,
-};
 use wharf::DisconnectReason::{HandlerClosed, Idle, Kicked, PeerClosed, PeerReset, ServerStopping};
 use wharf::{PostError, SendError, Verdict};
 

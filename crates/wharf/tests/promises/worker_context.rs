@@ -3,11 +3,11 @@
 //!
 //! Method: contexts that are not `Send` and count themselves; a handler that panics where the
 //! client says.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util::{
+    Case, Mutex, ON_PURPOSE, Record, TestServer, check_home, each_back_end, eventually,
+    expect_bytes, expect_end_or_reset, finish, round_trip, silence_panics_on_purpose,
+};
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
 use std::rc::Rc;
@@ -15,10 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::ThreadId;
 use std::time::Duration;
-use util::{
-    Case, Mutex, ON_PURPOSE, Record, TestServer, check_home, each_back_end, eventually,
-    expect_bytes, expect_end_or_reset, finish, round_trip, silence_panics_on_purpose,
-};
 use wharf::{DisconnectReason, Error, Handler, Input, Link, Result, Verdict, Worker, WorkerId};
 
 each_back_end!(

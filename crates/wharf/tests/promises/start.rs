@@ -2,15 +2,12 @@
 //!
 //! Method: each reason that can be brought about, and then a look at threads, descriptors and
 //! the address.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::skip::skip;
+use crate::util::{Case, TestServer, each_back_end, echo, open_files, server_threads};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::net::{SocketAddr, TcpListener};
-use util::skip::skip;
-use util::{Case, TestServer, each_back_end, echo, open_files, server_threads};
 use wharf::StartErrorKind::{self, Address, BackEnd, Handler as OfHandler, Resources, Settings};
 use wharf::{
     Builder, Decoder, Delimiter, Error, FixedSize, Handle, Handler, Input, LengthPrefix, Lines,

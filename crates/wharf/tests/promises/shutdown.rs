@@ -2,22 +2,19 @@
 //! hears the end. What cannot be finished in time is cut and counted, and the address is free.
 //!
 //! Method: stops in the middle of pipelined traffic, with peers that read, do not read, or leave.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::{
+    Case, HangUp, Record, TestServer, bytes, connect_small_window, each_back_end, echo,
+    enough_files, eventually, expect_bytes, expect_end, expect_end_or_reset, now, on_chunk,
+    round_trip, within,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use util::{
-    Case, HangUp, Record, TestServer, bytes, connect_small_window, each_back_end, echo,
-    enough_files, eventually, expect_bytes, expect_end, expect_end_or_reset, now, on_chunk,
-    round_trip, within,
-};
 use wharf::{Builder, DisconnectReason, Handler, Input, Link, PostError, Result, Server};
 
 each_back_end!(

@@ -3,21 +3,18 @@
 //! out in constant memory.
 //!
 //! Method: outputs of a few buffers, clients that read late, counted calls, and 64 MiB.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::functions::functions;
+use crate::util::{
+    Case, Pattern, TestServer, bytes, connect_small_share, each_back_end, eventually, expect_bytes,
+    expect_end, finish, meanwhile, on_receive, read_back, read_pattern, resident_bytes, within,
+};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use util::functions::functions;
-use util::{
-    Case, Pattern, TestServer, bytes, connect_small_share, each_back_end, eventually, expect_bytes,
-    expect_end, finish, meanwhile, on_receive, read_back, read_pattern, resident_bytes, within,
-};
 use wharf::DisconnectReason::{HandlerError, OutputFull, PeerClosed};
 use wharf::{Copied, Error, ErrorKind as Kind, LengthPrefix, Output, Result, SendError};
 

@@ -2,20 +2,17 @@
 //! there are; through a stop, too: what the server's system had taken before it is answered.
 //!
 //! Method: eight clients send an echo server as much as it takes.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::{
+    Case, Got, HangUp, PATIENCE, Pattern, STANDS_AFTER, TestServer, each_back_end, echo,
+    eventually, now, on_chunk, read_pattern, unacknowledged, within, write_until_it_stands,
+};
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use util::{
-    Case, Got, HangUp, PATIENCE, Pattern, STANDS_AFTER, TestServer, each_back_end, echo,
-    eventually, now, on_chunk, read_pattern, unacknowledged, within, write_until_it_stands,
-};
 use wharf::DisconnectReason::{PeerClosed, ServerStopping};
 
 each_back_end!(

@@ -2,23 +2,20 @@
 //! their order, and the link stays; what never comes, comes too late or is too long ends the link.
 //!
 //! Method: a handler that hands its replies to the test, which sends them when it likes.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::functions::{Calls, Functions, functions};
+use crate::util::{
+    Case, Mutex, ON_PURPOSE, PATIENCE, Random, Record, TestServer, bytes, each_back_end,
+    eventually, expect_bytes, expect_end, expect_end_or_reset, finish, meanwhile, now,
+    silence_panics_on_purpose,
+};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
-use util::functions::{Calls, Functions, functions};
-use util::{
-    Case, Mutex, ON_PURPOSE, PATIENCE, Random, Record, TestServer, bytes, each_back_end,
-    eventually, expect_bytes, expect_end, expect_end_or_reset, finish, meanwhile, now,
-    silence_panics_on_purpose,
-};
 use wharf::DisconnectReason::{
     HandlerClosed, HandlerError, HandlerPanic, Idle, Kicked, PeerClosed, PeerReset, ServerStopping,
     SlowReader,

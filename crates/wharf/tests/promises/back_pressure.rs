@@ -3,19 +3,16 @@
 //!
 //! Method: clients with a small receive window flood an echo server and read only later, while
 //! others make round trips.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::{
+    Case, PATIENCE, Record, TestServer, bytes, closed, connect_small_window, each_back_end, echo,
+    eventually, finish, now, read_back, round_trip,
+};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use util::{
-    Case, PATIENCE, Record, TestServer, bytes, closed, connect_small_window, each_back_end, echo,
-    eventually, finish, now, read_back, round_trip,
-};
 use wharf::{DisconnectReason, Handler, Input, Link, Output, Result, SendError};
 
 each_back_end!(

@@ -2,19 +2,16 @@
 //! buffer at rest or under bulk load, a broadcast reaches each link, and a message may be as large.
 //!
 //! Method: bulk echo, broadcasts and large messages with default buffers on 1 to 32 shards.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::{
+    Case, HangUp, PATIENCE, Pattern, TestServer, bytes, each_back_end, echo, enough_files,
+    eventually, expect_bytes, finish, now, on_chunk, read_pattern, round_trip, server_time, within,
+};
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use util::{
-    Case, HangUp, PATIENCE, Pattern, TestServer, bytes, each_back_end, echo, enough_files,
-    eventually, expect_bytes, finish, now, on_chunk, read_pattern, round_trip, server_time, within,
-};
 use wharf::DisconnectReason::{Limit, SlowReader};
 use wharf::{Handler, Input, Link, Result};
 

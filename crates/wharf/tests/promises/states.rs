@@ -2,22 +2,19 @@
 //! tells its handler when it starts and when the last of it is gone; a link knows where it comes from.
 //!
 //! Method: states that count themselves, and a log of what a handler was called for.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::functions::functions;
+use crate::util::{
+    Case, Mutex, ON_PURPOSE, TestServer, each_back_end, eventually, expect_bytes, expect_end,
+    finish, meanwhile, now, on_receive, reset, round_trip, silence_panics_on_purpose,
+};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use util::functions::functions;
-use util::{
-    Case, Mutex, ON_PURPOSE, TestServer, each_back_end, eventually, expect_bytes, expect_end,
-    finish, meanwhile, now, on_receive, reset, round_trip, silence_panics_on_purpose,
-};
 use wharf::{
     Address, DisconnectReason, Error, Handle, Handler, Input, Link, LinkId, ListenerId, Origin,
     PostError, Result, Verdict, Worker,

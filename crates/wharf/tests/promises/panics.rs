@@ -3,22 +3,18 @@
 //! other links go on.
 //!
 //! Method: a table of callbacks; beside each link that panics is one that does not.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util::functions::{Functions, functions};
+use crate::util::{
+    Case, Mutex, ON_PURPOSE, TestServer, each_back_end, eventually, expect_bytes, expect_end,
+    expect_end_or_reset, finish, round_trip, silence_panics_on_purpose,
+};
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use util::functions::{Functions, functions};
-use util::{
-    Case, Mutex, ON_PURPOSE, TestServer, each_back_end, eventually, expect_bytes, expect_end,
-    expect_end_or_reset, finish, round_trip, silence_panics_on_purpose,
-};
 use wharf::DisconnectReason::{HandlerPanic, Kicked, PeerClosed, ServerStopping};
 use wharf::{Handle, Handler, Input, Link, Result, StartErrorKind, Verdict, Worker};
 

@@ -2,21 +2,18 @@
 //! all; what a link misses is counted for it, and what is refused is told before and not after.
 //!
 //! Method: links that do not read, beside others that do, and counts of what came.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::functions::{Functions, functions};
+use crate::util::{
+    Case, Hold, Mutex, Record, TestServer, bytes, connect_small_share, each_back_end, echo,
+    eventually, expect_bytes, expect_end, finish, on_receive, round_trip,
+};
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
-use util::functions::{Functions, functions};
-use util::{
-    Case, Hold, Mutex, Record, TestServer, bytes, connect_small_share, each_back_end, echo,
-    eventually, expect_bytes, expect_end, finish, on_receive, round_trip,
-};
 use wharf::DisconnectReason::{HandlerClosed, Kicked, SlowReader};
 use wharf::{Builder, Handle, LengthPrefix, Link, LinkId, PostError, Result, Verdict, WhenSlow};
 

@@ -2,19 +2,16 @@
 //! stopped right afterwards.
 //!
 //! Method: numbered posts, as many as half of an output holds, then a stop.
-#![cfg(target_os = "linux")]
-#![cfg(test)]
 
-mod util;
-
+use crate::util;
+use crate::util::{
+    Case, HangUp, Record, TestServer, each_back_end, echo, expect_bytes, now, on_chunk, within,
+};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use util::{
-    Case, HangUp, Record, TestServer, each_back_end, echo, expect_bytes, now, on_chunk, within,
-};
 use wharf::{Handler, Input, Link, PostError};
 
 each_back_end!(
