@@ -1,7 +1,6 @@
 //! The command line: each flag once, with its variable, its default and its help.
 
 use crate::units::{parse_count, parse_duration, parse_size};
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::time::Duration;
 
@@ -34,7 +33,7 @@ pub(crate) struct Look {
     pub(crate) color: Color,
     /// Draw with ASCII only; the default where the locale is not UTF-8
     #[arg(long, global = true, env = "WHARF_ASCII", hide_env = true, hide_short_help = true)]
-    #[arg(display_order = 101)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new(), display_order = 101)]
     pub(crate) ascii: bool,
 }
 
@@ -222,20 +221,6 @@ pub(crate) enum Backend {
 pub(crate) enum WhenFull {
     Wait,
     Refuse,
-}
-
-/// Where a refused value came from, if not from a flag.
-pub(crate) fn variable_at_fault(error: &clap::Error) -> Option<String> {
-    if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
-        return None;
-    }
-    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
-        return None;
-    };
-    let flag = argument.split_whitespace().next()?;
-    let given = std::env::args().any(|word| word.split('=').next() == Some(flag));
-    let name = flag.strip_prefix("--")?.replace('-', "_").to_uppercase();
-    (!given).then(|| format!("WHARF_{name}"))
 }
 
 /// What `wharf` alone prints.

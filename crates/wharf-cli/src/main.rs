@@ -9,6 +9,7 @@ mod screen;
 mod serve;
 mod status;
 mod units;
+mod usage;
 
 use clap::Parser;
 use flags::{Command, Flags};
@@ -57,12 +58,13 @@ const DRAIN_RAN_OUT: u8 = 5;
 
 /// Help and version are asked for and no faults; all else is.
 fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        complain(&format!("error: {}", usage::line(error)));
+        return USAGE.into();
+    }
     // If nobody can read it, there is nobody to tell.
     let _nobody_reads = error.print();
-    if let Some(variable) = flags::variable_at_fault(error) {
-        complain(&format!("The value comes from the environment variable {variable}."));
-    }
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED))
+    ExitCode::SUCCESS
 }
 
 fn complain(text: &str) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Bytes: `2048`, `2KiB` or `2K` (1,024 each), `2kB` or `2k` (1,000 each), and so on for M and G.
 pub(crate) fn parse_size(text: &str) -> Result<u32, String> {
-    let hint = "such as 2048, 2KiB or 64K (1,024 each), 10kB or 10k (1,000 each), 1MiB";
+    let hint = "a size such as 2048, 2KiB (1,024 bytes each), 10kB (1,000 bytes each) or 1MiB";
     let (number, unit) = split(text, hint)?;
     let factor = match unit {
         "" | "B" | "b" => 1.0,
@@ -17,7 +17,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u32, String> {
         "M" | "Mi" | "MiB" => 1024.0 * 1024.0,
         "GB" => 1e9,
         "G" | "Gi" | "GiB" => 1024.0 * 1024.0 * 1024.0,
-        _ => return Err(format!("{unit:?} is no unit of size; write {hint}")),
+        _ => return Err(format!("unknown unit {unit:?}; write {hint}")),
     };
     whole(number * factor, hint)
 }
@@ -31,14 +31,14 @@ pub(crate) fn parse_count(text: &str) -> Result<u32, String> {
         "" => 1.0,
         "k" | "K" => 1e3,
         "M" => 1e6,
-        _ => return Err(format!("{unit:?} is no unit of number; write {hint}")),
+        _ => return Err(format!("unknown unit {unit:?}; write {hint}")),
     };
     whole(number * factor, hint)
 }
 
 /// A span of time: `1.5s`, `200ms`, `2m`, `1h`, or `0`. A bare number would leave the unit open.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let hint = "such as 1.5s, 200ms, 2m, 1h, or 0";
+    let hint = "a time such as 1.5s, 200ms, 2m, 1h or 0";
     let (number, unit) = split(text, hint)?;
     let factor = match unit {
         "us" | "µs" => 1e-6,
@@ -48,7 +48,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => 3_600.0,
         "" if number == 0.0 => 1.0,
         "" => return Err(format!("the unit is missing; write {hint}")),
-        _ => return Err(format!("{unit:?} is no unit of time; write {hint}")),
+        _ => return Err(format!("unknown unit {unit:?}; write {hint}")),
     };
     Duration::try_from_secs_f64(number * factor).map_err(|_| format!("too long; write {hint}"))
 }

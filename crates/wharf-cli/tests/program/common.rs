@@ -24,6 +24,8 @@ pub(crate) fn clean(mut command: Command, arguments: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    // The width of help texts, where there is no terminal.
+    command.env_remove("COLUMNS");
     command.args(arguments).env_remove("JOURNAL_STREAM").stdin(Stdio::null());
     command
 }
@@ -35,8 +37,21 @@ pub(crate) struct Output {
     pub(crate) code: Option<i32>,
 }
 
+/// Runs a program that ends by itself. One that does not is killed.
 pub(crate) fn run(command: &mut Command) -> Output {
-    let output = command.output().expect("the program starts");
+    let pipes = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = pipes.spawn().expect("the program starts");
+    let pid = rustix::process::Pid::from_child(&child);
+    let (ended, watched) = channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if watched.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            // An error means that it has just ended.
+            let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    });
+    let output = child.wait_with_output().expect("it is our child");
+    drop(ended);
+    watch.join().expect("no panic");
     let text = |bytes| String::from_utf8(bytes).expect("it prints UTF-8");
     let (stdout, stderr) = (text(output.stdout), text(output.stderr));
     Output { stdout, stderr, code: output.status.code() }

@@ -2,24 +2,44 @@
 
 use super::common::{Output, Server, WHARF, clean, installed, run, wharf};
 use super::each_back_end;
+use super::snapshot::{matches, transcript};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 each_back_end! {
     a_taken_address_is_the_machines_no,
     too_few_open_files_are_the_machines_no,
     a_port_without_permission_is_the_machines_no,
+    too_few_threads_are_the_machines_no,
+    too_little_address_space_is_the_machines_no,
 }
 
 /// One line, with the exit code.
 #[track_caller]
-fn refuses(output: &Output, code: i32, texts: &[&str]) {
-    assert_eq!(output.code, Some(code), "{}", output.stderr);
-    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
-    assert!(output.stderr.starts_with("error: "), "{}", output.stderr);
-    for text in texts {
-        assert!(output.stderr.contains(text), "{text:?} is not in {}", output.stderr);
-    }
-    assert_eq!(output.stdout, "");
+fn refuses(command: &str, output: &Output, code: i32) -> String {
+    assert_eq!(output.code, Some(code), "{command}: {}", output.stderr);
+    assert_eq!(output.stderr.lines().count(), 1, "{command}: {}", output.stderr);
+    assert!(output.stderr.starts_with("error: "), "{command}: {}", output.stderr);
+    assert_eq!(output.stdout, "", "{command}");
+    transcript(command, output)
+}
+
+/// What `commands` say, each of which may begin with variables; all of them end with `code`.
+#[track_caller]
+fn all_refuse(commands: &[&str], code: i32) -> String {
+    let refusals = commands.iter().map(|line| {
+        let (mut variables, mut words) = (Vec::new(), Vec::new());
+        for word in line.split(' ') {
+            match word.split_once('=') {
+                Some(variable) if word.starts_with("WHARF_") => variables.push(variable),
+                _ => words.push(word),
+            }
+        }
+        assert_eq!(words.remove(0), "wharf");
+        refuses(line, &run(wharf(&words).envs(variables)), code)
+    });
+    refusals.collect()
 }
 
 /// Whether the machine has the back end.
@@ -31,7 +51,9 @@ fn a_taken_address_is_the_machines_no(back_end: &str) {
     let Some(server) = Server::start(back_end, &[]) else { return };
     let address = server.addresses[0].to_string();
     let output = run(&mut wharf(&["serve", "--backend", back_end, "--listen", &address]));
-    refuses(&output, 4, &[&address, "in use by another program", "ss -ltnp", "another port"]);
+    let command = format!("wharf serve --listen {address}");
+    let refusal = refuses(&command, &output, 4);
+    matches("refused-address-in-use", &server.own_numbers(&refusal));
     server.stop();
 }
 
@@ -40,117 +62,220 @@ fn too_few_open_files_are_the_machines_no(back_end: &str) {
         return;
     }
     let script = "ulimit -n 50; exec \"$0\" \"$@\"";
-    let command = ["serve", "--backend", back_end, "--listen", "127.0.0.1:0"];
+    let command = ["serve", "--backend", back_end, "--listen", "127.0.0.1:0", "--shards", "1"];
     let shell = [&["-c", script, WHARF][..], &command].concat();
     let output = run(&mut clean(Command::new("sh"), &shell));
-    refuses(&output, 4, &["open files", "hard limit is 50", "ulimit -Hn", "fewer links"]);
+    let command = "ulimit -n 50; wharf serve --shards 1";
+    matches("refused-open-files", &refuses(command, &output, 4));
+}
+
+/// A copy of the program where another user can reach it. Dropped, it is removed.
+struct Copy {
+    folder: std::path::PathBuf,
+}
+
+impl Copy {
+    fn make(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("wharf-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::copy(WHARF, folder.join("wharf")).expect("a copy");
+        Self { folder }
+    }
+
+    /// Runs it as a user without rights who may have so many threads; `None`, with the reason
+    /// printed, where this user cannot become another one.
+    fn run(&self, threads: &str, words: &[&str]) -> Option<Output> {
+        if !installed("setpriv", "--version") || !installed("prlimit", "--version") {
+            return None;
+        }
+        let user = ["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"];
+        let program = self.folder.join("wharf").to_string_lossy().into_owned();
+        let limit = format!("--nproc={threads}:{threads}");
+        let limited = ["--inh-caps=-all", "prlimit", &limit, &program];
+        let words = [&user[..], &limited, words].concat();
+        let output = run(&mut clean(Command::new("setpriv"), &words));
+        if output.stderr.starts_with("setpriv: ") {
+            println!("skipped, because of {}", output.stderr);
+            return None;
+        }
+        Some(output)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.folder).expect("ours");
+    }
 }
 
 fn a_port_without_permission_is_the_machines_no(back_end: &str) {
-    if !works(back_end) || !installed("setpriv", "--version") {
-        return;
-    }
     let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     if first.is_ok_and(|first| first.trim() == "0") {
         println!("skipped, because this machine has no privileged ports");
         return;
     }
-    // A copy where another user can reach it.
-    let folder = std::env::temp_dir().join(format!("wharf-{}-{back_end}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let program = folder.join("wharf");
-    std::fs::copy(WHARF, &program).expect("a copy");
-    let program = program.to_string_lossy().into_owned();
-    let user = ["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"];
-    let command = ["serve", "--backend", back_end, "--listen", "127.0.0.1:919"];
-    let words = [&user[..], &["--inh-caps=-all", &program], &command].concat();
-    let output = run(&mut clean(Command::new("setpriv"), &words));
-    std::fs::remove_dir_all(&folder).expect("ours");
-    if output.stderr.starts_with("setpriv: ") {
-        println!("skipped, because of {}", output.stderr);
+    if !works(back_end) {
         return;
     }
-    refuses(&output, 4, &["no permission", "127.0.0.1:919", "CAP_NET_BIND_SERVICE"]);
+    let words = ["serve", "--backend", back_end, "--listen", "127.0.0.1:919"];
+    let Some(output) = Copy::make(&format!("port-{back_end}")).run("1000", &words) else { return };
+    let command = "wharf serve --listen 127.0.0.1:919";
+    matches("refused-permission", &refuses(command, &output, 4));
 }
 
-#[test]
-fn wharf_alone_says_what_to_try() {
-    let output = run(&mut wharf(&[]));
-    assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""));
-    assert_eq!(output.stderr.lines().count(), 5, "{}", output.stderr);
-    assert!(output.stderr.contains("wharf serve --app chat"), "{}", output.stderr);
-    assert!(output.stderr.contains("wharf --help"), "{}", output.stderr);
-}
-
-#[test]
-fn help_and_version_are_no_faults() {
-    for (words, text) in [
-        (&["-h"][..], "wharf serve --app chat"),
-        (&["--help"], "Usage: wharf"),
-        (&["serve", "-h"], "--buffer-size <SIZE>"),
-        (&["serve", "--help"], "130  ended at once by a second SIGINT"),
-        (&["--version"], concat!("wharf ", env!("CARGO_PKG_VERSION"), "\n")),
-    ] {
-        let output = run(&mut wharf(words));
-        assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{words:?}");
-        assert!(output.stdout.contains(text), "{}", output.stdout);
+fn too_few_threads_are_the_machines_no(back_end: &str) {
+    if !works(back_end) {
+        return;
     }
+    let words = ["serve", "--backend", back_end, "--listen", "127.0.0.1:0", "--shards", "8"];
+    let copy = Copy::make(&format!("threads-{back_end}"));
+    let Some(output) = copy.run("2", &words) else { return };
+    let command = "ulimit -u 2; wharf serve --shards 8";
+    matches("refused-threads", &refuses(command, &output, 4));
+}
+
+/// Enough address space for the program, and not for its buffers.
+fn too_little_address_space_is_the_machines_no(back_end: &str) {
+    if !works(back_end) {
+        return;
+    }
+    let script = "ulimit -v 300000; exec \"$0\" \"$@\"";
+    let command = ["serve", "--backend", back_end, "--listen", "127.0.0.1:0", "--shards", "1"];
+    let many = ["--buffers", "200k"];
+    let shell = [&["-c", script, WHARF][..], &command, &many].concat();
+    let output = run(&mut clean(Command::new("sh"), &shell));
+    let command = "ulimit -v 300000; wharf serve --shards 1 --buffers 200k";
+    matches("refused-address-space", &refuses(command, &output, 4));
 }
 
 #[test]
 fn a_wrong_command_line_is_usage() {
-    for (words, texts) in [
-        (&["serve", "--buffer", "3"][..], &["'--buffer'", "'--buffers'"][..]),
-        (&["serv"], &["'serv'", "'serve'"]),
-        (&["serve", "--app", "ecko"], &["'ecko'", "'echo'"]),
-        (&["serve", "--idle", "10"], &["'10'", "--idle", "unit is missing", "200ms"]),
-        (&["serve", "--buffer-size", "2KX"], &["'2KX'", "no unit of size", "2KiB"]),
-        (&["serve", "--links", "many"], &["'many'", "not a number"]),
-        (&["serve", "--backend", "kqueue"], &["'kqueue'", "auto, uring, epoll"]),
-        (&["serve", "--when-full", "panic"], &["'panic'", "wait, refuse"]),
-    ] {
-        let output = run(&mut wharf(words));
-        assert_eq!(output.code, Some(2), "{words:?}: {}", output.stderr);
-        for text in texts {
-            assert!(output.stderr.contains(text), "{text:?} is not in {}", output.stderr);
-        }
-    }
+    let mut text = all_refuse(
+        &[
+            "wharf -x",
+            "wharf --ascii",
+            "wharf serv",
+            "wharf help",
+            "wharf serve extra",
+            "wharf serve -- extra",
+            "wharf serve --buffer 3",
+            "wharf serve --buffer_size 3",
+            "wharf serve --zzz",
+            "wharf serve --links 3 --links 4",
+            "wharf serve --ascii=yes",
+        ],
+        2,
+    );
+    let mut command = wharf(&["serve", "--links"]);
+    let output = run(command.arg(OsStr::from_bytes(b"\xff")));
+    text += &refuses("wharf serve --links $'\\xff'", &output, 2);
+    matches("usage", &text);
+}
+
+/// For each option one that is wrong, and for each kind of value all that can be wrong with it.
+#[test]
+fn a_wrong_value_is_usage() {
+    let text = all_refuse(
+        &[
+            "wharf serve --app ecko",
+            "wharf serve --app xyz",
+            "wharf serve --app",
+            "wharf serve --app=",
+            "wharf serve --backend kqueue",
+            "wharf serve --when-full panic",
+            "wharf serve --color pink",
+            "wharf serve --listen",
+            "wharf serve --links many",
+            "wharf serve --links",
+            "wharf serve --links -1",
+            "wharf serve --links 1.5",
+            "wharf serve --links 10KiB",
+            "wharf serve --links 5000M",
+            "wharf serve --buffers 1..2",
+            "wharf serve --shards two",
+            "wharf serve --backlog long",
+            "wharf serve --buffer-size 2KX",
+            "wharf serve --buffer-size big",
+            "wharf serve --buffer-size 5GiB",
+            "wharf serve --buffer-size 1.0001k",
+            "wharf serve --send-queue 1X",
+            "wharf serve --input-bytes 1X",
+            "wharf serve --grant 1X",
+            "wharf serve --idle 10",
+            "wharf serve --idle soon",
+            "wharf serve --idle 10parsecs",
+            "wharf serve --idle 99999999999999999999h",
+            "wharf serve --drain 5",
+            "wharf serve --stats 5",
+            "wharf serve --stall 5",
+            "wharf serve --loan-wait 5",
+        ],
+        2,
+    );
+    matches("usage-values", &text);
 }
 
 #[test]
 fn a_bad_variable_is_usage_and_is_named() {
-    for (name, value) in
-        [("WHARF_BACKEND", "kqueue"), ("WHARF_LINKS", "many"), ("WHARF_DRAIN", "ten")]
-    {
-        let output = run(wharf(&["serve"]).env(name, value));
-        assert_eq!(output.code, Some(2), "{}", output.stderr);
-        assert!(output.stderr.contains(&format!("'{value}'")), "{}", output.stderr);
-        assert!(output.stderr.contains(&format!("variable {name}")), "{}", output.stderr);
-    }
-    let output = run(wharf(&["serve"]).env("WHARF_LOG", "wharf=loud"));
-    refuses(&output, 2, &["WHARF_LOG", "wharf=loud", "info,wharf=debug"]);
+    let mut text = all_refuse(
+        &[
+            "WHARF_APP=ecko wharf serve",
+            "WHARF_APP= wharf serve",
+            "WHARF_BACKEND=kqueue wharf serve",
+            "WHARF_COLOR=pink wharf serve",
+            "WHARF_DRAIN=ten wharf serve",
+            "WHARF_LINKS=many wharf serve",
+            "WHARF_LINKS=1 wharf serve --links many",
+            "WHARF_LOG=wharf=loud wharf serve",
+        ],
+        2,
+    );
+    let output = run(wharf(&["serve"]).env("WHARF_LINKS", OsStr::from_bytes(b"\xff")));
+    text += &refuses("WHARF_LINKS=$'\\xff' wharf serve", &output, 2);
+    matches("usage-variables", &text);
 }
 
 #[test]
 fn settings_that_do_not_fit_are_bad_configuration() {
-    let serve = |words: &[&str]| run(&mut wharf(&[&["serve"], words].concat()));
-    refuses(
-        &serve(&["--links", "0", "--buffer-size", "8"]),
+    let text = all_refuse(
+        &[
+            "wharf serve --links 0 --buffers 0 --buffer-size 8 --shards 300 --backlog 0",
+            "wharf serve --input-bytes 0 --send-queue 0 --grant 0 --shards 1",
+            "wharf serve --shards 4 --links 3",
+            "wharf serve --shards 1 --buffers 5999",
+            "wharf serve --shards 1 --send-queue 8KiB --grant 8KiB",
+            "wharf serve --shards 1 --send-queue 2KiB",
+        ],
         3,
-        &["links_max is 0", "buffer_size_bytes is 8"],
     );
-    refuses(&serve(&["--shards", "4", "--links", "3"]), 3, &["each of 4 shards needs one"]);
-    refuses(&serve(&["--buffers", "5999"]), 3, &["buffer_count is 5999", "fewer links"]);
-    refuses(&serve(&["--send-queue", "8KiB", "--grant", "8KiB"]), 3, &["grant_bytes is 8192"]);
-    refuses(&serve(&["--send-queue", "2KiB"]), 3, &["buffer_size_bytes is 2048", "twice that"]);
-    refuses(&serve(&["--listen", "127.0.0.1"]), 3, &["\"127.0.0.1\"", "127.0.0.1:9527"]);
+    matches("refused-settings", &text);
+}
+
+#[test]
+fn an_address_that_is_none_is_bad_configuration() {
+    let text = all_refuse(
+        &[
+            "wharf serve --listen 127.0.0.1",
+            "wharf serve --listen [::1]",
+            "wharf serve --listen localhost:http",
+            "wharf serve --listen 127.0.0.1:65536",
+            "wharf serve --listen nohost.invalid:9527",
+            "WHARF_LISTEN= wharf serve",
+        ],
+        3,
+    );
+    matches("refused-addresses", &text);
 }
 
 #[test]
 fn a_foreign_address_and_too_little_memory_are_the_machines_no() {
-    // 192.0.2.0/24 is reserved for documentation (RFC 5737).
-    let output = run(&mut wharf(&["serve", "--listen", "192.0.2.1:9527"]));
-    refuses(&output, 4, &["192.0.2.1:9527", "not an address of this machine"]);
-    let much = ["serve", "--buffers", "16M", "--buffer-size", "1MiB", "--send-queue", "2MiB"];
-    refuses(&run(&mut wharf(&much)), 4, &["memory", "fewer links", "smaller buffers"]);
+    let text = all_refuse(
+        &[
+            // 192.0.2.0/24 is reserved for documentation (RFC 5737).
+            "wharf serve --listen 192.0.2.1:9527",
+            "wharf serve --buffers 16M --buffer-size 1MiB --send-queue 2MiB",
+        ],
+        4,
+    );
+    matches("refused-machine", &text);
 }

@@ -11,8 +11,10 @@ mod apps;
 mod clients;
 mod common;
 mod errors;
+mod help;
 mod screen;
 mod shares;
+mod snapshot;
 mod stop;
 
 /// Makes each function a test on io_uring and one on epoll.
