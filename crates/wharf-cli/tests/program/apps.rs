@@ -2,6 +2,7 @@
 
 use super::common::{Server, read_until};
 use super::each_back_end;
+use super::snapshot::matches;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
@@ -116,7 +117,9 @@ fn chargen_waits_for_a_client_that_does_not_read(back_end: &str) {
 /// A client of chat that has read its welcome.
 fn guest(server: &Server) -> TcpStream {
     let mut link = server.connect();
-    read_until(&mut link, "all else goes to everybody\r\n");
+    // The welcome.
+    read_until(&mut link, "\r\n");
+    read_until(&mut link, "\r\n");
     link
 }
 
@@ -124,50 +127,82 @@ fn say(link: &mut TcpStream, line: &str) {
     link.write_all(line.as_bytes()).expect("it reads");
 }
 
+/// What chat's clients say and hear, each line after the name of the client that did so.
+struct Conversation {
+    server: Server,
+    guests: Vec<TcpStream>,
+    text: String,
+}
+
+impl Conversation {
+    fn start(back_end: &str) -> Option<Self> {
+        let server = Server::start(back_end, &["--app", "chat"])?;
+        Some(Self { server, guests: Vec::new(), text: String::new() })
+    }
+
+    /// One more client, which hears two lines, and all others one.
+    fn join(&mut self) {
+        self.guests.push(self.server.connect());
+        let number = self.guests.len();
+        self.hear(number);
+        self.hear(number);
+        (1..number).for_each(|other| self.hear(other));
+    }
+
+    fn say(&mut self, guest: usize, text: &str) {
+        say(&mut self.guests[guest - 1], text);
+        self.text += &format!("{guest} > {}\n", text.escape_debug());
+    }
+
+    /// Waits for a line.
+    fn hear(&mut self, guest: usize) {
+        let line = read_until(&mut self.guests[guest - 1], "\r\n");
+        self.text += &format!("{guest} < {}\n", line.strip_suffix("\r\n").expect("its end"));
+    }
+
+    /// Waits for the end of a client's stream.
+    fn hear_the_end(&mut self, guest: usize) {
+        let len = self.guests[guest - 1].read(&mut [0]).expect("it closes in good order");
+        assert_eq!(len, 0, "{}", self.text);
+        self.text += &format!("{guest} < (end)\n");
+    }
+
+    fn matches(self, name: &str) {
+        matches(name, &self.text);
+        drop(self.guests);
+        self.server.stop();
+    }
+}
+
 fn chat_is_a_conversation(back_end: &str) {
-    let Some(server) = Server::start(back_end, &["--app", "chat"]) else { return };
-    let mut first = server.connect();
-    let welcome = read_until(&mut first, "everybody\r\n");
-    assert!(welcome.starts_with("* welcome; you are guest-1, with 0 others here"), "{welcome}");
-    let mut second = guest(&server);
-    assert_eq!(read_until(&mut first, "\r\n"), "* guest-2 is here\r\n");
-    let mut third = guest(&server);
-    for link in [&mut first, &mut second] {
-        assert_eq!(read_until(link, "\r\n"), "* guest-3 is here\r\n");
-    }
-
+    let Some(mut chat) = Conversation::start(back_end) else { return };
+    (0..3).for_each(|_| chat.join());
     // LF and CRLF, lines in pieces, several lines at once.
-    say(&mut first, "/nick 李雷\r\n");
-    assert_eq!(read_until(&mut first, "\r\n"), "* you are now 李雷\r\n");
-    for link in [&mut second, &mut third] {
-        assert_eq!(read_until(link, "\r\n"), "* guest-1 is now 李雷\r\n");
+    chat.say(1, "/nick 李雷\r\n");
+    (1..=3).for_each(|guest| chat.hear(guest));
+    chat.say(1, "hel");
+    chat.say(1, "lo\nhow are you?\n");
+    for guest in [2, 3] {
+        chat.hear(guest);
+        chat.hear(guest);
     }
-    say(&mut first, "hel");
-    say(&mut first, "lo\nhow are you?\n");
-    for link in [&mut second, &mut third] {
-        assert_eq!(read_until(link, "\r\n"), "李雷: hello\r\n");
-        assert_eq!(read_until(link, "\r\n"), "李雷: how are you?\r\n");
+    for command in ["/who\n", "/dance\n"] {
+        chat.say(2, command);
+        chat.hear(2);
     }
-    say(&mut second, "/who\n");
-    assert_eq!(read_until(&mut second, "\r\n"), "* 3 here: guest-2 guest-3 李雷\r\n");
-    say(&mut second, "/dance\n");
-    assert!(read_until(&mut second, "\r\n").contains("/nick NAME, /who and /quit"));
-
     // What was said before the end is heard before it, and nothing after.
-    say(&mut second, "bye\n/quit\nnot heard\n");
-    assert_eq!(read_until(&mut second, "\r\n"), "* goodbye, guest-2\r\n");
-    assert_eq!(second.read(&mut [0]).expect("it closes in good order"), 0);
-    drop(second);
-    for link in [&mut first, &mut third] {
-        assert_eq!(read_until(link, "\r\n"), "guest-2: bye\r\n");
-        assert_eq!(read_until(link, "\r\n"), "* guest-2 has left\r\n");
+    chat.say(2, "bye\n/quit\nnot heard\n");
+    chat.hear(2);
+    chat.hear_the_end(2);
+    for guest in [1, 3] {
+        chat.hear(guest);
+        chat.hear(guest);
     }
-    drop(third);
-    assert_eq!(read_until(&mut first, "\r\n"), "* guest-3 has left\r\n");
-    say(&mut first, "/who\n");
-    assert_eq!(read_until(&mut first, "\r\n"), "* 1 here: 李雷\r\n");
-    drop(first);
-    server.stop();
+    drop(chat.guests.pop());
+    chat.hear(1);
+    chat.say(1, "/who\n");
+    chat.hear(1);
+    chat.matches("chat");
 }
 
 fn chat_ends_a_line_without_end(back_end: &str) {
@@ -176,18 +211,17 @@ fn chat_ends_a_line_without_end(back_end: &str) {
     say(&mut link, &"x".repeat(1_024));
     say(&mut link, "\n");
     say(&mut link, "/who\n");
-    assert_eq!(read_until(&mut link, "\r\n"), "* 1 here: guest-1\r\n");
+    let mut heard = read_until(&mut link, "\r\n");
     say(&mut link, &"x".repeat(1_025));
-    let last = read_until(&mut link, "\r\n");
-    assert_eq!(last, "* that line is longer than 1,024 bytes: goodbye\r\n");
-    assert_eq!(link.read(&mut [0]).expect("it closes in good order"), 0);
+    link.read_to_string(&mut heard).expect("it closes in good order");
+    matches("chat-line-too-long", &heard);
     server.stop();
 }
 
 fn chat_strips_what_commands_a_terminal(back_end: &str) {
     let Some(server) = Server::start(back_end, &["--app", "chat"]) else { return };
     let (mut ann, mut bob) = (guest(&server), guest(&server));
-    read_until(&mut ann, "is here\r\n");
+    read_until(&mut ann, "\r\n");
     bob.write_all(b"\x1b]0;title\x07\x1b[2Jhi\xfe \xe2\x80\xaethere\r\n").expect("it reads");
     assert_eq!(read_until(&mut ann, "\r\n"), "guest-2: ]0;title[2Jhi\u{FFFD} there\r\n");
     drop((ann, bob));
@@ -195,24 +229,16 @@ fn chat_strips_what_commands_a_terminal(back_end: &str) {
 }
 
 fn chat_cannot_be_given_a_taken_or_ugly_name(back_end: &str) {
-    let Some(server) = Server::start(back_end, &["--app", "chat"]) else { return };
-    let (mut ann, mut bob) = (guest(&server), guest(&server));
-    read_until(&mut ann, "is here\r\n");
-    say(&mut ann, "/nick Ann\n");
-    read_until(&mut ann, "now Ann\r\n");
-    read_until(&mut bob, "now Ann\r\n");
-    for (name, answer) in [
-        ("ANN", "* that name is taken\r\n"),
-        ("", "* say which name: /nick NAME\r\n"),
-        ("two words", "* a name has visible characters only, and no spaces\r\n"),
-        ("123456789012345678901", "* a name has at most 20 characters\r\n"),
-        ("*", "* a name does not begin with / or *\r\n"),
-    ] {
-        say(&mut bob, &format!("/nick {name}\n"));
-        assert_eq!(read_until(&mut bob, "\r\n"), answer);
+    let Some(mut chat) = Conversation::start(back_end) else { return };
+    (0..2).for_each(|_| chat.join());
+    chat.say(1, "/nick Ann\n");
+    chat.hear(1);
+    chat.hear(2);
+    for name in ["ANN", "", "two words", "123456789012345678901", "*", "/who"] {
+        chat.say(2, &format!("/nick {name}\n"));
+        chat.hear(2);
     }
-    drop((ann, bob));
-    server.stop();
+    chat.matches("chat-names");
 }
 
 fn several_addresses_are_served(back_end: &str) {

@@ -151,10 +151,16 @@ impl Server {
     }
 
     /// Stops it, and checks that it went in good order.
-    pub(crate) fn stop(mut self) {
+    pub(crate) fn stop(self) {
+        self.run_to_its_end();
+    }
+
+    /// Stops it, and checks that it went in good order; all that it has logged.
+    pub(crate) fn run_to_its_end(mut self) -> String {
         self.signal(rustix::process::Signal::TERM);
         let (status, _) = self.wait();
         assert_eq!(status.code(), Some(0), "{:#?}", self.log);
+        self.transcript()
     }
 }
 

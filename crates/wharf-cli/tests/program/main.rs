@@ -2,6 +2,11 @@
 //!
 //! Each test starts the built binary on a port of the system's choice and reads the address from its
 //! banner. Nothing sleeps for luck: all waits are for a condition, with a deadline.
+//!
+//! Whole outputs stand in `tests/snapshots`, with `[PLACEHOLDERS]` for what varies (`snapshot.rs`), so
+//! that no word changes by accident. After a change on purpose, renew them with
+//! `SNAPSHOTS=overwrite cargo test -p wharf-cli`, and read the difference before you commit it. Where
+//! the variable `CI` is set they are only compared.
 #![cfg(target_os = "linux")]
 #![cfg(test)]
 #![cfg(unix)]
@@ -16,6 +21,7 @@ mod screen;
 mod shares;
 mod snapshot;
 mod stop;
+mod terminal;
 
 /// Makes each function a test on io_uring and one on epoll.
 macro_rules! each_back_end {

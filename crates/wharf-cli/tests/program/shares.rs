@@ -114,9 +114,14 @@ fn bulk_echo_costs_about_the_same_on_eight_shards(back_end: &str) {
     assert!(eight <= 3 * one, "for the same bytes {one:?} with one shard, {eight:?} with eight");
 }
 
+/// The two lines that chat greets with.
+fn read_welcome(guest: &mut TcpStream) {
+    read_until(guest, "\r\n");
+    read_until(guest, "\r\n");
+}
+
 /// Everybody says one line of the greatest length, and hears all others'.
 fn a_hall_full_of_talkers_misses_no_line(back_end: &str) {
-    // What they say together is less than half of a send queue.
     // What they say together is less than half of a send queue.
     const GUESTS: usize = 100;
     let arguments = ["--app", "chat", "--shards", "1", "--links", "110"];
@@ -124,7 +129,7 @@ fn a_hall_full_of_talkers_misses_no_line(back_end: &str) {
     let mut guests: Vec<TcpStream> = Vec::new();
     for _ in 0..GUESTS {
         let mut guest = server.connect();
-        read_until(&mut guest, "all else goes to everybody\r\n");
+        read_welcome(&mut guest);
         guests.push(guest);
     }
     let heard: Vec<usize> = std::thread::scope(|scope| {
@@ -188,9 +193,9 @@ fn what_was_said_before_a_reset_is_heard(back_end: &str) {
     let arguments = ["--app", "chat", "--shards", "1"];
     let Some(server) = Server::start(back_end, &arguments) else { return };
     let mut listener = server.connect();
-    read_until(&mut listener, "all else goes to everybody\r\n");
+    read_welcome(&mut listener);
     let mut leaver = server.connect();
-    read_until(&mut leaver, "all else goes to everybody\r\n");
+    read_welcome(&mut leaver);
     read_until(&mut listener, "guest-2 is here\r\n");
     // While the server stands still, its system takes all; the answer to the first /who then meets
     // the reset.

@@ -4,11 +4,18 @@ use super::common::{Output, Server};
 use regex::Regex;
 use snapbox::assert::{Action, DEFAULT_ACTION_ENV};
 use snapbox::{Assert, Data};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Fails unless `actual`, with placeholders for what varies, is what `NAME.txt` holds.
 #[track_caller]
 pub(crate) fn matches(name: &str, actual: &str) {
+    matches_but(name, &[], actual);
+}
+
+/// As [`matches`], with placeholders for what varies in this output only.
+#[track_caller]
+pub(crate) fn matches_but(name: &str, varying: &[(&str, &str)], actual: &str) {
     let path = PathBuf::from(format!("{}/tests/snapshots/{name}.txt", env!("CARGO_MANIFEST_DIR")));
     // `raw`: otherwise a `[..]` in the file would stand for any words.
     let expected = Data::read_from(&path, None).raw();
@@ -17,13 +24,21 @@ pub(crate) fn matches(name: &str, actual: &str) {
         Some(_) => assert.action(Action::Verify),
         None => assert.action_env(DEFAULT_ACTION_ENV),
     };
-    assert.eq(redact(actual), expected);
+    assert.eq(redact(&redact(actual, VARYING), varying), expected);
 }
+
+/// How many messages there were, if that is a matter of time.
+pub(crate) const MESSAGES: (&str, &str) =
+    (r"; [0-9,]+ messages in, [0-9,]+ out", "; [COUNT] messages in, [COUNT] out");
 
 /// What varies between runs and machines. Each pattern has the words around it, so that no other
 /// number, and no word, is replaced.
 const VARYING: &[(&str, &str)] = &[
-    (r"(?m)^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z ", "[TIME] "),
+    (
+        r"(?m)^((?:\{dim\})?)[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z",
+        "$1[TIME]",
+    ),
+    (r"(?m)^((?:\{dim\})?)[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", "$1[TIME OF DAY]"),
     (r"wharf [0-9]+\.[0-9]+\.[0-9]+", "wharf [VERSION]"),
     (r" on Linux [0-9]+\.[0-9]+,", " on Linux [KERNEL],"),
     (r" \+ posts = [0-9.]+ [kMG]B,", " + posts = [MEMORY],"),
@@ -35,8 +50,8 @@ const VARYING: &[(&str, &str)] = &[
     ),
 ];
 
-fn redact(text: &str) -> String {
-    VARYING.iter().fold(text.to_owned(), |text, (pattern, placeholder)| {
+fn redact(text: &str, varying: &[(&str, &str)]) -> String {
+    varying.iter().fold(text.to_owned(), |text, (pattern, placeholder)| {
         let pattern = Regex::new(pattern).expect("a pattern");
         pattern.replace_all(&text, *placeholder).into_owned()
     })
@@ -62,20 +77,24 @@ impl Server {
 
     /// `text` with placeholders for the process and the ports of this server.
     pub(crate) fn own_numbers(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for words in ["pid ", "kill "] {
-            text = text.replace(&format!("{words}{}", self.pid()), &format!("{words}[PID]"));
-        }
-        for (number, address) in self.addresses.iter().enumerate() {
-            let (given, port) = (address.to_string(), address.port().to_string());
-            let host = given.strip_suffix(&port).expect("the port is last");
-            let placeholder = if number == 0 { "[PORT]" } else { "[OTHER PORT]" };
-            text = text.replace(&given, &format!("{host}{placeholder}"));
-            for client in ["nc 127.0.0.1 ", "nc ::1 "] {
-                let command = format!("{client}{port}");
-                text = text.replace(&command, &format!("{client}{placeholder}"));
-            }
-        }
-        text
+        with_placeholders(text, self.pid(), &self.addresses)
     }
+}
+
+/// `text` with placeholders for a process and the ports that it listens on.
+pub(crate) fn with_placeholders(text: &str, pid: u32, addresses: &[SocketAddr]) -> String {
+    let mut text = text.to_owned();
+    for words in ["pid ", "kill "] {
+        text = text.replace(&format!("{words}{pid}"), &format!("{words}[PID]"));
+    }
+    for (number, address) in addresses.iter().enumerate() {
+        let (given, port) = (address.to_string(), address.port().to_string());
+        let host = given.strip_suffix(&port).expect("the port is last");
+        let placeholder = if number == 0 { "[PORT]" } else { "[OTHER PORT]" };
+        text = text.replace(&given, &format!("{host}{placeholder}"));
+        for client in ["nc 127.0.0.1 ", "nc ::1 "] {
+            text = text.replace(&format!("{client}{port}"), &format!("{client}{placeholder}"));
+        }
+    }
+    text
 }
