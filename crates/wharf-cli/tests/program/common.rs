@@ -89,7 +89,7 @@ impl Server {
         let mut server = Self { child, lines, log: Vec::new(), addresses: Vec::new() };
         let Some(ready) = server.wait_for_line(" ready: ") else {
             let log = server.log.join("\n");
-            if log.contains("back end io_uring does not work here") {
+            if log.contains("back end io_uring is unavailable") {
                 println!("skipped, because {log}");
                 return None;
             }

@@ -79,10 +79,15 @@ const EXHAUSTION: [i32; 4] = [12, 23, 24, 105];
 #[cfg(windows)]
 const EXHAUSTION: [i32; 4] = [4, 8, 10024, 10055];
 
-const FILES: &str = "raise the limit for open files (ulimit -n), or ask for fewer sockets";
-const MEMORY: &str = "the system is short of memory; ask for fewer sockets or buffers";
-const FORBIDDEN: &str =
-    "the process may not do this; look for a seccomp profile or a missing right";
+#[cfg(not(windows))]
+const FILES: &str = "raise the limit for open files (ulimit -n), or use fewer sockets";
+#[cfg(windows)]
+const FILES: &str = "use fewer sockets";
+const MEMORY: &str = "use fewer sockets or buffers, or add memory";
+#[cfg(not(windows))]
+const FORBIDDEN: &str = "check the seccomp profile and the process's capabilities";
+#[cfg(windows)]
+const FORBIDDEN: &str = "check the rights of the account, the firewall and the reserved ports";
 
 /// By code: EMFILE and ENFILE, ENOMEM and ENOBUFS, EPERM and EACCES, ENOSYS and EINVAL.
 #[cfg(not(windows))]
@@ -90,7 +95,7 @@ const HINTS: [(&[i32], &str); 4] = [
     (&[24, 23], FILES),
     (&[12, 105], MEMORY),
     (&[1, 13], FORBIDDEN),
-    (&[38, 22], "this kernel does not know the call in this form; another back end may work"),
+    (&[38, 22], "the kernel lacks the call or one of its options; use another back end"),
 ];
 /// By code: ERROR_TOO_MANY_OPEN_FILES and WSAEMFILE, ERROR_NOT_ENOUGH_MEMORY and WSAENOBUFS,
 /// ERROR_ACCESS_DENIED and WSAEACCES.

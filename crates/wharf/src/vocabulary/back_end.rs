@@ -41,7 +41,7 @@ impl FromStr for BackEnd {
             "uring" | "io_uring" => Ok(Self::Uring),
             "epoll" => Ok(Self::Epoll),
             "iocp" => Ok(Self::Iocp),
-            _ => Err(format!("{name:?} is no back end; there are uring, epoll and iocp")),
+            _ => Err(format!("unknown back end {name:?}; use uring, epoll or iocp")),
         }
     }
 }
@@ -55,6 +55,6 @@ mod tests {
         assert_eq!("uring".parse(), Ok(BackEnd::Uring));
         assert_eq!("io_uring".parse(), Ok(BackEnd::Uring));
         assert_eq!("epoll".parse(), Ok(BackEnd::Epoll));
-        assert!("kqueue".parse::<BackEnd>().unwrap_err().contains("uring, epoll and iocp"));
+        assert!("kqueue".parse::<BackEnd>().unwrap_err().contains("uring, epoll or iocp"));
     }
 }

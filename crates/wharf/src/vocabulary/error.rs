@@ -162,7 +162,8 @@ impl fmt::Display for SendError {
                  grant, or raise Builder::grant_bytes"
             }
             Self::TooLarge => {
-                "the message is larger than an output; raise Builder::output_bytes, or send parts"
+                "the message is larger than an output; raise Builder::output_bytes, or send it in \
+                 parts"
             }
             Self::Closed => "the link is closing",
         })
@@ -189,10 +190,13 @@ impl fmt::Display for PostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Full => {
-                "the receiver is full, or the buffers for posts are used up; try again later, raise \
-                 Builder::output_bytes or Builder::buffer_count, or share one Message"
+                "the receiver's inbox or output is full, or no post buffer is free; try again \
+                 later, raise Builder::output_bytes or Builder::buffer_count, or share one Message"
             }
-            Self::TooLarge => "the message is larger than what its receiver can hold",
+            Self::TooLarge => {
+                "the message is larger than the receiver's output; raise Builder::output_bytes, or \
+                 post it in parts"
+            }
             Self::Closed => "the receiver is closed",
             Self::Stopping => "the server is stopping",
         })
@@ -257,7 +261,8 @@ impl StartError {
     /// An address could not be understood or found.
     pub(crate) fn address(given: &str, source: io::Error) -> Self {
         let text = format!(
-            "cannot listen on {given:?}: {source}; write it as 127.0.0.1:9527 or [::1]:9527"
+            "cannot listen on {given:?}: {source}; write an address such as 127.0.0.1:9527 or \
+             [::1]:9527"
         );
         Self::new(StartErrorKind::Address, text, Some(source))
     }
@@ -266,18 +271,20 @@ impl StartError {
     pub(crate) fn listen(address: SocketAddr, source: io::Error) -> Self {
         let text = match source.kind() {
             io::ErrorKind::AddrInUse => format!(
-                "{address} is in use by another program; stop that one (ss -ltnp shows it), or \
-                 listen on another port"
+                "cannot listen on {address}: in use; stop the process that listens there \
+                 ({SHOW_LISTENERS}), or use another port"
             ),
             io::ErrorKind::AddrNotAvailable => format!(
-                "{address} is not an address of this machine; `ip addr` shows those, 0.0.0.0 and \
-                 [::] mean all of them"
+                "cannot listen on {address}: not an address of this machine; use one of those \
+                 ({SHOW_ADDRESSES}), or 0.0.0.0 or [::] for all"
             ),
-            io::ErrorKind::PermissionDenied => format!(
-                "no permission to listen on {address}; use a port above 1023, or give the program \
-                 the capability CAP_NET_BIND_SERVICE"
-            ),
-            _ => return Self::system("listen", source),
+            io::ErrorKind::PermissionDenied => {
+                format!("cannot listen on {address}: permission denied; {BIND_REMEDY}")
+            }
+            _ => {
+                let text = format!("cannot listen on {address}: {source}");
+                return Self::new(StartErrorKind::Resources, text, Some(source));
+            }
         };
         Self::new(StartErrorKind::Address, text, Some(source))
     }
@@ -287,7 +294,7 @@ impl StartError {
     pub(crate) fn open_files(needed: u64, limit: u64) -> Self {
         let text = format!(
             "the links need {needed} open files, but the hard limit is {limit}; raise it \
-             (ulimit -Hn, LimitNOFILE=) or ask for fewer links"
+             (ulimit -Hn, LimitNOFILE=), or use fewer links"
         );
         Self::new(StartErrorKind::Resources, text, None)
     }
@@ -295,7 +302,7 @@ impl StartError {
     /// The machine, or the control group, has less memory than the settings add up to.
     pub(crate) fn memory(needed: u64, available: u64) -> Self {
         let text = format!(
-            "the settings need {needed} bytes of memory, but {available} are available; ask for \
+            "the settings need {needed} bytes of memory, but {available} are available; use \
              fewer links, or fewer or smaller buffers"
         );
         Self::new(StartErrorKind::Resources, text, None)
@@ -309,22 +316,19 @@ impl StartError {
     /// The back end that was asked for is not to be had here.
     pub(crate) fn back_end(name: &str, reason: &str) -> Self {
         let text =
-            format!("back end {name} does not work here: {reason}; `auto` takes one that does");
+            format!("back end {name} is unavailable: {reason}; `auto` selects one that works");
         Self::new(StartErrorKind::BackEnd, text, None)
     }
 
     /// A thread could not be started.
     pub(crate) fn thread(source: io::Error) -> Self {
-        let text = format!(
-            "cannot start a thread: {source}; ask for fewer shards, or raise the limit for \
-             processes (ulimit -u, pids.max)"
-        );
+        let text = format!("cannot start a thread: {source}; {THREAD_REMEDY}");
         Self::new(StartErrorKind::Resources, text, Some(source))
     }
 
     /// A callback that makes something at the start failed.
     pub(crate) fn handler(reason: &str) -> Self {
-        let text = format!("{reason}; the handler's own error, or panic, says why");
+        let text = format!("{reason}; see the error or the panic of the handler");
         Self::new(StartErrorKind::Handler, text, None)
     }
 
@@ -334,6 +338,26 @@ impl StartError {
         Self::new(StartErrorKind::Resources, text, Some(source))
     }
 }
+
+#[cfg(not(windows))]
+const SHOW_LISTENERS: &str = "ss -ltnp";
+#[cfg(windows)]
+const SHOW_LISTENERS: &str = "netstat -ano";
+#[cfg(not(windows))]
+const SHOW_ADDRESSES: &str = "ip addr";
+#[cfg(windows)]
+const SHOW_ADDRESSES: &str = "ipconfig";
+#[cfg(not(windows))]
+const BIND_REMEDY: &str = "use a port above 1023, or grant the capability CAP_NET_BIND_SERVICE";
+/// Windows has no privileged ports; it denies those that it reserves, or that are used exclusively.
+#[cfg(windows)]
+const BIND_REMEDY: &str =
+    "use a port that is not reserved (netsh int ip show excludedportrange protocol=tcp)";
+#[cfg(not(windows))]
+const THREAD_REMEDY: &str =
+    "use fewer shards, or raise the limit for processes (ulimit -u, pids.max)";
+#[cfg(windows)]
+const THREAD_REMEDY: &str = "use fewer shards";
 
 /// What kept a server from starting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
