@@ -117,7 +117,12 @@ fn a_terminal_that_shows_less_is_given_less(back_end: &str) {
     assert!(text.is_ascii() && !text.contains('{'), "{text}");
     matches_but(&format!("screen-plain-{back_end}"), &LIVE, &text);
 
-    let mut terminal = Terminal::start(back_end, USUAL, &plain, &["--shards", "5"]);
+    let mut terminal = Terminal::start(
+        back_end,
+        USUAL,
+        &[("WHARF_ASCII", "1"), ("NO_COLOR", "1")],
+        &["--shards", "5"],
+    );
     let _link = silent_link(&mut terminal);
     terminal.wait_for("calm figures", is_calm);
     matches_but(&format!("screen-workers-{back_end}"), &LIVE, &terminal.transcript());
