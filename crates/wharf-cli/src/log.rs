@@ -22,8 +22,8 @@ pub(crate) fn start(screen: &Screen, style: Style) -> Result<(), String> {
     let filter = if filter.is_empty() { "info" } else { &filter };
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         format!(
-            "the variable WHARF_LOG is {filter:?}, which is no filter ({error}); write it as \
-             info, debug, or info,wharf=debug"
+            "WHARF_LOG {filter:?}: {error}; write a filter such as info, debug or \
+             info,wharf=debug"
         )
     })?;
     let time = match style.live {
@@ -43,7 +43,7 @@ pub(crate) fn start(screen: &Screen, style: Style) -> Result<(), String> {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("unnamed");
-        tracing::error!(at, thread, "panic: {}", panic.payload_as_str().unwrap_or("no text"));
+        tracing::error!(at, thread, "panic: {}", panic.payload_as_str().unwrap_or("no message"));
     }));
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::apps::{Chargen, Chat, Discard, Echo};
 use crate::flags::{App, Backend, Serve, WhenFull};
 use crate::screen::{Screen, Style};
 use crate::status::{Sampler, now};
-use crate::units::{buffer_size, bytes, span, thousands};
+use crate::units::{buffer_size, bytes, counted, span, thousands};
 use std::error::Error as _;
 use std::fmt;
 use std::io;
@@ -75,7 +75,7 @@ fn is_refused_by_the_system(error: &StartError) -> bool {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Signals(error) => write!(f, "catching signals: {error}"),
+            Self::Signals(error) => write!(f, "cannot catch signals: {error}"),
             Self::Start(error) => error.fmt(f),
             Self::Stopped(error) => error.fmt(f),
         }
@@ -177,28 +177,29 @@ where
 /// Says what runs, on what, with how much, where, how to try it and how to stop it.
 fn banner(flags: &Serve, running: &RunningServer, fallback: Option<String>, style: Style) {
     let stats = running.handle().stats();
-    let workers = stats.workers.len();
+    let workers = u64::try_from(stats.workers.len()).unwrap_or(u64::MAX);
     tracing::info!(
-        "wharf {}, pid {}: {} on {}, {workers} worker{}",
+        "wharf {}, pid {}: {} on {}, {}",
         env!("CARGO_PKG_VERSION"),
         std::process::id(),
         running.back_end().back_end,
         kernel(),
-        if workers == 1 { "" } else { "s" },
+        counted(workers, "worker"),
     );
     if let Some(reason) = fallback {
         let (best, taken) = (BEST_FIRST[0], running.back_end().back_end);
-        tracing::warn!("no {best} here, so {taken}: {reason}");
+        tracing::warn!("{best} is unavailable, using {taken}: {reason}");
     }
     tracing::info!(
-        "memory: {} links + {} x {} buffers + posts = {}, fixed",
-        thousands(flags.links.into()),
-        thousands(stats.buffers.total().into()),
-        buffer_size(flags.buffer_size),
+        "memory: {}, fixed: {}, {} of {}",
         bytes(running.plan().total_bytes()),
+        counted(flags.links.into(), "link"),
+        counted(stats.buffers.total().into(), "buffer"),
+        buffer_size(flags.buffer_size),
     );
     if let Some((from, to)) = running.files_raised() {
-        tracing::info!("files: limit raised from {} to {}", thousands(from), thousands(to));
+        let (from, to) = (thousands(from), thousands(to));
+        tracing::info!("open files: soft limit raised from {from} to {to}");
     }
     let addresses = running.local_addresses();
     let list: Vec<String> = addresses.iter().map(|(_, address)| address.to_string()).collect();
@@ -256,9 +257,12 @@ fn watch(
             (Some(signal), None) => {
                 let links = handle.stats().links.into();
                 let what = match links {
-                    0 => "no link is open".to_owned(),
-                    1 => format!("1 link has {} to finish", span(flags.drain)),
-                    _ => format!("{} links have {} to finish", thousands(links), span(flags.drain)),
+                    0 => "no open links".to_owned(),
+                    _ => format!(
+                        "draining {}, timeout {}",
+                        counted(links, "link"),
+                        span(flags.drain)
+                    ),
                 };
                 tracing::info!("stopping on {}: {what}", signal.name());
                 handle.stop(flags.drain);
@@ -266,8 +270,9 @@ fn watch(
             }
             (Some(signal), Some(_)) => {
                 show.screen.clear();
-                let left = thousands(handle.stats().links.into());
-                tracing::warn!("stopped at once by a second {}: {left} links cut", signal.name());
+                let left = counted(handle.stats().links.into(), "link");
+                let name = signal.name();
+                tracing::warn!("stopped immediately by a second {name}: {left} force-closed");
                 return Ok(Ended::AtOnce(signal));
             }
             (None, _) => {}
@@ -277,20 +282,21 @@ fn watch(
     show.screen.clear();
     let Some(ending) = ending else {
         return match running.wait() {
-            Ok(_) => Err(wharf::Error::msg("the server stopped by itself")),
+            Ok(_) => Err(wharf::Error::msg("the server stopped without a signal")),
             Err(error) => Err(error),
         };
     };
     let stats = running.wait()?.stats;
-    let drained = thousands(ending.links.saturating_sub(stats.cut));
-    let (cut, received) = (thousands(stats.cut), thousands(stats.received_messages));
-    let sent = thousands(stats.sent_messages);
+    let drained = counted(ending.links.saturating_sub(stats.cut), "link");
+    let receives = counted(stats.received_messages, "receive");
+    let sends = counted(stats.sent_messages, "send");
     if stats.cut == 0 {
-        tracing::info!("stopped: {drained} drained, 0 cut; {received} messages in, {sent} out");
+        tracing::info!("stopped: {drained} drained, 0 force-closed; {receives}, {sends}");
         return Ok(Ended::Drained);
     }
     tracing::warn!(
-        "stopped: {drained} drained, {cut} cut after {}; {received} messages in, {sent} out",
+        "stopped: {drained} drained, {} force-closed at the timeout of {}; {receives}, {sends}",
+        thousands(stats.cut),
         span(flags.drain)
     );
     Ok(Ended::LinksCut)

@@ -1,7 +1,7 @@
 //! The figures of a running server: live lines for a terminal, a line of the log elsewhere.
 
 use crate::screen::Style;
-use crate::units::{bytes, span, thousands};
+use crate::units::{bytes, counted, span, thousands};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use wharf::{DisconnectReason, Stats};
@@ -122,16 +122,16 @@ impl Figures {
         tracing::info!(
             up_s = self.up.as_secs(),
             links = self.links,
-            links_limit = self.links_limit,
+            links_max = self.links_limit,
             buffers_in_use = self.buffers,
-            buffers_limit = self.buffers_limit,
-            accepts = self.accepts,
+            buffers_max = self.buffers_limit,
+            accepted = self.accepts,
             receive_per_s = self.input.messages_per_second,
             receive_bytes_per_s = self.input.bytes_per_second,
             send_per_s = self.output.messages_per_second,
             send_bytes_per_s = self.output.bytes_per_second,
             busy_percent = percent(self.busy()),
-            faults = self.faults.iter().map(|fault| fault.1).sum::<u64>(),
+            warnings = self.faults.iter().map(|fault| fault.1).sum::<u64>(),
             "stats"
         );
     }
@@ -144,9 +144,9 @@ impl Figures {
         ending: Option<Duration>,
     ) -> Vec<String> {
         let row = || Row { text: String::new(), room: width.saturating_sub(1), style };
-        let flow = |name: &str, flow: Flow| {
+        let flow = |name: &str, call: &str, flow: Flow| {
             format!(
-                "   {name:<3}{:>10} msg/s {:>9}",
+                "   {name:<3}{:>10} {call}/s {:>9}",
                 thousands(flow.messages_per_second),
                 format!("{}/s", bytes(flow.bytes_per_second))
             )
@@ -157,19 +157,18 @@ impl Figures {
             row()
                 .left("links", &of(self.links, self.links_limit))
                 .bar(share(self.links, self.links_limit))
-                .right(&flow("in", self.input)),
+                .right(&flow("in", "recv", self.input)),
             row()
                 .left("buffers", &of(self.buffers, self.buffers_limit))
                 .bar(share(self.buffers, self.buffers_limit))
-                .right(&flow("out", self.output)),
+                .right(&flow("out", "send", self.output)),
         ];
         if self.workers.len() <= WORKERS_SHOWN_MAX {
             for (number, worker) in self.workers.iter().enumerate() {
                 let label = format!("worker {number}");
                 let left = row().left(&label, &format!("{:>12} calls", thousands(worker.calls)));
-                let links = thousands(worker.links);
-                let plural = if worker.links == 1 { "" } else { "s" };
-                lines.push(left.bar(worker.busy).right(&format!("   {links} link{plural}")));
+                let links = counted(worker.links, "link");
+                lines.push(left.bar(worker.busy).right(&format!("   {links}")));
             }
         } else {
             let calls = thousands(self.workers.iter().map(|worker| worker.calls).sum());
@@ -187,21 +186,19 @@ impl Figures {
             // Whole seconds, so that the line is calm.
             let left = left.saturating_add(Duration::from_millis(999));
             let left = span(Duration::from_secs(left.as_secs()));
-            let links = thousands(self.links);
-            let plural = if self.links == 1 { "" } else { "s" };
             return row
-                .push(&format!(" draining: {links} link{plural} left"), "")
-                .push(&format!(", {left} to go"), "")
-                .right("; Ctrl-C again ends at once");
+                .push(&format!(" draining: {}", counted(self.links, "link")), "")
+                .push(&format!(", timeout in {left}"), "")
+                .right("; Ctrl-C again stops immediately");
         }
         // In whole seconds; the first is rounded up, or it would be shown in milliseconds.
         let up = span(Duration::from_secs(self.up.as_secs().max(1)));
         let row = row.push(&format!(" up {up}"), "");
         if self.faults.is_empty() {
-            return row.right(", no faults");
+            return row.right(", no warnings");
         }
-        let each = |row: Row, (name, count): &(&str, u64)| {
-            row.push(&format!(", {} {name}", thousands(*count)), YELLOW)
+        let each = |row: Row, (noun, count): &(&str, u64)| {
+            row.push(&format!(", {}", counted(*count, noun)), YELLOW)
         };
         self.faults.iter().fold(row, each).text
     }
@@ -211,16 +208,16 @@ impl Figures {
 fn faults(stats: &Stats) -> Vec<(&'static str, u64)> {
     let slow = stats.closed(DisconnectReason::SlowReader);
     let all = [
-        ("handler panics", stats.handler_panics),
-        ("failed accepts", stats.accept_failures),
-        ("refused: links full", stats.refused_full),
-        ("waits for a buffer", stats.receive_pauses),
-        ("slow readers closed", slow),
-        ("limit closed", stats.closed(DisconnectReason::Limit)),
-        ("loans revoked", stats.loans_revoked),
-        ("full outputs closed", stats.closed(DisconnectReason::OutputFull)),
-        ("posts left out", stats.missed),
-        ("system errors", stats.closed(DisconnectReason::SystemError)),
+        ("handler panic", stats.handler_panics),
+        ("accept failure", stats.accept_failures),
+        ("refused connection", stats.refused_full),
+        ("buffer wait", stats.receive_pauses),
+        ("slow reader", slow),
+        ("limit violation", stats.closed(DisconnectReason::Limit)),
+        ("revoked loan", stats.loans_revoked),
+        ("output overflow", stats.closed(DisconnectReason::OutputFull)),
+        ("missed post", stats.missed),
+        ("system error", stats.closed(DisconnectReason::SystemError)),
     ];
     all.into_iter().filter(|fault| fault.1 > 0).collect()
 }
@@ -318,11 +315,11 @@ mod tests {
         let lines = figures(2).lines(80, PLAIN_STYLE, None);
         let expected = [
             "",
-            " links      1,204 of   3,000  ████░░░░░░  40 %   in    182,301 msg/s 11.7 MB/s",
-            " buffers    2,911 of  10,000  ███░░░░░░░  29 %   out         0 msg/s     0 B/s",
+            " links      1,204 of   3,000  ████░░░░░░  40 %   in    182,301 recv/s 11.7 MB/s",
+            " buffers    2,911 of  10,000  ███░░░░░░░  29 %   out         0 send/s     0 B/s",
             " worker 0    9,120,334 calls  ██████░░░░  61 %   602 links",
             " worker 1    9,120,334 calls  ██████░░░░  61 %   602 links",
-            " up 1 min 40 s, no faults",
+            " up 1 min 40 s, no warnings",
         ];
         assert_eq!(lines, expected);
     }
@@ -355,7 +352,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let figures = Figures::new(&Stats::default(), &stats, second, second);
         let last = figures.lines(80, PLAIN_STYLE, None).pop().unwrap();
-        assert_eq!(last, " up 1 s, 2 handler panics, 1,000 refused: links full");
+        assert_eq!(last, " up 1 s, 2 handler panics, 1,000 refused connections");
     }
 
     #[test]
@@ -365,7 +362,7 @@ mod tests {
         assert!(lines.iter().all(|line| line.is_ascii()), "{lines:?}");
         assert_eq!(
             lines.last().unwrap(),
-            " draining: 1,204 links left, 8 s to go; Ctrl-C again ends at once"
+            " draining: 1,204 links, timeout in 8 s; Ctrl-C again stops immediately"
         );
     }
 

@@ -86,6 +86,12 @@ pub(crate) fn thousands(number: u64) -> String {
     text
 }
 
+/// A number and what is counted: `1 link`, `1,234 links`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", thousands(number))
+}
+
 /// Bytes in three significant digits: `999 B`, `21.2 MB`.
 pub(crate) fn bytes(number: u64) -> String {
     if number < 1_000 {
@@ -180,6 +186,9 @@ mod tests {
         assert_eq!(thousands(999), "999");
         assert_eq!(thousands(1_000), "1,000");
         assert_eq!(thousands(18_097_454), "18,097,454");
+        assert_eq!(counted(0, "link"), "0 links");
+        assert_eq!(counted(1, "link"), "1 link");
+        assert_eq!(counted(1_204, "link"), "1,204 links");
     }
 
     #[test]

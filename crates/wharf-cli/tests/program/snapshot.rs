@@ -27,9 +27,9 @@ pub(crate) fn matches_but(name: &str, varying: &[(&str, &str)], actual: &str) {
     assert.eq(redact(&redact(actual, VARYING), varying), expected);
 }
 
-/// How many messages there were, if that is a matter of time.
-pub(crate) const MESSAGES: (&str, &str) =
-    (r"; [0-9,]+ messages in, [0-9,]+ out", "; [COUNT] messages in, [COUNT] out");
+/// How many receives and sends there were, if that is a matter of time.
+pub(crate) const CALLS: (&str, &str) =
+    (r"; [0-9,]+ receives?, [0-9,]+ sends?", "; [COUNT] receives, [COUNT] sends");
 
 /// What varies between runs and machines. Each pattern has the words around it, so that no other
 /// number, and no word, is replaced.
@@ -41,7 +41,7 @@ const VARYING: &[(&str, &str)] = &[
     (r"(?m)^((?:\{dim\})?)[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z", "$1[TIME OF DAY]"),
     (r"wharf [0-9]+\.[0-9]+\.[0-9]+", "wharf [VERSION]"),
     (r" on Linux [0-9]+\.[0-9]+,", " on Linux [KERNEL],"),
-    (r" \+ posts = [0-9.]+ [kMG]B,", " + posts = [MEMORY],"),
+    (r" memory: [0-9.]+ [kMG]B,", " memory: [MEMORY],"),
     // What the system's resolver says; without a network that is something else.
     (r"(failed to lookup address information): [A-Z][a-z ]+;", "$1: [REASON];"),
     (

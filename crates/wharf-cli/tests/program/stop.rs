@@ -2,7 +2,7 @@
 
 use super::common::{PATIENCE, Server, read_until};
 use super::each_back_end;
-use super::snapshot::{MESSAGES, matches_but};
+use super::snapshot::{CALLS, matches_but};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -74,7 +74,7 @@ fn a_signal_under_load_loses_no_answer(back_end: &str) {
     assert_eq!(status.code(), Some(0), "{:#?}", server.log);
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(answered >= u64::from(CLIENTS) * 20, "{answered}");
-    matches_but("stop-drained", &[MESSAGES], &last_lines(&server));
+    matches_but("stop-drained", &[CALLS], &last_lines(&server));
 }
 
 /// Who reads chargen gets whole what was queued at the signal, and then the end; the server does not
@@ -133,7 +133,7 @@ fn links_that_do_not_finish_are_cut_when_the_drain_is_over(back_end: &str) {
     let took = begin.elapsed();
     assert_eq!(status.code(), Some(5), "{:#?}", server.log);
     assert!(took >= Duration::from_millis(290) && took < Duration::from_secs(3), "{took:?}");
-    matches_but("stop-forced", &[MESSAGES], &last_lines(&server));
+    matches_but("stop-forced", &[CALLS], &last_lines(&server));
 }
 
 fn a_second_signal_ends_it_at_once(back_end: &str) {
