@@ -1,4 +1,4 @@
-//! The program `wharf`. Here: from the command line to a command, and from its end to an exit code.
+//! The program `wharf`. This file runs the command of the command line, and returns its exit code.
 #![forbid(unsafe_code)]
 
 mod apps;
@@ -14,12 +14,13 @@ mod usage;
 use clap::Parser;
 use flags::{Command, Flags};
 use screen::{Screen, Style};
-use serve::{Ended, Fault};
+use serve::{Ended, FailureKind};
+use std::fmt::Display;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     if std::env::args_os().len() <= 1 {
-        complain(flags::FIRST_STEPS);
+        print(flags::FIRST_STEPS);
         return USAGE.into();
     }
     let flags = match Flags::try_parse() {
@@ -29,45 +30,48 @@ fn main() -> ExitCode {
     let style = Style::find_out(flags.look);
     let screen = Screen::new();
     if let Err(error) = log::start(&screen, style) {
-        complain(&format!("error: {error}"));
+        print_error(&error);
         return USAGE.into();
     }
     let Command::Serve(settings) = flags.command;
     match serve::serve(&settings, &screen, style) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
-        Ok(Ended::LinksCut) => DRAIN_RAN_OUT.into(),
-        Ok(Ended::AtOnce(signal)) => std::process::exit(128 + signal.number()),
+        Ok(Ended::ForcedCloses) => DRAIN_TIMEOUT.into(),
+        Ok(Ended::SecondSignal(signal)) => std::process::exit(128 + signal.number()),
         Err(error) => {
-            complain(&format!("error: {error}"));
-            ExitCode::from(match error.fault() {
-                Fault::Settings => SETTINGS,
-                Fault::Machine => MACHINE,
-                Fault::Program => FAILED,
+            print_error(&error);
+            ExitCode::from(match error.kind() {
+                FailureKind::Settings => SETTINGS,
+                FailureKind::System => SYSTEM,
+                FailureKind::Program => FAILED,
             })
         }
     }
 }
 
-// 0 is success, 130 and 143 are 128 and the number of a second signal; `wharf serve --help` and the
-// tests list them, too.
+// 0 is success; 130 and 143 are 128 + the number of a second signal. `wharf serve --help` lists them.
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const SETTINGS: u8 = 3;
-const MACHINE: u8 = 4;
-const DRAIN_RAN_OUT: u8 = 5;
+const SYSTEM: u8 = 4;
+const DRAIN_TIMEOUT: u8 = 5;
 
-/// Help and version are asked for and no faults; all else is.
+/// Help and version are results and go to standard output; all else is an error.
 fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
-        complain(&format!("error: {}", usage::line(error)));
+        print_error(&usage::line(error));
         return USAGE.into();
     }
-    // If nobody can read it, there is nobody to tell.
-    let _nobody_reads = error.print();
+    let _closed = error.print();
     ExitCode::SUCCESS
 }
 
-fn complain(text: &str) {
+fn print_error(error: &dyn Display) {
+    print(&format!("error: {error}"));
+}
+
+fn print(text: &str) {
     use std::io::Write;
-    let _nobody_reads = writeln!(std::io::stderr(), "{text}");
+    // Without a standard error there is no other place to report to.
+    let _closed = writeln!(std::io::stderr(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! `wharf serve`: starts a server, shows what it does, and ends it in good order.
+//! `wharf serve`: starts a server, reports its statistics, and drains it on a signal.
 
 use crate::apps::{Chargen, Chat, Discard, Echo};
 use crate::flags::{App, Backend, Serve, WhenFull};
@@ -18,52 +18,54 @@ use wharf::{
 /// How serving ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// In good order.
+    /// All links closed within the drain timeout.
     Drained,
-    /// The drain ran out of time.
-    LinksCut,
-    /// A second signal came while links were finishing.
-    AtOnce(StopSignal),
+    /// Links were force-closed at the drain timeout.
+    ForcedCloses,
+    /// A second signal arrived during the drain.
+    SecondSignal(StopSignal),
 }
 
 /// Why serving failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Signals could not be caught.
+    /// Installing the signal handlers failed.
     Signals(io::Error),
     /// The server did not start.
     Start(StartError),
-    /// The server stopped by itself.
+    /// The server stopped without a signal.
     Stopped(wharf::Error),
 }
 
-/// Where the fault lies.
+/// What has to change before serving can succeed; decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// In the settings: out of range, contradictory, or not understood.
+pub(crate) enum FailureKind {
+    /// The settings: out of range, contradictory, or invalid.
     Settings,
-    /// In the machine, which has too little of something, or does not allow it.
-    Machine,
-    /// In the program.
+    /// The system, which lacks a resource or denies a permission.
+    System,
+    /// The program.
     Program,
 }
 
 impl Failure {
-    pub(crate) fn fault(&self) -> Fault {
+    pub(crate) fn kind(&self) -> FailureKind {
         match self {
-            Self::Signals(_) => Fault::Machine,
-            Self::Stopped(_) => Fault::Program,
+            Self::Signals(_) => FailureKind::System,
+            Self::Stopped(_) => FailureKind::Program,
             Self::Start(error) => match error.kind() {
-                StartErrorKind::Settings => Fault::Settings,
-                StartErrorKind::Address if !is_refused_by_the_system(error) => Fault::Settings,
-                StartErrorKind::Handler => Fault::Program,
-                _ => Fault::Machine,
+                StartErrorKind::Settings => FailureKind::Settings,
+                StartErrorKind::Address if !is_refused_by_the_system(error) => {
+                    FailureKind::Settings
+                }
+                StartErrorKind::Handler => FailureKind::Program,
+                _ => FailureKind::System,
             },
         }
     }
 }
 
-/// Whether the address was understood, but is not to be had.
+/// Whether the address is valid, but the system does not let the program use it.
 fn is_refused_by_the_system(error: &StartError) -> bool {
     use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
     let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
@@ -86,7 +88,7 @@ impl fmt::Display for Failure {
 ///
 /// # Errors
 ///
-/// The server did not start, or stopped by itself.
+/// The server did not start, or stopped without a signal.
 pub(crate) fn serve(flags: &Serve, screen: &Screen, style: Style) -> Result<Ended, Failure> {
     let mut signals = StopSignals::catch().map_err(Failure::Signals)?;
     let (back_end, fallback) = choose(flags.backend);
@@ -103,10 +105,10 @@ pub(crate) fn serve(flags: &Serve, screen: &Screen, style: Style) -> Result<Ende
     ended.map_err(Failure::Stopped)
 }
 
-/// The back end to insist on, and why it is not a better one although that was wished for.
+/// The back end to use, and for `auto` why it is not the first of [`BEST_FIRST`].
 ///
-/// Left alone, the library would read `WHARF_BACKEND` once more, and `--backend auto` could not
-/// override it.
+/// Not left to the library, which reads `WHARF_BACKEND` itself: `--backend auto` could not override
+/// the variable.
 fn choose(asked: Backend) -> (BackEnd, Option<String>) {
     match asked {
         #[cfg(not(windows))]
@@ -142,7 +144,7 @@ where
     W: 'static,
 {
     let idle = flags.idle.unwrap_or(match flags.app {
-        // People think longer than programs do.
+        // People pause longer than programs.
         App::Chat => Duration::from_mins(30),
         App::Echo | App::Discard | App::Chargen => Duration::from_mins(1),
     });
@@ -174,7 +176,7 @@ where
     builder
 }
 
-/// Says what runs, on what, with how much, where, how to try it and how to stop it.
+/// Logs the back end, the memory, the addresses, how to try the server and how to stop it.
 fn banner(flags: &Serve, running: &RunningServer, fallback: Option<String>, style: Style) {
     let stats = running.handle().stats();
     let workers = u64::try_from(stats.workers.len()).unwrap_or(u64::MAX);
@@ -242,7 +244,7 @@ fn kernel() -> String {
     }
 }
 
-/// Waits for the end and shows figures meanwhile.
+/// Reports statistics until a signal starts the drain and the server has stopped.
 fn watch(
     flags: &Serve,
     running: RunningServer,
@@ -273,7 +275,7 @@ fn watch(
                 let left = counted(handle.stats().links.into(), "link");
                 let name = signal.name();
                 tracing::warn!("stopped immediately by a second {name}: {left} force-closed");
-                return Ok(Ended::AtOnce(signal));
+                return Ok(Ended::SecondSignal(signal));
             }
             (None, _) => {}
         }
@@ -299,25 +301,25 @@ fn watch(
         thousands(stats.cut),
         span(flags.drain)
     );
-    Ok(Ended::LinksCut)
+    Ok(Ended::ForcedCloses)
 }
 
-/// The drain.
+/// A drain in progress.
 #[derive(Clone, Copy, Debug)]
 struct Ending {
-    /// Links there were when it began.
+    /// Links that were open at its start.
     links: u64,
     until: Instant,
 }
 
-/// Four times a second is often enough for the eye, and seldom enough to cost nothing.
+/// Four times a second: live statistics look continuous, and cost no measurable CPU.
 const WAIT: Duration = Duration::from_millis(250);
-/// Short, so that the program ends soon after its last link.
+/// Shorter during the drain, so that the program ends soon after its last link.
 const WAIT_AT_END: Duration = Duration::from_millis(10);
-/// A clock can add this without overflow.
+/// The longest time that is added to a clock: more could overflow.
 const FOR_EVER: Duration = Duration::from_hours(24 * 365);
 
-/// Where the figures go, and when.
+/// Writes the statistics to the screen or to the log, at an interval.
 #[derive(Debug)]
 struct Show<'a> {
     screen: &'a Screen,
@@ -332,7 +334,7 @@ impl<'a> Show<'a> {
         let wished = (!flags.stats.is_zero()).then_some(flags.stats.min(FOR_EVER));
         let every = if style.live { wished.map(|_| WAIT) } else { wished };
         let next = now() + every.unwrap_or_default();
-        // Live rates are those of the last second.
+        // Live rates are means over the last second.
         let sampler = Sampler::new(if style.live { 4 } else { 1 });
         Self { screen, style, sampler, every, next }
     }
@@ -352,7 +354,7 @@ impl<'a> Show<'a> {
         let left = ending.map(|ending| ending.until.saturating_duration_since(time));
         let mut lines = figures.lines(columns, self.style, left);
         if lines.len() >= rows {
-            // Only what is on the screen can be drawn over.
+            // Lines that have scrolled off the screen cannot be drawn over.
             lines.drain(..lines.len() - 1);
         }
         self.screen.draw(&lines);
