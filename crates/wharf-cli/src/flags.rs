@@ -18,12 +18,12 @@ pub(crate) struct Flags {
     #[command(subcommand)]
     pub(crate) command: Command,
     #[command(flatten)]
-    pub(crate) look: Look,
+    pub(crate) output: OutputFlags,
 }
 
 /// How the output looks.
 #[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct Look {
+pub(crate) struct OutputFlags {
     /// Colours: auto, always or never [auto]
     ///
     /// `auto` uses them on a terminal; NO_COLOR, CLICOLOR_FORCE and CLICOLOR override it, in this

@@ -38,7 +38,7 @@ pub(crate) fn start(screen: &Screen, style: Style) -> Result<(), String> {
         .event_format(Format { time })
         .finish();
     tracing::subscriber::set_global_default(subscriber).map_err(|error| error.to_string())?;
-    // The usual report of a panic would be written across the live figures.
+    // The usual report of a panic would be written across the live view.
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Ok(flags) => flags,
         Err(error) => return usage(&error),
     };
-    let style = Style::find_out(flags.look);
+    let style = Style::detect(flags.output);
     let screen = Screen::new();
     if let Err(error) = log::start(&screen, style) {
         print_error(&error);

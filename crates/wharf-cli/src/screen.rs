@@ -1,9 +1,9 @@
-//! Standard error, shared by the log and the live figures.
+//! Standard error, shared by the log and the live view.
 //!
 //! The figures are a block of lines at the bottom. A log line takes the block away, is written, and
 //! puts it back, all in one write: so log lines scroll above it, none is lost and nothing flickers.
 
-use crate::flags::{Color, Look};
+use crate::flags::{Color, OutputFlags};
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, PoisonError};
 use tracing_subscriber::fmt::MakeWriter;
@@ -19,11 +19,11 @@ pub(crate) struct Style {
 
 impl Style {
     /// What was asked for, what the environment says, and what standard error is.
-    pub(crate) fn find_out(look: Look) -> Self {
+    pub(crate) fn detect(flags: OutputFlags) -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let live =
             io::stderr().is_terminal() && variable("TERM").is_some_and(|term| term != "dumb");
-        let color = match look.color {
+        let color = match flags.color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto if variable("NO_COLOR").is_some() => false,
@@ -36,7 +36,7 @@ impl Style {
             let locale = locale.to_lowercase();
             locale.contains("utf-8") || locale.contains("utf8")
         });
-        Self { color, unicode: utf8 && !look.ascii, live }
+        Self { color, unicode: utf8 && !flags.ascii, live }
     }
 }
 

@@ -100,7 +100,7 @@ pub(crate) fn serve(flags: &Serve, screen: &Screen, style: Style) -> Result<Ende
     };
     let running = running.map_err(Failure::Start)?;
     banner(flags, &running, fallback, style);
-    let ended = watch(flags, running, &mut signals, &mut Show::new(flags, screen, style));
+    let ended = watch(flags, running, &mut signals, &mut StatsReporter::new(flags, screen, style));
     screen.clear();
     ended.map_err(Failure::Stopped)
 }
@@ -249,13 +249,13 @@ fn watch(
     flags: &Serve,
     running: RunningServer,
     signals: &mut StopSignals,
-    show: &mut Show<'_>,
+    reporter: &mut StatsReporter<'_>,
 ) -> wharf::Result<Ended> {
     let handle = running.handle();
-    let mut ending: Option<Ending> = None;
+    let mut drain: Option<Drain> = None;
     while !running.is_finished() {
-        let wait = if ending.is_some() { WAIT_AT_END } else { WAIT };
-        match (signals.wait(Some(wait)), &ending) {
+        let wait = if drain.is_some() { WAIT_DRAINING } else { WAIT };
+        match (signals.wait(Some(wait)), &drain) {
             (Some(signal), None) => {
                 let links = handle.stats().links.into();
                 let what = match links {
@@ -268,10 +268,10 @@ fn watch(
                 };
                 tracing::info!("stopping on {}: {what}", signal.name());
                 handle.stop(flags.drain);
-                ending = Some(Ending { links, until: now() + flags.drain.min(FOR_EVER) });
+                drain = Some(Drain { links, until: now() + flags.drain.min(SPAN_MAX) });
             }
             (Some(signal), Some(_)) => {
-                show.screen.clear();
+                reporter.screen.clear();
                 let left = counted(handle.stats().links.into(), "link");
                 let name = signal.name();
                 tracing::warn!("stopped immediately by a second {name}: {left} force-closed");
@@ -279,17 +279,17 @@ fn watch(
             }
             (None, _) => {}
         }
-        show.refresh(&running, ending.as_ref());
+        reporter.refresh(&running, drain.as_ref());
     }
-    show.screen.clear();
-    let Some(ending) = ending else {
+    reporter.screen.clear();
+    let Some(drain) = drain else {
         return match running.wait() {
             Ok(_) => Err(wharf::Error::msg("the server stopped without a signal")),
             Err(error) => Err(error),
         };
     };
     let stats = running.wait()?.stats;
-    let drained = counted(ending.links.saturating_sub(stats.cut), "link");
+    let drained = counted(drain.links.saturating_sub(stats.cut), "link");
     let receives = counted(stats.received_messages, "receive");
     let sends = counted(stats.sent_messages, "send");
     if stats.cut == 0 {
@@ -306,7 +306,7 @@ fn watch(
 
 /// A drain in progress.
 #[derive(Clone, Copy, Debug)]
-struct Ending {
+struct Drain {
     /// Links that were open at its start.
     links: u64,
     until: Instant,
@@ -315,13 +315,13 @@ struct Ending {
 /// Four times a second: live statistics look continuous, and cost no measurable CPU.
 const WAIT: Duration = Duration::from_millis(250);
 /// Shorter during the drain, so that the program ends soon after its last link.
-const WAIT_AT_END: Duration = Duration::from_millis(10);
+const WAIT_DRAINING: Duration = Duration::from_millis(10);
 /// The longest time that is added to a clock: more could overflow.
-const FOR_EVER: Duration = Duration::from_hours(24 * 365);
+const SPAN_MAX: Duration = Duration::from_hours(24 * 365);
 
 /// Writes the statistics to the screen or to the log, at an interval.
 #[derive(Debug)]
-struct Show<'a> {
+struct StatsReporter<'a> {
     screen: &'a Screen,
     style: Style,
     sampler: Sampler,
@@ -329,9 +329,9 @@ struct Show<'a> {
     next: Instant,
 }
 
-impl<'a> Show<'a> {
+impl<'a> StatsReporter<'a> {
     fn new(flags: &Serve, screen: &'a Screen, style: Style) -> Self {
-        let wished = (!flags.stats.is_zero()).then_some(flags.stats.min(FOR_EVER));
+        let wished = (!flags.stats.is_zero()).then_some(flags.stats.min(SPAN_MAX));
         let every = if style.live { wished.map(|_| WAIT) } else { wished };
         let next = now() + every.unwrap_or_default();
         // Live rates are means over the last second.
@@ -339,20 +339,20 @@ impl<'a> Show<'a> {
         Self { screen, style, sampler, every, next }
     }
 
-    fn refresh(&mut self, running: &RunningServer, ending: Option<&Ending>) {
+    fn refresh(&mut self, running: &RunningServer, drain: Option<&Drain>) {
         let Some(every) = self.every else { return };
         let time = now();
         if time < self.next {
             return;
         }
         self.next = (self.next + every).max(time);
-        let figures = self.sampler.sample(running.handle().stats());
+        let view = self.sampler.sample(running.handle().stats());
         if !self.style.live {
-            return figures.log();
+            return view.log();
         }
         let (columns, rows) = Screen::size();
-        let left = ending.map(|ending| ending.until.saturating_duration_since(time));
-        let mut lines = figures.lines(columns, self.style, left);
+        let left = drain.map(|drain| drain.until.saturating_duration_since(time));
+        let mut lines = view.lines(columns, self.style, left);
         if lines.len() >= rows {
             // Lines that have scrolled off the screen cannot be drawn over.
             lines.drain(..lines.len() - 1);

@@ -21,18 +21,18 @@ impl Sampler {
     }
 
     /// Takes another reading; what it shows, and how fast that changed.
-    pub(crate) fn sample(&mut self, stats: Stats) -> Figures {
+    pub(crate) fn sample(&mut self, stats: Stats) -> StatsView {
         let at = now();
         let oldest = self.samples.front();
         let elapsed = oldest.map_or(at - self.started, |oldest| at - oldest.0);
         let nothing = Stats::default();
         let before = oldest.map_or(&nothing, |oldest| &oldest.1);
-        let figures = Figures::new(before, &stats, elapsed, at - self.started);
+        let view = StatsView::new(before, &stats, elapsed, at - self.started);
         self.samples.push_back((at, stats));
         if self.samples.len() > self.kept {
             self.samples.pop_front();
         }
-        figures
+        view
     }
 }
 
@@ -44,35 +44,35 @@ pub(crate) fn now() -> Instant {
 
 /// What is shown.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Figures {
+pub(crate) struct StatsView {
     up: Duration,
     links: u64,
-    links_limit: u64,
+    links_max: u64,
     buffers: u64,
-    buffers_limit: u64,
-    input: Flow,
-    output: Flow,
-    accepts: u64,
-    workers: Vec<WorkerFigures>,
+    buffers_max: u64,
+    input: Rate,
+    output: Rate,
+    accepted: u64,
+    workers: Vec<WorkerView>,
     /// What went wrong since the start, and how often.
-    faults: Vec<(&'static str, u64)>,
+    warnings: Vec<(&'static str, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Flow {
+struct Rate {
     messages_per_second: u64,
     bytes_per_second: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct WorkerFigures {
+struct WorkerView {
     calls: u64,
     links: u64,
     /// From 0 to 1.
     busy: f64,
 }
 
-impl Figures {
+impl StatsView {
     fn new(before: &Stats, stats: &Stats, elapsed: Duration, up: Duration) -> Self {
         let seconds = elapsed.as_secs_f64().max(1e-3);
         #[expect(
@@ -89,25 +89,25 @@ impl Figures {
             let before = before.workers.get(number).map_or(0, |worker| worker.busy_ns);
             let busy = Duration::from_nanos(worker.busy_ns.saturating_sub(before));
             let busy = (busy.as_secs_f64() / seconds).min(1.0);
-            WorkerFigures { calls: worker.calls, links: worker.links.into(), busy }
+            WorkerView { calls: worker.calls, links: worker.links.into(), busy }
         });
         Self {
             up,
             links: stats.links.into(),
-            links_limit: stats.links_limit.into(),
+            links_max: stats.links_limit.into(),
             buffers: used.into_iter().map(u64::from).sum(),
-            buffers_limit: ledgers.iter().map(|ledger| u64::from(ledger.total())).sum(),
-            input: Flow {
+            buffers_max: ledgers.iter().map(|ledger| u64::from(ledger.total())).sum(),
+            input: Rate {
                 messages_per_second: rate(stats.received_messages, before.received_messages),
                 bytes_per_second: rate(stats.received_bytes, before.received_bytes),
             },
-            output: Flow {
+            output: Rate {
                 messages_per_second: rate(stats.sent_messages, before.sent_messages),
                 bytes_per_second: rate(stats.sent_bytes, before.sent_bytes),
             },
-            accepts: stats.accepted,
+            accepted: stats.accepted,
             workers: workers.collect(),
-            faults: faults(stats),
+            warnings: warnings(stats),
         }
     }
 
@@ -122,46 +122,41 @@ impl Figures {
         tracing::info!(
             up_s = self.up.as_secs(),
             links = self.links,
-            links_max = self.links_limit,
+            links_max = self.links_max,
             buffers_in_use = self.buffers,
-            buffers_max = self.buffers_limit,
-            accepted = self.accepts,
+            buffers_max = self.buffers_max,
+            accepted = self.accepted,
             receive_per_s = self.input.messages_per_second,
             receive_bytes_per_s = self.input.bytes_per_second,
             send_per_s = self.output.messages_per_second,
             send_bytes_per_s = self.output.bytes_per_second,
             busy_percent = percent(self.busy()),
-            warnings = self.faults.iter().map(|fault| fault.1).sum::<u64>(),
+            warnings = self.warnings.iter().map(|warning| warning.1).sum::<u64>(),
             "stats"
         );
     }
 
     /// The figures as lines that are less than `width` wide, under a blank one.
-    pub(crate) fn lines(
-        &self,
-        width: usize,
-        style: Style,
-        ending: Option<Duration>,
-    ) -> Vec<String> {
+    pub(crate) fn lines(&self, width: usize, style: Style, drain: Option<Duration>) -> Vec<String> {
         let row = || Row { text: String::new(), room: width.saturating_sub(1), style };
-        let flow = |name: &str, call: &str, flow: Flow| {
+        let rate = |name: &str, call: &str, rate: Rate| {
             format!(
                 "   {name:<3}{:>10} {call}/s {:>9}",
-                thousands(flow.messages_per_second),
-                format!("{}/s", bytes(flow.bytes_per_second))
+                thousands(rate.messages_per_second),
+                format!("{}/s", bytes(rate.bytes_per_second))
             )
         };
         let of = |n: u64, limit: u64| format!("{:>7} of {:>7}", thousands(n), thousands(limit));
         let mut lines = vec![
             String::new(),
             row()
-                .left("links", &of(self.links, self.links_limit))
-                .bar(share(self.links, self.links_limit))
-                .right(&flow("in", "recv", self.input)),
+                .left("links", &of(self.links, self.links_max))
+                .bar(share(self.links, self.links_max))
+                .right(&rate("in", "recv", self.input)),
             row()
-                .left("buffers", &of(self.buffers, self.buffers_limit))
-                .bar(share(self.buffers, self.buffers_limit))
-                .right(&flow("out", "send", self.output)),
+                .left("buffers", &of(self.buffers, self.buffers_max))
+                .bar(share(self.buffers, self.buffers_max))
+                .right(&rate("out", "send", self.output)),
         ];
         if self.workers.len() <= WORKERS_SHOWN_MAX {
             for (number, worker) in self.workers.iter().enumerate() {
@@ -177,12 +172,12 @@ impl Figures {
             let right = format!("   {} workers, busiest {} %", self.workers.len(), percent(most));
             lines.push(left.bar(self.busy()).right(&right));
         }
-        lines.push(self.last_line(row(), ending));
+        lines.push(self.last_line(row(), drain));
         lines
     }
 
-    fn last_line(&self, row: Row, ending: Option<Duration>) -> String {
-        if let Some(left) = ending {
+    fn last_line(&self, row: Row, drain: Option<Duration>) -> String {
+        if let Some(left) = drain {
             // Whole seconds, so that the line is calm.
             let left = left.saturating_add(Duration::from_millis(999));
             let left = span(Duration::from_secs(left.as_secs()));
@@ -194,18 +189,18 @@ impl Figures {
         // In whole seconds; the first is rounded up, or it would be shown in milliseconds.
         let up = span(Duration::from_secs(self.up.as_secs().max(1)));
         let row = row.push(&format!(" up {up}"), "");
-        if self.faults.is_empty() {
+        if self.warnings.is_empty() {
             return row.right(", no warnings");
         }
         let each = |row: Row, (noun, count): &(&str, u64)| {
             row.push(&format!(", {}", counted(*count, noun)), YELLOW)
         };
-        self.faults.iter().fold(row, each).text
+        self.warnings.iter().fold(row, each).text
     }
 }
 
 /// What went wrong, where something did.
-fn faults(stats: &Stats) -> Vec<(&'static str, u64)> {
+fn warnings(stats: &Stats) -> Vec<(&'static str, u64)> {
     let slow = stats.closed(DisconnectReason::SlowReader);
     let all = [
         ("handler panic", stats.handler_panics),
@@ -219,7 +214,7 @@ fn faults(stats: &Stats) -> Vec<(&'static str, u64)> {
         ("missed post", stats.missed),
         ("system error", stats.closed(DisconnectReason::SystemError)),
     ];
-    all.into_iter().filter(|fault| fault.1 > 0).collect()
+    all.into_iter().filter(|warning| warning.1 > 0).collect()
 }
 
 /// Rows for single workers; more would fill a small terminal.
@@ -293,7 +288,7 @@ mod tests {
 
     const PLAIN_STYLE: Style = Style { color: false, unicode: true, live: true };
 
-    fn figures(workers: usize) -> Figures {
+    fn view(workers: usize) -> StatsView {
         let (mut before, mut stats) = (Stats::default(), Stats::default());
         stats.links = 1_204;
         stats.links_limit = 3_000;
@@ -307,12 +302,12 @@ mod tests {
             (worker.links, worker.calls, worker.busy_ns) = (602, 9_120_334, 1_220_000_000);
             stats.workers.push(worker);
         }
-        Figures::new(&before, &stats, Duration::from_secs(2), Duration::from_secs(100))
+        StatsView::new(&before, &stats, Duration::from_secs(2), Duration::from_secs(100))
     }
 
     #[test]
     fn the_block_is_calm_and_fits_80_columns() {
-        let lines = figures(2).lines(80, PLAIN_STYLE, None);
+        let lines = view(2).lines(80, PLAIN_STYLE, None);
         let expected = [
             "",
             " links      1,204 of   3,000  ████░░░░░░  40 %   in    182,301 recv/s 11.7 MB/s",
@@ -326,9 +321,9 @@ mod tests {
 
     #[test]
     fn a_narrow_terminal_gets_fewer_parts_and_no_half_numbers() {
-        let wide = figures(2).lines(80, PLAIN_STYLE, None);
+        let wide = view(2).lines(80, PLAIN_STYLE, None);
         for width in 1..80 {
-            for (line, whole) in figures(2).lines(width, PLAIN_STYLE, None).iter().zip(&wide) {
+            for (line, whole) in view(2).lines(width, PLAIN_STYLE, None).iter().zip(&wide) {
                 assert!(line.chars().count() < width && whole.starts_with(line), "{line}");
                 let rest = &whole[line.len()..];
                 let cut = line.ends_with(|c: char| c.is_ascii_digit())
@@ -340,7 +335,7 @@ mod tests {
 
     #[test]
     fn many_workers_share_a_row() {
-        let lines = figures(16).lines(80, PLAIN_STYLE, None);
+        let lines = view(16).lines(80, PLAIN_STYLE, None);
         assert_eq!(lines.len(), 5);
         assert!(lines[3].ends_with("61 %   16 workers, busiest 61 %"), "{}", lines[3]);
     }
@@ -350,15 +345,15 @@ mod tests {
         let mut stats = Stats::default();
         (stats.handler_panics, stats.refused_full) = (2, 1_000);
         let second = Duration::from_secs(1);
-        let figures = Figures::new(&Stats::default(), &stats, second, second);
-        let last = figures.lines(80, PLAIN_STYLE, None).pop().unwrap();
+        let view = StatsView::new(&Stats::default(), &stats, second, second);
+        let last = view.lines(80, PLAIN_STYLE, None).pop().unwrap();
         assert_eq!(last, " up 1 s, 2 handler panics, 1,000 refused connections");
     }
 
     #[test]
     fn a_plain_terminal_gets_plain_signs() {
         let style = Style { color: false, unicode: false, live: true };
-        let lines = figures(2).lines(80, style, Some(Duration::from_millis(7_400)));
+        let lines = view(2).lines(80, style, Some(Duration::from_millis(7_400)));
         assert!(lines.iter().all(|line| line.is_ascii()), "{lines:?}");
         assert_eq!(
             lines.last().unwrap(),
@@ -369,11 +364,11 @@ mod tests {
     #[test]
     fn colour_is_added_to_the_same_text() {
         let style = Style { color: true, ..PLAIN_STYLE };
-        let mut text = figures(2).lines(80, style, None).join("\n");
+        let mut text = view(2).lines(80, style, None).join("\n");
         assert!(text.contains("\x1b[36m████\x1b[0m"));
         for code in [CYAN, YELLOW, DIM, PLAIN] {
             text = text.replace(code, "");
         }
-        assert_eq!(text, figures(2).lines(80, PLAIN_STYLE, None).join("\n"));
+        assert_eq!(text, view(2).lines(80, PLAIN_STYLE, None).join("\n"));
     }
 }
