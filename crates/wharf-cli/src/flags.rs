@@ -21,7 +21,7 @@ pub(crate) struct Flags {
     pub(crate) output: OutputFlags,
 }
 
-/// How the output looks.
+/// Options of the output, for all commands.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct OutputFlags {
     /// Colours: auto, always or never [auto]
@@ -147,6 +147,7 @@ pub(crate) struct Serve {
     #[arg(value_parser = parse_count)]
     pub(crate) shards: Option<u32>,
 
+    // As `doc` because the systems have different ones.
     #[cfg_attr(not(windows), doc = "Back end: auto, uring or epoll [auto]")]
     #[cfg_attr(not(windows), doc = "")]
     #[cfg_attr(
@@ -214,7 +215,7 @@ impl App {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Backend {
-    // An empty variable says nothing, as in the library.
+    // An empty variable is as good as none, as in the library.
     #[value(alias = "")]
     Auto,
     #[cfg(not(windows))]

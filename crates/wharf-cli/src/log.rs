@@ -1,7 +1,7 @@
 //! The log: `2026-11-21T10:15:02.114Z INFO message key=value`, in UTC, to standard error.
 //!
-//! A terminal gets the time of day only: whoever watches knows the date. The journal of systemd
-//! gets no time, since it notes its own.
+//! On a terminal the time has no date, and in the journal of systemd there is none, because the
+//! journal adds its own.
 
 use crate::screen::{Screen, Style};
 use std::fmt;
@@ -12,11 +12,11 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Sends all events to the screen from now on.
+/// Sends all further events to the screen.
 ///
 /// # Errors
 ///
-/// The filter in `WHARF_LOG` is not one.
+/// `WHARF_LOG` is not a filter.
 pub(crate) fn start(screen: &Screen, style: Style) -> Result<(), String> {
     let filter = std::env::var("WHARF_LOG").unwrap_or_default();
     let filter = if filter.is_empty() { "info" } else { &filter };
@@ -38,7 +38,7 @@ pub(crate) fn start(screen: &Screen, style: Style) -> Result<(), String> {
         .event_format(Format { time })
         .finish();
     tracing::subscriber::set_global_default(subscriber).map_err(|error| error.to_string())?;
-    // The usual report of a panic would be written across the live view.
+    // The default hook would write across the live statistics.
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
@@ -48,7 +48,7 @@ pub(crate) fn start(screen: &Screen, style: Style) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether standard error is the stream that systemd says goes to its journal (systemd.exec(5)).
+/// Whether standard error is connected to the journal (JOURNAL_STREAM in systemd.exec(5)).
 #[cfg(unix)]
 fn is_journal() -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -109,7 +109,7 @@ where
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
 
-/// A time since 1970 as `2026-11-21T10:15:02.114Z`.
+/// The time since 1970 as `2026-11-21T10:15:02.114Z`.
 fn utc(since_1970: Duration) -> String {
     let seconds = since_1970.as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn times_are_written_as_in_rfc_3339() {
-        // The figures are those of `date -u -d @SECONDS`.
+        // From `date -u -d @SECONDS`.
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00.114Z"),
             (951_782_400, "2000-02-29T00:00:00.114Z"),

@@ -1,14 +1,14 @@
-//! Standard error, shared by the log and the live view.
+//! Standard error, shared by the log and the live statistics.
 //!
-//! The figures are a block of lines at the bottom. A log line takes the block away, is written, and
-//! puts it back, all in one write: so log lines scroll above it, none is lost and nothing flickers.
+//! The statistics are a block of lines at the bottom. A log line is written in the block's place, and
+//! the block again below it, in one write: log lines scroll above it, and nothing flickers.
 
 use crate::flags::{Color, OutputFlags};
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, PoisonError};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// What the terminal, or whatever stands in for it, can show.
+/// What standard error can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Style {
     pub(crate) color: bool,
@@ -18,7 +18,7 @@ pub(crate) struct Style {
 }
 
 impl Style {
-    /// What was asked for, what the environment says, and what standard error is.
+    /// From the options, the environment, and the kind of standard error.
     pub(crate) fn detect(flags: OutputFlags) -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let live =
@@ -30,7 +30,7 @@ impl Style {
             Color::Auto if variable("CLICOLOR_FORCE").is_some_and(|value| value != "0") => true,
             Color::Auto => live && variable("CLICOLOR").is_none_or(|value| value != "0"),
         };
-        // The first of them that is set decides (locale(7)).
+        // The first that is set takes precedence (locale(7)).
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable);
         let utf8 = locale.is_some_and(|locale| {
             let locale = locale.to_lowercase();
@@ -40,18 +40,18 @@ impl Style {
     }
 }
 
-/// Standard error. Clones write to the same.
+/// Standard error and its block. Clones share both.
 #[derive(Clone, Debug)]
 pub(crate) struct Screen {
     #[expect(clippy::disallowed_types, reason = "shards log and the main thread draws, seldom")]
     block: Arc<std::sync::Mutex<Block>>,
 }
 
-/// The lines at the bottom.
+/// The lines at the bottom of the screen.
 #[derive(Debug, Default)]
 struct Block {
     text: String,
-    /// Lines of it that are on the screen now.
+    /// Lines of it that are on the screen.
     drawn: usize,
 }
 
@@ -61,8 +61,8 @@ impl Screen {
         Self { block: Arc::new(std::sync::Mutex::new(Block::default())) }
     }
 
-    /// Shows `lines` at the bottom, in place of those that are there. Each must be narrower than
-    /// the terminal.
+    /// Replaces the block. Each line must be narrower than the terminal, or the block would be more
+    /// lines high than it has.
     pub(crate) fn draw(&self, lines: &[String]) {
         let mut text = lines.join("\n");
         if !lines.is_empty() {
@@ -71,12 +71,12 @@ impl Screen {
         self.write(b"", Some(text));
     }
 
-    /// Takes the lines at the bottom away.
+    /// Removes the block.
     pub(crate) fn clear(&self) {
         self.draw(&[]);
     }
 
-    /// How many columns and rows there are; 80 by 24 if nobody knows.
+    /// How many columns and rows there are; 80 by 24 if unknown.
     pub(crate) fn size() -> (usize, usize) {
         match terminal_size::terminal_size_of(io::stderr()) {
             Some((columns, rows)) if columns.0 > 0 => (columns.0.into(), rows.0.into()),
@@ -84,13 +84,13 @@ impl Screen {
         }
     }
 
-    /// Writes above the block, which becomes `block` if that is given.
+    /// Writes `above` above the block, and replaces the block by `block` if given.
     fn write(&self, above: &[u8], block: Option<String>) {
         // A panic while the lock is held leaves a stale block at worst.
         let mut shown = self.block.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = Vec::with_capacity(1024);
         if shown.drawn > 0 {
-            // To the first column of the block's first line, and nothing from there on.
+            // Move to the start of the block, and erase from there on.
             bytes.extend_from_slice(format!("\r\x1b[{}A\x1b[J", shown.drawn).as_bytes());
         }
         bytes.extend_from_slice(above);
@@ -99,8 +99,8 @@ impl Screen {
         }
         bytes.extend_from_slice(shown.text.as_bytes());
         shown.drawn = shown.text.matches('\n').count();
-        // If nobody can read standard error, there is nobody to tell.
-        let _nobody_reads = io::stderr().lock().write_all(&bytes);
+        // Without a standard error there is no other place to report to.
+        let _closed = io::stderr().lock().write_all(&bytes);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The figures of a running server: live lines for a terminal, a line of the log elsewhere.
+//! The statistics of a running server: live lines for a terminal, otherwise a line of the log.
 
 use crate::screen::Style;
 use crate::units::{bytes, counted, span, thousands};
@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use wharf::{DisconnectReason, Stats};
 
-/// Readings of the counters, the oldest of which give the rates.
+/// Samples of the counters; rates are means since the oldest.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     started: Instant,
@@ -15,12 +15,12 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// Rates are those since `kept` readings ago.
+    /// Keeps `kept` samples.
     pub(crate) fn new(kept: usize) -> Self {
         Self { started: now(), samples: VecDeque::with_capacity(kept + 1), kept }
     }
 
-    /// Takes another reading; what it shows, and how fast that changed.
+    /// Adds a sample, and returns its values and rates.
     pub(crate) fn sample(&mut self, stats: Stats) -> StatsView {
         let at = now();
         let oldest = self.samples.front();
@@ -36,13 +36,13 @@ impl Sampler {
     }
 }
 
-/// The time for what people look at; the engine has a clock of its own.
+/// The time for statistics and timeouts of the program; the engine has a clock of its own.
 #[expect(clippy::disallowed_methods, reason = "the program is not simulated")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// What is shown.
+/// The values that are shown.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct StatsView {
     up: Duration,
@@ -54,7 +54,7 @@ pub(crate) struct StatsView {
     output: Rate,
     accepted: u64,
     workers: Vec<WorkerView>,
-    /// What went wrong since the start, and how often.
+    /// Events since the start that may need attention, and their numbers.
     warnings: Vec<(&'static str, u64)>,
 }
 
@@ -83,7 +83,7 @@ impl StatsView {
         )]
         let rate = |now: u64, then: u64| (now.saturating_sub(then) as f64 / seconds).round() as u64;
         let ledgers = [&stats.buffers, &stats.post_buffers];
-        // A buffer in which the kernel may receive is not in use: nothing waits in it.
+        // A buffer that is provided to the kernel for a receive is not in use: it holds no bytes.
         let used = ledgers.map(|ledger| ledger.total() - ledger.free - ledger.kernel_receive);
         let workers = stats.workers.iter().enumerate().map(|(number, worker)| {
             let before = before.workers.get(number).map_or(0, |worker| worker.busy_ns);
@@ -117,7 +117,7 @@ impl StatsView {
         self.workers.iter().map(|worker| worker.busy).sum::<f64>() / f64::from(count)
     }
 
-    /// Writes the figures to the log.
+    /// Logs the values.
     pub(crate) fn log(&self) {
         tracing::info!(
             up_s = self.up.as_secs(),
@@ -136,9 +136,9 @@ impl StatsView {
         );
     }
 
-    /// The figures as lines that are less than `width` wide, under a blank one.
+    /// The values as lines narrower than `width`, below a blank one.
     pub(crate) fn lines(&self, width: usize, style: Style, drain: Option<Duration>) -> Vec<String> {
-        let row = || Row { text: String::new(), room: width.saturating_sub(1), style };
+        let row = || Row { text: String::new(), spare_columns: width.saturating_sub(1), style };
         let rate = |name: &str, call: &str, rate: Rate| {
             format!(
                 "   {name:<3}{:>10} {call}/s {:>9}",
@@ -178,7 +178,7 @@ impl StatsView {
 
     fn last_line(&self, row: Row, drain: Option<Duration>) -> String {
         if let Some(left) = drain {
-            // Whole seconds, so that the line is calm.
+            // Whole seconds: tenths would change at each redraw.
             let left = left.saturating_add(Duration::from_millis(999));
             let left = span(Duration::from_secs(left.as_secs()));
             return row
@@ -186,7 +186,7 @@ impl StatsView {
                 .push(&format!(", timeout in {left}"), "")
                 .right("; Ctrl-C again stops immediately");
         }
-        // In whole seconds; the first is rounded up, or it would be shown in milliseconds.
+        // In whole seconds, at least one: less would be shown in milliseconds.
         let up = span(Duration::from_secs(self.up.as_secs().max(1)));
         let row = row.push(&format!(" up {up}"), "");
         if self.warnings.is_empty() {
@@ -199,7 +199,7 @@ impl StatsView {
     }
 }
 
-/// What went wrong, where something did.
+/// The counters of events that may need attention, without those at 0.
 fn warnings(stats: &Stats) -> Vec<(&'static str, u64)> {
     let slow = stats.closed(DisconnectReason::SlowReader);
     let all = [
@@ -217,10 +217,10 @@ fn warnings(stats: &Stats) -> Vec<(&'static str, u64)> {
     all.into_iter().filter(|warning| warning.1 > 0).collect()
 }
 
-/// Rows for single workers; more would fill a small terminal.
+/// Above this number workers share a row: more rows would fill a small terminal.
 const WORKERS_SHOWN_MAX: usize = 4;
 const BAR_WIDTH: usize = 10;
-/// From here on a bar warns.
+/// From this share on a bar is yellow.
 const NEARLY_FULL: f64 = 0.9;
 const CYAN: &str = "\x1b[36m";
 const YELLOW: &str = "\x1b[33m";
@@ -237,10 +237,10 @@ fn percent(share: f64) -> u64 {
     (share.clamp(0.0, 1.0) * 100.0).round() as u64
 }
 
-/// A line in the making that never grows wider than the terminal.
+/// A line under construction, not wider than the terminal.
 struct Row {
     text: String,
-    room: usize,
+    spare_columns: usize,
     style: Style,
 }
 
@@ -263,15 +263,15 @@ impl Row {
         self.push(text, "").text
     }
 
-    /// Adds a part, whole or not at all: half a number would be another number. Nothing comes
-    /// after a part that has no room.
+    /// Adds a part if all of it fits: half a number would be another number. After a part that does
+    /// not fit, none is added.
     fn push(mut self, text: &str, code: &str) -> Self {
-        // All that is drawn is one column wide.
-        let Some(room) = self.room.checked_sub(text.chars().count()) else {
-            self.room = 0;
+        // Each character that is drawn is one column wide.
+        let Some(spare_columns) = self.spare_columns.checked_sub(text.chars().count()) else {
+            self.spare_columns = 0;
             return self;
         };
-        self.room = room;
+        self.spare_columns = spare_columns;
         if self.style.color && !code.is_empty() && !text.is_empty() {
             self.text.extend([code, text, PLAIN]);
         } else {
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_named_and_counted() {
+    fn warnings_are_named_and_counted() {
         let mut stats = Stats::default();
         (stats.handler_panics, stats.refused_full) = (2, 1_000);
         let second = Duration::from_secs(1);

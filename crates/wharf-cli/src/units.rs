@@ -1,7 +1,7 @@
-//! Numbers with units, as they are typed and as they are shown.
+//! Numbers with units, as input and as output.
 //!
-//! Typed: sizes (`2KiB`, `64K`, `10k`), counts (`10k`), durations (`1.5s`, `200ms`, `2m`, `0`).
-//! Shown: thousands separated by commas, SI prefixes, three significant digits.
+//! Input: sizes (`2KiB`, `64K`, `10k`), counts (`10k`), durations (`1.5s`, `200ms`, `2m`, `0`).
+//! Output: thousands separated by commas, SI prefixes, three significant digits.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u32, String> {
     whole(number * factor, hint)
 }
 
-/// How many: `3000`, `3,000`, `10k`, `1M`.
+/// A count: `3000`, `3,000`, `10k`, `1M`.
 pub(crate) fn parse_count(text: &str) -> Result<u32, String> {
     let hint = "a whole number such as 3000, 10k or 1M";
     let plain = text.replace([',', '_'], "");
@@ -36,7 +36,7 @@ pub(crate) fn parse_count(text: &str) -> Result<u32, String> {
     whole(number * factor, hint)
 }
 
-/// A span of time: `1.5s`, `200ms`, `2m`, `1h`, or `0`. A bare number would leave the unit open.
+/// A span of time: `1.5s`, `200ms`, `2m`, `1h`, or `0`. Without a unit a number is ambiguous.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let hint = "a time such as 1.5s, 200ms, 2m, 1h or 0";
     let (number, unit) = split(text, hint)?;

@@ -1,4 +1,4 @@
-//! Chargen (RFC 864): rotating lines of the printable characters, for ever; input is thrown away.
+//! Chargen (RFC 864): rotating lines of the printable characters, indefinitely; input is discarded.
 //!
 //! The pattern repeats after 95 lines, so a table of two rounds holds every piece that can be next,
 //! whole. A link's output is limited to one piece; the next follows when the system has taken some
@@ -42,7 +42,7 @@ impl Handler<Place> for Chargen {
 
     fn on_writable(&self, link: &mut Link<'_, Place>) -> Result {
         if link.server.is_stopping() {
-            // Else there would be more, for ever.
+            // Otherwise it would refill its output until the drain timeout.
             link.close();
         } else {
             link.state.refill(&mut link.out);

@@ -1,8 +1,8 @@
-//! Discard (RFC 863): what comes in is thrown away, and nothing is answered.
+//! Discard (RFC 863): discards all received bytes, and sends none.
 
 use wharf::{Handler, Input, Link, Result};
 
-/// Throws away.
+/// Discards.
 #[derive(Debug)]
 pub(crate) struct Discard;
 

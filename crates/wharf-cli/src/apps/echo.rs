@@ -1,4 +1,4 @@
-//! Echo (RFC 862): what comes in goes out again.
+//! Echo (RFC 862): sends back all received bytes.
 
 use wharf::{Handler, Input, Link, Result};
 

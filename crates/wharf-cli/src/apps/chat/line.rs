@@ -1,4 +1,4 @@
-//! Cuts a stream into lines of bounded length, in memory that each link has from the start.
+//! Splits a stream into lines of bounded length, in memory that is part of each link.
 
 /// Bytes in a line, without its line feed.
 pub(super) const LINE_BYTES_MAX: usize = 1_024;
@@ -38,7 +38,7 @@ impl Line {
     ///
     /// # Cost
     ///
-    /// Allocates nothing if `out` has room for [`LINE_BYTES_MAX`].
+    /// Allocates nothing if `out` has capacity for [`LINE_BYTES_MAX`].
     pub(super) fn take(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Taken {
         while let Some((byte, rest)) = input.split_first() {
             *input = rest;

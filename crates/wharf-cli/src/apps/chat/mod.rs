@@ -1,12 +1,12 @@
-//! Chat: each line goes to everybody else, under its sender's name.
+//! Chat: sends each line to all other clients, after its sender's name.
 //!
 //! ```text
 //!   bytes ─► Line (cut at LF, at most 1,024 bytes) ─► text::clean ─► command | broadcast
 //! ```
 //!
 //! `/nick NAME`, `/who` and `/quit` are the commands. Lines may end in LF or CRLF, so `nc`, `socat`
-//! and `telnet` all do. What one client sends cannot move another one's cursor: control characters
-//! are taken out. Who reads too slowly misses lines and delays nobody.
+//! and `telnet` all do. Control characters are removed, so that no client can control another
+//! one's terminal. A client that reads too slowly misses lines, and delays no other.
 
 mod line;
 mod names;
@@ -17,7 +17,7 @@ use names::Names;
 use std::sync::PoisonError;
 use wharf::{DisconnectReason, Handler, Input, Link, PostError, Result, Worker};
 
-/// Lets people talk.
+/// The names in use.
 #[derive(Debug, Default)]
 pub(crate) struct Chat {
     #[expect(
@@ -27,7 +27,7 @@ pub(crate) struct Chat {
     names: std::sync::Mutex<Names>,
 }
 
-/// What a worker writes in, so that a line needs no memory of its own.
+/// A worker's buffers, so that handling a line allocates nothing.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     line: Vec<u8>,
@@ -35,7 +35,7 @@ pub(crate) struct Scratch {
     list: String,
 }
 
-/// One who takes part.
+/// The state of a link.
 #[derive(Debug, Default)]
 pub(crate) struct Guest {
     name: String,
@@ -63,15 +63,15 @@ impl Handler<Guest, Scratch> for Chat {
         let welcome = write!(
             link.out,
             "* welcome; you are {name}, with {others} other{} here\r\n\
-             * /nick NAME, /who, /quit; all else goes to everybody\r\n",
+             * commands: /nick NAME, /who, /quit; other lines go to all\r\n",
             if others == 1 { "" } else { "s" }
         );
         if let Err(error) = welcome {
-            // A link that is refused is not disconnected, so nobody else takes the name back.
+            // For a refused link `on_disconnect` is not called, which would release the name.
             self.names().leave(&name);
             return Err(error.into());
         }
-        // Who has no room for news does not get them, here and below.
+        // A link whose output is full misses this line, and the ones below.
         write!(link.server.all().except(link.id()), "* {name} is here\r\n");
         Ok(Guest { name, line: Line::default() })
     }
@@ -99,7 +99,7 @@ impl Handler<Guest, Scratch> for Chat {
     fn on_disconnect(&self, link: &mut Client<'_>, why: DisconnectReason) {
         let name = std::mem::take(&mut link.state.name);
         self.names().leave(&name);
-        // At the end everybody goes; nobody need hear it.
+        // At a stop all links close: each would be told of each.
         if why != DisconnectReason::ServerStopping {
             write!(link.server.all().except(link.id()), "* {name} has left\r\n");
         }
@@ -107,7 +107,7 @@ impl Handler<Guest, Scratch> for Chat {
 }
 
 impl Chat {
-    /// Does what the worker's line says.
+    /// Handles the line in the worker's buffer: a command, or text for all others.
     fn line(&self, link: &mut Client<'_>) -> Result {
         let others = link.server.all().except(link.id());
         let Scratch { line, text, list } = &mut *link.worker;
@@ -154,8 +154,8 @@ impl Chat {
 }
 
 const COMMANDS: &str = "* the commands are /nick NAME, /who and /quit\r\n";
-const TOO_LONG: &str = "* that line is longer than 1,024 bytes: goodbye\r\n";
-const NOT_DELIVERED: &str = "* nobody got that: it is longer than a send queue\r\n";
-const STOPPING: &str = "* nobody got that: the server is stopping\r\n";
-const NOT_DELIVERED_TO_ALL: &str = "* not everybody got that: the server is busy\r\n";
+const TOO_LONG: &str = "* the line is longer than 1,024 bytes: goodbye\r\n";
+const NOT_DELIVERED: &str = "* not sent: the line is longer than a send queue\r\n";
+const STOPPING: &str = "* not sent: the server is stopping\r\n";
+const NOT_DELIVERED_TO_ALL: &str = "* not sent to all: the server is busy\r\n";
 const _: () = assert!(LINE_BYTES_MAX == 1_024, "the text says so");

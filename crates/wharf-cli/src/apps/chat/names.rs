@@ -42,7 +42,7 @@ impl Names {
         check(new)?;
         let (old, key) = (old.to_lowercase(), new.to_lowercase());
         if key != old && self.by_key.contains_key(&key) {
-            return Err("that name is taken");
+            return Err("the name is taken; choose another one");
         }
         self.by_key.remove(&old);
         self.by_key.insert(key, new.to_owned());
@@ -71,7 +71,7 @@ impl Names {
 
 fn check(name: &str) -> Result<(), &'static str> {
     match name.chars().count() {
-        0 => Err("say which name: /nick NAME"),
+        0 => Err("the name is missing; write /nick NAME"),
         1..=NAME_LEN_MAX if name.starts_with(['/', '*']) => {
             Err("a name does not begin with / or *")
         }
@@ -103,7 +103,7 @@ mod tests {
         let (first, second) = (names.join(), names.join());
         assert_eq!((first.as_str(), second.as_str()), ("guest-1", "guest-2"));
         assert_eq!(names.rename(&first, "Ann"), Ok(()));
-        assert_eq!(names.rename(&second, "aNN"), Err("that name is taken"));
+        assert_eq!(names.rename(&second, "aNN"), Err("the name is taken; choose another one"));
         assert_eq!(names.rename("Ann", "ANN"), Ok(()));
         names.leave("ANN");
         assert_eq!(names.rename(&second, "ann"), Ok(()));

@@ -6,7 +6,7 @@
 ///
 /// # Cost
 ///
-/// Allocates nothing if `text` has room for three bytes for each byte of `line`.
+/// Allocates nothing if `text` has capacity for three bytes for each byte of `line`.
 pub(super) fn clean(line: &[u8], text: &mut String) {
     text.clear();
     for chunk in line.utf8_chunks() {
