@@ -78,10 +78,28 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Signals(error) => write!(f, "cannot catch signals: {error}"),
+            Self::Start(error) if error.kind() == StartErrorKind::Settings => {
+                f.write_str(&with_options(&error.to_string()))
+            }
             Self::Start(error) => error.fmt(f),
             Self::Stopped(error) => error.fmt(f),
         }
     }
+}
+
+/// `text` with the options in place of the library's settings, which the user has not written.
+fn with_options(text: &str) -> String {
+    let names = [
+        ("links_max", "--links"),
+        ("buffer_count", "--buffers"),
+        ("buffer_size_bytes", "--buffer-size"),
+        ("input_bytes", "--input-bytes"),
+        ("output_bytes", "--send-queue"),
+        ("grant_bytes", "--grant"),
+        ("backlog is", "--backlog is"),
+        ("shards is", "--shards is"),
+    ];
+    names.iter().fold(text.to_owned(), |text, (setting, option)| text.replace(setting, option))
 }
 
 /// Serves until a signal says to stop.
@@ -373,6 +391,18 @@ mod tests {
         let ours = format!("{:?}", builder(&flags, Echo));
         let library = format!("{:?}", Server::builder(Echo).listen("127.0.0.1:9527"));
         assert_eq!(ours, library);
+    }
+
+    #[test]
+    fn failures_that_no_test_can_bring_about_have_texts() {
+        let signals = Failure::Signals(io::Error::from_raw_os_error(12));
+        assert!(signals.to_string().starts_with("cannot catch signals: "), "{signals}");
+        assert_eq!(signals.kind(), FailureKind::System);
+        let stopped = Failure::Stopped(wharf::Error::msg("a reason"));
+        assert_eq!(
+            (stopped.to_string().as_str(), stopped.kind()),
+            ("a reason", FailureKind::Program)
+        );
     }
 
     #[test]

@@ -166,7 +166,8 @@ fn a_drain_is_shown_until_its_end(back_end: &str) {
     // A client that does not read keeps its link from finishing.
     let mut link = terminal.connect();
     link.set_write_timeout(Some(std::time::Duration::from_millis(300))).expect("a time-out");
-    while link.write_all(&[b'x'; 65_536]).is_ok() {}
+    let piece = vec![b'x'; 65_536];
+    while link.write_all(&piece).is_ok() {}
     terminal.signal(Signal::TERM);
     terminal.wait_for("a drain", |text| {
         text.contains("\n draining: ") && text.contains(" in          0 recv/s     0 B/s")
