@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     }
 }
 
-// 0 is success; 130 and 143 are 128 + the number of a second signal. `wharf serve --help` lists them.
+// 0 is success; 130 and 143 are 128 + the number of a second signal. `wharf serve --help` has a list.
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const SETTINGS: u8 = 3;

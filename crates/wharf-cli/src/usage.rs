@@ -1,4 +1,4 @@
-//! Errors of the command line on one line: what is wrong, where it stands, and what to write instead.
+//! Errors of the command line on one line: what is wrong, where, and what to write instead.
 //!
 //! Clap's own texts take several lines, and do not say that a value comes from a variable.
 

@@ -124,8 +124,8 @@ impl Server {
 
     pub(crate) fn connect(&self) -> TcpStream {
         let link = TcpStream::connect_timeout(&self.addresses[0], PATIENCE).expect("it accepts");
-        link.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        link.set_write_timeout(Some(PATIENCE)).expect("a time-out");
+        link.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        link.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         link
     }
 

@@ -8,11 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 each_back_end! {
-    a_taken_address_is_the_machines_no,
-    too_few_open_files_are_the_machines_no,
-    a_port_without_permission_is_the_machines_no,
-    too_few_threads_are_the_machines_no,
-    too_little_address_space_is_the_machines_no,
+    a_taken_address_is_a_system_error,
+    too_few_open_files_are_a_system_error,
+    a_port_without_permission_is_a_system_error,
+    too_few_threads_are_a_system_error,
+    too_little_address_space_is_a_system_error,
 }
 
 /// One line, with the exit code.
@@ -47,7 +47,7 @@ fn works(back_end: &str) -> bool {
     Server::start(back_end, &[]).is_some()
 }
 
-fn a_taken_address_is_the_machines_no(back_end: &str) {
+fn a_taken_address_is_a_system_error(back_end: &str) {
     let Some(server) = Server::start(back_end, &[]) else { return };
     let address = server.addresses[0].to_string();
     let output = run(&mut wharf(&["serve", "--backend", back_end, "--listen", &address]));
@@ -57,7 +57,7 @@ fn a_taken_address_is_the_machines_no(back_end: &str) {
     server.stop();
 }
 
-fn too_few_open_files_are_the_machines_no(back_end: &str) {
+fn too_few_open_files_are_a_system_error(back_end: &str) {
     if !works(back_end) {
         return;
     }
@@ -108,7 +108,7 @@ impl Drop for Copy {
     }
 }
 
-fn a_port_without_permission_is_the_machines_no(back_end: &str) {
+fn a_port_without_permission_is_a_system_error(back_end: &str) {
     let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     if first.is_ok_and(|first| first.trim() == "0") {
         println!("skipped, because this machine has no privileged ports");
@@ -123,7 +123,7 @@ fn a_port_without_permission_is_the_machines_no(back_end: &str) {
     matches("refused-permission", &refuses(command, &output, 4));
 }
 
-fn too_few_threads_are_the_machines_no(back_end: &str) {
+fn too_few_threads_are_a_system_error(back_end: &str) {
     if !works(back_end) {
         return;
     }
@@ -135,7 +135,7 @@ fn too_few_threads_are_the_machines_no(back_end: &str) {
 }
 
 /// Enough address space for the program, and not for its buffers.
-fn too_little_address_space_is_the_machines_no(back_end: &str) {
+fn too_little_address_space_is_a_system_error(back_end: &str) {
     if !works(back_end) {
         return;
     }
@@ -268,7 +268,7 @@ fn an_address_that_is_none_is_bad_configuration() {
 }
 
 #[test]
-fn a_foreign_address_and_too_little_memory_are_the_machines_no() {
+fn a_foreign_address_and_too_little_memory_are_system_errors() {
     let text = all_refuse(
         &[
             // 192.0.2.0/24 is reserved for documentation (RFC 5737).

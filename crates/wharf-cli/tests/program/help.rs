@@ -1,10 +1,10 @@
-//! Help and version: asked for, so on standard output, and no faults.
+//! Help and version: asked for, so on standard output.
 
 use super::common::{run, wharf};
 use super::snapshot::{matches, transcript};
 
 #[test]
-fn help_and_version_are_no_faults() {
+fn help_and_version_are_results() {
     for (name, command) in [
         ("version", "wharf --version"),
         ("help-short", "wharf -h"),

@@ -1,4 +1,4 @@
-//! What it shows: the banner, the log, the live figures; and which setting wins.
+//! What it shows: the banner, the log, the live statistics; and which setting wins.
 
 use super::common::{Server, WHARF, clean, installed, run, wharf};
 use super::each_back_end;
@@ -11,10 +11,10 @@ use std::process::Command;
 
 each_back_end! {
     the_banner_says_what_runs_where_and_how_to_stop_it,
-    elsewhere_than_on_a_terminal_figures_are_log_lines,
-    on_a_terminal_figures_are_drawn_in_place,
+    elsewhere_than_on_a_terminal_statistics_are_log_lines,
+    on_a_terminal_statistics_are_drawn_in_place,
     a_terminal_that_shows_less_is_given_less,
-    the_figures_name_what_went_wrong,
+    the_statistics_name_what_went_wrong,
     a_drain_is_shown_until_its_end,
 }
 
@@ -44,15 +44,15 @@ fn the_banner_says_what_runs_where_and_how_to_stop_it(back_end: &str) {
     matches(&format!("session-{back_end}"), &text);
 }
 
-fn elsewhere_than_on_a_terminal_figures_are_log_lines(back_end: &str) {
+fn elsewhere_than_on_a_terminal_statistics_are_log_lines(back_end: &str) {
     let words = ["--shards", "1", "--stats", "100ms"];
     let Some(mut server) = Server::start(back_end, &words) else { return };
     let mut link = server.connect();
     link.write_all(b"hello").expect("it reads");
     link.read_exact(&mut [0; 5]).expect("it answers");
     // In the first line the answer may still be under way.
-    server.wait_for_line(" links=1 ").expect("figures");
-    let line = server.wait_for_line(" links=1 ").expect("figures");
+    server.wait_for_line(" links=1 ").expect("statistics");
+    let line = server.wait_for_line(" links=1 ").expect("statistics");
     let varying = [
         (r"up_s=[0-9]+", "up_s=[SECONDS]"),
         (r"_per_s=[0-9]+", "_per_s=[RATE]"),
@@ -78,7 +78,7 @@ fn silent_link(terminal: &mut Terminal) -> TcpStream {
     link
 }
 
-/// Whether the figures show a link, and no traffic in the last second.
+/// Whether the statistics show a link, and no traffic in the last second.
 fn is_calm(text: &str) -> bool {
     let lines = [" links          1 of ", " 0 recv/s     0 B/s", " 0 send/s     0 B/s"];
     lines.iter().all(|line| text.contains(line))
@@ -88,17 +88,17 @@ fn works(back_end: &str) -> bool {
     Server::start(back_end, &[]).is_some()
 }
 
-fn on_a_terminal_figures_are_drawn_in_place(back_end: &str) {
+fn on_a_terminal_statistics_are_drawn_in_place(back_end: &str) {
     if !works(back_end) {
         return;
     }
     let mut terminal = Terminal::start(back_end, USUAL, &[], &["--shards", "2"]);
     let link = silent_link(&mut terminal);
-    terminal.wait_for("calm figures", is_calm);
+    terminal.wait_for("calm statistics", is_calm);
     matches_but(&format!("screen-{back_end}"), &LIVE, &terminal.coloured_transcript());
     // Taken away before each log line and at the end: nothing is left under the last line.
     drop(link);
-    terminal.wait_for("figures without a link", |text| text.contains(" links          0 of "));
+    terminal.wait_for("statistics without a link", |text| text.contains(" links          0 of "));
     terminal.signal(Signal::INT);
     assert_eq!(terminal.wait().code(), Some(0));
     matches(&format!("screen-end-{back_end}"), &terminal.coloured_transcript());
@@ -112,7 +112,7 @@ fn a_terminal_that_shows_less_is_given_less(back_end: &str) {
     let plain = [("LC_ALL", "C"), ("NO_COLOR", "1")];
     let mut terminal = Terminal::start(back_end, USUAL, &plain, &two);
     let _link = silent_link(&mut terminal);
-    terminal.wait_for("calm figures", is_calm);
+    terminal.wait_for("calm statistics", is_calm);
     let text = terminal.coloured_transcript();
     assert!(text.is_ascii() && !text.contains('{'), "{text}");
     matches_but(&format!("screen-plain-{back_end}"), &LIVE, &text);
@@ -124,7 +124,7 @@ fn a_terminal_that_shows_less_is_given_less(back_end: &str) {
         &["--shards", "5"],
     );
     let _link = silent_link(&mut terminal);
-    terminal.wait_for("calm figures", is_calm);
+    terminal.wait_for("calm statistics", is_calm);
     matches_but(&format!("screen-workers-{back_end}"), &LIVE, &terminal.transcript());
 
     let narrow = Size { rows: 24, columns: 50 };
@@ -135,7 +135,7 @@ fn a_terminal_that_shows_less_is_given_less(back_end: &str) {
             .iter()
             .all(|line| text.contains(line))
     });
-    matches_but("screen-narrow", &LIVE, &terminal.figures());
+    matches_but("screen-narrow", &LIVE, &terminal.statistics());
 
     let low = Size { rows: 6, columns: 80 };
     let mut terminal = Terminal::start(back_end, low, &plain, &two);
@@ -143,7 +143,7 @@ fn a_terminal_that_shows_less_is_given_less(back_end: &str) {
     matches_but(&format!("screen-low-{back_end}"), &LIVE, &terminal.transcript());
 }
 
-fn the_figures_name_what_went_wrong(back_end: &str) {
+fn the_statistics_name_what_went_wrong(back_end: &str) {
     if !works(back_end) {
         return;
     }
@@ -165,7 +165,7 @@ fn a_drain_is_shown_until_its_end(back_end: &str) {
     let mut terminal = Terminal::start(back_end, USUAL, &plain, &words);
     // A client that does not read keeps its link from finishing.
     let mut link = terminal.connect();
-    link.set_write_timeout(Some(std::time::Duration::from_millis(300))).expect("a time-out");
+    link.set_write_timeout(Some(std::time::Duration::from_millis(300))).expect("a timeout");
     let piece = vec![b'x'; 65_536];
     while link.write_all(&piece).is_ok() {}
     terminal.signal(Signal::TERM);

@@ -1,5 +1,5 @@
-//! What clients share is enough for all that read, at any speed: nobody who reads is cut, and who
-//! takes nothing is.
+//! What clients share is enough for all that read, at any speed: no client that reads is
+//! closed, and one that takes nothing is.
 
 use super::common::{PATIENCE, Server, read_until};
 use super::each_back_end;
@@ -13,9 +13,9 @@ each_back_end! {
     bulk_echo_costs_about_the_same_on_eight_shards,
     a_hall_full_of_talkers_misses_no_line,
     what_was_said_before_a_reset_is_heard,
-    chargen_is_never_cut_while_it_is_read_steadily,
-    an_echo_is_never_cut_while_it_is_read_steadily,
-    who_takes_nothing_is_cut_in_time,
+    chargen_is_never_closed_while_it_is_read_steadily,
+    an_echo_is_never_closed_while_it_is_read_steadily,
+    a_client_that_takes_nothing_is_closed_in_time,
 }
 
 /// Without optimization the same takes about ten times as long.
@@ -234,8 +234,8 @@ fn connect_small(server: &Server, segment: Option<u32>) -> TcpStream {
     }
     socket.connect(&server.addresses[0].into()).expect("it accepts");
     let link = TcpStream::from(socket);
-    link.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
-    link.set_write_timeout(Some(PATIENCE)).expect("a time-out");
+    link.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    link.set_write_timeout(Some(PATIENCE)).expect("a timeout");
     link
 }
 
@@ -264,17 +264,17 @@ fn read_steadily(
     (len, None)
 }
 
-fn chargen_is_never_cut_while_it_is_read_steadily(back_end: &str) {
+fn chargen_is_never_closed_while_it_is_read_steadily(back_end: &str) {
     let arguments = ["--app", "chargen", "--idle", "1s", "--stall", "1.5s"];
     let Some(server) = Server::start(back_end, &arguments) else { return };
     let link = connect_small_share(&server);
     let (len, error) = read_steadily(&link, 20 * 1_024, Duration::from_secs(6), u64::MAX);
-    assert_eq!(error, None, "cut after {len} bytes");
+    assert_eq!(error, None, "closed after {len} bytes");
     drop(link);
     server.stop();
 }
 
-fn an_echo_is_never_cut_while_it_is_read_steadily(back_end: &str) {
+fn an_echo_is_never_closed_while_it_is_read_steadily(back_end: &str) {
     // The server's system takes megabytes, and more only when a third of them has gone.
     const LEN: usize = 4 << 20;
     let arguments = ["--idle", "1s", "--stall", "1.5s"];
@@ -292,18 +292,18 @@ fn an_echo_is_never_cut_while_it_is_read_steadily(back_end: &str) {
     server.stop();
 }
 
-fn who_takes_nothing_is_cut_in_time(back_end: &str) {
+fn a_client_that_takes_nothing_is_closed_in_time(back_end: &str) {
     const STALL: Duration = Duration::from_millis(1_500);
     let arguments = ["--app", "chargen", "--idle", "0", "--stall", "1.5s", "--stats", "50ms"];
     let Some(mut server) = Server::start(back_end, &arguments) else { return };
     let link = connect_small_share(&server);
-    server.wait_for_line(" links=1 ").expect("figures");
+    server.wait_for_line(" links=1 ").expect("statistics");
     // Its system takes some more after the last read.
     let (here, there) = (link.local_addr().expect("open"), server.addresses[0]);
     let queued = || unacknowledged(there, here);
     let (mut last, mut since, deadline) = (queued(), Instant::now(), Instant::now() + PATIENCE);
     while last > 0 {
-        assert!(Instant::now() < deadline, "not cut, nothing taken for {:?}", since.elapsed());
+        assert!(Instant::now() < deadline, "not closed, nothing taken for {:?}", since.elapsed());
         std::thread::sleep(Duration::from_millis(5));
         let queued = queued();
         if queued > 0 && queued != last {
@@ -312,8 +312,8 @@ fn who_takes_nothing_is_cut_in_time(back_end: &str) {
         last = queued;
     }
     let took = since.elapsed();
-    server.wait_for_line(" links=0 ").expect("figures");
-    // The server looks eight times in a time-out.
+    server.wait_for_line(" links=0 ").expect("statistics");
+    // The server looks eight times in a timeout.
     assert!(took >= STALL * 8 / 10 && took <= STALL * 16 / 10, "{took:?} of {STALL:?}");
     let last = server.log.last().expect("lines");
     assert!(last.ends_with(" warnings=1"), "{last}");

@@ -13,7 +13,7 @@ each_back_end! {
     a_signal_under_load_loses_no_answer,
     a_stream_without_end_ends_with_the_server,
     a_silent_server_ends_at_once_on_either_signal,
-    links_that_do_not_finish_are_cut_when_the_drain_is_over,
+    links_that_do_not_finish_are_force_closed_at_the_drain_timeout,
     a_second_signal_ends_it_at_once,
 }
 
@@ -114,7 +114,7 @@ fn a_silent_server_ends_at_once_on_either_signal(back_end: &str) {
 fn stuck_link(server: &Server) -> std::net::TcpStream {
     let mut link = server.connect();
     // More than the sockets' buffers and the send queue hold together.
-    link.set_write_timeout(Some(Duration::from_millis(500))).expect("a time-out");
+    link.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout");
     let piece = vec![b'x'; 65_536];
     for _ in 0..1_000 {
         if link.write_all(&piece).is_err() {
@@ -124,7 +124,7 @@ fn stuck_link(server: &Server) -> std::net::TcpStream {
     panic!("the server took 64 MB from a client that reads nothing");
 }
 
-fn links_that_do_not_finish_are_cut_when_the_drain_is_over(back_end: &str) {
+fn links_that_do_not_finish_are_force_closed_at_the_drain_timeout(back_end: &str) {
     let Some(mut server) = Server::start(back_end, &["--drain", "300ms"]) else { return };
     let _stuck = stuck_link(&server);
     let begin = Instant::now();
@@ -150,9 +150,9 @@ fn a_second_signal_ends_it_at_once(back_end: &str) {
     }
 }
 
-/// After the signal nobody new is served, and who is there may finish.
+/// After the signal no connection is accepted, and open links may finish.
 #[test]
-fn a_draining_server_takes_nobody_new() {
+fn a_draining_server_accepts_no_connection() {
     let Some(mut server) = Server::start("auto", &["--drain", "1h"]) else { return };
     let mut link = server.connect();
     link.write_all(b"x\n").expect("it reads");

@@ -82,7 +82,7 @@ impl Terminal {
 
     pub(crate) fn connect(&self) -> TcpStream {
         let link = TcpStream::connect_timeout(&self.addresses[0], PATIENCE).expect("it accepts");
-        link.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        link.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         link
     }
 
@@ -124,8 +124,8 @@ impl Terminal {
         rows.join("\n").trim_end().to_owned() + "\n"
     }
 
-    /// The figures: what stands under the log.
-    pub(crate) fn figures(&self) -> String {
+    /// The block: what stands under the log.
+    pub(crate) fn statistics(&self) -> String {
         let text = self.text();
         text.split_once("\n\n").expect("a blank line").1.to_owned()
     }
