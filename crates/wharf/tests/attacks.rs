@@ -28,13 +28,13 @@ fn run(case: &Case, attackers: u32, shards: &[u32]) {
 }
 
 fn three_hundred_that_read_nothing_harm_nobody(case: &Case) {
-    run(case, 300, &[1, 2, 3, 8]);
+    run(case, 300, &[1, 8]);
 }
 
 fn a_thousand_that_read_nothing_harm_nobody(case: &Case) {
-    run(case, 1_000, &[1, 2, 3, 8]);
+    run(case, 1_000, &[2]);
 }
 
 fn three_thousand_that_read_nothing_harm_nobody(case: &Case) {
-    run(case, 3_000, &[1, 2, 3, 8]);
+    run(case, 3_000, &[3]);
 }

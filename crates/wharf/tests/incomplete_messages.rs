@@ -175,25 +175,25 @@ fn run(case: &Case, attackers: u32, shards: &[u32], whole_ones_before: usize) {
 }
 
 fn three_hundred_incomplete_messages_harm_nobody(case: &Case) {
-    run(case, 300, &[1, 2, 3, 8], 0);
+    run(case, 300, &[1, 8], 0);
 }
 
 fn a_thousand_incomplete_messages_harm_nobody(case: &Case) {
-    run(case, 1_000, &[1, 2, 3, 8], 0);
+    run(case, 1_000, &[3], 0);
 }
 
 fn three_thousand_incomplete_messages_harm_nobody(case: &Case) {
-    run(case, 3_000, &[1, 2, 3, 8], 0);
+    run(case, 3_000, &[2], 0);
 }
 
 fn three_hundred_incomplete_messages_of_peers_that_do_not_read_harm_nobody(case: &Case) {
-    run(case, 300, &[1, 2, 3, 8], 12);
+    run(case, 300, &[2], 12);
 }
 
 fn a_thousand_incomplete_messages_of_peers_that_do_not_read_harm_nobody(case: &Case) {
-    run(case, 1_000, &[1, 2, 3, 8], 12);
+    run(case, 1_000, &[1], 12);
 }
 
 fn three_thousand_incomplete_messages_of_peers_that_do_not_read_harm_nobody(case: &Case) {
-    run(case, 3_000, &[1, 2, 3, 8], 12);
+    run(case, 3_000, &[8], 12);
 }

@@ -426,6 +426,7 @@ fn errors_and_refusals_allocate_nothing(case: &Case) {
                 let mut client = server.connect();
                 client.write_all(&[b'x'; 100]).unwrap();
                 util::expect_end(&mut client);
+                drop(client);
                 server.wait_for_links(0);
             }
         };
