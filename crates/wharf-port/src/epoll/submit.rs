@@ -2,7 +2,7 @@
 
 use super::EpollPort;
 use super::socket::{Intake, Sending};
-use crate::port::{Demand, Entry, Operation, OperationKind, Socket, SubmitError, objection};
+use crate::port::{Demand, Entry, Operation, OperationKind, Socket, SubmitError, check_submit};
 use rustix::net::Shutdown;
 
 impl<T: Send> EpollPort<T> {
@@ -13,7 +13,7 @@ impl<T: Send> EpollPort<T> {
     ) -> Result<(), SubmitError> {
         let entry = self.sockets.get_mut(socket);
         let usage = entry.as_ref().map(|entry| entry.state.usage());
-        if let Some(kind) = objection(usage, &operation) {
+        if let Some(kind) = check_submit(usage, &operation) {
             return Err(SubmitError { kind, operation });
         }
         let Some(Entry { state, .. }) = entry else { return Ok(()) };

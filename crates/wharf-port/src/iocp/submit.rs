@@ -6,7 +6,9 @@ use super::flight::{Slot, Started};
 use super::socket::{accept_socket, is_connection_error};
 use super::state::{Accept, Receive, Role, Send, link, listener};
 use crate::memory::Chain;
-use crate::port::{Demand, End, Operation, OperationKind, Shots, Socket, SubmitError, objection};
+use crate::port::{
+    Demand, End, Operation, OperationKind, Shots, Socket, SubmitError, check_submit,
+};
 use std::marker;
 
 impl<T: marker::Send> IocpPort<T> {
@@ -16,7 +18,7 @@ impl<T: marker::Send> IocpPort<T> {
         operation: Operation,
     ) -> Result<(), SubmitError> {
         let usage = self.table.get_mut(socket).map(|entry| entry.state.usage());
-        if let Some(kind) = objection(usage, &operation) {
+        if let Some(kind) = check_submit(usage, &operation) {
             return Err(SubmitError { kind, operation });
         }
         match operation {

@@ -23,7 +23,7 @@ pub(crate) struct SocketUse {
 /// The first reason against an operation, in the order of [`SubmitErrorKind`]. `socket` is `None`
 /// if its handle is stale.
 #[inline]
-pub(crate) fn objection(
+pub(crate) fn check_submit(
     socket: Option<SocketUse>,
     operation: &Operation,
 ) -> Option<SubmitErrorKind> {
@@ -57,7 +57,7 @@ mod tests {
 
     #[expect(clippy::needless_pass_by_value, reason = "the operations are made where it is called")]
     fn kind(socket: SocketUse, operation: Operation) -> Option<SubmitErrorKind> {
-        objection(Some(socket), &operation)
+        check_submit(Some(socket), &operation)
     }
 
     #[test]
@@ -70,7 +70,7 @@ mod tests {
             send_in_flight: true,
         };
         let receive = || Operation::receive(Shots::Many);
-        assert_eq!(objection(None, &receive()), Some(SubmitErrorKind::StaleSocket));
+        assert_eq!(check_submit(None, &receive()), Some(SubmitErrorKind::StaleSocket));
         assert_eq!(kind(all, receive()), Some(SubmitErrorKind::Closing));
         let open = SocketUse { is_closing: false, ..all };
         assert_eq!(kind(open, receive()), Some(SubmitErrorKind::NotForThisSocket));

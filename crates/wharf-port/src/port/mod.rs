@@ -66,7 +66,7 @@ pub use operation::{
     Key, Operation, OperationKind, Refused, Shots, Socket, SubmitError, SubmitErrorKind,
 };
 
-pub(crate) use admission::{SocketUse, objection};
+pub(crate) use admission::{SocketUse, check_submit};
 pub(crate) use bulk::Bulk;
 pub(crate) use clock::Clock;
 pub(crate) use demand::Demand;

@@ -7,7 +7,7 @@ use super::state::{
     AcceptOperation, ReceiveOperation, SendOperation, SocketEnd, SocketState, Stage,
 };
 use crate::memory::Owner;
-use crate::port::{Entry, Operation, OperationKind, Socket, SubmitError, objection};
+use crate::port::{Entry, Operation, OperationKind, Socket, SubmitError, check_submit};
 
 impl<T: Send> SimPort<T> {
     pub(super) fn submit_operation(
@@ -17,7 +17,7 @@ impl<T: Send> SimPort<T> {
     ) -> Result<(), SubmitError> {
         let entry = self.kernel.sockets.get_mut(socket);
         let usage = entry.as_ref().map(|entry| entry.state.usage());
-        if let Some(kind) = objection(usage, &operation) {
+        if let Some(kind) = check_submit(usage, &operation) {
             return Err(SubmitError { kind, operation });
         }
         let Some(Entry { state, .. }) = entry else { return Ok(()) };

@@ -3,7 +3,7 @@
 use super::window::{LARGE, SMALL};
 use super::{At, Running, Sending, State, UringPort};
 use crate::memory::{Chain, Owner};
-use crate::port::{Demand, Operation, OperationKind, Shots, Socket, SubmitError, objection};
+use crate::port::{Demand, Operation, OperationKind, Shots, Socket, SubmitError, check_submit};
 use io_uring::{opcode, squeue, types};
 use rustix::fd::{AsFd, AsRawFd};
 
@@ -46,7 +46,7 @@ impl<T: Send> UringPort<T> {
         operation: Operation,
     ) -> Result<(), SubmitError> {
         let usage = self.sockets.get_mut(socket).map(|entry| entry.state.usage());
-        if let Some(kind) = objection(usage, &operation) {
+        if let Some(kind) = check_submit(usage, &operation) {
             return Err(SubmitError { kind, operation });
         }
         match operation {
