@@ -1,17 +1,17 @@
-//! The port's table of sockets: places that are used again, each time with a new generation.
+//! The port's table of sockets: slots that are used again, each time with a new generation.
 
 use super::operation::{Key, Socket};
 
-/// Sockets by place. `S` is what a back end keeps for one.
+/// Sockets by slot. `S` is what a back end keeps for one.
 #[derive(Debug)]
 pub(crate) struct SocketTable<S> {
-    places: Vec<Place<S>>,
-    /// Free places, the one freed last on top.
+    slots: Vec<Slot<S>>,
+    /// Free slots, the one freed last on top.
     free: Vec<u32>,
 }
 
 #[derive(Debug)]
-struct Place<S> {
+struct Slot<S> {
     generation: u32,
     entry: Option<Entry<S>>,
 }
@@ -25,44 +25,44 @@ pub(crate) struct Entry<S> {
 
 impl<S> SocketTable<S> {
     pub(crate) fn new(capacity: u32) -> Self {
-        let places = (0..capacity).map(|_| Place { generation: 0, entry: None }).collect();
-        Self { places, free: (0..capacity).rev().collect() }
+        let slots = (0..capacity).map(|_| Slot { generation: 0, entry: None }).collect();
+        Self { slots, free: (0..capacity).rev().collect() }
     }
 
     pub(crate) fn is_full(&self) -> bool {
         self.free.is_empty()
     }
 
-    /// Puts a socket on a free place; `None` if there is none.
+    /// Puts a socket on a free slot; `None` if there is none.
     pub(crate) fn insert(&mut self, key: Key, state: S) -> Option<Socket> {
         let index = self.free.pop()?;
-        let place = &mut self.places[index as usize];
-        place.generation = place.generation.wrapping_add(1);
-        place.entry = Some(Entry { key, state });
-        Some(Socket { index, generation: place.generation })
+        let slot = &mut self.slots[index as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.entry = Some(Entry { key, state });
+        Some(Socket { index, generation: slot.generation })
     }
 
     /// The socket, unless the handle is stale.
     pub(crate) fn get_mut(&mut self, socket: Socket) -> Option<&mut Entry<S>> {
-        let place = self.places.get_mut(socket.index as usize)?;
-        if place.generation == socket.generation { place.entry.as_mut() } else { None }
+        let slot = self.slots.get_mut(socket.index as usize)?;
+        if slot.generation == socket.generation { slot.entry.as_mut() } else { None }
     }
 
-    /// Takes the socket off its place.
+    /// Takes the socket off its slot.
     pub(crate) fn remove(&mut self, socket: Socket) -> Option<Entry<S>> {
-        let place = self.places.get_mut(socket.index as usize)?;
-        if place.generation != socket.generation {
+        let slot = self.slots.get_mut(socket.index as usize)?;
+        if slot.generation != socket.generation {
             return None;
         }
-        let entry = place.entry.take()?;
+        let entry = slot.entry.take()?;
         self.free.push(socket.index);
         Some(entry)
     }
 
     /// Every socket that is in the table.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = Socket> {
-        (0_u32..).zip(&self.places).filter_map(|(index, place)| {
-            place.entry.as_ref().map(|_| Socket { index, generation: place.generation })
+        (0_u32..).zip(&self.slots).filter_map(|(index, slot)| {
+            slot.entry.as_ref().map(|_| Socket { index, generation: slot.generation })
         })
     }
 }
