@@ -92,9 +92,9 @@ const LISTENERS_MAX: u32 = 1024;
 /// Listeners that have a full stock of accepts; those after them make do with one each.
 const STOCKED_LISTENERS: u32 = 4;
 /// How long a port that is dropped waits for what is in flight, before it leaks that.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
+const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Of which this at once.
-const DRAIN_STEP_MS: u32 = 100;
+const DROP_WAIT_STEP_MS: u32 = 100;
 const NO_PORT_HINT: &str = "the process has too many handles or the system too little memory";
 
 impl<T: Send> IocpPort<T> {
@@ -268,13 +268,13 @@ impl<T: Send> Drop for IocpPort<T> {
     fn drop(&mut self) {
         let sockets: Vec<Socket> = self.table.sockets().collect();
         let start = self.clock.now();
-        while self.flight.in_flight() > 0 && self.clock.now().since(start) < DRAIN_MAX {
+        while self.flight.in_flight() > 0 && self.clock.now().since(start) < DROP_WAIT_MAX {
             for socket in &sockets {
                 if let Some(entry) = self.table.get_mut(*socket) {
                     entry.state.handle.cancel_all();
                 }
             }
-            if self.poll(DRAIN_STEP_MS).is_err() {
+            if self.poll(DROP_WAIT_STEP_MS).is_err() {
                 break;
             }
         }

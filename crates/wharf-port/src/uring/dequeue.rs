@@ -478,7 +478,7 @@ impl<T: Send> Drop for UringPort<T> {
                 self.cancel_operation(socket, kind);
             }
         }
-        let deadline = self.clock.now().after(DRAIN_MAX);
+        let deadline = self.clock.now().after(DROP_WAIT_MAX);
         let mut dropped = Completions::<Self>::with_capacity(64);
         while self.in_kernel > 0 && self.clock.now() < deadline {
             if self.enter(1, Some(Duration::from_millis(10))).is_err() {
@@ -499,4 +499,4 @@ impl<T: Send> Drop for UringPort<T> {
 
 /// How long a port that is dropped waits for the kernel. Cancelled operations on sockets end within
 /// microseconds; this is for a kernel that has lost one.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
+const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
