@@ -34,7 +34,7 @@ impl<T: Send> Inbox<T> {
         completions: &mut Vec<Completion<S, T>>,
         count_max: usize,
     ) -> bool {
-        if !self.notified() {
+        if !self.take_notification() {
             return false;
         }
         let room = completions.capacity() - completions.len();
@@ -43,7 +43,7 @@ impl<T: Send> Inbox<T> {
             completions.push(Completion { key: Key(0), outcome: Outcome::Posted(packet) });
         }
         // Nobody has looked whether there are more.
-        self.mark();
+        self.notify_again();
         true
     }
 
@@ -53,14 +53,14 @@ impl<T: Send> Inbox<T> {
     }
 
     /// Whether anything was posted since the last call; clears the mark. When it says yes the
-    /// owner takes packets until there are none, or calls [`mark`](Self::mark).
-    pub(crate) fn notified(&self) -> bool {
+    /// owner takes packets until there are none, or calls [`notify_again`](Self::notify_again).
+    pub(crate) fn take_notification(&self) -> bool {
         self.poster.waker.state.clear()
     }
 
     /// Sets the mark again, because packets were left in the queue.
-    pub(crate) fn mark(&self) {
-        self.poster.waker.state.mark();
+    pub(crate) fn notify_again(&self) {
+        self.poster.waker.state.notify();
     }
 
     /// Announces sleep. `false`: something was posted meanwhile, so the owner must not sleep.
@@ -84,7 +84,7 @@ struct Waker {
 
 impl Waker {
     fn wake(&self) {
-        if self.state.mark() {
+        if self.state.notify() {
             self.wake.wake();
         }
     }

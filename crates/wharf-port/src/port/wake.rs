@@ -35,7 +35,7 @@ impl WakeState {
     }
 
     /// Notes that there is something to see; `true` if the owner sleeps and the caller must wake it.
-    pub(crate) fn mark(&self) -> bool {
+    pub(crate) fn notify(&self) -> bool {
         // Release: pairs with the acquire in `clear` and `fall_asleep`: what was posted before is
         // visible to the owner afterwards. Every change is a read-modify-write, so no mark is
         // overwritten unseen.
@@ -64,12 +64,12 @@ mod tests {
     #[test]
     fn only_the_first_mark_of_a_sleep_wakes() {
         let state = WakeState::new();
-        assert!(!state.mark());
+        assert!(!state.notify());
         assert!(!state.fall_asleep());
         assert!(state.clear());
         assert!(state.fall_asleep());
-        assert!(state.mark());
-        assert!(!state.mark());
+        assert!(state.notify());
+        assert!(!state.notify());
         assert!(state.clear());
         assert!(!state.clear());
     }
@@ -97,7 +97,7 @@ mod loom_tests {
                     let (state, posted, bell) = (state.clone(), posted.clone(), bell.clone());
                     loom::thread::spawn(move || {
                         posted.fetch_add(1, Ordering::Relaxed);
-                        if state.mark() {
+                        if state.notify() {
                             *bell.0.lock().unwrap() = true;
                             bell.1.notify_one();
                         }
