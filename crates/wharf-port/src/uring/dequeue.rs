@@ -81,11 +81,11 @@ impl<T: Send> UringPort<T> {
     /// No buffer comes home while this thread sleeps, so there is no other place for it. Says whether
     /// somebody waits though there are buffers: then the thread must not sleep.
     fn serve_waiters(&mut self) -> bool {
-        self.window.fill();
-        if let Some(large) = &mut self.large {
-            large.fill();
+        self.buffer_ring.refill();
+        if let Some(large) = &mut self.large_ring {
+            large.refill();
         }
-        let mut left = self.window.lent().saturating_sub(self.turns);
+        let mut left = self.buffer_ring.provided_count().saturating_sub(self.turns);
         let mut next = self.waiting.first();
         // Passes over no more sockets than have their turn already.
         while let Some(socket) = next
@@ -101,7 +101,7 @@ impl<T: Send> UringPort<T> {
                 left -= SHOTS_AT_ONCE;
                 self.waiting.remove(socket);
                 self.arm_receive(socket, demand, At::Kernel);
-            } else if wants_many && self.window.lent() >= SHOTS_AT_ONCE {
+            } else if wants_many && self.buffer_ring.provided_count() >= SHOTS_AT_ONCE {
                 // It is the first in the next pass.
                 return true;
             } else {
@@ -211,8 +211,8 @@ impl<T: Send> UringPort<T> {
     fn take_buffer(&mut self, socket: Socket, id: u16, len: u32) -> Option<Buffer> {
         let intake = self.sockets.get_mut(socket).and_then(|entry| entry.state.intake);
         let is_large = intake.is_some_and(|running| running.at == At::Large);
-        let window = if is_large { self.large.as_mut()? } else { &mut self.window };
-        window.take(id, len)
+        let buffer_ring = if is_large { self.large_ring.as_mut()? } else { &mut self.buffer_ring };
+        buffer_ring.take_filled(id, len)
     }
 
     fn received(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
@@ -488,8 +488,8 @@ impl<T: Send> Drop for UringPort<T> {
             dropped.clear();
         }
         if self.in_kernel > 0 {
-            self.window.leak();
-            if let Some(large) = &mut self.large {
+            self.buffer_ring.leak();
+            if let Some(large) = &mut self.large_ring {
                 large.leak();
             }
             Box::leak(Box::new(std::mem::replace(&mut self.sockets, SocketTable::new(0))));

@@ -27,6 +27,7 @@
 //!   chain that the socket's place owns, or of the vector table, which is reused only after the
 //!   kernel has consumed the entry: a header is taken when its entry can go into the queue at once.
 
+mod buffer_ring;
 mod dequeue;
 mod setup;
 mod submit;
@@ -34,7 +35,6 @@ mod submit;
 #[cfg(not(loom))]
 mod tests;
 mod vectors;
-mod window;
 
 pub use setup::probe;
 
@@ -44,6 +44,7 @@ use crate::port::{
     Bulk, Completions, Counters, Demand, Inbox, Key, Operation, OperationKind, Port, PortConfig,
     PortError, Poster, Refused, Socket, SocketQueue, SocketTable, SocketUse, SubmitError, Time,
 };
+use buffer_ring::BufferRing;
 use io_uring::IoUring;
 use io_uring::squeue;
 use rustix::fd::OwnedFd;
@@ -54,7 +55,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 use vectors::Vectors;
-use window::Window;
 
 /// A completion port on io_uring; `T` is what other threads post to it.
 ///
@@ -71,9 +71,9 @@ use window::Window;
 pub struct UringPort<T: Send> {
     /// First, so that it is dropped first: no operation outlives the memory below.
     ring: IoUring,
-    window: Window,
+    buffer_ring: BufferRing,
     /// The same of the large buffers, if there are any.
-    large: Option<Window>,
+    large_ring: Option<BufferRing>,
     vectors: Vectors,
     sockets: SocketTable<State>,
     /// Submission entries that found the queue full. Empty unless the kernel is out of memory.
@@ -197,10 +197,16 @@ impl<T: Send> UringPort<T> {
         let inbox = Inbox::new(config.inbox_capacity, Arc::<EventFd>::clone(&wake));
         let places = config.sockets_max as usize;
         let large = pool.large().cloned();
-        let large = large.map(|pool| Window::new(&ring, window::LARGE, pool, u32::MAX));
+        let large =
+            large.map(|pool| BufferRing::new(&ring, buffer_ring::LARGE_GROUP, pool, u32::MAX));
         let mut port = Self {
-            window: Window::new(&ring, window::SMALL, pool.clone(), config.receive_window)?,
-            large: large.transpose()?,
+            buffer_ring: BufferRing::new(
+                &ring,
+                buffer_ring::SMALL_GROUP,
+                pool.clone(),
+                config.receive_window,
+            )?,
+            large_ring: large.transpose()?,
             ring,
             vectors: Vectors::new(),
             sockets: SocketTable::new(config.sockets_max),
@@ -303,11 +309,11 @@ impl<T: Send> Port for UringPort<T> {
     }
 
     fn buffers_wanted(&self) -> u32 {
-        self.window.missing()
+        self.buffer_ring.refill_count()
     }
 
     fn set_window(&mut self, buffers: u32) {
-        self.window.set_target(buffers);
+        self.buffer_ring.set_target_count(buffers);
     }
 
     fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {

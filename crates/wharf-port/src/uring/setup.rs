@@ -1,6 +1,6 @@
 //! Making a ring with what this kernel has, each feature asked for and not assumed.
 
-use super::window::{SMALL, Window};
+use super::buffer_ring::{BufferRing, SMALL_GROUP};
 use crate::memory::{BufferPool, PoolConfig};
 use crate::port::{OsError, PortError};
 use io_uring::{IoUring, Probe, cqueue, opcode, types};
@@ -153,8 +153,8 @@ fn missing(call: &'static str) -> PortError {
 fn multishot_receive_works(ring: IoUring) -> Result<(), PortError> {
     let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(2) };
     let pool = BufferPool::new(config).map_err(|_| OsError::new("mmap", libc::ENOMEM))?;
-    let mut window = Window::new(&ring, SMALL, pool, 1)?;
-    window.fill();
+    let mut buffer_ring = BufferRing::new(&ring, SMALL_GROUP, pool, 1)?;
+    buffer_ring.refill();
     // From here on the ring is the last local that holds memory, so it is dropped first.
     let mut ring = ring;
     let (ours, theirs) = rustix::net::socketpair(
@@ -165,7 +165,7 @@ fn multishot_receive_works(ring: IoUring) -> Result<(), PortError> {
     )
     .map_err(|error| OsError::new("socketpair", error.raw_os_error()))?;
     rustix::io::write(&theirs, b"?").map_err(|e| OsError::new("write", e.raw_os_error()))?;
-    let entry = opcode::RecvMulti::new(types::Fd(ours.as_raw_fd()), SMALL).build();
+    let entry = opcode::RecvMulti::new(types::Fd(ours.as_raw_fd()), SMALL_GROUP).build();
     // SAFETY: the entry points to no memory; the descriptor is open until this function ends, by
     // which time the receive has completed, or the ring, which is dropped first, is gone.
     unsafe { ring.submission().push(&entry) }

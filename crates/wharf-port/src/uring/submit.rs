@@ -1,6 +1,6 @@
 //! From an operation to a submission entry, and how operations are ended.
 
-use super::window::{LARGE, SMALL};
+use super::buffer_ring::{LARGE_GROUP, SMALL_GROUP};
 use super::{At, Running, Sending, State, UringPort};
 use crate::memory::{Chain, Owner};
 use crate::port::{Demand, Operation, OperationKind, Shots, Socket, SubmitError, check_submit};
@@ -79,16 +79,16 @@ impl<T: Send> UringPort<T> {
         let at =
             if at == At::Kernel && self.receives_large(socket, demand) { At::Large } else { at };
         let buffer_size = self.pool.buffer_size_bytes();
-        let (group, size) = match (at, &self.large) {
-            (At::Large, Some(large)) => (LARGE, large.buffer_size_bytes()),
-            _ => (SMALL, buffer_size),
+        let (group, size) = match (at, &self.large_ring) {
+            (At::Large, Some(large)) => (LARGE_GROUP, large.buffer_size_bytes()),
+            _ => (SMALL_GROUP, buffer_size),
         };
         let len = demand.len_max(size);
         // What fits one buffer is received by one shot after the other, which the kernel ends at
         // the very byte.
         let is_many = demand.shots == Shots::Many && demand.len_max(u32::MAX) > buffer_size;
         let entry = if is_many && at == At::Kernel {
-            opcode::RecvMulti::new(fd, SMALL).build()
+            opcode::RecvMulti::new(fd, SMALL_GROUP).build()
         } else {
             // A turn does not wait either: it would keep a buffer from those that have bytes.
             let waits = demand.shots != Shots::IfReady && at != At::Turn;
@@ -108,7 +108,7 @@ impl<T: Send> UringPort<T> {
     /// Whether a receive is to use large buffers, and some are lent.
     fn receives_large(&mut self, socket: Socket, demand: Demand) -> bool {
         let (sockets, pool) = (&mut self.sockets, &self.pool);
-        self.large.as_ref().is_some_and(|large| large.lent() > 0)
+        self.large_ring.as_ref().is_some_and(|large| large.provided_count() > 0)
             && sockets
                 .get_mut(socket)
                 .is_some_and(|entry| entry.state.bulk.wants_large(demand, pool))

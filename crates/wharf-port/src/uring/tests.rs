@@ -107,14 +107,14 @@ fn turns_that_fail_in_one_pass_keep_their_order() {
     hoard.truncate(hoard.len() - 4);
     peers[3].write_all(&[7; 4 * 2048]).unwrap();
     let mut kept = vec![turn(&mut port).unwrap()];
-    assert_eq!((port.waiting.len(), port.window.lent()), (3, 3));
+    assert_eq!((port.waiting.len(), port.buffer_ring.provided_count()), (3, 3));
     // All three have their turn, and none finds a buffer.
     port.set_window(0);
     while kept.len() < 4 {
         kept.push(turn(&mut port).unwrap());
     }
     assert!(turn(&mut port).is_none());
-    assert_eq!((port.turns, port.window.lent()), (0, 0));
+    assert_eq!((port.turns, port.buffer_ring.provided_count()), (0, 0));
     for socket in &sockets[..3] {
         let receive = port.sockets.get_mut(*socket).unwrap().state.intake.unwrap();
         assert_eq!(receive.at, At::Waiting);

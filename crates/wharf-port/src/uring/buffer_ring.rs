@@ -14,27 +14,27 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The buffer groups that receives name: small buffers, and large ones if the pool has some.
-pub(super) const SMALL: u16 = 0;
-pub(super) const LARGE: u16 = 1;
+pub(super) const SMALL_GROUP: u16 = 0;
+pub(super) const LARGE_GROUP: u16 = 1;
 
 /// The ring of lent buffers.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct BufferRing {
     pool: BufferPool,
     entries: NonNull<BufRingEntry>,
     /// A power of two.
     entry_count: u16,
     /// How many buffers can be lent, at most `entry_count`.
-    size: u16,
+    provided_max: u16,
     /// How many buffers to lend, at most `size`.
-    target: u16,
+    target_count: u16,
     tail: u16,
     /// The lent buffers by their id in the ring.
-    lent: Box<[Option<Buffer>]>,
+    provided: Box<[Option<Buffer>]>,
     free_ids: Vec<u16>,
 }
 
-impl Window {
+impl BufferRing {
     /// Registers a window of at most `size` buffers and at most half of the pool with the ring.
     pub(super) fn new(
         ring: &IoUring,
@@ -46,14 +46,14 @@ impl Window {
         #[expect(clippy::cast_possible_truncation, reason = "at most 32,768")]
         let (size, entry_count) = (size as u16, size.next_power_of_two() as u16);
         let entries = map(entry_count)?;
-        let window = Self {
+        let buffers = Self {
             pool,
             entries,
             entry_count,
-            size,
-            target: size,
+            provided_max: size,
+            target_count: size,
             tail: 0,
-            lent: (0..size).map(|_| None).collect(),
+            provided: (0..size).map(|_| None).collect(),
             free_ids: (0..size).rev().collect(),
         };
         let address = entries.as_ptr() as u64;
@@ -68,18 +68,19 @@ impl Window {
                 PortError::new(os, (error.raw_os_error() == Some(libc::EINVAL)).then_some(hint))
             },
         )?;
-        Ok(window)
+        Ok(buffers)
     }
 
     /// Lends so many buffers from now on, at most. Those that are lent stay so until they are filled.
-    pub(super) fn set_target(&mut self, buffers: u32) {
-        self.target = u16::try_from(buffers).map_or(self.size, |target| target.min(self.size));
+    pub(super) fn set_target_count(&mut self, buffers: u32) {
+        self.target_count =
+            u16::try_from(buffers).map_or(self.provided_max, |count| count.min(self.provided_max));
     }
 
     /// Lends buffers until as many are lent as shall be, or the pool is empty.
-    pub(super) fn fill(&mut self) {
+    pub(super) fn refill(&mut self) {
         let before = self.tail;
-        for _ in 0..self.missing() {
+        for _ in 0..self.refill_count() {
             let Some(id) = self.free_ids.pop() else { break };
             let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else {
                 self.free_ids.push(id);
@@ -94,7 +95,7 @@ impl Window {
             entry.set_addr(buffer.bytes().as_ptr() as u64);
             entry.set_len(buffer.capacity());
             entry.set_bid(id);
-            self.lent[usize::from(id)] = Some(buffer);
+            self.provided[usize::from(id)] = Some(buffer);
             self.tail = self.tail.wrapping_add(1);
         }
         if self.tail != before {
@@ -104,8 +105,8 @@ impl Window {
     }
 
     /// Takes back the buffer `id`, into which the kernel wrote `len` bytes.
-    pub(super) fn take(&mut self, id: u16, len: u32) -> Option<Buffer> {
-        let mut buffer = self.lent.get_mut(usize::from(id))?.take()?;
+    pub(super) fn take_filled(&mut self, id: u16, len: u32) -> Option<Buffer> {
+        let mut buffer = self.provided.get_mut(usize::from(id))?.take()?;
         self.free_ids.push(id);
         buffer.set_len(len);
         buffer.set_owner(Owner::Application);
@@ -114,7 +115,7 @@ impl Window {
 
     /// Gives up the lent buffers for good, because the kernel may still write to them.
     pub(super) fn leak(&mut self) {
-        Box::leak(std::mem::take(&mut self.lent));
+        Box::leak(std::mem::take(&mut self.provided));
     }
 
     pub(super) fn buffer_size_bytes(&self) -> u32 {
@@ -123,13 +124,13 @@ impl Window {
 
     /// How many buffers are lent now.
     #[expect(clippy::cast_possible_truncation, reason = "at most 32,768")]
-    pub(super) fn lent(&self) -> u32 {
-        u32::from(self.size) - self.free_ids.len() as u32
+    pub(super) fn provided_count(&self) -> u32 {
+        u32::from(self.provided_max) - self.free_ids.len() as u32
     }
 
     /// How many more buffers are to be lent.
-    pub(super) fn missing(&self) -> u32 {
-        u32::from(self.target).saturating_sub(self.lent())
+    pub(super) fn refill_count(&self) -> u32 {
+        u32::from(self.target_count).saturating_sub(self.provided_count())
     }
 
     fn kernel_tail(&self) -> &AtomicU16 {
@@ -142,7 +143,7 @@ impl Window {
     }
 }
 
-impl Drop for Window {
+impl Drop for BufferRing {
     fn drop(&mut self) {
         let size_bytes = usize::from(self.entry_count) * size_of::<BufRingEntry>();
         // SAFETY: the whole of the mapping made in `map`; the kernel's ring is gone or has pinned
