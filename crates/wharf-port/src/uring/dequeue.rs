@@ -22,7 +22,7 @@ const FAILURES_MAX: u32 = 5000;
 
 /// Buffers that the kernel fills for one receive of many shots before it goes on to the next
 /// (`MULTISHOT_MAX_RETRY` in io_uring/net.c).
-const SHOTS_AT_ONCE: u32 = 32;
+const MULTISHOT_BUFFERS_MAX: u32 = 32;
 
 /// `struct io_uring_getevents_arg` of the kernel's ABI.
 #[repr(C)]
@@ -54,7 +54,7 @@ impl<T: Send> UringPort<T> {
         // the other out.
         self.packets_first = !self.packets_first;
         let notified = self.packets_first && self.inbox.take_packets(completions, usize::MAX);
-        self.report(completions);
+        self.report_pending(completions);
         let passed_over = self.serve_waiters();
         self.push_overflow();
         let idle = !passed_over
@@ -68,8 +68,8 @@ impl<T: Send> UringPort<T> {
         } else {
             self.enter(0, Some(Duration::ZERO))?;
         }
-        self.reap(completions);
-        self.report(completions);
+        self.process_cqes(completions);
+        self.report_pending(completions);
         self.inbox.take_packets(completions, usize::MAX);
         Ok(())
     }
@@ -97,11 +97,11 @@ impl<T: Send> UringPort<T> {
                 continue;
             };
             let wants_many = entry.state.fills && demand.shots == Shots::Many;
-            if wants_many && left >= SHOTS_AT_ONCE {
-                left -= SHOTS_AT_ONCE;
+            if wants_many && left >= MULTISHOT_BUFFERS_MAX {
+                left -= MULTISHOT_BUFFERS_MAX;
                 self.waiting.remove(socket);
                 self.arm_receive(socket, demand, At::Kernel);
-            } else if wants_many && self.buffer_ring.provided_count() >= SHOTS_AT_ONCE {
+            } else if wants_many && self.buffer_ring.provided_count() >= MULTISHOT_BUFFERS_MAX {
                 // It is the first in the next pass.
                 return true;
             } else {
@@ -113,7 +113,7 @@ impl<T: Send> UringPort<T> {
     }
 
     /// Hands over what is in the submission queue, without waiting.
-    pub(super) fn hand_over(&mut self) {
+    pub(super) fn submit_queued(&mut self) {
         // A failure here shows again in the next dequeue, which reports it.
         let _shows_again = self.enter(0, Some(Duration::ZERO));
     }
@@ -162,7 +162,7 @@ impl<T: Send> UringPort<T> {
     }
 
     /// Takes what the kernel has completed, as far as there is room.
-    fn reap(&mut self, completions: &mut Completions<Self>) {
+    fn process_cqes(&mut self, completions: &mut Completions<Self>) {
         while !is_full(completions) {
             let Some(done) = self.ring.completion().next() else { return };
             let (tag, socket) = parts(done.user_data());
@@ -190,7 +190,7 @@ impl<T: Send> UringPort<T> {
     }
 
     /// Looks up the socket of a completion and, if it was the operation's last, counts it out.
-    fn arrived(&mut self, socket: Socket, more: bool) -> Option<Key> {
+    fn count_cqe(&mut self, socket: Socket, more: bool) -> Option<Key> {
         let Some(entry) = self.sockets.get_mut(socket) else {
             self.counters.stale += 1;
             return None;
@@ -220,7 +220,7 @@ impl<T: Send> UringPort<T> {
         let len = u32::try_from(done.result()).unwrap_or(0);
         let buffer =
             cqueue::buffer_select(done.flags()).and_then(|id| self.take_buffer(socket, id, len));
-        let key = self.arrived(socket, more)?;
+        let key = self.count_cqe(socket, more)?;
         let state = &mut self.sockets.get_mut(socket)?.state;
         let running = state.intake.as_mut()?;
         let Running { at, cancelled, .. } = *running;
@@ -245,7 +245,7 @@ impl<T: Send> UringPort<T> {
                     state.intake = None;
                     if go_on {
                         let more_is_there = cqueue::sock_nonempty(done.flags());
-                        self.receive_again(socket, demand, more_is_there);
+                        self.rearm_receive(socket, demand, more_is_there);
                     }
                 } else if cancelled {
                     self.cancel_again(Tag::Receive, socket);
@@ -279,7 +279,7 @@ impl<T: Send> UringPort<T> {
             {
                 // There were no bytes after all: it waits for them like the others.
                 let demand = running.demand;
-                self.receive_again(socket, demand, false);
+                self.rearm_receive(socket, demand, false);
                 return None;
             }
             (result, _) => end_of("recv", result),
@@ -319,7 +319,7 @@ impl<T: Send> UringPort<T> {
         } else if cancelled {
             End::Cancelled
         } else {
-            self.take_or_wait(socket, demand);
+            self.arm_or_wait(socket, demand);
             return None;
         };
         state.intake = None;
@@ -327,7 +327,7 @@ impl<T: Send> UringPort<T> {
     }
 
     /// There is something to receive: lets the kernel do it, or the others first.
-    fn take_or_wait(&mut self, socket: Socket, demand: Demand) {
+    fn arm_or_wait(&mut self, socket: Socket, demand: Demand) {
         if self.waiting.is_empty() {
             self.arm_receive(socket, demand, At::Kernel);
         } else {
@@ -341,7 +341,7 @@ impl<T: Send> UringPort<T> {
     /// If others wait for a buffer and there is more to receive, it takes its turn behind them.
     /// One without more must not: its turn would fail, and one that waits for bytes would keep a
     /// buffer from the others.
-    fn receive_again(&mut self, socket: Socket, demand: Demand, more_is_there: bool) {
+    fn rearm_receive(&mut self, socket: Socket, demand: Demand, more_is_there: bool) {
         if self.waiting.is_empty() {
             self.arm_receive(socket, demand, At::Kernel);
         } else if more_is_there {
@@ -352,7 +352,7 @@ impl<T: Send> UringPort<T> {
     }
 
     fn sent(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
-        let key = self.arrived(socket, false)?;
+        let key = self.count_cqe(socket, false)?;
         let sending = self.sockets.get_mut(socket)?.state.send.take()?;
         sending.chain.set_owner(Owner::Application);
         let sent = usize::try_from(done.result()).unwrap_or(0);
@@ -372,7 +372,7 @@ impl<T: Send> UringPort<T> {
             // SAFETY: the kernel made this descriptor for this completion; nobody else has it.
             TcpStream::from(unsafe { OwnedFd::from_raw_fd(done.result()) })
         });
-        let key = self.arrived(socket, more)?;
+        let key = self.count_cqe(socket, more)?;
         let running = self.sockets.get_mut(socket)?.state.intake?;
         if more && running.cancelled {
             self.cancel_again(Tag::Accept, socket);
@@ -418,7 +418,7 @@ impl<T: Send> UringPort<T> {
 
     /// Reports what the kernel does not know of: receives that were cancelled outside of it or only
     /// look, and sockets whose last operation is over.
-    fn report(&mut self, completions: &mut Completions<Self>) {
+    fn report_pending(&mut self, completions: &mut Completions<Self>) {
         for _ in 0..self.unreported.len() {
             if is_full(completions) {
                 return;
@@ -432,7 +432,7 @@ impl<T: Send> UringPort<T> {
                 Some(Running { at: At::Look, demand, .. }) => match linux::look(&state.fd) {
                     Look::Bytes if demand.is_question() => Some(End::Readable),
                     Look::Bytes => {
-                        self.take_or_wait(socket, demand);
+                        self.arm_or_wait(socket, demand);
                         continue;
                     }
                     Look::Nothing => Some(End::NotReady),
@@ -484,7 +484,7 @@ impl<T: Send> Drop for UringPort<T> {
             if self.enter(1, Some(Duration::from_millis(10))).is_err() {
                 break;
             }
-            self.reap(&mut dropped);
+            self.process_cqes(&mut dropped);
             dropped.clear();
         }
         if self.in_kernel > 0 {

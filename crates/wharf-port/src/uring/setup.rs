@@ -34,14 +34,14 @@ pub fn probe() -> Result<(), PortError> {
     if WORKS.load(Ordering::Relaxed) {
         return Ok(());
     }
-    let prober = std::thread::Builder::new().name("wharf-probe".to_owned()).spawn(try_out);
+    let prober = std::thread::Builder::new().name("wharf-probe".to_owned()).spawn(probe_ring);
     let prober = prober.map_err(|error| OsError::from_io("pthread_create", &error))?;
-    prober.join().unwrap_or_else(|_| Err(missing("io_uring")))?;
+    prober.join().unwrap_or_else(|_| Err(unsupported("io_uring")))?;
     WORKS.store(true, Ordering::Relaxed);
     Ok(())
 }
 
-fn try_out() -> Result<(), PortError> {
+fn probe_ring() -> Result<(), PortError> {
     let ring = build(8, 64)?;
     let params = ring.params();
     let features = [
@@ -51,7 +51,7 @@ fn try_out() -> Result<(), PortError> {
         (params.is_feature_submit_stable(), "IORING_FEAT_SUBMIT_STABLE"),
     ];
     if let Some((_, name)) = features.iter().find(|(there, _)| !there) {
-        return Err(missing(name));
+        return Err(unsupported(name));
     }
     let mut operations = Probe::new();
     ring.submitter()
@@ -66,7 +66,7 @@ fn try_out() -> Result<(), PortError> {
         (opcode::AsyncCancel::CODE, "IORING_OP_ASYNC_CANCEL"),
     ];
     if let Some((_, name)) = needed.iter().find(|(code, _)| !operations.is_supported(*code)) {
-        return Err(missing(name));
+        return Err(unsupported(name));
     }
     multishot_receive_works(ring)
 }
@@ -119,19 +119,19 @@ fn build(submissions: u32, completions: u32) -> Result<IoUring, PortError> {
         match builder.build(submissions) {
             Ok(ring) => return Ok(ring),
             Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {
-                return Err(refused(&error));
+                return Err(setup_error(&error));
             }
             Err(_) if no_sqarray => no_sqarray = false,
             Err(_) if defer => (defer, coop) = (false, true),
             Err(_) if single => single = false,
             Err(_) if coop => coop = false,
             Err(_) if submit_all => submit_all = false,
-            Err(error) => return Err(refused(&error)),
+            Err(error) => return Err(setup_error(&error)),
         }
     }
 }
 
-fn refused(error: &io::Error) -> PortError {
+fn setup_error(error: &io::Error) -> PortError {
     let hint = match error.raw_os_error() {
         Some(libc::EPERM) => Some(
             "a seccomp profile (Docker's default one, for example) or the sysctl \
@@ -145,7 +145,7 @@ fn refused(error: &io::Error) -> PortError {
     PortError::new(OsError::from_io("io_uring_setup", error), hint)
 }
 
-fn missing(call: &'static str) -> PortError {
+fn unsupported(call: &'static str) -> PortError {
     PortError::new(OsError::new(call, libc::ENOSYS), Some("this kernel's io_uring is too old"))
 }
 
@@ -171,9 +171,11 @@ fn multishot_receive_works(ring: IoUring) -> Result<(), PortError> {
     unsafe { ring.submission().push(&entry) }
         .map_err(|_| OsError::new("io_uring_enter", libc::EBUSY))?;
     wait_for_one(&ring)?;
-    let Some(done) = ring.completion().next() else { return Err(missing("IORING_RECV_MULTISHOT")) };
+    let Some(done) = ring.completion().next() else {
+        return Err(unsupported("IORING_RECV_MULTISHOT"));
+    };
     if done.result() != 1 || !cqueue::more(done.flags()) {
-        return Err(missing("IORING_RECV_MULTISHOT"));
+        return Err(unsupported("IORING_RECV_MULTISHOT"));
     }
     // End it before its window goes: the peer's end closes, and the last completion comes.
     drop(theirs);
@@ -196,11 +198,11 @@ mod tests {
 
     #[test]
     fn refusals_say_what_usually_is_the_cause() {
-        let hint = |code| refused(&io::Error::from_raw_os_error(code)).to_string();
+        let hint = |code| setup_error(&io::Error::from_raw_os_error(code)).to_string();
         assert!(hint(libc::EPERM).contains("io_uring_setup"), "{}", hint(libc::EPERM));
         assert!(hint(libc::EPERM).contains("seccomp"));
         assert!(hint(libc::ENOSYS).contains("no io_uring"));
         assert!(hint(libc::ENOMEM).contains("ulimit -l"));
-        assert!(missing("IORING_FEAT_NODROP").to_string().contains("too old"));
+        assert!(unsupported("IORING_FEAT_NODROP").to_string().contains("too old"));
     }
 }

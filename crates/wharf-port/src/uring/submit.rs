@@ -182,7 +182,7 @@ impl<T: Send> UringPort<T> {
     /// its entry: to hand over the queue in between would free the header for the next send.
     fn header_for(&mut self, chain: &Chain) -> Option<*const libc::msghdr> {
         if self.vectors.is_full() || !self.has_room() {
-            self.hand_over();
+            self.submit_queued();
         }
         let is_short = self.vectors.is_full() || !self.has_room();
         (!is_short).then(|| self.vectors.header_for(chain))
@@ -306,7 +306,7 @@ impl<T: Send> UringPort<T> {
     fn push(&mut self, entry: squeue::Entry) {
         if self.overflow.is_empty() {
             if !self.has_room() {
-                self.hand_over();
+                self.submit_queued();
             }
             // SAFETY: what the entry points to lives until its completion: descriptors and chains
             // are kept in the socket's place while `in_kernel` counts the operation
