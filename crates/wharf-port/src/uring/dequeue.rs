@@ -4,7 +4,7 @@
 //! completions, take packets.
 
 use super::submit::{Tag, parts};
-use super::{At, Running, UringPort};
+use super::{Running, Stage, UringPort};
 use crate::linux::{self, Look};
 use crate::memory::{Buffer, Owner};
 use crate::port::{
@@ -85,7 +85,7 @@ impl<T: Send> UringPort<T> {
         if let Some(large) = &mut self.large_ring {
             large.refill();
         }
-        let mut left = self.buffer_ring.provided_count().saturating_sub(self.turns);
+        let mut left = self.buffer_ring.provided_count().saturating_sub(self.attempts);
         let mut next = self.waiting.first();
         // Passes over no more sockets than have their turn already.
         while let Some(socket) = next
@@ -93,20 +93,21 @@ impl<T: Send> UringPort<T> {
         {
             next = self.waiting.after(socket);
             let Some(entry) = self.sockets.get_mut(socket) else { continue };
-            let Some(Running { demand, at: At::Waiting, .. }) = entry.state.intake else {
+            let Some(Running { demand, stage: Stage::WaitingForBuffer, .. }) = entry.state.intake
+            else {
                 continue;
             };
             let wants_many = entry.state.fills && demand.shots == Shots::Many;
             if wants_many && left >= MULTISHOT_BUFFERS_MAX {
                 left -= MULTISHOT_BUFFERS_MAX;
                 self.waiting.remove(socket);
-                self.arm_receive(socket, demand, At::Kernel);
+                self.arm_receive(socket, demand, Stage::Armed);
             } else if wants_many && self.buffer_ring.provided_count() >= MULTISHOT_BUFFERS_MAX {
                 // It is the first in the next pass.
                 return true;
             } else {
                 left -= 1;
-                self.arm_receive(socket, demand, At::Turn);
+                self.arm_receive(socket, demand, Stage::Attempt);
             }
         }
         false
@@ -210,7 +211,7 @@ impl<T: Send> UringPort<T> {
     /// has one receive.
     fn take_buffer(&mut self, socket: Socket, id: u16, len: u32) -> Option<Buffer> {
         let intake = self.sockets.get_mut(socket).and_then(|entry| entry.state.intake);
-        let is_large = intake.is_some_and(|running| running.at == At::Large);
+        let is_large = intake.is_some_and(|running| running.stage == Stage::ArmedLarge);
         let buffer_ring = if is_large { self.large_ring.as_mut()? } else { &mut self.buffer_ring };
         buffer_ring.take_filled(id, len)
     }
@@ -223,13 +224,13 @@ impl<T: Send> UringPort<T> {
         let key = self.count_cqe(socket, more)?;
         let state = &mut self.sockets.get_mut(socket)?.state;
         let running = state.intake.as_mut()?;
-        let Running { at, cancelled, .. } = *running;
-        if at == At::Poll {
+        let Running { stage, cancelled, .. } = *running;
+        if stage == Stage::Poll {
             return self.polled(socket, key, done.result());
         }
         let found_no_buffer = done.result() == -libc::ENOBUFS && !more;
-        if at == At::Turn && !more {
-            self.turns -= 1;
+        if stage == Stage::Attempt && !more {
+            self.attempts -= 1;
             if !found_no_buffer || cancelled {
                 self.waiting.remove(socket);
             }
@@ -259,13 +260,13 @@ impl<T: Send> UringPort<T> {
             (result, _) if cancelled && [libc::ENOBUFS, libc::EAGAIN].contains(&-result) => {
                 End::Cancelled
             }
-            _ if found_no_buffer && at == At::Large => {
+            _ if found_no_buffer && stage == Stage::ArmedLarge => {
                 let demand = running.demand;
                 return self.receive_small(socket, demand);
             }
             _ if found_no_buffer => {
-                running.at = At::Waiting;
-                if at == At::Kernel {
+                running.stage = Stage::WaitingForBuffer;
+                if stage == Stage::Armed {
                     self.counters.receive_pauses += 1;
                     self.waiting.push_back(socket);
                 }
@@ -274,7 +275,7 @@ impl<T: Send> UringPort<T> {
             }
             (result, _)
                 if result == -libc::EAGAIN
-                    && at == At::Turn
+                    && stage == Stage::Attempt
                     && running.demand.shots != Shots::IfReady =>
             {
                 // There were no bytes after all: it waits for them like the others.
@@ -329,7 +330,7 @@ impl<T: Send> UringPort<T> {
     /// There is something to receive: lets the kernel do it, or the others first.
     fn arm_or_wait(&mut self, socket: Socket, demand: Demand) {
         if self.waiting.is_empty() {
-            self.arm_receive(socket, demand, At::Kernel);
+            self.arm_receive(socket, demand, Stage::Armed);
         } else {
             self.counters.receive_pauses += 1;
             self.wait_for_buffer(socket, demand);
@@ -343,7 +344,7 @@ impl<T: Send> UringPort<T> {
     /// buffer from the others.
     fn rearm_receive(&mut self, socket: Socket, demand: Demand, more_is_there: bool) {
         if self.waiting.is_empty() {
-            self.arm_receive(socket, demand, At::Kernel);
+            self.arm_receive(socket, demand, Stage::Armed);
         } else if more_is_there {
             self.wait_for_buffer(socket, demand);
         } else {
@@ -428,16 +429,18 @@ impl<T: Send> UringPort<T> {
             let (key, state) = (entry.key, &mut entry.state);
             state.queued = false;
             let end = match state.intake {
-                Some(Running { at: At::Unreported, .. }) => Some(End::Cancelled),
-                Some(Running { at: At::Look, demand, .. }) => match linux::look(&state.fd) {
-                    Look::Bytes if demand.is_question() => Some(End::Readable),
-                    Look::Bytes => {
-                        self.arm_or_wait(socket, demand);
-                        continue;
+                Some(Running { stage: Stage::CancelPending, .. }) => Some(End::Cancelled),
+                Some(Running { stage: Stage::PeekPending, demand, .. }) => {
+                    match linux::look(&state.fd) {
+                        Look::Bytes if demand.is_question() => Some(End::Readable),
+                        Look::Bytes => {
+                            self.arm_or_wait(socket, demand);
+                            continue;
+                        }
+                        Look::Nothing => Some(End::NotReady),
+                        Look::Ended(end) => Some(end),
                     }
-                    Look::Nothing => Some(End::NotReady),
-                    Look::Ended(end) => Some(end),
-                },
+                }
                 _ => None,
             };
             if let Some(end) = end {

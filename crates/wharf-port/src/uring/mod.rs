@@ -84,7 +84,7 @@ pub struct UringPort<T: Send> {
     /// in the kernel.
     waiting: SocketQueue,
     /// Receives in the kernel that took their turn; no more than there are lent buffers.
-    turns: u32,
+    attempts: u32,
     /// Operations in the kernel whose last completion has not been seen.
     in_kernel: u32,
     packets_first: bool,
@@ -124,7 +124,7 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Running {
     demand: Demand,
-    at: At,
+    stage: Stage,
     /// It was asked to end: by the user, or because a receive has brought all that it may.
     cancelled: bool,
     /// `enters` when the last cancel was pushed.
@@ -133,21 +133,21 @@ struct Running {
 
 /// Where a receive or an accept is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+enum Stage {
     /// In the kernel, to complete as often as its shots say.
-    Kernel,
+    Armed,
     /// A receive in the kernel, for one shot into a large buffer.
-    Large,
+    ArmedLarge,
     /// A receive in `waiting` that is in the kernel for one shot, without waiting there.
-    Turn,
+    Attempt,
     /// A receive in `waiting`.
-    Waiting,
+    WaitingForBuffer,
     /// A receive that polls: it is of no bytes, or others wait for a buffer.
     Poll,
     /// A receive that must not wait but may not overtake, or is of no bytes: the next dequeue looks.
-    Look,
+    PeekPending,
     /// Cancelled while it was not in the kernel; to be reported.
-    Unreported,
+    CancelPending,
 }
 
 #[derive(Debug)]
@@ -213,7 +213,7 @@ impl<T: Send> UringPort<T> {
             overflow: VecDeque::new(),
             unreported: VecDeque::with_capacity(places),
             waiting: SocketQueue::new(config.sockets_max),
-            turns: 0,
+            attempts: 0,
             in_kernel: 0,
             packets_first: false,
             enters: 0,

@@ -1,7 +1,7 @@
 //! From an operation to a submission entry, and how operations are ended.
 
 use super::buffer_ring::{LARGE_GROUP, SMALL_GROUP};
-use super::{At, Running, Sending, State, UringPort};
+use super::{Running, Sending, Stage, State, UringPort};
 use crate::memory::{Chain, Owner};
 use crate::port::{Demand, Operation, OperationKind, Shots, Socket, SubmitError, check_submit};
 use io_uring::{opcode, squeue, types};
@@ -64,9 +64,9 @@ impl<T: Send> UringPort<T> {
     /// the kernel would give them the buffer that is meant for the first in the queue.
     pub(super) fn start_receive(&mut self, socket: Socket, demand: Demand) {
         if !demand.is_question() && self.waiting.is_empty() {
-            self.arm_receive(socket, demand, At::Kernel);
+            self.arm_receive(socket, demand, Stage::Armed);
         } else if demand.shots == Shots::IfReady {
-            self.set_receive(socket, demand, At::Look);
+            self.set_receive(socket, demand, Stage::PeekPending);
             self.report_later(socket);
         } else {
             self.arm_poll(socket, demand);
@@ -74,24 +74,27 @@ impl<T: Send> UringPort<T> {
     }
 
     /// Arms a receive; `at` says whether for all its shots or for one.
-    pub(super) fn arm_receive(&mut self, socket: Socket, demand: Demand, at: At) {
+    pub(super) fn arm_receive(&mut self, socket: Socket, demand: Demand, stage: Stage) {
         let Some(fd) = self.fd_of(socket) else { return };
-        let at =
-            if at == At::Kernel && self.receives_large(socket, demand) { At::Large } else { at };
+        let stage = if stage == Stage::Armed && self.receives_large(socket, demand) {
+            Stage::ArmedLarge
+        } else {
+            stage
+        };
         let buffer_size = self.pool.buffer_size_bytes();
-        let (group, size) = match (at, &self.large_ring) {
-            (At::Large, Some(large)) => (LARGE_GROUP, large.buffer_size_bytes()),
+        let (group, size) = match (stage, &self.large_ring) {
+            (Stage::ArmedLarge, Some(large)) => (LARGE_GROUP, large.buffer_size_bytes()),
             _ => (SMALL_GROUP, buffer_size),
         };
         let len = demand.len_max(size);
         // What fits one buffer is received by one shot after the other, which the kernel ends at
         // the very byte.
         let is_many = demand.shots == Shots::Many && demand.len_max(u32::MAX) > buffer_size;
-        let entry = if is_many && at == At::Kernel {
+        let entry = if is_many && stage == Stage::Armed {
             opcode::RecvMulti::new(fd, SMALL_GROUP).build()
         } else {
             // A turn does not wait either: it would keep a buffer from those that have bytes.
-            let waits = demand.shots != Shots::IfReady && at != At::Turn;
+            let waits = demand.shots != Shots::IfReady && stage != Stage::Attempt;
             let flags = if waits { 0 } else { libc::MSG_DONTWAIT };
             opcode::Recv::new(fd, std::ptr::null_mut(), len)
                 .buf_group(group)
@@ -99,9 +102,9 @@ impl<T: Send> UringPort<T> {
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)
         };
-        self.turns += u32::from(at == At::Turn);
+        self.attempts += u32::from(stage == Stage::Attempt);
         self.push_operation(socket, Tag::Receive, entry, |state| {
-            state.intake = Some(Running::new(demand, at));
+            state.intake = Some(Running::new(demand, stage));
         });
     }
 
@@ -121,19 +124,19 @@ impl<T: Send> UringPort<T> {
         let events = (libc::POLLIN | libc::POLLRDHUP).unsigned_abs();
         let entry = opcode::PollAdd::new(fd, events.into()).build();
         self.push_operation(socket, Tag::Receive, entry, |state| {
-            state.intake = Some(Running::new(demand, At::Poll));
+            state.intake = Some(Running::new(demand, Stage::Poll));
         });
     }
 
     /// Puts a socket whose receive is not in the kernel at the end of the queue for buffers.
     pub(super) fn wait_for_buffer(&mut self, socket: Socket, demand: Demand) {
-        self.set_receive(socket, demand, At::Waiting);
+        self.set_receive(socket, demand, Stage::WaitingForBuffer);
         self.waiting.push_back(socket);
     }
 
-    pub(super) fn set_receive(&mut self, socket: Socket, demand: Demand, at: At) {
+    pub(super) fn set_receive(&mut self, socket: Socket, demand: Demand, stage: Stage) {
         if let Some(entry) = self.sockets.get_mut(socket) {
-            entry.state.intake = Some(Running::new(demand, at));
+            entry.state.intake = Some(Running::new(demand, stage));
         }
     }
 
@@ -147,7 +150,7 @@ impl<T: Send> UringPort<T> {
             opcode::Accept::new(fd, no_address, no_length).flags(flags).build()
         };
         self.push_operation(socket, Tag::Accept, entry, |state| {
-            state.intake = Some(Running::new(Demand::accept(shots), At::Kernel));
+            state.intake = Some(Running::new(Demand::accept(shots), Stage::Armed));
         });
     }
 
@@ -226,18 +229,18 @@ impl<T: Send> UringPort<T> {
             return;
         }
         running.cancelled = true;
-        match running.at {
-            At::Waiting | At::Look => {
-                running.at = At::Unreported;
+        match running.stage {
+            Stage::WaitingForBuffer | Stage::PeekPending => {
+                running.stage = Stage::CancelPending;
                 self.waiting.remove(socket);
                 self.report_later(socket);
             }
-            At::Kernel | At::Large | At::Turn | At::Poll => {
+            Stage::Armed | Stage::ArmedLarge | Stage::Attempt | Stage::Poll => {
                 running.cancelled_at = self.enters;
                 let tag = if kind == OperationKind::Accept { Tag::Accept } else { Tag::Receive };
                 self.push_cancel(tag, socket);
             }
-            At::Unreported => {}
+            Stage::CancelPending => {}
         }
     }
 
@@ -332,8 +335,8 @@ impl<T: Send> UringPort<T> {
 }
 
 impl Running {
-    fn new(demand: Demand, at: At) -> Self {
-        Self { demand, at, cancelled: false, cancelled_at: 0 }
+    fn new(demand: Demand, stage: Stage) -> Self {
+        Self { demand, stage, cancelled: false, cancelled_at: 0 }
     }
 }
 

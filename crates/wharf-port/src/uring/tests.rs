@@ -1,6 +1,6 @@
 //! What only this back end has to prove; the promises of every port are tested in `conformance`.
 
-use super::{At, UringPort};
+use super::{Stage, UringPort};
 
 use super::setup::probe;
 use crate::memory::{BufferPool, Owner, PoolConfig};
@@ -114,10 +114,10 @@ fn turns_that_fail_in_one_pass_keep_their_order() {
         kept.push(turn(&mut port).unwrap());
     }
     assert!(turn(&mut port).is_none());
-    assert_eq!((port.turns, port.buffer_ring.provided_count()), (0, 0));
+    assert_eq!((port.attempts, port.buffer_ring.provided_count()), (0, 0));
     for socket in &sockets[..3] {
         let receive = port.sockets.get_mut(*socket).unwrap().state.intake.unwrap();
-        assert_eq!(receive.at, At::Waiting);
+        assert_eq!(receive.stage, Stage::WaitingForBuffer);
     }
     assert!(kept.iter().all(|(key, _)| *key == Key(3)), "{kept:?}");
     port.set_window(1);
