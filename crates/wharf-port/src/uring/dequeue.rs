@@ -4,7 +4,7 @@
 //! completions, take packets.
 
 use super::submit::{Tag, parts};
-use super::{Running, Stage, UringPort};
+use super::{InputOperation, Stage, UringPort};
 use crate::linux::{self, Look};
 use crate::memory::{Buffer, Owner};
 use crate::port::{
@@ -93,7 +93,8 @@ impl<T: Send> UringPort<T> {
         {
             next = self.waiting.after(socket);
             let Some(entry) = self.sockets.get_mut(socket) else { continue };
-            let Some(Running { demand, stage: Stage::WaitingForBuffer, .. }) = entry.state.intake
+            let Some(InputOperation { demand, stage: Stage::WaitingForBuffer, .. }) =
+                entry.state.input
             else {
                 continue;
             };
@@ -210,8 +211,8 @@ impl<T: Send> UringPort<T> {
     /// The buffer that a receive of the socket has filled. The socket keeps its place until then, and
     /// has one receive.
     fn take_buffer(&mut self, socket: Socket, id: u16, len: u32) -> Option<Buffer> {
-        let intake = self.sockets.get_mut(socket).and_then(|entry| entry.state.intake);
-        let is_large = intake.is_some_and(|running| running.stage == Stage::ArmedLarge);
+        let input = self.sockets.get_mut(socket).and_then(|entry| entry.state.input);
+        let is_large = input.is_some_and(|running| running.stage == Stage::ArmedLarge);
         let buffer_ring = if is_large { self.large_ring.as_mut()? } else { &mut self.buffer_ring };
         buffer_ring.take_filled(id, len)
     }
@@ -223,8 +224,8 @@ impl<T: Send> UringPort<T> {
             cqueue::buffer_select(done.flags()).and_then(|id| self.take_buffer(socket, id, len));
         let key = self.count_cqe(socket, more)?;
         let state = &mut self.sockets.get_mut(socket)?.state;
-        let running = state.intake.as_mut()?;
-        let Running { stage, cancelled, .. } = *running;
+        let running = state.input.as_mut()?;
+        let InputOperation { stage, cancelled, .. } = *running;
         if stage == Stage::Poll {
             return self.polled(socket, key, done.result());
         }
@@ -243,7 +244,7 @@ impl<T: Send> UringPort<T> {
                 let go_on = !is_over && !cancelled && !state.closing;
                 let demand = running.demand;
                 if !more {
-                    state.intake = None;
+                    state.input = None;
                     if go_on {
                         let more_is_there = cqueue::sock_nonempty(done.flags());
                         self.rearm_receive(socket, demand, more_is_there);
@@ -289,14 +290,14 @@ impl<T: Send> UringPort<T> {
             // The kernel marks an end and a count alike; an end that says "more" is not one.
             return None;
         }
-        state.intake = None;
+        state.input = None;
         Some((key, Outcome::ReceiveEnded(end)))
     }
 
     /// All large buffers are in use: the others serve.
     fn receive_small(&mut self, socket: Socket, demand: Demand) -> Option<Reported<T>> {
         let state = &mut self.sockets.get_mut(socket)?.state;
-        (state.intake, state.bulk) = (None, Bulk::default());
+        (state.input, state.bulk) = (None, Bulk::default());
         self.start_receive(socket, demand);
         None
     }
@@ -304,7 +305,7 @@ impl<T: Send> UringPort<T> {
     /// A poll is over: answers a receive of no bytes; lets others take a buffer, or wait for one.
     fn polled(&mut self, socket: Socket, key: Key, result: i32) -> Option<Reported<T>> {
         let state = &mut self.sockets.get_mut(socket)?.state;
-        let Running { demand, cancelled, .. } = state.intake?;
+        let InputOperation { demand, cancelled, .. } = state.input?;
         let end = if result < 0 {
             end_of("poll", result)
         } else if demand.is_question() {
@@ -323,7 +324,7 @@ impl<T: Send> UringPort<T> {
             self.arm_or_wait(socket, demand);
             return None;
         };
-        state.intake = None;
+        state.input = None;
         Some((key, Outcome::ReceiveEnded(end)))
     }
 
@@ -354,17 +355,17 @@ impl<T: Send> UringPort<T> {
 
     fn sent(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
         let key = self.count_cqe(socket, false)?;
-        let sending = self.sockets.get_mut(socket)?.state.send.take()?;
-        sending.chain.set_owner(Owner::Application);
+        let send = self.sockets.get_mut(socket)?.state.send.take()?;
+        send.chain.set_owner(Owner::Application);
         let sent = usize::try_from(done.result()).unwrap_or(0);
         let end = if done.result() < 0 {
             Some(end_of("send", done.result()))
-        } else if sending.cancelled && sent < sending.chain.len() {
+        } else if send.cancelled && sent < send.chain.len() {
             Some(End::Cancelled)
         } else {
             None
         };
-        Some((key, Outcome::Sent { chain: sending.chain, sent, end }))
+        Some((key, Outcome::Sent { chain: send.chain, sent, end }))
     }
 
     fn accepted(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
@@ -374,7 +375,7 @@ impl<T: Send> UringPort<T> {
             TcpStream::from(unsafe { OwnedFd::from_raw_fd(done.result()) })
         });
         let key = self.count_cqe(socket, more)?;
-        let running = self.sockets.get_mut(socket)?.state.intake?;
+        let running = self.sockets.get_mut(socket)?.state.input?;
         if more && running.cancelled {
             self.cancel_again(Tag::Accept, socket);
         }
@@ -386,7 +387,7 @@ impl<T: Send> UringPort<T> {
             match linux::peer_of(&stream) {
                 Ok(peer) => {
                     if !more {
-                        state.intake = None;
+                        state.input = None;
                         if go_on {
                             self.arm_accept(socket, shots);
                         }
@@ -402,13 +403,13 @@ impl<T: Send> UringPort<T> {
             // This kernel has no multishot accept: one at a time, then.
             self.multishot_accept = false;
         } else if !more {
-            state.intake = None;
+            state.input = None;
             return Some((key, Outcome::AcceptEnded(end_of("accept", done.result()))));
         }
         // Nothing to report; if the kernel has ended the accept, go on with another.
         if !more {
             let state = &mut self.sockets.get_mut(socket)?.state;
-            state.intake = None;
+            state.input = None;
             if over {
                 return Some((key, Outcome::AcceptEnded(End::Cancelled)));
             }
@@ -428,9 +429,9 @@ impl<T: Send> UringPort<T> {
             let Some(entry) = self.sockets.get_mut(socket) else { continue };
             let (key, state) = (entry.key, &mut entry.state);
             state.queued = false;
-            let end = match state.intake {
-                Some(Running { stage: Stage::CancelPending, .. }) => Some(End::Cancelled),
-                Some(Running { stage: Stage::PeekPending, demand, .. }) => {
+            let end = match state.input {
+                Some(InputOperation { stage: Stage::CancelPending, .. }) => Some(End::Cancelled),
+                Some(InputOperation { stage: Stage::PeekPending, demand, .. }) => {
                     match linux::look(&state.fd) {
                         Look::Bytes if demand.is_question() => Some(End::Readable),
                         Look::Bytes => {
@@ -444,12 +445,12 @@ impl<T: Send> UringPort<T> {
                 _ => None,
             };
             if let Some(end) = end {
-                state.intake = None;
+                state.input = None;
                 completions.push(Completion { key, outcome: Outcome::ReceiveEnded(end) });
                 if state.closing {
                     self.report_later(socket);
                 }
-            } else if state.closing && state.in_kernel == 0 && state.intake.is_none() {
+            } else if state.closing && state.in_kernel == 0 && state.input.is_none() {
                 // Takes the descriptor with it, which closes it.
                 drop(self.sockets.remove(socket));
                 completions.push(Completion { key, outcome: Outcome::Closed });

@@ -75,7 +75,7 @@ pub struct UringPort<T: Send> {
     /// The same of the large buffers, if there are any.
     large_ring: Option<BufferRing>,
     vectors: Vectors,
-    sockets: SocketTable<State>,
+    sockets: SocketTable<SocketState>,
     /// Submission entries that found the queue full. Empty unless the kernel is out of memory.
     overflow: VecDeque<squeue::Entry>,
     /// Sockets with something to report that the kernel does not; each is here at most once.
@@ -104,12 +104,12 @@ pub struct UringPort<T: Send> {
 
 /// What the port keeps for a socket.
 #[derive(Debug)]
-struct State {
+struct SocketState {
     fd: OwnedFd,
     listener: bool,
     /// The receive, or a listener's accept.
-    intake: Option<Running>,
-    send: Option<Sending>,
+    input: Option<InputOperation>,
+    send: Option<SendOperation>,
     /// The last receive filled its buffer: more is there, or was.
     fills: bool,
     bulk: Bulk,
@@ -122,7 +122,7 @@ struct State {
 
 /// A receive or an accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Running {
+struct InputOperation {
     demand: Demand,
     stage: Stage,
     /// It was asked to end: by the user, or because a receive has brought all that it may.
@@ -151,18 +151,18 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Sending {
+struct SendOperation {
     chain: Chain,
     cancelled: bool,
 }
 
-impl State {
+impl SocketState {
     fn usage(&self) -> SocketUse {
         SocketUse {
             is_listener: self.listener,
             is_closing: self.closing,
-            accept_in_flight: self.listener && self.intake.is_some(),
-            receive_in_flight: !self.listener && self.intake.is_some(),
+            accept_in_flight: self.listener && self.input.is_some(),
+            receive_in_flight: !self.listener && self.input.is_some(),
             send_in_flight: self.send.is_some(),
         }
     }
@@ -171,7 +171,7 @@ impl State {
 /// Bytes that a port of this shape takes, about: places and queues, rings, and message headers.
 pub(crate) fn table_size_bytes(config: &PortConfig) -> u64 {
     let (submissions, completions) = setup::queue_sizes(config.sockets_max);
-    let place = size_of::<State>() + 24 + size_of::<Socket>() + SocketQueue::NODE_SIZE_BYTES;
+    let place = size_of::<SocketState>() + 24 + size_of::<Socket>() + SocketQueue::NODE_SIZE_BYTES;
     u64::from(config.sockets_max) * place as u64
         + u64::from(submissions) * size_of::<squeue::Entry>() as u64
         + u64::from(completions) * 16
@@ -239,10 +239,10 @@ impl<T: Send> UringPort<T> {
         if self.sockets.is_full() {
             return Err(Refused { socket, error: None });
         }
-        let state = State {
+        let state = SocketState {
             fd: socket.into(),
             listener,
-            intake: None,
+            input: None,
             send: None,
             fills: false,
             bulk: Bulk::default(),

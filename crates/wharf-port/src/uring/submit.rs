@@ -1,7 +1,7 @@
 //! From an operation to a submission entry, and how operations are ended.
 
 use super::buffer_ring::{LARGE_GROUP, SMALL_GROUP};
-use super::{Running, Sending, Stage, State, UringPort};
+use super::{InputOperation, SendOperation, SocketState, Stage, UringPort};
 use crate::memory::{Chain, Owner};
 use crate::port::{Demand, Operation, OperationKind, Shots, Socket, SubmitError, check_submit};
 use io_uring::{opcode, squeue, types};
@@ -104,7 +104,7 @@ impl<T: Send> UringPort<T> {
         };
         self.attempts += u32::from(stage == Stage::Attempt);
         self.push_operation(socket, Tag::Receive, entry, |state| {
-            state.intake = Some(Running::new(demand, stage));
+            state.input = Some(InputOperation::new(demand, stage));
         });
     }
 
@@ -124,7 +124,7 @@ impl<T: Send> UringPort<T> {
         let events = (libc::POLLIN | libc::POLLRDHUP).unsigned_abs();
         let entry = opcode::PollAdd::new(fd, events.into()).build();
         self.push_operation(socket, Tag::Receive, entry, |state| {
-            state.intake = Some(Running::new(demand, Stage::Poll));
+            state.input = Some(InputOperation::new(demand, Stage::Poll));
         });
     }
 
@@ -136,7 +136,7 @@ impl<T: Send> UringPort<T> {
 
     pub(super) fn set_receive(&mut self, socket: Socket, demand: Demand, stage: Stage) {
         if let Some(entry) = self.sockets.get_mut(socket) {
-            entry.state.intake = Some(Running::new(demand, stage));
+            entry.state.input = Some(InputOperation::new(demand, stage));
         }
     }
 
@@ -150,7 +150,7 @@ impl<T: Send> UringPort<T> {
             opcode::Accept::new(fd, no_address, no_length).flags(flags).build()
         };
         self.push_operation(socket, Tag::Accept, entry, |state| {
-            state.intake = Some(Running::new(Demand::accept(shots), Stage::Armed));
+            state.input = Some(InputOperation::new(Demand::accept(shots), Stage::Armed));
         });
     }
 
@@ -177,7 +177,7 @@ impl<T: Send> UringPort<T> {
         };
         // The bytes stay where they are when the chain moves: its entries are in the pool's table.
         self.push_operation(socket, Tag::Send, entry, |state| {
-            state.send = Some(Sending { chain, cancelled: false });
+            state.send = Some(SendOperation { chain, cancelled: false });
         });
     }
 
@@ -211,13 +211,13 @@ impl<T: Send> UringPort<T> {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let state = &mut entry.state;
         let running = match kind {
-            OperationKind::Receive if !state.listener => state.intake.as_mut(),
-            OperationKind::Accept if state.listener => state.intake.as_mut(),
+            OperationKind::Receive if !state.listener => state.input.as_mut(),
+            OperationKind::Accept if state.listener => state.input.as_mut(),
             OperationKind::Send => {
-                if let Some(sending) = state.send.as_mut()
-                    && !sending.cancelled
+                if let Some(send) = state.send.as_mut()
+                    && !send.cancelled
                 {
-                    sending.cancelled = true;
+                    send.cancelled = true;
                     self.push_cancel(Tag::Send, socket);
                 }
                 return;
@@ -255,7 +255,7 @@ impl<T: Send> UringPort<T> {
     /// two shots and did not find it. Not before the last cancel was handed over.
     pub(super) fn cancel_again(&mut self, tag: Tag, socket: Socket) {
         if let Some(entry) = self.sockets.get_mut(socket)
-            && let Some(running) = entry.state.intake.as_mut()
+            && let Some(running) = entry.state.input.as_mut()
             && running.cancelled_at != self.enters
         {
             running.cancelled_at = self.enters;
@@ -292,7 +292,7 @@ impl<T: Send> UringPort<T> {
         socket: Socket,
         tag: Tag,
         entry: squeue::Entry,
-        note: impl FnOnce(&mut State),
+        note: impl FnOnce(&mut SocketState),
     ) {
         let Some(place) = self.sockets.get_mut(socket) else { return };
         place.state.in_kernel += 1;
@@ -334,7 +334,7 @@ impl<T: Send> UringPort<T> {
     }
 }
 
-impl Running {
+impl InputOperation {
     fn new(demand: Demand, stage: Stage) -> Self {
         Self { demand, stage, cancelled: false, cancelled_at: 0 }
     }

@@ -116,7 +116,7 @@ fn turns_that_fail_in_one_pass_keep_their_order() {
     assert!(turn(&mut port).is_none());
     assert_eq!((port.attempts, port.buffer_ring.provided_count()), (0, 0));
     for socket in &sockets[..3] {
-        let receive = port.sockets.get_mut(*socket).unwrap().state.intake.unwrap();
+        let receive = port.sockets.get_mut(*socket).unwrap().state.input.unwrap();
         assert_eq!(receive.stage, Stage::WaitingForBuffer);
     }
     assert!(kept.iter().all(|(key, _)| *key == Key(3)), "{kept:?}");
