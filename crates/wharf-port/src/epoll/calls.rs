@@ -11,13 +11,13 @@ use std::net::{SocketAddr, TcpStream};
 
 /// How far a send came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Push {
+pub(super) enum SendProgress {
     /// The system has all bytes.
-    All,
+    Complete,
     /// The socket has no room left; it will report when it has.
-    NoRoom,
+    WouldBlock,
     /// The socket may have room, but others shall have their turn.
-    Paused,
+    Yielded,
     Failed(Errno),
 }
 
@@ -49,41 +49,46 @@ pub(super) fn recv(fd: &OwnedFd, buffer: &mut Buffer, len_max: u32) -> Result<u3
 }
 
 /// Sends the bytes of `chain` behind the first `sent`, and raises `sent` by what was taken.
-pub(super) fn send(fd: &OwnedFd, chain: &Chain, sent: &mut usize) -> Push {
+pub(super) fn send(fd: &OwnedFd, chain: &Chain, sent: &mut usize) -> SendProgress {
     let front = chain.front();
     if front.len() == chain.len() {
         let bytes = &front[*sent..];
         let result = retry_on_intr(|| net::send(fd, bytes, SendFlags::NOSIGNAL));
-        return came_to(result, bytes.len(), chain, sent);
+        return send_progress(result, bytes.len(), chain, sent);
     }
     let mut rest = slices_behind(chain, *sent);
     for _ in 0..CALLS_MAX {
         let (size, result) = send_batch(fd, &mut rest);
-        let push = came_to(result, size, chain, sent);
-        if push != Push::Paused {
-            return push;
+        let progress = send_progress(result, size, chain, sent);
+        if progress != SendProgress::Yielded {
+            return progress;
         }
     }
-    Push::Paused
+    SendProgress::Yielded
 }
 
 /// What came of a call that tried to send `size` bytes; raises `sent` by what was taken.
-fn came_to(result: Result<usize, Errno>, size: usize, chain: &Chain, sent: &mut usize) -> Push {
+fn send_progress(
+    result: Result<usize, Errno>,
+    size: usize,
+    chain: &Chain,
+    sent: &mut usize,
+) -> SendProgress {
     match result {
         Ok(len) => {
             *sent += len;
             if *sent == chain.len() {
-                Push::All
+                SendProgress::Complete
             } else if len < size {
                 // The system took less because the socket is full, and so it has noted that we
                 // want to hear when it is not: as with EAGAIN, without the call to be told so.
-                Push::NoRoom
+                SendProgress::WouldBlock
             } else {
-                Push::Paused
+                SendProgress::Yielded
             }
         }
-        Err(Errno::AGAIN) => Push::NoRoom,
-        Err(errno) => Push::Failed(errno),
+        Err(Errno::AGAIN) => SendProgress::WouldBlock,
+        Err(errno) => SendProgress::Failed(errno),
     }
 }
 

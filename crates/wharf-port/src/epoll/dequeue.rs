@@ -1,7 +1,7 @@
 //! The exit: a turn hands over what is done, looks at epoll, and lets ready sockets work.
 
 use super::calls::{self, Accept};
-use super::socket::{Intake, Over, Role, Sending, SocketState};
+use super::socket::{InputOperation, Role, SendEnd, SendOperation, SocketState};
 use super::supply::Supply;
 use super::{EpollPort, WAKE, socket_of};
 use crate::port::{
@@ -24,40 +24,40 @@ impl<T: Send> EpollPort<T> {
             return Ok(());
         }
         self.packets_first = !self.packets_first;
-        self.supply.renew();
+        self.supply.begin_dequeue();
         let before = completions.len();
-        let noted = self.collect(completions);
-        let has_something = noted || completions.len() > before;
+        let notified = self.collect_completions(completions);
+        let has_something = notified || completions.len() > before;
         // An echo's `Sent` needs no look at epoll. But whoever always finds something here would
         // never hear of the other sockets, so every second turn looks.
-        if has_something && !self.look_is_due {
-            self.look_is_due = true;
+        if has_something && !self.poll_is_due {
+            self.poll_is_due = true;
             return Ok(());
         }
-        self.look_is_due = false;
+        self.poll_is_due = false;
         // False alarms may have used up the receives of this turn, and no buffer comes home while
         // this thread sleeps.
         let at_once = has_something || self.supply.can_serve_waiters() || !self.ready.is_empty();
-        let woken = self.look(if at_once { Some(Duration::ZERO) } else { timeout })?;
-        let posted = self.collect(completions);
+        let woken = self.poll_epoll(if at_once { Some(Duration::ZERO) } else { timeout })?;
+        let posted = self.collect_completions(completions);
         self.counters.wakeups += u64::from(woken && posted);
         Ok(())
     }
 
     /// Hands over what can be had without a look at epoll; says whether the inbox was marked.
-    fn collect(&mut self, completions: &mut Completions<Self>) -> bool {
+    fn collect_completions(&mut self, completions: &mut Completions<Self>) -> bool {
         if self.packets_first {
-            let noted = self.inbox.take_packets(completions, usize::MAX);
-            self.serve(completions);
-            noted
+            let notified = self.inbox.take_packets(completions, usize::MAX);
+            self.process_ready(completions);
+            notified
         } else {
-            self.serve(completions);
+            self.process_ready(completions);
             self.inbox.take_packets(completions, usize::MAX)
         }
     }
 
     /// Waits for edges and notes them; says whether the wake-up was among them.
-    fn look(&mut self, timeout: Option<Duration>) -> Result<bool, PortError> {
+    fn poll_epoll(&mut self, timeout: Option<Duration>) -> Result<bool, PortError> {
         let may_sleep = timeout != Some(Duration::ZERO) && self.inbox.fall_asleep();
         let timeout = if may_sleep { timeout } else { Some(Duration::ZERO) };
         self.events.clear();
@@ -65,12 +65,12 @@ impl<T: Send> EpollPort<T> {
         let wait = timeout.map(timespec);
         let result = epoll::wait(&self.epoll, spare_capacity(&mut self.events), wait.as_ref());
         match result {
-            Ok(_) | Err(Errno::INTR) => Ok(self.note_events()),
+            Ok(_) | Err(Errno::INTR) => Ok(self.record_events()),
             Err(errno) => Err(calls::error("epoll_wait", errno).into()),
         }
     }
 
-    fn note_events(&mut self) -> bool {
+    fn record_events(&mut self) -> bool {
         let mut woken = false;
         for at in 0..self.events.len() {
             let epoll::Event { flags, data } = self.events[at];
@@ -80,7 +80,7 @@ impl<T: Send> EpollPort<T> {
             }
             let socket = socket_of(data.u64());
             if let Some(entry) = self.sockets.get_mut(socket) {
-                entry.state.note(flags);
+                entry.state.record_events(flags);
                 entry.state.queue_if_busy(socket, &mut self.ready);
             } else {
                 // A closed socket was taken out of epoll first, and edges are noted as soon as
@@ -92,14 +92,14 @@ impl<T: Send> EpollPort<T> {
     }
 
     /// Gives free buffers to those that wait for one, then lets each ready socket do one thing.
-    fn serve(&mut self, completions: &mut Completions<Self>) {
+    fn process_ready(&mut self, completions: &mut Completions<Self>) {
         self.serve_waiters(completions);
         for _ in 0..self.ready.len() {
             if is_full(completions) {
                 return;
             }
             let Some(socket) = self.ready.pop_front() else { return };
-            self.visit(socket, completions);
+            self.process_socket(socket, completions);
         }
     }
 
@@ -108,7 +108,7 @@ impl<T: Send> EpollPort<T> {
         while !is_full(completions) {
             let Some((socket, buffer)) = self.supply.next_waiter() else { return };
             let Some(Entry { key, state }) = self.sockets.get_mut(socket) else { continue };
-            if let Intake::Waiting(demand) = state.intake {
+            if let InputOperation::WaitingForBuffer(demand) = state.input {
                 push(completions, *key, state.receive(demand, buffer, &self.supply.pool));
             }
             state.queue_if_busy(socket, &mut self.ready);
@@ -116,18 +116,18 @@ impl<T: Send> EpollPort<T> {
     }
 
     /// Lets a ready socket do one thing of each kind. There is room for one completion at least.
-    fn visit(&mut self, socket: Socket, completions: &mut Completions<Self>) {
+    fn process_socket(&mut self, socket: Socket, completions: &mut Completions<Self>) {
         let Some(Entry { key, state }) = self.sockets.get_mut(socket) else {
             unreachable!("a socket leaves the table only when it is not queued");
         };
         state.queued = false;
-        if state.intake == Intake::Cancelled {
-            state.intake = Intake::Idle;
-            push(completions, *key, Some(state.role.intake_cancelled()));
+        if state.input == InputOperation::Cancelled {
+            state.input = InputOperation::Idle;
+            push(completions, *key, Some(state.role.input_cancelled()));
         }
         if state.send.is_some() && !is_full(completions) {
             if state.writable {
-                state.push();
+                state.send_rest();
             }
             push(completions, *key, sent(state));
         }
@@ -167,7 +167,7 @@ fn receive<T: Send>(
     counters: &mut Counters,
 ) {
     for received in 0..RECEIVES_MAX {
-        let Intake::Armed(demand) = state.intake else { return };
+        let InputOperation::Armed(demand) = state.input else { return };
         if is_full(completions) || (!state.readable && demand.shots != Shots::IfReady) {
             return;
         }
@@ -175,11 +175,11 @@ fn receive<T: Send>(
             return push(completions, key, state.answer(demand));
         }
         // One that has received does not wait before those that have not.
-        if supply.is_used_up() || (received > 0 && supply.is_short()) {
+        if supply.has_no_receives_left() || (received > 0 && supply.would_wait()) {
             return;
         }
         let Some(buffer) = supply.buffer_for(socket, state.bulk, demand) else {
-            state.intake = Intake::Waiting(demand);
+            state.input = InputOperation::WaitingForBuffer(demand);
             counters.receive_pauses += 1;
             return;
         };
@@ -195,7 +195,7 @@ fn accept<T: Send>(
     counters: &mut Counters,
 ) {
     for _ in 0..ACCEPTS_MAX {
-        let Intake::Armed(Demand { shots, .. }) = state.intake else { return };
+        let InputOperation::Armed(Demand { shots, .. }) = state.input else { return };
         if !state.readable || is_full(completions) {
             return;
         }
@@ -203,7 +203,7 @@ fn accept<T: Send>(
             Accept::Connection(stream, peer) => {
                 let last = shots != Shots::Many;
                 if last {
-                    state.intake = Intake::Idle;
+                    state.input = InputOperation::Idle;
                 }
                 Some(Outcome::Accepted { stream, peer, last })
             }
@@ -218,7 +218,7 @@ fn accept<T: Send>(
             // Connections are still waiting, and no edge will tell: `readable` stays, so that
             // the next accept tries again.
             Accept::Failed(error) => {
-                state.intake = Intake::Idle;
+                state.input = InputOperation::Idle;
                 Some(Outcome::AcceptEnded(End::Failed(error)))
             }
         };
@@ -228,11 +228,11 @@ fn accept<T: Send>(
 
 /// The completion of a send that is over.
 fn sent<S, T>(state: &mut SocketState) -> Option<Outcome<S, T>> {
-    let Sending { chain, sent, over } = state.send.take_if(|send| send.over.is_some())?;
-    let end = match over? {
-        Over::Sent => None,
-        Over::Cancelled => Some(End::Cancelled),
-        Over::Failed(errno) => Some(End::Failed(calls::error("send", errno))),
+    let SendOperation { chain, sent, end } = state.send.take_if(|send| send.end.is_some())?;
+    let end = match end? {
+        SendEnd::Sent => None,
+        SendEnd::Cancelled => Some(End::Cancelled),
+        SendEnd::Failed(errno) => Some(End::Failed(calls::error("send", errno))),
     };
     Some(Outcome::Sent { chain, sent, end })
 }

@@ -83,7 +83,7 @@ pub struct EpollPort<T: Send> {
     ready: VecDeque<Socket>,
     events: Vec<epoll::Event>,
     /// The last dequeue did not look at epoll, so the next one does.
-    look_is_due: bool,
+    poll_is_due: bool,
     /// Packets are handed over before what the sockets have; changes with every dequeue, so that
     /// neither can keep the other out when the room is small.
     packets_first: bool,
@@ -119,7 +119,7 @@ impl<T: Send> EpollPort<T> {
             sockets: SocketTable::new(sockets_max),
             ready: VecDeque::with_capacity(sockets_max as usize),
             events: Vec::with_capacity(EVENTS_MAX),
-            look_is_due: true,
+            poll_is_due: true,
             packets_first: true,
             counters: Counters::default(),
             clock: Clock::new(),

@@ -1,6 +1,6 @@
 //! What the port knows of one socket: its operations, and what the edges have said.
 
-use super::calls::{self, Push};
+use super::calls::{self, SendProgress};
 use crate::linux::{self, Look};
 use crate::memory::{Buffer, BufferPool, Chain};
 use crate::port::{Bulk, Demand, End, OperationKind, Outcome, Shots, Socket, SocketUse};
@@ -15,8 +15,8 @@ pub(super) struct SocketState {
     pub(super) fd: OwnedFd,
     pub(super) role: Role,
     /// The receive, or a listener's accept.
-    pub(super) intake: Intake,
-    pub(super) send: Option<Sending>,
+    pub(super) input: InputOperation,
+    pub(super) send: Option<SendOperation>,
     pub(super) bulk: Bulk,
     pub(super) closing: bool,
     /// The socket may have something to receive or to accept.
@@ -24,7 +24,7 @@ pub(super) struct SocketState {
     /// The socket may have more after a receive that did not fill its buffer: the end or an error
     /// of the stream, which no further edge will tell, or bytes behind an urgent one, where recv
     /// stops. So it is read until it says that it is empty.
-    pub(super) drain: bool,
+    pub(super) read_to_eagain: bool,
     /// The socket may take more bytes. Means something only while a send waits.
     pub(super) writable: bool,
     /// It stands in the ready queue.
@@ -40,29 +40,29 @@ pub(super) enum Role {
 
 /// The operation that takes something from the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Intake {
+pub(super) enum InputOperation {
     /// None is in flight.
     Idle,
     /// It waits for something to take.
     Armed(Demand),
     /// It has something to take, and waits for a buffer.
-    Waiting(Demand),
+    WaitingForBuffer(Demand),
     /// It was cancelled, and its completion waits to be dequeued.
     Cancelled,
 }
 
 /// The send in flight.
 #[derive(Debug)]
-pub(super) struct Sending {
+pub(super) struct SendOperation {
     pub(super) chain: Chain,
     pub(super) sent: usize,
     /// How it went, if it is over; then its completion waits to be dequeued.
-    pub(super) over: Option<Over>,
+    pub(super) end: Option<SendEnd>,
 }
 
 /// How a send went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Over {
+pub(super) enum SendEnd {
     Sent,
     Cancelled,
     Failed(Errno),
@@ -74,39 +74,39 @@ impl SocketState {
         Self {
             fd,
             role,
-            intake: Intake::Idle,
+            input: InputOperation::Idle,
             send: None,
             bulk: Bulk::default(),
             closing: false,
             readable: false,
-            drain: false,
+            read_to_eagain: false,
             writable: false,
             queued: false,
         }
     }
 
     /// Notes what an edge said.
-    pub(super) fn note(&mut self, events: EventFlags) {
-        self.readable |= events.intersects(EventFlags::IN.union(DRAIN));
-        self.drain |= events.intersects(DRAIN);
+    pub(super) fn record_events(&mut self, events: EventFlags) {
+        self.readable |= events.intersects(EventFlags::IN.union(READ_TO_EAGAIN));
+        self.read_to_eagain |= events.intersects(READ_TO_EAGAIN);
         self.writable |= events.intersects(WRITE);
     }
 
     /// Whether a visit would do something.
     fn has_work(&self) -> bool {
-        let intake = match self.intake {
-            Intake::Idle | Intake::Waiting(_) => false,
-            Intake::Armed(demand) => self.readable || demand.shots == Shots::IfReady,
-            Intake::Cancelled => true,
+        let has_input = match self.input {
+            InputOperation::Idle | InputOperation::WaitingForBuffer(_) => false,
+            InputOperation::Armed(demand) => self.readable || demand.shots == Shots::IfReady,
+            InputOperation::Cancelled => true,
         };
-        intake
+        has_input
             || self.closing
-            || self.send.as_ref().is_some_and(|send| send.over.is_some() || self.writable)
+            || self.send.as_ref().is_some_and(|send| send.end.is_some() || self.writable)
     }
 
     /// Whether nothing is left to do but to close it.
     pub(super) fn is_over(&self) -> bool {
-        self.closing && self.intake == Intake::Idle && self.send.is_none()
+        self.closing && self.input == InputOperation::Idle && self.send.is_none()
     }
 
     /// Has the socket visited at the next dequeue, if it has something to do.
@@ -119,19 +119,19 @@ impl SocketState {
 
     /// Ends all that is in flight; then the socket is closed.
     pub(super) fn close(&mut self) {
-        self.cancel(self.role.intake_kind());
+        self.cancel(self.role.input_kind());
         self.cancel(OperationKind::Send);
         self.closing = true;
     }
 
     /// Sends what is left of the chain, as far as the socket takes it now.
-    pub(super) fn push(&mut self) {
-        let Some(send) = self.send.as_mut().filter(|send| send.over.is_none()) else { return };
+    pub(super) fn send_rest(&mut self) {
+        let Some(send) = self.send.as_mut().filter(|send| send.end.is_none()) else { return };
         match calls::send(&self.fd, &send.chain, &mut send.sent) {
-            Push::All => send.finish(Over::Sent),
-            Push::Failed(errno) => send.finish(Over::Failed(errno)),
-            Push::NoRoom => self.writable = false,
-            Push::Paused => self.writable = true,
+            SendProgress::Complete => send.finish(SendEnd::Sent),
+            SendProgress::Failed(errno) => send.finish(SendEnd::Failed(errno)),
+            SendProgress::WouldBlock => self.writable = false,
+            SendProgress::Yielded => self.writable = true,
         }
     }
 
@@ -148,10 +148,11 @@ impl SocketState {
             Ok(len) => {
                 // All that was asked for says nothing about what is behind it. Less than that was
                 // all there was, and what comes later is an edge of its own (epoll(7), question 9).
-                self.readable = self.drain || len == len_max;
+                self.readable = self.read_to_eagain || len == len_max;
                 self.bulk.note(len, pool);
                 let last = demand.received(len);
-                self.intake = if last { Intake::Idle } else { Intake::Armed(demand) };
+                self.input =
+                    if last { InputOperation::Idle } else { InputOperation::Armed(demand) };
                 Some(Outcome::Received { buffer, last })
             }
             Err(Errno::AGAIN) => self.found_nothing(demand),
@@ -170,8 +171,8 @@ impl SocketState {
 
     /// The socket is empty: what comes next is an edge.
     fn found_nothing<S, T>(&mut self, demand: Demand) -> Option<Outcome<S, T>> {
-        (self.readable, self.drain) = (false, false);
-        self.intake = Intake::Armed(demand);
+        (self.readable, self.read_to_eagain) = (false, false);
+        self.input = InputOperation::Armed(demand);
         (demand.shots == Shots::IfReady).then(|| self.end_receive(End::NotReady))
     }
 
@@ -188,22 +189,23 @@ impl SocketState {
 
     /// Whether a receive or an accept is in flight.
     fn is_taking(&self) -> bool {
-        self.intake != Intake::Idle
+        self.input != InputOperation::Idle
     }
 
     /// Ends the operation of this kind, if one is in flight; its completion comes with a visit.
     pub(super) fn cancel(&mut self, kind: OperationKind) {
         match kind {
             OperationKind::Receive | OperationKind::Accept => {
-                if kind == self.role.intake_kind()
-                    && let Intake::Armed(_) | Intake::Waiting(_) = self.intake
+                if kind == self.role.input_kind()
+                    && let InputOperation::Armed(_) | InputOperation::WaitingForBuffer(_) =
+                        self.input
                 {
-                    self.intake = Intake::Cancelled;
+                    self.input = InputOperation::Cancelled;
                 }
             }
             OperationKind::Send => {
-                if let Some(send) = self.send.as_mut().filter(|send| send.over.is_none()) {
-                    send.finish(Over::Cancelled);
+                if let Some(send) = self.send.as_mut().filter(|send| send.end.is_none()) {
+                    send.finish(SendEnd::Cancelled);
                 }
             }
             OperationKind::Close => {}
@@ -211,7 +213,7 @@ impl SocketState {
     }
 
     fn end_receive<S, T>(&mut self, end: End) -> Outcome<S, T> {
-        self.intake = Intake::Idle;
+        self.input = InputOperation::Idle;
         // What ended the stream tells no further edge, and the next receive shall meet it, too.
         self.readable = end != End::NotReady;
         Outcome::ReceiveEnded(end)
@@ -233,14 +235,14 @@ impl Role {
         }
     }
 
-    pub(super) fn intake_kind(self) -> OperationKind {
+    pub(super) fn input_kind(self) -> OperationKind {
         match self {
             Self::Connection => OperationKind::Receive,
             Self::Listener => OperationKind::Accept,
         }
     }
 
-    pub(super) fn intake_cancelled<S, T>(self) -> Outcome<S, T> {
+    pub(super) fn input_cancelled<S, T>(self) -> Outcome<S, T> {
         match self {
             Self::Connection => Outcome::ReceiveEnded(End::Cancelled),
             Self::Listener => Outcome::AcceptEnded(End::Cancelled),
@@ -248,19 +250,19 @@ impl Role {
     }
 }
 
-impl Sending {
+impl SendOperation {
     pub(super) fn new(chain: Chain) -> Self {
-        Self { chain, sent: 0, over: None }
+        Self { chain, sent: 0, end: None }
     }
 
-    fn finish(&mut self, over: Over) {
-        debug_assert!(self.over.is_none(), "a send ends once");
-        self.over = Some(over);
+    fn finish(&mut self, end: SendEnd) {
+        debug_assert!(self.end.is_none(), "a send ends once");
+        self.end = Some(end);
     }
 }
 
 /// After these a short receive is not the last one.
-const DRAIN: EventFlags =
+const READ_TO_EAGAIN: EventFlags =
     EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR).union(EventFlags::PRI);
 
 /// After these a send is tried again, if only to learn its error.

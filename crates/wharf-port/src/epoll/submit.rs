@@ -1,7 +1,7 @@
 //! The entrance: operations are checked and kept; a send is tried at once.
 
 use super::EpollPort;
-use super::socket::{Intake, Sending};
+use super::socket::{InputOperation, SendOperation};
 use crate::port::{Demand, Entry, Operation, OperationKind, Socket, SubmitError, check_submit};
 use rustix::net::Shutdown;
 
@@ -18,13 +18,13 @@ impl<T: Send> EpollPort<T> {
         }
         let Some(Entry { state, .. }) = entry else { return Ok(()) };
         match operation {
-            Operation::Accept(shots) => state.intake = Intake::Armed(Demand::accept(shots)),
+            Operation::Accept(shots) => state.input = InputOperation::Armed(Demand::accept(shots)),
             Operation::Receive { shots, bytes_max } => {
-                state.intake = Intake::Armed(Demand::new(shots, bytes_max));
+                state.input = InputOperation::Armed(Demand::new(shots, bytes_max));
             }
             Operation::Send(chain) => {
-                state.send = Some(Sending::new(chain));
-                state.push();
+                state.send = Some(SendOperation::new(chain));
+                state.send_rest();
             }
             Operation::Close => {
                 self.supply.waiting.remove(socket);

@@ -9,27 +9,27 @@ pub(super) struct Supply {
     /// Sockets that found no buffer, in the order in which they ran out.
     pub(super) waiting: SocketQueue,
     /// Receives that this dequeue may still do, and that each may.
-    left: u32,
-    max: u32,
+    receives_left: u32,
+    receives_max: u32,
 }
 
 impl Supply {
     pub(super) fn new(pool: BufferPool, sockets_max: u32, receives_max: u32) -> Self {
-        Self { pool, waiting: SocketQueue::new(sockets_max), left: 0, max: receives_max }
+        Self { pool, waiting: SocketQueue::new(sockets_max), receives_left: 0, receives_max }
     }
 
     /// A dequeue begins.
-    pub(super) fn renew(&mut self) {
-        self.left = self.max;
+    pub(super) fn begin_dequeue(&mut self) {
+        self.receives_left = self.receives_max;
     }
 
     /// Whether this dequeue has done all the receives that it may.
-    pub(super) fn is_used_up(&self) -> bool {
-        self.left == 0
+    pub(super) fn has_no_receives_left(&self) -> bool {
+        self.receives_left == 0
     }
 
     /// Whether the next receive would wait for a buffer.
-    pub(super) fn is_short(&self) -> bool {
+    pub(super) fn would_wait(&self) -> bool {
         !self.waiting.is_empty() || self.pool.free() == 0
     }
 
@@ -59,17 +59,17 @@ impl Supply {
     /// Counts a receive: one into a large buffer is as many as that has bytes for.
     fn count(&mut self, buffer: &Buffer) {
         let receives = buffer.capacity() / self.pool.buffer_size_bytes();
-        self.left = self.left.saturating_sub(receives);
+        self.receives_left = self.receives_left.saturating_sub(receives);
     }
 
     /// The socket that has waited longest, with a buffer for it.
     pub(super) fn next_waiter(&mut self) -> Option<(Socket, Buffer)> {
-        if self.left == 0 || self.waiting.is_empty() {
+        if self.receives_left == 0 || self.waiting.is_empty() {
             return None;
         }
         let buffer = self.pool.acquire(Owner::Application)?;
         let socket = self.waiting.pop_front()?;
-        self.left -= 1;
+        self.receives_left -= 1;
         Some((socket, buffer))
     }
 }
