@@ -72,7 +72,7 @@ pub(crate) fn peer_of(stream: &TcpStream) -> io::Result<SocketAddr> {
 
 /// What a look at a socket found that took nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
+pub(crate) enum Peek {
     /// Bytes are there.
     Bytes,
     /// Nothing is there yet.
@@ -86,14 +86,14 @@ pub(crate) enum Look {
 /// By a receive of one byte with MSG_PEEK, because one call tells all three answers apart.
 /// FIONREAD gives 0 for an end, an error and an idle link alike; the flags of poll(2) are set when
 /// bytes stand before an end, and do not say which error it is.
-pub(crate) fn look(fd: &OwnedFd) -> Look {
+pub(crate) fn peek(fd: &OwnedFd) -> Peek {
     let mut byte = [0_u8];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     match retry_on_intr(|| rustix::net::recv(fd, &mut byte[..], flags)) {
-        Ok((0, _)) => Look::Ended(End::PeerClosed),
-        Ok(_) => Look::Bytes,
-        Err(Errno::AGAIN) => Look::Nothing,
-        Err(errno) => Look::Ended(End::Failed(OsError::new("recv", errno.raw_os_error()))),
+        Ok((0, _)) => Peek::Ended(End::PeerClosed),
+        Ok(_) => Peek::Bytes,
+        Err(Errno::AGAIN) => Peek::Nothing,
+        Err(errno) => Peek::Ended(End::Failed(OsError::new("recv", errno.raw_os_error()))),
     }
 }
 

@@ -459,7 +459,7 @@ impl Record {
         let Some(flight) = self.flight(kind).take() else {
             panic!("{kind:?} ended with {end:?}, but none was in flight");
         };
-        let is_question = kind == OperationKind::Receive && flight.len == 0;
+        let is_zero_byte = kind == OperationKind::Receive && flight.len == 0;
         match end {
             End::Cancelled => {
                 let reached_its_limit = flight.ahead > 0 && flight.is_whole();
@@ -468,7 +468,7 @@ impl Record {
             }
             End::NotReady => assert_eq!(flight.shots, Shots::IfReady, "{flight:?}"),
             End::PeerClosed => assert_eq!(kind, OperationKind::Receive),
-            End::Readable => assert!(is_question, "{flight:?} did not ask"),
+            End::Readable => assert!(is_zero_byte, "{flight:?} did not ask"),
             End::Failed(_) => {}
         }
         self.ends.push(end);

@@ -171,8 +171,8 @@ fn receive<T: Send>(
         if is_full(completions) || (!state.readable && demand.shots != Shots::IfReady) {
             return;
         }
-        if demand.is_question() {
-            return push(completions, key, state.answer(demand));
+        if demand.is_zero_byte() {
+            return push(completions, key, state.peek(demand));
         }
         // One that has received does not wait before those that have not.
         if supply.has_no_receives_left() || (received > 0 && supply.would_wait()) {

@@ -1,7 +1,7 @@
 //! What the port knows of one socket: its operations, and what the edges have said.
 
 use super::calls::{self, SendProgress};
-use crate::linux::{self, Look};
+use crate::linux::{self, Peek};
 use crate::memory::{Buffer, BufferPool, Chain};
 use crate::port::{Bulk, Demand, End, OperationKind, Outcome, Shots, Socket, SocketUse};
 use rustix::event::epoll::EventFlags;
@@ -161,11 +161,11 @@ impl SocketState {
     }
 
     /// Answers a receive of no bytes; `None` if it goes on.
-    pub(super) fn answer<S, T>(&mut self, demand: Demand) -> Option<Outcome<S, T>> {
-        match linux::look(&self.fd) {
-            Look::Bytes => Some(self.end_receive(End::Readable)),
-            Look::Ended(end) => Some(self.end_receive(end)),
-            Look::Nothing => self.found_nothing(demand),
+    pub(super) fn peek<S, T>(&mut self, demand: Demand) -> Option<Outcome<S, T>> {
+        match linux::peek(&self.fd) {
+            Peek::Bytes => Some(self.end_receive(End::Readable)),
+            Peek::Ended(end) => Some(self.end_receive(end)),
+            Peek::Nothing => self.found_nothing(demand),
         }
     }
 

@@ -194,7 +194,7 @@ impl<T: marker::Send> IocpPort<T> {
                 completions.push(Completion { key, outcome: Outcome::ReceiveEnded(end) });
             }
             // Needs no buffer, and so no receive of this turn either.
-            Receive::Ready(demand) if demand.is_question() => {
+            Receive::Ready(demand) if demand.is_zero_byte() => {
                 self.receive_once(socket, None, completions);
             }
             Receive::Ready(_) => {
@@ -243,7 +243,7 @@ impl<T: marker::Send> IocpPort<T> {
             None => handle.peek(),
         };
         let end = match (found, buffer) {
-            (Found::Bytes(_), None) if demand.is_question() => Some(End::Readable),
+            (Found::Bytes(_), None) if demand.is_zero_byte() => Some(End::Readable),
             (Found::Bytes(_), None) => {
                 link.receive = Receive::WaitingForBuffer(demand);
                 self.waiting.push_back(socket);

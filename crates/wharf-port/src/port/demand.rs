@@ -25,7 +25,7 @@ impl Demand {
     }
 
     /// Whether it only asks if there is something to receive, and takes nothing (INV-PORT-9).
-    pub(crate) fn is_question(&self) -> bool {
+    pub(crate) fn is_zero_byte(&self) -> bool {
         self.bytes_left == 0
     }
 
@@ -55,7 +55,7 @@ mod tests {
         assert_eq!((many.len_max(8), many.received(2)), (2, true));
         assert!(Demand::new(Shots::One, 10).received(1));
         assert!(Demand::new(Shots::Many, 10).received(11), "more than was asked for");
-        assert!(Demand::new(Shots::Many, 0).is_question());
+        assert!(Demand::new(Shots::Many, 0).is_zero_byte());
     }
 
     #[test]

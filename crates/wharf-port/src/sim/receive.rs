@@ -39,7 +39,7 @@ impl Kernel {
             Readable::Nothing if operation.shots == Shots::IfReady => {
                 self.end_receive(core, socket, operation, End::NotReady);
             }
-            Readable::Bytes(_) if operation.only_looks() => {
+            Readable::Bytes(_) if operation.is_zero_byte() => {
                 self.end_receive(core, socket, operation, End::Readable);
             }
             Readable::Bytes(_) if matches!(operation.stage, Stage::Waiting) => {
@@ -219,7 +219,7 @@ impl Kernel {
     /// filled one by one.
     fn goes_on(&self, operation: &ReceiveOperation, buffer: Option<&Buffer>) -> bool {
         let is_large = buffer.is_some_and(|buffer| buffer.is_large(&self.pool));
-        self.lends && operation.shots == Shots::Many && !operation.only_looks() && !is_large
+        self.lends && operation.shots == Shots::Many && !operation.is_zero_byte() && !is_large
     }
 
     /// The kernel does not know yet that `buffer` was to be the last one.
@@ -305,13 +305,13 @@ impl Kernel {
             return self.put_receive(socket, operation);
         }
         let there = matches!(core.readable(conn, SERVER), Readable::Bytes(_));
-        if there && operation.only_looks() && core.injects(FaultKind::CancelRace) {
+        if there && operation.is_zero_byte() && core.injects(FaultKind::CancelRace) {
             return self.end_receive(core, socket, operation, End::Readable);
         }
         if there && self.goes_on(&operation, None) && matches!(operation.stage, Stage::Waiting) {
             return self.bring_until_cancelled(core, socket, conn, operation);
         }
-        if there && !operation.only_looks() && core.injects(FaultKind::CancelRace) {
+        if there && !operation.is_zero_byte() && core.injects(FaultKind::CancelRace) {
             let picked = match std::mem::replace(&mut operation.stage, Stage::Waiting) {
                 Stage::Filling(buffer) => {
                     self.filling -= 1;

@@ -70,7 +70,7 @@ pub(super) enum Stage {
 
 impl ReceiveOperation {
     /// It asks whether there are bytes, and takes none.
-    pub(super) fn only_looks(&self) -> bool {
+    pub(super) fn is_zero_byte(&self) -> bool {
         self.bytes_max == 0
     }
 

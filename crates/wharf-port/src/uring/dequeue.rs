@@ -5,7 +5,7 @@
 
 use super::submit::{Tag, parts};
 use super::{InputOperation, Stage, UringPort};
-use crate::linux::{self, Look};
+use crate::linux::{self, Peek};
 use crate::memory::{Buffer, Owner};
 use crate::port::{
     Bulk, Completion, Completions, Demand, End, Key, OperationKind, OsError, Outcome, PortError,
@@ -308,12 +308,12 @@ impl<T: Send> UringPort<T> {
         let InputOperation { demand, cancelled, .. } = state.input?;
         let end = if result < 0 {
             end_of("poll", result)
-        } else if demand.is_question() {
-            match linux::look(&state.fd) {
-                Look::Bytes => End::Readable,
-                Look::Ended(end) => end,
-                Look::Nothing if cancelled => End::Cancelled,
-                Look::Nothing => {
+        } else if demand.is_zero_byte() {
+            match linux::peek(&state.fd) {
+                Peek::Bytes => End::Readable,
+                Peek::Ended(end) => end,
+                Peek::Nothing if cancelled => End::Cancelled,
+                Peek::Nothing => {
                     self.arm_poll(socket, demand);
                     return None;
                 }
@@ -432,14 +432,14 @@ impl<T: Send> UringPort<T> {
             let end = match state.input {
                 Some(InputOperation { stage: Stage::CancelPending, .. }) => Some(End::Cancelled),
                 Some(InputOperation { stage: Stage::PeekPending, demand, .. }) => {
-                    match linux::look(&state.fd) {
-                        Look::Bytes if demand.is_question() => Some(End::Readable),
-                        Look::Bytes => {
+                    match linux::peek(&state.fd) {
+                        Peek::Bytes if demand.is_zero_byte() => Some(End::Readable),
+                        Peek::Bytes => {
                             self.arm_or_wait(socket, demand);
                             continue;
                         }
-                        Look::Nothing => Some(End::NotReady),
-                        Look::Ended(end) => Some(end),
+                        Peek::Nothing => Some(End::NotReady),
+                        Peek::Ended(end) => Some(end),
                     }
                 }
                 _ => None,

@@ -63,7 +63,7 @@ impl<T: Send> UringPort<T> {
     /// A receive of no bytes only looks. While others wait for a buffer the others only look, too:
     /// the kernel would give them the buffer that is meant for the first in the queue.
     pub(super) fn start_receive(&mut self, socket: Socket, demand: Demand) {
-        if !demand.is_question() && self.waiting.is_empty() {
+        if !demand.is_zero_byte() && self.waiting.is_empty() {
             self.arm_receive(socket, demand, Stage::Armed);
         } else if demand.shots == Shots::IfReady {
             self.set_receive(socket, demand, Stage::PeekPending);
