@@ -149,7 +149,7 @@ impl SocketState {
                 // All that was asked for says nothing about what is behind it. Less than that was
                 // all there was, and what comes later is an edge of its own (epoll(7), question 9).
                 self.readable = self.read_to_eagain || len == len_max;
-                self.bulk.note(len, pool);
+                self.bulk.record(len, pool);
                 let last = demand.received(len);
                 self.input =
                     if last { InputOperation::Idle } else { InputOperation::Armed(demand) };

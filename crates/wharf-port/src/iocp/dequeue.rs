@@ -253,7 +253,7 @@ impl<T: marker::Send> IocpPort<T> {
             (Found::Bytes(len), Some(buffer)) => {
                 buffer.set_owner(Owner::Application);
                 let is_all = len == demand.len_max(buffer.capacity());
-                link.bulk.note(len, &self.pool);
+                link.bulk.record(len, &self.pool);
                 let last = demand.received(len);
                 link.receive = if last { Receive::Idle } else { Receive::Ready(demand) };
                 completions.push(Completion { key, outcome: Outcome::Received { buffer, last } });

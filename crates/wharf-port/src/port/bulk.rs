@@ -8,24 +8,25 @@ use crate::memory::{Buffer, BufferPool, Owner};
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bulk {
     /// Receives that may bring less than a buffer before the stream counts as a trickle.
-    patience: u8,
+    short_receives_left: u8,
 }
 
 /// A message of more than one buffer ends in one that it does not fill.
-const PATIENCE: u8 = 2;
+const SHORT_RECEIVES_MAX: u8 = 2;
 
 impl Bulk {
     /// A receive has brought so many bytes.
     #[inline]
-    pub(crate) fn note(&mut self, len: u32, pool: &BufferPool) {
+    pub(crate) fn record(&mut self, len: u32, pool: &BufferPool) {
         let fills = len >= pool.buffer_size_bytes();
-        self.patience = if fills { PATIENCE } else { self.patience.saturating_sub(1) };
+        self.short_receives_left =
+            if fills { SHORT_RECEIVES_MAX } else { self.short_receives_left.saturating_sub(1) };
     }
 
     /// Whether the next receive is to use a large buffer.
     #[inline]
     pub(crate) fn wants_large(self, demand: Demand, pool: &BufferPool) -> bool {
-        self.patience > 0 && demand.len_max(u32::MAX) > pool.buffer_size_bytes()
+        self.short_receives_left > 0 && demand.len_max(u32::MAX) > pool.buffer_size_bytes()
     }
 
     /// A buffer for the next receive, a large one if that is of use and there is one.

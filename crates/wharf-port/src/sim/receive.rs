@@ -268,7 +268,7 @@ impl Kernel {
         buffer.set_owner(Owner::Application);
         if let Some(entry) = self.sockets.get_mut(socket) {
             let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-            entry.state.bulk.note(len, &self.pool);
+            entry.state.bulk.record(len, &self.pool);
         }
         self.receive_completes(core, socket, Done::Received { buffer, last });
     }

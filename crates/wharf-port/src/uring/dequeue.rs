@@ -239,7 +239,7 @@ impl<T: Send> UringPort<T> {
         let end = match (done.result(), buffer) {
             (1.., Some(buffer)) => {
                 state.fills = buffer.room() == 0;
-                state.bulk.note(len, &self.pool);
+                state.bulk.record(len, &self.pool);
                 let is_over = running.demand.received(len);
                 let go_on = !is_over && !cancelled && !state.closing;
                 let demand = running.demand;
