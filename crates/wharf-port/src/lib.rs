@@ -111,7 +111,10 @@ pub mod console;
 #[cfg(target_os = "linux")]
 pub mod epoll;
 #[cfg(windows)]
-#[expect(unsafe_code, reason = "Winsock calls, and memory that the kernel writes; see flight.rs")]
+#[expect(
+    unsafe_code,
+    reason = "Winsock calls, and memory that the kernel writes; see operations.rs"
+)]
 pub mod iocp;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "reads a socket option that rustix does not have")]

@@ -7,7 +7,7 @@
 //! twice and nothing has to be allocated.
 
 use super::IocpPort;
-use super::flight::Slot;
+use super::operations::OperationId;
 use super::socket::{Found, is_connection_error, link_error, update_accept_context};
 use super::state::{Accept, Receive, Role, Send, link, listener};
 use super::wake::{WAIT_MS_MAX, WAKE_KEY};
@@ -80,19 +80,19 @@ impl<T: marker::Send> IocpPort<T> {
 
     /// `None` if the packet names no live operation.
     fn note(&mut self, entry: &OVERLAPPED_ENTRY) -> Option<()> {
-        let (slot, socket) = self.flight.land(entry.lpOverlapped)?;
+        let (id, socket) = self.operations.take_completed(entry.lpOverlapped)?;
         let member = &mut self.table.get_mut(socket)?.state;
-        let call = match slot {
-            Slot::Receive(_) => "WSARecv",
-            Slot::Send(_) => "WSASend",
-            Slot::Accept(_) => "AcceptEx",
+        let call = match id {
+            OperationId::Receive(_) => "WSARecv",
+            OperationId::Send(_) => "WSASend",
+            OperationId::Accept(_) => "AcceptEx",
         };
         let failure = match entry.Internal {
             0 => None,
-            _ => Some(End::Failed(self.flight.error(slot, call, &member.handle))),
+            _ => Some(End::Failed(self.operations.error(id, call, &member.handle))),
         };
-        match (slot, &mut member.role) {
-            (Slot::Receive(_), Role::Link(link)) => {
+        match (id, &mut member.role) {
+            (OperationId::Receive(_), Role::Link(link)) => {
                 let Receive::Waiting { demand, cancelled } = link.receive else { return None };
                 link.receive = match failure {
                     // Also if there are bytes: they stay where they are.
@@ -101,18 +101,18 @@ impl<T: marker::Send> IocpPort<T> {
                     Some(end) => Receive::Ended(end),
                 };
             }
-            (Slot::Send(_), Role::Link(link)) => {
+            (OperationId::Send(_), Role::Link(link)) => {
                 let Send::InFlight { cancelled } = link.send else { return None };
                 let end = if cancelled { failure.map(|_| End::Cancelled) } else { failure };
                 let sent = entry.dwNumberOfBytesTransferred as usize;
                 link.send = Send::Ended { sent, end };
             }
-            (Slot::Accept(accept), Role::Listener(listener)) => {
+            (OperationId::Accept(accept), Role::Listener(listener)) => {
                 listener.posted -= 1;
                 listener.done.push_back((accept, failure));
             }
-            (Slot::Receive(_) | Slot::Send(_), Role::Listener(_))
-            | (Slot::Accept(_), Role::Link(_)) => return None,
+            (OperationId::Receive(_) | OperationId::Send(_), Role::Listener(_))
+            | (OperationId::Accept(_), Role::Link(_)) => return None,
         }
         self.ready.push_back(socket);
         Some(())
@@ -170,7 +170,7 @@ impl<T: marker::Send> IocpPort<T> {
         if let Some(entry) = self.table.remove(socket)
             && let Role::Listener(listener) = &entry.state.role
         {
-            self.stock.give_back(listener.stock);
+            self.accept_budget.release(listener.accepts_max);
         }
         completions.push(Completion { key, outcome: Outcome::Closed });
     }
@@ -179,7 +179,7 @@ impl<T: marker::Send> IocpPort<T> {
         let Some((key, _, link)) = link(&mut self.table, socket) else { return };
         if let Send::Ended { sent, end } = link.send {
             link.send = Send::Idle;
-            let chain = self.flight.take_chain(socket.index);
+            let chain = self.operations.take_chain(socket.index);
             // What went out whole has not failed, whatever came after.
             let end = end.filter(|_| sent < chain.len());
             completions.push(Completion { key, outcome: Outcome::Sent { chain, sent, end } });
@@ -275,7 +275,7 @@ impl<T: marker::Send> IocpPort<T> {
             link.receive = Receive::Idle;
             completions.push(Completion { key, outcome: Outcome::ReceiveEnded(end) });
         } else {
-            link.receive = Receive::after(self.flight.receive(socket, handle), demand);
+            link.receive = Receive::after(self.operations.receive(socket, handle), demand);
             if !matches!(link.receive, Receive::Waiting { .. }) {
                 self.ready.push_back(socket);
             }
@@ -293,7 +293,7 @@ impl<T: marker::Send> IocpPort<T> {
             }
             self.take_connection(socket, completions);
         }
-        self.top_up(socket);
+        self.post_accepts(socket);
         let Some((key, _, listener)) = listener(&mut self.table, socket) else { return };
         if let Accept::Ending(_, end) = listener.accept
             && listener.out() == 0
@@ -311,10 +311,10 @@ impl<T: marker::Send> IocpPort<T> {
     fn take_connection(&mut self, socket: Socket, completions: &mut Completions<Self>) {
         let Some((key, handle, listener)) = listener(&mut self.table, socket) else { return };
         let Some((accept, failure)) = listener.done.pop_front() else { return };
-        let stream = self.flight.take_accepted(accept);
+        let stream = self.operations.take_accepted(accept);
         // A failed accept has left no addresses.
         let peer = match failure {
-            None => self.flight.peer(accept, &listener.calls),
+            None => self.operations.peer(accept, &listener.calls),
             Some(_) => None,
         };
         self.accepts_free.push(accept);

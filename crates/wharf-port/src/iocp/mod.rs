@@ -13,7 +13,7 @@
 //! is accepted either way.
 
 mod dequeue;
-mod flight;
+mod operations;
 mod socket;
 mod state;
 mod submit;
@@ -27,7 +27,7 @@ use crate::port::{
     Bulk, Clock, Completions, Counters, Inbox, Key, Operation, OperationKind, OsError, Port,
     PortConfig, PortError, Poster, Refused, Socket, SocketQueue, SubmitError, Time,
 };
-use flight::Flight;
+use operations::OperationTable;
 use socket::Handle;
 use state::{Accept, Link, Listener, Member, Receive, Role, Table};
 use std::collections::VecDeque;
@@ -50,7 +50,7 @@ use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
 pub struct IocpPort<T: Send> {
     // The sockets are closed before what is in flight on them is given up.
     table: Table,
-    flight: Flight,
+    operations: OperationTable,
     port: Arc<CompletionPort>,
     inbox: Inbox<T>,
     pool: BufferPool,
@@ -60,7 +60,7 @@ pub struct IocpPort<T: Send> {
     waiting: SocketQueue,
     /// Accepts of the table that no listener has out.
     accepts_free: Vec<u32>,
-    stock: Stock,
+    accept_budget: AcceptBudget,
     entries: Box<[OVERLAPPED_ENTRY]>,
     posts_first: bool,
     /// Receives that this dequeue may still do, and that each may.
@@ -76,7 +76,7 @@ pub struct IocpPort<T: Send> {
 
 /// How many accepts the listeners may have out.
 #[derive(Debug)]
-struct Stock {
+struct AcceptBudget {
     /// Listeners that can still be associated; each has one accept at least.
     listeners_left: u32,
     /// Accepts beyond these.
@@ -90,7 +90,7 @@ const BATCH: usize = 256;
 /// Listeners that a port can have.
 const LISTENERS_MAX: u32 = 1024;
 /// Listeners that have a full stock of accepts; those after them make do with one each.
-const STOCKED_LISTENERS: u32 = 4;
+const FULL_LISTENERS: u32 = 4;
 /// How long a port that is dropped waits for what is in flight, before it leaks that.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Of which this at once.
@@ -114,18 +114,18 @@ impl<T: Send> IocpPort<T> {
         let port = CompletionPort::new(1).map_err(|os| PortError::new(os, Some(NO_PORT_HINT)))?;
         let port = Arc::new(port);
         let inbox = Inbox::new(config.inbox_capacity, port.clone());
-        let stock = Stock::new(sockets_max);
-        let accepts = stock.listeners_left + stock.surplus;
+        let accept_budget = AcceptBudget::new(sockets_max);
+        let accepts = accept_budget.listeners_left + accept_budget.surplus;
         Ok(Self {
             table: Table::new(sockets_max),
-            flight: Flight::new(sockets_max, accepts),
+            operations: OperationTable::new(sockets_max, accepts),
             inbox,
             port,
             pool,
             ready: SocketQueue::new(sockets_max),
             waiting: SocketQueue::new(sockets_max),
             accepts_free: (0..accepts).rev().collect(),
-            stock,
+            accept_budget,
             entries: vec![OVERLAPPED_ENTRY::default(); BATCH].into(),
             posts_first: false,
             receives_left: 0,
@@ -180,20 +180,20 @@ impl<T: Send> Port for IocpPort<T> {
             Ok(calls) => calls,
             Err(error) => return refused(listener, Some(error)),
         };
-        if self.stock.listeners_left == 0 {
+        if self.accept_budget.listeners_left == 0 {
             return refused(listener, None);
         }
         if let Err(error) = self.admit(&listener) {
             return refused(listener, error);
         }
-        let stock = self.stock.take();
+        let accepts_max = self.accept_budget.acquire();
         let role = Role::Listener(Listener {
             calls,
             is_ipv6,
             accept: Accept::Idle,
-            stock,
+            accepts_max,
             posted: 0,
-            done: VecDeque::with_capacity(stock as usize),
+            done: VecDeque::with_capacity(accepts_max as usize),
         });
         let handle = Handle::new(OwnedSocket::from(listener), self.may_skip);
         Ok(self.insert_socket(key, Member { handle, role, closing: false }))
@@ -268,7 +268,7 @@ impl<T: Send> Drop for IocpPort<T> {
     fn drop(&mut self) {
         let sockets: Vec<Socket> = self.table.sockets().collect();
         let start = self.clock.now();
-        while self.flight.in_flight() > 0 && self.clock.now().since(start) < DROP_WAIT_MAX {
+        while self.operations.in_flight() > 0 && self.clock.now().since(start) < DROP_WAIT_MAX {
             for socket in &sockets {
                 if let Some(entry) = self.table.get_mut(*socket) {
                     entry.state.handle.cancel_all();
@@ -284,34 +284,34 @@ impl<T: Send> Drop for IocpPort<T> {
 impl<T: Send> fmt::Debug for IocpPort<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IocpPort")
-            .field("in_flight", &self.flight.in_flight())
+            .field("in_flight", &self.operations.in_flight())
             .field("ready", &self.ready.len())
             .field("waiting", &self.waiting.len())
-            .field("stock", &self.stock)
+            .field("accept_budget", &self.accept_budget)
             .field("counters", &self.counters)
             .finish_non_exhaustive()
     }
 }
 
-impl Stock {
+impl AcceptBudget {
     fn new(sockets_max: u32) -> Self {
         let accepts_max = sockets_max.clamp(16, 64);
         Self {
             listeners_left: sockets_max.min(LISTENERS_MAX),
-            surplus: STOCKED_LISTENERS * (accepts_max - 1),
+            surplus: FULL_LISTENERS * (accepts_max - 1),
             accepts_max,
         }
     }
 
     /// The accepts of one more listener, for which there is room.
-    fn take(&mut self) -> u32 {
+    fn acquire(&mut self) -> u32 {
         let more = self.surplus.min(self.accepts_max - 1);
         self.listeners_left -= 1;
         self.surplus -= more;
         1 + more
     }
 
-    fn give_back(&mut self, accepts: u32) {
+    fn release(&mut self, accepts: u32) {
         self.listeners_left += 1;
         self.surplus += accepts - 1;
     }

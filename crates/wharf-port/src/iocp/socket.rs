@@ -116,7 +116,7 @@ impl Handle {
         let result = unsafe { getsockname(self.raw(), address, &raw mut len) };
         let len = usize::try_from(len).ok().filter(|_| result == 0)?;
         // SAFETY: the call has written an address of `len` bytes there.
-        unsafe { super::flight::address_at(address, len) }
+        unsafe { super::operations::address_at(address, len) }
     }
 
     /// Makes closing the socket a reset.

@@ -13,7 +13,7 @@
 //! A kind that is not `Idle` counts as in flight for the port's user: what it ended with may still
 //! have to be dequeued.
 
-use super::flight::Started;
+use super::operations::Started;
 use super::socket::{AcceptCalls, Handle};
 use crate::port::{Bulk, Demand, End, Entry, Key, Shots, Socket, SocketTable, SocketUse};
 use std::collections::VecDeque;
@@ -68,7 +68,7 @@ pub(super) struct Listener {
     pub(super) is_ipv6: bool,
     pub(super) accept: Accept,
     /// How many accepts it may have posted.
-    pub(super) stock: u32,
+    pub(super) accepts_max: u32,
     /// How many accepts are in flight.
     pub(super) posted: u32,
     /// Accepts that are over and not looked at yet, with how they went. Has room for `stock`.

@@ -2,7 +2,7 @@
 //! dequeue.
 
 use super::IocpPort;
-use super::flight::{Slot, Started};
+use super::operations::{OperationId, Started};
 use super::socket::{accept_socket, is_connection_error};
 use super::state::{Accept, Receive, Role, Send, link, listener};
 use crate::memory::Chain;
@@ -51,7 +51,9 @@ impl<T: marker::Send> IocpPort<T> {
         let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
         link.receive = match demand.shots {
             Shots::IfReady => Receive::Ready(demand),
-            Shots::One | Shots::Many => Receive::after(self.flight.receive(socket, handle), demand),
+            Shots::One | Shots::Many => {
+                Receive::after(self.operations.receive(socket, handle), demand)
+            }
         };
         if !matches!(link.receive, Receive::Waiting { .. }) {
             self.ready.push_back(socket);
@@ -60,11 +62,12 @@ impl<T: marker::Send> IocpPort<T> {
 
     fn start_send(&mut self, socket: Socket, chain: Chain) {
         let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
-        link.send = match self.flight.send(socket, handle, chain) {
+        link.send = match self.operations.send(socket, handle, chain) {
             Started::Pending => Send::InFlight { cancelled: false },
-            Started::Done => {
-                Send::Ended { sent: self.flight.moved(Slot::Send(socket.index)), end: None }
-            }
+            Started::Done => Send::Ended {
+                sent: self.operations.transferred(OperationId::Send(socket.index)),
+                end: None,
+            },
             Started::Failed(error) => Send::Ended { sent: 0, end: Some(End::Failed(error)) },
         };
         if !matches!(link.send, Send::InFlight { .. }) {
@@ -75,7 +78,7 @@ impl<T: marker::Send> IocpPort<T> {
     fn start_accept(&mut self, socket: Socket, shots: Shots) {
         let Some((_, _, listener)) = listener(&mut self.table, socket) else { return };
         listener.accept = Accept::Active(shots);
-        self.top_up(socket);
+        self.post_accepts(socket);
     }
 
     /// Cancels everything on the socket; what is left to do, visits do.
@@ -105,7 +108,7 @@ impl<T: marker::Send> IocpPort<T> {
         let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
         link.receive = link.receive.after_cancel();
         if let Receive::Waiting { .. } = link.receive {
-            self.flight.cancel(Slot::Receive(socket.index), handle);
+            self.operations.cancel(OperationId::Receive(socket.index), handle);
         } else {
             self.waiting.remove(socket);
             self.ready.push_back(socket);
@@ -116,7 +119,7 @@ impl<T: marker::Send> IocpPort<T> {
         let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
         if let Send::InFlight { cancelled } = &mut link.send {
             *cancelled = true;
-            self.flight.cancel(Slot::Send(socket.index), handle);
+            self.operations.cancel(OperationId::Send(socket.index), handle);
         }
     }
 
@@ -131,22 +134,24 @@ impl<T: marker::Send> IocpPort<T> {
 
     /// Posts as many accepts as the listener may still have. If the system has no room for that
     /// it makes do with fewer, and ends only when it has none.
-    pub(super) fn top_up(&mut self, socket: Socket) {
+    pub(super) fn post_accepts(&mut self, socket: Socket) {
         let Some((_, handle, listener)) = listener(&mut self.table, socket) else { return };
         let Accept::Active(shots) = listener.accept else { return };
-        let wanted = if shots == Shots::Many { listener.stock } else { 1 };
+        let wanted = if shots == Shots::Many { listener.accepts_max } else { 1 };
         while listener.out() < wanted
             && let Some(accept) = self.accepts_free.pop()
         {
             let started = match accept_socket(listener.is_ipv6) {
-                Ok(stream) => self.flight.accept(accept, socket, (handle, &listener.calls), stream),
+                Ok(stream) => {
+                    self.operations.accept(accept, socket, (handle, &listener.calls), stream)
+                }
                 Err(error) => Started::Failed(error),
             };
             match started {
                 Started::Pending => listener.posted += 1,
                 Started::Done => listener.done.push_back((accept, None)),
                 Started::Failed(error) => {
-                    drop(self.flight.take_accepted(accept));
+                    drop(self.operations.take_accepted(accept));
                     self.accepts_free.push(accept);
                     if is_connection_error(error.code()) {
                         self.counters.accept_aborts += 1;

@@ -5,7 +5,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "whatever else comes is a failure")]
 
 use super::IocpPort;
-use super::flight::{Flight, Started};
+use super::operations::{OperationTable, Started};
 use super::socket::Handle;
 use crate::memory::{BufferPool, Chain, Ledger, Owner, PoolConfig};
 use crate::port::{
@@ -426,7 +426,7 @@ fn a_dropped_port_leaves_no_buffer_out_and_closes_its_sockets() {
     let (listener, address) = rig.listener(9);
     rig.submit(listener, Operation::Accept(Shots::Many));
     let (poster, pool) = (rig.port.poster(), rig.pool.clone());
-    assert!(rig.port.flight.in_flight() > 4);
+    assert!(rig.port.operations.in_flight() > 4);
     drop(rig);
     assert_eq!(pool.free(), pool.capacity());
     assert!(matches!(poster.post(1), Err(crate::port::PostError::Closed(1))));
@@ -537,7 +537,7 @@ fn a_stock_of_accepts_takes_a_burst_and_a_cancel_delivers_what_came() {
     let mut rig = Rig::new(128, 4, 64);
     let (listener, address) = rig.listener(1);
     rig.submit(listener, Operation::Accept(Shots::Many));
-    assert_eq!(rig.port.flight.in_flight(), 64);
+    assert_eq!(rig.port.operations.in_flight(), 64);
     let peers: Vec<_> = (0..100).map(|_| TcpStream::connect(address).unwrap()).collect();
     let mut addresses: Vec<_> = peers.iter().map(|peer| peer.local_addr().unwrap()).collect();
     let mut accepted = Vec::new();
@@ -556,7 +556,7 @@ fn a_stock_of_accepts_takes_a_burst_and_a_cancel_delivers_what_came() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(rig.port.flight.in_flight(), 0);
+    assert_eq!(rig.port.operations.in_flight(), 0);
     // The listener still listens: those that are left, and a new one, come with the next accepts.
     let late = TcpStream::connect(address).unwrap();
     addresses.push(late.local_addr().unwrap());
@@ -684,7 +684,7 @@ fn operations_that_succeed_at_once_leave_no_packet() {
     }
     let chain = rig.chain(b"short");
     rig.submit(socket, Operation::Send(chain));
-    assert_eq!(rig.port.flight.in_flight(), 0);
+    assert_eq!(rig.port.operations.in_flight(), 0);
     assert!(matches!(rig.next_of(1), Outcome::Sent { sent: 5, end: None, .. }));
     rig.quiet();
 }
@@ -700,13 +700,13 @@ fn what_is_in_flight_when_its_table_goes_stays_where_it_is() {
     port.associate(super::socket::raw_socket(&stream) as HANDLE).unwrap();
     let handle = Handle::new(OwnedSocket::from(stream), true);
     let socket = Socket { index: 0, generation: 1 };
-    let mut flight = Flight::new(1, 1);
-    assert_eq!(flight.receive(socket, &handle), Started::Pending);
+    let mut operations = OperationTable::new(1, 1);
+    assert_eq!(operations.receive(socket, &handle), Started::Pending);
     let data = pattern(16 << 20);
     let chain = pool.chain_of(&data, Owner::SendQueue).unwrap();
-    assert_eq!(flight.send(socket, &handle, chain), Started::Pending);
-    assert!(flight.land(std::ptr::null_mut()).is_none());
-    drop(flight);
+    assert_eq!(operations.send(socket, &handle, chain), Started::Pending);
+    assert!(operations.take_completed(std::ptr::null_mut()).is_none());
+    drop(operations);
     assert_eq!(pool.ledger().kernel_send, 16);
     // The system goes on reading from the buffers, and writing to the blocks.
     let mut bytes = vec![0; data.len()];

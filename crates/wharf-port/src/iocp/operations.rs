@@ -33,7 +33,7 @@ use windows_sys::Win32::Networking::WinSock::{
 use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
 
 /// See the module's drawing.
-pub(super) struct Flight {
+pub(super) struct OperationTable {
     blocks: NonNull<Block>,
     addresses: NonNull<Addresses>,
     tags: Box<[Tag]>,
@@ -68,7 +68,7 @@ struct Tag {
 
 /// Which operation of which place, or which accept.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Slot {
+pub(super) enum OperationId {
     Receive(u32),
     Send(u32),
     Accept(u32),
@@ -88,7 +88,7 @@ pub(super) enum Started {
 /// The most buffers that one WSASend is given; a longer chain is sent short.
 pub(super) const GATHER_MAX: usize = 64;
 
-impl Flight {
+impl OperationTable {
     pub(super) fn new(sockets_max: u32, accepts: u32) -> Self {
         let blocks: Vec<Block> = (0..2 * sockets_max + accepts).map(|_| Block::new()).collect();
         let nobody = Tag { socket: Socket { index: 0, generation: 0 }, in_flight: false };
@@ -113,8 +113,8 @@ impl Flight {
 
     /// Starts a receive of no bytes: it completes when there are some, or the stream has ended.
     pub(super) fn receive(&mut self, socket: Socket, handle: &Handle) -> Started {
-        let slot = Slot::Receive(socket.index);
-        let block = self.begin(slot, socket);
+        let id = OperationId::Receive(socket.index);
+        let block = self.mark_started(id, socket);
         // SAFETY: the block is in the table (`begin`).
         let flags = unsafe { &raw mut (*block).flags };
         let nothing = WSABUF { len: 0, buf: std::ptr::null_mut() };
@@ -133,14 +133,14 @@ impl Flight {
                 None,
             )
         };
-        self.began(slot, result == 0, "WSARecv", handle)
+        self.start_result(id, result == 0, "WSARecv", handle)
     }
 
     /// Starts a send of the chain's first [`GATHER_MAX`] buffers. The chain stays here until
     /// [`take_chain`](Self::take_chain), also when the send fails.
     pub(super) fn send(&mut self, socket: Socket, handle: &Handle, chain: Chain) -> Started {
-        let slot = Slot::Send(socket.index);
-        let block = self.begin(slot, socket);
+        let id = OperationId::Send(socket.index);
+        let block = self.mark_started(id, socket);
         chain.set_owner(Owner::KernelSend);
         let mut gather = [WSABUF { len: 0, buf: std::ptr::null_mut() }; GATHER_MAX];
         let mut count = 0;
@@ -166,7 +166,7 @@ impl Flight {
                 None,
             )
         };
-        self.began(slot, result == 0, "WSASend", handle)
+        self.start_result(id, result == 0, "WSASend", handle)
     }
 
     /// Starts an accept that fills `stream`, which is to be had from
@@ -178,8 +178,8 @@ impl Flight {
         (handle, calls): (&Handle, &AcceptCalls),
         stream: TcpStream,
     ) -> Started {
-        let slot = Slot::Accept(accept);
-        let block = self.begin(slot, listener);
+        let id = OperationId::Accept(accept);
+        let block = self.mark_started(id, listener);
         let addresses = self.addresses_of(accept);
         let accept_socket = raw_socket(&stream);
         self.accepted[accept as usize] = Some(stream);
@@ -200,12 +200,12 @@ impl Flight {
                 block.cast(),
             )
         };
-        self.began(slot, done != 0, "AcceptEx", handle)
+        self.start_result(id, done != 0, "AcceptEx", handle)
     }
 
     /// Asks for the end of this operation. If its packet is there already, that does nothing.
-    pub(super) fn cancel(&mut self, slot: Slot, handle: &Handle) {
-        let block = self.block(slot);
+    pub(super) fn cancel(&mut self, id: OperationId, handle: &Handle) {
+        let block = self.block(id);
         // SAFETY: the socket is open; the OVERLAPPED is compared with those in flight and not
         // read (CancelIoEx page: lpOverlapped), and its memory is there all the same (INV-IOCP-1).
         let _not_found = unsafe { CancelIoEx(handle.raw() as HANDLE, block.cast()) };
@@ -213,7 +213,10 @@ impl Flight {
 
     /// The operation whose packet came with `overlapped`, and whose socket it is. `None` if it is
     /// not one of ours in flight.
-    pub(super) fn land(&mut self, overlapped: *mut OVERLAPPED) -> Option<(Slot, Socket)> {
+    pub(super) fn take_completed(
+        &mut self,
+        overlapped: *mut OVERLAPPED,
+    ) -> Option<(OperationId, Socket)> {
         let offset = overlapped.addr().checked_sub(self.blocks.addr().get())?;
         let index = offset / size_of::<Block>();
         let tag = self.tags.get_mut(index)?;
@@ -223,20 +226,20 @@ impl Flight {
         tag.in_flight = false;
         self.in_flight -= 1;
         let socket = tag.socket;
-        Some((self.slot(index), socket))
+        Some((self.id_at(index), socket))
     }
 
     /// Bytes that an operation moved which is over.
-    pub(super) fn moved(&self, slot: Slot) -> usize {
-        assert!(!self.tags[self.index(slot)].in_flight, "{slot:?} is in flight");
+    pub(super) fn transferred(&self, id: OperationId) -> usize {
+        assert!(!self.tags[self.index(id)].in_flight, "{id:?} is in operations");
         // SAFETY: the block is in the table, and not in flight, so the kernel does not write to
         // it (INV-IOCP-2).
-        unsafe { (*self.block(slot)).header.InternalHigh }
+        unsafe { (*self.block(id)).header.InternalHigh }
     }
 
     /// Why an operation failed whose packet said so and has landed.
-    pub(super) fn error(&self, slot: Slot, call: &'static str, handle: &Handle) -> OsError {
-        assert!(!self.tags[self.index(slot)].in_flight, "{slot:?} is in flight");
+    pub(super) fn error(&self, id: OperationId, call: &'static str, handle: &Handle) -> OsError {
+        assert!(!self.tags[self.index(id)].in_flight, "{id:?} is in operations");
         let (mut bytes, mut flags) = (0, 0);
         // SAFETY: the socket is open; the OVERLAPPED is that of an operation which is over, so the
         // call only translates its status; the two results are ours to write
@@ -244,7 +247,7 @@ impl Flight {
         let result = unsafe {
             WSAGetOverlappedResult(
                 handle.raw(),
-                self.block(slot).cast(),
+                self.block(id).cast(),
                 &raw mut bytes,
                 0,
                 &raw mut flags,
@@ -260,19 +263,28 @@ impl Flight {
 
     /// The chain of a send that is over.
     pub(super) fn take_chain(&mut self, place: u32) -> Chain {
-        assert!(!self.tags[self.index(Slot::Send(place))].in_flight, "the send is in flight");
+        assert!(
+            !self.tags[self.index(OperationId::Send(place))].in_flight,
+            "the send is in operations"
+        );
         std::mem::take(&mut self.chains[place as usize])
     }
 
     /// The socket of an accept that is over, successful or not.
     pub(super) fn take_accepted(&mut self, accept: u32) -> Option<TcpStream> {
-        assert!(!self.tags[self.index(Slot::Accept(accept))].in_flight, "it is in flight");
+        assert!(
+            !self.tags[self.index(OperationId::Accept(accept))].in_flight,
+            "it is in operations"
+        );
         self.accepted[accept as usize].take()
     }
 
     /// The other end of the connection that an accept took which is over.
     pub(super) fn peer(&self, accept: u32, calls: &AcceptCalls) -> Option<SocketAddr> {
-        assert!(!self.tags[self.index(Slot::Accept(accept))].in_flight, "it is in flight");
+        assert!(
+            !self.tags[self.index(OperationId::Accept(accept))].in_flight,
+            "it is in operations"
+        );
         let mut local = std::ptr::null_mut();
         let mut remote: *mut SOCKADDR = std::ptr::null_mut();
         let (mut local_len, mut remote_len) = (0, 0);
@@ -296,19 +308,25 @@ impl Flight {
     }
 
     /// Marks the operation as in flight, and clears its block.
-    fn begin(&mut self, slot: Slot, socket: Socket) -> *mut Block {
-        let index = self.index(slot);
-        assert!(!self.tags[index].in_flight, "{slot:?} is in flight already");
+    fn mark_started(&mut self, id: OperationId, socket: Socket) -> *mut Block {
+        let index = self.index(id);
+        assert!(!self.tags[index].in_flight, "{id:?} is in operations already");
         self.tags[index] = Tag { socket, in_flight: true };
         self.in_flight += 1;
-        let block = self.block(slot);
+        let block = self.block(id);
         // SAFETY: the block is in the table, and was not in flight, so it is ours (INV-IOCP-2).
         unsafe { block.write(Block::new()) };
         block
     }
 
     /// Reads what the call just made has answered.
-    fn began(&mut self, slot: Slot, ok: bool, call: &'static str, handle: &Handle) -> Started {
+    fn start_result(
+        &mut self,
+        id: OperationId,
+        ok: bool,
+        call: &'static str,
+        handle: &Handle,
+    ) -> Started {
         let error = if ok { None } else { Some(last_error(call)) };
         let started = match error {
             None if handle.skips => Started::Done,
@@ -318,15 +336,15 @@ impl Flight {
             Some(error) => Started::Failed(link_error(call, error.code())),
         };
         if started != Started::Pending {
-            let index = self.index(slot);
+            let index = self.index(id);
             self.tags[index].in_flight = false;
             self.in_flight -= 1;
         }
         started
     }
 
-    fn block(&self, slot: Slot) -> *mut Block {
-        let index = self.index(slot);
+    fn block(&self, id: OperationId) -> *mut Block {
+        let index = self.index(id);
         assert!(index < self.tags.len(), "block {index} of {}", self.tags.len());
         // SAFETY: there are as many blocks as tags, in one allocation.
         unsafe { self.blocks.add(index) }.as_ptr()
@@ -338,32 +356,32 @@ impl Flight {
         unsafe { self.addresses.add(accept as usize) }
     }
 
-    fn index(&self, slot: Slot) -> usize {
-        (match slot {
-            Slot::Receive(place) => 2 * place,
-            Slot::Send(place) => 2 * place + 1,
-            Slot::Accept(accept) => 2 * self.sockets_max + accept,
+    fn index(&self, id: OperationId) -> usize {
+        (match id {
+            OperationId::Receive(place) => 2 * place,
+            OperationId::Send(place) => 2 * place + 1,
+            OperationId::Accept(accept) => 2 * self.sockets_max + accept,
         }) as usize
     }
 
     /// The operation of the block at `index`, which is in the table.
-    fn slot(&self, index: usize) -> Slot {
+    fn id_at(&self, index: usize) -> OperationId {
         #[expect(clippy::cast_possible_truncation, reason = "the table's size is a u32")]
         let index = index as u32;
         match index.checked_sub(2 * self.sockets_max) {
-            Some(accept) => Slot::Accept(accept),
-            None if index.is_multiple_of(2) => Slot::Receive(index / 2),
-            None => Slot::Send(index / 2),
+            Some(accept) => OperationId::Accept(accept),
+            None if index.is_multiple_of(2) => OperationId::Receive(index / 2),
+            None => OperationId::Send(index / 2),
         }
     }
 }
 
-impl Drop for Flight {
+impl Drop for OperationTable {
     fn drop(&mut self) {
         if self.in_flight != 0 {
             // The kernel may still write to a block or read from a chain: those stay for ever.
             for place in 0..self.sockets_max {
-                if !self.tags[self.index(Slot::Send(place))].in_flight {
+                if !self.tags[self.index(OperationId::Send(place))].in_flight {
                     drop(self.take_chain(place));
                 }
             }
