@@ -8,8 +8,8 @@
 
 use super::IocpPort;
 use super::operations::OperationId;
-use super::socket::{Found, is_connection_error, link_error, update_accept_context};
-use super::state::{Accept, Receive, Role, Send, link, listener};
+use super::socket::{RecvResult, is_connection_error, link_error, update_accept_context};
+use super::state::{Accept, Receive, Role, Send, connection_mut, listener_mut};
 use super::wake::{WAIT_MS_MAX, WAKE_KEY};
 use crate::memory::{Buffer, Owner};
 use crate::port::{
@@ -21,7 +21,7 @@ use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
 
 /// How many buffers one visit may fill. A link that sends without pause is visited again in the
 /// next turn, after all others.
-const RECEIVES_PER_VISIT: u32 = 8;
+const RECEIVES_PER_SOCKET: u32 = 8;
 
 impl<T: marker::Send> IocpPort<T> {
     pub(super) fn dequeue_completions(
@@ -35,12 +35,12 @@ impl<T: marker::Send> IocpPort<T> {
         self.wait(timeout)?;
         self.receives_left = self.receives_max;
         // Where the vector is short, sockets and posts take turns at being served first.
-        self.posts_first = !self.posts_first;
-        if self.posts_first {
+        self.packets_first = !self.packets_first;
+        if self.packets_first {
             self.inbox.take_packets(completions, usize::MAX);
-            self.visit_all(completions);
+            self.process_ready(completions);
         } else {
-            self.visit_all(completions);
+            self.process_ready(completions);
             self.inbox.take_packets(completions, usize::MAX);
         }
         Ok(())
@@ -57,11 +57,11 @@ impl<T: marker::Send> IocpPort<T> {
         if wait_ms != 0 && !self.inbox.fall_asleep() {
             wait_ms = 0;
         }
-        self.poll(wait_ms)
+        self.dequeue_packets(wait_ms)
     }
 
     /// Takes one batch of packets, and notes what they say.
-    pub(super) fn poll(&mut self, wait_ms: u32) -> Result<(), OsError> {
+    pub(super) fn dequeue_packets(&mut self, wait_ms: u32) -> Result<(), OsError> {
         self.counters.waits += 1;
         let count = self.port.dequeue(&mut self.entries, wait_ms)?;
         for index in 0..count {
@@ -71,7 +71,7 @@ impl<T: marker::Send> IocpPort<T> {
                     WAKE_KEY => self.counters.wakeups += 1,
                     _ => self.counters.stale += 1,
                 }
-            } else if self.note(&entry).is_none() {
+            } else if self.record_packet(&entry).is_none() {
                 self.counters.stale += 1;
             }
         }
@@ -79,9 +79,9 @@ impl<T: marker::Send> IocpPort<T> {
     }
 
     /// `None` if the packet names no live operation.
-    fn note(&mut self, entry: &OVERLAPPED_ENTRY) -> Option<()> {
+    fn record_packet(&mut self, entry: &OVERLAPPED_ENTRY) -> Option<()> {
         let (id, socket) = self.operations.take_completed(entry.lpOverlapped)?;
-        let member = &mut self.table.get_mut(socket)?.state;
+        let state = &mut self.table.get_mut(socket)?.state;
         let call = match id {
             OperationId::Receive(_) => "WSARecv",
             OperationId::Send(_) => "WSASend",
@@ -89,30 +89,32 @@ impl<T: marker::Send> IocpPort<T> {
         };
         let failure = match entry.Internal {
             0 => None,
-            _ => Some(End::Failed(self.operations.error(id, call, &member.handle))),
+            _ => Some(End::Failed(self.operations.error(id, call, &state.overlapped))),
         };
-        match (id, &mut member.role) {
-            (OperationId::Receive(_), Role::Link(link)) => {
-                let Receive::Waiting { demand, cancelled } = link.receive else { return None };
-                link.receive = match failure {
+        match (id, &mut state.role) {
+            (OperationId::Receive(_), Role::Connection(connection)) => {
+                let Receive::Waiting { demand, cancelled } = connection.receive else {
+                    return None;
+                };
+                connection.receive = match failure {
                     // Also if there are bytes: they stay where they are.
                     _ if cancelled => Receive::Ended(End::Cancelled),
                     None => Receive::Ready(demand),
                     Some(end) => Receive::Ended(end),
                 };
             }
-            (OperationId::Send(_), Role::Link(link)) => {
-                let Send::InFlight { cancelled } = link.send else { return None };
+            (OperationId::Send(_), Role::Connection(connection)) => {
+                let Send::InFlight { cancelled } = connection.send else { return None };
                 let end = if cancelled { failure.map(|_| End::Cancelled) } else { failure };
                 let sent = entry.dwNumberOfBytesTransferred as usize;
-                link.send = Send::Ended { sent, end };
+                connection.send = Send::Ended { sent, end };
             }
             (OperationId::Accept(accept), Role::Listener(listener)) => {
                 listener.posted -= 1;
                 listener.done.push_back((accept, failure));
             }
             (OperationId::Receive(_) | OperationId::Send(_), Role::Listener(_))
-            | (OperationId::Accept(_), Role::Link(_)) => return None,
+            | (OperationId::Accept(_), Role::Connection(_)) => return None,
         }
         self.ready.push_back(socket);
         Some(())
@@ -127,34 +129,34 @@ impl<T: marker::Send> IocpPort<T> {
             let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else { return };
             self.receives_left -= 1;
             let Some(socket) = self.waiting.pop_front() else { return };
-            if let Some((_, _, link)) = link(&mut self.table, socket)
-                && let Receive::WaitingForBuffer(demand) = link.receive
+            if let Some((_, _, connection)) = connection_mut(&mut self.table, socket)
+                && let Receive::WaitingForBuffer(demand) = connection.receive
             {
-                link.receive = Receive::Ready(demand);
+                connection.receive = Receive::Ready(demand);
                 self.receive_once(socket, Some(buffer), completions);
             }
         }
     }
 
     /// Serves those that waited for a buffer, then every socket that has something to be done.
-    fn visit_all(&mut self, completions: &mut Completions<Self>) {
+    fn process_ready(&mut self, completions: &mut Completions<Self>) {
         self.serve_waiters(completions);
         for _ in 0..self.ready.len() {
             if is_full(completions) {
                 break;
             }
             let Some(socket) = self.ready.pop_front() else { break };
-            self.visit(socket, completions);
+            self.process_socket(socket, completions);
         }
     }
 
     /// Reports what has ended on the socket, reads what is there, closes it if that is due. If the
     /// vector fills up the socket is queued again.
-    fn visit(&mut self, socket: Socket, completions: &mut Completions<Self>) {
+    fn process_socket(&mut self, socket: Socket, completions: &mut Completions<Self>) {
         let Some(entry) = self.table.get_mut(socket) else { return };
         match &entry.state.role {
-            Role::Link(_) => self.visit_link(socket, completions),
-            Role::Listener(_) => self.visit_listener(socket, completions),
+            Role::Connection(_) => self.process_connection(socket, completions),
+            Role::Listener(_) => self.process_listener(socket, completions),
         }
         let Some(entry) = self.table.get_mut(socket) else { return };
         if !entry.state.closing || !entry.state.is_idle() {
@@ -175,10 +177,10 @@ impl<T: marker::Send> IocpPort<T> {
         completions.push(Completion { key, outcome: Outcome::Closed });
     }
 
-    fn visit_link(&mut self, socket: Socket, completions: &mut Completions<Self>) {
-        let Some((key, _, link)) = link(&mut self.table, socket) else { return };
-        if let Send::Ended { sent, end } = link.send {
-            link.send = Send::Idle;
+    fn process_connection(&mut self, socket: Socket, completions: &mut Completions<Self>) {
+        let Some((key, _, connection)) = connection_mut(&mut self.table, socket) else { return };
+        if let Send::Ended { sent, end } = connection.send {
+            connection.send = Send::Idle;
             let chain = self.operations.take_chain(socket.index);
             // What went out whole has not failed, whatever came after.
             let end = end.filter(|_| sent < chain.len());
@@ -188,9 +190,9 @@ impl<T: marker::Send> IocpPort<T> {
             self.ready.push_back(socket);
             return;
         }
-        match link.receive {
+        match connection.receive {
             Receive::Ended(end) => {
-                link.receive = Receive::Idle;
+                connection.receive = Receive::Idle;
                 completions.push(Completion { key, outcome: Outcome::ReceiveEnded(end) });
             }
             // Needs no buffer, and so no receive of this turn either.
@@ -198,7 +200,7 @@ impl<T: marker::Send> IocpPort<T> {
                 self.receive_once(socket, None, completions);
             }
             Receive::Ready(_) => {
-                for _ in 0..RECEIVES_PER_VISIT {
+                for _ in 0..RECEIVES_PER_SOCKET {
                     if self.receives_left == 0 {
                         self.ready.push_back(socket);
                         return;
@@ -218,9 +220,9 @@ impl<T: marker::Send> IocpPort<T> {
 
     /// A buffer for a link that is to be read from.
     fn buffer_for(&mut self, socket: Socket) -> Option<Buffer> {
-        let (_, _, link) = link(&mut self.table, socket)?;
-        let Receive::Ready(demand) = link.receive else { return None };
-        link.bulk.acquire(demand, &self.pool, Owner::KernelReceive)
+        let (_, _, connection) = connection_mut(&mut self.table, socket)?;
+        let Receive::Ready(demand) = connection.receive else { return None };
+        connection.bulk.acquire(demand, &self.pool, Owner::KernelReceive)
     }
 
     /// Reads into `buffer` what there is on a link whose receive is ready, or queues the link for a
@@ -231,31 +233,33 @@ impl<T: marker::Send> IocpPort<T> {
         mut buffer: Option<Buffer>,
         completions: &mut Completions<Self>,
     ) -> bool {
-        let Some((key, handle, link)) = link(&mut self.table, socket) else { return false };
-        let Receive::Ready(mut demand) = link.receive else { return false };
+        let Some((key, overlapped, connection)) = connection_mut(&mut self.table, socket) else {
+            return false;
+        };
+        let Receive::Ready(mut demand) = connection.receive else { return false };
         if is_full(completions) {
             self.ready.push_back(socket);
             return false;
         }
         let found = match &mut buffer {
-            Some(buffer) => handle.receive(buffer, demand.len_max(buffer.capacity())),
+            Some(buffer) => overlapped.receive(buffer, demand.len_max(buffer.capacity())),
             // An end can be reported, and a false alarm dropped, without a buffer.
-            None => handle.peek(),
+            None => overlapped.peek(),
         };
         let end = match (found, buffer) {
-            (Found::Bytes(_), None) if demand.is_zero_byte() => Some(End::Readable),
-            (Found::Bytes(_), None) => {
-                link.receive = Receive::WaitingForBuffer(demand);
+            (RecvResult::Bytes(_), None) if demand.is_zero_byte() => Some(End::Readable),
+            (RecvResult::Bytes(_), None) => {
+                connection.receive = Receive::WaitingForBuffer(demand);
                 self.waiting.push_back(socket);
                 self.counters.receive_pauses += 1;
                 return false;
             }
-            (Found::Bytes(len), Some(buffer)) => {
+            (RecvResult::Bytes(len), Some(buffer)) => {
                 buffer.set_owner(Owner::Application);
                 let is_all = len == demand.len_max(buffer.capacity());
-                link.bulk.record(len, &self.pool);
+                connection.bulk.record(len, &self.pool);
                 let last = demand.received(len);
-                link.receive = if last { Receive::Idle } else { Receive::Ready(demand) };
+                connection.receive = if last { Receive::Idle } else { Receive::Ready(demand) };
                 completions.push(Completion { key, outcome: Outcome::Received { buffer, last } });
                 if last {
                     return false;
@@ -266,26 +270,27 @@ impl<T: marker::Send> IocpPort<T> {
                 }
                 None
             }
-            (Found::Nothing, _) if demand.shots == Shots::IfReady => Some(End::NotReady),
-            (Found::Nothing, _) => None,
-            (Found::EndOfStream, _) => Some(End::PeerClosed),
-            (Found::Failed(error), _) => Some(End::Failed(error)),
+            (RecvResult::Nothing, _) if demand.shots == Shots::IfReady => Some(End::NotReady),
+            (RecvResult::Nothing, _) => None,
+            (RecvResult::EndOfStream, _) => Some(End::PeerClosed),
+            (RecvResult::Failed(error), _) => Some(End::Failed(error)),
         };
         if let Some(end) = end {
-            link.receive = Receive::Idle;
+            connection.receive = Receive::Idle;
             completions.push(Completion { key, outcome: Outcome::ReceiveEnded(end) });
         } else {
-            link.receive = Receive::after(self.operations.receive(socket, handle), demand);
-            if !matches!(link.receive, Receive::Waiting { .. }) {
+            connection.receive =
+                Receive::after(self.operations.receive(socket, overlapped), demand);
+            if !matches!(connection.receive, Receive::Waiting { .. }) {
                 self.ready.push_back(socket);
             }
         }
         false
     }
 
-    fn visit_listener(&mut self, socket: Socket, completions: &mut Completions<Self>) {
+    fn process_listener(&mut self, socket: Socket, completions: &mut Completions<Self>) {
         // New accepts are posted below, so what is done by then waits for the next turn.
-        let Some((_, _, state)) = listener(&mut self.table, socket) else { return };
+        let Some((_, _, state)) = listener_mut(&mut self.table, socket) else { return };
         for _ in 0..state.done.len() {
             if is_full(completions) {
                 self.ready.push_back(socket);
@@ -294,7 +299,7 @@ impl<T: marker::Send> IocpPort<T> {
             self.take_connection(socket, completions);
         }
         self.post_accepts(socket);
-        let Some((key, _, listener)) = listener(&mut self.table, socket) else { return };
+        let Some((key, _, listener)) = listener_mut(&mut self.table, socket) else { return };
         if let Accept::Ending(_, end) = listener.accept
             && listener.out() == 0
         {
@@ -309,7 +314,9 @@ impl<T: marker::Send> IocpPort<T> {
 
     /// Reports the first accept that is done, or counts it if it failed.
     fn take_connection(&mut self, socket: Socket, completions: &mut Completions<Self>) {
-        let Some((key, handle, listener)) = listener(&mut self.table, socket) else { return };
+        let Some((key, overlapped, listener)) = listener_mut(&mut self.table, socket) else {
+            return;
+        };
         let Some((accept, failure)) = listener.done.pop_front() else { return };
         let stream = self.operations.take_accepted(accept);
         // A failed accept has left no addresses.
@@ -320,7 +327,7 @@ impl<T: marker::Send> IocpPort<T> {
         self.accepts_free.push(accept);
         let (Accept::Active(shots) | Accept::Ending(shots, _)) = listener.accept else { return };
         let failure = match (failure, stream, peer) {
-            (None, Some(stream), Some(peer)) => match update_accept_context(&stream, handle) {
+            (None, Some(stream), Some(peer)) => match update_accept_context(&stream, overlapped) {
                 Ok(()) => {
                     let last = shots != Shots::Many;
                     if last {
@@ -344,7 +351,7 @@ impl<T: marker::Send> IocpPort<T> {
                 self.counters.accept_aborts += 1;
             } else {
                 listener.accept = Accept::Ending(shots, failure);
-                handle.cancel_all();
+                overlapped.cancel_all();
             }
         }
     }

@@ -28,8 +28,8 @@ use crate::port::{
     PortConfig, PortError, Poster, Refused, Socket, SocketQueue, SubmitError, Time,
 };
 use operations::OperationTable;
-use socket::Handle;
-use state::{Accept, Link, Listener, Member, Receive, Role, Table};
+use socket::OverlappedSocket;
+use state::{Accept, Connection, Listener, Receive, Role, SocketState, Table};
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
@@ -62,7 +62,7 @@ pub struct IocpPort<T: Send> {
     accepts_free: Vec<u32>,
     accept_budget: AcceptBudget,
     entries: Box<[OVERLAPPED_ENTRY]>,
-    posts_first: bool,
+    packets_first: bool,
     /// Receives that this dequeue may still do, and that each may.
     receives_left: u32,
     receives_max: u32,
@@ -127,7 +127,7 @@ impl<T: Send> IocpPort<T> {
             accepts_free: (0..accepts).rev().collect(),
             accept_budget,
             entries: vec![OVERLAPPED_ENTRY::default(); BATCH].into(),
-            posts_first: false,
+            packets_first: false,
             receives_left: 0,
             receives_max: config.receive_window,
             may_skip: true,
@@ -137,7 +137,7 @@ impl<T: Send> IocpPort<T> {
         })
     }
 
-    fn admit<S: AsRawSocket>(&self, socket: &S) -> Result<(), Option<OsError>> {
+    fn associate_handle<S: AsRawSocket>(&self, socket: &S) -> Result<(), Option<OsError>> {
         if self.table.is_full() {
             return Err(None);
         }
@@ -151,17 +151,18 @@ impl<T: Send> Port for IocpPort<T> {
     type Listener = TcpListener;
 
     fn associate(&mut self, stream: TcpStream, key: Key) -> Result<Socket, Refused<TcpStream>> {
-        let result = self.admit(&stream).and_then(|()| {
+        let result = self.associate_handle(&stream).and_then(|()| {
             let set = stream.set_nonblocking(true);
             set.map_err(|error| Some(OsError::from_io("ioctlsocket", &error)))
         });
         if let Err(error) = result {
             return Err(Refused { socket: stream, error });
         }
-        let link = Link { receive: Receive::Idle, send: state::Send::Idle, bulk: Bulk::default() };
-        let handle = Handle::new(OwnedSocket::from(stream), self.may_skip);
-        let member = Member { handle, role: Role::Link(link), closing: false };
-        Ok(self.insert_socket(key, member))
+        let connection =
+            Connection { receive: Receive::Idle, send: state::Send::Idle, bulk: Bulk::default() };
+        let overlapped = OverlappedSocket::new(OwnedSocket::from(stream), self.may_skip);
+        let state = SocketState { overlapped, role: Role::Connection(connection), closing: false };
+        Ok(self.insert_socket(key, state))
     }
 
     fn associate_listener(
@@ -183,7 +184,7 @@ impl<T: Send> Port for IocpPort<T> {
         if self.accept_budget.listeners_left == 0 {
             return refused(listener, None);
         }
-        if let Err(error) = self.admit(&listener) {
+        if let Err(error) = self.associate_handle(&listener) {
             return refused(listener, error);
         }
         let accepts_max = self.accept_budget.acquire();
@@ -195,8 +196,8 @@ impl<T: Send> Port for IocpPort<T> {
             posted: 0,
             done: VecDeque::with_capacity(accepts_max as usize),
         });
-        let handle = Handle::new(OwnedSocket::from(listener), self.may_skip);
-        Ok(self.insert_socket(key, Member { handle, role, closing: false }))
+        let overlapped = OverlappedSocket::new(OwnedSocket::from(listener), self.may_skip);
+        Ok(self.insert_socket(key, SocketState { overlapped, role, closing: false }))
     }
 
     fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError> {
@@ -208,11 +209,13 @@ impl<T: Send> Port for IocpPort<T> {
     }
 
     fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
-        state::link(&mut self.table, socket).and_then(|(_, handle, _)| handle.unread_bytes())
+        state::connection_mut(&mut self.table, socket)
+            .and_then(|(_, overlapped, _)| overlapped.unread_bytes())
     }
 
     fn local_address(&mut self, socket: Socket) -> Option<SocketAddr> {
-        state::link(&mut self.table, socket).and_then(|(_, handle, _)| handle.local_address())
+        state::connection_mut(&mut self.table, socket)
+            .and_then(|(_, overlapped, _)| overlapped.local_address())
     }
 
     fn shutdown(&mut self, socket: Socket) {
@@ -220,8 +223,8 @@ impl<T: Send> Port for IocpPort<T> {
     }
 
     fn abandon(&mut self, socket: Socket) {
-        if let Some((_, handle, _)) = state::link(&mut self.table, socket) {
-            handle.reset_on_close();
+        if let Some((_, overlapped, _)) = state::connection_mut(&mut self.table, socket) {
+            overlapped.reset_on_close();
         }
     }
 
@@ -252,12 +255,12 @@ impl<T: Send> Port for IocpPort<T> {
 
 impl<T: Send> IocpPort<T> {
     /// Puts an admitted socket into the table.
-    fn insert_socket(&mut self, key: Key, member: Member) -> Socket {
+    fn insert_socket(&mut self, key: Key, state: SocketState) -> Socket {
         #[expect(
             clippy::expect_used,
-            reason = "`admit` saw a free place, and nobody took it since"
+            reason = "`associate_handle` saw a free place, and nobody took it since"
         )]
-        self.table.insert(key, member).expect("the table has a free place")
+        self.table.insert(key, state).expect("the table has a free place")
     }
 }
 
@@ -271,10 +274,10 @@ impl<T: Send> Drop for IocpPort<T> {
         while self.operations.in_flight() > 0 && self.clock.now().since(start) < DROP_WAIT_MAX {
             for socket in &sockets {
                 if let Some(entry) = self.table.get_mut(*socket) {
-                    entry.state.handle.cancel_all();
+                    entry.state.overlapped.cancel_all();
                 }
             }
-            if self.poll(DROP_WAIT_STEP_MS).is_err() {
+            if self.dequeue_packets(DROP_WAIT_STEP_MS).is_err() {
                 break;
             }
         }

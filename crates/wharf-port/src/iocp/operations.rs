@@ -18,7 +18,7 @@
 //!   exactly one packet for each such call.
 //! - **INV-IOCP-3** The chain of a send in flight is neither changed nor dropped.
 
-use super::socket::{AcceptCalls, Handle, link_error, raw_socket, size_u32};
+use super::socket::{AcceptCalls, OverlappedSocket, link_error, raw_socket, size_u32};
 use super::wake::last_error;
 use crate::memory::{Chain, Owner};
 use crate::port::{OsError, Socket};
@@ -112,7 +112,7 @@ impl OperationTable {
     }
 
     /// Starts a receive of no bytes: it completes when there are some, or the stream has ended.
-    pub(super) fn receive(&mut self, socket: Socket, handle: &Handle) -> Started {
+    pub(super) fn receive(&mut self, socket: Socket, handle: &OverlappedSocket) -> Started {
         let id = OperationId::Receive(socket.index);
         let block = self.mark_started(id, socket);
         // SAFETY: the block is in the table (`begin`).
@@ -138,7 +138,12 @@ impl OperationTable {
 
     /// Starts a send of the chain's first [`GATHER_MAX`] buffers. The chain stays here until
     /// [`take_chain`](Self::take_chain), also when the send fails.
-    pub(super) fn send(&mut self, socket: Socket, handle: &Handle, chain: Chain) -> Started {
+    pub(super) fn send(
+        &mut self,
+        socket: Socket,
+        handle: &OverlappedSocket,
+        chain: Chain,
+    ) -> Started {
         let id = OperationId::Send(socket.index);
         let block = self.mark_started(id, socket);
         chain.set_owner(Owner::KernelSend);
@@ -175,7 +180,7 @@ impl OperationTable {
         &mut self,
         accept: u32,
         listener: Socket,
-        (handle, calls): (&Handle, &AcceptCalls),
+        (handle, calls): (&OverlappedSocket, &AcceptCalls),
         stream: TcpStream,
     ) -> Started {
         let id = OperationId::Accept(accept);
@@ -204,7 +209,7 @@ impl OperationTable {
     }
 
     /// Asks for the end of this operation. If its packet is there already, that does nothing.
-    pub(super) fn cancel(&mut self, id: OperationId, handle: &Handle) {
+    pub(super) fn cancel(&mut self, id: OperationId, handle: &OverlappedSocket) {
         let block = self.block(id);
         // SAFETY: the socket is open; the OVERLAPPED is compared with those in flight and not
         // read (CancelIoEx page: lpOverlapped), and its memory is there all the same (INV-IOCP-1).
@@ -238,7 +243,12 @@ impl OperationTable {
     }
 
     /// Why an operation failed whose packet said so and has landed.
-    pub(super) fn error(&self, id: OperationId, call: &'static str, handle: &Handle) -> OsError {
+    pub(super) fn error(
+        &self,
+        id: OperationId,
+        call: &'static str,
+        handle: &OverlappedSocket,
+    ) -> OsError {
         assert!(!self.tags[self.index(id)].in_flight, "{id:?} is in operations");
         let (mut bytes, mut flags) = (0, 0);
         // SAFETY: the socket is open; the OVERLAPPED is that of an operation which is over, so the
@@ -325,7 +335,7 @@ impl OperationTable {
         id: OperationId,
         ok: bool,
         call: &'static str,
-        handle: &Handle,
+        handle: &OverlappedSocket,
     ) -> Started {
         let error = if ok { None } else { Some(last_error(call)) };
         let started = match error {

@@ -23,14 +23,14 @@ use windows_sys::core::GUID;
 
 /// A socket that the port owns; dropping it closes it.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub(super) struct OverlappedSocket {
     socket: OwnedSocket,
     /// Whether an operation that succeeds at once leaves no packet in the completion port.
     pub(super) skips: bool,
 }
 
 /// What a receive that does not wait found.
-pub(super) enum Found {
+pub(super) enum RecvResult {
     /// This many bytes, at least one.
     Bytes(u32),
     /// The peer's last byte has been read before.
@@ -51,7 +51,7 @@ pub(super) struct AcceptCalls {
 /// An `Option` of a function pointer that was looked at once.
 type NonNullFn<F> = <F as IntoIterator>::Item;
 
-impl Handle {
+impl OverlappedSocket {
     /// Takes the socket over, after it was associated with a completion port.
     pub(super) fn new(socket: OwnedSocket, may_skip: bool) -> Self {
         let mut handle = Self { socket, skips: false };
@@ -65,25 +65,25 @@ impl Handle {
 
     /// Takes the bytes that are there, at most `len_max`, into the empty `buffer`. The socket does
     /// not block.
-    pub(super) fn receive(&self, buffer: &mut Buffer, len_max: u32) -> Found {
+    pub(super) fn receive(&self, buffer: &mut Buffer, len_max: u32) -> RecvResult {
         let room = i32::try_from(len_max.min(buffer.capacity())).unwrap_or(i32::MAX);
         // SAFETY: the socket is open; the buffer's slot has `room` bytes, and this is its only
         // handle, as it comes fresh from the pool and shows no byte yet (INV-POOL-2). The call
         // is done with it when it returns (recv page: no OVERLAPPED).
         let received = unsafe { recv(self.raw(), buffer.bytes().as_ptr(), room, 0) };
-        let found = Found::of(received);
-        if let Found::Bytes(len) = found {
+        let found = RecvResult::of(received);
+        if let RecvResult::Bytes(len) = found {
             buffer.set_len(len);
         }
         found
     }
 
     /// As [`receive`](Self::receive), but takes nothing and needs no buffer.
-    pub(super) fn peek(&self) -> Found {
+    pub(super) fn peek(&self) -> RecvResult {
         let mut byte = 0_u8;
         // SAFETY: the socket is open; one byte of the stack is ours, and the call is done with it
         // when it returns.
-        Found::of(unsafe { recv(self.raw(), &raw mut byte, 1, MSG_PEEK) })
+        RecvResult::of(unsafe { recv(self.raw(), &raw mut byte, 1, MSG_PEEK) })
     }
 
     /// Asks for the end of all operations in flight on the socket.
@@ -150,7 +150,7 @@ impl Handle {
     }
 }
 
-impl Found {
+impl RecvResult {
     fn of(received: i32) -> Self {
         match u32::try_from(received) {
             Ok(0) => Self::EndOfStream,
@@ -195,7 +195,10 @@ pub(super) fn accept_socket(is_ipv6: bool) -> Result<TcpStream, OsError> {
 }
 
 /// Makes `stream`, which AcceptEx has filled, a connection in the eyes of the other calls.
-pub(super) fn update_accept_context(stream: &TcpStream, listener: &Handle) -> Result<(), OsError> {
+pub(super) fn update_accept_context(
+    stream: &TcpStream,
+    listener: &OverlappedSocket,
+) -> Result<(), OsError> {
     let listener = listener.raw();
     let from = (&raw const listener).cast();
     let size = size_u32::<SOCKET>().cast_signed();

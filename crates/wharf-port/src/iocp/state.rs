@@ -14,27 +14,27 @@
 //! have to be dequeued.
 
 use super::operations::Started;
-use super::socket::{AcceptCalls, Handle};
+use super::socket::{AcceptCalls, OverlappedSocket};
 use crate::port::{Bulk, Demand, End, Entry, Key, Shots, Socket, SocketTable, SocketUse};
 use std::collections::VecDeque;
 
-pub(super) type Table = SocketTable<Member>;
+pub(super) type Table = SocketTable<SocketState>;
 
 /// An associated socket.
-pub(super) struct Member {
-    pub(super) handle: Handle,
+pub(super) struct SocketState {
+    pub(super) overlapped: OverlappedSocket,
     pub(super) role: Role,
     /// Whether a close was submitted.
     pub(super) closing: bool,
 }
 
 pub(super) enum Role {
-    Link(Link),
+    Connection(Connection),
     Listener(Listener),
 }
 
 /// A connection.
-pub(super) struct Link {
+pub(super) struct Connection {
     pub(super) receive: Receive,
     pub(super) send: Send,
     pub(super) bulk: Bulk,
@@ -83,13 +83,13 @@ pub(super) enum Accept {
     Ending(Shots, End),
 }
 
-impl Member {
+impl SocketState {
     pub(super) fn usage(&self) -> SocketUse {
         let usage = SocketUse { is_closing: self.closing, ..SocketUse::default() };
         match &self.role {
-            Role::Link(link) => SocketUse {
-                receive_in_flight: link.receive != Receive::Idle,
-                send_in_flight: link.send != Send::Idle,
+            Role::Connection(connection) => SocketUse {
+                receive_in_flight: connection.receive != Receive::Idle,
+                send_in_flight: connection.send != Send::Idle,
                 ..usage
             },
             Role::Listener(listener) => SocketUse {
@@ -103,7 +103,9 @@ impl Member {
     /// Whether all that was submitted has been reported.
     pub(super) fn is_idle(&self) -> bool {
         match &self.role {
-            Role::Link(link) => link.receive == Receive::Idle && link.send == Send::Idle,
+            Role::Connection(connection) => {
+                connection.receive == Receive::Idle && connection.send == Send::Idle
+            }
             Role::Listener(listener) => listener.accept == Accept::Idle && listener.out() == 0,
         }
     }
@@ -138,21 +140,28 @@ impl Receive {
 }
 
 /// The connection with this handle, unless it is stale or a listener.
-pub(super) fn link(table: &mut Table, socket: Socket) -> Option<(Key, &Handle, &mut Link)> {
+pub(super) fn connection_mut(
+    table: &mut Table,
+    socket: Socket,
+) -> Option<(Key, &OverlappedSocket, &mut Connection)> {
     match table.get_mut(socket)? {
-        Entry { key, state: Member { handle, role: Role::Link(link), .. } } => {
-            Some((*key, handle, link))
-        }
-        Entry { state: Member { role: Role::Listener(_), .. }, .. } => None,
+        Entry {
+            key,
+            state: SocketState { overlapped, role: Role::Connection(connection), .. },
+        } => Some((*key, overlapped, connection)),
+        Entry { state: SocketState { role: Role::Listener(_), .. }, .. } => None,
     }
 }
 
 /// The listener with this handle, unless it is stale or a connection.
-pub(super) fn listener(table: &mut Table, socket: Socket) -> Option<(Key, &Handle, &mut Listener)> {
+pub(super) fn listener_mut(
+    table: &mut Table,
+    socket: Socket,
+) -> Option<(Key, &OverlappedSocket, &mut Listener)> {
     match table.get_mut(socket)? {
-        Entry { key, state: Member { handle, role: Role::Listener(listener), .. } } => {
-            Some((*key, handle, listener))
+        Entry { key, state: SocketState { overlapped, role: Role::Listener(listener), .. } } => {
+            Some((*key, overlapped, listener))
         }
-        Entry { state: Member { role: Role::Link(_), .. }, .. } => None,
+        Entry { state: SocketState { role: Role::Connection(_), .. }, .. } => None,
     }
 }

@@ -4,7 +4,7 @@
 use super::IocpPort;
 use super::operations::{OperationId, Started};
 use super::socket::{accept_socket, is_connection_error};
-use super::state::{Accept, Receive, Role, Send, link, listener};
+use super::state::{Accept, Receive, Role, Send, connection_mut, listener_mut};
 use crate::memory::Chain;
 use crate::port::{
     Demand, End, Operation, OperationKind, Shots, Socket, SubmitError, check_submit,
@@ -42,27 +42,31 @@ impl<T: marker::Send> IocpPort<T> {
     }
 
     pub(super) fn shutdown_socket(&mut self, socket: Socket) {
-        if let Some((_, handle, _)) = link(&mut self.table, socket) {
-            handle.shutdown();
+        if let Some((_, overlapped, _)) = connection_mut(&mut self.table, socket) {
+            overlapped.shutdown();
         }
     }
 
     fn start_receive(&mut self, socket: Socket, demand: Demand) {
-        let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
-        link.receive = match demand.shots {
+        let Some((_, overlapped, connection)) = connection_mut(&mut self.table, socket) else {
+            return;
+        };
+        connection.receive = match demand.shots {
             Shots::IfReady => Receive::Ready(demand),
             Shots::One | Shots::Many => {
-                Receive::after(self.operations.receive(socket, handle), demand)
+                Receive::after(self.operations.receive(socket, overlapped), demand)
             }
         };
-        if !matches!(link.receive, Receive::Waiting { .. }) {
+        if !matches!(connection.receive, Receive::Waiting { .. }) {
             self.ready.push_back(socket);
         }
     }
 
     fn start_send(&mut self, socket: Socket, chain: Chain) {
-        let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
-        link.send = match self.operations.send(socket, handle, chain) {
+        let Some((_, overlapped, connection)) = connection_mut(&mut self.table, socket) else {
+            return;
+        };
+        connection.send = match self.operations.send(socket, overlapped, chain) {
             Started::Pending => Send::InFlight { cancelled: false },
             Started::Done => Send::Ended {
                 sent: self.operations.transferred(OperationId::Send(socket.index)),
@@ -70,13 +74,13 @@ impl<T: marker::Send> IocpPort<T> {
             },
             Started::Failed(error) => Send::Ended { sent: 0, end: Some(End::Failed(error)) },
         };
-        if !matches!(link.send, Send::InFlight { .. }) {
+        if !matches!(connection.send, Send::InFlight { .. }) {
             self.ready.push_back(socket);
         }
     }
 
     fn start_accept(&mut self, socket: Socket, shots: Shots) {
-        let Some((_, _, listener)) = listener(&mut self.table, socket) else { return };
+        let Some((_, _, listener)) = listener_mut(&mut self.table, socket) else { return };
         listener.accept = Accept::Active(shots);
         self.post_accepts(socket);
     }
@@ -84,12 +88,12 @@ impl<T: marker::Send> IocpPort<T> {
     /// Cancels everything on the socket; what is left to do, visits do.
     fn start_close(&mut self, socket: Socket) {
         let Some(entry) = self.table.get_mut(socket) else { return };
-        let member = &mut entry.state;
-        member.closing = true;
-        match &mut member.role {
-            Role::Link(link) => {
-                link.receive = link.receive.after_cancel();
-                if let Send::InFlight { cancelled } = &mut link.send {
+        let state = &mut entry.state;
+        state.closing = true;
+        match &mut state.role {
+            Role::Connection(connection) => {
+                connection.receive = connection.receive.after_cancel();
+                if let Send::InFlight { cancelled } = &mut connection.send {
                     *cancelled = true;
                 }
                 self.waiting.remove(socket);
@@ -100,15 +104,17 @@ impl<T: marker::Send> IocpPort<T> {
                 }
             }
         }
-        member.handle.cancel_all();
+        state.overlapped.cancel_all();
         self.ready.push_back(socket);
     }
 
     fn cancel_receive(&mut self, socket: Socket) {
-        let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
-        link.receive = link.receive.after_cancel();
-        if let Receive::Waiting { .. } = link.receive {
-            self.operations.cancel(OperationId::Receive(socket.index), handle);
+        let Some((_, overlapped, connection)) = connection_mut(&mut self.table, socket) else {
+            return;
+        };
+        connection.receive = connection.receive.after_cancel();
+        if let Receive::Waiting { .. } = connection.receive {
+            self.operations.cancel(OperationId::Receive(socket.index), overlapped);
         } else {
             self.waiting.remove(socket);
             self.ready.push_back(socket);
@@ -116,18 +122,20 @@ impl<T: marker::Send> IocpPort<T> {
     }
 
     fn cancel_send(&mut self, socket: Socket) {
-        let Some((_, handle, link)) = link(&mut self.table, socket) else { return };
-        if let Send::InFlight { cancelled } = &mut link.send {
+        let Some((_, overlapped, connection)) = connection_mut(&mut self.table, socket) else {
+            return;
+        };
+        if let Send::InFlight { cancelled } = &mut connection.send {
             *cancelled = true;
-            self.operations.cancel(OperationId::Send(socket.index), handle);
+            self.operations.cancel(OperationId::Send(socket.index), overlapped);
         }
     }
 
     fn cancel_accept(&mut self, socket: Socket) {
-        let Some((_, handle, listener)) = listener(&mut self.table, socket) else { return };
+        let Some((_, overlapped, listener)) = listener_mut(&mut self.table, socket) else { return };
         if let Accept::Active(shots) = listener.accept {
             listener.accept = Accept::Ending(shots, End::Cancelled);
-            handle.cancel_all();
+            overlapped.cancel_all();
             self.ready.push_back(socket);
         }
     }
@@ -135,7 +143,7 @@ impl<T: marker::Send> IocpPort<T> {
     /// Posts as many accepts as the listener may still have. If the system has no room for that
     /// it makes do with fewer, and ends only when it has none.
     pub(super) fn post_accepts(&mut self, socket: Socket) {
-        let Some((_, handle, listener)) = listener(&mut self.table, socket) else { return };
+        let Some((_, overlapped, listener)) = listener_mut(&mut self.table, socket) else { return };
         let Accept::Active(shots) = listener.accept else { return };
         let wanted = if shots == Shots::Many { listener.accepts_max } else { 1 };
         while listener.out() < wanted
@@ -143,7 +151,7 @@ impl<T: marker::Send> IocpPort<T> {
         {
             let started = match accept_socket(listener.is_ipv6) {
                 Ok(stream) => {
-                    self.operations.accept(accept, socket, (handle, &listener.calls), stream)
+                    self.operations.accept(accept, socket, (overlapped, &listener.calls), stream)
                 }
                 Err(error) => Started::Failed(error),
             };

@@ -6,7 +6,7 @@
 
 use super::IocpPort;
 use super::operations::{OperationTable, Started};
-use super::socket::Handle;
+use super::socket::OverlappedSocket;
 use crate::memory::{BufferPool, Chain, Ledger, Owner, PoolConfig};
 use crate::port::{
     Completion, Completions, End, Key, Operation, OperationKind, Outcome, Port, PortConfig, Shots,
@@ -677,7 +677,7 @@ fn a_vector_of_one_serves_sockets_and_posts_alike() {
 fn operations_that_succeed_at_once_leave_no_packet() {
     let mut rig = Rig::new(4, 64, 64);
     let (socket, _peer) = rig.link(1);
-    let (_, handle, _) = super::state::link(&mut rig.port.table, socket).unwrap();
+    let (_, handle, _) = super::state::connection_mut(&mut rig.port.table, socket).unwrap();
     if !handle.skips {
         println!("skipped, because the socket's provider is not the kernel's");
         return;
@@ -698,7 +698,7 @@ fn what_is_in_flight_when_its_table_goes_stays_where_it_is() {
     let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (stream, _) = listener.accept().unwrap();
     port.associate(super::socket::raw_socket(&stream) as HANDLE).unwrap();
-    let handle = Handle::new(OwnedSocket::from(stream), true);
+    let handle = OverlappedSocket::new(OwnedSocket::from(stream), true);
     let socket = Socket { index: 0, generation: 1 };
     let mut operations = OperationTable::new(1, 1);
     assert_eq!(operations.receive(socket, &handle), Started::Pending);
