@@ -94,13 +94,13 @@ pub(super) struct PortState {
     pub(super) asked_until_ns: u64,
     /// What its program may have counted of jumps of the clock.
     pub(super) counted_jumps_ns: u64,
-    pub(super) bell: Arc<Bell>,
+    pub(super) wake_flag: Arc<WakeFlag>,
     pub(super) alive: bool,
 }
 
 /// A mark that ends a port's sleep; set without the world's lock, from wherever.
 #[derive(Debug)]
-pub(super) struct Bell(AtomicU8);
+pub(super) struct WakeFlag(AtomicU8);
 
 /// What a reader would get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,7 +263,7 @@ impl Core {
                 What::Reset { conn, to } => self.reset_side(conn, usize::from(to)),
                 What::Connect { conn, listener } => self.enqueue(conn, listener),
                 What::Step { port, notice } => self.step_now(port, notice),
-                What::Wake { port } => self.ports[port as usize].bell.ring(),
+                What::Wake { port } => self.ports[port as usize].wake_flag.set(),
             }
         }
     }
@@ -279,7 +279,7 @@ impl Core {
             port.alive
                 && (!port.asleep
                     || !port.due.is_empty()
-                    || port.bell.is_rung()
+                    || port.wake_flag.is_set()
                     || port.wakes_at_ns.is_some_and(|at_ns| at_ns <= self.now_ns))
         })
     }
@@ -331,21 +331,21 @@ impl Core {
     }
 }
 
-impl Bell {
+impl WakeFlag {
     pub(super) fn new() -> Self {
         Self(AtomicU8::new(0))
     }
 
-    pub(super) fn ring(&self) {
+    pub(super) fn set(&self) {
         // Release: pairs with the acquire in `hush`.
         self.0.store(1, Ordering::Release);
     }
 
-    pub(super) fn hush(&self) {
+    pub(super) fn clear(&self) {
         self.0.swap(0, Ordering::AcqRel);
     }
 
-    pub(super) fn is_rung(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire) != 0
     }
 }

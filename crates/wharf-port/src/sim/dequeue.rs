@@ -44,7 +44,7 @@ impl<T: Send> SimPort<T> {
     fn look(&mut self, completions: &mut Completions<Self>) {
         self.kernel.counters.waits += 1;
         let room = completions.capacity() - completions.len();
-        self.bell.hush();
+        self.wake_flag.clear();
         // At most half of the room, so that neither side keeps the other out.
         self.inbox.take_packets(completions, room.div_ceil(2));
         let posted = completions.len();
@@ -56,7 +56,7 @@ impl<T: Send> SimPort<T> {
         self.kernel.counters.wakeups += u64::from(was_asleep && posted > 0);
         if core.injects(FaultKind::SpuriousWake) {
             // What woke the port has not been looked at yet.
-            self.bell.ring();
+            self.wake_flag.set();
             return;
         }
         if core.injects(FaultKind::TakeFail) {
@@ -95,7 +95,7 @@ impl<T: Send> SimPort<T> {
     /// Moves the clock of a world that this port is alone in. `false` if that changes nothing.
     fn drive(&mut self, deadline: Option<Time>) -> bool {
         let mut core = self.world.lock();
-        if self.bell.is_rung() || self.kernel.can_serve_waiters() {
+        if self.wake_flag.is_set() || self.kernel.can_serve_waiters() {
             return true;
         }
         match (core.events.next_ns(), deadline) {

@@ -1,7 +1,7 @@
 //! The simulated port as a whole: what it is made of, and the contract that it keeps.
 
 use super::connection::{CLIENT, SERVER};
-use super::core::Bell;
+use super::core::WakeFlag;
 use super::kernel::{Kernel, Planted};
 use super::peer::{SimListener, SimStream};
 use super::state::{SocketEnd, SocketState};
@@ -27,20 +27,20 @@ pub struct SimPort<T: Send> {
     pub(super) world: World,
     pub(super) kernel: Kernel,
     pub(super) inbox: Inbox<T>,
-    pub(super) bell: Arc<Bell>,
+    pub(super) wake_flag: Arc<WakeFlag>,
     /// Whether dequeue moves the clock itself.
     pub(super) drives: bool,
 }
 
 struct SimWake {
     world: World,
-    bell: Arc<Bell>,
+    wake_flag: Arc<WakeFlag>,
 }
 
 impl Wake for SimWake {
     fn wake(&self) {
         if !self.world.loses_wake() {
-            self.bell.ring();
+            self.wake_flag.set();
         }
     }
 }
@@ -57,11 +57,11 @@ impl<T: Send> SimPort<T> {
     /// If a figure is outside the range that [`PortConfig`] states.
     pub fn new(world: &World, config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         config.validate();
-        let bell = Arc::new(Bell::new());
-        let wake = SimWake { world: world.clone(), bell: Arc::clone(&bell) };
+        let wake_flag = Arc::new(WakeFlag::new());
+        let wake = SimWake { world: world.clone(), wake_flag: Arc::clone(&wake_flag) };
         let window = config.receive_window.min(pool.capacity() / 2).max(1);
         let kernel = Kernel {
-            port: world.register(Arc::clone(&bell)),
+            port: world.register(Arc::clone(&wake_flag)),
             sockets: SocketTable::new(config.sockets_max),
             lends: world.lends_window(),
             window,
@@ -77,7 +77,7 @@ impl<T: Send> SimPort<T> {
             pool,
         };
         let inbox = Inbox::new(config.inbox_capacity, Arc::new(wake));
-        Ok(Self { world: world.clone(), kernel, inbox, bell, drives: false })
+        Ok(Self { world: world.clone(), kernel, inbox, wake_flag, drives: false })
     }
 
     /// A port that is alone in its world: [`dequeue`](Port::dequeue) moves the clock until

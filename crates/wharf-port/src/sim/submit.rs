@@ -68,7 +68,7 @@ impl<T: Send> SimPort<T> {
     /// Has the next dequeue hand this over, and the driver see that there is to be one.
     fn note_step(&mut self, notice: Notice) {
         if self.kernel.submitted.is_empty() {
-            self.bell.ring();
+            self.wake_flag.set();
         }
         self.kernel.submitted.push(notice);
     }

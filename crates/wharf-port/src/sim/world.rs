@@ -1,7 +1,7 @@
 //! The world's handle: what a driver steps, and what ports and peers share.
 
 use super::config::WorldConfig;
-use super::core::{Backlog, Bell, Core, NoConn, PortState};
+use super::core::{Backlog, Core, NoConn, PortState, WakeFlag};
 use super::faults::{FaultCounts, Faults, Plant};
 use super::peer::{SimClient, SimListener};
 use crate::port::{Key, Time};
@@ -208,7 +208,7 @@ impl World {
     }
 
     /// Takes a new port in and says which number it has.
-    pub(super) fn register(&self, bell: Arc<Bell>) -> u32 {
+    pub(super) fn register(&self, wake_flag: Arc<WakeFlag>) -> u32 {
         let mut core = self.lock();
         let number = u32::try_from(core.ports.len()).unwrap_or(u32::MAX);
         core.ports.push(PortState {
@@ -217,7 +217,7 @@ impl World {
             wakes_at_ns: None,
             asked_until_ns: 0,
             counted_jumps_ns: 0,
-            bell,
+            wake_flag,
             alive: true,
         });
         number
