@@ -18,7 +18,7 @@ impl Kernel {
         if queued == 0 || entry.state.accept.is_none() {
             return;
         }
-        if core.injects(FaultKind::AcceptEmfile) {
+        if core.draw_fault(FaultKind::AcceptEmfile) {
             let failed = End::Failed(OsError::new("accept", EMFILE));
             return self.end_accept(core, socket, failed);
         }
@@ -31,12 +31,12 @@ impl Kernel {
     /// Takes one connection from the queue, unless it is one that ended early.
     fn accept_one(&mut self, core: &mut Core, socket: Socket, listener: Socket, last: bool) {
         let Some(conn) = core.take_queued(listener) else { return };
-        if core.injects(FaultKind::AcceptAbort) {
+        if core.draw_fault(FaultKind::AcceptAbort) {
             self.counters.accept_aborts += 1;
-            core.harm(conn);
+            core.set_faulted(conn);
             return core.refuse(conn);
         }
-        core.harass(conn);
+        core.inject_connection_fault(conn);
         let Some(peer) = core.conn(conn, |conn| conn.peer) else { return };
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let key = entry.key;
@@ -57,7 +57,7 @@ impl Kernel {
         if !entry.state.accept.as_ref().is_some_and(|accept| accept.cancelled) {
             return;
         }
-        if core.queued(listener) > 0 && core.injects(FaultKind::CancelRace) {
+        if core.queued(listener) > 0 && core.draw_fault(FaultKind::CancelRace) {
             self.accept_one(core, socket, listener, true);
         }
         self.end_accept(core, socket, End::Cancelled);
@@ -108,7 +108,7 @@ impl Core {
     }
 
     /// Whether `plant` is in this world and shows itself always.
-    pub(super) fn is_planted(&self, plant: Plant) -> bool {
+    pub(super) fn has_bug(&self, plant: Plant) -> bool {
         self.plant == Some(plant)
     }
 }

@@ -45,8 +45,8 @@ pub(super) struct Conn {
     /// Nothing arrives any more, on either side.
     pub(super) lost: bool,
     /// A fault that no program could mend has struck.
-    pub(super) harmed: bool,
-    pub(super) deaf: bool,
+    pub(super) faulted: bool,
+    pub(super) never_reads: bool,
     pub(super) traffic: TrafficWatch,
 }
 
@@ -140,7 +140,7 @@ impl Core {
     }
 
     /// Whether a fault of this kind strikes now; counts it.
-    pub(super) fn injects(&mut self, kind: FaultKind) -> bool {
+    pub(super) fn draw_fault(&mut self, kind: FaultKind) -> bool {
         if !self.rng.strikes(self.faults.ppm(kind)) {
             return false;
         }
@@ -150,8 +150,8 @@ impl Core {
     }
 
     /// Whether a planted fault shows itself now.
-    pub(super) fn misbehaves(&mut self, plant: Plant) -> bool {
-        self.plant == Some(plant) && self.rng.strikes(PLANT_PPM)
+    pub(super) fn bug_triggers(&mut self, plant: Plant) -> bool {
+        self.plant == Some(plant) && self.rng.strikes(BUG_PPM)
     }
 
     /// Mixes a number into the trace; two equal traces were, in all likelihood, equal runs.
@@ -161,7 +161,7 @@ impl Core {
 
     /// How long one step of an operation takes; mostly no time at all.
     pub(super) fn delay_ns(&mut self) -> u64 {
-        if !self.injects(FaultKind::Delay) {
+        if !self.draw_fault(FaultKind::Delay) {
             return 0;
         }
         let most = self.faults.delay_max_ns;
@@ -193,26 +193,26 @@ impl Core {
     }
 
     /// One step of an operation on a connection is about to be made: it may be its last.
-    pub(super) fn harass(&mut self, conn: ConnId) {
+    pub(super) fn inject_connection_fault(&mut self, conn: ConnId) {
         let is_this_one = self.faults.reset_at_step == Some(self.steps);
         self.steps += 1;
         if is_this_one {
             self.counts.add(FaultKind::Reset);
         }
-        if is_this_one || self.injects(FaultKind::Reset) {
-            self.harm(conn);
+        if is_this_one || self.draw_fault(FaultKind::Reset) {
+            self.set_faulted(conn);
             self.reset_side(conn, CLIENT);
             self.reset_side(conn, SERVER);
-        } else if self.injects(FaultKind::BlackHole) {
-            self.harm(conn);
+        } else if self.draw_fault(FaultKind::BlackHole) {
+            self.set_faulted(conn);
             self.conn(conn, |conn| conn.lost = true);
         }
     }
 
     /// A fault that no program could mend strikes.
-    pub(super) fn harm(&mut self, conn: ConnId) {
+    pub(super) fn set_faulted(&mut self, conn: ConnId) {
         self.conn(conn, |conn| {
-            conn.harmed = true;
+            conn.faulted = true;
             conn.traffic.note(|traffic| traffic.harmed = true);
         });
     }
@@ -378,16 +378,16 @@ impl Core {
         let listener = self.rng.one_of(&open);
         let capacity = self.faults.socket_buffer_bytes as usize;
         let [_, a, b, c] = self.connected.to_be_bytes();
-        let deaf = self.injects(FaultKind::DeafPeer);
+        let never_reads = self.draw_fault(FaultKind::DeafPeer);
         let traffic = TrafficWatch::default();
         traffic.opened(self.steady_ns());
-        traffic.note(|traffic| traffic.harmed = deaf);
+        traffic.note(|traffic| traffic.harmed = never_reads);
         let state = Conn {
             sides: [Side::new(Holder::Client(tag), capacity), Side::new(Holder::Nobody, capacity)],
             peer: SocketAddr::from(([10, a, b, c], 40_000)),
             lost: false,
-            harmed: deaf,
-            deaf,
+            faulted: never_reads,
+            never_reads,
             traffic,
         };
         let conn = self.conns.insert(Key(tag), state).ok_or(NoConn::Full)?;
@@ -411,4 +411,4 @@ pub(super) enum NoConn {
 /// What a program counts of a pause, beyond what it had asked to wait: 100 ms.
 const LAG_NS: u64 = 100_000_000;
 /// One in 16: often enough to be found in a short run, seldom enough for the run to get anywhere.
-const PLANT_PPM: u32 = 62_500;
+const BUG_PPM: u32 = 62_500;

@@ -54,18 +54,18 @@ impl<T: Send> SimPort<T> {
         core.ports[number].wakes_at_ns = None;
         let was_asleep = std::mem::replace(&mut core.ports[number].asleep, false);
         self.kernel.counters.wakeups += u64::from(was_asleep && posted > 0);
-        if core.injects(FaultKind::SpuriousWake) {
+        if core.draw_fault(FaultKind::SpuriousWake) {
             // What woke the port has not been looked at yet.
             self.wake_flag.set();
             return;
         }
-        if core.injects(FaultKind::TakeFail) {
+        if core.draw_fault(FaultKind::TakeFail) {
             let number = 1 + core.rng.below(8);
             self.kernel.pool.fail_take(u32::try_from(number).unwrap_or(1));
         }
         let mut room = completions.capacity() - completions.len();
         self.kernel.run(&mut core, room);
-        if self.kernel.ready.len() > 1 && core.injects(FaultKind::ShortDequeue) {
+        if self.kernel.ready.len() > 1 && core.draw_fault(FaultKind::ShortDequeue) {
             room = room.min(1 + core.rng.below_len(self.kernel.ready.len()));
         }
         for _ in 0..room {

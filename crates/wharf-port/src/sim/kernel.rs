@@ -31,16 +31,16 @@ pub(super) struct Kernel {
     /// What the next dequeue hands over.
     pub(super) submitted: Vec<Notice>,
     pub(super) counters: Counters,
-    pub(super) planted: Planted,
+    pub(super) bug_state: BugState,
     /// Behind all that holds buffers.
     pub(super) pool: BufferPool,
 }
 
 /// What planted faults have to remember.
 #[derive(Debug, Default)]
-pub(super) struct Planted {
+pub(super) struct BugState {
     /// Buffers that nobody will give back.
-    pub(super) hoard: Vec<Buffer>,
+    pub(super) leaked: Vec<Buffer>,
     /// Sends that completed before their bytes were read.
     pub(super) unread: Vec<(ConnId, usize)>,
     /// Receives that a close did not wait for.
@@ -72,7 +72,7 @@ impl Kernel {
             }
         }
         self.submitted.clear();
-        if core.is_planted(Plant::OvertakeWaiters) {
+        if core.has_bug(Plant::OvertakeWaiters) {
             self.overtake(core, room);
         }
         self.serve_waiters(core, room);
@@ -125,7 +125,7 @@ impl Kernel {
 
     fn close_step(&mut self, core: &mut Core, socket: Socket) {
         let orphan = self.orphan(core, socket);
-        self.planted.late.extend(orphan);
+        self.bug_state.late.extend(orphan);
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let state = &entry.state;
         let in_flight = [
@@ -170,7 +170,7 @@ impl Kernel {
             SocketEnd::Conn(conn) => core.close(conn, SERVER),
             SocketEnd::Listener(listener) => core.close_listener(listener),
         }
-        if !core.misbehaves(Plant::DropClosed) {
+        if !core.bug_triggers(Plant::DropClosed) {
             self.complete(core, Ready { socket, key, done: Done::Closed });
         }
     }
@@ -184,10 +184,10 @@ impl Kernel {
         }
         if matches!(ready.done, Done::Accepted { .. }) {
             self.ready.push_back(ready);
-        } else if core.misbehaves(Plant::LoseCompletion) {
+        } else if core.bug_triggers(Plant::LoseCompletion) {
             return;
         } else {
-            if core.misbehaves(Plant::CompleteTwice)
+            if core.bug_triggers(Plant::CompleteTwice)
                 && let Some(twin) = self.twin_of(&ready.done)
             {
                 let (socket, key) = (ready.socket, ready.key);
@@ -195,14 +195,14 @@ impl Kernel {
             }
             if let Some(other) = self.ready.back()
                 && matches!(ready.done, Done::Received { .. })
-                && core.misbehaves(Plant::SwapKeys)
+                && core.bug_triggers(Plant::SwapKeys)
             {
                 ready.key = other.key;
             }
             self.ready.push_back(ready);
         }
         let mut place = self.ready.len() - 1;
-        if place == 0 || !core.injects(FaultKind::Reorder) {
+        if place == 0 || !core.draw_fault(FaultKind::Reorder) {
             return;
         }
         let places_max = 1 + core.rng.below_len(place);
@@ -227,7 +227,7 @@ impl Kernel {
 
     /// Planted faults that strike at the next dequeue.
     fn show_late_bytes(&mut self, core: &mut Core) {
-        for (conn, len) in std::mem::take(&mut self.planted.unread) {
+        for (conn, len) in std::mem::take(&mut self.bug_state.unread) {
             // The buffers went home unread; what is in one of them now belongs to anybody.
             if let Some(mut buffer) = self.pool.acquire(Owner::KernelSend) {
                 let len = u32::try_from(len).unwrap_or(u32::MAX).min(buffer.capacity());
@@ -235,7 +235,7 @@ impl Kernel {
                 let _lost = core.write(conn, SERVER, len as usize, std::iter::once(&*buffer));
             }
         }
-        for (before, buffer) in std::mem::take(&mut self.planted.late) {
+        for (before, buffer) in std::mem::take(&mut self.bug_state.late) {
             let owner = self.sockets.sockets().find(|socket| socket.index == before.index);
             match owner.filter(|owner| owner.generation != before.generation) {
                 Some(socket) => {
@@ -243,7 +243,7 @@ impl Kernel {
                     let done = Done::Received { buffer, last: false };
                     self.ready.push_back(Ready { socket, key, done });
                 }
-                None => self.planted.late.push((before, buffer)),
+                None => self.bug_state.late.push((before, buffer)),
             }
         }
     }

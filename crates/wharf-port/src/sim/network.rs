@@ -172,7 +172,7 @@ impl Core {
 
     /// What is under way towards `to` arrives, or a part of it.
     pub(super) fn arrive(&mut self, conn: ConnId, to: usize) {
-        let torn = self.injects(FaultKind::TornDelivery);
+        let torn = self.draw_fault(FaultKind::TornDelivery);
         let clocks = self.clocks_of(conn);
         let Some(entry) = self.conns.get_mut(conn) else { return };
         if entry.state.lost {

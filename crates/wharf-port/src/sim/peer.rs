@@ -104,17 +104,17 @@ impl SimClient {
     /// `ConnectionReset` after a reset.
     pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let mut core = self.world.lock();
-        let deaf = core.conn(self.conn, |conn| {
+        let never_reads = core.conn(self.conn, |conn| {
             conn.sides[CLIENT].noticed = 0;
-            conn.deaf
+            conn.never_reads
         });
         let was_reset = core.conn(self.conn, |conn| conn.sides[CLIENT].reset);
         match core.readable(self.conn, CLIENT) {
-            _ if was_reset == Some(true) && (!self.reads || deaf == Some(true)) => {
+            _ if was_reset == Some(true) && (!self.reads || never_reads == Some(true)) => {
                 Err(io::ErrorKind::ConnectionReset.into())
             }
             Readable::Reset => Err(io::ErrorKind::ConnectionReset.into()),
-            _ if !self.reads || deaf == Some(true) => Err(io::ErrorKind::WouldBlock.into()),
+            _ if !self.reads || never_reads == Some(true) => Err(io::ErrorKind::WouldBlock.into()),
             Readable::Nothing => Err(io::ErrorKind::WouldBlock.into()),
             Readable::AtEnd => Ok(0),
             Readable::Bytes(_) => {
@@ -149,7 +149,7 @@ impl SimClient {
     /// missing (never wrong).
     #[must_use]
     pub fn is_harmed(&self) -> bool {
-        self.world.lock().conn(self.conn, |conn| conn.harmed).unwrap_or(true)
+        self.world.lock().conn(self.conn, |conn| conn.faulted).unwrap_or(true)
     }
 
     /// What goes over the connection; to be asked for before the server may be gone.

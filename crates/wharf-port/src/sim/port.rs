@@ -2,7 +2,7 @@
 
 use super::connection::{CLIENT, SERVER};
 use super::core::WakeFlag;
-use super::kernel::{Kernel, Planted};
+use super::kernel::{BugState, Kernel};
 use super::peer::{SimListener, SimStream};
 use super::state::{SocketEnd, SocketState};
 use super::world::World;
@@ -73,7 +73,7 @@ impl<T: Send> SimPort<T> {
             ready: VecDeque::new(),
             submitted: Vec::new(),
             counters: Counters::default(),
-            planted: Planted::default(),
+            bug_state: BugState::default(),
             pool,
         };
         let inbox = Inbox::new(config.inbox_capacity, Arc::new(wake));
@@ -146,7 +146,7 @@ impl<T: Send> SimPort<T> {
             Some(socket) => {
                 let mut core = self.world.lock();
                 core.hold(conn, self.kernel.port, socket);
-                core.harass(conn);
+                core.inject_connection_fault(conn);
                 Ok(socket)
             }
             None => Err(Refused { socket: SimStream::new(self.world.clone(), conn), error: None }),

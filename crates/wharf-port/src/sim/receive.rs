@@ -27,10 +27,10 @@ impl Kernel {
         let Some(conn) = self.conn_of(socket) else { return };
         core.conn(conn, |conn| conn.sides[SERVER].noticed &= !READ);
         let Some(operation) = self.take_receive(socket) else { return };
-        core.harass(conn);
+        core.inject_connection_fault(conn);
         match core.readable(conn, SERVER) {
             Readable::Reset => {
-                let as_end = core.injects(FaultKind::ResetAsEnd);
+                let as_end = core.draw_fault(FaultKind::ResetAsEnd);
                 let reset = End::Failed(OsError::new("recv", ECONNRESET));
                 let end = if as_end { End::PeerClosed } else { reset };
                 self.end_receive(core, socket, operation, end);
@@ -47,8 +47,8 @@ impl Kernel {
             }
             Readable::Bytes(_) => self.put_receive(socket, operation),
             Readable::Nothing => {
-                if core.is_planted(Plant::HoldWhileIdle) && self.planted.hoard.is_empty() {
-                    self.planted.hoard.extend(self.pool.acquire(Owner::KernelReceive));
+                if core.has_bug(Plant::HoldWhileIdle) && self.bug_state.leaked.is_empty() {
+                    self.bug_state.leaked.extend(self.pool.acquire(Owner::KernelReceive));
                 }
                 self.put_receive(socket, operation);
             }
@@ -57,12 +57,12 @@ impl Kernel {
 
     /// Bytes are there: picks a buffer for them, or queues up for one.
     fn pick(&mut self, core: &mut Core, socket: Socket, operation: ReceiveOperation) {
-        if core.injects(FaultKind::Enobufs) {
+        if core.draw_fault(FaultKind::Enobufs) {
             let delay_ns = 1 + core.rng.below(core.faults.delay_max_ns);
             core.schedule(delay_ns, What::Wake { port: self.port });
             return self.starve(core, socket, operation);
         }
-        let overtakes = core.is_planted(Plant::OvertakeWaiters) && operation.shots != Shots::Many;
+        let overtakes = core.has_bug(Plant::OvertakeWaiters) && operation.shots != Shots::Many;
         if !self.waiting.is_empty() && !overtakes {
             return self.starve(core, socket, operation);
         }
@@ -86,9 +86,9 @@ impl Kernel {
     fn starve(&mut self, core: &mut Core, socket: Socket, mut operation: ReceiveOperation) {
         self.counters.receive_pauses += 1;
         operation.stage = Stage::Starved;
-        if core.is_planted(Plant::ServeLastFirst) {
+        if core.has_bug(Plant::ServeLastFirst) {
             self.waiting.push_front(socket);
-        } else if !core.misbehaves(Plant::ForgetRearm) {
+        } else if !core.bug_triggers(Plant::ForgetRearm) {
             self.waiting.push_back(socket);
         }
         self.put_receive(socket, operation);
@@ -193,13 +193,13 @@ impl Kernel {
             self.put_receive(socket, operation);
             return self.readable_step(core, socket);
         }
-        if core.misbehaves(Plant::OneByteMore) {
+        if core.bug_triggers(Plant::OneByteMore) {
             buffer.append(&[0]);
         }
         let is_used_up = operation.is_used_up();
         let last = operation.shots != Shots::Many || is_used_up;
         let rest = core.readable(conn, SERVER) != Readable::Nothing;
-        let end_too_early = rest && core.misbehaves(Plant::EarlyEnd);
+        let end_too_early = rest && core.bug_triggers(Plant::EarlyEnd);
         if is_used_up && self.goes_on(&operation, Some(&buffer)) {
             return self.bring_too_much(core, socket, conn, operation, buffer);
         }
@@ -285,7 +285,7 @@ impl Kernel {
         if !self.goes_on(operation, Some(buffer)) {
             whole = whole.min(operation.bytes_left as usize);
         }
-        let short = whole > 1 && core.injects(FaultKind::ShortReceive);
+        let short = whole > 1 && core.draw_fault(FaultKind::ShortReceive);
         let count = if short { 1 + core.rng.below_len(whole - 1) } else { whole };
         if operation.bytes_max != u32::MAX {
             let brought = u32::try_from(count).unwrap_or(u32::MAX);
@@ -305,13 +305,13 @@ impl Kernel {
             return self.put_receive(socket, operation);
         }
         let there = matches!(core.readable(conn, SERVER), Readable::Bytes(_));
-        if there && operation.is_zero_byte() && core.injects(FaultKind::CancelRace) {
+        if there && operation.is_zero_byte() && core.draw_fault(FaultKind::CancelRace) {
             return self.end_receive(core, socket, operation, End::Readable);
         }
         if there && self.goes_on(&operation, None) && matches!(operation.stage, Stage::Waiting) {
             return self.bring_until_cancelled(core, socket, conn, operation);
         }
-        if there && !operation.is_zero_byte() && core.injects(FaultKind::CancelRace) {
+        if there && !operation.is_zero_byte() && core.draw_fault(FaultKind::CancelRace) {
             let picked = match std::mem::replace(&mut operation.stage, Stage::Waiting) {
                 Stage::Filling(buffer) => {
                     self.filling -= 1;
@@ -325,7 +325,7 @@ impl Kernel {
             };
             if let Some(mut buffer) = picked {
                 self.copy(core, conn, &mut operation, &mut buffer);
-                let last = !core.is_planted(Plant::ForgetLast);
+                let last = !core.has_bug(Plant::ForgetLast);
                 return self.received(core, socket, buffer, last);
             }
         }
@@ -347,8 +347,8 @@ impl Kernel {
             }
             Stage::Filling(buffer) => {
                 self.filling -= 1;
-                if core.is_planted(Plant::LeakOnCancel) {
-                    self.planted.hoard.push(buffer);
+                if core.has_bug(Plant::LeakOnCancel) {
+                    self.bug_state.leaked.push(buffer);
                 } else {
                     self.give_back(buffer);
                 }

@@ -21,16 +21,16 @@ impl Kernel {
         if operation.settled.is_some() {
             return self.put_send(socket, operation);
         }
-        core.harass(conn);
-        if operation.sent == 0 && core.misbehaves(Plant::ReuseInFlight) {
+        core.inject_connection_fault(conn);
+        if operation.sent == 0 && core.bug_triggers(Plant::ReuseInFlight) {
             operation.sent = operation.chain.len();
-            self.planted.unread.push((conn, operation.sent));
+            self.bug_state.unread.push((conn, operation.sent));
             return self.send_completes(core, socket, operation, None);
         }
         let left = operation.chain.len() - operation.sent;
-        let short = left > 1 && core.injects(FaultKind::ShortSend);
+        let short = left > 1 && core.draw_fault(FaultKind::ShortSend);
         let count = if short { 1 + core.rng.below_len(left - 1) } else { left };
-        let written = if core.misbehaves(Plant::SwapHalves) {
+        let written = if core.bug_triggers(Plant::SwapHalves) {
             let halves = swapped(&operation, count);
             core.write(conn, SERVER, count, std::iter::once(&*halves))
         } else {
@@ -41,7 +41,7 @@ impl Kernel {
                 operation.sent += written;
                 let is_over = operation.sent == operation.chain.len();
                 if is_over || (short && written > 0) {
-                    if !is_over && operation.sent > 1 && core.is_planted(Plant::ResendBytes) {
+                    if !is_over && operation.sent > 1 && core.has_bug(Plant::ResendBytes) {
                         operation.sent -= 1;
                     }
                     self.settle_send(core, socket, operation, None);
@@ -88,7 +88,7 @@ impl Kernel {
         // One that is settled completes as it would have; one that was not cancelled is a later
         // one.
         let goes_on = !operation.cancelled || operation.settled.is_some();
-        if !goes_on && !core.injects(FaultKind::CancelRace) {
+        if !goes_on && !core.draw_fault(FaultKind::CancelRace) {
             return self.send_completes(core, socket, operation, Some(End::Cancelled));
         }
         self.put_send(socket, operation);

@@ -199,7 +199,7 @@ impl World {
     }
 
     pub(super) fn move_clock(&self, core: &mut Core, to_ns: u64) {
-        let jumps = core.injects(super::FaultKind::ClockJump);
+        let jumps = core.draw_fault(super::FaultKind::ClockJump);
         let jump_ns = if jumps { core.rng.below(core.faults.clock_jump_max_ns) } else { 0 };
         core.now_ns = core.now_ns.max(to_ns);
         core.jump(jump_ns);
