@@ -1,11 +1,11 @@
 //! Accepts: connections leave a listener's queue.
 
 use super::connection::SERVER;
-use super::core::{Core, Holder};
-use super::events::{Notice, Step};
+use super::core::{Core, SideOwner};
+use super::events::{SocketStep, Step};
 use super::faults::{FaultKind, Plant};
 use super::kernel::Kernel;
-use super::state::{Done, Ready, SocketEnd};
+use super::state::{Completed, Ready, SocketEnd};
 use crate::port::{End, OsError, Shots, Socket};
 
 const EMFILE: i32 = 24;
@@ -24,7 +24,7 @@ impl Kernel {
         }
         self.accept_one(core, socket, listener, false);
         if core.queued(listener) > 0 {
-            core.step_now(self.port, Notice { socket, step: Step::Acceptable });
+            core.step_now(self.port, SocketStep { socket, step: Step::Acceptable });
         }
     }
 
@@ -45,9 +45,12 @@ impl Kernel {
         if last {
             entry.state.accept = None;
         }
-        self.complete(core, Ready { socket, key, done: Done::Accepted { conn, peer, last } });
+        self.complete(
+            core,
+            Ready { socket, key, completed: Completed::Accepted { conn, peer, last } },
+        );
         if last {
-            self.settle(core, socket);
+            self.finish_close_if_idle(core, socket);
         }
     }
 
@@ -70,8 +73,8 @@ impl Kernel {
             return;
         }
         let key = entry.key;
-        self.complete(core, Ready { socket, key, done: Done::AcceptEnded(end) });
-        self.settle(core, socket);
+        self.complete(core, Ready { socket, key, completed: Completed::AcceptEnded(end) });
+        self.finish_close_if_idle(core, socket);
     }
 }
 
@@ -79,7 +82,7 @@ impl Core {
     /// Connections that wait; clears the notice of them.
     fn queued(&mut self, listener: Socket) -> usize {
         self.listeners.get_mut(listener).map_or(0, |entry| {
-            entry.state.noticed = false;
+            entry.state.notified = false;
             entry.state.waiting.len()
         })
     }
@@ -97,10 +100,10 @@ impl Core {
     }
 
     /// A connection is now reached through a port.
-    pub(super) fn hold(&mut self, conn: Socket, port: u32, socket: Socket) {
+    pub(super) fn assign_to_port(&mut self, conn: Socket, port: u32, socket: Socket) {
         self.conn(conn, |conn| {
-            conn.sides[SERVER].holder = Holder::Port { port, socket };
-            conn.sides[SERVER].noticed = 0;
+            conn.sides[SERVER].owner = SideOwner::Port { port, socket };
+            conn.sides[SERVER].notified = 0;
         });
         // What it had sent before nobody could hear.
         let steady_ns = self.steady_ns();

@@ -2,7 +2,7 @@
 
 use super::config::WorldConfig;
 use super::connection::{CLIENT, ConnId, SERVER};
-use super::events::{Events, Notice, Step, What};
+use super::events::{EventKind, Events, SocketStep, Step};
 use super::faults::{FaultCounts, FaultKind, Faults, Plant};
 use super::pipe::Pipe;
 use super::rng::Rng;
@@ -52,19 +52,19 @@ pub(super) struct Conn {
 
 #[derive(Debug)]
 pub(super) struct Side {
-    pub(super) holder: Holder,
+    pub(super) owner: SideOwner,
     pub(super) inbox: Pipe,
     pub(super) reset: bool,
     pub(super) shut: bool,
     /// Its close is to be a reset.
     pub(super) resets: bool,
-    pub(super) wants_room: bool,
+    pub(super) waits_to_write: bool,
     /// Which notices are on their way to the holder.
-    pub(super) noticed: u8,
+    pub(super) notified: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Holder {
+pub(super) enum SideOwner {
     Client(u64),
     /// In a listener's queue, or in the hands of whoever accepted it.
     Nobody,
@@ -79,15 +79,15 @@ pub(super) enum Holder {
 #[derive(Debug)]
 pub(super) struct Backlog {
     pub(super) address: SocketAddr,
-    pub(super) holder: Option<(u32, Socket)>,
+    pub(super) owner: Option<(u32, Socket)>,
     pub(super) waiting: VecDeque<ConnId>,
-    pub(super) noticed: bool,
+    pub(super) notified: bool,
 }
 
 /// What the world knows of a port.
 #[derive(Debug)]
 pub(super) struct PortState {
-    pub(super) due: VecDeque<Notice>,
+    pub(super) due: VecDeque<SocketStep>,
     pub(super) asleep: bool,
     pub(super) wakes_at_ns: Option<u64>,
     /// Until when its last dequeue was asked to wait.
@@ -173,22 +173,22 @@ impl Core {
         self.faults.latency_ns + self.delay_ns()
     }
 
-    pub(super) fn schedule(&mut self, after_ns: u64, what: What) {
-        self.events.push(self.now_ns.saturating_add(after_ns), what);
+    pub(super) fn schedule(&mut self, after_ns: u64, kind: EventKind) {
+        self.events.push(self.now_ns.saturating_add(after_ns), kind);
     }
 
     /// Has a port's kernel take a step, now or a little later.
-    pub(super) fn step_later(&mut self, port: u32, notice: Notice) {
+    pub(super) fn step_later(&mut self, port: u32, step: SocketStep) {
         match self.delay_ns() {
-            0 => self.step_now(port, notice),
-            delay_ns => self.schedule(delay_ns, What::Step { port, notice }),
+            0 => self.step_now(port, step),
+            delay_ns => self.schedule(delay_ns, EventKind::Step { port, step }),
         }
     }
 
-    pub(super) fn step_now(&mut self, port: u32, notice: Notice) {
+    pub(super) fn step_now(&mut self, port: u32, step: SocketStep) {
         let port = &mut self.ports[port as usize];
         if port.alive {
-            port.due.push_back(notice);
+            port.due.push_back(step);
         }
     }
 
@@ -223,9 +223,9 @@ impl Core {
 
     /// The clocks as the connection sees them; one that no port holds has counted no jump.
     pub(super) fn clocks_of(&mut self, conn: ConnId) -> Clocks {
-        let holder = self.conn(conn, |conn| conn.sides[SERVER].holder);
-        let link_ns = match holder {
-            Some(Holder::Port { port, .. }) => self.link_ns(port),
+        let owner = self.conn(conn, |conn| conn.sides[SERVER].owner);
+        let link_ns = match owner {
+            Some(SideOwner::Port { port, .. }) => self.link_ns(port),
             _ => self.steady_ns(),
         };
         Clocks {
@@ -257,13 +257,13 @@ impl Core {
 
     /// Makes happen whatever is due.
     pub(super) fn run_events(&mut self) {
-        while let Some(what) = self.events.pop_due(self.now_ns) {
-            match what {
-                What::Arrive { conn, to } => self.arrive(conn, usize::from(to)),
-                What::Reset { conn, to } => self.reset_side(conn, usize::from(to)),
-                What::Connect { conn, listener } => self.enqueue(conn, listener),
-                What::Step { port, notice } => self.step_now(port, notice),
-                What::Wake { port } => self.ports[port as usize].wake_flag.set(),
+        while let Some(kind) = self.events.pop_due(self.now_ns) {
+            match kind {
+                EventKind::Arrive { conn, to } => self.arrive(conn, usize::from(to)),
+                EventKind::Reset { conn, to } => self.reset_side(conn, usize::from(to)),
+                EventKind::Connect { conn, listener } => self.enqueue(conn, listener),
+                EventKind::Step { port, step } => self.step_now(port, step),
+                EventKind::Wake { port } => self.ports[port as usize].wake_flag.set(),
             }
         }
     }
@@ -287,22 +287,22 @@ impl Core {
     pub(super) fn notify(&mut self, conn: ConnId, side: usize, kind: u8) {
         let Some(entry) = self.conns.get_mut(conn) else { return };
         let side = &mut entry.state.sides[side];
-        if side.noticed & kind != 0 {
+        if side.notified & kind != 0 {
             return;
         }
-        match side.holder {
-            Holder::Client(tag) => {
-                if side.noticed == 0 {
+        match side.owner {
+            SideOwner::Client(tag) => {
+                if side.notified == 0 {
                     self.clients_ready.push_back(tag);
                 }
-                side.noticed |= kind;
+                side.notified |= kind;
             }
-            Holder::Port { port, socket } => {
-                side.noticed |= kind;
+            SideOwner::Port { port, socket } => {
+                side.notified |= kind;
                 let step = if kind == READ { Step::Readable } else { Step::Writable };
-                self.step_now(port, Notice { socket, step });
+                self.step_now(port, SocketStep { socket, step });
             }
-            Holder::Nobody | Holder::Gone => {}
+            SideOwner::Nobody | SideOwner::Gone => {}
         }
     }
 
@@ -316,10 +316,10 @@ impl Core {
             return self.refuse(conn);
         }
         backlog.waiting.push_back(conn);
-        if let Some((port, socket)) = backlog.holder
-            && !std::mem::replace(&mut backlog.noticed, true)
+        if let Some((port, socket)) = backlog.owner
+            && !std::mem::replace(&mut backlog.notified, true)
         {
-            self.step_now(port, Notice { socket, step: Step::Acceptable });
+            self.step_now(port, SocketStep { socket, step: Step::Acceptable });
         }
     }
 
@@ -351,15 +351,15 @@ impl WakeFlag {
 }
 
 impl Side {
-    pub(super) fn new(holder: Holder, capacity: usize) -> Self {
+    pub(super) fn new(owner: SideOwner, capacity: usize) -> Self {
         Self {
-            holder,
+            owner,
             inbox: Pipe::new(capacity),
             reset: false,
             shut: false,
             resets: false,
-            wants_room: false,
-            noticed: 0,
+            waits_to_write: false,
+            notified: 0,
         }
     }
 }
@@ -383,7 +383,10 @@ impl Core {
         traffic.opened(self.steady_ns());
         traffic.note(|traffic| traffic.harmed = never_reads);
         let state = Conn {
-            sides: [Side::new(Holder::Client(tag), capacity), Side::new(Holder::Nobody, capacity)],
+            sides: [
+                Side::new(SideOwner::Client(tag), capacity),
+                Side::new(SideOwner::Nobody, capacity),
+            ],
             peer: SocketAddr::from(([10, a, b, c], 40_000)),
             lost: false,
             faulted: never_reads,
@@ -395,7 +398,7 @@ impl Core {
         self.connected = self.connected.wrapping_add(1);
         match self.latency_ns() {
             0 => self.enqueue(conn, listener),
-            latency_ns => self.schedule(latency_ns, What::Connect { conn, listener }),
+            latency_ns => self.schedule(latency_ns, EventKind::Connect { conn, listener }),
         }
         Ok(conn)
     }

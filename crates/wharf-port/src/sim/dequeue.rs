@@ -6,7 +6,7 @@ use super::faults::FaultKind;
 use super::kernel::Kernel;
 use super::peer::SimStream;
 use super::port::SimPort;
-use super::state::{Done, Ready, SocketEnd};
+use super::state::{Completed, Ready, SocketEnd};
 use super::world::Guard;
 use super::world::World;
 use crate::port::{Completion, Completions, Outcome, Port, PortError, Time, is_full};
@@ -25,23 +25,23 @@ impl<T: Send> SimPort<T> {
         let deadline = timeout.map(|timeout| self.now().after(timeout.max(SPIN)));
         self.world.lock().ports[self.kernel.port as usize].asked_until_ns =
             deadline.map_or(u64::MAX, |time| time.0);
-        if self.drives {
+        if self.moves_clock {
             // Else a port that always has something ready would never hear from the network.
             self.world.advance_to(self.now().after(SPIN));
         }
         loop {
-            self.look(completions);
+            self.dequeue_ready(completions);
             if completions.len() > before || !self.fall_asleep(deadline) {
                 return Ok(());
             }
-            if !self.drives || timeout == Some(Duration::ZERO) || !self.drive(deadline) {
+            if !self.moves_clock || timeout == Some(Duration::ZERO) || !self.move_clock(deadline) {
                 return Ok(());
             }
         }
     }
 
     /// Looks once at what is ready.
-    fn look(&mut self, completions: &mut Completions<Self>) {
+    fn dequeue_ready(&mut self, completions: &mut Completions<Self>) {
         self.kernel.counters.waits += 1;
         let room = completions.capacity() - completions.len();
         self.wake_flag.clear();
@@ -70,7 +70,7 @@ impl<T: Send> SimPort<T> {
         }
         for _ in 0..room {
             let Some(ready) = self.kernel.ready.pop_front() else { break };
-            completions.push(self.kernel.hand_out(&mut core, &world, ready));
+            completions.push(self.kernel.deliver(&mut core, &world, ready));
         }
         drop(core);
         // As the other ports do: who finds room left has seen all packets that were there.
@@ -93,7 +93,7 @@ impl<T: Send> SimPort<T> {
     }
 
     /// Moves the clock of a world that this port is alone in. `false` if that changes nothing.
-    fn drive(&mut self, deadline: Option<Time>) -> bool {
+    fn move_clock(&mut self, deadline: Option<Time>) -> bool {
         let mut core = self.world.lock();
         if self.wake_flag.is_set() || self.kernel.can_serve_waiters() {
             return true;
@@ -114,36 +114,36 @@ impl<T: Send> SimPort<T> {
 
 impl Kernel {
     /// A completion leaves; a closed socket's place becomes free.
-    fn hand_out<T: Send>(
+    fn deliver<T: Send>(
         &mut self,
         core: &mut Core,
         world: &World,
         ready: Ready,
     ) -> Completion<SimStream, T> {
-        let Ready { socket, key, done } = ready;
+        let Ready { socket, key, completed } = ready;
         core.note(core.now_ns ^ key.0.rotate_left(32) ^ u64::from(self.port));
         match self.sockets.get_mut(socket) {
-            Some(entry) if done.is_last() => entry.state.undelivered &= !done.bit(),
+            Some(entry) if completed.is_last() => entry.state.undelivered &= !completed.bit(),
             Some(_) => {}
             None => self.counters.stale += 1,
         }
-        let outcome = match done {
-            Done::Accepted { conn, peer, last } => {
+        let outcome = match completed {
+            Completed::Accepted { conn, peer, last } => {
                 core.note(1);
                 let stream = SimStream::new(world.clone(), conn);
                 Outcome::Accepted { stream, peer, last }
             }
-            Done::AcceptEnded(end) => Outcome::AcceptEnded(end),
-            Done::Received { buffer, last } => {
+            Completed::AcceptEnded(end) => Outcome::AcceptEnded(end),
+            Completed::Received { buffer, last } => {
                 core.note(2 + ((buffer.len() as u64) << 8));
                 Outcome::Received { buffer, last }
             }
-            Done::ReceiveEnded(end) => Outcome::ReceiveEnded(end),
-            Done::Sent { chain, sent, end } => {
+            Completed::ReceiveEnded(end) => Outcome::ReceiveEnded(end),
+            Completed::Sent { chain, sent, end } => {
                 core.note(3 + ((sent as u64) << 8));
                 Outcome::Sent { chain, sent, end }
             }
-            Done::Closed => {
+            Completed::Closed => {
                 core.note(4);
                 self.sockets.remove(socket);
                 Outcome::Closed
@@ -166,7 +166,7 @@ impl Kernel {
             }
         }
         for ready in self.ready.drain(..) {
-            if let Done::Accepted { conn, .. } = ready.done {
+            if let Completed::Accepted { conn, .. } = ready.completed {
                 core.close(conn, SERVER);
             }
         }

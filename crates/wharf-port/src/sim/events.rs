@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 
 /// Something that will happen in the world.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum What {
+pub(super) enum EventKind {
     /// Bytes reach the side `to` of a connection.
     Arrive { conn: ConnId, to: u8 },
     /// A reset reaches the side `to` of a connection.
@@ -15,14 +15,14 @@ pub(super) enum What {
     /// A connection reaches its listener.
     Connect { conn: ConnId, listener: Socket },
     /// A port's kernel goes on with something.
-    Step { port: u32, notice: Notice },
+    Step { port: u32, step: SocketStep },
     /// A port's wait ends.
     Wake { port: u32 },
 }
 
 /// What a port's kernel has to look at.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Notice {
+pub(super) struct SocketStep {
     pub(super) socket: Socket,
     pub(super) step: Step,
 }
@@ -61,21 +61,21 @@ pub(super) struct Events {
 struct Event {
     at_ns: u64,
     entry: u64,
-    what: What,
+    kind: EventKind,
 }
 
 impl Events {
-    pub(super) fn push(&mut self, at_ns: u64, what: What) {
+    pub(super) fn push(&mut self, at_ns: u64, kind: EventKind) {
         self.entered += 1;
-        self.heap.push(Event { at_ns, entry: self.entered, what });
+        self.heap.push(Event { at_ns, entry: self.entered, kind });
     }
 
     /// The next event, if its time has come.
-    pub(super) fn pop_due(&mut self, now_ns: u64) -> Option<What> {
+    pub(super) fn pop_due(&mut self, now_ns: u64) -> Option<EventKind> {
         if self.next_ns()? > now_ns {
             return None;
         }
-        self.heap.pop().map(|event| event.what)
+        self.heap.pop().map(|event| event.kind)
     }
 
     pub(super) fn next_ns(&self) -> Option<u64> {

@@ -2,9 +2,9 @@
 
 use super::connection::{ConnId, SERVER};
 use super::core::Core;
-use super::events::{Notice, Step};
+use super::events::{SocketStep, Step};
 use super::faults::{FaultKind, Plant};
-use super::state::{Done, Ready, SocketEnd, SocketState};
+use super::state::{Completed, Ready, SocketEnd, SocketState};
 use crate::memory::{Buffer, BufferPool, Chain, Owner};
 use crate::port::{Counters, Key, OperationKind, Shots, Socket, SocketQueue, SocketTable};
 use std::collections::VecDeque;
@@ -16,20 +16,20 @@ pub(super) struct Kernel {
     pub(super) port: u32,
     pub(super) sockets: SocketTable<SocketState>,
     /// Buffers are taken in advance, and not when bytes are there.
-    pub(super) lends: bool,
+    pub(super) provides_buffers: bool,
     /// Buffers that may be lent or picked for receives at once.
-    pub(super) window: u32,
-    pub(super) window_max: u32,
-    pub(super) lent: Vec<Buffer>,
+    pub(super) receive_buffers: u32,
+    pub(super) receive_buffers_max: u32,
+    pub(super) provided: Vec<Buffer>,
     /// Buffers that were picked and are not yet written to.
-    pub(super) filling: u32,
+    pub(super) filling_count: u32,
     /// Buffers that this dequeue has filled.
-    pub(super) brought: u32,
+    pub(super) filled_count: u32,
     /// Sockets whose receive waits for a buffer, the longest waiting first.
     pub(super) waiting: SocketQueue,
     pub(super) ready: VecDeque<Ready>,
     /// What the next dequeue hands over.
-    pub(super) submitted: Vec<Notice>,
+    pub(super) submitted: Vec<SocketStep>,
     pub(super) counters: Counters,
     pub(super) bug_state: BugState,
     /// Behind all that holds buffers.
@@ -51,24 +51,24 @@ impl Kernel {
     /// Takes steps until nothing is due or `room` completions are ready.
     pub(super) fn run(&mut self, core: &mut Core, room: usize) {
         self.show_late_bytes(core);
-        self.brought = 0;
-        self.lend();
+        self.filled_count = 0;
+        self.provide_buffers();
         for index in 0..self.submitted.len() {
-            let notice = self.submitted[index];
-            match notice.step {
+            let step = self.submitted[index];
+            match step.step {
                 // A cancel meets its target before or after what has happened to it meanwhile.
                 Step::Cancel(_) if core.rng.below(2) == 0 => {
-                    core.ports[self.port as usize].due.push_front(notice);
+                    core.ports[self.port as usize].due.push_front(step);
                 }
                 Step::Writable | Step::Cancel(_) | Step::Close => {
-                    core.step_later(self.port, notice);
+                    core.step_later(self.port, step);
                 }
                 Step::Acceptable
                 | Step::Readable
                 | Step::Shutdown
                 | Step::Fill
                 | Step::SendDone
-                | Step::Finish => core.step_now(self.port, notice),
+                | Step::Finish => core.step_now(self.port, step),
             }
         }
         self.submitted.clear();
@@ -77,8 +77,8 @@ impl Kernel {
         }
         self.serve_waiters(core, room);
         while self.ready.len() < room {
-            let Some(notice) = core.ports[self.port as usize].due.pop_front() else { break };
-            self.step(core, notice);
+            let Some(step) = core.ports[self.port as usize].due.pop_front() else { break };
+            self.step(core, step);
             if !self.waiting.is_empty() {
                 self.serve_waiters(core, room);
             }
@@ -88,21 +88,21 @@ impl Kernel {
     /// [`Plant::OvertakeWaiters`]: what is armed anew goes first.
     fn overtake(&mut self, core: &mut Core, room: usize) {
         let due = std::mem::take(&mut core.ports[self.port as usize].due);
-        for notice in due {
-            let entry = self.sockets.get_mut(notice.socket);
+        for step in due {
+            let entry = self.sockets.get_mut(step.socket);
             let receive = entry.and_then(|entry| entry.state.receive.as_ref());
             let is_anew = receive.is_some_and(|receive| receive.shots != Shots::Many);
-            if is_anew && matches!(notice.step, Step::Readable) && self.ready.len() < room {
-                self.readable_step(core, notice.socket);
+            if is_anew && matches!(step.step, Step::Readable) && self.ready.len() < room {
+                self.readable_step(core, step.socket);
             } else {
-                core.ports[self.port as usize].due.push_back(notice);
+                core.ports[self.port as usize].due.push_back(step);
             }
         }
     }
 
-    fn step(&mut self, core: &mut Core, notice: Notice) {
-        let socket = notice.socket;
-        match notice.step {
+    fn step(&mut self, core: &mut Core, step: SocketStep) {
+        let socket = step.socket;
+        match step.step {
             Step::Acceptable => self.accept_step(core, socket),
             Step::Readable => self.readable_step(core, socket),
             Step::Fill => self.fill_step(core, socket),
@@ -134,9 +134,9 @@ impl Kernel {
             (OperationKind::Send, state.send.is_some()),
         ];
         for (kind, _) in in_flight.into_iter().filter(|(_, is_in_flight)| *is_in_flight) {
-            core.step_later(self.port, Notice { socket, step: Step::Cancel(kind) });
+            core.step_later(self.port, SocketStep { socket, step: Step::Cancel(kind) });
         }
-        self.settle(core, socket);
+        self.finish_close_if_idle(core, socket);
     }
 
     /// [`Plant::SkipGeneration`]: the receive that the close leaves behind, bytes and all.
@@ -154,12 +154,12 @@ impl Kernel {
     }
 
     /// An operation is over: if it was the last one that a close waited for, the close goes on.
-    pub(super) fn settle(&mut self, core: &mut Core, socket: Socket) {
+    pub(super) fn finish_close_if_idle(&mut self, core: &mut Core, socket: Socket) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let state = &mut entry.state;
         let idle = state.accept.is_none() && state.receive.is_none() && state.send.is_none();
         if state.closing && idle && !std::mem::replace(&mut state.finishing, true) {
-            core.step_later(self.port, Notice { socket, step: Step::Finish });
+            core.step_later(self.port, SocketStep { socket, step: Step::Finish });
         }
     }
 
@@ -171,30 +171,30 @@ impl Kernel {
             SocketEnd::Listener(listener) => core.close_listener(listener),
         }
         if !core.bug_triggers(Plant::DropClosed) {
-            self.complete(core, Ready { socket, key, done: Done::Closed });
+            self.complete(core, Ready { socket, key, completed: Completed::Closed });
         }
     }
 
     /// A completion is ready. It may overtake others of which the order is not promised.
     pub(super) fn complete(&mut self, core: &mut Core, mut ready: Ready) {
-        if ready.done.is_last()
+        if ready.completed.is_last()
             && let Some(entry) = self.sockets.get_mut(ready.socket)
         {
-            entry.state.undelivered |= ready.done.bit();
+            entry.state.undelivered |= ready.completed.bit();
         }
-        if matches!(ready.done, Done::Accepted { .. }) {
+        if matches!(ready.completed, Completed::Accepted { .. }) {
             self.ready.push_back(ready);
         } else if core.bug_triggers(Plant::LoseCompletion) {
             return;
         } else {
             if core.bug_triggers(Plant::CompleteTwice)
-                && let Some(twin) = self.twin_of(&ready.done)
+                && let Some(twin) = self.twin_of(&ready.completed)
             {
                 let (socket, key) = (ready.socket, ready.key);
-                self.ready.push_back(Ready { socket, key, done: twin });
+                self.ready.push_back(Ready { socket, key, completed: twin });
             }
             if let Some(other) = self.ready.back()
-                && matches!(ready.done, Done::Received { .. })
+                && matches!(ready.completed, Completed::Received { .. })
                 && core.bug_triggers(Plant::SwapKeys)
             {
                 ready.key = other.key;
@@ -240,8 +240,8 @@ impl Kernel {
             match owner.filter(|owner| owner.generation != before.generation) {
                 Some(socket) => {
                     let key = self.sockets.get_mut(socket).map_or(Key(0), |entry| entry.key);
-                    let done = Done::Received { buffer, last: false };
-                    self.ready.push_back(Ready { socket, key, done });
+                    let completed = Completed::Received { buffer, last: false };
+                    self.ready.push_back(Ready { socket, key, completed });
                 }
                 None => self.bug_state.late.push((before, buffer)),
             }
@@ -250,25 +250,27 @@ impl Kernel {
 }
 
 fn may_change_places(earlier: &Ready, later: &Ready) -> bool {
-    let kinds = [earlier.done.kind(), later.done.kind()];
+    let kinds = [earlier.completed.kind(), later.completed.kind()];
     earlier.socket != later.socket
         || (kinds[0] != kinds[1] && !kinds.contains(&OperationKind::Close))
 }
 
 impl Kernel {
     /// The same completion once more, as far as it can be had twice.
-    fn twin_of(&self, done: &Done) -> Option<Done> {
-        match done {
-            Done::Accepted { .. } => None,
-            Done::AcceptEnded(end) => Some(Done::AcceptEnded(*end)),
-            Done::Received { buffer, last } => {
+    fn twin_of(&self, completed: &Completed) -> Option<Completed> {
+        match completed {
+            Completed::Accepted { .. } => None,
+            Completed::AcceptEnded(end) => Some(Completed::AcceptEnded(*end)),
+            Completed::Received { buffer, last } => {
                 let mut copy = self.pool.acquire(Owner::KernelReceive)?;
                 copy.append(buffer);
-                Some(Done::Received { buffer: copy, last: *last })
+                Some(Completed::Received { buffer: copy, last: *last })
             }
-            Done::ReceiveEnded(end) => Some(Done::ReceiveEnded(*end)),
-            Done::Sent { end, .. } => Some(Done::Sent { chain: Chain::new(), sent: 0, end: *end }),
-            Done::Closed => Some(Done::Closed),
+            Completed::ReceiveEnded(end) => Some(Completed::ReceiveEnded(*end)),
+            Completed::Sent { end, .. } => {
+                Some(Completed::Sent { chain: Chain::new(), sent: 0, end: *end })
+            }
+            Completed::Closed => Some(Completed::Closed),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The network: bytes, ends and resets go from one side of a connection to the other.
 
 use super::connection::{ConnId, SERVER};
-use super::core::{Core, ECONNRESET, EPIPE, Holder, READ, Readable, WRITE};
-use super::events::What;
+use super::core::{Core, ECONNRESET, EPIPE, READ, Readable, SideOwner, WRITE};
+use super::events::EventKind;
 use super::faults::FaultKind;
 
 impl Core {
@@ -35,8 +35,8 @@ impl Core {
         let rest = entry.state.sides[side].inbox.arrived();
         entry.state.traffic.read(side, count, rest, clocks);
         let other = &mut entry.state.sides[1 - side];
-        if count > 0 && other.wants_room {
-            other.wants_room = false;
+        if count > 0 && other.waits_to_write {
+            other.waits_to_write = false;
             self.notify(conn, 1 - side, WRITE);
         }
         count
@@ -65,7 +65,7 @@ impl Core {
             let taken = there.inbox.write(&slice[..wanted]);
             written += taken;
             if taken < wanted {
-                here.wants_room = true;
+                here.waits_to_write = true;
                 break;
             }
         }
@@ -73,7 +73,7 @@ impl Core {
             entry.state.traffic.note(|traffic| traffic.from_server += written as u64);
         }
         if written > 0 {
-            self.set_off(conn, 1 - side);
+            self.schedule_arrival(conn, 1 - side);
         }
         Ok(written)
     }
@@ -91,7 +91,7 @@ impl Core {
         }
         there.inbox.fin_sent = true;
         self.notify(conn, side, WRITE);
-        self.set_off(conn, 1 - side);
+        self.schedule_arrival(conn, 1 - side);
     }
 
     /// The server asks for the connection's close.
@@ -105,14 +105,14 @@ impl Core {
     pub(super) fn close(&mut self, conn: ConnId, side: usize) {
         let Some(entry) = self.conns.get_mut(conn) else { return };
         let [here, there] = sides(&mut entry.state.sides, side);
-        if matches!(here.holder, Holder::Gone) {
+        if matches!(here.owner, SideOwner::Gone) {
             return;
         }
-        here.holder = Holder::Gone;
+        here.owner = SideOwner::Gone;
         if side == SERVER {
             entry.state.traffic.note(|traffic| traffic.closed = true);
         }
-        if matches!(there.holder, Holder::Gone) {
+        if matches!(there.owner, SideOwner::Gone) {
             self.conns.remove(conn);
             self.conns_live -= 1;
             return;
@@ -122,7 +122,7 @@ impl Core {
         // What is still under way meets nobody, and is answered with a reset.
         here.inbox.lose_arrived();
         // What the other side then writes meets a socket that is gone.
-        let wanted_room = std::mem::take(&mut there.wants_room);
+        let wanted_room = std::mem::take(&mut there.waits_to_write);
         if (unread || here.resets) && !was_reset {
             self.reset_later(conn, 1 - side);
         } else {
@@ -136,7 +136,7 @@ impl Core {
     pub(super) fn reset_later(&mut self, conn: ConnId, to: usize) {
         match self.latency_ns() {
             0 => self.reset_side(conn, to),
-            latency_ns => self.schedule(latency_ns, What::Reset { conn, to: narrow(to) }),
+            latency_ns => self.schedule(latency_ns, EventKind::Reset { conn, to: narrow(to) }),
         }
     }
 
@@ -158,15 +158,15 @@ impl Core {
 
     /// What was written towards `to` sets off, unless a predecessor is under way that takes it
     /// along.
-    fn set_off(&mut self, conn: ConnId, to: usize) {
+    fn schedule_arrival(&mut self, conn: ConnId, to: usize) {
         let Some(entry) = self.conns.get_mut(conn) else { return };
         let inbox = &mut entry.state.sides[to].inbox;
-        if std::mem::replace(&mut inbox.under_way, true) {
+        if std::mem::replace(&mut inbox.arrival_scheduled, true) {
             return;
         }
         match self.latency_ns() {
             0 => self.arrive(conn, to),
-            latency_ns => self.schedule(latency_ns, What::Arrive { conn, to: narrow(to) }),
+            latency_ns => self.schedule(latency_ns, EventKind::Arrive { conn, to: narrow(to) }),
         }
     }
 
@@ -179,9 +179,9 @@ impl Core {
             return;
         }
         let side = &mut entry.state.sides[to];
-        side.inbox.under_way = false;
+        side.inbox.arrival_scheduled = false;
         let in_transit = side.inbox.in_transit();
-        let is_gone = matches!(side.holder, Holder::Gone);
+        let is_gone = matches!(side.owner, SideOwner::Gone);
         if is_gone || side.reset {
             side.inbox.lose_transit();
             if is_gone && in_transit > 0 {
@@ -193,9 +193,9 @@ impl Core {
         side.inbox.arrive(count);
         entry.state.traffic.arrived(to, count.min(in_transit), clocks);
         if side.inbox.in_transit() > 0 {
-            side.inbox.under_way = true;
+            side.inbox.arrival_scheduled = true;
             let after_ns = 1 + self.latency_ns();
-            self.schedule(after_ns, What::Arrive { conn, to: narrow(to) });
+            self.schedule(after_ns, EventKind::Arrive { conn, to: narrow(to) });
         } else if side.inbox.fin_sent {
             side.inbox.fin_arrived = true;
             if to == SERVER {

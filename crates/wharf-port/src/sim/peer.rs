@@ -88,7 +88,7 @@ impl SimClient {
     pub fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
         let mut core = self.world.lock();
         let written = core.write(self.conn, CLIENT, data.len(), std::iter::once(data));
-        core.conn(self.conn, |conn| conn.sides[CLIENT].noticed = 0);
+        core.conn(self.conn, |conn| conn.sides[CLIENT].notified = 0);
         match written {
             Ok(0) if !data.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
             Ok(count) => Ok(count),
@@ -105,7 +105,7 @@ impl SimClient {
     pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let mut core = self.world.lock();
         let never_reads = core.conn(self.conn, |conn| {
-            conn.sides[CLIENT].noticed = 0;
+            conn.sides[CLIENT].notified = 0;
             conn.never_reads
         });
         let was_reset = core.conn(self.conn, |conn| conn.sides[CLIENT].reset);

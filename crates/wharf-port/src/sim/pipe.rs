@@ -11,7 +11,7 @@ pub(super) struct Pipe {
     arrived_total: u64,
     capacity: usize,
     /// An arrival is scheduled already.
-    pub(super) under_way: bool,
+    pub(super) arrival_scheduled: bool,
     /// The writer will write no more.
     pub(super) fin_sent: bool,
     /// The reader may know that.
@@ -25,7 +25,7 @@ impl Pipe {
             arrived: 0,
             arrived_total: 0,
             capacity: capacity.max(1),
-            under_way: false,
+            arrival_scheduled: false,
             fin_sent: false,
             fin_arrived: false,
         }

@@ -29,7 +29,7 @@ pub struct SimPort<T: Send> {
     pub(super) inbox: Inbox<T>,
     pub(super) wake_flag: Arc<WakeFlag>,
     /// Whether dequeue moves the clock itself.
-    pub(super) drives: bool,
+    pub(super) moves_clock: bool,
 }
 
 struct SimWake {
@@ -59,16 +59,16 @@ impl<T: Send> SimPort<T> {
         config.validate();
         let wake_flag = Arc::new(WakeFlag::new());
         let wake = SimWake { world: world.clone(), wake_flag: Arc::clone(&wake_flag) };
-        let window = config.receive_window.min(pool.capacity() / 2).max(1);
+        let receive_buffers = config.receive_window.min(pool.capacity() / 2).max(1);
         let kernel = Kernel {
             port: world.register(Arc::clone(&wake_flag)),
             sockets: SocketTable::new(config.sockets_max),
-            lends: world.lends_window(),
-            window,
-            window_max: window,
-            lent: Vec::with_capacity(window as usize),
-            filling: 0,
-            brought: 0,
+            provides_buffers: world.lends_window(),
+            receive_buffers,
+            receive_buffers_max: receive_buffers,
+            provided: Vec::with_capacity(receive_buffers as usize),
+            filling_count: 0,
+            filled_count: 0,
             waiting: SocketQueue::new(config.sockets_max),
             ready: VecDeque::new(),
             submitted: Vec::new(),
@@ -77,7 +77,7 @@ impl<T: Send> SimPort<T> {
             pool,
         };
         let inbox = Inbox::new(config.inbox_capacity, Arc::new(wake));
-        Ok(Self { world: world.clone(), kernel, inbox, wake_flag, drives: false })
+        Ok(Self { world: world.clone(), kernel, inbox, wake_flag, moves_clock: false })
     }
 
     /// A port that is alone in its world: [`dequeue`](Port::dequeue) moves the clock until
@@ -93,7 +93,7 @@ impl<T: Send> SimPort<T> {
     /// As [`new`](Self::new).
     pub fn alone(world: &World, config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         let mut port = Self::new(world, config, pool)?;
-        port.drives = true;
+        port.moves_clock = true;
         Ok(port)
     }
 
@@ -113,13 +113,13 @@ impl<T: Send> SimPort<T> {
     /// Buffers that it has taken from the pool to receive into.
     #[must_use]
     pub fn lent(&self) -> u32 {
-        self.kernel.lent()
+        self.kernel.provided_count()
     }
 
     /// The most buffers that it keeps for that.
     #[must_use]
     pub fn lent_max(&self) -> u32 {
-        self.kernel.window
+        self.kernel.receive_buffers
     }
 
     /// The world that it is in.
@@ -145,7 +145,7 @@ impl<T: Send> SimPort<T> {
         match self.kernel.sockets.insert(key, state) {
             Some(socket) => {
                 let mut core = self.world.lock();
-                core.hold(conn, self.kernel.port, socket);
+                core.assign_to_port(conn, self.kernel.port, socket);
                 core.inject_connection_fault(conn);
                 Ok(socket)
             }
@@ -169,7 +169,7 @@ impl<T: Send> SimPort<T> {
             Some(socket) => {
                 let mut core = self.world.lock();
                 if let Some(entry) = core.listeners.get_mut(id) {
-                    entry.state.holder = Some((self.kernel.port, socket));
+                    entry.state.owner = Some((self.kernel.port, socket));
                 }
                 Ok(socket)
             }
@@ -216,7 +216,7 @@ impl<T: Send> Port for SimPort<T> {
     }
 
     fn set_window(&mut self, buffers: u32) {
-        self.kernel.window = buffers.min(self.kernel.window_max);
+        self.kernel.receive_buffers = buffers.min(self.kernel.receive_buffers_max);
     }
 
     fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
@@ -247,10 +247,10 @@ impl<T: Send> Port for SimPort<T> {
 
     fn buffers_wanted(&self) -> u32 {
         let kernel = &self.kernel;
-        if kernel.lends {
-            return kernel.window.saturating_sub(kernel.lent());
+        if kernel.provides_buffers {
+            return kernel.receive_buffers.saturating_sub(kernel.provided_count());
         }
-        kernel.waiting.len().min(kernel.window)
+        kernel.waiting.len().min(kernel.receive_buffers)
     }
 
     fn now(&self) -> Time {

@@ -14,10 +14,10 @@
 
 use super::connection::{ConnId, SERVER};
 use super::core::{Core, ECONNRESET, READ, Readable};
-use super::events::{Notice, Step, What};
+use super::events::{EventKind, SocketStep, Step};
 use super::faults::{FaultKind, Plant};
 use super::kernel::Kernel;
-use super::state::{Done, Ready, ReceiveOperation, Stage};
+use super::state::{Completed, Ready, ReceiveOperation, Stage};
 use crate::memory::{Buffer, Owner};
 use crate::port::{Demand, End, OsError, Shots, Socket};
 
@@ -25,7 +25,7 @@ impl Kernel {
     /// Looks at what is there for the receive.
     pub(super) fn readable_step(&mut self, core: &mut Core, socket: Socket) {
         let Some(conn) = self.conn_of(socket) else { return };
-        core.conn(conn, |conn| conn.sides[SERVER].noticed &= !READ);
+        core.conn(conn, |conn| conn.sides[SERVER].notified &= !READ);
         let Some(operation) = self.take_receive(socket) else { return };
         core.inject_connection_fault(conn);
         match core.readable(conn, SERVER) {
@@ -43,7 +43,7 @@ impl Kernel {
                 self.end_receive(core, socket, operation, End::Readable);
             }
             Readable::Bytes(_) if matches!(operation.stage, Stage::Waiting) => {
-                self.pick(core, socket, operation);
+                self.acquire_or_wait(core, socket, operation);
             }
             Readable::Bytes(_) => self.put_receive(socket, operation),
             Readable::Nothing => {
@@ -56,19 +56,19 @@ impl Kernel {
     }
 
     /// Bytes are there: picks a buffer for them, or queues up for one.
-    fn pick(&mut self, core: &mut Core, socket: Socket, operation: ReceiveOperation) {
+    fn acquire_or_wait(&mut self, core: &mut Core, socket: Socket, operation: ReceiveOperation) {
         if core.draw_fault(FaultKind::Enobufs) {
             let delay_ns = 1 + core.rng.below(core.faults.delay_max_ns);
-            core.schedule(delay_ns, What::Wake { port: self.port });
-            return self.starve(core, socket, operation);
+            core.schedule(delay_ns, EventKind::Wake { port: self.port });
+            return self.wait_for_buffer(core, socket, operation);
         }
         let overtakes = core.has_bug(Plant::OvertakeWaiters) && operation.shots != Shots::Many;
         if !self.waiting.is_empty() && !overtakes {
-            return self.starve(core, socket, operation);
+            return self.wait_for_buffer(core, socket, operation);
         }
         match self.take_large(socket, &operation).or_else(|| self.take_buffer()) {
             Some(buffer) => self.begin_fill(core, socket, operation, buffer),
-            None => self.starve(core, socket, operation),
+            None => self.wait_for_buffer(core, socket, operation),
         }
     }
 
@@ -83,9 +83,14 @@ impl Kernel {
         wants.then(|| self.pool.acquire_large(Owner::KernelReceive)).flatten()
     }
 
-    fn starve(&mut self, core: &mut Core, socket: Socket, mut operation: ReceiveOperation) {
+    fn wait_for_buffer(
+        &mut self,
+        core: &mut Core,
+        socket: Socket,
+        mut operation: ReceiveOperation,
+    ) {
         self.counters.receive_pauses += 1;
-        operation.stage = Stage::Starved;
+        operation.stage = Stage::WaitingForBuffer;
         if core.has_bug(Plant::ServeLastFirst) {
             self.waiting.push_front(socket);
         } else if !core.bug_triggers(Plant::ForgetRearm) {
@@ -95,30 +100,31 @@ impl Kernel {
     }
 
     /// Takes buffers in advance, if the world lends any.
-    pub(super) fn lend(&mut self) {
-        while self.lends && self.lent() < self.window {
+    pub(super) fn provide_buffers(&mut self) {
+        while self.provides_buffers && self.provided_count() < self.receive_buffers {
             let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else { return };
-            self.lent.push(buffer);
+            self.provided.push(buffer);
         }
     }
 
     /// Buffers that are lent or being filled.
-    pub(super) fn lent(&self) -> u32 {
-        u32::try_from(self.lent.len()).unwrap_or(u32::MAX).saturating_add(self.filling)
+    pub(super) fn provided_count(&self) -> u32 {
+        u32::try_from(self.provided.len()).unwrap_or(u32::MAX).saturating_add(self.filling_count)
     }
 
     /// Whether sockets wait for buffers, and a dequeue would find some.
     pub(super) fn can_serve_waiters(&self) -> bool {
-        let (is_full, any) = (self.lent() >= self.window, self.pool.free() > 0);
-        !self.waiting.is_empty() && (!self.lent.is_empty() || (any && !is_full))
+        let (is_full, any) = (self.provided_count() >= self.receive_buffers, self.pool.free() > 0);
+        !self.waiting.is_empty() && (!self.provided.is_empty() || (any && !is_full))
     }
 
     fn take_buffer(&mut self) -> Option<Buffer> {
-        if self.lends {
-            return self.lent.pop();
+        if self.provides_buffers {
+            return self.provided.pop();
         }
         // This dequeue may bring no more, or the buffers that were picked are enough.
-        let may_take = self.filling < self.window && self.brought < self.window;
+        let may_take =
+            self.filling_count < self.receive_buffers && self.filled_count < self.receive_buffers;
         may_take.then(|| self.pool.acquire(Owner::KernelReceive)).flatten()
     }
 
@@ -133,16 +139,16 @@ impl Kernel {
             let Some((socket, operation)) =
                 next.and_then(|socket| Some((socket, self.take_receive(socket)?)))
             else {
-                return self.give_back(buffer);
+                return self.return_unused(buffer);
             };
             self.begin_fill(core, socket, operation, buffer);
         }
     }
 
     /// A buffer that was picked and not written to.
-    fn give_back(&mut self, buffer: Buffer) {
-        if self.lends && !buffer.is_large(&self.pool) {
-            self.lent.push(buffer);
+    fn return_unused(&mut self, buffer: Buffer) {
+        if self.provides_buffers && !buffer.is_large(&self.pool) {
+            self.provided.push(buffer);
         }
     }
 
@@ -153,14 +159,14 @@ impl Kernel {
         mut operation: ReceiveOperation,
         buffer: Buffer,
     ) {
-        self.filling += 1;
+        self.filling_count += 1;
         match core.delay_ns() {
             0 => self.fill(core, socket, operation, buffer),
             delay_ns => {
                 operation.stage = Stage::Filling(buffer);
                 self.put_receive(socket, operation);
-                let notice = Notice { socket, step: Step::Fill };
-                core.schedule(delay_ns, What::Step { port: self.port, notice });
+                let step = SocketStep { socket, step: Step::Fill };
+                core.schedule(delay_ns, EventKind::Step { port: self.port, step });
             }
         }
     }
@@ -169,7 +175,7 @@ impl Kernel {
         let Some(mut operation) = self.take_receive(socket) else { return };
         match std::mem::replace(&mut operation.stage, Stage::Waiting) {
             Stage::Filling(buffer) => self.fill(core, socket, operation, buffer),
-            other @ (Stage::Waiting | Stage::Starved) => {
+            other @ (Stage::Waiting | Stage::WaitingForBuffer) => {
                 operation.stage = other;
                 self.put_receive(socket, operation);
             }
@@ -184,12 +190,12 @@ impl Kernel {
         mut operation: ReceiveOperation,
         mut buffer: Buffer,
     ) {
-        self.filling -= 1;
+        self.filling_count -= 1;
         operation.stage = Stage::Waiting;
         let Some(conn) = self.conn_of(socket) else { return };
         self.copy(core, conn, &mut operation, &mut buffer);
         if buffer.is_empty() {
-            self.give_back(buffer);
+            self.return_unused(buffer);
             self.put_receive(socket, operation);
             return self.readable_step(core, socket);
         }
@@ -200,8 +206,8 @@ impl Kernel {
         let last = operation.shots != Shots::Many || is_used_up;
         let rest = core.readable(conn, SERVER) != Readable::Nothing;
         let end_too_early = rest && core.bug_triggers(Plant::EarlyEnd);
-        if is_used_up && self.goes_on(&operation, Some(&buffer)) {
-            return self.bring_too_much(core, socket, conn, operation, buffer);
+        if is_used_up && self.exceeds_limit(&operation, Some(&buffer)) {
+            return self.receive_beyond_limit(core, socket, conn, operation, buffer);
         }
         if !last && !end_too_early {
             self.put_receive(socket, operation);
@@ -211,19 +217,22 @@ impl Kernel {
         }
         self.received(core, socket, buffer, last);
         if end_too_early && !last {
-            self.receive_completes(core, socket, Done::ReceiveEnded(End::PeerClosed));
+            self.receive_completes(core, socket, Completed::ReceiveEnded(End::PeerClosed));
         }
     }
 
     /// Whether the receive goes on until the kernel has heard that it is to end. Large buffers are
     /// filled one by one.
-    fn goes_on(&self, operation: &ReceiveOperation, buffer: Option<&Buffer>) -> bool {
+    fn exceeds_limit(&self, operation: &ReceiveOperation, buffer: Option<&Buffer>) -> bool {
         let is_large = buffer.is_some_and(|buffer| buffer.is_large(&self.pool));
-        self.lends && operation.shots == Shots::Many && !operation.is_zero_byte() && !is_large
+        self.provides_buffers
+            && operation.shots == Shots::Many
+            && !operation.is_zero_byte()
+            && !is_large
     }
 
     /// The kernel does not know yet that `buffer` was to be the last one.
-    fn bring_too_much(
+    fn receive_beyond_limit(
         &mut self,
         core: &mut Core,
         socket: Socket,
@@ -231,12 +240,12 @@ impl Kernel {
         mut operation: ReceiveOperation,
         mut buffer: Buffer,
     ) {
-        let count = core.rng.below_len(self.lent.len() + 1);
+        let count = core.rng.below_len(self.provided.len() + 1);
         for _ in 0..count {
             if !matches!(core.readable(conn, SERVER), Readable::Bytes(_)) {
                 break;
             }
-            let Some(next) = self.lent.pop() else { break };
+            let Some(next) = self.provided.pop() else { break };
             self.received(core, socket, std::mem::replace(&mut buffer, next), false);
             self.copy(core, conn, &mut operation, &mut buffer);
         }
@@ -244,19 +253,19 @@ impl Kernel {
     }
 
     /// The kernel hears of a cancel, up to a window of buffers late.
-    fn bring_until_cancelled(
+    fn receive_until_cancelled(
         &mut self,
         core: &mut Core,
         socket: Socket,
         conn: ConnId,
         mut operation: ReceiveOperation,
     ) {
-        let count = core.rng.below_len(self.lent.len() + 1);
+        let count = core.rng.below_len(self.provided.len() + 1);
         for _ in 0..count {
             if !matches!(core.readable(conn, SERVER), Readable::Bytes(_)) {
                 break;
             }
-            let Some(mut buffer) = self.lent.pop() else { break };
+            let Some(mut buffer) = self.provided.pop() else { break };
             self.copy(core, conn, &mut operation, &mut buffer);
             self.received(core, socket, buffer, false);
         }
@@ -264,13 +273,13 @@ impl Kernel {
     }
 
     fn received(&mut self, core: &mut Core, socket: Socket, buffer: Buffer, last: bool) {
-        self.brought += 1;
+        self.filled_count += 1;
         buffer.set_owner(Owner::Application);
         if let Some(entry) = self.sockets.get_mut(socket) {
             let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
             entry.state.bulk.record(len, &self.pool);
         }
-        self.receive_completes(core, socket, Done::Received { buffer, last });
+        self.receive_completes(core, socket, Completed::Received { buffer, last });
     }
 
     fn copy(
@@ -282,14 +291,14 @@ impl Kernel {
     ) {
         let Readable::Bytes(there) = core.readable(conn, SERVER) else { return };
         let mut whole = there.min(buffer.capacity() as usize);
-        if !self.goes_on(operation, Some(buffer)) {
+        if !self.exceeds_limit(operation, Some(buffer)) {
             whole = whole.min(operation.bytes_left as usize);
         }
         let short = whole > 1 && core.draw_fault(FaultKind::ShortReceive);
         let count = if short { 1 + core.rng.below_len(whole - 1) } else { whole };
         if operation.bytes_max != u32::MAX {
-            let brought = u32::try_from(count).unwrap_or(u32::MAX);
-            operation.bytes_left = operation.bytes_left.saturating_sub(brought);
+            let received = u32::try_from(count).unwrap_or(u32::MAX);
+            operation.bytes_left = operation.bytes_left.saturating_sub(received);
         }
         core.read(conn, SERVER, count, |bytes| {
             let copied = buffer.append(bytes);
@@ -308,16 +317,19 @@ impl Kernel {
         if there && operation.is_zero_byte() && core.draw_fault(FaultKind::CancelRace) {
             return self.end_receive(core, socket, operation, End::Readable);
         }
-        if there && self.goes_on(&operation, None) && matches!(operation.stage, Stage::Waiting) {
-            return self.bring_until_cancelled(core, socket, conn, operation);
+        if there
+            && self.exceeds_limit(&operation, None)
+            && matches!(operation.stage, Stage::Waiting)
+        {
+            return self.receive_until_cancelled(core, socket, conn, operation);
         }
         if there && !operation.is_zero_byte() && core.draw_fault(FaultKind::CancelRace) {
             let picked = match std::mem::replace(&mut operation.stage, Stage::Waiting) {
                 Stage::Filling(buffer) => {
-                    self.filling -= 1;
+                    self.filling_count -= 1;
                     Some(buffer)
                 }
-                Stage::Starved => {
+                Stage::WaitingForBuffer => {
                     self.waiting.remove(socket);
                     self.take_buffer()
                 }
@@ -342,26 +354,26 @@ impl Kernel {
     ) {
         match operation.stage {
             Stage::Waiting => {}
-            Stage::Starved => {
+            Stage::WaitingForBuffer => {
                 self.waiting.remove(socket);
             }
             Stage::Filling(buffer) => {
-                self.filling -= 1;
+                self.filling_count -= 1;
                 if core.has_bug(Plant::LeakOnCancel) {
                     self.bug_state.leaked.push(buffer);
                 } else {
-                    self.give_back(buffer);
+                    self.return_unused(buffer);
                 }
             }
         }
-        self.receive_completes(core, socket, Done::ReceiveEnded(end));
+        self.receive_completes(core, socket, Completed::ReceiveEnded(end));
     }
 
-    fn receive_completes(&mut self, core: &mut Core, socket: Socket, done: Done) {
+    fn receive_completes(&mut self, core: &mut Core, socket: Socket, completed: Completed) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let key = entry.key;
-        self.complete(core, Ready { socket, key, done });
-        self.settle(core, socket);
+        self.complete(core, Ready { socket, key, completed });
+        self.finish_close_if_idle(core, socket);
     }
 
     fn take_receive(&mut self, socket: Socket) -> Option<ReceiveOperation> {

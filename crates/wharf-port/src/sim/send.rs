@@ -5,10 +5,10 @@
 
 use super::connection::SERVER;
 use super::core::{Core, WRITE};
-use super::events::{Notice, Step, What};
+use super::events::{EventKind, SocketStep, Step};
 use super::faults::{FaultKind, Plant};
 use super::kernel::Kernel;
-use super::state::{Done, Ready, SendOperation};
+use super::state::{Completed, Ready, SendOperation};
 use crate::memory::Chain;
 use crate::port::{End, OsError, Socket};
 
@@ -16,7 +16,7 @@ impl Kernel {
     /// Sends as much as there is room for.
     pub(super) fn send_step(&mut self, core: &mut Core, socket: Socket) {
         let Some(conn) = self.conn_of(socket) else { return };
-        core.conn(conn, |conn| conn.sides[SERVER].noticed &= !WRITE);
+        core.conn(conn, |conn| conn.sides[SERVER].notified &= !WRITE);
         let Some(mut operation) = self.take_send(socket) else { return };
         if operation.settled.is_some() {
             return self.put_send(socket, operation);
@@ -69,8 +69,8 @@ impl Kernel {
             delay_ns => {
                 operation.settled = Some(end);
                 self.put_send(socket, operation);
-                let notice = Notice { socket, step: Step::SendDone };
-                core.schedule(delay_ns, What::Step { port: self.port, notice });
+                let step = SocketStep { socket, step: Step::SendDone };
+                core.schedule(delay_ns, EventKind::Step { port: self.port, step });
             }
         }
     }
@@ -116,8 +116,8 @@ impl Kernel {
         let key = entry.key;
         let SendOperation { chain, sent, .. } = operation;
         chain.set_owner(crate::memory::Owner::Application);
-        self.complete(core, Ready { socket, key, done: Done::Sent { chain, sent, end } });
-        self.settle(core, socket);
+        self.complete(core, Ready { socket, key, completed: Completed::Sent { chain, sent, end } });
+        self.finish_close_if_idle(core, socket);
     }
 
     fn take_send(&mut self, socket: Socket) -> Option<SendOperation> {

@@ -31,11 +31,11 @@ pub(super) enum SocketEnd {
 pub(super) struct Ready {
     pub(super) socket: Socket,
     pub(super) key: Key,
-    pub(super) done: Done,
+    pub(super) completed: Completed,
 }
 
 #[derive(Debug)]
-pub(super) enum Done {
+pub(super) enum Completed {
     Accepted { conn: ConnId, peer: SocketAddr, last: bool },
     AcceptEnded(End),
     Received { buffer: Buffer, last: bool },
@@ -64,7 +64,7 @@ pub(super) struct ReceiveOperation {
 pub(super) enum Stage {
     Waiting,
     /// In the queue of those that wait for a buffer.
-    Starved,
+    WaitingForBuffer,
     Filling(Buffer),
 }
 
@@ -116,7 +116,7 @@ impl SocketState {
     }
 }
 
-impl Done {
+impl Completed {
     /// Whether its operation is over with it.
     pub(super) fn is_last(&self) -> bool {
         match self {

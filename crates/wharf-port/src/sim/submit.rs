@@ -1,7 +1,7 @@
 //! The port's entrance: operations are checked and noted; the next dequeue hands them to the kernel,
 //! as on io_uring.
 
-use super::events::{Notice, Step};
+use super::events::{SocketStep, Step};
 use super::port::SimPort;
 use super::state::{
     AcceptOperation, ReceiveOperation, SendOperation, SocketEnd, SocketState, Stage,
@@ -48,29 +48,29 @@ impl<T: Send> SimPort<T> {
                 Step::Close
             }
         };
-        self.note_step(Notice { socket, step });
+        self.submit_step(SocketStep { socket, step });
         Ok(())
     }
 
     pub(super) fn cancel_operation(&mut self, socket: Socket, kind: OperationKind) {
         let Some(entry) = self.kernel.sockets.get_mut(socket) else { return };
         if mark_cancelled(&mut entry.state, Some(kind)) {
-            self.note_step(Notice { socket, step: Step::Cancel(kind) });
+            self.submit_step(SocketStep { socket, step: Step::Cancel(kind) });
         }
     }
 
     pub(super) fn shutdown_socket(&mut self, socket: Socket) {
         if self.kernel.conn_of(socket).is_some() {
-            self.note_step(Notice { socket, step: Step::Shutdown });
+            self.submit_step(SocketStep { socket, step: Step::Shutdown });
         }
     }
 
     /// Has the next dequeue hand this over, and the driver see that there is to be one.
-    fn note_step(&mut self, notice: Notice) {
+    fn submit_step(&mut self, step: SocketStep) {
         if self.kernel.submitted.is_empty() {
             self.wake_flag.set();
         }
-        self.kernel.submitted.push(notice);
+        self.kernel.submitted.push(step);
     }
 }
 

@@ -63,7 +63,7 @@ impl World {
     ///
     /// `OutOfMemory` if there are as many as the configuration allows.
     pub fn listen(&self, address: SocketAddr) -> io::Result<SimListener> {
-        let backlog = Backlog { address, holder: None, waiting: VecDeque::new(), noticed: false };
+        let backlog = Backlog { address, owner: None, waiting: VecDeque::new(), notified: false };
         let id = self.lock().listeners.insert(Key(0), backlog);
         id.map_or(Err(io::ErrorKind::OutOfMemory.into()), |id| {
             Ok(SimListener::new(self.clone(), id, address))
@@ -89,7 +89,7 @@ impl World {
     /// what is due then. `false` if there is nothing to wait for: time stands still.
     ///
     /// May be called while ports are runnable; they are then late, as under load.
-    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
+    #[expect(clippy::must_use_candidate, reason = "called for kind it does")]
     pub fn advance(&self) -> bool {
         let mut core = self.lock();
         let next_ns = core.next_ns();
