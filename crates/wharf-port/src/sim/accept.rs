@@ -1,43 +1,43 @@
 //! Accepts: connections leave a listener's queue.
 
 use super::connection::SERVER;
-use super::core::{Core, SideOwner};
 use super::events::{SocketStep, Step};
 use super::faults::{FaultKind, Plant};
 use super::kernel::Kernel;
 use super::state::{Completed, Ready, SocketEnd};
+use super::world_state::{SideOwner, WorldState};
 use crate::port::{End, OsError, Shots, Socket};
 
 const EMFILE: i32 = 24;
 
 impl Kernel {
-    pub(super) fn accept_step(&mut self, core: &mut Core, socket: Socket) {
+    pub(super) fn accept_step(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let SocketEnd::Listener(listener) = entry.state.end else { return };
-        let queued = core.queued(listener);
+        let queued = world.queued(listener);
         if queued == 0 || entry.state.accept.is_none() {
             return;
         }
-        if core.draw_fault(FaultKind::AcceptEmfile) {
+        if world.draw_fault(FaultKind::AcceptEmfile) {
             let failed = End::Failed(OsError::new("accept", EMFILE));
-            return self.end_accept(core, socket, failed);
+            return self.end_accept(world, socket, failed);
         }
-        self.accept_one(core, socket, listener, false);
-        if core.queued(listener) > 0 {
-            core.step_now(self.port, SocketStep { socket, step: Step::Acceptable });
+        self.accept_one(world, socket, listener, false);
+        if world.queued(listener) > 0 {
+            world.step_now(self.port, SocketStep { socket, step: Step::Acceptable });
         }
     }
 
     /// Takes one connection from the queue, unless it is one that ended early.
-    fn accept_one(&mut self, core: &mut Core, socket: Socket, listener: Socket, last: bool) {
-        let Some(conn) = core.take_queued(listener) else { return };
-        if core.draw_fault(FaultKind::AcceptAbort) {
+    fn accept_one(&mut self, world: &mut WorldState, socket: Socket, listener: Socket, last: bool) {
+        let Some(conn) = world.take_queued(listener) else { return };
+        if world.draw_fault(FaultKind::AcceptAbort) {
             self.counters.accept_aborts += 1;
-            core.set_faulted(conn);
-            return core.refuse(conn);
+            world.set_faulted(conn);
+            return world.refuse(conn);
         }
-        core.inject_connection_fault(conn);
-        let Some(peer) = core.conn(conn, |conn| conn.peer) else { return };
+        world.inject_connection_fault(conn);
+        let Some(peer) = world.conn(conn, |conn| conn.peer) else { return };
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let key = entry.key;
         let once = entry.state.accept.as_ref().is_none_or(|accept| accept.shots == Shots::One);
@@ -46,39 +46,39 @@ impl Kernel {
             entry.state.accept = None;
         }
         self.complete(
-            core,
+            world,
             Ready { socket, key, completed: Completed::Accepted { conn, peer, last } },
         );
         if last {
-            self.finish_close_if_idle(core, socket);
+            self.finish_close_if_idle(world, socket);
         }
     }
 
-    pub(super) fn cancel_accept(&mut self, core: &mut Core, socket: Socket) {
+    pub(super) fn cancel_accept(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let SocketEnd::Listener(listener) = entry.state.end else { return };
         if !entry.state.accept.as_ref().is_some_and(|accept| accept.cancelled) {
             return;
         }
-        if core.queued(listener) > 0 && core.draw_fault(FaultKind::CancelRace) {
-            self.accept_one(core, socket, listener, true);
+        if world.queued(listener) > 0 && world.draw_fault(FaultKind::CancelRace) {
+            self.accept_one(world, socket, listener, true);
         }
-        self.end_accept(core, socket, End::Cancelled);
+        self.end_accept(world, socket, End::Cancelled);
     }
 
     /// The accept is over, unless it is so already.
-    fn end_accept(&mut self, core: &mut Core, socket: Socket, end: End) {
+    fn end_accept(&mut self, world: &mut WorldState, socket: Socket, end: End) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         if entry.state.accept.take().is_none() {
             return;
         }
         let key = entry.key;
-        self.complete(core, Ready { socket, key, completed: Completed::AcceptEnded(end) });
-        self.finish_close_if_idle(core, socket);
+        self.complete(world, Ready { socket, key, completed: Completed::AcceptEnded(end) });
+        self.finish_close_if_idle(world, socket);
     }
 }
 
-impl Core {
+impl WorldState {
     /// Connections that wait; clears the notice of them.
     fn queued(&mut self, listener: Socket) -> usize {
         self.listeners.get_mut(listener).map_or(0, |entry| {

@@ -1,7 +1,6 @@
 //! The port's exit: what is ready at the world's time, and a note of how long it would have slept.
 
 use super::connection::SERVER;
-use super::core::Core;
 use super::faults::FaultKind;
 use super::kernel::Kernel;
 use super::peer::SimStream;
@@ -9,6 +8,7 @@ use super::port::SimPort;
 use super::state::{Completed, Ready, SocketEnd};
 use super::world::Guard;
 use super::world::World;
+use super::world_state::WorldState;
 use crate::port::{Completion, Completions, Outcome, Port, PortError, Time, is_full};
 use std::time::Duration;
 
@@ -49,30 +49,30 @@ impl<T: Send> SimPort<T> {
         self.inbox.take_packets(completions, room.div_ceil(2));
         let posted = completions.len();
         let world = self.world.clone();
-        let mut core = world.lock();
+        let mut state = world.lock();
         let number = self.kernel.port as usize;
-        core.ports[number].wakes_at_ns = None;
-        let was_asleep = std::mem::replace(&mut core.ports[number].asleep, false);
+        state.ports[number].wakes_at_ns = None;
+        let was_asleep = std::mem::replace(&mut state.ports[number].asleep, false);
         self.kernel.counters.wakeups += u64::from(was_asleep && posted > 0);
-        if core.draw_fault(FaultKind::SpuriousWake) {
+        if state.draw_fault(FaultKind::SpuriousWake) {
             // What woke the port has not been looked at yet.
             self.wake_flag.set();
             return;
         }
-        if core.draw_fault(FaultKind::TakeFail) {
-            let number = 1 + core.rng.below(8);
+        if state.draw_fault(FaultKind::TakeFail) {
+            let number = 1 + state.rng.below(8);
             self.kernel.pool.fail_take(u32::try_from(number).unwrap_or(1));
         }
         let mut room = completions.capacity() - completions.len();
-        self.kernel.run(&mut core, room);
-        if self.kernel.ready.len() > 1 && core.draw_fault(FaultKind::ShortDequeue) {
-            room = room.min(1 + core.rng.below_len(self.kernel.ready.len()));
+        self.kernel.run(&mut state, room);
+        if self.kernel.ready.len() > 1 && state.draw_fault(FaultKind::ShortDequeue) {
+            room = room.min(1 + state.rng.below_len(self.kernel.ready.len()));
         }
         for _ in 0..room {
             let Some(ready) = self.kernel.ready.pop_front() else { break };
-            completions.push(self.kernel.deliver(&mut core, &world, ready));
+            completions.push(self.kernel.deliver(&mut state, &world, ready));
         }
-        drop(core);
+        drop(state);
         // As the other ports do: who finds room left has seen all packets that were there.
         self.inbox.take_packets(completions, usize::MAX);
     }
@@ -80,8 +80,8 @@ impl<T: Send> SimPort<T> {
     /// Nothing was there: notes until when the port sleeps, unless something came meanwhile.
     /// `false` if it must look again.
     fn fall_asleep(&mut self, deadline: Option<Time>) -> bool {
-        let mut core = self.world.lock();
-        let port = &mut core.ports[self.kernel.port as usize];
+        let mut state = self.world.lock();
+        let port = &mut state.ports[self.kernel.port as usize];
         let kernel = &self.kernel;
         let idle = port.due.is_empty() && kernel.ready.is_empty() && kernel.submitted.is_empty();
         if !idle || !self.inbox.fall_asleep() {
@@ -94,17 +94,17 @@ impl<T: Send> SimPort<T> {
 
     /// Moves the clock of a world that this port is alone in. `false` if that changes nothing.
     fn move_clock(&mut self, deadline: Option<Time>) -> bool {
-        let mut core = self.world.lock();
+        let mut state = self.world.lock();
         if self.wake_flag.is_set() || self.kernel.can_serve_waiters() {
             return true;
         }
-        match (core.events.next_ns(), deadline) {
+        match (state.events.next_ns(), deadline) {
             (Some(next_ns), deadline) if deadline.is_none_or(|time| next_ns <= time.0) => {
-                self.world.move_clock(&mut core, next_ns);
+                self.world.move_clock(&mut state, next_ns);
                 true
             }
             (_, Some(time)) => {
-                self.world.move_clock(&mut core, time.0);
+                self.world.move_clock(&mut state, time.0);
                 false
             }
             (_, None) => false,
@@ -116,12 +116,12 @@ impl Kernel {
     /// A completion leaves; a closed socket's place becomes free.
     fn deliver<T: Send>(
         &mut self,
-        core: &mut Core,
+        state: &mut WorldState,
         world: &World,
         ready: Ready,
     ) -> Completion<SimStream, T> {
         let Ready { socket, key, completed } = ready;
-        core.note(core.now_ns ^ key.0.rotate_left(32) ^ u64::from(self.port));
+        state.note(state.now_ns ^ key.0.rotate_left(32) ^ u64::from(self.port));
         match self.sockets.get_mut(socket) {
             Some(entry) if completed.is_last() => entry.state.undelivered &= !completed.bit(),
             Some(_) => {}
@@ -129,22 +129,22 @@ impl Kernel {
         }
         let outcome = match completed {
             Completed::Accepted { conn, peer, last } => {
-                core.note(1);
+                state.note(1);
                 let stream = SimStream::new(world.clone(), conn);
                 Outcome::Accepted { stream, peer, last }
             }
             Completed::AcceptEnded(end) => Outcome::AcceptEnded(end),
             Completed::Received { buffer, last } => {
-                core.note(2 + ((buffer.len() as u64) << 8));
+                state.note(2 + ((buffer.len() as u64) << 8));
                 Outcome::Received { buffer, last }
             }
             Completed::ReceiveEnded(end) => Outcome::ReceiveEnded(end),
             Completed::Sent { chain, sent, end } => {
-                core.note(3 + ((sent as u64) << 8));
+                state.note(3 + ((sent as u64) << 8));
                 Outcome::Sent { chain, sent, end }
             }
             Completed::Closed => {
-                core.note(4);
+                state.note(4);
                 self.sockets.remove(socket);
                 Outcome::Closed
             }
@@ -154,20 +154,20 @@ impl Kernel {
 
     /// Ends all that is in flight: nothing outside this process can write to a buffer, so what is
     /// dropped after this is free at once.
-    fn end_all(&mut self, mut core: Guard<'_>) {
-        let port = &mut core.ports[self.port as usize];
+    fn end_all(&mut self, mut state: Guard<'_>) {
+        let port = &mut state.ports[self.port as usize];
         port.alive = false;
         port.due.clear();
         for socket in self.sockets.sockets().collect::<Vec<_>>() {
             let Some(entry) = self.sockets.remove(socket) else { continue };
             match entry.state.end {
-                SocketEnd::Conn(conn) => core.close(conn, SERVER),
-                SocketEnd::Listener(listener) => core.close_listener(listener),
+                SocketEnd::Conn(conn) => state.close(conn, SERVER),
+                SocketEnd::Listener(listener) => state.close_listener(listener),
             }
         }
         for ready in self.ready.drain(..) {
             if let Completed::Accepted { conn, .. } = ready.completed {
-                core.close(conn, SERVER);
+                state.close(conn, SERVER);
             }
         }
     }

@@ -1,10 +1,10 @@
 //! A port's side of the kernel: the operations in flight, and the steps in which they go on.
 
 use super::connection::{ConnId, SERVER};
-use super::core::Core;
 use super::events::{SocketStep, Step};
 use super::faults::{FaultKind, Plant};
 use super::state::{Completed, Ready, SocketEnd, SocketState};
+use super::world_state::WorldState;
 use crate::memory::{Buffer, BufferPool, Chain, Owner};
 use crate::port::{Counters, Key, OperationKind, Shots, Socket, SocketQueue, SocketTable};
 use std::collections::VecDeque;
@@ -49,82 +49,82 @@ pub(super) struct BugState {
 
 impl Kernel {
     /// Takes steps until nothing is due or `room` completions are ready.
-    pub(super) fn run(&mut self, core: &mut Core, room: usize) {
-        self.show_late_bytes(core);
+    pub(super) fn run(&mut self, world: &mut WorldState, room: usize) {
+        self.show_late_bytes(world);
         self.filled_count = 0;
         self.provide_buffers();
         for index in 0..self.submitted.len() {
             let step = self.submitted[index];
             match step.step {
                 // A cancel meets its target before or after what has happened to it meanwhile.
-                Step::Cancel(_) if core.rng.below(2) == 0 => {
-                    core.ports[self.port as usize].due.push_front(step);
+                Step::Cancel(_) if world.rng.below(2) == 0 => {
+                    world.ports[self.port as usize].due.push_front(step);
                 }
                 Step::Writable | Step::Cancel(_) | Step::Close => {
-                    core.step_later(self.port, step);
+                    world.step_later(self.port, step);
                 }
                 Step::Acceptable
                 | Step::Readable
                 | Step::Shutdown
                 | Step::Fill
                 | Step::SendDone
-                | Step::Finish => core.step_now(self.port, step),
+                | Step::Finish => world.step_now(self.port, step),
             }
         }
         self.submitted.clear();
-        if core.has_bug(Plant::OvertakeWaiters) {
-            self.overtake(core, room);
+        if world.has_bug(Plant::OvertakeWaiters) {
+            self.overtake(world, room);
         }
-        self.serve_waiters(core, room);
+        self.serve_waiters(world, room);
         while self.ready.len() < room {
-            let Some(step) = core.ports[self.port as usize].due.pop_front() else { break };
-            self.step(core, step);
+            let Some(step) = world.ports[self.port as usize].due.pop_front() else { break };
+            self.step(world, step);
             if !self.waiting.is_empty() {
-                self.serve_waiters(core, room);
+                self.serve_waiters(world, room);
             }
         }
     }
 
     /// [`Plant::OvertakeWaiters`]: what is armed anew goes first.
-    fn overtake(&mut self, core: &mut Core, room: usize) {
-        let due = std::mem::take(&mut core.ports[self.port as usize].due);
+    fn overtake(&mut self, world: &mut WorldState, room: usize) {
+        let due = std::mem::take(&mut world.ports[self.port as usize].due);
         for step in due {
             let entry = self.sockets.get_mut(step.socket);
             let receive = entry.and_then(|entry| entry.state.receive.as_ref());
             let is_anew = receive.is_some_and(|receive| receive.shots != Shots::Many);
             if is_anew && matches!(step.step, Step::Readable) && self.ready.len() < room {
-                self.readable_step(core, step.socket);
+                self.readable_step(world, step.socket);
             } else {
-                core.ports[self.port as usize].due.push_back(step);
+                world.ports[self.port as usize].due.push_back(step);
             }
         }
     }
 
-    fn step(&mut self, core: &mut Core, step: SocketStep) {
+    fn step(&mut self, world: &mut WorldState, step: SocketStep) {
         let socket = step.socket;
         match step.step {
-            Step::Acceptable => self.accept_step(core, socket),
-            Step::Readable => self.readable_step(core, socket),
-            Step::Fill => self.fill_step(core, socket),
-            Step::Writable => self.send_step(core, socket),
-            Step::SendDone => self.send_done_step(core, socket),
-            Step::Cancel(_) if core.plant == Some(Plant::IgnoreCancel) => {}
-            Step::Cancel(OperationKind::Accept) => self.cancel_accept(core, socket),
-            Step::Cancel(OperationKind::Receive) => self.cancel_receive(core, socket),
-            Step::Cancel(OperationKind::Send) => self.cancel_send(core, socket),
+            Step::Acceptable => self.accept_step(world, socket),
+            Step::Readable => self.readable_step(world, socket),
+            Step::Fill => self.fill_step(world, socket),
+            Step::Writable => self.send_step(world, socket),
+            Step::SendDone => self.send_done_step(world, socket),
+            Step::Cancel(_) if world.plant == Some(Plant::IgnoreCancel) => {}
+            Step::Cancel(OperationKind::Accept) => self.cancel_accept(world, socket),
+            Step::Cancel(OperationKind::Receive) => self.cancel_receive(world, socket),
+            Step::Cancel(OperationKind::Send) => self.cancel_send(world, socket),
             Step::Cancel(OperationKind::Close) => {}
             Step::Shutdown => {
                 if let Some(conn) = self.conn_of(socket) {
-                    core.shut(conn, SERVER);
+                    world.shut(conn, SERVER);
                 }
             }
-            Step::Close => self.close_step(core, socket),
-            Step::Finish => self.finish_step(core, socket),
+            Step::Close => self.close_step(world, socket),
+            Step::Finish => self.finish_step(world, socket),
         }
     }
 
-    fn close_step(&mut self, core: &mut Core, socket: Socket) {
-        let orphan = self.orphan(core, socket);
+    fn close_step(&mut self, world: &mut WorldState, socket: Socket) {
+        let orphan = self.orphan(world, socket);
         self.bug_state.late.extend(orphan);
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let state = &entry.state;
@@ -134,14 +134,14 @@ impl Kernel {
             (OperationKind::Send, state.send.is_some()),
         ];
         for (kind, _) in in_flight.into_iter().filter(|(_, is_in_flight)| *is_in_flight) {
-            core.step_later(self.port, SocketStep { socket, step: Step::Cancel(kind) });
+            world.step_later(self.port, SocketStep { socket, step: Step::Cancel(kind) });
         }
-        self.finish_close_if_idle(core, socket);
+        self.finish_close_if_idle(world, socket);
     }
 
     /// [`Plant::SkipGeneration`]: the receive that the close leaves behind, bytes and all.
-    fn orphan(&mut self, core: &mut Core, socket: Socket) -> Option<(Socket, Buffer)> {
-        if core.plant != Some(Plant::SkipGeneration) {
+    fn orphan(&mut self, world: &mut WorldState, socket: Socket) -> Option<(Socket, Buffer)> {
+        if world.plant != Some(Plant::SkipGeneration) {
             return None;
         }
         let state = &mut self.sockets.get_mut(socket)?.state;
@@ -154,29 +154,29 @@ impl Kernel {
     }
 
     /// An operation is over: if it was the last one that a close waited for, the close goes on.
-    pub(super) fn finish_close_if_idle(&mut self, core: &mut Core, socket: Socket) {
+    pub(super) fn finish_close_if_idle(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let state = &mut entry.state;
         let idle = state.accept.is_none() && state.receive.is_none() && state.send.is_none();
         if state.closing && idle && !std::mem::replace(&mut state.finishing, true) {
-            core.step_later(self.port, SocketStep { socket, step: Step::Finish });
+            world.step_later(self.port, SocketStep { socket, step: Step::Finish });
         }
     }
 
-    fn finish_step(&mut self, core: &mut Core, socket: Socket) {
+    fn finish_step(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let key = entry.key;
         match entry.state.end {
-            SocketEnd::Conn(conn) => core.close(conn, SERVER),
-            SocketEnd::Listener(listener) => core.close_listener(listener),
+            SocketEnd::Conn(conn) => world.close(conn, SERVER),
+            SocketEnd::Listener(listener) => world.close_listener(listener),
         }
-        if !core.bug_triggers(Plant::DropClosed) {
-            self.complete(core, Ready { socket, key, completed: Completed::Closed });
+        if !world.bug_triggers(Plant::DropClosed) {
+            self.complete(world, Ready { socket, key, completed: Completed::Closed });
         }
     }
 
     /// A completion is ready. It may overtake others of which the order is not promised.
-    pub(super) fn complete(&mut self, core: &mut Core, mut ready: Ready) {
+    pub(super) fn complete(&mut self, world: &mut WorldState, mut ready: Ready) {
         if ready.completed.is_last()
             && let Some(entry) = self.sockets.get_mut(ready.socket)
         {
@@ -184,10 +184,10 @@ impl Kernel {
         }
         if matches!(ready.completed, Completed::Accepted { .. }) {
             self.ready.push_back(ready);
-        } else if core.bug_triggers(Plant::LoseCompletion) {
+        } else if world.bug_triggers(Plant::LoseCompletion) {
             return;
         } else {
-            if core.bug_triggers(Plant::CompleteTwice)
+            if world.bug_triggers(Plant::CompleteTwice)
                 && let Some(twin) = self.twin_of(&ready.completed)
             {
                 let (socket, key) = (ready.socket, ready.key);
@@ -195,17 +195,17 @@ impl Kernel {
             }
             if let Some(other) = self.ready.back()
                 && matches!(ready.completed, Completed::Received { .. })
-                && core.bug_triggers(Plant::SwapKeys)
+                && world.bug_triggers(Plant::SwapKeys)
             {
                 ready.key = other.key;
             }
             self.ready.push_back(ready);
         }
         let mut place = self.ready.len() - 1;
-        if place == 0 || !core.draw_fault(FaultKind::Reorder) {
+        if place == 0 || !world.draw_fault(FaultKind::Reorder) {
             return;
         }
-        let places_max = 1 + core.rng.below_len(place);
+        let places_max = 1 + world.rng.below_len(place);
         for _ in 0..places_max {
             if !may_change_places(&self.ready[place - 1], &self.ready[place]) {
                 break;
@@ -226,13 +226,13 @@ impl Kernel {
     }
 
     /// Planted faults that strike at the next dequeue.
-    fn show_late_bytes(&mut self, core: &mut Core) {
+    fn show_late_bytes(&mut self, world: &mut WorldState) {
         for (conn, len) in std::mem::take(&mut self.bug_state.unread) {
             // The buffers went home unread; what is in one of them now belongs to anybody.
             if let Some(mut buffer) = self.pool.acquire(Owner::KernelSend) {
                 let len = u32::try_from(len).unwrap_or(u32::MAX).min(buffer.capacity());
                 buffer.set_len(len);
-                let _lost = core.write(conn, SERVER, len as usize, std::iter::once(&*buffer));
+                let _lost = world.write(conn, SERVER, len as usize, std::iter::once(&*buffer));
             }
         }
         for (before, buffer) in std::mem::take(&mut self.bug_state.late) {

@@ -36,7 +36,6 @@
 mod accept;
 mod config;
 mod connection;
-mod core;
 mod dequeue;
 mod events;
 mod faults;
@@ -55,6 +54,7 @@ mod submit;
 mod tests;
 mod traffic;
 mod world;
+mod world_state;
 
 pub use config::WorldConfig;
 pub use faults::{FaultCounts, FaultKind, Faults, Plant};

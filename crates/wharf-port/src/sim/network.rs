@@ -1,11 +1,11 @@
 //! The network: bytes, ends and resets go from one side of a connection to the other.
 
 use super::connection::{ConnId, SERVER};
-use super::core::{Core, ECONNRESET, EPIPE, READ, Readable, SideOwner, WRITE};
 use super::events::EventKind;
 use super::faults::FaultKind;
+use super::world_state::{ECONNRESET, EPIPE, READ, Readable, SideOwner, WRITE, WorldState};
 
-impl Core {
+impl WorldState {
     /// What a read on this side would get now.
     pub(super) fn readable(&mut self, conn: ConnId, side: usize) -> Readable {
         self.conn(conn, |conn| {

@@ -1,9 +1,9 @@
 //! The other ends: clients, and what an accept or a listen gives before it is associated.
 
 use super::connection::{CLIENT, ConnId, SERVER};
-use super::core::Readable;
 use super::traffic::TrafficWatch;
 use super::world::World;
+use super::world_state::Readable;
 use crate::port::Socket;
 use std::io;
 use std::net::SocketAddr;
@@ -86,9 +86,9 @@ impl SimClient {
     /// `WouldBlock` without room; then the client is [ready](World::ready_client) when there is
     /// some. `ConnectionReset` or `BrokenPipe` if the connection is over.
     pub fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let mut core = self.world.lock();
-        let written = core.write(self.conn, CLIENT, data.len(), std::iter::once(data));
-        core.conn(self.conn, |conn| conn.sides[CLIENT].notified = 0);
+        let mut world = self.world.lock();
+        let written = world.write(self.conn, CLIENT, data.len(), std::iter::once(data));
+        world.conn(self.conn, |conn| conn.sides[CLIENT].notified = 0);
         match written {
             Ok(0) if !data.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
             Ok(count) => Ok(count),
@@ -103,13 +103,13 @@ impl SimClient {
     /// `WouldBlock` if nothing has arrived, or if this client does not read;
     /// `ConnectionReset` after a reset.
     pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let mut core = self.world.lock();
-        let never_reads = core.conn(self.conn, |conn| {
+        let mut world = self.world.lock();
+        let never_reads = world.conn(self.conn, |conn| {
             conn.sides[CLIENT].notified = 0;
             conn.never_reads
         });
-        let was_reset = core.conn(self.conn, |conn| conn.sides[CLIENT].reset);
-        match core.readable(self.conn, CLIENT) {
+        let was_reset = world.conn(self.conn, |conn| conn.sides[CLIENT].reset);
+        match world.readable(self.conn, CLIENT) {
             _ if was_reset == Some(true) && (!self.reads || never_reads == Some(true)) => {
                 Err(io::ErrorKind::ConnectionReset.into())
             }
@@ -119,7 +119,7 @@ impl SimClient {
             Readable::AtEnd => Ok(0),
             Readable::Bytes(_) => {
                 let mut filled = 0;
-                core.read(self.conn, CLIENT, room.len(), |bytes| {
+                world.read(self.conn, CLIENT, room.len(), |bytes| {
                     room[filled..filled + bytes.len()].copy_from_slice(bytes);
                     filled += bytes.len();
                 });
@@ -135,9 +135,9 @@ impl SimClient {
 
     /// Ends the connection with a reset.
     pub fn reset(self) {
-        let mut core = self.world.lock();
-        core.reset_later(self.conn, SERVER);
-        core.conn(self.conn, |conn| conn.sides[CLIENT].reset = true);
+        let mut world = self.world.lock();
+        world.reset_later(self.conn, SERVER);
+        world.conn(self.conn, |conn| conn.sides[CLIENT].reset = true);
     }
 
     /// From now on nothing is read, or read again.

@@ -1,11 +1,11 @@
 //! The simulated port as a whole: what it is made of, and the contract that it keeps.
 
 use super::connection::{CLIENT, SERVER};
-use super::core::WakeFlag;
 use super::kernel::{BugState, Kernel};
 use super::peer::{SimListener, SimStream};
 use super::state::{SocketEnd, SocketState};
 use super::world::World;
+use super::world_state::WakeFlag;
 use crate::memory::BufferPool;
 use crate::port::{
     Completions, Counters, Inbox, Key, Operation, OperationKind, Port, PortConfig, PortError,
@@ -144,9 +144,9 @@ impl<T: Send> SimPort<T> {
         let state = SocketState::new(SocketEnd::Conn(conn));
         match self.kernel.sockets.insert(key, state) {
             Some(socket) => {
-                let mut core = self.world.lock();
-                core.assign_to_port(conn, self.kernel.port, socket);
-                core.inject_connection_fault(conn);
+                let mut world = self.world.lock();
+                world.assign_to_port(conn, self.kernel.port, socket);
+                world.inject_connection_fault(conn);
                 Ok(socket)
             }
             None => Err(Refused { socket: SimStream::new(self.world.clone(), conn), error: None }),
@@ -167,8 +167,8 @@ impl<T: Send> SimPort<T> {
         };
         match self.kernel.sockets.insert(key, SocketState::new(SocketEnd::Listener(id))) {
             Some(socket) => {
-                let mut core = self.world.lock();
-                if let Some(entry) = core.listeners.get_mut(id) {
+                let mut world = self.world.lock();
+                if let Some(entry) = world.listeners.get_mut(id) {
                     entry.state.owner = Some((self.kernel.port, socket));
                 }
                 Ok(socket)

@@ -13,41 +13,41 @@
 //! brought all that it may, until the kernel has heard of that: by what is lent at most.
 
 use super::connection::{ConnId, SERVER};
-use super::core::{Core, ECONNRESET, READ, Readable};
 use super::events::{EventKind, SocketStep, Step};
 use super::faults::{FaultKind, Plant};
 use super::kernel::Kernel;
 use super::state::{Completed, Ready, ReceiveOperation, Stage};
+use super::world_state::{ECONNRESET, READ, Readable, WorldState};
 use crate::memory::{Buffer, Owner};
 use crate::port::{Demand, End, OsError, Shots, Socket};
 
 impl Kernel {
     /// Looks at what is there for the receive.
-    pub(super) fn readable_step(&mut self, core: &mut Core, socket: Socket) {
+    pub(super) fn readable_step(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(conn) = self.conn_of(socket) else { return };
-        core.conn(conn, |conn| conn.sides[SERVER].notified &= !READ);
+        world.conn(conn, |conn| conn.sides[SERVER].notified &= !READ);
         let Some(operation) = self.take_receive(socket) else { return };
-        core.inject_connection_fault(conn);
-        match core.readable(conn, SERVER) {
+        world.inject_connection_fault(conn);
+        match world.readable(conn, SERVER) {
             Readable::Reset => {
-                let as_end = core.draw_fault(FaultKind::ResetAsEnd);
+                let as_end = world.draw_fault(FaultKind::ResetAsEnd);
                 let reset = End::Failed(OsError::new("recv", ECONNRESET));
                 let end = if as_end { End::PeerClosed } else { reset };
-                self.end_receive(core, socket, operation, end);
+                self.end_receive(world, socket, operation, end);
             }
-            Readable::AtEnd => self.end_receive(core, socket, operation, End::PeerClosed),
+            Readable::AtEnd => self.end_receive(world, socket, operation, End::PeerClosed),
             Readable::Nothing if operation.shots == Shots::IfReady => {
-                self.end_receive(core, socket, operation, End::NotReady);
+                self.end_receive(world, socket, operation, End::NotReady);
             }
             Readable::Bytes(_) if operation.is_zero_byte() => {
-                self.end_receive(core, socket, operation, End::Readable);
+                self.end_receive(world, socket, operation, End::Readable);
             }
             Readable::Bytes(_) if matches!(operation.stage, Stage::Waiting) => {
-                self.acquire_or_wait(core, socket, operation);
+                self.acquire_or_wait(world, socket, operation);
             }
             Readable::Bytes(_) => self.put_receive(socket, operation),
             Readable::Nothing => {
-                if core.has_bug(Plant::HoldWhileIdle) && self.bug_state.leaked.is_empty() {
+                if world.has_bug(Plant::HoldWhileIdle) && self.bug_state.leaked.is_empty() {
                     self.bug_state.leaked.extend(self.pool.acquire(Owner::KernelReceive));
                 }
                 self.put_receive(socket, operation);
@@ -56,19 +56,24 @@ impl Kernel {
     }
 
     /// Bytes are there: picks a buffer for them, or queues up for one.
-    fn acquire_or_wait(&mut self, core: &mut Core, socket: Socket, operation: ReceiveOperation) {
-        if core.draw_fault(FaultKind::Enobufs) {
-            let delay_ns = 1 + core.rng.below(core.faults.delay_max_ns);
-            core.schedule(delay_ns, EventKind::Wake { port: self.port });
-            return self.wait_for_buffer(core, socket, operation);
+    fn acquire_or_wait(
+        &mut self,
+        world: &mut WorldState,
+        socket: Socket,
+        operation: ReceiveOperation,
+    ) {
+        if world.draw_fault(FaultKind::Enobufs) {
+            let delay_ns = 1 + world.rng.below(world.faults.delay_max_ns);
+            world.schedule(delay_ns, EventKind::Wake { port: self.port });
+            return self.wait_for_buffer(world, socket, operation);
         }
-        let overtakes = core.has_bug(Plant::OvertakeWaiters) && operation.shots != Shots::Many;
+        let overtakes = world.has_bug(Plant::OvertakeWaiters) && operation.shots != Shots::Many;
         if !self.waiting.is_empty() && !overtakes {
-            return self.wait_for_buffer(core, socket, operation);
+            return self.wait_for_buffer(world, socket, operation);
         }
         match self.take_large(socket, &operation).or_else(|| self.take_buffer()) {
-            Some(buffer) => self.begin_fill(core, socket, operation, buffer),
-            None => self.wait_for_buffer(core, socket, operation),
+            Some(buffer) => self.begin_fill(world, socket, operation, buffer),
+            None => self.wait_for_buffer(world, socket, operation),
         }
     }
 
@@ -85,15 +90,15 @@ impl Kernel {
 
     fn wait_for_buffer(
         &mut self,
-        core: &mut Core,
+        world: &mut WorldState,
         socket: Socket,
         mut operation: ReceiveOperation,
     ) {
         self.counters.receive_pauses += 1;
         operation.stage = Stage::WaitingForBuffer;
-        if core.has_bug(Plant::ServeLastFirst) {
+        if world.has_bug(Plant::ServeLastFirst) {
             self.waiting.push_front(socket);
-        } else if !core.bug_triggers(Plant::ForgetRearm) {
+        } else if !world.bug_triggers(Plant::ForgetRearm) {
             self.waiting.push_back(socket);
         }
         self.put_receive(socket, operation);
@@ -129,7 +134,7 @@ impl Kernel {
     }
 
     /// Gives free buffers to the sockets that wait for one, the longest waiting first.
-    pub(super) fn serve_waiters(&mut self, core: &mut Core, room: usize) {
+    pub(super) fn serve_waiters(&mut self, world: &mut WorldState, room: usize) {
         for _ in 0..self.waiting.len() {
             if self.ready.len() >= room {
                 return;
@@ -141,7 +146,7 @@ impl Kernel {
             else {
                 return self.return_unused(buffer);
             };
-            self.begin_fill(core, socket, operation, buffer);
+            self.begin_fill(world, socket, operation, buffer);
         }
     }
 
@@ -154,27 +159,27 @@ impl Kernel {
 
     fn begin_fill(
         &mut self,
-        core: &mut Core,
+        world: &mut WorldState,
         socket: Socket,
         mut operation: ReceiveOperation,
         buffer: Buffer,
     ) {
         self.filling_count += 1;
-        match core.delay_ns() {
-            0 => self.fill(core, socket, operation, buffer),
+        match world.delay_ns() {
+            0 => self.fill(world, socket, operation, buffer),
             delay_ns => {
                 operation.stage = Stage::Filling(buffer);
                 self.put_receive(socket, operation);
                 let step = SocketStep { socket, step: Step::Fill };
-                core.schedule(delay_ns, EventKind::Step { port: self.port, step });
+                world.schedule(delay_ns, EventKind::Step { port: self.port, step });
             }
         }
     }
 
-    pub(super) fn fill_step(&mut self, core: &mut Core, socket: Socket) {
+    pub(super) fn fill_step(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(mut operation) = self.take_receive(socket) else { return };
         match std::mem::replace(&mut operation.stage, Stage::Waiting) {
-            Stage::Filling(buffer) => self.fill(core, socket, operation, buffer),
+            Stage::Filling(buffer) => self.fill(world, socket, operation, buffer),
             other @ (Stage::Waiting | Stage::WaitingForBuffer) => {
                 operation.stage = other;
                 self.put_receive(socket, operation);
@@ -185,7 +190,7 @@ impl Kernel {
     /// The kernel writes to the buffer, and the completion is ready.
     fn fill(
         &mut self,
-        core: &mut Core,
+        world: &mut WorldState,
         socket: Socket,
         mut operation: ReceiveOperation,
         mut buffer: Buffer,
@@ -193,31 +198,31 @@ impl Kernel {
         self.filling_count -= 1;
         operation.stage = Stage::Waiting;
         let Some(conn) = self.conn_of(socket) else { return };
-        self.copy(core, conn, &mut operation, &mut buffer);
+        self.copy(world, conn, &mut operation, &mut buffer);
         if buffer.is_empty() {
             self.return_unused(buffer);
             self.put_receive(socket, operation);
-            return self.readable_step(core, socket);
+            return self.readable_step(world, socket);
         }
-        if core.bug_triggers(Plant::OneByteMore) {
+        if world.bug_triggers(Plant::OneByteMore) {
             buffer.append(&[0]);
         }
         let is_used_up = operation.is_used_up();
         let last = operation.shots != Shots::Many || is_used_up;
-        let rest = core.readable(conn, SERVER) != Readable::Nothing;
-        let end_too_early = rest && core.bug_triggers(Plant::EarlyEnd);
+        let rest = world.readable(conn, SERVER) != Readable::Nothing;
+        let end_too_early = rest && world.bug_triggers(Plant::EarlyEnd);
         if is_used_up && self.exceeds_limit(&operation, Some(&buffer)) {
-            return self.receive_beyond_limit(core, socket, conn, operation, buffer);
+            return self.receive_beyond_limit(world, socket, conn, operation, buffer);
         }
         if !last && !end_too_early {
             self.put_receive(socket, operation);
             if rest {
-                core.notify(conn, SERVER, READ);
+                world.notify(conn, SERVER, READ);
             }
         }
-        self.received(core, socket, buffer, last);
+        self.received(world, socket, buffer, last);
         if end_too_early && !last {
-            self.receive_completes(core, socket, Completed::ReceiveEnded(End::PeerClosed));
+            self.receive_completes(world, socket, Completed::ReceiveEnded(End::PeerClosed));
         }
     }
 
@@ -234,96 +239,96 @@ impl Kernel {
     /// The kernel does not know yet that `buffer` was to be the last one.
     fn receive_beyond_limit(
         &mut self,
-        core: &mut Core,
+        world: &mut WorldState,
         socket: Socket,
         conn: ConnId,
         mut operation: ReceiveOperation,
         mut buffer: Buffer,
     ) {
-        let count = core.rng.below_len(self.provided.len() + 1);
+        let count = world.rng.below_len(self.provided.len() + 1);
         for _ in 0..count {
-            if !matches!(core.readable(conn, SERVER), Readable::Bytes(_)) {
+            if !matches!(world.readable(conn, SERVER), Readable::Bytes(_)) {
                 break;
             }
             let Some(next) = self.provided.pop() else { break };
-            self.received(core, socket, std::mem::replace(&mut buffer, next), false);
-            self.copy(core, conn, &mut operation, &mut buffer);
+            self.received(world, socket, std::mem::replace(&mut buffer, next), false);
+            self.copy(world, conn, &mut operation, &mut buffer);
         }
-        self.received(core, socket, buffer, true);
+        self.received(world, socket, buffer, true);
     }
 
     /// The kernel hears of a cancel, up to a window of buffers late.
     fn receive_until_cancelled(
         &mut self,
-        core: &mut Core,
+        world: &mut WorldState,
         socket: Socket,
         conn: ConnId,
         mut operation: ReceiveOperation,
     ) {
-        let count = core.rng.below_len(self.provided.len() + 1);
+        let count = world.rng.below_len(self.provided.len() + 1);
         for _ in 0..count {
-            if !matches!(core.readable(conn, SERVER), Readable::Bytes(_)) {
+            if !matches!(world.readable(conn, SERVER), Readable::Bytes(_)) {
                 break;
             }
             let Some(mut buffer) = self.provided.pop() else { break };
-            self.copy(core, conn, &mut operation, &mut buffer);
-            self.received(core, socket, buffer, false);
+            self.copy(world, conn, &mut operation, &mut buffer);
+            self.received(world, socket, buffer, false);
         }
-        self.end_receive(core, socket, operation, End::Cancelled);
+        self.end_receive(world, socket, operation, End::Cancelled);
     }
 
-    fn received(&mut self, core: &mut Core, socket: Socket, buffer: Buffer, last: bool) {
+    fn received(&mut self, world: &mut WorldState, socket: Socket, buffer: Buffer, last: bool) {
         self.filled_count += 1;
         buffer.set_owner(Owner::Application);
         if let Some(entry) = self.sockets.get_mut(socket) {
             let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
             entry.state.bulk.record(len, &self.pool);
         }
-        self.receive_completes(core, socket, Completed::Received { buffer, last });
+        self.receive_completes(world, socket, Completed::Received { buffer, last });
     }
 
     fn copy(
         &mut self,
-        core: &mut Core,
+        world: &mut WorldState,
         conn: ConnId,
         operation: &mut ReceiveOperation,
         buffer: &mut Buffer,
     ) {
-        let Readable::Bytes(there) = core.readable(conn, SERVER) else { return };
+        let Readable::Bytes(there) = world.readable(conn, SERVER) else { return };
         let mut whole = there.min(buffer.capacity() as usize);
         if !self.exceeds_limit(operation, Some(buffer)) {
             whole = whole.min(operation.bytes_left as usize);
         }
-        let short = whole > 1 && core.draw_fault(FaultKind::ShortReceive);
-        let count = if short { 1 + core.rng.below_len(whole - 1) } else { whole };
+        let short = whole > 1 && world.draw_fault(FaultKind::ShortReceive);
+        let count = if short { 1 + world.rng.below_len(whole - 1) } else { whole };
         if operation.bytes_max != u32::MAX {
             let received = u32::try_from(count).unwrap_or(u32::MAX);
             operation.bytes_left = operation.bytes_left.saturating_sub(received);
         }
-        core.read(conn, SERVER, count, |bytes| {
+        world.read(conn, SERVER, count, |bytes| {
             let copied = buffer.append(bytes);
             debug_assert_eq!(copied, bytes.len(), "the read was cut to the buffer's size");
         });
     }
 
-    pub(super) fn cancel_receive(&mut self, core: &mut Core, socket: Socket) {
+    pub(super) fn cancel_receive(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(mut operation) = self.take_receive(socket) else { return };
         let Some(conn) = self.conn_of(socket) else { return };
         if !operation.cancelled {
             // The one that was cancelled is over; this is a later one.
             return self.put_receive(socket, operation);
         }
-        let there = matches!(core.readable(conn, SERVER), Readable::Bytes(_));
-        if there && operation.is_zero_byte() && core.draw_fault(FaultKind::CancelRace) {
-            return self.end_receive(core, socket, operation, End::Readable);
+        let there = matches!(world.readable(conn, SERVER), Readable::Bytes(_));
+        if there && operation.is_zero_byte() && world.draw_fault(FaultKind::CancelRace) {
+            return self.end_receive(world, socket, operation, End::Readable);
         }
         if there
             && self.exceeds_limit(&operation, None)
             && matches!(operation.stage, Stage::Waiting)
         {
-            return self.receive_until_cancelled(core, socket, conn, operation);
+            return self.receive_until_cancelled(world, socket, conn, operation);
         }
-        if there && !operation.is_zero_byte() && core.draw_fault(FaultKind::CancelRace) {
+        if there && !operation.is_zero_byte() && world.draw_fault(FaultKind::CancelRace) {
             let picked = match std::mem::replace(&mut operation.stage, Stage::Waiting) {
                 Stage::Filling(buffer) => {
                     self.filling_count -= 1;
@@ -336,18 +341,18 @@ impl Kernel {
                 Stage::Waiting => self.take_buffer(),
             };
             if let Some(mut buffer) = picked {
-                self.copy(core, conn, &mut operation, &mut buffer);
-                let last = !core.has_bug(Plant::ForgetLast);
-                return self.received(core, socket, buffer, last);
+                self.copy(world, conn, &mut operation, &mut buffer);
+                let last = !world.has_bug(Plant::ForgetLast);
+                return self.received(world, socket, buffer, last);
             }
         }
-        self.end_receive(core, socket, operation, End::Cancelled);
+        self.end_receive(world, socket, operation, End::Cancelled);
     }
 
     /// The receive is over without bytes; a buffer that it had picked goes home.
     fn end_receive(
         &mut self,
-        core: &mut Core,
+        world: &mut WorldState,
         socket: Socket,
         operation: ReceiveOperation,
         end: End,
@@ -359,21 +364,21 @@ impl Kernel {
             }
             Stage::Filling(buffer) => {
                 self.filling_count -= 1;
-                if core.has_bug(Plant::LeakOnCancel) {
+                if world.has_bug(Plant::LeakOnCancel) {
                     self.bug_state.leaked.push(buffer);
                 } else {
                     self.return_unused(buffer);
                 }
             }
         }
-        self.receive_completes(core, socket, Completed::ReceiveEnded(end));
+        self.receive_completes(world, socket, Completed::ReceiveEnded(end));
     }
 
-    fn receive_completes(&mut self, core: &mut Core, socket: Socket, completed: Completed) {
+    fn receive_completes(&mut self, world: &mut WorldState, socket: Socket, completed: Completed) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let key = entry.key;
-        self.complete(core, Ready { socket, key, completed });
-        self.finish_close_if_idle(core, socket);
+        self.complete(world, Ready { socket, key, completed });
+        self.finish_close_if_idle(world, socket);
     }
 
     fn take_receive(&mut self, socket: Socket) -> Option<ReceiveOperation> {

@@ -4,54 +4,54 @@
 //! bytes that nobody else has.
 
 use super::connection::SERVER;
-use super::core::{Core, WRITE};
 use super::events::{EventKind, SocketStep, Step};
 use super::faults::{FaultKind, Plant};
 use super::kernel::Kernel;
 use super::state::{Completed, Ready, SendOperation};
+use super::world_state::{WRITE, WorldState};
 use crate::memory::Chain;
 use crate::port::{End, OsError, Socket};
 
 impl Kernel {
     /// Sends as much as there is room for.
-    pub(super) fn send_step(&mut self, core: &mut Core, socket: Socket) {
+    pub(super) fn send_step(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(conn) = self.conn_of(socket) else { return };
-        core.conn(conn, |conn| conn.sides[SERVER].notified &= !WRITE);
+        world.conn(conn, |conn| conn.sides[SERVER].notified &= !WRITE);
         let Some(mut operation) = self.take_send(socket) else { return };
         if operation.settled.is_some() {
             return self.put_send(socket, operation);
         }
-        core.inject_connection_fault(conn);
-        if operation.sent == 0 && core.bug_triggers(Plant::ReuseInFlight) {
+        world.inject_connection_fault(conn);
+        if operation.sent == 0 && world.bug_triggers(Plant::ReuseInFlight) {
             operation.sent = operation.chain.len();
             self.bug_state.unread.push((conn, operation.sent));
-            return self.send_completes(core, socket, operation, None);
+            return self.send_completes(world, socket, operation, None);
         }
         let left = operation.chain.len() - operation.sent;
-        let short = left > 1 && core.draw_fault(FaultKind::ShortSend);
-        let count = if short { 1 + core.rng.below_len(left - 1) } else { left };
-        let written = if core.bug_triggers(Plant::SwapHalves) {
+        let short = left > 1 && world.draw_fault(FaultKind::ShortSend);
+        let count = if short { 1 + world.rng.below_len(left - 1) } else { left };
+        let written = if world.bug_triggers(Plant::SwapHalves) {
             let halves = swapped(&operation, count);
-            core.write(conn, SERVER, count, std::iter::once(&*halves))
+            world.write(conn, SERVER, count, std::iter::once(&*halves))
         } else {
-            core.write(conn, SERVER, count, rest_of(&operation.chain, operation.sent))
+            world.write(conn, SERVER, count, rest_of(&operation.chain, operation.sent))
         };
         match written {
             Ok(written) => {
                 operation.sent += written;
                 let is_over = operation.sent == operation.chain.len();
                 if is_over || (short && written > 0) {
-                    if !is_over && operation.sent > 1 && core.has_bug(Plant::ResendBytes) {
+                    if !is_over && operation.sent > 1 && world.has_bug(Plant::ResendBytes) {
                         operation.sent -= 1;
                     }
-                    self.settle_send(core, socket, operation, None);
+                    self.settle_send(world, socket, operation, None);
                 } else {
                     self.put_send(socket, operation);
                 }
             }
             Err(code) => {
                 let failed = End::Failed(OsError::new("send", code));
-                self.settle_send(core, socket, operation, Some(failed));
+                self.settle_send(world, socket, operation, Some(failed));
             }
         }
     }
@@ -59,55 +59,55 @@ impl Kernel {
     /// The bytes are gone or never will be; the completion comes now or later.
     fn settle_send(
         &mut self,
-        core: &mut Core,
+        world: &mut WorldState,
         socket: Socket,
         mut operation: SendOperation,
         end: Option<End>,
     ) {
-        match core.delay_ns() {
-            0 => self.send_completes(core, socket, operation, end),
+        match world.delay_ns() {
+            0 => self.send_completes(world, socket, operation, end),
             delay_ns => {
                 operation.settled = Some(end);
                 self.put_send(socket, operation);
                 let step = SocketStep { socket, step: Step::SendDone };
-                core.schedule(delay_ns, EventKind::Step { port: self.port, step });
+                world.schedule(delay_ns, EventKind::Step { port: self.port, step });
             }
         }
     }
 
-    pub(super) fn send_done_step(&mut self, core: &mut Core, socket: Socket) {
+    pub(super) fn send_done_step(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(mut operation) = self.take_send(socket) else { return };
         match operation.settled.take() {
-            Some(end) => self.send_completes(core, socket, operation, end),
+            Some(end) => self.send_completes(world, socket, operation, end),
             None => self.put_send(socket, operation),
         }
     }
 
-    pub(super) fn cancel_send(&mut self, core: &mut Core, socket: Socket) {
+    pub(super) fn cancel_send(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(operation) = self.take_send(socket) else { return };
         // One that is settled completes as it would have; one that was not cancelled is a later
         // one.
         let goes_on = !operation.cancelled || operation.settled.is_some();
-        if !goes_on && !core.draw_fault(FaultKind::CancelRace) {
-            return self.send_completes(core, socket, operation, Some(End::Cancelled));
+        if !goes_on && !world.draw_fault(FaultKind::CancelRace) {
+            return self.send_completes(world, socket, operation, Some(End::Cancelled));
         }
         self.put_send(socket, operation);
         if goes_on {
             return;
         }
-        self.send_step(core, socket);
+        self.send_step(world, socket);
         if let Some(operation) = self.take_send(socket) {
             if operation.settled.is_some() {
                 self.put_send(socket, operation);
             } else {
-                self.send_completes(core, socket, operation, Some(End::Cancelled));
+                self.send_completes(world, socket, operation, Some(End::Cancelled));
             }
         }
     }
 
     fn send_completes(
         &mut self,
-        core: &mut Core,
+        world: &mut WorldState,
         socket: Socket,
         operation: SendOperation,
         end: Option<End>,
@@ -116,8 +116,11 @@ impl Kernel {
         let key = entry.key;
         let SendOperation { chain, sent, .. } = operation;
         chain.set_owner(crate::memory::Owner::Application);
-        self.complete(core, Ready { socket, key, completed: Completed::Sent { chain, sent, end } });
-        self.finish_close_if_idle(core, socket);
+        self.complete(
+            world,
+            Ready { socket, key, completed: Completed::Sent { chain, sent, end } },
+        );
+        self.finish_close_if_idle(world, socket);
     }
 
     fn take_send(&mut self, socket: Socket) -> Option<SendOperation> {

@@ -1,9 +1,9 @@
 //! The world's handle: what a driver steps, and what ports and peers share.
 
 use super::config::WorldConfig;
-use super::core::{Backlog, Core, NoConn, PortState, WakeFlag};
 use super::faults::{FaultCounts, Faults, Plant};
 use super::peer::{SimClient, SimListener};
+use super::world_state::{Backlog, NoConn, PortState, WakeFlag, WorldState};
 use crate::port::{Key, Time};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ pub struct World {
 }
 
 struct Shared {
-    core: Lock<Core>,
+    state: Lock<WorldState>,
     /// A copy of the core's clock, to be read without the lock.
     clock_ns: AtomicU64,
     /// Wake-ups so far, for [`Plant::LoseWake`].
@@ -38,16 +38,16 @@ struct Shared {
     reason = "shards share a world and streams travel between them; not in a server's path"
 )]
 type Lock<T> = std::sync::Mutex<T>;
-pub(super) type Guard<'a> = std::sync::MutexGuard<'a, Core>;
+pub(super) type Guard<'a> = std::sync::MutexGuard<'a, WorldState>;
 
 impl World {
     /// A world at time 0 with nobody in it.
     #[must_use]
     pub fn new(config: WorldConfig) -> Self {
-        let core = Lock::new(Core::new(&config));
+        let state = Lock::new(WorldState::new(&config));
         Self {
             shared: Arc::new(Shared {
-                core,
+                state,
                 clock_ns: AtomicU64::new(0),
                 wakes: AtomicU32::new(0),
                 plant: config.plant,
@@ -91,10 +91,10 @@ impl World {
     /// May be called while ports are runnable; they are then late, as under load.
     #[expect(clippy::must_use_candidate, reason = "called for kind it does")]
     pub fn advance(&self) -> bool {
-        let mut core = self.lock();
-        let next_ns = core.next_ns();
+        let mut state = self.lock();
+        let next_ns = state.next_ns();
         next_ns.is_some_and(|next_ns| {
-            self.move_clock(&mut core, next_ns);
+            self.move_clock(&mut state, next_ns);
             true
         })
     }
@@ -107,11 +107,11 @@ impl World {
 
     /// Moves the clock to `time` at least, with all that happens on the way.
     pub fn advance_to(&self, time: Time) {
-        let mut core = self.lock();
-        while let Some(next_ns) = core.events.next_ns().filter(|next_ns| *next_ns <= time.0) {
-            self.move_clock(&mut core, next_ns);
+        let mut state = self.lock();
+        while let Some(next_ns) = state.events.next_ns().filter(|next_ns| *next_ns <= time.0) {
+            self.move_clock(&mut state, next_ns);
         }
-        self.move_clock(&mut core, time.0);
+        self.move_clock(&mut state, time.0);
     }
 
     /// The tag of a client that may be able to go on: bytes, an end, a reset or room came.
@@ -195,23 +195,23 @@ impl World {
 
     pub(super) fn lock(&self) -> Guard<'_> {
         // A panic in a test leaves the world behind; whoever looks at it then looks at a ruin.
-        self.shared.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn move_clock(&self, core: &mut Core, to_ns: u64) {
-        let jumps = core.draw_fault(super::FaultKind::ClockJump);
-        let jump_ns = if jumps { core.rng.below(core.faults.clock_jump_max_ns) } else { 0 };
-        core.now_ns = core.now_ns.max(to_ns);
-        core.jump(jump_ns);
-        self.shared.clock_ns.store(core.now_ns, Ordering::Relaxed);
-        core.run_events();
+    pub(super) fn move_clock(&self, state: &mut WorldState, to_ns: u64) {
+        let jumps = state.draw_fault(super::FaultKind::ClockJump);
+        let jump_ns = if jumps { state.rng.below(state.faults.clock_jump_max_ns) } else { 0 };
+        state.now_ns = state.now_ns.max(to_ns);
+        state.jump(jump_ns);
+        self.shared.clock_ns.store(state.now_ns, Ordering::Relaxed);
+        state.run_events();
     }
 
     /// Takes a new port in and says which number it has.
     pub(super) fn register(&self, wake_flag: Arc<WakeFlag>) -> u32 {
-        let mut core = self.lock();
-        let number = u32::try_from(core.ports.len()).unwrap_or(u32::MAX);
-        core.ports.push(PortState {
+        let mut state = self.lock();
+        let number = u32::try_from(state.ports.len()).unwrap_or(u32::MAX);
+        state.ports.push(PortState {
             due: VecDeque::new(),
             asleep: false,
             wakes_at_ns: None,

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 #[derive(Debug)]
-pub(super) struct Core {
+pub(super) struct WorldState {
     pub(super) now_ns: u64,
     /// How far jumps have moved the clock.
     pub(super) jumped_ns: u64,
@@ -116,7 +116,7 @@ pub(super) const WRITE: u8 = 2;
 pub(super) const ECONNRESET: i32 = 104;
 pub(super) const EPIPE: i32 = 32;
 
-impl Core {
+impl WorldState {
     pub(super) fn new(config: &WorldConfig) -> Self {
         Self {
             now_ns: 0,
@@ -364,11 +364,11 @@ impl Side {
     }
 }
 
-impl Core {
+impl WorldState {
     /// Opens a connection to a listener at `address`; `None` if there is none or no room.
     pub(super) fn connect(&mut self, address: SocketAddr, tag: u64) -> Result<ConnId, NoConn> {
-        let matching = |core: &mut Self, socket| {
-            core.listeners.get_mut(socket).is_some_and(|entry| entry.state.address == address)
+        let matching = |world: &mut Self, socket| {
+            world.listeners.get_mut(socket).is_some_and(|entry| entry.state.address == address)
         };
         let all: Vec<Socket> = self.listeners.sockets().collect();
         let open: Vec<Socket> = all.into_iter().filter(|s| matching(self, *s)).collect();
