@@ -3,22 +3,22 @@
 //! The method: a small generator, seeded, decides at each step which link does what: arm, send,
 //! cancel, shut down, close, and on the other side write, read, end, reset. The buffers are few and
 //! some are held for a while, so that receives pause. Streams are compared byte by byte in both
-//! directions, the bench checks every completion, and in the end everything has ended and every
+//! directions, the checker checks every completion, and in the end everything has ended and every
 //! buffer is home. A failure names the seed.
 
-use super::bench::{Bench, Link, assert_pattern, churn, pattern};
-use super::lab::{Lab, Peer, PeerRead, Setup, each_back_end};
+use super::checker::{Link, PortChecker, assert_pattern, overwrite_free_buffers, pattern};
+use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
 use crate::memory::{Buffer, Chain, Owner};
 use crate::port::{Operation, OperationKind, Shots};
 use std::time::Duration;
 
 each_back_end!(a_crowd_of_links_keeps_every_promise);
 
-fn a_crowd_of_links_keeps_every_promise<L: Lab>() {
+fn a_crowd_of_links_keeps_every_promise<N: TestNetwork>() {
     for seed in 1..=SEEDS {
         // Read by whoever looks at the output of a failure.
         println!("seed {seed}");
-        let mut crowd = Crowd::<L>::new(seed);
+        let mut crowd = Crowd::<N>::new(seed);
         for _ in 0..STEPS {
             crowd.step();
         }
@@ -26,18 +26,18 @@ fn a_crowd_of_links_keeps_every_promise<L: Lab>() {
     }
 }
 
-struct Crowd<L: Lab> {
-    bench: Bench<L>,
-    members: Vec<Member<L>>,
+struct Crowd<N: TestNetwork> {
+    checker: PortChecker<N>,
+    members: Vec<Member<N>>,
     /// What the test holds back from the pool.
     held: Vec<Buffer>,
     random: Random,
 }
 
 /// A link, and how far each direction of it has come.
-struct Member<L: Lab> {
+struct Member<N: TestNetwork> {
     link: Link,
-    peer: Option<L::Peer>,
+    peer: Option<N::Peer>,
     /// Bytes that the peer has written.
     written: usize,
     /// Bytes received by the port and found right.
@@ -52,79 +52,79 @@ struct Member<L: Lab> {
     peer_ended: bool,
 }
 
-impl<L: Lab> Crowd<L> {
+impl<N: TestNetwork> Crowd<N> {
     fn new(seed: u64) -> Self {
         // None, too few for all, and enough.
         let large = [0, 2, 16][usize::try_from(seed % 3).unwrap()];
-        let mut bench = Bench::new(Setup::small().narrow().buffers(24, 512).large(large));
+        let mut checker = PortChecker::new(Setup::small().narrow().buffers(24, 512).large(large));
         // A dequeue that has room for one completion leaves everything else half done.
-        bench.completions_max([64, 1, 2, 3][usize::try_from(seed % 4).unwrap()]);
-        let members = bench.links(8).into_iter().map(Member::new).collect();
-        Self { bench, members, held: Vec::new(), random: Random(seed) }
+        checker.completions_max([64, 1, 2, 3][usize::try_from(seed % 4).unwrap()]);
+        let members = checker.links(8).into_iter().map(Member::new).collect();
+        Self { checker, members, held: Vec::new(), random: Random(seed) }
     }
 
     fn step(&mut self) {
         let i = self.random.below(self.members.len());
         let choice = self.random.below(100);
-        let Self { bench, members, held, random } = self;
+        let Self { checker, members, held, random } = self;
         let member = &mut members[i];
-        member.look(bench);
+        member.look(checker);
         match choice {
             0..25 => member.write(random.below(3_000)),
             25..45 => member.read(random.below(5_000)),
-            45..60 => member.receive(bench, random),
-            60..75 => member.send(bench, random.below(4_000)),
-            75..80 => bench.cancel(member.link, random.kind()),
-            80..82 => held.extend(bench.pool.acquire(Owner::Application)),
+            45..60 => member.receive(checker, random),
+            60..75 => member.send(checker, random.below(4_000)),
+            75..80 => checker.cancel(member.link, random.kind()),
+            80..82 => held.extend(checker.pool.acquire(Owner::Application)),
             82..85 => held.clear(),
             85 => member.end(),
-            86 => churn(&bench.pool),
-            87 => member.replace(bench, random),
+            86 => overwrite_free_buffers(&checker.pool),
+            87 => member.replace(checker, random),
             _ => {
-                bench.round(Duration::ZERO);
+                checker.round(Duration::ZERO);
             }
         }
     }
 
     /// Everything that was written arrives, and everything ends.
     fn finish(self) {
-        let Self { mut bench, mut members, held, .. } = self;
+        let Self { mut checker, mut members, held, .. } = self;
         drop(held);
         for i in 0..members.len() {
             members[i].end();
             let (link, written) = (members[i].link, members[i].written);
-            bench.until("all that a peer wrote", |bench| {
+            checker.until("all that a peer wrote", |checker| {
                 // What the others have sent, or cannot send, must not keep the buffers.
                 for member in &mut members {
-                    member.look(bench);
+                    member.look(checker);
                     member.rest = Chain::new();
                     member.read(10_000);
                 }
-                if !bench.in_flight(link, OperationKind::Receive)
-                    && bench.of(link).received.len() < written
+                if !checker.in_flight(link, OperationKind::Receive)
+                    && checker.of(link).received.len() < written
                 {
-                    bench.receive(link, Shots::Many);
+                    checker.receive(link, Shots::Many);
                 }
-                bench.of(link).received.len() >= written
+                checker.of(link).received.len() >= written
             });
             let member = &mut members[i];
-            assert_eq!(bench.of(link).received.len(), written);
-            member.look(&mut bench);
-            bench.close(link);
-            bench.until("the close", |bench| {
+            assert_eq!(checker.of(link).received.len(), written);
+            member.look(&mut checker);
+            checker.close(link);
+            checker.until("the close", |checker| {
                 member.read(10_000);
-                bench.of(link).closed
+                checker.of(link).closed
             });
-            member.look(&mut bench);
-            member.last_read(&mut bench);
+            member.look(&mut checker);
+            member.last_read(&mut checker);
         }
         drop(members);
-        bench.finish();
+        checker.finish();
     }
 }
 
-impl<L: Lab> Member<L> {
-    fn new((link, peer): (Link, L::Peer)) -> Self {
+impl<N: TestNetwork> Member<N> {
+    fn new((link, peer): (Link, N::Peer)) -> Self {
         Self {
             link,
             peer: Some(peer),
@@ -155,28 +155,28 @@ impl<L: Lab> Member<L> {
         self.read += bytes.len();
     }
 
-    fn receive(&self, bench: &mut Bench<L>, random: &mut Random) {
-        if !bench.in_flight(self.link, OperationKind::Receive) {
+    fn receive(&self, checker: &mut PortChecker<N>, random: &mut Random) {
+        if !checker.in_flight(self.link, OperationKind::Receive) {
             let shots = [Shots::One, Shots::Many, Shots::IfReady][random.below(3)];
             let bytes_max = [0, 1, 300, 2_000, u32::MAX, u32::MAX][random.below(6)];
-            bench.receive_max(self.link, shots, bytes_max);
+            checker.receive_max(self.link, shots, bytes_max);
         }
     }
 
     /// Sends the rest of the send before, or new bytes.
-    fn send(&mut self, bench: &mut Bench<L>, len: usize) {
-        if bench.in_flight(self.link, OperationKind::Send) {
+    fn send(&mut self, checker: &mut PortChecker<N>, len: usize) {
+        if checker.in_flight(self.link, OperationKind::Send) {
             return;
         }
         let mut chain = std::mem::take(&mut self.rest);
         if chain.is_empty() {
             let bytes = pattern(!self.link.key, self.sent, len + 1);
-            match bench.pool.chain_of(&bytes, Owner::SendQueue) {
+            match checker.pool.chain_of(&bytes, Owner::SendQueue) {
                 Ok(fresh) => chain = fresh,
                 Err(_no_room) => return,
             }
         }
-        bench.submit(self.link, Operation::Send(chain)).unwrap();
+        checker.submit(self.link, Operation::Send(chain)).unwrap();
     }
 
     /// The peer ends its stream.
@@ -190,38 +190,38 @@ impl<L: Lab> Member<L> {
     }
 
     /// Closes the link, whatever is in flight on it, and puts a new one in its place.
-    fn replace(&mut self, bench: &mut Bench<L>, random: &mut Random) {
+    fn replace(&mut self, checker: &mut PortChecker<N>, random: &mut Random) {
         let peer = self.peer.take().expect("a link has a peer until it is replaced");
         match random.below(3) {
             0 => peer.reset(),
             1 => drop(peer),
             _ => self.peer = Some(peer),
         }
-        bench.close(self.link);
+        checker.close(self.link);
         let link = self.link;
-        bench.until("a link to be closed", |bench| bench.of(link).closed);
-        self.look(bench);
-        self.last_read(bench);
-        *self = Self::new(bench.link());
+        checker.until("a link to be closed", |checker| checker.of(link).closed);
+        self.look(checker);
+        self.last_read(checker);
+        *self = Self::new(checker.link());
     }
 
     /// Takes what the port reported, and holds it against what is known.
-    fn look(&mut self, bench: &mut Bench<L>) {
-        while let Some(mut done) = bench.of(self.link).sent.pop_front() {
+    fn look(&mut self, checker: &mut PortChecker<N>) {
+        while let Some(mut done) = checker.of(self.link).sent.pop_front() {
             self.sent += done.sent;
             done.chain.advance(done.sent);
             self.rest = done.chain;
         }
-        let received = &bench.of(self.link).received;
+        let received = &checker.of(self.link).received;
         assert!(received.len() <= self.written, "more was received than was written");
         assert_pattern(self.link.key, self.compared, &received[self.compared..]);
         self.compared = received.len();
     }
 
     /// What a closed link has sent, and no more than that, may still arrive.
-    fn last_read(&mut self, bench: &mut Bench<L>) {
+    fn last_read(&mut self, checker: &mut PortChecker<N>) {
         if let Some(peer) = &mut self.peer {
-            let (bytes, _end) = bench.peer_reads_to_end(peer);
+            let (bytes, _end) = checker.peer_reads_to_end(peer);
             assert_pattern(!self.link.key, self.read, &bytes);
             self.read += bytes.len();
             assert!(self.read <= self.sent, "{} read of {} sent", self.read, self.sent);

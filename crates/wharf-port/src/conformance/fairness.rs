@@ -5,8 +5,8 @@
 //! others are armed, which have bytes already, before one buffer after the other is released; or
 //! all that wait are cancelled, once some and once four times as many.
 
-use super::bench::{Bench, assert_pattern, pattern};
-use super::lab::{Lab, Peer, Setup, each_back_end};
+use super::checker::{PortChecker, assert_pattern, pattern};
+use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use super::pool_empty::{exhaust, pause};
 use crate::port::{Clock, End, OperationKind, Port, Shots};
 use std::time::Duration;
@@ -18,90 +18,90 @@ each_back_end!(
     waiting_receives_are_cancelled_in_linear_time,
 );
 
-fn a_receive_armed_anew_waits_behind_those_that_wait<L: Lab>() {
+fn a_receive_armed_anew_waits_behind_those_that_wait<N: TestNetwork>() {
     for shots in [Shots::One, Shots::Many, Shots::IfReady] {
-        let mut bench = Bench::<L>::new(Setup::small());
-        let mut links = bench.links(4);
-        let mut hoard = exhaust(&mut bench);
-        bench.keep_buffers = true;
-        bench.peer_writes(&mut links[3].1, b"armed last");
+        let mut checker = PortChecker::<N>::new(Setup::small());
+        let mut links = checker.links(4);
+        let mut held_buffers = exhaust(&mut checker);
+        checker.keep_buffers = true;
+        checker.peer_writes(&mut links[3].1, b"armed last");
         for (link, peer) in &mut links[..3] {
-            bench.receive(*link, Shots::Many);
-            pause(&mut bench, peer, b"waits");
+            checker.receive(*link, Shots::Many);
+            pause(&mut checker, peer, b"waits");
         }
-        bench.received_from.clear();
+        checker.received_from.clear();
         // Its bytes, its receive and a free buffer are there in the same dequeue.
-        bench.receive(links[3].0, shots);
+        checker.receive(links[3].0, shots);
         for count in 1..=4 {
-            drop(hoard.pop());
-            bench.until("a link to be served", |bench| bench.received_from.len() == count);
+            drop(held_buffers.pop());
+            checker.until("a link to be served", |checker| checker.received_from.len() == count);
         }
         let expected: Vec<_> = links.iter().map(|(link, _)| link.key).collect();
-        assert_eq!(bench.received_from, expected, "{shots:?}");
-        drop(hoard);
-        bench.finish();
+        assert_eq!(checker.received_from, expected, "{shots:?}");
+        drop(held_buffers);
+        checker.finish();
     }
 }
 
-fn failed_turns_keep_their_order<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let mut links = bench.links(6);
-    let mut hoard = exhaust(&mut bench);
-    bench.keep_buffers = true;
+fn failed_turns_keep_their_order<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let mut links = checker.links(6);
+    let mut held_buffers = exhaust(&mut checker);
+    checker.keep_buffers = true;
     for (_, peer) in &mut links[3..] {
-        bench.peer_writes(peer, b"armed last");
+        checker.peer_writes(peer, b"armed last");
     }
     for (link, peer) in &mut links[..3] {
-        bench.receive(*link, Shots::Many);
-        pause(&mut bench, peer, b"waits");
+        checker.receive(*link, Shots::Many);
+        pause(&mut checker, peer, b"waits");
     }
-    bench.received_from.clear();
+    checker.received_from.clear();
     // Should a back end let these three have the buffers, the turns of the others fail together.
     for (link, _) in &links[3..] {
-        bench.receive(*link, Shots::One);
+        checker.receive(*link, Shots::One);
     }
-    hoard.truncate(hoard.len() - 3);
-    bench.until("three links to be served", |bench| bench.received_from.len() == 3);
+    held_buffers.truncate(held_buffers.len() - 3);
+    checker.until("three links to be served", |checker| checker.received_from.len() == 3);
     for count in 4..=6 {
-        drop(hoard.pop());
-        bench.until("a link to be served", |bench| bench.received_from.len() == count);
+        drop(held_buffers.pop());
+        checker.until("a link to be served", |checker| checker.received_from.len() == count);
     }
     let waited: Vec<_> = links[..3].iter().map(|(link, _)| link.key).collect();
-    let one_by_one: Vec<_> = bench.received_from[3..].to_vec();
+    let one_by_one: Vec<_> = checker.received_from[3..].to_vec();
     let in_turn: Vec<_> = one_by_one.iter().copied().filter(|key| waited.contains(key)).collect();
     assert!(in_turn.is_sorted(), "{in_turn:?} of {waited:?}");
-    drop(hoard);
-    bench.finish();
+    drop(held_buffers);
+    checker.finish();
 }
 
-fn a_link_that_is_armed_again_and_again_starves_nobody<L: Lab>() {
+fn a_link_that_is_armed_again_and_again_starves_nobody<N: TestNetwork>() {
     const TOTAL: usize = 800;
-    let mut bench = Bench::<L>::new(Setup::small().buffers(2, 256));
-    let mut links = bench.links(8);
+    let mut checker = PortChecker::<N>::new(Setup::small().buffers(2, 256));
+    let mut links = checker.links(8);
     let mut written = [0; 8];
-    bench.until("many receives", |bench| {
+    checker.until("many receives", |checker| {
         for (i, (link, peer)) in links.iter_mut().enumerate() {
-            if written[i] - bench.of(*link).received.len() < 32 << 10 {
+            if written[i] - checker.of(*link).received.len() < 32 << 10 {
                 written[i] += peer.try_write(&pattern(link.key, written[i], 32 << 10));
             }
-            if !bench.in_flight(*link, OperationKind::Receive) {
-                bench.receive(*link, if i < 4 { Shots::One } else { Shots::Many });
+            if !checker.in_flight(*link, OperationKind::Receive) {
+                checker.receive(*link, if i < 4 { Shots::One } else { Shots::Many });
             }
         }
-        bench.received_from.len() >= TOTAL
+        checker.received_from.len() >= TOTAL
     });
-    let receives: Vec<_> = links.iter().map(|(link, _)| bench.of(*link).receives).collect();
+    let receives: Vec<_> = links.iter().map(|(link, _)| checker.of(*link).receives).collect();
     // An eighth each would be 100.
     assert!(receives.iter().all(|count| (50..=200).contains(count)), "{receives:?} of {TOTAL}");
     for (link, _) in &links {
-        assert_pattern(link.key, 0, &bench.of(*link).received);
+        assert_pattern(link.key, 0, &checker.of(*link).received);
     }
-    bench.finish();
+    checker.finish();
 }
 
-fn waiting_receives_are_cancelled_in_linear_time<L: Lab>() {
-    let few = time_to_cancel::<L>(LINKS);
-    let many = time_to_cancel::<L>(4 * LINKS);
+fn waiting_receives_are_cancelled_in_linear_time<N: TestNetwork>() {
+    let few = time_to_cancel::<N>(LINKS);
+    let many = time_to_cancel::<N>(4 * LINKS);
     // Four times as many take four times as long; sixteen times if each looks at all others. Both
     // take microseconds, and the slack is for what else the machine does.
     assert!(
@@ -111,42 +111,42 @@ fn waiting_receives_are_cancelled_in_linear_time<L: Lab>() {
 }
 
 /// How long it takes to cancel the waiting receives of so many links; the least of five times.
-fn time_to_cancel<L: Lab>(count: u32) -> Duration {
-    let mut bench = Bench::<L>::new(Setup::small().sockets(count + 8));
-    let mut links = bench.links(count as usize);
-    let hoard = exhaust(&mut bench);
-    bench.completions_max(2 * count as usize);
+fn time_to_cancel<N: TestNetwork>(count: u32) -> Duration {
+    let mut checker = PortChecker::<N>::new(Setup::small().sockets(count + 8));
+    let mut links = checker.links(count as usize);
+    let held_buffers = exhaust(&mut checker);
+    checker.completions_max(2 * count as usize);
     for (_, peer) in &mut links {
-        bench.peer_writes(peer, b"x");
+        checker.peer_writes(peer, b"x");
     }
     let clock = Clock::new();
     let mut least = Duration::MAX;
     for _ in 0..5 {
-        let before = bench.lab.port().counters().receive_pauses;
+        let before = checker.network.port().counters().receive_pauses;
         for (link, _) in &links {
-            bench.receive(*link, Shots::Many);
+            checker.receive(*link, Shots::Many);
         }
-        bench.until("all to wait", |bench| {
-            bench.lab.port().counters().receive_pauses >= before + u64::from(count)
+        checker.until("all to wait", |checker| {
+            checker.network.port().counters().receive_pauses >= before + u64::from(count)
         });
         let start = clock.now();
         // From the end, so that a search from the front looks at all others.
         for (link, _) in links.iter().rev() {
-            bench.lab.port().cancel(link.socket, OperationKind::Receive);
+            checker.network.port().cancel(link.socket, OperationKind::Receive);
         }
         least = least.min(clock.now().since(start));
         for (link, _) in &links {
-            bench.cancel(*link, OperationKind::Receive);
+            checker.cancel(*link, OperationKind::Receive);
         }
-        bench.until("all to be cancelled", |bench| {
-            !links.iter().any(|(link, _)| bench.in_flight(*link, OperationKind::Receive))
+        checker.until("all to be cancelled", |checker| {
+            !links.iter().any(|(link, _)| checker.in_flight(*link, OperationKind::Receive))
         });
         for (link, _) in &links {
-            assert_eq!(bench.of(*link).ends.pop(), Some(End::Cancelled));
+            assert_eq!(checker.of(*link).ends.pop(), Some(End::Cancelled));
         }
     }
-    drop(hoard);
-    bench.finish();
+    drop(held_buffers);
+    checker.finish();
     least
 }
 

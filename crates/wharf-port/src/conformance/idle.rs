@@ -4,8 +4,8 @@
 //! not tell the difference; nor after the links have had traffic; and a pool of a few buffers is
 //! enough for any number of idle links.
 
-use super::bench::{Bench, assert_pattern, pattern};
-use super::lab::{Lab, Setup, each_back_end};
+use super::checker::{PortChecker, assert_pattern, pattern};
+use super::network::{Setup, TestNetwork, each_back_end};
 use crate::memory::{Ledger, Owner};
 use crate::port::{OperationKind, Shots};
 
@@ -16,84 +16,84 @@ each_back_end!(
     the_receive_window_is_at_most_what_was_configured_and_half_of_the_pool,
 );
 
-fn two_hundred_idle_links_hold_no_more_than_one<L: Lab>() {
+fn two_hundred_idle_links_hold_no_more_than_one<N: TestNetwork>() {
     let setup = Setup::small().sockets(256).buffers(128, 256);
-    let mut bench = Bench::<L>::new(setup);
-    let (first, _peer) = bench.link();
-    bench.receive(first, Shots::Many);
-    let with_one = quiet_ledger(&mut bench);
-    let links = bench.links(199);
+    let mut checker = PortChecker::<N>::new(setup);
+    let (first, _peer) = checker.link();
+    checker.receive(first, Shots::Many);
+    let with_one = quiet_ledger(&mut checker);
+    let links = checker.links(199);
     for (i, (link, _)) in links.iter().enumerate() {
-        bench.receive(*link, if i % 2 == 0 { Shots::Many } else { Shots::One });
+        checker.receive(*link, if i % 2 == 0 { Shots::Many } else { Shots::One });
     }
-    let with_all = quiet_ledger(&mut bench);
+    let with_all = quiet_ledger(&mut checker);
     assert_eq!(with_all, with_one);
     assert!(with_all.kernel_receive <= setup.port.receive_window, "{with_all:?}");
     assert_eq!(with_all.application, 0);
-    bench.finish();
+    checker.finish();
 }
 
-fn links_that_were_busy_hold_nothing_when_they_are_idle_again<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small().sockets(64));
-    let mut links = bench.links(40);
+fn links_that_were_busy_hold_nothing_when_they_are_idle_again<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small().sockets(64));
+    let mut links = checker.links(40);
     for (link, _) in &links {
-        bench.receive(*link, Shots::Many);
+        checker.receive(*link, Shots::Many);
     }
-    let before = quiet_ledger(&mut bench);
+    let before = quiet_ledger(&mut checker);
     for (link, peer) in &mut links {
-        bench.peer_writes(peer, &pattern(link.key, 0, 700));
-        bench.until("the bytes", |bench| bench.of(*link).received.len() == 700);
-        bench.send_whole(*link, &pattern(link.key, 0, 700));
-        assert_pattern(link.key, 0, &bench.peer_reads(peer, 700));
+        checker.peer_writes(peer, &pattern(link.key, 0, 700));
+        checker.until("the bytes", |checker| checker.of(*link).received.len() == 700);
+        checker.send_whole(*link, &pattern(link.key, 0, 700));
+        assert_pattern(link.key, 0, &checker.peer_reads(peer, 700));
     }
-    assert_eq!(quiet_ledger(&mut bench), before);
+    assert_eq!(quiet_ledger(&mut checker), before);
     for (link, _) in &links {
-        bench.cancel(*link, OperationKind::Receive);
+        checker.cancel(*link, OperationKind::Receive);
     }
-    bench.until("the receives to be over", |bench| {
-        links.iter().all(|(link, _)| !bench.in_flight(*link, OperationKind::Receive))
+    checker.until("the receives to be over", |checker| {
+        links.iter().all(|(link, _)| !checker.in_flight(*link, OperationKind::Receive))
     });
-    let ledger = quiet_ledger(&mut bench);
+    let ledger = quiet_ledger(&mut checker);
     assert!(ledger.kernel_receive <= before.kernel_receive, "{ledger:?}");
-    bench.finish();
+    checker.finish();
 }
 
-fn idle_links_leave_a_tiny_pool_to_the_program<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small().sockets(64).buffers(4, 256));
-    let mut links = bench.links(50);
+fn idle_links_leave_a_tiny_pool_to_the_program<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small().sockets(64).buffers(4, 256));
+    let mut links = checker.links(50);
     for (link, _) in &links {
-        bench.receive(*link, Shots::Many);
+        checker.receive(*link, Shots::Many);
     }
-    bench.stays_quiet("all links are idle");
-    let held: Vec<_> = std::iter::from_fn(|| bench.pool.acquire(Owner::Application)).collect();
-    assert!(held.len() >= 2, "half of the pool at least is the program's: {:?}", bench.pool);
+    checker.stays_quiet("all links are idle");
+    let held: Vec<_> = std::iter::from_fn(|| checker.pool.acquire(Owner::Application)).collect();
+    assert!(held.len() >= 2, "half of the pool at least is the program's: {:?}", checker.pool);
     drop(held);
     for (link, peer) in &mut links {
-        bench.peer_writes(peer, &pattern(link.key, 0, 1_500));
-        bench.until("the bytes", |bench| bench.of(*link).received.len() == 1_500);
-        assert_pattern(link.key, 0, &bench.of(*link).received);
+        checker.peer_writes(peer, &pattern(link.key, 0, 1_500));
+        checker.until("the bytes", |checker| checker.of(*link).received.len() == 1_500);
+        assert_pattern(link.key, 0, &checker.of(*link).received);
     }
-    bench.finish();
+    checker.finish();
 }
 
-fn the_receive_window_is_at_most_what_was_configured_and_half_of_the_pool<L: Lab>() {
+fn the_receive_window_is_at_most_what_was_configured_and_half_of_the_pool<N: TestNetwork>() {
     for (window, buffers) in [(1, 32), (8, 32), (100, 32), (32_768, 8)] {
         let mut setup = Setup::small().buffers(buffers, 256);
         setup.port.receive_window = window;
-        let mut bench = Bench::<L>::new(setup);
-        let (link, mut peer) = bench.link();
-        bench.receive(link, Shots::Many);
-        bench.peer_writes(&mut peer, &pattern(1, 0, 3_000));
-        bench.until("the bytes", |bench| bench.of(link).received.len() == 3_000);
-        assert_pattern(1, 0, &bench.of(link).received);
-        let held = quiet_ledger(&mut bench).kernel_receive;
+        let mut checker = PortChecker::<N>::new(setup);
+        let (link, mut peer) = checker.link();
+        checker.receive(link, Shots::Many);
+        checker.peer_writes(&mut peer, &pattern(1, 0, 3_000));
+        checker.until("the bytes", |checker| checker.of(link).received.len() == 3_000);
+        assert_pattern(1, 0, &checker.of(link).received);
+        let held = quiet_ledger(&mut checker).kernel_receive;
         assert!(held <= window.min(buffers / 2), "{held} of {buffers}, window {window}");
-        bench.finish();
+        checker.finish();
     }
 }
 
 /// The ledger when nothing has happened for some rounds.
-fn quiet_ledger<L: Lab>(bench: &mut Bench<L>) -> Ledger {
-    bench.stays_quiet("nobody sends");
-    bench.pool.ledger()
+fn quiet_ledger<N: TestNetwork>(checker: &mut PortChecker<N>) -> Ledger {
+    checker.stays_quiet("nobody sends");
+    checker.pool.ledger()
 }

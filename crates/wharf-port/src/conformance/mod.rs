@@ -1,14 +1,14 @@
 //! One suite that every back end must pass, the simulated one included.
 //!
-//! A test is generic over a [`lab::Lab`], which gives a port and peers; `each_back_end!` makes a
+//! A test is generic over a [`network::TestNetwork`], which gives a port and peers; `each_back_end!` makes a
 //! copy of it for each back end, so that `cargo test conformance::order::uring` runs one part on one
 //! of them. A back end that this machine does not offer is reported as *skipped, because ...*.
 //!
 //! ```text
 //!   lab    what a test needs of the world: a port, a listener, peers that never block
 //!    ├ real     real sockets over loopback, on io_uring, epoll and IOCP
-//!    ├ sim_lab  the simulated network, without faults and with some
-//!    └ bench    holds every completion of every test against what was submitted
+//!    ├ sim_network  the simulated network, without faults and with some
+//!    └ checker    holds every completion of every test against what was submitted
 //! ```
 //!
 //! A new back end is one lab and one line in `each_back_end!`.
@@ -122,24 +122,24 @@
 //! |  |  | `a_window_of_none_pauses_until_it_is_raised` |
 //! | all at once | `crowd` | `a_crowd_of_links_keeps_every_promise` |
 
-mod bench;
 mod beyond;
 mod bulk;
+mod checker;
 mod crowd;
 mod exactly_once;
 mod fairness;
 mod generations;
 mod idle;
-mod lab;
 mod limits;
+mod network;
 mod order;
 mod ownership;
 mod pool_empty;
 mod posts;
+mod provided;
 mod questions;
 mod real;
-mod sim_lab;
-mod windows;
+mod sim_network;
 
 /// The table above, held against the sources: each name in it is a test, each test is in it.
 #[test]
@@ -158,7 +158,7 @@ fn the_table_of_promises_names_every_test() {
         include_str!("pool_empty.rs"),
         include_str!("posts.rs"),
         include_str!("questions.rs"),
-        include_str!("windows.rs"),
+        include_str!("provided.rs"),
     ];
     let table = include_str!("mod.rs").lines().filter(|line| line.starts_with("//! | "));
     let mut listed: Vec<_> =

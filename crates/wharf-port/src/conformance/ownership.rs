@@ -4,10 +4,10 @@
 //! The method: small pools whose free buffers are all taken, written to and given back ("churned")
 //! whenever the kernel might still hold a forgotten address. With debug assertions the pool checks
 //! at each take that nobody wrote to a free buffer. A clone of the pool outlives each port and
-//! counts what came home. The bench checks the ledger's sum after each round of every test.
+//! counts what came home. The checker checks the ledger's sum after each round of every test.
 
-use super::bench::{Bench, ROUND, assert_pattern, churn, end_of, pattern};
-use super::lab::{Lab, Peer, PeerRead, Setup, each_back_end};
+use super::checker::{PortChecker, ROUND, assert_pattern, end_of, overwrite_free_buffers, pattern};
+use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
 use crate::memory::{Ledger, Owner};
 use crate::port::{Operation, OperationKind, Port, Shots};
 use std::time::Duration;
@@ -23,204 +23,204 @@ each_back_end!(
     buffers_in_hand_outlive_the_port,
 );
 
-fn a_blocked_send_keeps_its_buffers_until_it_completes<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small().narrow().buffers(512, 2048));
-    let (link, mut peer) = bench.link();
-    bench.round(ROUND);
-    let free = bench.pool.free();
-    bench.send(link, &pattern(1, 0, 700_000));
+fn a_blocked_send_keeps_its_buffers_until_it_completes<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small().narrow().buffers(512, 2048));
+    let (link, mut peer) = checker.link();
+    checker.round(ROUND);
+    let free = checker.pool.free();
+    checker.send(link, &pattern(1, 0, 700_000));
     let entries = 700_000_u32.div_ceil(2048);
     let mut read = Vec::new();
     let mut rounds = 0;
-    bench.until("the send", |bench| {
-        if bench.in_flight(link, OperationKind::Send) {
+    checker.until("the send", |checker| {
+        if checker.in_flight(link, OperationKind::Send) {
             // Whoever asks for buffers now gets others than those in flight.
-            assert_eq!(bench.pool.free(), free - entries);
-            churn(&bench.pool);
+            assert_eq!(checker.pool.free(), free - entries);
+            overwrite_free_buffers(&checker.pool);
         }
         rounds += 1;
         if rounds > 5 {
             peer.try_read(&mut read, 5_000);
         }
-        !bench.in_flight(link, OperationKind::Send)
+        !checker.in_flight(link, OperationKind::Send)
     });
-    let done = bench.sent(link);
-    assert_eq!(bench.pool.free(), free - entries, "the completion has the whole chain");
+    let done = checker.sent(link);
+    assert_eq!(checker.pool.free(), free - entries, "the completion has the whole chain");
     let missing = done.sent - read.len();
-    read.extend(bench.peer_reads(&mut peer, missing));
+    read.extend(checker.peer_reads(&mut peer, missing));
     assert_pattern(1, 0, &read);
     drop(done);
-    assert_eq!(bench.pool.free(), free);
-    bench.finish();
+    assert_eq!(checker.pool.free(), free);
+    checker.finish();
 }
 
-fn late_data_never_lands_in_a_released_buffer<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small().buffers(8, 256));
-    let mut links = bench.links(4);
+fn late_data_never_lands_in_a_released_buffer<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small().buffers(8, 256));
+    let mut links = checker.links(4);
     let mut written = [0; 4];
     for repetition in 0..300 {
         let shots = if repetition % 2 == 0 { Shots::One } else { Shots::Many };
         for (link, _) in &links {
-            bench.receive(*link, shots);
+            checker.receive(*link, shots);
         }
-        bench.round(Duration::ZERO);
+        checker.round(Duration::ZERO);
         for (i, (link, peer)) in links.iter_mut().enumerate() {
-            bench.cancel(*link, OperationKind::Receive);
+            checker.cancel(*link, OperationKind::Receive);
             written[i] += peer.try_write(&pattern(link.key, written[i], 90));
-            churn(&bench.pool);
+            overwrite_free_buffers(&checker.pool);
         }
-        bench.until("all receives to be over", |bench| {
-            churn(&bench.pool);
-            links.iter().all(|(link, _)| !bench.in_flight(*link, OperationKind::Receive))
+        checker.until("all receives to be over", |checker| {
+            overwrite_free_buffers(&checker.pool);
+            links.iter().all(|(link, _)| !checker.in_flight(*link, OperationKind::Receive))
         });
     }
     for ((link, _), written) in links.iter().zip(written) {
-        bench.receive(*link, Shots::Many);
-        bench.until("the rest", |bench| bench.of(*link).received.len() == written);
-        assert_pattern(link.key, 0, &bench.of(*link).received);
+        checker.receive(*link, Shots::Many);
+        checker.until("the rest", |checker| checker.of(*link).received.len() == written);
+        assert_pattern(link.key, 0, &checker.of(*link).received);
     }
-    bench.finish();
+    checker.finish();
 }
 
-fn a_received_buffer_is_the_programs_and_stays_as_it_is<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small().buffers(16, 256));
-    bench.keep_buffers = true;
-    let (held, mut held_peer) = bench.link();
-    let (busy, mut busy_peer) = bench.link();
-    bench.receive(held, Shots::Many);
-    bench.receive(busy, Shots::Many);
-    bench.peer_writes(&mut held_peer, &pattern(held.key, 0, 100));
-    bench.until("bytes", |bench| bench.of(held).received.len() == 100);
-    let buffers = std::mem::take(&mut bench.of(held).buffers);
+fn a_received_buffer_is_the_programs_and_stays_as_it_is<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small().buffers(16, 256));
+    checker.keep_buffers = true;
+    let (held, mut held_peer) = checker.link();
+    let (busy, mut busy_peer) = checker.link();
+    checker.receive(held, Shots::Many);
+    checker.receive(busy, Shots::Many);
+    checker.peer_writes(&mut held_peer, &pattern(held.key, 0, 100));
+    checker.until("bytes", |checker| checker.of(held).received.len() == 100);
+    let buffers = std::mem::take(&mut checker.of(held).buffers);
     let count = u32::try_from(buffers.len()).unwrap();
-    assert_eq!(bench.pool.ledger().application, count, "{:?}", bench.pool.ledger());
+    assert_eq!(checker.pool.ledger().application, count, "{:?}", checker.pool.ledger());
     // Many times the pool's size passes by.
     for part in 0..100 {
-        bench.peer_writes(&mut busy_peer, &pattern(busy.key, part * 200, 200));
+        checker.peer_writes(&mut busy_peer, &pattern(busy.key, part * 200, 200));
         let len = (part + 1) * 200;
-        bench.until("bytes", |bench| bench.of(busy).received.len() == len);
-        bench.of(busy).buffers.clear();
+        checker.until("bytes", |checker| checker.of(busy).received.len() == len);
+        checker.of(busy).buffers.clear();
     }
     let bytes: Vec<_> = buffers.iter().flat_map(|buffer| buffer.to_vec()).collect();
     assert_pattern(held.key, 0, &bytes);
-    assert_pattern(busy.key, 0, &bench.of(busy).received);
+    assert_pattern(busy.key, 0, &checker.of(busy).received);
     drop(buffers);
-    bench.finish();
+    checker.finish();
 }
 
-fn a_dropped_port_with_receives_in_flight_frees_all_and_ends_its_links<L: Lab>() {
+fn a_dropped_port_with_receives_in_flight_frees_all_and_ends_its_links<N: TestNetwork>() {
     for dequeued in [false, true] {
-        let mut bench = Bench::<L>::new(Setup::small().buffers(8, 256));
-        let mut links = bench.links(6);
+        let mut checker = PortChecker::<N>::new(Setup::small().buffers(8, 256));
+        let mut links = checker.links(6);
         for (i, (link, _)) in links.iter().enumerate() {
-            bench.receive(*link, if i % 2 == 0 { Shots::Many } else { Shots::One });
+            checker.receive(*link, if i % 2 == 0 { Shots::Many } else { Shots::One });
         }
         if dequeued {
-            bench.stays_quiet("nothing was sent");
+            checker.stays_quiet("nothing was sent");
         }
         for (_, peer) in &mut links[..3] {
             peer.try_write(b"as the port goes away");
         }
-        let pool = bench.drop_port();
+        let pool = checker.drop_port();
         for (_, mut peer) in links {
             peer.try_write(b"too late");
-            let (bytes, end) = end_of::<L>(&mut peer);
+            let (bytes, end) = end_of::<N>(&mut peer);
             assert!(bytes.is_empty() && matches!(end, PeerRead::Eof | PeerRead::Reset));
-            churn(&pool);
+            overwrite_free_buffers(&pool);
         }
     }
 }
 
-fn a_dropped_port_with_blocked_sends_frees_all_and_ends_its_links<L: Lab>() {
+fn a_dropped_port_with_blocked_sends_frees_all_and_ends_its_links<N: TestNetwork>() {
     for dequeued in [false, true] {
-        let mut bench = Bench::<L>::new(Setup::small().narrow().buffers(512, 2048));
-        let mut links = bench.links(3);
+        let mut checker = PortChecker::<N>::new(Setup::small().narrow().buffers(512, 2048));
+        let mut links = checker.links(3);
         for (link, _) in &links {
-            bench.receive(*link, Shots::Many);
-            bench.send(*link, &pattern(link.key, 0, 300_000));
+            checker.receive(*link, Shots::Many);
+            checker.send(*link, &pattern(link.key, 0, 300_000));
         }
         if dequeued {
-            bench.stays_quiet("no peer reads");
+            checker.stays_quiet("no peer reads");
         }
-        let pool = bench.drop_port();
+        let pool = checker.drop_port();
         for (link, peer) in &mut links {
-            let (bytes, _end) = end_of::<L>(peer);
+            let (bytes, _end) = end_of::<N>(peer);
             assert!(bytes.len() < 300_000);
             assert_pattern(link.key, 0, &bytes);
         }
-        churn(&pool);
+        overwrite_free_buffers(&pool);
     }
 }
 
-fn a_dropped_port_with_accepts_in_flight_ends_what_came_in<L: Lab>() {
+fn a_dropped_port_with_accepts_in_flight_ends_what_came_in<N: TestNetwork>() {
     for (shots, rounds) in [(Shots::One, 0), (Shots::Many, 0), (Shots::One, 1), (Shots::Many, 1)] {
-        let mut bench = Bench::<L>::new(Setup::small());
-        bench.accept(shots);
+        let mut checker = PortChecker::<N>::new(Setup::small());
+        checker.accept(shots);
         for _ in 0..rounds {
-            bench.round(ROUND);
+            checker.round(ROUND);
         }
-        let mut peers: Vec<_> = (0..3).map(|_| bench.lab.connect()).collect();
+        let mut peers: Vec<_> = (0..3).map(|_| checker.network.connect()).collect();
         for _ in 0..rounds {
-            bench.round(ROUND);
+            checker.round(ROUND);
         }
-        bench.drop_port();
+        checker.drop_port();
         for peer in &mut peers {
-            let (bytes, _end) = end_of::<L>(peer);
+            let (bytes, _end) = end_of::<N>(peer);
             assert!(bytes.is_empty());
         }
     }
 }
 
-fn a_dropped_port_with_completions_that_nobody_dequeued_frees_all<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small().buffers(16, 256));
-    let mut links = bench.links(4);
+fn a_dropped_port_with_completions_that_nobody_dequeued_frees_all<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small().buffers(16, 256));
+    let mut links = checker.links(4);
     for (link, _) in &links {
-        bench.receive(*link, Shots::Many);
+        checker.receive(*link, Shots::Many);
     }
-    bench.accept(Shots::Many);
-    bench.stays_quiet("nothing was sent");
+    checker.accept(Shots::Many);
+    checker.stays_quiet("nothing was sent");
     let mut one = Vec::with_capacity(1);
     for (link, peer) in &mut links {
         peer.try_write(&[7; 500]);
-        bench.lab.port().cancel(link.socket, OperationKind::Receive);
-        let chain = bench.pool.chain_of(b"x", Owner::SendQueue).unwrap();
-        bench.lab.port().submit(link.socket, Operation::Send(chain)).unwrap();
+        checker.network.port().cancel(link.socket, OperationKind::Receive);
+        let chain = checker.pool.chain_of(b"x", Owner::SendQueue).unwrap();
+        checker.network.port().submit(link.socket, Operation::Send(chain)).unwrap();
     }
     links[0].1.shutdown_write();
-    let mut late = bench.lab.connect();
-    bench.lab.port().submit(links[1].0.socket, Operation::Close).unwrap();
-    bench.lab.port().poster().post(1).unwrap();
+    let mut late = checker.network.connect();
+    checker.network.port().submit(links[1].0.socket, Operation::Close).unwrap();
+    checker.network.port().poster().post(1).unwrap();
     // One completion of more than ten is taken; the others are somewhere inside when it ends.
-    bench.lab.port().dequeue(&mut one, Some(ROUND)).unwrap();
+    checker.network.port().dequeue(&mut one, Some(ROUND)).unwrap();
     assert!(one.len() <= 1);
     drop(one);
-    bench.drop_port();
-    end_of::<L>(&mut late);
+    checker.drop_port();
+    end_of::<N>(&mut late);
     for (_, mut peer) in links {
-        end_of::<L>(&mut peer);
+        end_of::<N>(&mut peer);
     }
 }
 
-fn buffers_in_hand_outlive_the_port<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small().narrow().buffers(64, 256));
-    bench.keep_buffers = true;
-    let (link, mut peer) = bench.link();
-    bench.receive(link, Shots::Many);
-    bench.peer_writes(&mut peer, &pattern(1, 0, 600));
-    bench.until("bytes", |bench| bench.of(link).received.len() == 600);
-    bench.send(link, &pattern(2, 0, 1000));
-    let done = bench.sent(link);
-    let buffers = std::mem::take(&mut bench.of(link).buffers);
-    let pool = bench.pool.clone();
-    drop(bench);
+fn buffers_in_hand_outlive_the_port<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small().narrow().buffers(64, 256));
+    checker.keep_buffers = true;
+    let (link, mut peer) = checker.link();
+    checker.receive(link, Shots::Many);
+    checker.peer_writes(&mut peer, &pattern(1, 0, 600));
+    checker.until("bytes", |checker| checker.of(link).received.len() == 600);
+    checker.send(link, &pattern(2, 0, 1000));
+    let done = checker.sent(link);
+    let buffers = std::mem::take(&mut checker.of(link).buffers);
+    let pool = checker.pool.clone();
+    drop(checker);
     let held = u32::try_from(buffers.len()).unwrap();
     assert_eq!(pool.free() + held + done.chain.entries(), pool.capacity());
-    churn(&pool);
+    overwrite_free_buffers(&pool);
     let bytes: Vec<_> = buffers.iter().flat_map(|buffer| buffer.to_vec()).collect();
     assert_pattern(1, 0, &bytes);
     assert_pattern(2, 0, &done.chain.slices().flatten().copied().collect::<Vec<_>>());
     drop((buffers, done));
     let home = Ledger { free: pool.capacity(), ..Ledger::default() };
     assert_eq!(pool.ledger(), home);
-    churn(&pool);
+    overwrite_free_buffers(&pool);
 }

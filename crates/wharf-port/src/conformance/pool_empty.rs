@@ -6,8 +6,8 @@
 //! kernel out of it through a link of its own. Then it gives them back one at a time and looks who
 //! is served.
 
-use super::bench::{Bench, ROUND, assert_pattern, end_of, pattern};
-use super::lab::{Lab, Peer, Setup, each_back_end};
+use super::checker::{PortChecker, ROUND, assert_pattern, end_of, pattern};
+use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use crate::memory::{Buffer, Chain, Owner};
 use crate::port::{End, Operation, OperationKind, Outcome, Port, Shots};
 use std::time::Duration;
@@ -26,92 +26,94 @@ each_back_end!(
     a_port_that_is_dropped_while_receives_are_paused_frees_all,
 );
 
-fn an_empty_pool_pauses_receives_and_fails_none<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let mut links = bench.links(12);
-    let hoard = exhaust(&mut bench);
-    let before = bench.lab.port().counters().receive_pauses;
+fn an_empty_pool_pauses_receives_and_fails_none<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let mut links = checker.links(12);
+    let held_buffers = exhaust(&mut checker);
+    let before = checker.network.port().counters().receive_pauses;
     for (i, (link, peer)) in links.iter_mut().enumerate() {
-        bench.receive(*link, if i % 2 == 0 { Shots::Many } else { Shots::One });
-        bench.peer_writes(peer, &pattern(link.key, 0, 60));
+        checker.receive(*link, if i % 2 == 0 { Shots::Many } else { Shots::One });
+        checker.peer_writes(peer, &pattern(link.key, 0, 60));
     }
-    bench.until("twelve pauses", |bench| bench.lab.port().counters().receive_pauses >= before + 12);
-    bench.stays_quiet("there is no buffer");
+    checker.until("twelve pauses", |checker| {
+        checker.network.port().counters().receive_pauses >= before + 12
+    });
+    checker.stays_quiet("there is no buffer");
     for (link, _) in &links {
-        assert!(bench.in_flight(*link, OperationKind::Receive));
-        assert_eq!(bench.of(*link).receives, 0);
+        assert!(checker.in_flight(*link, OperationKind::Receive));
+        assert_eq!(checker.of(*link).receives, 0);
     }
     // A pause is counted once, and not again and again while it lasts.
-    assert_eq!(bench.lab.port().counters().receive_pauses, before + 12);
-    drop(hoard);
-    bench.until("all bytes", |bench| {
-        links.iter().all(|(link, _)| bench.of(*link).received.len() == 60)
+    assert_eq!(checker.network.port().counters().receive_pauses, before + 12);
+    drop(held_buffers);
+    checker.until("all bytes", |checker| {
+        links.iter().all(|(link, _)| checker.of(*link).received.len() == 60)
     });
     for (link, _) in &links {
-        assert_pattern(link.key, 0, &bench.of(*link).received);
+        assert_pattern(link.key, 0, &checker.of(*link).received);
     }
-    bench.finish();
+    checker.finish();
 }
 
-fn one_buffer_that_comes_home_resumes_a_receive<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let (link, mut peer) = bench.link();
-    let mut hoard = exhaust(&mut bench);
-    bench.keep_buffers = true;
-    bench.receive(link, Shots::Many);
-    pause(&mut bench, &mut peer, &pattern(1, 0, 256 * 10));
+fn one_buffer_that_comes_home_resumes_a_receive<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let (link, mut peer) = checker.link();
+    let mut held_buffers = exhaust(&mut checker);
+    checker.keep_buffers = true;
+    checker.receive(link, Shots::Many);
+    pause(&mut checker, &mut peer, &pattern(1, 0, 256 * 10));
     for count in 1..=10 {
-        drop(hoard.pop());
-        bench.until("one more buffer of bytes", |bench| bench.of(link).receives == count);
-        bench.stays_quiet("one buffer serves one receive");
+        drop(held_buffers.pop());
+        checker.until("one more buffer of bytes", |checker| checker.of(link).receives == count);
+        checker.stays_quiet("one buffer serves one receive");
     }
-    assert_eq!(bench.of(link).received.len(), 2_560, "a receive fills its buffer");
-    assert_pattern(1, 0, &bench.of(link).received);
-    assert!(bench.in_flight(link, OperationKind::Receive));
-    drop(hoard);
-    bench.finish();
+    assert_eq!(checker.of(link).received.len(), 2_560, "a receive fills its buffer");
+    assert_pattern(1, 0, &checker.of(link).received);
+    assert!(checker.in_flight(link, OperationKind::Receive));
+    drop(held_buffers);
+    checker.finish();
 }
 
-fn links_are_served_in_the_order_in_which_they_ran_out<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let mut links = bench.links(8);
+fn links_are_served_in_the_order_in_which_they_ran_out<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let mut links = checker.links(8);
     for (link, _) in &links {
-        bench.receive(*link, Shots::Many);
+        checker.receive(*link, Shots::Many);
     }
-    bench.stays_quiet("nobody has sent");
-    let mut hoard = exhaust(&mut bench);
-    bench.keep_buffers = true;
+    checker.stays_quiet("nobody has sent");
+    let mut held_buffers = exhaust(&mut checker);
+    checker.keep_buffers = true;
     // Not the order of their places.
     let order = [3, 0, 7, 1, 6, 2, 5, 4];
     for i in order {
-        pause(&mut bench, &mut links[i].1, b"served?");
+        pause(&mut checker, &mut links[i].1, b"served?");
     }
-    bench.received_from.clear();
+    checker.received_from.clear();
     for count in 1..=order.len() {
-        drop(hoard.pop());
-        bench.until("a link to be served", |bench| bench.received_from.len() == count);
+        drop(held_buffers.pop());
+        checker.until("a link to be served", |checker| checker.received_from.len() == count);
     }
     let expected: Vec<_> = order.iter().map(|i| links[*i].0.key).collect();
-    assert_eq!(bench.received_from, expected);
-    drop(hoard);
-    bench.finish();
+    assert_eq!(checker.received_from, expected);
+    drop(held_buffers);
+    checker.finish();
 }
 
-fn a_dequeue_serves_those_that_wait_before_it_sleeps<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let (link, mut peer) = bench.link();
-    let mut hoard = exhaust(&mut bench);
-    bench.receive(link, Shots::Many);
-    pause(&mut bench, &mut peer, &pattern(1, 0, 1));
+fn a_dequeue_serves_those_that_wait_before_it_sleeps<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let (link, mut peer) = checker.link();
+    let mut held_buffers = exhaust(&mut checker);
+    checker.receive(link, Shots::Many);
+    pause(&mut checker, &mut peer, &pattern(1, 0, 1));
     let mut completions = Vec::with_capacity(8);
     for turn in 1..=50 {
         // Nobody is told of it: the dequeue looks.
-        drop(hoard.pop().unwrap());
-        let start = bench.lab.port().now();
+        drop(held_buffers.pop().unwrap());
+        let start = checker.network.port().now();
         while completions.is_empty() {
-            bench.lab.port().dequeue(&mut completions, Some(LONG)).unwrap();
+            checker.network.port().dequeue(&mut completions, Some(LONG)).unwrap();
         }
-        let slept = bench.lab.port().now().since(start);
+        let slept = checker.network.port().now().since(start);
         assert!(slept < LONG / 2, "turn {turn}: served only after {slept:?}");
         let completion = completions.remove(0);
         let Outcome::Received { buffer, last: false } = completion.outcome else {
@@ -120,197 +122,201 @@ fn a_dequeue_serves_those_that_wait_before_it_sleeps<L: Lab>() {
         assert_pattern(1, turn - 1, &buffer);
         assert!(completions.is_empty());
         // The next byte waits for this very buffer.
-        hoard.push(buffer);
-        pause(&mut bench, &mut peer, &pattern(1, turn, 1));
+        held_buffers.push(buffer);
+        pause(&mut checker, &mut peer, &pattern(1, turn, 1));
     }
-    drop(hoard);
-    bench.until("the last byte", |bench| bench.of(link).receives == 1);
-    bench.finish();
+    drop(held_buffers);
+    checker.until("the last byte", |checker| checker.of(link).receives == 1);
+    checker.finish();
 }
 
-fn eight_flooding_links_on_two_buffers_are_all_served<L: Lab>() {
+fn eight_flooding_links_on_two_buffers_are_all_served<N: TestNetwork>() {
     for completions_max in [64, 2, 1] {
-        flood::<L>(completions_max);
+        flood::<N>(completions_max);
     }
 }
 
-fn flood<L: Lab>(completions_max: usize) {
+fn flood<N: TestNetwork>(completions_max: usize) {
     const TOTAL: usize = 800;
-    let mut bench = Bench::<L>::new(Setup::small().buffers(2, 256));
-    bench.completions_max(completions_max);
-    let mut links = bench.links(8);
+    let mut checker = PortChecker::<N>::new(Setup::small().buffers(2, 256));
+    checker.completions_max(completions_max);
+    let mut links = checker.links(8);
     for (link, _) in &links {
-        bench.receive(*link, Shots::Many);
+        checker.receive(*link, Shots::Many);
     }
     let mut written = [0; 8];
-    bench.until("many receives", |bench| {
+    checker.until("many receives", |checker| {
         for (i, (link, peer)) in links.iter_mut().enumerate() {
             // As long as a peer's lead is below 64 KiB, it never has nothing to say.
-            if written[i] - bench.of(*link).received.len() < 32 << 10 {
+            if written[i] - checker.of(*link).received.len() < 32 << 10 {
                 written[i] += peer.try_write(&pattern(link.key, written[i], 32 << 10));
             }
         }
-        bench.received_from.len() >= TOTAL
+        checker.received_from.len() >= TOTAL
     });
-    let receives: Vec<_> = links.iter().map(|(link, _)| bench.of(*link).receives).collect();
+    let receives: Vec<_> = links.iter().map(|(link, _)| checker.of(*link).receives).collect();
     // An eighth each would be 100.
     assert!(receives.iter().all(|count| (50..=200).contains(count)), "{receives:?} of {TOTAL}");
     for (link, _) in &links {
-        assert_pattern(link.key, 0, &bench.of(*link).received);
+        assert_pattern(link.key, 0, &checker.of(*link).received);
     }
     // Who takes no more completions than there are buffers never sees the pool empty.
-    let pauses = bench.lab.port().counters().receive_pauses;
+    let pauses = checker.network.port().counters().receive_pauses;
     assert!(completions_max <= 2 || pauses > 0);
-    bench.finish();
+    checker.finish();
 }
 
-fn a_pool_of_one_buffer_serves_many_links<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small().buffers(1, 64));
-    let mut links = bench.links(8);
+fn a_pool_of_one_buffer_serves_many_links<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small().buffers(1, 64));
+    let mut links = checker.links(8);
     for (link, peer) in &mut links {
-        bench.receive(*link, Shots::Many);
-        bench.peer_writes(peer, &pattern(link.key, 0, 1_000));
+        checker.receive(*link, Shots::Many);
+        checker.peer_writes(peer, &pattern(link.key, 0, 1_000));
     }
-    bench.until("all bytes", |bench| {
-        links.iter().all(|(link, _)| bench.of(*link).received.len() == 1_000)
+    checker.until("all bytes", |checker| {
+        links.iter().all(|(link, _)| checker.of(*link).received.len() == 1_000)
     });
     for (link, _) in &links {
-        assert_pattern(link.key, 0, &bench.of(*link).received);
+        assert_pattern(link.key, 0, &checker.of(*link).received);
     }
-    bench.finish();
+    checker.finish();
 }
 
-fn a_paused_receive_can_be_cancelled_and_closed<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let mut links = bench.links(3);
-    let mut hoard = exhaust(&mut bench);
+fn a_paused_receive_can_be_cancelled_and_closed<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let mut links = checker.links(3);
+    let mut held_buffers = exhaust(&mut checker);
     for (link, peer) in &mut links {
-        bench.receive(*link, Shots::Many);
-        pause(&mut bench, peer, &pattern(link.key, 0, 30));
+        checker.receive(*link, Shots::Many);
+        pause(&mut checker, peer, &pattern(link.key, 0, 30));
     }
     let [first, second, third] = [links[0].0, links[1].0, links[2].0];
-    bench.cancel(first, OperationKind::Receive);
-    bench.until("the cancelled one", |bench| bench.of(first).ends == [End::Cancelled]);
-    bench.close_and_wait(second);
-    assert_eq!(bench.of(second).ends, [End::Cancelled]);
+    checker.cancel(first, OperationKind::Receive);
+    checker.until("the cancelled one", |checker| checker.of(first).ends == [End::Cancelled]);
+    checker.close_and_wait(second);
+    assert_eq!(checker.of(second).ends, [End::Cancelled]);
     // The buffer goes to the one that still waits.
-    drop(hoard.pop());
-    bench.until("the third", |bench| bench.of(third).received.len() == 30);
+    drop(held_buffers.pop());
+    checker.until("the third", |checker| checker.of(third).received.len() == 30);
     // What the cancelled receive did not take is still there.
-    bench.receive(first, Shots::One);
-    bench.until("the first, again", |bench| bench.of(first).received.len() == 30);
-    assert_pattern(first.key, 0, &bench.of(first).received);
-    assert_eq!(bench.of(second).receives, 0);
-    drop(hoard);
-    bench.finish();
+    checker.receive(first, Shots::One);
+    checker.until("the first, again", |checker| checker.of(first).received.len() == 30);
+    assert_pattern(first.key, 0, &checker.of(first).received);
+    assert_eq!(checker.of(second).receives, 0);
+    drop(held_buffers);
+    checker.finish();
 }
 
-fn a_receive_if_ready_on_an_empty_pool_completes_once_and_loses_nothing<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let (link, mut peer) = bench.link();
-    let hoard = exhaust(&mut bench);
-    bench.peer_writes(&mut peer, b"there");
+fn a_receive_if_ready_on_an_empty_pool_completes_once_and_loses_nothing<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let (link, mut peer) = checker.link();
+    let held_buffers = exhaust(&mut checker);
+    checker.peer_writes(&mut peer, b"there");
     // Whether it says that nothing is ready or waits for a buffer is the back end's choice.
-    bench.receive(link, Shots::IfReady);
+    checker.receive(link, Shots::IfReady);
     for _ in 0..5 {
-        bench.round(ROUND);
+        checker.round(ROUND);
     }
-    assert_eq!(bench.of(link).receives, 0);
-    drop(hoard);
-    bench.until("an answer", |bench| !bench.in_flight(link, OperationKind::Receive));
-    bench.until("the bytes", |bench| {
-        if !bench.in_flight(link, OperationKind::Receive) && bench.of(link).receives == 0 {
-            bench.receive(link, Shots::IfReady);
+    assert_eq!(checker.of(link).receives, 0);
+    drop(held_buffers);
+    checker.until("an answer", |checker| !checker.in_flight(link, OperationKind::Receive));
+    checker.until("the bytes", |checker| {
+        if !checker.in_flight(link, OperationKind::Receive) && checker.of(link).receives == 0 {
+            checker.receive(link, Shots::IfReady);
         }
-        bench.of(link).received == b"there"
+        checker.of(link).received == b"there"
     });
-    bench.finish();
+    checker.finish();
 }
 
-fn a_link_whose_peer_ends_while_it_is_paused_still_gets_every_byte<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let (link, mut peer) = bench.link();
-    let hoard = exhaust(&mut bench);
-    bench.receive(link, Shots::Many);
-    pause(&mut bench, &mut peer, &pattern(1, 0, 1_000));
+fn a_link_whose_peer_ends_while_it_is_paused_still_gets_every_byte<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let (link, mut peer) = checker.link();
+    let held_buffers = exhaust(&mut checker);
+    checker.receive(link, Shots::Many);
+    pause(&mut checker, &mut peer, &pattern(1, 0, 1_000));
     drop(peer);
-    bench.stays_quiet("its bytes come before its end");
-    drop(hoard);
-    bench.until("the end", |bench| bench.of(link).ends == [End::PeerClosed]);
-    assert_eq!(bench.of(link).received.len(), 1_000);
-    assert_pattern(1, 0, &bench.of(link).received);
-    bench.finish();
+    checker.stays_quiet("its bytes come before its end");
+    drop(held_buffers);
+    checker.until("the end", |checker| checker.of(link).ends == [End::PeerClosed]);
+    assert_eq!(checker.of(link).received.len(), 1_000);
+    assert_pattern(1, 0, &checker.of(link).received);
+    checker.finish();
 }
 
-fn sends_and_accepts_go_on_while_the_pool_is_empty<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let (link, mut peer) = bench.link();
-    let mut hoard = exhaust(&mut bench);
-    bench.receive(link, Shots::Many);
-    pause(&mut bench, &mut peer, b"waits");
-    let empty = hoard.iter().position(|buffer| buffer.is_empty()).unwrap();
-    let mut buffer = hoard.remove(empty);
+fn sends_and_accepts_go_on_while_the_pool_is_empty<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let (link, mut peer) = checker.link();
+    let mut held_buffers = exhaust(&mut checker);
+    checker.receive(link, Shots::Many);
+    pause(&mut checker, &mut peer, b"waits");
+    let empty = held_buffers.iter().position(|buffer| buffer.is_empty()).unwrap();
+    let mut buffer = held_buffers.remove(empty);
     buffer.append(b"goes out");
     let mut chain = Chain::new();
-    chain.push(&bench.pool, buffer).unwrap();
-    bench.submit(link, Operation::Send(chain)).unwrap();
+    chain.push(&checker.pool, buffer).unwrap();
+    checker.submit(link, Operation::Send(chain)).unwrap();
     // The send's completion is kept, so its buffer is not free for the receive.
-    bench.until("the send", |bench| !bench.of(link).sent.is_empty());
-    assert_eq!(bench.peer_reads(&mut peer, 8), b"goes out");
-    let (_other, _other_peer) = bench.link();
-    assert_eq!(bench.of(link).receives, 0);
-    bench.of(link).sent.clear();
-    bench.until("the receive", |bench| bench.of(link).received == b"waits");
-    drop(hoard);
-    bench.finish();
+    checker.until("the send", |checker| !checker.of(link).sent.is_empty());
+    assert_eq!(checker.peer_reads(&mut peer, 8), b"goes out");
+    let (_other, _other_peer) = checker.link();
+    assert_eq!(checker.of(link).receives, 0);
+    checker.of(link).sent.clear();
+    checker.until("the receive", |checker| checker.of(link).received == b"waits");
+    drop(held_buffers);
+    checker.finish();
 }
 
-fn a_port_that_is_dropped_while_receives_are_paused_frees_all<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let mut links = bench.links(3);
-    let hoard = exhaust(&mut bench);
+fn a_port_that_is_dropped_while_receives_are_paused_frees_all<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let mut links = checker.links(3);
+    let held_buffers = exhaust(&mut checker);
     for (link, peer) in &mut links {
-        bench.receive(*link, Shots::Many);
-        pause(&mut bench, peer, b"never read");
+        checker.receive(*link, Shots::Many);
+        pause(&mut checker, peer, b"never read");
     }
-    let pool = bench.pool.clone();
-    drop(bench);
+    let pool = checker.pool.clone();
+    drop(checker);
     for (_, mut peer) in links {
-        end_of::<L>(&mut peer);
+        end_of::<N>(&mut peer);
     }
-    drop(hoard);
+    drop(held_buffers);
     assert_eq!(pool.free(), pool.capacity(), "{:?}", pool.ledger());
 }
 
 /// Takes every buffer there is, also those that the back end keeps for the kernel.
-pub(super) fn exhaust<L: Lab>(bench: &mut Bench<L>) -> Vec<Buffer> {
-    let kept_before = std::mem::replace(&mut bench.keep_buffers, true);
-    let (filler, mut peer) = bench.link();
-    let mut hoard = Vec::new();
-    bench.round(ROUND);
+pub(super) fn exhaust<N: TestNetwork>(checker: &mut PortChecker<N>) -> Vec<Buffer> {
+    let kept_before = std::mem::replace(&mut checker.keep_buffers, true);
+    let (filler, mut peer) = checker.link();
+    let mut held_buffers = Vec::new();
+    checker.round(ROUND);
     loop {
-        hoard.extend(std::iter::from_fn(|| bench.pool.acquire(Owner::Application)));
-        if bench.pool.ledger().kernel_receive == 0 {
+        held_buffers.extend(std::iter::from_fn(|| checker.pool.acquire(Owner::Application)));
+        if checker.pool.ledger().kernel_receive == 0 {
             break;
         }
         // One byte takes one buffer out of the kernel's window.
-        let receives = bench.of(filler).receives;
-        bench.receive(filler, Shots::One);
-        bench.peer_writes(&mut peer, b"x");
-        bench.until("the filler's byte", |bench| bench.of(filler).receives == receives + 1);
-        hoard.append(&mut bench.of(filler).buffers);
+        let receives = checker.of(filler).receives;
+        checker.receive(filler, Shots::One);
+        checker.peer_writes(&mut peer, b"x");
+        checker.until("the filler's byte", |checker| checker.of(filler).receives == receives + 1);
+        held_buffers.append(&mut checker.of(filler).buffers);
     }
-    bench.close_and_wait(filler);
-    bench.keep_buffers = kept_before;
-    assert_eq!(hoard.len(), bench.pool.capacity() as usize);
-    hoard
+    checker.close_and_wait(filler);
+    checker.keep_buffers = kept_before;
+    assert_eq!(held_buffers.len(), checker.pool.capacity() as usize);
+    held_buffers
 }
 
 /// Lets the peer write `bytes`, and waits until the link's receive pauses for them.
-pub(super) fn pause<L: Lab>(bench: &mut Bench<L>, peer: &mut L::Peer, bytes: &[u8]) {
-    let before = bench.lab.port().counters().receive_pauses;
-    bench.peer_writes(peer, bytes);
-    bench.until("a pause", |bench| bench.lab.port().counters().receive_pauses > before);
+pub(super) fn pause<N: TestNetwork>(
+    checker: &mut PortChecker<N>,
+    peer: &mut N::Peer,
+    bytes: &[u8],
+) {
+    let before = checker.network.port().counters().receive_pauses;
+    checker.peer_writes(peer, bytes);
+    checker.until("a pause", |checker| checker.network.port().counters().receive_pauses > before);
 }
 
 /// A time-out that no test is to wait for.

@@ -5,8 +5,8 @@
 //! seen. Wake-ups come at moments spread over the time in which the owner falls asleep, until the
 //! port's own counter shows that some did end a sleep.
 
-use super::bench::{Bench, ROUND};
-use super::lab::{Lab, Setup, each_back_end, skip};
+use super::checker::{PortChecker, ROUND};
+use super::network::{Setup, TestNetwork, each_back_end, skip};
 use crate::port::{Completions, Outcome, Port, PostError, Shots};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -22,13 +22,13 @@ each_back_end!(
     packets_and_bytes_come_side_by_side,
 );
 
-fn packets_of_eight_threads_arrive_once_and_in_each_threads_order<L: Lab>() {
+fn packets_of_eight_threads_arrive_once_and_in_each_threads_order<N: TestNetwork>() {
     const THREADS: u64 = 8;
     const PACKETS: u64 = 5_000;
-    let mut bench = Bench::<L>::new(Setup::small());
+    let mut checker = PortChecker::<N>::new(Setup::small());
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
-            let poster = bench.lab.port().poster();
+            let poster = checker.network.port().poster();
             scope.spawn(move || {
                 for count in 0..PACKETS {
                     let mut packet = thread << 32 | count;
@@ -41,29 +41,29 @@ fn packets_of_eight_threads_arrive_once_and_in_each_threads_order<L: Lab>() {
             });
         }
         let total = usize::try_from(THREADS * PACKETS).unwrap();
-        bench.until("all packets", |bench| bench.posted.len() >= total);
+        checker.until("all packets", |checker| checker.posted.len() >= total);
     });
-    bench.stays_quiet("all packets are there");
+    checker.stays_quiet("all packets are there");
     for thread in 0..THREADS {
-        let counts = bench.posted.iter().filter(|packet| **packet >> 32 == thread);
+        let counts = checker.posted.iter().filter(|packet| **packet >> 32 == thread);
         let counts: Vec<_> = counts.map(|packet| packet & 0xFFFF_FFFF).collect();
         assert!(counts.into_iter().eq(0..PACKETS), "thread {thread}");
     }
-    bench.finish();
+    checker.finish();
 }
 
-fn a_post_ends_a_wait_without_end<L: Lab>() {
+fn a_post_ends_a_wait_without_end<N: TestNetwork>() {
     ping(
-        |bench: &mut Bench<L>, completions, ask| {
-            let packets = bench.posted.len();
+        |checker: &mut PortChecker<N>, completions, ask| {
+            let packets = checker.posted.len();
             ask();
-            while bench.posted.len() == packets {
-                bench.lab.port().dequeue(completions, None).unwrap();
+            while checker.posted.len() == packets {
+                checker.network.port().dequeue(completions, None).unwrap();
                 for completion in completions.drain(..) {
                     let Outcome::Posted(packet) = completion.outcome else {
                         panic!("{completion:?}")
                     };
-                    bench.posted.push(packet);
+                    checker.posted.push(packet);
                 }
             }
         },
@@ -71,11 +71,11 @@ fn a_post_ends_a_wait_without_end<L: Lab>() {
     );
 }
 
-fn a_wake_without_a_packet_ends_a_wait<L: Lab>() {
+fn a_wake_without_a_packet_ends_a_wait<N: TestNetwork>() {
     ping(
-        |bench: &mut Bench<L>, completions, ask| {
+        |checker: &mut PortChecker<N>, completions, ask| {
             ask();
-            bench.lab.port().dequeue(completions, None).unwrap();
+            checker.network.port().dequeue(completions, None).unwrap();
             assert!(completions.is_empty(), "a wake is no packet: {completions:?}");
         },
         |poster, _turn| poster.wake(),
@@ -83,16 +83,16 @@ fn a_wake_without_a_packet_ends_a_wait<L: Lab>() {
 }
 
 /// Plays ping-pong with another thread until at least one of its calls has ended a sleep.
-fn ping<L: Lab>(
-    mut wait: impl FnMut(&mut Bench<L>, &mut Completions<L::Port>, &mut dyn FnMut()),
+fn ping<N: TestNetwork>(
+    mut wait: impl FnMut(&mut PortChecker<N>, &mut Completions<N::Port>, &mut dyn FnMut()),
     answer: impl Fn(&crate::port::Poster<u64>, u64) + Send,
 ) {
-    if !L::SLEEPS {
+    if !N::SLEEPS {
         return skip("a dequeue on a simulated clock does not sleep");
     }
-    let mut bench = Bench::<L>::new(Setup::small());
+    let mut checker = PortChecker::<N>::new(Setup::small());
     let mut completions = Vec::with_capacity(8);
-    let poster = bench.lab.port().poster();
+    let poster = checker.network.port().poster();
     let (to_thread, asked) = channel::<u64>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -110,10 +110,10 @@ fn ping<L: Lab>(
                 }
             }
         });
-        let before = bench.lab.port().counters().wakeups;
+        let before = checker.network.port().counters().wakeups;
         for turn in 0.. {
-            wait(&mut bench, &mut completions, &mut || to_thread.send(turn).unwrap());
-            let woken = bench.lab.port().counters().wakeups > before;
+            wait(&mut checker, &mut completions, &mut || to_thread.send(turn).unwrap());
+            let woken = checker.network.port().counters().wakeups > before;
             if turn >= 300 && woken {
                 break;
             }
@@ -121,40 +121,40 @@ fn ping<L: Lab>(
         }
         drop(to_thread);
     });
-    bench.finish();
+    checker.finish();
 }
 
-fn many_wakes_make_one<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let poster = bench.lab.port().poster();
+fn many_wakes_make_one<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let poster = checker.network.port().poster();
     let mut completions = Vec::with_capacity(8);
-    let before = bench.lab.port().counters();
+    let before = checker.network.port().counters();
     for _ in 0..10_000 {
         poster.wake();
     }
     // One wait may end early for all the wakes; those after it last as long as they should.
     let mut early = 0;
     for _ in 0..5 {
-        let start = bench.lab.port().now();
-        bench.lab.port().dequeue(&mut completions, Some(SHORT)).unwrap();
+        let start = checker.network.port().now();
+        checker.network.port().dequeue(&mut completions, Some(SHORT)).unwrap();
         assert!(completions.is_empty(), "a wake is no packet: {completions:?}");
-        early += u32::from(bench.lab.port().now().since(start) < SHORT / 2);
+        early += u32::from(checker.network.port().now().since(start) < SHORT / 2);
     }
-    let wakeups = bench.lab.port().counters().wakeups - before.wakeups;
+    let wakeups = checker.network.port().counters().wakeups - before.wakeups;
     assert!(early <= 2, "{early} of 5 waits ended early");
     assert!(wakeups <= 2, "{wakeups} wake-ups were counted");
     // Many packets at once are one wake-up as well, and all are there.
     (0..50).for_each(|packet| poster.post(packet).unwrap());
-    bench.until("the packets", |bench| bench.posted.len() == 50);
-    assert!(bench.posted.iter().copied().eq(0..50));
-    let wakeups = bench.lab.port().counters().wakeups - before.wakeups;
+    checker.until("the packets", |checker| checker.posted.len() == 50);
+    assert!(checker.posted.iter().copied().eq(0..50));
+    let wakeups = checker.network.port().counters().wakeups - before.wakeups;
     assert!(wakeups <= 4, "{wakeups} wake-ups were counted");
-    bench.finish();
+    checker.finish();
 }
 
-fn a_full_inbox_gives_the_packet_back<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let poster = bench.lab.port().poster();
+fn a_full_inbox_gives_the_packet_back<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let poster = checker.network.port().poster();
     for round in 0..3 {
         let first = round * 1_000;
         for packet in first..first + 64 {
@@ -166,19 +166,19 @@ fn a_full_inbox_gives_the_packet_back<L: Lab>() {
                 other => panic!("{other:?} from a full inbox"),
             }
         }
-        bench.until("the packets", |bench| bench.posted.len() >= 64);
-        bench.stays_quiet("what was given back is not there as well");
-        assert!(bench.posted.drain(..).eq(first..first + 64));
+        checker.until("the packets", |checker| checker.posted.len() >= 64);
+        checker.stays_quiet("what was given back is not there as well");
+        assert!(checker.posted.drain(..).eq(first..first + 64));
     }
-    bench.finish();
+    checker.finish();
 }
 
-fn a_port_that_is_gone_gives_the_packet_back<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let poster = bench.lab.port().poster();
+fn a_port_that_is_gone_gives_the_packet_back<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let poster = checker.network.port().poster();
     let other = poster.clone();
     poster.post(1).unwrap();
-    bench.drop_port();
+    checker.drop_port();
     match poster.post(2) {
         Err(PostError::Closed(packet)) => assert_eq!(packet, 2),
         result => panic!("{result:?} from a port that is gone"),
@@ -191,44 +191,44 @@ fn a_port_that_is_gone_gives_the_packet_back<L: Lab>() {
     assert!(matches!(other.post(3), Err(PostError::Closed(3))));
 }
 
-fn packets_that_do_not_fit_come_with_the_next_dequeue<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let poster = bench.lab.port().poster();
+fn packets_that_do_not_fit_come_with_the_next_dequeue<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let poster = checker.network.port().poster();
     (0..60).for_each(|packet| poster.post(packet).unwrap());
     let mut seen = Vec::new();
     let mut completions = Vec::with_capacity(7);
-    let start = bench.lab.port().now();
+    let start = checker.network.port().now();
     while seen.len() < 60 {
         // A packet that waits must not wait for the time-out.
-        bench.lab.port().dequeue(&mut completions, Some(GUARD)).unwrap();
+        checker.network.port().dequeue(&mut completions, Some(GUARD)).unwrap();
         assert!(completions.len() <= 7);
         for completion in completions.drain(..) {
             let Outcome::Posted(packet) = completion.outcome else { panic!("{completion:?}") };
             seen.push(packet);
         }
     }
-    assert!(bench.lab.port().now().since(start) < GUARD / 2);
+    assert!(checker.network.port().now().since(start) < GUARD / 2);
     assert!(seen.into_iter().eq(0..60));
-    bench.finish();
+    checker.finish();
 }
 
-fn packets_and_bytes_come_side_by_side<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let (link, mut peer) = bench.link();
-    bench.receive(link, Shots::Many);
-    let poster = bench.lab.port().poster();
+fn packets_and_bytes_come_side_by_side<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let (link, mut peer) = checker.link();
+    checker.receive(link, Shots::Many);
+    let poster = checker.network.port().poster();
     let mut count = 0;
     // Neither a port that is flooded with packets forgets its sockets, nor the other way round.
-    bench.until("both", |bench| {
+    checker.until("both", |checker| {
         while poster.post(count).is_ok() {
             count += 1;
         }
-        super::lab::Peer::try_write(&mut peer, &[1; 500]);
-        bench.of(link).received.len() >= 100_000 && bench.posted.len() >= 5_000
+        super::network::Peer::try_write(&mut peer, &[1; 500]);
+        checker.of(link).received.len() >= 100_000 && checker.posted.len() >= 5_000
     });
-    bench.round(ROUND);
-    assert!(bench.posted.iter().copied().eq(0..bench.posted.len() as u64));
-    bench.finish();
+    checker.round(ROUND);
+    assert!(checker.posted.iter().copied().eq(0..checker.posted.len() as u64));
+    checker.finish();
 }
 
 /// Long enough to tell a wait from none.

@@ -4,8 +4,8 @@
 //! were received; then the peer writes, ends its stream or resets, and nothing else is armed on the
 //! link. What was there is received afterwards, so that nothing was taken.
 
-use super::bench::{Bench, assert_pattern, end_of, pattern};
-use super::lab::{Lab, Peer, Setup, each_back_end};
+use super::checker::{PortChecker, assert_pattern, end_of, pattern};
+use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use super::pool_empty::{exhaust, pause};
 use crate::port::{End, OperationKind, Port, Shots};
 
@@ -21,76 +21,76 @@ each_back_end!(
     a_port_that_is_dropped_with_questions_ends_its_links,
 );
 
-fn a_receive_of_no_bytes_says_when_there_are_some<L: Lab>() {
+fn a_receive_of_no_bytes_says_when_there_are_some<N: TestNetwork>() {
     for shots in [Shots::One, Shots::Many] {
-        let mut bench = Bench::<L>::new(Setup::small());
-        let (link, mut peer) = bench.link();
-        bench.receive_max(link, shots, 0);
-        bench.stays_quiet("nobody has sent");
-        bench.peer_writes(&mut peer, &pattern(1, 0, 600));
-        bench.until("the answer", |bench| !bench.in_flight(link, OperationKind::Receive));
+        let mut checker = PortChecker::<N>::new(Setup::small());
+        let (link, mut peer) = checker.link();
+        checker.receive_max(link, shots, 0);
+        checker.stays_quiet("nobody has sent");
+        checker.peer_writes(&mut peer, &pattern(1, 0, 600));
+        checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
         // Asked again, as long as they are there.
         for _ in 0..3 {
-            bench.receive_max(link, shots, 0);
-            assert_eq!(bench.receive_end(link), End::Readable);
+            checker.receive_max(link, shots, 0);
+            assert_eq!(checker.receive_end(link), End::Readable);
         }
-        assert_eq!(bench.of(link).ends, [End::Readable; 4]);
-        bench.stays_quiet("it completes once");
-        bench.receive(link, Shots::Many);
-        bench.until("the bytes", |bench| bench.of(link).received.len() == 600);
-        assert_pattern(1, 0, &bench.of(link).received);
-        bench.finish();
+        assert_eq!(checker.of(link).ends, [End::Readable; 4]);
+        checker.stays_quiet("it completes once");
+        checker.receive(link, Shots::Many);
+        checker.until("the bytes", |checker| checker.of(link).received.len() == 600);
+        assert_pattern(1, 0, &checker.of(link).received);
+        checker.finish();
     }
 }
 
-fn a_receive_of_no_bytes_if_ready_answers_at_once<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let (link, mut peer) = bench.link();
-    bench.receive_max(link, Shots::IfReady, 0);
-    assert_eq!(bench.receive_end(link), End::NotReady);
-    bench.peer_writes(&mut peer, b"there");
-    bench.until("bytes to be there", |bench| {
-        bench.receive_max(link, Shots::IfReady, 0);
-        bench.receive_end(link) == End::Readable
+fn a_receive_of_no_bytes_if_ready_answers_at_once<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let (link, mut peer) = checker.link();
+    checker.receive_max(link, Shots::IfReady, 0);
+    assert_eq!(checker.receive_end(link), End::NotReady);
+    checker.peer_writes(&mut peer, b"there");
+    checker.until("bytes to be there", |checker| {
+        checker.receive_max(link, Shots::IfReady, 0);
+        checker.receive_end(link) == End::Readable
     });
-    bench.receive(link, Shots::One);
-    bench.until("the bytes", |bench| bench.of(link).received == b"there");
+    checker.receive(link, Shots::One);
+    checker.until("the bytes", |checker| checker.of(link).received == b"there");
     drop(peer);
-    bench.until("the end", |bench| {
-        bench.receive_max(link, Shots::IfReady, 0);
-        bench.receive_end(link) == End::PeerClosed
+    checker.until("the end", |checker| {
+        checker.receive_max(link, Shots::IfReady, 0);
+        checker.receive_end(link) == End::PeerClosed
     });
-    bench.finish();
+    checker.finish();
 }
 
-fn what_was_received_is_not_there_any_more<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let (link, mut peer) = bench.link();
+fn what_was_received_is_not_there_any_more<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let (link, mut peer) = checker.link();
     // A full buffer, a part of one, and what a limit leaves: none says by itself what is behind it.
     for (len, bytes_max) in [(256, u32::MAX), (100, u32::MAX), (50, 50)] {
-        let before = bench.of(link).received.len();
-        bench.peer_writes(&mut peer, &pattern(1, before, len));
-        bench.receive_max(link, Shots::One, bytes_max);
-        bench.until("the bytes", |bench| bench.of(link).received.len() == before + len);
-        bench.receive_max(link, Shots::One, 0);
-        bench.stays_quiet("all was received");
-        bench.peer_writes(&mut peer, &pattern(1, before + len, 1));
-        bench.until("the answer", |bench| bench.of(link).ends.pop() == Some(End::Readable));
-        bench.receive(link, Shots::One);
-        bench.until("the byte", |bench| bench.of(link).received.len() == before + len + 1);
+        let before = checker.of(link).received.len();
+        checker.peer_writes(&mut peer, &pattern(1, before, len));
+        checker.receive_max(link, Shots::One, bytes_max);
+        checker.until("the bytes", |checker| checker.of(link).received.len() == before + len);
+        checker.receive_max(link, Shots::One, 0);
+        checker.stays_quiet("all was received");
+        checker.peer_writes(&mut peer, &pattern(1, before + len, 1));
+        checker.until("the answer", |checker| checker.of(link).ends.pop() == Some(End::Readable));
+        checker.receive(link, Shots::One);
+        checker.until("the byte", |checker| checker.of(link).received.len() == before + len + 1);
     }
-    assert_pattern(1, 0, &bench.of(link).received);
-    bench.finish();
+    assert_pattern(1, 0, &checker.of(link).received);
+    checker.finish();
 }
 
-fn a_question_finds_the_end_of_the_stream<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
+fn a_question_finds_the_end_of_the_stream<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
     for leaves in [false, true] {
         for asked_before in [false, true] {
-            let (link, mut peer) = bench.link();
+            let (link, mut peer) = checker.link();
             if asked_before {
-                bench.receive_max(link, Shots::One, 0);
-                bench.stays_quiet("nobody has sent");
+                checker.receive_max(link, Shots::One, 0);
+                checker.stays_quiet("nobody has sent");
             }
             let peer = if leaves {
                 drop(peer);
@@ -100,136 +100,136 @@ fn a_question_finds_the_end_of_the_stream<L: Lab>() {
                 Some(peer)
             };
             if !asked_before {
-                bench.receive_max(link, Shots::One, 0);
+                checker.receive_max(link, Shots::One, 0);
             }
-            bench.until("the answer", |bench| !bench.in_flight(link, OperationKind::Receive));
-            assert_eq!(bench.of(link).ends, [End::PeerClosed]);
+            checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
+            assert_eq!(checker.of(link).ends, [End::PeerClosed]);
             // It is still the end for whoever asks or receives after that.
-            bench.receive_max(link, Shots::One, 0);
-            assert_eq!(bench.receive_end(link), End::PeerClosed);
-            bench.receive(link, Shots::Many);
-            assert_eq!(bench.receive_end(link), End::PeerClosed);
+            checker.receive_max(link, Shots::One, 0);
+            assert_eq!(checker.receive_end(link), End::PeerClosed);
+            checker.receive(link, Shots::Many);
+            assert_eq!(checker.receive_end(link), End::PeerClosed);
             drop(peer);
         }
     }
-    bench.finish();
+    checker.finish();
 }
 
-fn a_question_finds_a_peer_that_has_reset<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
+fn a_question_finds_a_peer_that_has_reset<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
     for asked_before in [false, true] {
-        let (link, peer) = bench.link();
+        let (link, peer) = checker.link();
         if asked_before {
-            bench.receive_max(link, Shots::One, 0);
-            bench.stays_quiet("nobody has sent");
+            checker.receive_max(link, Shots::One, 0);
+            checker.stays_quiet("nobody has sent");
         }
         peer.reset();
         if !asked_before {
-            bench.receive_max(link, Shots::One, 0);
+            checker.receive_max(link, Shots::One, 0);
         }
-        bench.until("the answer", |bench| !bench.in_flight(link, OperationKind::Receive));
-        let ends = &bench.of(link).ends;
+        checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
+        let ends = &checker.of(link).ends;
         // A reset may show as an end of input.
         assert!(matches!(ends[..], [End::Failed(_) | End::PeerClosed]), "{ends:?}");
-        bench.close_and_wait(link);
+        checker.close_and_wait(link);
     }
-    bench.finish();
+    checker.finish();
 }
 
-fn bytes_before_the_end_are_found_before_it<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let (link, mut peer) = bench.link();
-    bench.peer_writes(&mut peer, &pattern(1, 0, 300));
+fn bytes_before_the_end_are_found_before_it<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let (link, mut peer) = checker.link();
+    checker.peer_writes(&mut peer, &pattern(1, 0, 300));
     drop(peer);
     for read in [256, 300] {
-        bench.receive_max(link, Shots::One, 0);
-        assert_eq!(bench.receive_end(link), End::Readable);
-        bench.until("the bytes", |bench| {
-            if !bench.in_flight(link, OperationKind::Receive)
-                && bench.of(link).received.len() < read
+        checker.receive_max(link, Shots::One, 0);
+        assert_eq!(checker.receive_end(link), End::Readable);
+        checker.until("the bytes", |checker| {
+            if !checker.in_flight(link, OperationKind::Receive)
+                && checker.of(link).received.len() < read
             {
-                let left = read - bench.of(link).received.len();
-                bench.receive_max(link, Shots::One, u32::try_from(left).unwrap());
+                let left = read - checker.of(link).received.len();
+                checker.receive_max(link, Shots::One, u32::try_from(left).unwrap());
             }
-            bench.of(link).received.len() == read
+            checker.of(link).received.len() == read
         });
     }
-    bench.receive_max(link, Shots::One, 0);
-    assert_eq!(bench.receive_end(link), End::PeerClosed);
-    assert_pattern(1, 0, &bench.of(link).received);
-    bench.finish();
+    checker.receive_max(link, Shots::One, 0);
+    assert_eq!(checker.receive_end(link), End::PeerClosed);
+    assert_pattern(1, 0, &checker.of(link).received);
+    checker.finish();
 }
 
-fn an_empty_pool_does_not_hold_a_question_up<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let mut links = bench.links(4);
-    let hoard = exhaust(&mut bench);
+fn an_empty_pool_does_not_hold_a_question_up<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let mut links = checker.links(4);
+    let held_buffers = exhaust(&mut checker);
     // One waits for a buffer, and stays the first of the queue.
     let (first, first_peer) = &mut links[0];
-    bench.receive(*first, Shots::Many);
-    pause(&mut bench, first_peer, b"waits");
-    let pauses = bench.lab.port().counters().receive_pauses;
+    checker.receive(*first, Shots::Many);
+    pause(&mut checker, first_peer, b"waits");
+    let pauses = checker.network.port().counters().receive_pauses;
     for (link, _) in &links[1..] {
-        bench.receive_max(*link, Shots::One, 0);
+        checker.receive_max(*link, Shots::One, 0);
     }
-    bench.stays_quiet("nobody has sent");
+    checker.stays_quiet("nobody has sent");
     let (link, peer) = &mut links[1];
-    bench.peer_writes(peer, b"there");
-    bench.until("bytes", |bench| bench.of(*link).ends == [End::Readable]);
+    checker.peer_writes(peer, b"there");
+    checker.until("bytes", |checker| checker.of(*link).ends == [End::Readable]);
     links[2].1.shutdown_write();
-    bench.until("the end", |bench| bench.of(links[2].0).ends == [End::PeerClosed]);
+    checker.until("the end", |checker| checker.of(links[2].0).ends == [End::PeerClosed]);
     let (asked, peer) = links.pop().unwrap();
     peer.reset();
-    bench.until("a reset", |bench| !bench.in_flight(asked, OperationKind::Receive));
+    checker.until("a reset", |checker| !checker.in_flight(asked, OperationKind::Receive));
     // None of them took a buffer or waited for one.
-    assert_eq!(bench.lab.port().counters().receive_pauses, pauses);
-    assert_eq!(bench.pool.free(), 0);
-    assert!(bench.in_flight(links[0].0, OperationKind::Receive));
-    drop(hoard);
-    bench.until("the first", |bench| bench.of(links[0].0).received == b"waits");
-    bench.finish();
+    assert_eq!(checker.network.port().counters().receive_pauses, pauses);
+    assert_eq!(checker.pool.free(), 0);
+    assert!(checker.in_flight(links[0].0, OperationKind::Receive));
+    drop(held_buffers);
+    checker.until("the first", |checker| checker.of(links[0].0).received == b"waits");
+    checker.finish();
 }
 
-fn a_question_can_be_cancelled_and_closed_under<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let (link, mut peer) = bench.link();
+fn a_question_can_be_cancelled_and_closed_under<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let (link, mut peer) = checker.link();
     for shots in [Shots::One, Shots::Many] {
-        bench.receive_max(link, shots, 0);
-        bench.stays_quiet("nobody has sent");
-        bench.cancel(link, OperationKind::Receive);
-        assert_eq!(bench.receive_end(link), End::Cancelled);
+        checker.receive_max(link, shots, 0);
+        checker.stays_quiet("nobody has sent");
+        checker.cancel(link, OperationKind::Receive);
+        assert_eq!(checker.receive_end(link), End::Cancelled);
         // Before it has reached the system.
-        bench.receive_max(link, shots, 0);
-        bench.cancel(link, OperationKind::Receive);
-        assert_eq!(bench.receive_end(link), End::Cancelled);
+        checker.receive_max(link, shots, 0);
+        checker.cancel(link, OperationKind::Receive);
+        assert_eq!(checker.receive_end(link), End::Cancelled);
     }
     // It races the bytes: one of the two is the answer, and the bytes stay.
     for round in 0..20 {
-        bench.receive_max(link, Shots::One, 0);
-        bench.peer_writes(&mut peer, &pattern(1, round, 1));
-        bench.cancel(link, OperationKind::Receive);
-        bench.until("the answer", |bench| !bench.in_flight(link, OperationKind::Receive));
-        assert!(matches!(bench.of(link).ends.pop(), Some(End::Readable | End::Cancelled)));
-        bench.receive(link, Shots::One);
-        bench.until("the byte", |bench| bench.of(link).received.len() == round + 1);
+        checker.receive_max(link, Shots::One, 0);
+        checker.peer_writes(&mut peer, &pattern(1, round, 1));
+        checker.cancel(link, OperationKind::Receive);
+        checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
+        assert!(matches!(checker.of(link).ends.pop(), Some(End::Readable | End::Cancelled)));
+        checker.receive(link, Shots::One);
+        checker.until("the byte", |checker| checker.of(link).received.len() == round + 1);
     }
-    assert_pattern(1, 0, &bench.of(link).received);
-    bench.receive_max(link, Shots::Many, 0);
-    bench.stays_quiet("nobody has sent");
-    bench.close_and_wait(link);
-    assert_eq!(bench.of(link).ends.last(), Some(&End::Cancelled));
-    bench.finish();
+    assert_pattern(1, 0, &checker.of(link).received);
+    checker.receive_max(link, Shots::Many, 0);
+    checker.stays_quiet("nobody has sent");
+    checker.close_and_wait(link);
+    assert_eq!(checker.of(link).ends.last(), Some(&End::Cancelled));
+    checker.finish();
 }
 
-fn a_port_that_is_dropped_with_questions_ends_its_links<L: Lab>() {
-    let mut bench = Bench::<L>::new(Setup::small());
-    let links = bench.links(3);
+fn a_port_that_is_dropped_with_questions_ends_its_links<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let links = checker.links(3);
     for (link, _) in &links {
-        bench.receive_max(*link, Shots::One, 0);
+        checker.receive_max(*link, Shots::One, 0);
     }
-    bench.stays_quiet("nobody has sent");
-    bench.drop_port();
+    checker.stays_quiet("nobody has sent");
+    checker.drop_port();
     for (_, mut peer) in links {
-        end_of::<L>(&mut peer);
+        end_of::<N>(&mut peer);
     }
 }

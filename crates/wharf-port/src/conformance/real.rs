@@ -1,6 +1,6 @@
 //! Labs on real sockets over loopback.
 
-use super::lab::{Lab, Patience, Peer, PeerRead, Setup};
+use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
 use crate::memory::BufferPool;
 use crate::port::{Key, Port, PortConfig, PortError, Socket};
 use socket2::{Domain, Type};
@@ -10,11 +10,11 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 #[cfg(target_os = "linux")]
-pub(super) type EpollLab = RealLab<Epoll>;
+pub(super) type EpollNetwork = RealNetwork<Epoll>;
 #[cfg(target_os = "linux")]
-pub(super) type UringLab = RealLab<Uring>;
+pub(super) type UringNetwork = RealNetwork<Uring>;
 #[cfg(windows)]
-pub(super) type IocpLab = RealLab<Iocp>;
+pub(super) type IocpNetwork = RealNetwork<Iocp>;
 
 /// How a back end on real sockets is made.
 pub(super) trait BackEnd {
@@ -25,7 +25,7 @@ pub(super) trait BackEnd {
     /// Whether this answer means that the machine does not offer what the back end stands on.
     fn is_missing(error: &PortError) -> bool;
 
-    /// See [`Lab::RECEIVES_AHEAD`].
+    /// See [`TestNetwork::RECEIVES_AHEAD`].
     const RECEIVES_AHEAD: bool = false;
 }
 
@@ -81,17 +81,17 @@ impl BackEnd for Iocp {
     }
 }
 
-pub(super) struct RealLab<B: BackEnd> {
+pub(super) struct RealNetwork<B: BackEnd> {
     port: B::Port,
     address: Option<SocketAddr>,
     narrow: bool,
     back_end: PhantomData<B>,
 }
 
-impl<B: BackEnd> Lab for RealLab<B> {
+impl<B: BackEnd> TestNetwork for RealNetwork<B> {
     type Port = B::Port;
     type Peer = TcpPeer;
-    type Patience = Deadline;
+    type WaitLimit = Deadline;
 
     const SLEEPS: bool = true;
     const RECEIVES_AHEAD: bool = B::RECEIVES_AHEAD;
@@ -133,7 +133,7 @@ impl<B: BackEnd> Lab for RealLab<B> {
         TcpPeer { stream: socket.into() }
     }
 
-    fn patience() -> Deadline {
+    fn wait_limit() -> Deadline {
         Deadline { start: now() }
     }
 }
@@ -196,7 +196,7 @@ pub(super) struct Deadline {
     start: Instant,
 }
 
-impl Patience for Deadline {
+impl WaitLimit for Deadline {
     fn is_over(&mut self) -> bool {
         self.start.elapsed() > DEADLINE
     }

@@ -3,7 +3,7 @@
 //! Once without faults, and once with those that leave a test's exact expectations alone: bytes and
 //! completions take their time, and completions change places.
 
-use super::lab::{Lab, Patience, Peer, PeerRead, Setup};
+use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
 use crate::memory::BufferPool;
 use crate::port::{Key, Port, Socket};
 use crate::sim::{FaultKind, Faults, SimClient, SimPort, World, WorldConfig};
@@ -11,25 +11,25 @@ use std::io;
 use std::marker::PhantomData;
 use std::net::{Ipv4Addr, SocketAddr};
 
-pub(super) type CalmLab = SimLab<Calm>;
-pub(super) type RoughLab = SimLab<Rough>;
+pub(super) type SimNetwork = SimulatedNetwork<NoFaults>;
+pub(super) type FaultySimNetwork = SimulatedNetwork<DelaysAndReorders>;
 
 /// What can go wrong in a lab's world.
-pub(super) trait Weather {
+pub(super) trait FaultProfile {
     fn faults() -> Faults;
 }
 
-pub(super) enum Calm {}
+pub(super) enum NoFaults {}
 
-impl Weather for Calm {
+impl FaultProfile for NoFaults {
     fn faults() -> Faults {
         Faults::none()
     }
 }
 
-pub(super) enum Rough {}
+pub(super) enum DelaysAndReorders {}
 
-impl Weather for Rough {
+impl FaultProfile for DelaysAndReorders {
     fn faults() -> Faults {
         let mut faults = Faults::none()
             .with_latency_ns(1_000)
@@ -42,17 +42,17 @@ impl Weather for Rough {
     }
 }
 
-pub(super) struct SimLab<W: Weather> {
+pub(super) struct SimulatedNetwork<F: FaultProfile> {
     port: SimPort<u64>,
     world: World,
     address: SocketAddr,
-    weather: PhantomData<W>,
+    fault_profile: PhantomData<F>,
 }
 
-impl<W: Weather> Lab for SimLab<W> {
+impl<F: FaultProfile> TestNetwork for SimulatedNetwork<F> {
     type Port = SimPort<u64>;
     type Peer = SimPeer;
-    type Patience = Rounds;
+    type WaitLimit = Rounds;
 
     const SLEEPS: bool = false;
     const RECEIVES_AHEAD: bool = false;
@@ -62,7 +62,7 @@ impl<W: Weather> Lab for SimLab<W> {
     }
 
     fn new(setup: Setup) -> Self {
-        let mut faults = W::faults();
+        let mut faults = F::faults();
         if setup.narrow {
             faults.socket_buffer_bytes = NARROW_BYTES;
         }
@@ -76,7 +76,7 @@ impl<W: Weather> Lab for SimLab<W> {
         let pool = BufferPool::new(setup.pool).unwrap();
         let port = SimPort::alone(&world, setup.port, pool).unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
-        Self { port, world, address, weather: PhantomData }
+        Self { port, world, address, fault_profile: PhantomData }
     }
 
     fn port(&mut self) -> &mut SimPort<u64> {
@@ -93,17 +93,17 @@ impl<W: Weather> Lab for SimLab<W> {
         SimPeer { address: client.address().unwrap(), client, world: self.world.clone() }
     }
 
-    fn patience() -> Rounds {
+    fn wait_limit() -> Rounds {
         Rounds { left: 1_000_000 }
     }
 }
 
-/// Patience by the number of rounds: the clock belongs to the port.
+/// WaitLimit by the number of rounds: the clock belongs to the port.
 pub(super) struct Rounds {
     left: u32,
 }
 
-impl Patience for Rounds {
+impl WaitLimit for Rounds {
     fn is_over(&mut self) -> bool {
         // Some tests post from real threads, which need real time.
         std::thread::yield_now();

@@ -5,7 +5,7 @@
 //! been submitted, that nothing carries a key after `Closed`, that ends have a cause, and that the
 //! owners' ledger adds up after every round.
 
-use super::lab::{Lab, Patience, Peer, PeerRead, Setup};
+use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
 use crate::memory::{Buffer, BufferPool, Chain, Owner};
 use crate::port::{
     Completion, Completions, End, Key, Operation, OperationKind, Outcome, Port, Refused, Shots,
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-type Stream<L> = <<L as Lab>::Port as Port>::Stream;
+type Stream<N> = <<N as TestNetwork>::Port as Port>::Stream;
 
 /// A socket of the port under test, and the key that it was associated with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +25,12 @@ pub(super) struct Link {
 }
 
 /// The port, what is in flight on it, and what came out so far.
-pub(super) struct Bench<L: Lab> {
-    pub(super) lab: L,
+pub(super) struct PortChecker<N: TestNetwork> {
+    pub(super) network: N,
     pub(super) pool: BufferPool,
     pub(super) listener: Link,
     /// Connections that were accepted and not yet associated.
-    pub(super) accepted: VecDeque<(Stream<L>, SocketAddr)>,
+    pub(super) accepted: VecDeque<(Stream<N>, SocketAddr)>,
     /// Packets in the order in which they came.
     pub(super) posted: Vec<u64>,
     /// Whether received buffers are kept in [`Record::buffers`] after their bytes are noted.
@@ -39,7 +39,7 @@ pub(super) struct Bench<L: Lab> {
     pub(super) received_from: Vec<u64>,
     records: BTreeMap<u64, Record>,
     log: VecDeque<String>,
-    completions: Completions<L::Port>,
+    completions: Completions<N::Port>,
     next_key: u64,
     /// The most buffers that the port lends to the kernel.
     window: u32,
@@ -61,9 +61,9 @@ pub(super) struct Record {
     pub(super) closed: bool,
     socket: Option<Socket>,
     closing: bool,
-    accept: Option<Flight>,
-    receive: Option<Flight>,
-    send: Option<Flight>,
+    accept: Option<InFlight>,
+    receive: Option<InFlight>,
+    send: Option<InFlight>,
 }
 
 /// A send that is over.
@@ -76,7 +76,7 @@ pub(super) struct Sent {
 
 /// An operation that the port has.
 #[derive(Clone, Copy, Debug)]
-struct Flight {
+struct InFlight {
     shots: Shots,
     /// The bytes of a send, or the most that a receive may bring.
     len: usize,
@@ -87,14 +87,14 @@ struct Flight {
     cancelled: bool,
 }
 
-impl<L: Lab> Bench<L> {
+impl<N: TestNetwork> PortChecker<N> {
     /// A new port with a listener.
     pub(super) fn new(setup: Setup) -> Self {
-        let mut lab = L::new(setup);
-        let pool = lab.port().pool().clone();
-        let socket = lab.listen(Key(LISTENER));
-        let mut bench = Self {
-            lab,
+        let mut network = N::new(setup);
+        let pool = network.port().pool().clone();
+        let socket = network.listen(Key(LISTENER));
+        let mut checker = Self {
+            network,
             pool,
             listener: Link { socket, key: LISTENER },
             accepted: VecDeque::new(),
@@ -107,8 +107,8 @@ impl<L: Lab> Bench<L> {
             next_key: 1,
             window: setup.port.receive_window,
         };
-        bench.records.insert(LISTENER, Record { socket: Some(socket), ..Record::default() });
-        bench
+        checker.records.insert(LISTENER, Record { socket: Some(socket), ..Record::default() });
+        checker
     }
 
     /// From now on a dequeue brings so many completions at most.
@@ -117,10 +117,10 @@ impl<L: Lab> Bench<L> {
     }
 
     /// A connection: its side in the port, and its other end.
-    pub(super) fn link(&mut self) -> (Link, L::Peer) {
+    pub(super) fn link(&mut self) -> (Link, N::Peer) {
         self.accept(Shots::One);
-        let peer = self.lab.connect();
-        self.until("a connection to be accepted", |bench| !bench.accepted.is_empty());
+        let peer = self.network.connect();
+        self.until("a connection to be accepted", |checker| !checker.accepted.is_empty());
         let (stream, address) = self.accepted.pop_front().unwrap();
         assert_eq!(address, peer.address(), "an accepted connection names its other end");
         let link = self.associate(stream).ok().expect("the table has room");
@@ -128,14 +128,14 @@ impl<L: Lab> Bench<L> {
     }
 
     /// As many connections.
-    pub(super) fn links(&mut self, count: usize) -> Vec<(Link, L::Peer)> {
+    pub(super) fn links(&mut self, count: usize) -> Vec<(Link, N::Peer)> {
         (0..count).map(|_| self.link()).collect()
     }
 
     /// Gives a connection to the port, under a key that was never used before.
-    pub(super) fn associate(&mut self, stream: Stream<L>) -> Result<Link, Refused<Stream<L>>> {
+    pub(super) fn associate(&mut self, stream: Stream<N>) -> Result<Link, Refused<Stream<N>>> {
         let key = self.next_key;
-        let socket = self.lab.port().associate(stream, Key(key))?;
+        let socket = self.network.port().associate(stream, Key(key))?;
         self.next_key += 1;
         self.records.insert(key, Record { socket: Some(socket), ..Record::default() });
         self.note(format!("{key}: associated as {socket:?}"));
@@ -151,7 +151,7 @@ impl<L: Lab> Bench<L> {
             Operation::Send(chain) => (Shots::One, chain.len()),
             Operation::Close => (Shots::One, 0),
         };
-        let result = self.lab.port().submit(link.socket, operation);
+        let result = self.network.port().submit(link.socket, operation);
         let outcome = result.as_ref().map_err(|error| error.kind);
         self.note(format!("{}: submit {kind:?} {shots:?} {len}: {outcome:?}", link.key));
         if let Err(error) = &result {
@@ -164,10 +164,10 @@ impl<L: Lab> Bench<L> {
             record.closing = true;
         } else {
             let one_buffer = self.pool.buffer_size_bytes() as usize;
-            let may_exceed = L::RECEIVES_AHEAD && shots == Shots::Many && len > one_buffer;
+            let may_exceed = N::RECEIVES_AHEAD && shots == Shots::Many && len > one_buffer;
             let ahead = if may_exceed { self.window as usize * one_buffer } else { 0 };
-            let flight = Flight { shots, len, received: 0, ahead, cancelled: false };
-            let before = record.flight(kind).replace(flight);
+            let in_flight = InFlight { shots, len, received: 0, ahead, cancelled: false };
+            let before = record.in_flight(kind).replace(in_flight);
             assert!(before.is_none(), "a second {kind:?} was taken");
         }
         result
@@ -189,7 +189,7 @@ impl<L: Lab> Bench<L> {
     /// Waits until the receive in flight on the link is over without bytes, and says how.
     pub(super) fn receive_end(&mut self, link: Link) -> End {
         let before = self.of(link).ends.len();
-        self.until("a receive to end", |bench| bench.of(link).ends.len() > before);
+        self.until("a receive to end", |checker| checker.of(link).ends.len() > before);
         assert!(!self.in_flight(link, OperationKind::Receive));
         self.of(link).ends[before]
     }
@@ -206,24 +206,24 @@ impl<L: Lab> Bench<L> {
 
     pub(super) fn cancel(&mut self, link: Link, kind: OperationKind) {
         self.note(format!("{}: cancel {kind:?}", link.key));
-        self.lab.port().cancel(link.socket, kind);
-        if let Some(flight) = self.records.get_mut(&link.key).unwrap().flight(kind) {
-            flight.cancelled = true;
+        self.network.port().cancel(link.socket, kind);
+        if let Some(in_flight) = self.records.get_mut(&link.key).unwrap().in_flight(kind) {
+            in_flight.cancelled = true;
         }
     }
 
     pub(super) fn shutdown(&mut self, link: Link) {
         self.note(format!("{}: shutdown", link.key));
-        self.lab.port().shutdown(link.socket);
+        self.network.port().shutdown(link.socket);
     }
 
     /// Dequeues until `condition` holds, or gives up and shows what happened.
     pub(super) fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
-        let mut patience = L::patience();
+        let mut wait_limit = N::wait_limit();
         while !condition(self) {
-            if patience.is_over() {
+            if wait_limit.is_over() {
                 let log: Vec<_> = self.log.iter().map(String::as_str).collect();
-                let (ledger, counters) = (self.pool.ledger(), self.lab.port().counters());
+                let (ledger, counters) = (self.pool.ledger(), self.network.port().counters());
                 let log = log.join("\n");
                 panic!("gave up waiting for {what}\n{ledger:?}\n{counters:?}\nlast:\n{log}");
             }
@@ -235,11 +235,11 @@ impl<L: Lab> Bench<L> {
     pub(super) fn round(&mut self, timeout: Duration) -> usize {
         let mut completions = std::mem::take(&mut self.completions);
         let capacity = completions.capacity();
-        self.lab.port().dequeue(&mut completions, Some(timeout)).unwrap();
+        self.network.port().dequeue(&mut completions, Some(timeout)).unwrap();
         assert_eq!(completions.capacity(), capacity, "completions stay within the capacity");
         let count = completions.len();
         for completion in completions.drain(..) {
-            self.absorb(completion);
+            self.check_completion(completion);
         }
         self.completions = completions;
         let ledger = self.pool.ledger();
@@ -261,12 +261,12 @@ impl<L: Lab> Bench<L> {
     }
 
     pub(super) fn in_flight(&mut self, link: Link, kind: OperationKind) -> bool {
-        self.of(link).flight(kind).is_some()
+        self.of(link).in_flight(kind).is_some()
     }
 
     /// Waits until the send in flight on the link is over, and takes it.
     pub(super) fn sent(&mut self, link: Link) -> Sent {
-        self.until("a send to be over", |bench| !bench.of(link).sent.is_empty());
+        self.until("a send to be over", |checker| !checker.of(link).sent.is_empty());
         self.of(link).sent.pop_front().unwrap()
     }
 
@@ -296,22 +296,22 @@ impl<L: Lab> Bench<L> {
     /// Closes the link and waits until it is closed.
     pub(super) fn close_and_wait(&mut self, link: Link) {
         self.close(link);
-        self.until("a link to be closed", |bench| bench.of(link).closed);
+        self.until("a link to be closed", |checker| checker.of(link).closed);
     }
 
     /// The peer writes all of `bytes`, while the port runs.
-    pub(super) fn peer_writes(&mut self, peer: &mut L::Peer, bytes: &[u8]) {
+    pub(super) fn peer_writes(&mut self, peer: &mut N::Peer, bytes: &[u8]) {
         let mut written = 0;
-        self.until("a peer to write", |_bench| {
+        self.until("a peer to write", |_checker| {
             written += peer.try_write(&bytes[written..]);
             written == bytes.len()
         });
     }
 
     /// The peer reads until it has read `len` bytes, while the port runs.
-    pub(super) fn peer_reads(&mut self, peer: &mut L::Peer, len: usize) -> Vec<u8> {
+    pub(super) fn peer_reads(&mut self, peer: &mut N::Peer, len: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.until("a peer to read", |_bench| {
+        self.until("a peer to read", |_checker| {
             while bytes.len() < len {
                 let len_left = len - bytes.len();
                 match peer.try_read(&mut bytes, len_left.min(READ_BYTES)) {
@@ -328,10 +328,10 @@ impl<L: Lab> Bench<L> {
     }
 
     /// The peer reads to the end, while the port runs. Says what end it was.
-    pub(super) fn peer_reads_to_end(&mut self, peer: &mut L::Peer) -> (Vec<u8>, PeerRead) {
+    pub(super) fn peer_reads_to_end(&mut self, peer: &mut N::Peer) -> (Vec<u8>, PeerRead) {
         let mut bytes = Vec::new();
         let mut end = None;
-        self.until("a peer to see the end", |_bench| {
+        self.until("a peer to see the end", |_checker| {
             end = read_to_end(peer, &mut bytes);
             end.is_some()
         });
@@ -347,29 +347,29 @@ impl<L: Lab> Bench<L> {
         for link in open {
             self.close(link);
         }
-        self.until("everything to be closed", |bench| {
-            bench.records.values().all(|record| record.closed)
+        self.until("everything to be closed", |checker| {
+            checker.records.values().all(|record| record.closed)
         });
         self.stays_quiet("everything is closed");
-        assert_eq!(self.lab.port().counters().stale, 0, "completions that named nothing");
+        assert_eq!(self.network.port().counters().stale, 0, "completions that named nothing");
         self.drop_port();
     }
 
     /// Drops the port and all that came out of it, and checks that every buffer came home.
     pub(super) fn drop_port(self) -> BufferPool {
-        let Self { lab, pool, records, accepted, completions, .. } = self;
-        drop(lab);
+        let Self { network, pool, records, accepted, completions, .. } = self;
+        drop(network);
         drop((records, accepted, completions));
         assert_eq!(pool.free(), pool.capacity(), "{:?}", pool.ledger());
         if let Some(large) = pool.large() {
             assert_eq!(large.free(), large.capacity(), "large: {:?}", large.ledger());
-            churn(large);
+            overwrite_free_buffers(large);
         }
-        churn(&pool);
+        overwrite_free_buffers(&pool);
         pool
     }
 
-    fn absorb(&mut self, completion: Completion<<L::Port as Port>::Stream, u64>) {
+    fn check_completion(&mut self, completion: Completion<<N::Port as Port>::Stream, u64>) {
         let key = completion.key.0;
         self.note(format!("{key}: {:?}", completion.outcome));
         if let Outcome::Posted(packet) = completion.outcome {
@@ -381,11 +381,11 @@ impl<L: Lab> Bench<L> {
         assert!(!record.closed, "{:?} under key {key} after Closed", completion.outcome);
         match completion.outcome {
             Outcome::Accepted { stream, peer, last } => {
-                record.shot(OperationKind::Accept, last, 0);
+                record.check_shot(OperationKind::Accept, last, 0);
                 self.accepted.push_back((stream, peer));
             }
             Outcome::Received { buffer, last } => {
-                record.shot(OperationKind::Receive, last, buffer.len());
+                record.check_shot(OperationKind::Receive, last, buffer.len());
                 assert!(!buffer.is_empty(), "a receive brought an empty buffer");
                 record.received.extend_from_slice(&buffer);
                 record.receives += 1;
@@ -394,8 +394,8 @@ impl<L: Lab> Bench<L> {
                     record.buffers.push(buffer);
                 }
             }
-            Outcome::AcceptEnded(end) => record.end(OperationKind::Accept, end),
-            Outcome::ReceiveEnded(end) => record.end(OperationKind::Receive, end),
+            Outcome::AcceptEnded(end) => record.check_end(OperationKind::Accept, end),
+            Outcome::ReceiveEnded(end) => record.check_end(OperationKind::Receive, end),
             Outcome::Sent { chain, sent, end } => record.take_sent(Sent { chain, sent, end }),
             Outcome::Closed => {
                 let in_flight = (record.accept, record.receive, record.send);
@@ -419,7 +419,7 @@ impl<L: Lab> Bench<L> {
 }
 
 impl Record {
-    fn flight(&mut self, kind: OperationKind) -> &mut Option<Flight> {
+    fn in_flight(&mut self, kind: OperationKind) -> &mut Option<InFlight> {
         match kind {
             OperationKind::Accept => &mut self.accept,
             OperationKind::Receive => &mut self.receive,
@@ -429,46 +429,46 @@ impl Record {
     }
 
     /// An accept brought a connection, or a receive `len` bytes.
-    fn shot(&mut self, kind: OperationKind, last: bool, len: usize) {
+    fn check_shot(&mut self, kind: OperationKind, last: bool, len: usize) {
         let closing = self.closing;
-        let Some(flight) = self.flight(kind) else {
+        let Some(in_flight) = self.in_flight(kind) else {
             panic!("{kind:?} completed, but none was in flight");
         };
-        flight.received += len;
-        let flight = *flight;
+        in_flight.received += len;
+        let in_flight = *in_flight;
         assert!(
-            kind == OperationKind::Accept || flight.received <= flight.len + flight.ahead,
-            "{flight:?} brought more than it may"
+            kind == OperationKind::Accept || in_flight.received <= in_flight.len + in_flight.ahead,
+            "{in_flight:?} brought more than it may"
         );
-        if flight.shots != Shots::Many {
-            assert!(last, "{flight:?} completes once");
+        if in_flight.shots != Shots::Many {
+            assert!(last, "{in_flight:?} completes once");
         } else if last {
-            let has_cause = flight.cancelled || closing || flight.is_whole();
-            assert!(has_cause, "{flight:?} ended without a cause");
-        } else if kind == OperationKind::Receive && flight.ahead == 0 {
-            assert!(!flight.is_whole(), "{flight:?} goes on, but may bring no more");
+            let has_cause = in_flight.cancelled || closing || in_flight.is_whole();
+            assert!(has_cause, "{in_flight:?} ended without a cause");
+        } else if kind == OperationKind::Receive && in_flight.ahead == 0 {
+            assert!(!in_flight.is_whole(), "{in_flight:?} goes on, but may bring no more");
         }
         if last {
-            *self.flight(kind) = None;
+            *self.in_flight(kind) = None;
         }
     }
 
     /// An accept or a receive ended with nothing.
-    fn end(&mut self, kind: OperationKind, end: End) {
+    fn check_end(&mut self, kind: OperationKind, end: End) {
         let closing = self.closing;
-        let Some(flight) = self.flight(kind).take() else {
+        let Some(in_flight) = self.in_flight(kind).take() else {
             panic!("{kind:?} ended with {end:?}, but none was in flight");
         };
-        let is_zero_byte = kind == OperationKind::Receive && flight.len == 0;
+        let is_zero_byte = kind == OperationKind::Receive && in_flight.len == 0;
         match end {
             End::Cancelled => {
-                let reached_its_limit = flight.ahead > 0 && flight.is_whole();
-                let has_cause = flight.cancelled || closing || reached_its_limit;
-                assert!(has_cause, "nobody cancelled {flight:?}");
+                let reached_its_limit = in_flight.ahead > 0 && in_flight.is_whole();
+                let has_cause = in_flight.cancelled || closing || reached_its_limit;
+                assert!(has_cause, "nobody cancelled {in_flight:?}");
             }
-            End::NotReady => assert_eq!(flight.shots, Shots::IfReady, "{flight:?}"),
+            End::NotReady => assert_eq!(in_flight.shots, Shots::IfReady, "{in_flight:?}"),
             End::PeerClosed => assert_eq!(kind, OperationKind::Receive),
-            End::Readable => assert!(is_zero_byte, "{flight:?} did not ask"),
+            End::Readable => assert!(is_zero_byte, "{in_flight:?} did not ask"),
             End::Failed(_) => {}
         }
         self.ends.push(end);
@@ -476,23 +476,23 @@ impl Record {
 
     fn take_sent(&mut self, done: Sent) {
         let closing = self.closing;
-        let flight = self.send.take().expect("a send completed, but none was in flight");
-        assert_eq!(done.chain.len(), flight.len, "the chain comes back with all its bytes");
-        assert!(done.sent <= flight.len, "{done:?}");
+        let in_flight = self.send.take().expect("a send completed, but none was in flight");
+        assert_eq!(done.chain.len(), in_flight.len, "the chain comes back with all its bytes");
+        assert!(done.sent <= in_flight.len, "{done:?}");
         match done.end {
             None => assert!(done.sent > 0, "a send did nothing and gave no reason"),
-            Some(End::Cancelled) => assert!(flight.cancelled || closing, "nobody cancelled it"),
+            Some(End::Cancelled) => assert!(in_flight.cancelled || closing, "nobody cancelled it"),
             Some(End::Failed(_)) => {}
             Some(end) => panic!("{end:?} is no end of a send"),
         }
         if done.end.is_some() {
-            assert!(done.sent < flight.len, "all was sent, so nothing failed: {done:?}");
+            assert!(done.sent < in_flight.len, "all was sent, so nothing failed: {done:?}");
         }
         self.sent.push_back(done);
     }
 }
 
-impl Flight {
+impl InFlight {
     /// Whether a receive has brought all that it may.
     fn is_whole(&self) -> bool {
         self.received >= self.len
@@ -511,14 +511,14 @@ pub(super) fn read_to_end(peer: &mut impl Peer, bytes: &mut Vec<u8>) -> Option<P
 }
 
 /// Waits, without a port, until the peer sees the end.
-pub(super) fn end_of<L: Lab>(peer: &mut L::Peer) -> (Vec<u8>, PeerRead) {
-    let mut patience = L::patience();
+pub(super) fn end_of<N: TestNetwork>(peer: &mut N::Peer) -> (Vec<u8>, PeerRead) {
+    let mut wait_limit = N::wait_limit();
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = read_to_end(peer, &mut bytes) {
             return (bytes, end);
         }
-        assert!(!patience.is_over(), "the peer never saw the end");
+        assert!(!wait_limit.is_over(), "the peer never saw the end");
         std::thread::yield_now();
     }
 }
@@ -526,7 +526,7 @@ pub(super) fn end_of<L: Lab>(peer: &mut L::Peer) -> (Vec<u8>, PeerRead) {
 /// Takes every free buffer, writes to it, and gives it back.
 ///
 /// In builds with debug assertions the pool thereby checks that nobody wrote to a free buffer.
-pub(super) fn churn(pool: &BufferPool) {
+pub(super) fn overwrite_free_buffers(pool: &BufferPool) {
     let bytes = vec![0x11; pool.buffer_size_bytes() as usize];
     let mut buffers: Vec<_> = std::iter::from_fn(|| pool.acquire(Owner::Application)).collect();
     for buffer in &mut buffers {

@@ -1,7 +1,7 @@
 //! What a test needs of the world around a port, so that real sockets and a simulated network can
 //! both give it.
 //!
-//! A [`Lab`] holds one port and makes [`Peer`]s, the other ends of connections. Peers never block
+//! A [`TestNetwork`] holds one port and makes [`Peer`]s, the other ends of connections. Peers never block
 //! and need no thread: whoever wants something of them asks again and again, with rounds of
 //! `dequeue` in between. A peer outlives its lab.
 
@@ -11,10 +11,10 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 /// One port, and the network that it is on.
-pub(super) trait Lab: Sized {
+pub(super) trait TestNetwork: Sized {
     type Port: Port<Packet = u64>;
     type Peer: Peer;
-    type Patience: Patience;
+    type WaitLimit: WaitLimit;
 
     /// Whether `dequeue` really sleeps, so that another thread can end its sleep. On a simulated
     /// clock it cannot, and tests of that are skipped.
@@ -38,11 +38,11 @@ pub(super) trait Lab: Sized {
     fn connect(&mut self) -> Self::Peer;
 
     /// Says when to give up waiting that begins now.
-    fn patience() -> Self::Patience;
+    fn wait_limit() -> Self::WaitLimit;
 }
 
 /// How long to wait for something that must happen.
-pub(super) trait Patience {
+pub(super) trait WaitLimit {
     /// Asked once a round; `true` if it is time to give up.
     fn is_over(&mut self) -> bool;
 }
@@ -116,8 +116,8 @@ impl Setup {
 }
 
 /// Runs one test on one back end, or says why not.
-pub(super) fn run<L: Lab>(test: fn()) {
-    match L::unavailable() {
+pub(super) fn run<N: TestNetwork>(test: fn()) {
+    match N::unavailable() {
         None => test(),
         Some(reason) => skip(&reason),
     }
@@ -137,25 +137,26 @@ pub(super) fn skip(reason: &str) {
 macro_rules! each_back_end {
     ($($test:ident),+ $(,)?) => {
         #[cfg(target_os = "linux")]
-        crate::conformance::lab::on_back_end!(epoll, real::EpollLab, $($test)+);
+        crate::conformance::network::on_back_end!(epoll, real::EpollNetwork, $($test)+);
         #[cfg(target_os = "linux")]
-        crate::conformance::lab::on_back_end!(uring, real::UringLab, $($test)+);
+        crate::conformance::network::on_back_end!(uring, real::UringNetwork, $($test)+);
         #[cfg(windows)]
-        crate::conformance::lab::on_back_end!(iocp, real::IocpLab, $($test)+);
-        crate::conformance::lab::on_back_end!(sim, sim_lab::CalmLab, $($test)+);
-        crate::conformance::lab::on_back_end!(sim_rough, sim_lab::RoughLab, $($test)+);
+        crate::conformance::network::on_back_end!(iocp, real::IocpNetwork, $($test)+);
+        crate::conformance::network::on_back_end!(sim, sim_network::SimNetwork, $($test)+);
+        crate::conformance::network::on_back_end!(
+            sim_faulty, sim_network::FaultySimNetwork, $($test)+);
     };
 }
 
 /// One back end's tests, in a module of its name.
 macro_rules! on_back_end {
-    ($back_end:ident, $file:ident :: $lab:ident, $($test:ident)+) => {
+    ($back_end:ident, $file:ident :: $kind:ident, $($test:ident)+) => {
         mod $back_end {
-            use crate::conformance::$file::$lab;
+            use crate::conformance::$file::$kind;
             $(
                 #[test]
                 fn $test() {
-                    crate::conformance::lab::run::<$lab>(super::$test::<$lab>);
+                    crate::conformance::network::run::<$kind>(super::$test::<$kind>);
                 }
             )+
         }

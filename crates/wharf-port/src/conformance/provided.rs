@@ -1,0 +1,103 @@
+//! The window: a port keeps no more buffers lent to the kernel than it is told, and receives
+//! complete with any window above 0. Where no buffers are lent, none may be kept.
+//!
+//! The method: the window is made smaller and larger under traffic, and after each dequeue the
+//! owners' ledger says how many buffers are lent.
+
+use super::checker::{Link, PortChecker, assert_pattern, pattern};
+use super::network::{Peer, Setup, TestNetwork, each_back_end};
+use crate::port::{Port, Shots};
+
+each_back_end!(
+    a_smaller_window_takes_effect_as_buffers_come_home,
+    a_window_of_one_serves_many_links,
+    a_window_of_none_pauses_until_it_is_raised,
+);
+
+fn a_smaller_window_takes_effect_as_buffers_come_home<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let (link, mut peer) = checker.link();
+    checker.receive(link, Shots::Many);
+    checker.stays_quiet("nobody has sent");
+    let mut lent = lent_with::<N>(&mut checker, 8);
+    checker.network.port().set_window(2);
+    checker.stays_quiet("nobody has sent");
+    assert_eq!(checker.pool.ledger().kernel_receive, lent, "those that are lent stay so");
+    // One byte takes one buffer.
+    for sent in 0..20 {
+        exchange(&mut checker, link, &mut peer, sent);
+        let now = checker.pool.ledger().kernel_receive;
+        assert!(now <= lent.max(2), "{now} are lent after {lent}");
+        lent = now;
+    }
+    lent_with::<N>(&mut checker, 2);
+    // More than was configured means what was configured.
+    for (window, most) in [(3, 3), (u32::MAX, 8), (8, 8), (1, 8)] {
+        checker.network.port().set_window(window);
+        checker.stays_quiet("nobody has sent");
+        lent_with::<N>(&mut checker, most);
+    }
+    checker.finish();
+}
+
+fn a_window_of_one_serves_many_links<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    checker.network.port().set_window(1);
+    let mut links = checker.links(8);
+    for (link, peer) in &mut links {
+        checker.receive(*link, Shots::Many);
+        checker.peer_writes(peer, &pattern(link.key, 0, 1_500));
+    }
+    checker.until("all bytes", |checker| {
+        lent_with::<N>(checker, 1);
+        links.iter().all(|(link, _)| checker.of(*link).received.len() == 1_500)
+    });
+    for (link, _) in &links {
+        assert_pattern(link.key, 0, &checker.of(*link).received);
+    }
+    checker.finish();
+}
+
+fn a_window_of_none_pauses_until_it_is_raised<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let mut links = checker.links(3);
+    checker.network.port().set_window(0);
+    for (link, peer) in &mut links {
+        checker.receive(*link, Shots::Many);
+        checker.peer_writes(peer, &pattern(link.key, 0, 4_000));
+    }
+    for _ in 0..5 {
+        checker.round(super::checker::ROUND);
+    }
+    assert_eq!(checker.network.port().buffers_wanted(), 0);
+    lent_with::<N>(&mut checker, 0);
+    checker.network.port().set_window(8);
+    checker.until("all bytes", |checker| {
+        links.iter().all(|(link, _)| checker.of(*link).received.len() == 4_000)
+    });
+    for (link, _) in &links {
+        assert_pattern(link.key, 0, &checker.of(*link).received);
+    }
+    checker.finish();
+}
+
+/// The peer sends one byte, and it arrives.
+fn exchange<N: TestNetwork>(
+    checker: &mut PortChecker<N>,
+    link: Link,
+    peer: &mut N::Peer,
+    sent: usize,
+) {
+    checker.peer_writes(peer, &pattern(link.key, sent, 1));
+    checker.until("the byte", |checker| checker.of(link).received.len() == sent + 1);
+    assert_pattern(link.key, 0, &checker.of(link).received);
+    assert!(peer.try_write(&[]) == 0);
+}
+
+/// How many buffers are lent: no more than `window`, together with those that are wanted.
+fn lent_with<N: TestNetwork>(checker: &mut PortChecker<N>, window: u32) -> u32 {
+    let lent = checker.pool.ledger().kernel_receive;
+    let wanted = checker.network.port().buffers_wanted();
+    assert!(lent + wanted <= window, "{lent} are lent and {wanted} wanted, of {window}");
+    lent
+}
