@@ -11,8 +11,8 @@ use crate::port::{End, Operation, OperationKind, Outcome, Port, Shots};
 use std::time::Duration;
 
 each_back_end!(
-    a_wait_lasts_as_long_as_its_time_out,
-    a_time_out_of_zero_returns_at_once,
+    a_wait_lasts_as_long_as_its_timeout,
+    a_timeout_of_zero_returns_at_once,
     a_dequeue_with_something_there_does_not_wait,
     completions_are_appended_up_to_the_capacity,
     the_counters_and_the_clock_only_rise,
@@ -25,7 +25,7 @@ each_back_end!(
     the_local_address_is_where_the_peer_has_connected_to,
 );
 
-fn a_wait_lasts_as_long_as_its_time_out<N: TestNetwork>() {
+fn a_wait_lasts_as_long_as_its_timeout<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, _peer) = checker.link();
     checker.receive(link, Shots::Many);
@@ -44,7 +44,7 @@ fn a_wait_lasts_as_long_as_its_time_out<N: TestNetwork>() {
     checker.finish();
 }
 
-fn a_time_out_of_zero_returns_at_once<N: TestNetwork>() {
+fn a_timeout_of_zero_returns_at_once<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, _peer) = checker.link();
     checker.receive(link, Shots::Many);

@@ -13,15 +13,15 @@ use crate::port::{End, Operation, OperationKind, Port, Shots, SubmitErrorKind};
 use std::time::Duration;
 
 each_back_end!(
-    a_receive_of_one_completes_once,
-    a_receive_of_many_completes_until_the_peer_ends,
+    a_oneshot_receive_completes_once,
+    a_multishot_receive_completes_until_the_peer_ends,
     a_receive_if_ready_completes_at_once_either_way,
     a_cancelled_receive_ends_once,
     a_cancel_of_nothing_changes_nothing,
     data_that_races_a_cancel_is_neither_lost_nor_doubled,
     a_cancelled_send_says_how_much_it_sent,
-    an_accept_of_one_accepts_exactly_one,
-    an_accept_of_many_takes_a_storm_of_connections,
+    a_oneshot_accept_accepts_exactly_one,
+    a_multishot_accept_takes_300_connections,
     a_cancelled_accept_ends_once_and_loses_no_connection,
     a_close_ends_receive_and_send_before_it_completes,
     a_close_of_a_listener_ends_its_accept,
@@ -33,7 +33,7 @@ each_back_end!(
     an_operation_that_does_not_fit_the_socket_comes_back,
 );
 
-fn a_receive_of_one_completes_once<N: TestNetwork>() {
+fn a_oneshot_receive_completes_once<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
     checker.receive(link, Shots::One);
@@ -55,7 +55,7 @@ fn a_receive_of_one_completes_once<N: TestNetwork>() {
     checker.finish();
 }
 
-fn a_receive_of_many_completes_until_the_peer_ends<N: TestNetwork>() {
+fn a_multishot_receive_completes_until_the_peer_ends<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
     checker.receive(link, Shots::Many);
@@ -207,7 +207,7 @@ fn a_cancelled_send_says_how_much_it_sent<N: TestNetwork>() {
     checker.finish();
 }
 
-fn an_accept_of_one_accepts_exactly_one<N: TestNetwork>() {
+fn a_oneshot_accept_accepts_exactly_one<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let peers: Vec<_> = (0..3).map(|_| checker.network.connect()).collect();
     for count in 1..=3 {
@@ -223,7 +223,7 @@ fn an_accept_of_one_accepts_exactly_one<N: TestNetwork>() {
     checker.finish();
 }
 
-fn an_accept_of_many_takes_a_storm_of_connections<N: TestNetwork>() {
+fn a_multishot_accept_takes_300_connections<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().sockets(301));
     checker.accept(Shots::Many);
     let mut peers: Vec<_> = (0..300).map(|_| checker.network.connect()).collect();

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 each_back_end!(
     a_receive_armed_anew_waits_behind_those_that_wait,
-    failed_turns_keep_their_order,
-    a_link_that_is_armed_again_and_again_starves_nobody,
+    failed_attempts_keep_their_order,
+    links_that_are_rearmed_at_once_get_no_more_than_their_part,
     waiting_receives_are_cancelled_in_linear_time,
 );
 
@@ -43,7 +43,7 @@ fn a_receive_armed_anew_waits_behind_those_that_wait<N: TestNetwork>() {
     }
 }
 
-fn failed_turns_keep_their_order<N: TestNetwork>() {
+fn failed_attempts_keep_their_order<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let mut links = checker.links(6);
     let mut held_buffers = exhaust(&mut checker);
@@ -74,7 +74,7 @@ fn failed_turns_keep_their_order<N: TestNetwork>() {
     checker.finish();
 }
 
-fn a_link_that_is_armed_again_and_again_starves_nobody<N: TestNetwork>() {
+fn links_that_are_rearmed_at_once_get_no_more_than_their_part<N: TestNetwork>() {
     const TOTAL: usize = 800;
     let mut checker = PortChecker::<N>::new(Setup::small().buffers(2, 256));
     let mut links = checker.links(8);

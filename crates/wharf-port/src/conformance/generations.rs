@@ -13,8 +13,8 @@ use std::time::Duration;
 
 each_back_end!(
     a_stale_socket_is_refused,
-    a_stale_handle_leaves_the_next_owner_of_its_place_alone,
-    a_place_used_again_and_again_never_mixes_its_owners,
+    a_stale_handle_leaves_the_next_owner_of_its_slot_alone,
+    a_reused_slot_never_mixes_its_owners,
     nothing_follows_the_completion_of_a_close,
     a_full_table_gives_the_stream_back,
 );
@@ -40,7 +40,7 @@ fn a_stale_socket_is_refused<N: TestNetwork>() {
     checker.finish();
 }
 
-fn a_stale_handle_leaves_the_next_owner_of_its_place_alone<N: TestNetwork>() {
+fn a_stale_handle_leaves_the_next_owner_of_its_slot_alone<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().sockets(2));
     let (stale, _peer) = checker.link();
     checker.receive(stale, Shots::Many);
@@ -62,7 +62,7 @@ fn a_stale_handle_leaves_the_next_owner_of_its_place_alone<N: TestNetwork>() {
     checker.finish();
 }
 
-fn a_place_used_again_and_again_never_mixes_its_owners<N: TestNetwork>() {
+fn a_reused_slot_never_mixes_its_owners<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().sockets(2).buffers(8, 64));
     let mut before: Option<N::Peer> = None;
     for repetition in 0..200 {

@@ -13,7 +13,7 @@ each_back_end!(
     two_hundred_idle_links_hold_no_more_than_one,
     links_that_were_busy_hold_nothing_when_they_are_idle_again,
     idle_links_leave_a_tiny_pool_to_the_program,
-    the_receive_window_is_at_most_what_was_configured_and_half_of_the_pool,
+    buffers_held_for_receives_are_at_most_those_configured_and_half_of_the_pool,
 );
 
 fn two_hundred_idle_links_hold_no_more_than_one<N: TestNetwork>() {
@@ -76,7 +76,7 @@ fn idle_links_leave_a_tiny_pool_to_the_program<N: TestNetwork>() {
     checker.finish();
 }
 
-fn the_receive_window_is_at_most_what_was_configured_and_half_of_the_pool<N: TestNetwork>() {
+fn buffers_held_for_receives_are_at_most_those_configured_and_half_of_the_pool<N: TestNetwork>() {
     for (window, buffers) in [(1, 32), (8, 32), (100, 32), (32_768, 8)] {
         let mut setup = Setup::small().buffers(buffers, 256);
         setup.port.receive_window = window;

@@ -10,8 +10,8 @@ use super::pool_empty::{exhaust, pause};
 use crate::port::{End, OperationKind, Shots};
 
 each_back_end!(
-    a_receive_of_one_brings_no_more_than_it_may,
-    a_receive_of_many_is_over_when_it_has_brought_all_that_it_may,
+    a_oneshot_receive_brings_no_more_than_it_may,
+    a_multishot_receive_is_over_when_it_has_brought_all_that_it_may,
     a_limit_counts_all_completions_together,
     a_limit_below_one_buffer_is_kept_to_the_byte,
     a_receive_at_its_limit_can_be_cancelled_and_closed,
@@ -19,7 +19,7 @@ each_back_end!(
     a_peer_that_ends_at_the_limit_is_heard_by_the_next_receive,
 );
 
-fn a_receive_of_one_brings_no_more_than_it_may<N: TestNetwork>() {
+fn a_oneshot_receive_brings_no_more_than_it_may<N: TestNetwork>() {
     for shots in [Shots::One, Shots::IfReady] {
         let mut checker = PortChecker::<N>::new(Setup::small());
         let (link, mut peer) = checker.link();
@@ -41,7 +41,7 @@ fn a_receive_of_one_brings_no_more_than_it_may<N: TestNetwork>() {
     }
 }
 
-fn a_receive_of_many_is_over_when_it_has_brought_all_that_it_may<N: TestNetwork>() {
+fn a_multishot_receive_is_over_when_it_has_brought_all_that_it_may<N: TestNetwork>() {
     // With the window of 8 a back end that receives ahead brings 2 KiB more, at most.
     for completions_max in [64, 3, 1] {
         let mut checker = PortChecker::<N>::new(Setup::small());

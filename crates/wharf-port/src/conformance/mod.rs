@@ -17,15 +17,15 @@
 //!
 //! | promise | file | tests |
 //! | --- | --- | --- |
-//! | INV-PORT-1 | `exactly_once` | `a_receive_of_one_completes_once` |
-//! |  |  | `a_receive_of_many_completes_until_the_peer_ends` |
+//! | INV-PORT-1 | `exactly_once` | `a_oneshot_receive_completes_once` |
+//! |  |  | `a_multishot_receive_completes_until_the_peer_ends` |
 //! |  |  | `a_receive_if_ready_completes_at_once_either_way` |
 //! |  |  | `a_cancelled_receive_ends_once` |
 //! |  |  | `a_cancel_of_nothing_changes_nothing` |
 //! |  |  | `data_that_races_a_cancel_is_neither_lost_nor_doubled` |
 //! |  |  | `a_cancelled_send_says_how_much_it_sent` |
-//! |  |  | `an_accept_of_one_accepts_exactly_one` |
-//! |  |  | `an_accept_of_many_takes_a_storm_of_connections` |
+//! |  |  | `a_oneshot_accept_accepts_exactly_one` |
+//! |  |  | `a_multishot_accept_takes_300_connections` |
 //! |  |  | `a_cancelled_accept_ends_once_and_loses_no_connection` |
 //! |  |  | `a_close_ends_receive_and_send_before_it_completes` |
 //! |  |  | `a_close_of_a_listener_ends_its_accept` |
@@ -41,7 +41,7 @@
 //! |  |  | `a_dropped_port_with_receives_in_flight_frees_all_and_ends_its_links` |
 //! |  |  | `a_dropped_port_with_blocked_sends_frees_all_and_ends_its_links` |
 //! |  |  | `a_dropped_port_with_accepts_in_flight_ends_what_came_in` |
-//! |  |  | `a_dropped_port_with_completions_that_nobody_dequeued_frees_all` |
+//! |  |  | `a_dropped_port_with_completions_not_dequeued_frees_all` |
 //! |  |  | `buffers_in_hand_outlive_the_port` |
 //! | INV-PORT-3 | `order` | `four_mebibytes_of_short_sends_arrive_in_order` |
 //! |  |  | `a_second_send_is_refused_and_the_first_arrives_whole` |
@@ -52,28 +52,28 @@
 //! |  |  | `an_echo_in_both_directions_at_once_keeps_both_in_order` |
 //! |  |  | `many_small_sends_keep_their_order` |
 //! | INV-PORT-4 | `generations` | `a_stale_socket_is_refused` |
-//! |  |  | `a_stale_handle_leaves_the_next_owner_of_its_place_alone` |
-//! |  |  | `a_place_used_again_and_again_never_mixes_its_owners` |
+//! |  |  | `a_stale_handle_leaves_the_next_owner_of_its_slot_alone` |
+//! |  |  | `a_reused_slot_never_mixes_its_owners` |
 //! |  |  | `nothing_follows_the_completion_of_a_close` |
 //! |  |  | `a_full_table_gives_the_stream_back` |
 //! | INV-PORT-5 | `idle` | `two_hundred_idle_links_hold_no_more_than_one` |
 //! |  |  | `links_that_were_busy_hold_nothing_when_they_are_idle_again` |
 //! |  |  | `idle_links_leave_a_tiny_pool_to_the_program` |
-//! |  |  | `the_receive_window_is_at_most_what_was_configured_and_half_of_the_pool` |
-//! | INV-PORT-6 | `pool_empty` | `an_empty_pool_pauses_receives_and_fails_none` |
-//! |  |  | `one_buffer_that_comes_home_resumes_a_receive` |
-//! |  |  | `links_are_served_in_the_order_in_which_they_ran_out` |
+//! |  |  | `buffers_held_for_receives_are_at_most_those_configured_and_half_of_the_pool` |
+//! | INV-PORT-6 | `pool_empty` | `receives_wait_while_the_pool_is_empty_and_none_fails` |
+//! |  |  | `one_released_buffer_resumes_a_receive` |
+//! |  |  | `links_get_buffers_in_the_order_in_which_they_began_to_wait` |
 //! |  |  | `a_dequeue_serves_those_that_wait_before_it_sleeps` |
 //! |  |  | `eight_flooding_links_on_two_buffers_are_all_served` |
 //! |  |  | `a_pool_of_one_buffer_serves_many_links` |
-//! |  |  | `a_paused_receive_can_be_cancelled_and_closed` |
+//! |  |  | `a_receive_that_waits_for_a_buffer_can_be_cancelled_and_closed` |
 //! |  |  | `a_receive_if_ready_on_an_empty_pool_completes_once_and_loses_nothing` |
-//! |  |  | `a_link_whose_peer_ends_while_it_is_paused_still_gets_every_byte` |
+//! |  |  | `a_link_whose_peer_ends_while_it_waits_for_a_buffer_still_gets_every_byte` |
 //! |  |  | `sends_and_accepts_go_on_while_the_pool_is_empty` |
-//! |  |  | `a_port_that_is_dropped_while_receives_are_paused_frees_all` |
+//! |  |  | `a_port_that_is_dropped_while_receives_wait_for_buffers_frees_all` |
 //! |  | `fairness` | `a_receive_armed_anew_waits_behind_those_that_wait` |
-//! |  |  | `failed_turns_keep_their_order` |
-//! |  |  | `a_link_that_is_armed_again_and_again_starves_nobody` |
+//! |  |  | `failed_attempts_keep_their_order` |
+//! |  |  | `links_that_are_rearmed_at_once_get_no_more_than_their_part` |
 //! |  |  | `waiting_receives_are_cancelled_in_linear_time` |
 //! | INV-PORT-7 | `posts` | `packets_of_eight_threads_arrive_once_and_in_each_threads_order` |
 //! |  |  | `a_post_ends_a_wait_without_end` |
@@ -83,8 +83,8 @@
 //! |  |  | `a_port_that_is_gone_gives_the_packet_back` |
 //! |  |  | `packets_that_do_not_fit_come_with_the_next_dequeue` |
 //! |  |  | `packets_and_bytes_come_side_by_side` |
-//! | INV-PORT-8 | `limits` | `a_receive_of_one_brings_no_more_than_it_may` |
-//! |  |  | `a_receive_of_many_is_over_when_it_has_brought_all_that_it_may` |
+//! | INV-PORT-8 | `limits` | `a_oneshot_receive_brings_no_more_than_it_may` |
+//! |  |  | `a_multishot_receive_is_over_when_it_has_brought_all_that_it_may` |
 //! |  |  | `a_limit_counts_all_completions_together` |
 //! |  |  | `a_limit_below_one_buffer_is_kept_to_the_byte` |
 //! |  |  | `a_receive_at_its_limit_can_be_cancelled_and_closed` |
@@ -105,8 +105,8 @@
 //! |  |  | `a_large_buffer_keeps_to_the_limit_of_its_receive` |
 //! |  |  | `links_that_wait_after_bulk_hold_no_large_buffer` |
 //! |  |  | `a_port_that_is_dropped_with_receives_into_large_buffers_frees_all` |
-//! | beside the numbers | `beyond` | `a_wait_lasts_as_long_as_its_time_out` |
-//! |  |  | `a_time_out_of_zero_returns_at_once` |
+//! | beside the numbers | `beyond` | `a_wait_lasts_as_long_as_its_timeout` |
+//! |  |  | `a_timeout_of_zero_returns_at_once` |
 //! |  |  | `a_dequeue_with_something_there_does_not_wait` |
 //! |  |  | `completions_are_appended_up_to_the_capacity` |
 //! |  |  | `the_counters_and_the_clock_only_rise` |
@@ -117,9 +117,9 @@
 //! |  |  | `acknowledged_bytes_tell_a_reader_from_one_that_has_stopped` |
 //! |  |  | `unread_bytes_are_those_that_no_receive_has_taken` |
 //! |  |  | `the_local_address_is_where_the_peer_has_connected_to` |
-//! |  | `windows` | `a_smaller_window_takes_effect_as_buffers_come_home` |
-//! |  |  | `a_window_of_one_serves_many_links` |
-//! |  |  | `a_window_of_none_pauses_until_it_is_raised` |
+//! |  | `windows` | `a_lower_count_takes_effect_as_provided_buffers_are_used` |
+//! |  |  | `one_provided_buffer_serves_many_links` |
+//! |  |  | `without_provided_buffers_receives_wait_until_the_count_is_raised` |
 //! | all at once | `crowd` | `a_crowd_of_links_keeps_every_promise` |
 
 mod beyond;

@@ -19,7 +19,7 @@ each_back_end!(
     a_dropped_port_with_receives_in_flight_frees_all_and_ends_its_links,
     a_dropped_port_with_blocked_sends_frees_all_and_ends_its_links,
     a_dropped_port_with_accepts_in_flight_ends_what_came_in,
-    a_dropped_port_with_completions_that_nobody_dequeued_frees_all,
+    a_dropped_port_with_completions_not_dequeued_frees_all,
     buffers_in_hand_outlive_the_port,
 );
 
@@ -171,7 +171,7 @@ fn a_dropped_port_with_accepts_in_flight_ends_what_came_in<N: TestNetwork>() {
     }
 }
 
-fn a_dropped_port_with_completions_that_nobody_dequeued_frees_all<N: TestNetwork>() {
+fn a_dropped_port_with_completions_not_dequeued_frees_all<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().buffers(16, 256));
     let mut links = checker.links(4);
     for (link, _) in &links {

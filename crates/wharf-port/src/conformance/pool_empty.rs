@@ -13,20 +13,20 @@ use crate::port::{End, Operation, OperationKind, Outcome, Port, Shots};
 use std::time::Duration;
 
 each_back_end!(
-    an_empty_pool_pauses_receives_and_fails_none,
-    one_buffer_that_comes_home_resumes_a_receive,
-    links_are_served_in_the_order_in_which_they_ran_out,
+    receives_wait_while_the_pool_is_empty_and_none_fails,
+    one_released_buffer_resumes_a_receive,
+    links_get_buffers_in_the_order_in_which_they_began_to_wait,
     a_dequeue_serves_those_that_wait_before_it_sleeps,
     eight_flooding_links_on_two_buffers_are_all_served,
     a_pool_of_one_buffer_serves_many_links,
-    a_paused_receive_can_be_cancelled_and_closed,
+    a_receive_that_waits_for_a_buffer_can_be_cancelled_and_closed,
     a_receive_if_ready_on_an_empty_pool_completes_once_and_loses_nothing,
-    a_link_whose_peer_ends_while_it_is_paused_still_gets_every_byte,
+    a_link_whose_peer_ends_while_it_waits_for_a_buffer_still_gets_every_byte,
     sends_and_accepts_go_on_while_the_pool_is_empty,
-    a_port_that_is_dropped_while_receives_are_paused_frees_all,
+    a_port_that_is_dropped_while_receives_wait_for_buffers_frees_all,
 );
 
-fn an_empty_pool_pauses_receives_and_fails_none<N: TestNetwork>() {
+fn receives_wait_while_the_pool_is_empty_and_none_fails<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let mut links = checker.links(12);
     let held_buffers = exhaust(&mut checker);
@@ -55,7 +55,7 @@ fn an_empty_pool_pauses_receives_and_fails_none<N: TestNetwork>() {
     checker.finish();
 }
 
-fn one_buffer_that_comes_home_resumes_a_receive<N: TestNetwork>() {
+fn one_released_buffer_resumes_a_receive<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
     let mut held_buffers = exhaust(&mut checker);
@@ -74,7 +74,7 @@ fn one_buffer_that_comes_home_resumes_a_receive<N: TestNetwork>() {
     checker.finish();
 }
 
-fn links_are_served_in_the_order_in_which_they_ran_out<N: TestNetwork>() {
+fn links_get_buffers_in_the_order_in_which_they_began_to_wait<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let mut links = checker.links(8);
     for (link, _) in &links {
@@ -182,7 +182,7 @@ fn a_pool_of_one_buffer_serves_many_links<N: TestNetwork>() {
     checker.finish();
 }
 
-fn a_paused_receive_can_be_cancelled_and_closed<N: TestNetwork>() {
+fn a_receive_that_waits_for_a_buffer_can_be_cancelled_and_closed<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let mut links = checker.links(3);
     let mut held_buffers = exhaust(&mut checker);
@@ -229,7 +229,7 @@ fn a_receive_if_ready_on_an_empty_pool_completes_once_and_loses_nothing<N: TestN
     checker.finish();
 }
 
-fn a_link_whose_peer_ends_while_it_is_paused_still_gets_every_byte<N: TestNetwork>() {
+fn a_link_whose_peer_ends_while_it_waits_for_a_buffer_still_gets_every_byte<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
     let held_buffers = exhaust(&mut checker);
@@ -267,7 +267,7 @@ fn sends_and_accepts_go_on_while_the_pool_is_empty<N: TestNetwork>() {
     checker.finish();
 }
 
-fn a_port_that_is_dropped_while_receives_are_paused_frees_all<N: TestNetwork>() {
+fn a_port_that_is_dropped_while_receives_wait_for_buffers_frees_all<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let mut links = checker.links(3);
     let held_buffers = exhaust(&mut checker);

@@ -9,12 +9,12 @@ use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use crate::port::{Port, Shots};
 
 each_back_end!(
-    a_smaller_window_takes_effect_as_buffers_come_home,
-    a_window_of_one_serves_many_links,
-    a_window_of_none_pauses_until_it_is_raised,
+    a_lower_count_takes_effect_as_provided_buffers_are_used,
+    one_provided_buffer_serves_many_links,
+    without_provided_buffers_receives_wait_until_the_count_is_raised,
 );
 
-fn a_smaller_window_takes_effect_as_buffers_come_home<N: TestNetwork>() {
+fn a_lower_count_takes_effect_as_provided_buffers_are_used<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
     checker.receive(link, Shots::Many);
@@ -40,7 +40,7 @@ fn a_smaller_window_takes_effect_as_buffers_come_home<N: TestNetwork>() {
     checker.finish();
 }
 
-fn a_window_of_one_serves_many_links<N: TestNetwork>() {
+fn one_provided_buffer_serves_many_links<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     checker.network.port().set_window(1);
     let mut links = checker.links(8);
@@ -58,7 +58,7 @@ fn a_window_of_one_serves_many_links<N: TestNetwork>() {
     checker.finish();
 }
 
-fn a_window_of_none_pauses_until_it_is_raised<N: TestNetwork>() {
+fn without_provided_buffers_receives_wait_until_the_count_is_raised<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let mut links = checker.links(3);
     checker.network.port().set_window(0);

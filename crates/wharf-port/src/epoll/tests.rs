@@ -201,7 +201,7 @@ fn stuck(len: usize) -> (TestPort, Socket, TcpStream, Vec<u8>) {
 }
 
 #[test]
-fn a_send_that_stopped_half_way_goes_on_when_there_is_room() {
+fn a_send_that_stopped_half_way_goes_on_when_the_socket_is_writable() {
     let (mut port, _, mut peer, data) = stuck(1 << 20);
     let mut got = vec![0; data.len()];
     std::thread::scope(|scope| {
@@ -230,7 +230,7 @@ fn a_cancelled_send_says_what_was_sent() {
 }
 
 #[test]
-fn a_shutdown_ends_a_send_that_waits_for_room() {
+fn a_shutdown_ends_a_send_that_waits_for_the_socket() {
     let (mut port, socket, mut peer, data) = stuck(4 << 20);
     port.shutdown(socket);
     let (_, outcome) = next(&mut port);
@@ -242,7 +242,7 @@ fn a_shutdown_ends_a_send_that_waits_for_room() {
 }
 
 #[test]
-fn close_completes_everything_first_and_in_a_room_of_one() {
+fn close_completes_everything_first_and_with_a_capacity_of_one() {
     let (mut port, socket, peer, data) = stuck(4 << 20);
     receive(&mut port, socket, Shots::Many);
     port.submit(socket, Operation::Close).unwrap();
@@ -283,7 +283,7 @@ fn an_ended_operation_is_in_flight_until_it_is_dequeued() {
 }
 
 #[test]
-fn a_copy_of_a_closed_descriptor_does_not_report_to_the_place() {
+fn a_copy_of_a_closed_descriptor_does_not_report_to_the_slot() {
     let mut port = port(1, 4);
     let (ours, mut peer) = pair();
     let copy = ours.try_clone().unwrap();
@@ -299,7 +299,7 @@ fn a_copy_of_a_closed_descriptor_does_not_report_to_the_place() {
 }
 
 #[test]
-fn three_sockets_share_one_buffer_in_turn() {
+fn three_sockets_use_one_buffer_in_fifo_order() {
     let mut port = port(3, 1);
     let mut peers = Vec::new();
     for key in 0..3 {

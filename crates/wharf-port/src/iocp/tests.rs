@@ -263,7 +263,7 @@ fn two_hundred_links_echo(may_skip: bool) {
 }
 
 #[test]
-fn an_idle_link_holds_no_buffer_and_one_shot_takes_one() {
+fn an_idle_link_holds_no_buffer_and_a_oneshot_receive_takes_one() {
     let mut rig = Rig::new(4, 4, 64);
     let (socket, mut peer) = rig.link(1);
     rig.submit(socket, Operation::receive(Shots::One));
@@ -489,7 +489,7 @@ fn a_post_ends_a_wait_without_end() {
 }
 
 #[test]
-fn an_empty_pool_pauses_in_order_and_resumes_before_a_sleep() {
+fn receives_wait_for_an_empty_pool_in_order_and_resume_before_a_sleep() {
     let mut rig = Rig::new(8, 2, 64);
     let held = [rig.pool.acquire(Owner::Application), rig.pool.acquire(Owner::Application)];
     let mut links = Vec::new();
@@ -533,7 +533,7 @@ fn an_empty_pool_pauses_in_order_and_resumes_before_a_sleep() {
 }
 
 #[test]
-fn a_stock_of_accepts_takes_a_burst_and_a_cancel_delivers_what_came() {
+fn posted_accepts_take_a_burst_and_a_cancel_delivers_what_came() {
     let mut rig = Rig::new(128, 4, 64);
     let (listener, address) = rig.listener(1);
     rig.submit(listener, Operation::Accept(Shots::Many));

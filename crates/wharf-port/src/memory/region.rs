@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_region_the_system_cannot_give_is_an_error_with_the_figure() {
+    fn a_region_the_system_cannot_give_is_an_error_with_the_size() {
         let error = Region::new(1 << 60).unwrap_err();
         assert_eq!(error.size_bytes(), 1 << 60);
         assert!(error.to_string().contains("1152921504606846976 bytes"), "{error}");

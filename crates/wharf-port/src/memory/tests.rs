@@ -103,7 +103,7 @@ fn a_write_into_a_free_buffer_is_caught_at_the_next_take() {
 }
 
 #[test]
-fn the_take_that_is_named_fails_and_no_other() {
+fn the_acquire_that_is_named_fails_and_no_other() {
     let pool = pool(3);
     assert_eq!(pool.fail_take(2), 0);
     // Only what a port takes to receive into is counted.

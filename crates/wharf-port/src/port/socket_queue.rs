@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_leave_in_the_order_they_came_and_stand_there_once() {
+    fn sockets_leave_in_fifo_order_and_are_queued_once() {
         let mut queue = SocketQueue::new(4);
         for index in [2, 0, 3, 0, 2, 1] {
             queue.push_back(socket(index));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_pushed_to_the_front_is_next_and_stands_there_once() {
+    fn a_socket_pushed_to_the_front_is_next_and_is_queued_once() {
         let mut queue = SocketQueue::new(4);
         queue.push_front(socket(1));
         queue.push_back(socket(2));

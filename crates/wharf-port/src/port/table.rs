@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stale_socket_never_reaches_the_next_owner_of_its_place() {
+    fn a_stale_socket_never_reaches_the_next_owner_of_its_slot() {
         let mut table = SocketTable::new(1);
         let first = table.insert(Key(1), 'a').unwrap();
         assert!(table.is_full());

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_first_mark_of_a_sleep_wakes() {
+    fn only_the_first_notification_of_a_sleep_wakes() {
         let state = WakeState::new();
         assert!(!state.notify());
         assert!(!state.fall_asleep());

@@ -345,7 +345,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_data_carries_tag_place_and_generation() {
+    fn user_data_carries_tag_slot_and_generation() {
         let socket = Socket { index: 0x0ABC_DEF1, generation: 0xFFFF_FFFE };
         for tag in [Tag::Accept, Tag::Receive, Tag::Send, Tag::Cancel, Tag::Wake] {
             assert_eq!(parts(user_data(tag, socket)), (Some(tag), socket));

@@ -67,7 +67,7 @@ fn a_chain_of_many_buffers_leaves_as_vectored_sends() {
 
 /// Turns fail together when the lent buffers are in completions that were not taken yet.
 #[test]
-fn turns_that_fail_in_one_pass_keep_their_order() {
+fn attempts_that_fail_in_one_dequeue_keep_their_order() {
     let pool = BufferPool::new(PoolConfig::new(8)).unwrap();
     let Some((mut port, first, peer)) = linked(&pool) else { return };
     let (mut sockets, mut peers) = (vec![first], vec![peer]);
@@ -135,7 +135,7 @@ fn turns_that_fail_in_one_pass_keep_their_order() {
 }
 
 #[test]
-fn a_receive_of_many_shots_keeps_one_operation_in_the_kernel() {
+fn a_multishot_receive_keeps_one_operation_in_the_kernel() {
     let pool = BufferPool::new(PoolConfig::new(64)).unwrap();
     let Some((mut port, socket, mut peer)) = linked(&pool) else { return };
     port.submit(socket, Operation::receive(Shots::Many)).unwrap();

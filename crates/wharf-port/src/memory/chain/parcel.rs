@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_parcel_that_comes_back_lets_the_pool_go() {
+    fn the_last_parcel_that_becomes_a_chain_frees_the_pool() {
         let pool = pool(4);
         let view = pool.ledger_view();
         let [mut one, two] =

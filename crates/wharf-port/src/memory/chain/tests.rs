@@ -44,7 +44,7 @@ fn append_is_all_or_nothing() {
 }
 
 #[test]
-fn a_source_is_read_into_the_room_that_is_there_and_no_further() {
+fn a_source_is_read_into_the_spare_capacity_and_no_further() {
     let pool = pool(4);
     let mut chain = pool.chain_of(&[1; 60], Owner::SendQueue).unwrap();
     let mut source = io::repeat(2);
@@ -67,7 +67,7 @@ fn a_source_is_read_into_the_room_that_is_there_and_no_further() {
 }
 
 #[test]
-fn what_came_before_an_error_stays_and_an_empty_buffer_goes_back() {
+fn bytes_before_an_error_stay_and_an_empty_buffer_is_released() {
     let pool = pool(3);
     for (kind, is_error) in [(io::ErrorKind::WouldBlock, false), (io::ErrorKind::BrokenPipe, true)]
     {
@@ -82,7 +82,7 @@ fn what_came_before_an_error_stays_and_an_empty_buffer_goes_back() {
 }
 
 #[test]
-fn a_source_that_lies_or_ends_or_panics_harms_nothing() {
+fn a_source_that_misreports_or_ends_or_panics_changes_nothing_else() {
     let pool = pool(2);
     pool.chain_of(&[7; 128], Owner::Application).unwrap();
     let mut chain = Chain::new();
@@ -156,7 +156,7 @@ fn moving_stops_at_the_limit_of_buffers_and_at_an_empty_pool() {
 }
 
 #[test]
-fn large_buffers_move_themselves_while_they_are_plenty_and_are_copied_when_scarce() {
+fn large_buffers_move_themselves_and_are_copied_when_scarce() {
     let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(8) };
     let config = PoolConfig { large_buffers: 4, large_size_bytes: 256, ..config };
     for (held, moves) in [(0, true), (2, true), (3, false)] {

@@ -26,7 +26,7 @@ fn without_faults_every_byte_comes_back() {
 }
 
 #[test]
-fn under_faults_no_byte_is_lost_or_altered_and_all_buffers_come_home() {
+fn under_faults_no_byte_is_lost_or_altered_and_all_buffers_are_released() {
     let mut counts = FaultCounts::default();
     let (mut completed, mut clients, mut whole) = (0, 0, 0);
     for seed in 0..seeds() {
@@ -66,7 +66,7 @@ fn one_seed_is_one_run() {
 }
 
 #[test]
-fn any_one_take_may_fail() {
+fn any_one_acquire_may_fail() {
     let mut failed = 0;
     for number in 1.. {
         let plan = Plan { fail_take: number, ..Plan::calm(2) };

@@ -35,7 +35,7 @@ fn check(plant: Plant, seed: u64) -> Result<(), String> {
 }
 
 #[test]
-fn sockets_get_buffers_in_the_order_in_which_they_ran_out() {
+fn sockets_get_buffers_in_the_order_in_which_they_began_to_wait() {
     assert!(served_in_order(None));
 }
 

@@ -66,7 +66,7 @@ fn summary(completions: &[Completion<SimStream, ()>]) -> (Vec<u32>, Option<Optio
 }
 
 #[test]
-fn a_window_is_taken_in_advance_and_one_link_can_be_handed_all_of_it() {
+fn buffers_are_provided_in_advance_and_one_link_can_fill_all_of_them() {
     let (mut port, mut clients, sockets) = links(lending(1), 1, 16, 4);
     assert_eq!((port.lent(), port.pool().free(), port.buffers_wanted()), (4, 12, 0));
     port.submit(sockets[0], Operation::receive(Shots::Many)).unwrap();
@@ -79,7 +79,7 @@ fn a_window_is_taken_in_advance_and_one_link_can_be_handed_all_of_it() {
 }
 
 #[test]
-fn a_window_can_be_made_smaller_and_larger_again() {
+fn the_count_of_provided_buffers_can_be_lowered_and_raised() {
     let (mut port, mut clients, sockets) = links(lending(1), 1, 16, 4);
     port.set_window(1);
     assert_eq!((port.lent(), port.buffers_wanted()), (4, 0));
@@ -93,7 +93,7 @@ fn a_window_can_be_made_smaller_and_larger_again() {
 }
 
 #[test]
-fn a_cancelled_receive_goes_on_for_a_window_at_most() {
+fn a_cancelled_receive_fills_no_more_than_the_provided_buffers() {
     let mut most = 0;
     for seed in 0..100 {
         let (mut port, mut clients, sockets) = links(lending(seed), 1, 16, 4);
@@ -129,7 +129,7 @@ fn a_receive_brings_no_more_than_it_may() {
 }
 
 #[test]
-fn a_receive_of_many_shots_from_a_window_may_bring_a_window_more() {
+fn a_multishot_receive_may_exceed_its_limit_by_the_provided_buffers() {
     let mut most = 0;
     for seed in 0..100 {
         let (mut port, mut clients, sockets) = links(lending(seed), 1, 16, 4);
@@ -145,7 +145,7 @@ fn a_receive_of_many_shots_from_a_window_may_bring_a_window_more() {
 }
 
 #[test]
-fn a_look_takes_no_bytes_and_no_buffer() {
+fn a_zero_byte_receive_takes_no_bytes_and_no_buffer() {
     let look = || Operation::Receive { shots: Shots::One, bytes_max: 0 };
     let (mut port, mut clients, sockets) = links(WorldConfig::new(1), 2, 1, 1);
     let held = port.pool().acquire(Owner::Application);
@@ -183,7 +183,7 @@ fn what_arrived_before_a_reset_is_received_first() {
 }
 
 #[test]
-fn an_abandoned_socket_closes_with_a_reset_and_else_with_an_end() {
+fn an_abortive_close_sends_a_reset_and_another_one_an_end_of_stream() {
     for abandons in [false, true] {
         let (mut port, mut clients, sockets) = links(WorldConfig::new(1), 1, 4, 4);
         let chain = port.pool().chain_of(b"half of it", Owner::Application).unwrap();
