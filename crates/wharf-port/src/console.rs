@@ -1,9 +1,10 @@
-//! Ctrl-C, Ctrl-Break and the closing of the console: what SIGTERM means on Linux.
+//! Ctrl-C, Ctrl-Break, the close of the console and the system's shutdown: Windows' counterparts of
+//! SIGINT and SIGTERM.
 //!
 //! # Invariants
 //!
-//! - **INV-CONSOLE-1** The function that the system calls touches nothing but a callback that is
-//!   set before it is registered and never changes.
+//! - **INV-CONSOLE-1** The function that the system calls accesses only a callback that is set before
+//!   the function is registered and never changes.
 
 use crate::port::OsError;
 use std::sync::OnceLock;
@@ -17,28 +18,27 @@ type Callback = Box<dyn Fn() + Send + Sync>;
 
 static CALLBACK: OnceLock<Callback> = OnceLock::new();
 
-/// How long the system is kept from ending the process after its console was closed. The system
-/// has a limit of its own, mostly 5 s, which counts if it is over first.
+/// How long the handler delays its return after a close or shutdown event. The system ends the process
+/// at its own limit if that is shorter: 5 s by default for a close (HandlerRoutine page).
 const HOLD: Duration = Duration::from_secs(30);
 
-/// Has `callback` called whenever the process is asked to stop: by Ctrl-C, by Ctrl-Break, by the
-/// closing of its console, or when the system shuts down.
+/// Registers `callback` for Ctrl-C, Ctrl-Break, the close of the console, and the system's shutdown.
 ///
-/// It is called on a thread that the system makes for it, perhaps on several at once, and should
-/// only pass the word on: post a packet, set a flag. Can be used once in a process.
+/// The system calls it on a new thread for each event, also several at once. It should only post a
+/// packet or set a flag. Can be used once in a process.
 ///
-/// After a close or a shutdown the system ends the process as soon as it has been told that the
-/// signal is dealt with, so that is put off: the program has until the system's own limit (5 s as
-/// a rule), and ends earlier by returning from `main`.
+/// After a close or a shutdown the system ends the process when the handler returns, so the handler
+/// waits 30 s first: the program can stop until the system's limit (5 s by default), and ends earlier
+/// by returning from `main`.
 ///
 /// # Errors
 ///
-/// [`OsError`] if it was used before, or if the system refuses.
+/// [`OsError`] if it was used before, or if `SetConsoleCtrlHandler` fails.
 pub fn on_stop(callback: impl Fn() + Send + Sync + 'static) -> Result<(), OsError> {
     if CALLBACK.set(Box::new(callback)).is_err() {
         return Err(OsError::new("SetConsoleCtrlHandler", ERROR_ALREADY_EXISTS.cast_signed()));
     }
-    // SAFETY: `handle` has the signature asked for, lives as long as the process, and may be
+    // SAFETY: `handle` has the required signature, lives as long as the process, and may be
     // called on any thread at any time (INV-CONSOLE-1; HandlerRoutine page).
     let done = unsafe { SetConsoleCtrlHandler(Some(handle), 1) };
     if done != 0 {
@@ -49,11 +49,11 @@ pub fn on_stop(callback: impl Fn() + Send + Sync + 'static) -> Result<(), OsErro
     Err(OsError::new("SetConsoleCtrlHandler", code.cast_signed()))
 }
 
-/// 1 says that the signal is dealt with; 0 leaves it to the next handler.
+/// Returns 1 if the event was handled; after 0 the system calls the next handler.
 extern "system" fn handle(signal: u32) -> i32 {
     let Some(holds) = holds(signal) else { return 0 };
     if let Some(callback) = CALLBACK.get() {
-        // A panic must not leave a function that the system called.
+        // A panic must not unwind into the system.
         let call = std::panic::AssertUnwindSafe(callback);
         let _reported_by_the_panic_hook = std::panic::catch_unwind(call);
     }
@@ -63,8 +63,8 @@ extern "system" fn handle(signal: u32) -> i32 {
     1
 }
 
-/// Whether the process ends once the signal is dealt with; `None` if the signal is not for us.
-/// A logoff is not: services get it when any user leaves.
+/// Whether the system ends the process when the handler returns; `None` if the event is not handled.
+/// CTRL_LOGOFF_EVENT is not: services receive it when any user logs off.
 fn holds(signal: u32) -> Option<bool> {
     match signal {
         CTRL_C_EVENT | CTRL_BREAK_EVENT => Some(false),

@@ -9,18 +9,18 @@
 //!   other threads ───── Poster::post(packet) ────────────────► port └──────────┘
 //! ```
 //!
-//! You tell the port what is to be done, accept, receive, send, close, and it tells you when it is
-//! done. The bytes are in buffers of a [pool](memory::BufferPool) that is taken at start. A buffer
-//! goes into the port with its operation and comes back with the completion, so that what the
-//! kernel may touch nobody else can; that is a matter of types and not of care.
+//! A program submits operations (accept, receive, send, close) and dequeues their completions. The
+//! bytes are in buffers of a [pool](memory::BufferPool) that is allocated at startup. A buffer moves
+//! into the port with its operation and back with the completion, so safe code cannot touch a buffer
+//! that the kernel may read or write.
 //!
-//! The port is the I/O completion port of Windows, with the same words, on three systems of the
-//! kernel and in a simulation. The contract, with numbered promises, is in [`port`]; each
-//! back end is held to it by one suite of tests.
+//! The model and its terms are those of the Windows I/O completion port; the back ends are io_uring,
+//! epoll, IOCP and a simulation. The contract, with numbered promises, is in [`port`]; one suite of
+//! tests checks it on every back end.
 //!
 //! # A program
 //!
-//! [`SystemPort`] is the best back end that works on this machine. An echo for one client:
+//! [`SystemPort`] uses the first back end that works on this machine. An echo for one client:
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -63,43 +63,43 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `examples/bare_port.rs` is a server of many links, step by step beside the Win32 calls.
+//! `examples/bare_port.rs` is an echo server for 1,000 connections, with the Win32 call of each step.
 //!
-//! # What belongs to whom
+//! # Ownership
 //!
-//! - A port belongs to the thread that made it, as do its pool, buffers and chains. Other threads
-//!   reach it by a [`Poster`](port::Poster), and that is all they need: a packet may carry
-//!   connections, and bytes as a [`Message`](memory::Message).
-//! - A [`Socket`](port::Socket) is a place in the port's table with a generation. It is copied freely;
-//!   after [`Outcome::Closed`](port::Outcome::Closed) it is refused.
-//! - A [`Key`](port::Key) is yours: 64 bits that come back with each completion of the socket.
-//! - A socket has at most one receive, one send, and one accept in flight. More bytes to be sent
-//!   wait in your queue, as a [`Chain`](memory::Chain), and leave with the next send.
+//! - A port, its pool, buffers and chains stay on the thread that created them. Other threads post
+//!   packets through a [`Poster`](port::Poster); a packet may carry connections, and bytes as a
+//!   [`Message`](memory::Message).
+//! - A [`Socket`](port::Socket) is the index of a slot in the port's table, and a generation. It is
+//!   `Copy`; after [`Outcome::Closed`](port::Outcome::Closed) every submit with it fails.
+//! - A [`Key`](port::Key) is 64 bits that the program chooses; each completion of the socket has them.
+//! - A socket has at most one receive, one send, and one accept in flight. The program queues further
+//!   bytes in a [`Chain`](memory::Chain) and submits them after the send has completed.
 //!
 //! # Platforms
 //!
 //! | | io_uring | epoll | IOCP |
 //! | --- | --- | --- | --- |
-//! | where | Linux with it allowed | every Linux | Windows (tested under Wine) |
+//! | where | Linux 6.0 or later, if permitted | every Linux | Windows (tested under Wine) |
 //! | module | `uring` | `epoll` | `iocp` |
-//! | system calls for an echo | one a turn for all sockets | one a turn, and a receive and a send each | one a turn, and two each |
-//! | an idle socket waits by | a multishot receive without a buffer | readiness | a receive of no bytes |
-//! | a receive's buffer comes from | a window of the pool that is lent to the kernel | the pool, when there are bytes | the pool, when there are bytes |
-//! | a send of many buffers | 64 at a time, then short | goes on by itself | 64 at a time, then short |
+//! | system calls for an echo | one per dequeue for all sockets | one per dequeue, and per socket `recv` and `send` | one per dequeue, and per socket `recv`, `WSARecv` and `WSASend` |
+//! | an idle socket waits by | a multishot receive without a buffer | readiness | a zero-byte receive |
+//! | a receive's buffer comes from | a ring of provided buffers | the pool, when there are bytes | the pool, when there are bytes |
+//! | a send of more than 64 buffers | short after 64 | continued by the port | short after 64 |
 //! | closing | cancels, waits for the kernel, closes | closes | cancels, waits for the kernel, closes |
-//! | a socket and its port | may move before it is associated | the same | stays with the first port for good |
+//! | a socket and its port | not bound to a port before `associate` | the same | bound to the first port that it was associated with |
 //!
-//! The simulated port, `sim`, is there with the feature of that name: the same contract over a network
-//! and a clock that are driven by a seed, with faults.
+//! The feature `sim` adds the simulated port: the same contract over a simulated network and clock,
+//! with injected faults; a seed determines the run.
 //!
 //! # What is not promised
 //!
 //! - The order of completions of different sockets, or of a socket's receive and send.
 //! - How many bytes a receive brings, or that a send is not short.
-//! - That a cancel is in time: an operation may be done before.
-//! - Which of a socket's operations hears of a reset first.
-//! - That `dequeue` waits as long as it may: it can return early with nothing.
-//! - Anything on a port after `dequeue` has failed, but for dropping it.
+//! - That a cancel succeeds: the operation may complete before the cancel reaches it.
+//! - Which of a socket's operations reports a reset first.
+//! - That `dequeue` waits for its whole timeout: it can return early with nothing.
+//! - The behaviour of a port after `dequeue` has failed; only dropping it is defined.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(test)] // Two attributes, because clippy knows tests only by this one.
@@ -119,7 +119,7 @@ pub mod iocp;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "reads a socket option that rustix does not have")]
 mod linux;
-#[expect(unsafe_code, reason = "hands out pieces of one mapping; see its invariants")]
+#[expect(unsafe_code, reason = "hands out parts of one mapping; see its invariants")]
 pub mod memory;
 pub mod port;
 #[cfg(any(test, feature = "sim"))]
@@ -134,9 +134,10 @@ pub mod uring;
 #[cfg(any(target_os = "linux", windows))]
 pub use system::SystemPort;
 
-/// Bytes that a port of this shape takes for its tables, about: places, queues and rings.
+/// An estimate of the bytes that a port with this configuration allocates for its slots, queues and
+/// rings.
 ///
-/// Buffers are not in it; see [`memory::PoolConfig::size_bytes`].
+/// It does not include buffers; see [`memory::PoolConfig::size_bytes`].
 #[must_use]
 pub fn table_size_bytes(config: &port::PortConfig) -> u64 {
     #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! What both Linux back ends need of the system: a wake-up, and the sorting of errors.
+//! System calls that both Linux back ends use: the wake-up, socket queries, the classes of errors.
 
 pub(crate) use crate::port::Clock;
 use crate::port::{End, OsError, Wake};
@@ -10,9 +10,9 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Ends a wait through an eventfd that the back end watches edge-triggered.
+/// Ends a wait through an eventfd that the back end polls edge-triggered.
 ///
-/// Its count is never read back: each write is an edge of its own, and 2⁶⁴ of them do not happen.
+/// Its count is never read: each write is an edge, and the count overflows only after 2⁶⁴ writes.
 #[derive(Debug)]
 pub(crate) struct EventFd {
     fd: OwnedFd,
@@ -29,7 +29,7 @@ impl EventFd {
 
 impl Wake for EventFd {
     fn wake(&self) {
-        // EAGAIN would mean a full counter, and then the edge is there already.
+        // EAGAIN means that the count is at its maximum; then an edge is pending.
         let _full_counter = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
     }
 }
@@ -59,33 +59,33 @@ pub(crate) fn is_connection_error(code: i32) -> bool {
     .contains(&code)
 }
 
-/// Makes closing the socket a reset (socket(7), SO_LINGER).
+/// Makes the close of the socket abortive (RST; socket(7), SO_LINGER).
 pub(crate) fn reset_on_close(fd: &OwnedFd) {
-    // Refused only for what is no socket, or is gone: then there is nobody to tell.
-    let _nobody_to_tell = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO));
+    // Fails only if `fd` is not an open socket.
+    let _is_a_socket = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO));
 }
 
-/// The other end of a connection that was just accepted; an error if it is gone already.
+/// The peer's address of a connection that was just accepted; ENOTCONN if the peer has reset it.
 pub(crate) fn peer_of(stream: &TcpStream) -> io::Result<SocketAddr> {
     stream.peer_addr()
 }
 
-/// What a look at a socket found that took nothing.
+/// What [`peek`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peek {
-    /// Bytes are there.
+    /// At least one byte can be received.
     Bytes,
-    /// Nothing is there yet.
+    /// No byte can be received yet.
     Nothing,
-    /// Nothing will come: the end of the stream, or an error.
+    /// The end of the stream, or an error.
     Ended(End),
 }
 
-/// Looks whether there is something to receive, and takes nothing.
+/// Says whether there are bytes to receive, and receives none.
 ///
-/// By a receive of one byte with MSG_PEEK, because one call tells all three answers apart.
-/// FIONREAD gives 0 for an end, an error and an idle link alike; the flags of poll(2) are set when
-/// bytes stand before an end, and do not say which error it is.
+/// It receives one byte with MSG_PEEK, because that call distinguishes all three results. FIONREAD
+/// gives 0 for an end, an error and an idle link; poll(2) sets POLLRDHUP also while bytes precede the
+/// end, and does not say which error it is.
 pub(crate) fn peek(fd: &OwnedFd) -> Peek {
     let mut byte = [0_u8];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -97,15 +97,15 @@ pub(crate) fn peek(fd: &OwnedFd) -> Peek {
     }
 }
 
-/// The address of this end of a connection.
+/// The local address of a connection.
 pub(crate) fn local_address(fd: &OwnedFd) -> Option<SocketAddr> {
     rustix::net::getsockname(fd).ok()?.try_into().ok()
 }
 
-/// Bytes that the peer's system has acknowledged; `None` if this system does not tell.
+/// Bytes that the peer's system has acknowledged; `None` before Linux 4.1.
 pub(crate) fn acknowledged_bytes(fd: &OwnedFd) -> Option<u64> {
-    // `tcpi_bytes_acked` of struct tcp_info (linux/tcp.h), there since Linux 4.1. Older kernels
-    // give a shorter struct, and say so.
+    // `tcpi_bytes_acked` of struct tcp_info (linux/tcp.h), since Linux 4.1. Older kernels write a
+    // shorter struct and set `size` to its length.
     const AT: usize = 120;
     const SIZE: libc::socklen_t = 128;
     let mut info = [0_u8; SIZE as usize];

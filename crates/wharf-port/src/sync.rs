@@ -1,4 +1,4 @@
-//! The one door to atomics, so that loom can stand in for them under `--cfg loom`.
+//! The atomics of the crate: std's, or loom's under `--cfg loom`.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};

@@ -1,7 +1,7 @@
-//! The system's port: the best back end that works here, behind one type.
+//! The system's port: the first back end that works on this machine, as one type.
 //!
-//! For programs that use the port by itself. A server that cares for the last nanosecond is generic
-//! over [`Port`] and chooses once; this type branches in each call.
+//! For programs that use the port without `wharf`. It branches in each call; a program that is generic
+//! over [`Port`] does not.
 
 use crate::memory::BufferPool;
 use crate::port::{
@@ -18,7 +18,7 @@ use crate::iocp::IocpPort;
 #[cfg(target_os = "linux")]
 use crate::uring::UringPort;
 
-/// A completion port on whatever this system has: io_uring or epoll on Linux, IOCP on Windows.
+/// A completion port of this system: io_uring or epoll on Linux, IOCP on Windows.
 #[derive(Debug)]
 pub struct SystemPort<T: Send> {
     inner: Inner<T>,
@@ -35,7 +35,7 @@ enum Inner<T: Send> {
     Iocp(Box<IocpPort<T>>),
 }
 
-/// The same call on whichever port it is.
+/// Forwards a call to the port of the back end in use.
 macro_rules! forward {
     ($self:ident, $port:ident => $call:expr) => {
         match &$self.inner {
@@ -60,10 +60,10 @@ macro_rules! forward {
 }
 
 impl<T: Send> SystemPort<T> {
-    /// Makes a port that receives into buffers of `pool`, which no other port uses.
+    /// Creates a port that receives into buffers of `pool`, which no other port uses.
     ///
-    /// On Linux io_uring is tried first; where it is refused the port is on epoll, and
-    /// [`fallback`](Self::fallback) says why.
+    /// Tries io_uring first. If that fails the port uses epoll, and [`fallback`](Self::fallback) is
+    /// the error.
     ///
     /// # Errors
     ///
@@ -71,27 +71,27 @@ impl<T: Send> SystemPort<T> {
     ///
     /// # Panics
     ///
-    /// If a figure of `config` is outside the range stated there.
+    /// If a value of `config` is outside the range stated there.
     #[cfg(target_os = "linux")]
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         match UringPort::new(config, pool.clone()) {
             Ok(port) => Ok(Self { inner: Inner::Uring(Box::new(port)), fallback: None }),
-            Err(refusal) => {
+            Err(error) => {
                 let inner = Inner::Epoll(Box::new(EpollPort::new(config, pool)?));
-                Ok(Self { inner, fallback: Some(refusal) })
+                Ok(Self { inner, fallback: Some(error) })
             }
         }
     }
 
-    /// Makes a port that receives into buffers of `pool`, which no other port uses.
+    /// Creates a port that receives into buffers of `pool`, which no other port uses.
     ///
     /// # Errors
     ///
-    /// [`PortError`] if the system refuses it.
+    /// [`PortError`] if `CreateIoCompletionPort` fails.
     ///
     /// # Panics
     ///
-    /// If a figure of `config` is outside the range stated there.
+    /// If a value of `config` is outside the range stated there.
     #[cfg(windows)]
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         let inner = Inner::Iocp(Box::new(IocpPort::new(config, pool)?));
@@ -111,7 +111,7 @@ impl<T: Send> SystemPort<T> {
         }
     }
 
-    /// Why the port is not on a better back end, if it is not.
+    /// Why the port uses epoll and not io_uring; `None` if it uses io_uring or IOCP.
     #[must_use]
     pub fn fallback(&self) -> Option<&PortError> {
         self.fallback.as_ref()
