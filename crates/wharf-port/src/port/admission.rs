@@ -1,11 +1,10 @@
-//! Whether an operation fits the socket that it is submitted to.
+//! The check that every back end makes before it takes an operation.
 
 use super::operation::{Operation, Shots, SubmitErrorKind};
 
-/// What a back end says of a socket when an operation is submitted to it.
+/// The state of a socket that decides whether an operation can be submitted.
 ///
-/// An operation is in flight until its last completion has been dequeued, so also while that
-/// completion waits in the port.
+/// An operation is in flight until its last completion has been dequeued.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -20,8 +19,8 @@ pub(crate) struct SocketUse {
     pub(crate) send_in_flight: bool,
 }
 
-/// The first reason against an operation, in the order of [`SubmitErrorKind`]. `socket` is `None`
-/// if its handle is stale.
+/// Why the operation cannot be submitted: the first reason in the order of [`SubmitErrorKind`].
+/// `socket` is `None` if its handle is stale.
 #[inline]
 pub(crate) fn check_submit(
     socket: Option<SocketUse>,

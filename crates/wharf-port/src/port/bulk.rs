@@ -1,21 +1,20 @@
-//! Whether a socket receives into large buffers.
+//! The rule by which a socket receives into large buffers.
 
 use super::demand::Demand;
 use crate::memory::{Buffer, BufferPool, Owner};
 
-/// What the last receives of a socket say about its stream: as long as it fills buffers it comes in
-/// large ones, if the pool has some.
+/// Whether the last receives of a socket filled buffers. If so, the next one uses a large buffer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bulk {
-    /// Receives that may bring less than a buffer before the stream counts as a trickle.
+    /// Receives in a row that may bring less than a buffer holds before small buffers are used again.
     short_receives_left: u8,
 }
 
-/// A message of more than one buffer ends in one that it does not fill.
+/// Two, because the last buffer of a message of several buffers is mostly not full.
 const SHORT_RECEIVES_MAX: u8 = 2;
 
 impl Bulk {
-    /// A receive has brought so many bytes.
+    /// Records the length of a completed receive.
     #[inline]
     pub(crate) fn record(&mut self, len: u32, pool: &BufferPool) {
         let fills = len >= pool.buffer_size_bytes();
@@ -29,7 +28,8 @@ impl Bulk {
         self.short_receives_left > 0 && demand.len_max(u32::MAX) > pool.buffer_size_bytes()
     }
 
-    /// A buffer for the next receive, a large one if that is of use and there is one.
+    /// A buffer for the next receive: a large one if [`wants_large`](Self::wants_large) and one is
+    /// free, else a small one.
     #[inline]
     pub(crate) fn acquire(self, demand: Demand, pool: &BufferPool, owner: Owner) -> Option<Buffer> {
         let large = self.wants_large(demand, pool).then(|| pool.acquire_large(owner)).flatten();

@@ -1,9 +1,9 @@
-//! Real time, for the back ends that talk to a system; the simulated port has a clock of its own.
+//! The monotonic clock of the back ends on real sockets.
 
 use super::contract::Time;
 use std::time::Instant;
 
-/// The system's monotonic clock, counted from when the port was made.
+/// The system's monotonic clock, with the creation of the port as its zero.
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
@@ -19,7 +19,7 @@ impl Clock {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place where real time comes in")]
+#[expect(clippy::disallowed_methods, reason = "the only call for real time in this crate")]
 fn now() -> Instant {
     Instant::now()
 }

@@ -1,4 +1,4 @@
-//! What comes out of the port.
+//! Completions: what [`Port::dequeue`](super::Port::dequeue) returns.
 
 use super::error::OsError;
 use super::operation::Key;
@@ -6,55 +6,55 @@ use crate::memory::{Buffer, Chain};
 use std::fmt;
 use std::net::SocketAddr;
 
-/// One thing that happened: to the operation in flight on the socket with this key, or a packet.
+/// A completion of an operation on the socket with this key, or a posted packet.
 ///
 /// `S` is an accepted connection, `T` a posted packet.
 #[expect(
     clippy::exhaustive_structs,
-    reason = "whose, and what: back ends build it, users match it"
+    reason = "a key and an outcome: back ends build it, users match it"
 )]
 pub struct Completion<S, T> {
     /// The key of the socket; 0 for a posted packet.
     pub key: Key,
-    /// What happened.
+    /// The result of the operation, or the packet.
     pub outcome: Outcome<S, T>,
 }
 
-/// What a completion says. `S` is an accepted connection, `T` a posted packet.
+/// The result of an operation, or a packet. `S` is an accepted connection, `T` a posted packet.
 #[non_exhaustive]
 pub enum Outcome<S, T> {
-    /// A connection came in. It is not associated yet; dropping it closes it.
+    /// A connection was accepted. It is not associated yet; dropping it closes it.
     Accepted {
         /// The connection.
         stream: S,
-        /// Its other end.
+        /// The peer's address.
         peer: SocketAddr,
-        /// Whether the accept is over.
+        /// Whether this is the accept's last completion.
         last: bool,
     },
-    /// An accept is over without a connection.
+    /// An accept ended without a connection.
     AcceptEnded(End),
-    /// Bytes came in. The buffer is not empty.
+    /// Bytes were received. The buffer is not empty.
     Received {
         /// The bytes.
         buffer: Buffer,
-        /// Whether the receive is over.
+        /// Whether this is the receive's last completion.
         last: bool,
     },
-    /// A receive is over without bytes.
+    /// A receive ended without bytes.
     ReceiveEnded(End),
-    /// A send is over: `sent` bytes of the chain, which still has all of them, went to the system.
+    /// A send ended: the system took the first `sent` bytes of the chain, which still has all bytes.
     Sent {
-        /// What was submitted.
+        /// The submitted chain.
         chain: Chain,
-        /// How much of it was sent; less than all if it was short, cancelled or failed.
+        /// Bytes sent: less than `chain.len()` if the send was short, was cancelled or failed.
         sent: usize,
-        /// Why no more was sent; `None` if all was, or if the send was merely short.
+        /// Why the send ended early; `None` if it sent all bytes or was short.
         end: Option<End>,
     },
-    /// The socket is closed, and its place is free.
+    /// The socket is closed, and its slot is free. The last completion with the socket's key.
     Closed,
-    /// A packet that some thread posted.
+    /// A packet that a [`Poster`](super::Poster) posted.
     Posted(T),
 }
 
@@ -62,16 +62,16 @@ pub enum Outcome<S, T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
-    /// The peer has sent its last byte.
+    /// The end of the stream: the peer has shut down its sending side, and all bytes were received.
     PeerClosed,
-    /// It was cancelled, or its socket is being closed, or (a receive of many on io_uring) it had
-    /// brought as many bytes as it may.
+    /// The operation was cancelled, or its socket is being closed, or (a multishot receive on
+    /// io_uring) it had received `bytes_max` bytes.
     Cancelled,
-    /// [`Shots::IfReady`](super::Shots::IfReady): nothing was there.
+    /// [`Shots::IfReady`](super::Shots::IfReady): there were no bytes.
     NotReady,
     /// A receive of 0 bytes: there are bytes to receive.
     Readable,
-    /// The system said no.
+    /// The system call failed.
     Failed(OsError),
 }
 

@@ -1,44 +1,42 @@
-//! The trait that every back end implements: one entrance, one exit, and posts from outside.
+//! The trait that every back end implements, its configuration, clock and counters.
 
 use super::completion::Completion;
-
-use super::operation::{Key, Operation, OperationKind, Refused, Socket, SubmitError};
-
 use super::error::PortError;
-
 use super::inbox::Poster;
+use super::operation::{Key, Operation, OperationKind, Refused, Socket, SubmitError};
 use crate::memory::BufferPool;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 /// A completion port, owned by one thread.
 ///
-/// The module above states what every implementation promises (INV-PORT-1 to INV-PORT-10). Beyond
-/// that nothing is promised about the order of completions of different sockets or kinds.
+/// The documentation of the module [`port`](super) states what every implementation promises
+/// (INV-PORT-1 to INV-PORT-10). The order of completions of different sockets or kinds is not defined.
 pub trait Port: Sized {
-    /// What other threads post to this one.
+    /// What other threads post to this port.
     type Packet: Send;
     /// A connection that is not associated yet; any thread may hold it.
     type Stream: Send;
     /// A listening socket that is not associated yet.
     type Listener: Send;
 
-    /// Gives a connection to the port; from now on it is reached through the returned handle.
+    /// Associates a connection with the port, and returns its handle.
     ///
     /// # Errors
     ///
-    /// [`Refused`] with the stream, if the table is full or the system refuses it.
+    /// [`Refused`] with the stream, if the port has no free slot or a system call fails.
     ///
     /// # Platforms
     ///
-    /// On IOCP a socket stays with the first port that it was given to.
+    /// On IOCP a socket is bound to the first port that it was associated with; another port returns an
+    /// error.
     fn associate(
         &mut self,
         stream: Self::Stream,
         key: Key,
     ) -> Result<Socket, Refused<Self::Stream>>;
 
-    /// Gives a listening socket to the port.
+    /// Associates a listening socket with the port.
     ///
     /// # Errors
     ///
@@ -56,85 +54,85 @@ pub trait Port: Sized {
     ///
     /// # Errors
     ///
-    /// [`SubmitError`] with the operation, if it does not fit; then nothing happened. Of several
-    /// reasons the one that stands first in [`SubmitErrorKind`](super::SubmitErrorKind) is given.
+    /// [`SubmitError`] with the operation, unchanged. Of several reasons the first in the order of
+    /// [`SubmitErrorKind`](super::SubmitErrorKind) is given.
     ///
     /// # Cost
     ///
-    /// Allocates and blocks never. System calls: none on io_uring, where the next dequeue hands
-    /// over the whole batch; on epoll a send is tried at once.
+    /// Never blocks. Allocates nothing, except the simulated port, and io_uring while the kernel has no
+    /// memory for its queue. System calls: on io_uring none unless the submission queue is full,
+    /// because the next dequeue submits the batch; on epoll a send is tried at once; on IOCP each
+    /// operation is one call, an accept one for each accept that is posted.
     fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError>;
 
-    /// Asks for the end of the operation of this kind; it still completes exactly once, cancelled
-    /// or with what it had done. Does nothing if there is none, or for [`OperationKind::Close`].
+    /// Cancels the operation of this kind. It still completes exactly once, as cancelled or with its
+    /// result. Does nothing if none is in flight, or for [`OperationKind::Close`].
     fn cancel(&mut self, socket: Socket, kind: OperationKind);
 
-    /// Tells the peer that no more bytes will follow those sent. Does nothing on a stale socket.
+    /// Shuts down the sending side: the peer receives the end of the stream after the bytes that were
+    /// sent. Does nothing on a stale socket.
     ///
-    /// Meant for when no send is in flight; one that is may be cut short. An error of the system is not reported here: the receive that is in flight reports it.
+    /// A send that is in flight may then be short or fail. A failed `shutdown` is not reported here; it
+    /// means that the connection is gone, and the receive in flight reports that.
     fn shutdown(&mut self, socket: Socket);
 
-    /// Makes the close of the socket, when it comes, a reset: the peer then learns that bytes are
-    /// missing, and does not take what it has for all. Does nothing on a stale socket.
+    /// Makes the later close of the socket abortive (RST), so that the peer does not take a truncated
+    /// stream for the whole one. Does nothing on a stale socket.
     fn abandon(&mut self, socket: Socket) {
         let _ = socket;
     }
 
-    /// Hands over what was submitted and appends what has completed to `completions`, up to its
-    /// capacity.
+    /// Starts the submitted operations, and appends completions to `completions`, up to its capacity.
     ///
-    /// Waits until something completes or is posted, or until `timeout` is over; `None` waits
-    /// without end. May return early with nothing. Returns at once if anything is there already,
-    /// or if there is no room in `completions`.
+    /// Waits until an operation completes, a packet is posted, or `timeout` has passed; `None` waits
+    /// indefinitely. May return early with nothing. Does not wait if there is a completion or a packet
+    /// already, or if `completions` is full.
     ///
-    /// A connection that the peer has reset may show as an end of input in the receive and as a
-    /// failure in the send, or the other way round: the system tells it to one of them.
+    /// After a reset by the peer the receive may end with [`End::PeerClosed`](super::End::PeerClosed)
+    /// and only the send fail, or the other way round: the system reports the reset to one call.
     ///
     /// # Errors
     ///
-    /// [`PortError`] if the port itself is broken; it should then be dropped.
+    /// [`PortError`] if the port cannot be used any more; drop it.
     fn dequeue(
         &mut self,
         completions: &mut Completions<Self>,
         timeout: Option<Duration>,
     ) -> Result<(), PortError>;
 
-    /// A handle with which any thread posts packets to this port.
+    /// A handle by which any thread posts packets to this port.
     fn poster(&self) -> Poster<Self::Packet>;
 
-    /// The pool that receives are filled from.
+    /// The pool whose buffers receives use.
     fn pool(&self) -> &BufferPool;
 
-    /// How many buffers the next dequeue will take from the pool to lend them to the kernel: what
-    /// is missing to the figure of [`set_window`](Self::set_window).
-    ///
-    /// Who hands out buffers to others leaves that many free, else receiving pauses.
+    /// Buffers that the next dequeue takes to refill the ring of provided buffers; leave that many
+    /// free, or receives wait. 0 on epoll and IOCP, which have no such ring.
     fn buffers_wanted(&self) -> u32 {
         0
     }
 
-    /// Sets how many buffers the port keeps lent to the kernel, at most; from 0 up to
-    /// [`PortConfig::receive_window`], which it is at first and which is meant by anything above.
+    /// Sets how many provided buffers the ring has at most: 0 to [`PortConfig::receive_window`], the
+    /// initial value; greater values mean the same as that.
     ///
-    /// Buffers that are lent stay lent until they are filled: a smaller figure takes effect as they
-    /// come back. [`buffers_wanted`](Self::buffers_wanted) is what is missing to this figure. With
-    /// 0 nothing is received once the lent buffers are used up; the receives wait, and go on when
-    /// the figure is raised.
+    /// Provided buffers stay in the ring until the kernel fills them, so a lower value takes effect as
+    /// they are filled. [`buffers_wanted`](Self::buffers_wanted) is the difference to this value. After
+    /// 0 receives wait when the provided buffers are filled, and continue when the value is raised.
     ///
     /// # Platforms
     ///
-    /// io_uring and, if its world is set so, the simulated port; does nothing where no buffers are lent, because there none is kept.
+    /// io_uring and the simulated port; no effect on epoll and IOCP.
     fn set_window(&mut self, buffers: u32) {
         let _ = buffers;
     }
 
-    /// Bytes that the peer's system has acknowledged on this connection, counted from some fixed
-    /// point: only the difference of two answers means something. `None` where the system does not
-    /// tell, or on a stale socket.
+    /// Bytes that the peer's system has acknowledged on this connection, counted from an unspecified
+    /// zero: only the difference of two results has a meaning. `None` on a stale socket, or where the
+    /// system does not report it.
     ///
     /// # Cost
     ///
-    /// A system call, so it is for a time-out that is about to end a link, not for each message.
+    /// A system call: for an expired timeout, not for each message.
     ///
     /// # Platforms
     ///
@@ -144,16 +142,16 @@ pub trait Port: Sized {
         None
     }
 
-    /// Bytes that have come and that no receive has taken yet. `None` where the system does not tell,
-    /// or on a stale socket. On Linux bytes behind an urgent one that is unread are not among them.
+    /// Bytes that the system has received and no receive has taken. `None` on a stale socket, or if the
+    /// call fails. On Linux it does not count bytes after an unread urgent byte.
     ///
     /// # Cost
     ///
-    /// A system call, so it is for the end of a link, not for each message.
+    /// A system call: for the end of a connection, not for each message.
     fn unread_bytes(&mut self, socket: Socket) -> Option<u64>;
 
-    /// The address of this end of a connection. `None` where there is none to tell, as in the simulated
-    /// port, or on a stale socket.
+    /// The local address of a connection. `None` on a stale socket, and on the simulated port, which has
+    /// none.
     ///
     /// # Cost
     ///
@@ -163,45 +161,44 @@ pub trait Port: Sized {
         None
     }
 
-    /// The port's clock; the simulated port has its own.
+    /// The time of the port's clock: monotonic real time, or the simulated world's time.
     fn now(&self) -> Time;
 
-    /// What the port has counted since it was made.
+    /// The port's counters.
     fn counters(&self) -> Counters;
 }
 
-/// Where [`Port::dequeue`] puts completions: it fills the vector up to its capacity.
+/// The vector to which [`Port::dequeue`] appends completions, up to its capacity.
 pub type Completions<P> = Vec<Completion<<P as Port>::Stream, <P as Port>::Packet>>;
 
-/// Whether there is no room for another completion.
+/// Whether `completions` has no spare capacity.
 pub(crate) fn is_full<C>(completions: &Vec<C>) -> bool {
     completions.len() == completions.capacity()
 }
 
-/// How large a port's tables are. They are taken when the port is made.
+/// The sizes of a port's tables, which the port allocates when it is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PortConfig {
     /// Sockets that can be associated at once, listeners included; 1 to 268,435,454.
     pub sockets_max: u32,
-    /// The most buffers that one dequeue brings received bytes in; 1 to 32,768. Where the back end
-    /// lends buffers to the kernel it is also how many, but at most half of the pool.
+    /// Buffers that one dequeue fills, at most; 1 to 32,768. On io_uring also the size of the ring of
+    /// provided buffers, which is at most half of the pool. Large buffers are apart from it on
+    /// io_uring; on epoll one counts as many as it has the size of.
     pub receive_window: u32,
-    /// Packets that can wait in the port's inbox; at least 1.
+    /// Packets that the port's inbox can hold; at least 1.
     pub inbox_capacity: u32,
 }
 
 impl PortConfig {
-    /// A port for `sockets_max` sockets, with 512 buffers at most to receive into.
-    ///
-    /// A window of some hundred buffers is enough to keep a core busy, and small enough to stay
-    /// in its cache.
+    /// A port for `sockets_max` sockets, with a `receive_window` of 512 buffers (1 MiB in buffers of
+    /// 2 KiB) and an inbox of 1,024 packets.
     #[must_use]
     pub fn new(sockets_max: u32) -> Self {
         Self { sockets_max, receive_window: 512, inbox_capacity: 1024 }
     }
 
-    /// Panics if a figure is outside the range that is stated there.
+    /// Panics if a value is outside its range.
     pub(crate) fn validate(&self) {
         let Self { sockets_max, receive_window, inbox_capacity } = *self;
         assert!((1..=SOCKETS_MAX).contains(&sockets_max), "sockets_max: {sockets_max}");
@@ -210,42 +207,44 @@ impl PortConfig {
     }
 }
 
-/// A slot's index is 28 bits of what io_uring is given to name an operation.
+/// 2²⁸ − 2: a slot's index has 28 bits in the user data of an io_uring operation.
 const SOCKETS_MAX: u32 = 268_435_454;
-/// The most entries of a ring of provided buffers.
+/// The most entries that a ring of provided buffers can have (io_uring_register_buf_ring(3)).
 const WINDOW_MAX: u32 = 32_768;
 
-/// A moment on a port's clock: nanoseconds since some fixed point in the past.
+/// A time on a port's clock: nanoseconds since the clock's zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(clippy::exhaustive_structs, reason = "a moment is 64 bits of nanoseconds")]
+#[expect(clippy::exhaustive_structs, reason = "a time is 64 bits of nanoseconds")]
 pub struct Time(pub u64);
 
 impl Time {
-    /// How long after `earlier` this is; zero if it is not after.
+    /// The time that has passed since `earlier`; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// The moment `duration` later, or the last moment there is.
+    /// This time plus `duration`; the greatest time if that overflows.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
     }
 }
 
-/// What a port has counted since it was made. The counts only rise.
+/// Counts since a port was created. They never fall.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Receives that paused because no buffer was free, or others had waited for one before.
+    /// Receives that began to wait for a buffer, because none was free or other sockets waited. On
+    /// io_uring a receive that had a buffer and waits again behind others is not counted.
     pub receive_pauses: u64,
     /// Connections that ended before they were accepted.
     pub accept_aborts: u64,
-    /// System calls that waited for or looked for completions.
+    /// Calls of `io_uring_enter`, `epoll_wait` or `GetQueuedCompletionStatusEx`; simulated ones on the
+    /// simulated port.
     pub waits: u64,
-    /// Waits that another thread's post ended.
+    /// Waits that a [`Poster`] ended.
     pub wakeups: u64,
-    /// Completions that named no live operation and were dropped. Always 0, or there is a fault.
+    /// Completions that named no operation in flight and were dropped. Not 0 only after a bug.
     pub stale: u64,
 }

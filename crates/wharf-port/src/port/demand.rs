@@ -1,14 +1,14 @@
-//! What a receive still asks for.
+//! What a receive or an accept may still complete with.
 
 use super::operation::Shots;
 
-/// How often a receive or an accept still completes, and how many bytes it may still bring.
+/// How often a receive or an accept completes, and how many bytes a receive may still take.
 ///
-/// It counts down, so that every back end ends a receive at the same byte (INV-PORT-8).
+/// Every back end counts bytes here, so that each ends a receive at the same byte (INV-PORT-8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Demand {
     pub(crate) shots: Shots,
-    /// `u32::MAX` is no limit, and stays so.
+    /// `u32::MAX` is no limit and does not count down.
     bytes_left: u32,
 }
 
@@ -18,23 +18,23 @@ impl Demand {
         Self { shots, bytes_left: bytes_max }
     }
 
-    /// Of an accept. (On IOCP an accept is kept apart from receives.)
+    /// Of an accept. The IOCP back end does not use it: it keeps accepts apart from receives.
     #[cfg(any(test, target_os = "linux"))]
     pub(crate) fn accept(shots: Shots) -> Self {
         Self { shots, bytes_left: u32::MAX }
     }
 
-    /// Whether it only asks if there is something to receive, and takes nothing (INV-PORT-9).
+    /// Whether it has no bytes left: a receive of 0 bytes, which only waits for bytes (INV-PORT-9).
     pub(crate) fn is_zero_byte(&self) -> bool {
         self.bytes_left == 0
     }
 
-    /// The most bytes that the next completion may bring in a buffer of this capacity.
+    /// The most bytes that the next completion may have in a buffer of this capacity.
     pub(crate) fn len_max(&self, capacity: u32) -> u32 {
         self.bytes_left.min(capacity)
     }
 
-    /// Counts bytes that were received; says whether the receive is over with them.
+    /// Counts received bytes; returns whether the receive ends with them.
     pub(crate) fn received(&mut self, len: u32) -> bool {
         if self.bytes_left != u32::MAX {
             self.bytes_left = self.bytes_left.saturating_sub(len);
@@ -54,7 +54,7 @@ mod tests {
         assert_eq!((many.len_max(8), many.received(8)), (8, false));
         assert_eq!((many.len_max(8), many.received(2)), (2, true));
         assert!(Demand::new(Shots::One, 10).received(1));
-        assert!(Demand::new(Shots::Many, 10).received(11), "more than was asked for");
+        assert!(Demand::new(Shots::Many, 10).received(11), "more than its limit");
         assert!(Demand::new(Shots::Many, 0).is_zero_byte());
     }
 

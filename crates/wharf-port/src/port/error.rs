@@ -1,9 +1,9 @@
-//! Errors of the system, with the call that gave them.
+//! Errors of the system, each with the call that failed.
 
 use std::fmt;
 use std::io;
 
-/// What the system answered to one call.
+/// A system call that failed, and its error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OsError {
     call: &'static str,
@@ -11,44 +11,44 @@ pub struct OsError {
 }
 
 impl OsError {
-    /// The answer `code` (an `errno`, or a Windows error code) to `call`.
+    /// The failure of `call` with `code`: an `errno`, or a Windows error code.
     #[must_use]
     pub const fn new(call: &'static str, code: i32) -> Self {
         Self { call, code }
     }
 
-    /// The answer in `error` to `call`; code 0 if the error did not come from the system.
+    /// The failure of `call` with the code of `error`; 0 if the error has no system code.
     #[must_use]
     pub fn from_io(call: &'static str, error: &io::Error) -> Self {
         Self { call, code: error.raw_os_error().unwrap_or(0) }
     }
 
-    /// The system call.
+    /// The call that failed.
     #[must_use]
     pub const fn call(&self) -> &'static str {
         self.call
     }
 
-    /// The system's code.
+    /// The system's error code.
     #[must_use]
     pub const fn code(&self) -> i32 {
         self.code
     }
 
-    /// Whether the system, and not this one connection, has run out of something: descriptors or
-    /// memory. Trying again at once would fail again.
+    /// Whether the process or the system has no free descriptor or memory, so that an immediate retry
+    /// would fail too.
     #[must_use]
     pub fn is_exhaustion(&self) -> bool {
         EXHAUSTION.contains(&self.code)
     }
 
-    /// What usually causes this code, and what helps; `None` where nothing general can be said.
+    /// The usual cause of this code, or a remedy; `None` if the code has no usual cause.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         HINTS.iter().find(|(codes, _)| codes.contains(&self.code)).map(|(_, hint)| *hint)
     }
 
-    /// The kind of error, in the terms of std.
+    /// The error's [`io::ErrorKind`].
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         io::Error::from_raw_os_error(self.code).kind()
@@ -97,13 +97,13 @@ const HINTS: [(&[i32], &str); 4] = [
     (&[1, 13], FORBIDDEN),
     (&[38, 22], "the kernel lacks the call or one of its options; use another back end"),
 ];
-/// By code: ERROR_TOO_MANY_OPEN_FILES and WSAEMFILE, ERROR_NOT_ENOUGH_MEMORY and WSAENOBUFS,
-/// ERROR_ACCESS_DENIED and WSAEACCES.
+/// By code: ERROR_TOO_MANY_OPEN_FILES and WSAEMFILE; ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY and
+/// WSAENOBUFS; ERROR_ACCESS_DENIED and WSAEACCES.
 #[cfg(windows)]
 const HINTS: [(&[i32], &str); 3] =
     [(&[4, 10024], FILES), (&[8, 14, 10055], MEMORY), (&[5, 10013], FORBIDDEN)];
 
-/// A port could not be made, or cannot go on.
+/// A port could not be created, or can no longer be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortError {
     os: OsError,
@@ -121,7 +121,7 @@ impl PortError {
         self.os
     }
 
-    /// What usually causes this, and what helps.
+    /// The usual cause, or a remedy.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         self.hint
@@ -144,7 +144,7 @@ impl fmt::Display for PortError {
 impl std::error::Error for PortError {}
 
 #[cfg(test)]
-#[cfg(target_os = "linux")] // The codes are.
+#[cfg(target_os = "linux")] // The codes are Linux's.
 mod tests {
     use super::*;
 

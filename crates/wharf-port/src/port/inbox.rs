@@ -1,4 +1,4 @@
-//! Packets from other threads: a bounded queue, and a wake-up that is sent only to a sleeper.
+//! Packets from other threads: a bounded queue, and a wake-up that is made only while the owner sleeps.
 
 use super::completion::{Completion, Outcome};
 use super::operation::Key;
@@ -7,9 +7,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-/// The owner's end: what was posted, and the state of its sleep.
+/// The receiving side of the queue, and the owner's wake state.
 ///
-/// The queue is the array kind of std's channel: its places are taken when it is made.
+/// The queue is std's bounded channel, which allocates its slots when it is created.
 pub(crate) struct Inbox<T> {
     packets: Receiver<T>,
     poster: Poster<T>,
@@ -27,8 +27,8 @@ impl<T: Send> Inbox<T> {
         self.poster.clone()
     }
 
-    /// Hands over what was posted, at most `count_max` packets and as far as there is room; says
-    /// whether anything was posted since the last call.
+    /// Appends posted packets to `completions`, at most `count_max` and up to its capacity; returns
+    /// whether the owner was notified since the last call.
     pub(crate) fn take_packets<S>(
         &mut self,
         completions: &mut Vec<Completion<S, T>>,
@@ -42,12 +42,12 @@ impl<T: Send> Inbox<T> {
             let Some(packet) = self.take() else { return true };
             completions.push(Completion { key: Key(0), outcome: Outcome::Posted(packet) });
         }
-        // Nobody has looked whether there are more.
+        // Packets may be left in the queue.
         self.notify_again();
         true
     }
 
-    /// The next packet. Whoever has seen `None` may [`fall_asleep`](Self::fall_asleep).
+    /// The next packet. After `None` the owner may [`fall_asleep`](Self::fall_asleep).
     pub(crate) fn take(&mut self) -> Option<T> {
         self.packets.try_recv().ok()
     }
@@ -58,24 +58,24 @@ impl<T: Send> Inbox<T> {
         self.poster.waker.state.clear()
     }
 
-    /// Sets the mark again, because packets were left in the queue.
+    /// Restores the notification, because packets may be left in the queue.
     pub(crate) fn notify_again(&self) {
         self.poster.waker.state.notify();
     }
 
-    /// Announces sleep. `false`: something was posted meanwhile, so the owner must not sleep.
+    /// Announces that the owner will sleep. `false` if it was notified meanwhile: it must not sleep.
     pub(crate) fn fall_asleep(&self) -> bool {
         self.poster.waker.state.fall_asleep()
     }
 }
 
-/// Posts packets to a port from any thread. Cheap to clone.
+/// Posts packets to a port from any thread. A clone costs three atomic increments.
 pub struct Poster<T> {
     packets: SyncSender<T>,
     waker: Waker,
 }
 
-/// Ends the sleep of a port's owner, if it sleeps.
+/// Notifies a port's owner, and ends its wait if it sleeps.
 #[derive(Clone)]
 struct Waker {
     state: Arc<WakeState>,
@@ -91,7 +91,7 @@ impl Waker {
 }
 
 impl<T: Send> Poster<T> {
-    /// Hands `packet` to the port's owner and returns at once.
+    /// Puts `packet` into the port's inbox and wakes the owner if it sleeps. Does not wait.
     ///
     /// # Errors
     ///
@@ -99,16 +99,17 @@ impl<T: Send> Poster<T> {
     ///
     /// # Cost
     ///
-    /// Never blocks, never allocates. A system call only if the owner sleeps and nobody has
-    /// woken it yet.
+    /// Never blocks, never allocates. One system call if the owner sleeps and has not been woken
+    /// yet, else none.
     pub fn post(&self, packet: T) -> Result<(), PostError<T>> {
         self.post_quietly(packet)?;
         self.wake();
         Ok(())
     }
 
-    /// As [`post`](Self::post), but the owner sleeps on, and looks for the packet only after the next
-    /// [`wake`](Self::wake): for packets to several ports that are to be seen when all are posted.
+    /// As [`post`](Self::post), but does not notify the owner, which takes the packet only after the
+    /// next [`wake`](Self::wake) or [`post`](Self::post). It is for packets to several ports that the
+    /// owners shall take when all are posted.
     ///
     /// # Errors
     ///
@@ -138,13 +139,13 @@ impl<T> fmt::Debug for Poster<T> {
     }
 }
 
-/// A packet was not posted; it is given back.
+/// A packet was not posted; it is returned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PostError<T> {
-    /// The inbox has no place left; the owner is behind.
+    /// The inbox has no free slot.
     Full(T),
-    /// The port is gone.
+    /// The port was dropped.
     Closed(T),
 }
 
@@ -170,7 +171,7 @@ impl<T> fmt::Display for PostError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Full(_) => "the port's inbox is full",
-            Self::Closed(_) => "the port is gone",
+            Self::Closed(_) => "the port was dropped",
         })
     }
 }

@@ -1,20 +1,20 @@
-//! What goes into the port.
+//! Operations, and the handles and errors of submitting them.
 
 use crate::memory::Chain;
 use std::fmt;
 
-/// Whose a completion is: 64 bits that the port's user chose when it associated the socket.
+/// 64 bits that the program chose when it associated the socket.
 ///
-/// The port hands them back with every completion of that socket and looks at them nowhere.
+/// The port returns them with every completion of that socket and does not interpret them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[expect(clippy::exhaustive_structs, reason = "a key is 64 bits and will stay so")]
+#[expect(clippy::exhaustive_structs, reason = "a key is 64 bits and nothing else")]
 pub struct Key(pub u64);
 
-/// A socket that is associated with a port: its place in the port's table, and a generation.
+/// A handle to an associated socket: the index of its slot in the port's table, and a generation.
 ///
-/// The place is used again after the socket is closed; the generation then differs, so that a
-/// stale handle is refused and never reaches the next owner. It means something only to the port
-/// that gave it.
+/// The port reuses the slot after the socket is closed, under a new generation, so that an operation
+/// with a stale handle fails and cannot reach the slot's next socket. Valid only for the port that
+/// returned it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Socket {
     pub(crate) index: u32,
@@ -25,64 +25,62 @@ pub struct Socket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shots {
-    /// Once.
+    /// Oneshot: once.
     One,
-    /// Again and again, until it is cancelled, its socket ends, it fails, or a receive has brought
-    /// as many bytes as it may.
+    /// Multishot: until it is cancelled, the stream ends, it fails, or a receive has received
+    /// `bytes_max` bytes.
     Many,
-    /// At once: with what is there, or with [`End::NotReady`](super::End::NotReady). Without a free
-    /// buffer it waits for one, like the others.
+    /// At once: with the bytes that are there, or with [`End::NotReady`](super::End::NotReady). If
+    /// there are bytes but no free buffer, it waits for a buffer, like the others.
     IfReady,
 }
 
-/// One thing to be done on a socket.
+/// An operation on a socket.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Operation {
-    /// Take incoming connections from a listening socket.
+    /// Accept connections on a listening socket.
     ///
-    /// [`Shots::IfReady`] is not for accepts and is refused.
+    /// [`Shots::IfReady`] is an error.
     Accept(Shots),
-    /// Receive into buffers of the port's pool; no buffer is held until bytes are there.
+    /// Receive into buffers of the port's pool. The operation holds no buffer before bytes are there.
     Receive {
         /// How often it completes.
         shots: Shots,
-        /// The most bytes that it brings in all its completions together; with the last of them it
-        /// is over, whatever `shots` says. `u32::MAX` is no limit.
+        /// The most bytes in all its completions together; the receive ends when it has received
+        /// them, also with [`Shots::Many`]. `u32::MAX` is no limit.
         ///
-        /// 0 asks whether there is something to receive: the operation then takes no buffer and no
-        /// bytes, and completes once, whatever `shots` says but for when: with
-        /// [`End::Readable`](super::End::Readable) when bytes are there, or as any receive ends
-        /// when none will come; with [`Shots::IfReady`] at once, with
-        /// [`End::NotReady`](super::End::NotReady) if neither is so.
+        /// 0 is a zero-byte receive: it takes no buffer and no bytes, and completes once. It ends
+        /// with [`End::Readable`](super::End::Readable) when there are bytes, and with the stream's
+        /// end or error when there are none and will be none. With [`Shots::IfReady`] it completes at
+        /// once, with [`End::NotReady`](super::End::NotReady) if neither is the case.
         ///
         /// # Platforms
         ///
-        /// On io_uring a receive of [`Shots::Many`] that may bring more than one buffer holds can
-        /// exceed the figure, by the buffers that are lent to the kernel at most
+        /// On io_uring a multishot receive whose limit is more than one buffer holds can exceed the
+        /// limit by as many buffers as the kernel has
         /// ([`PortConfig::receive_window`](super::PortConfig::receive_window),
-        /// [`Port::set_window`](super::Port::set_window)). The port ends it when the figure is
-        /// reached; what the kernel has received by then still comes, and the last completion is
-        /// the last of these, or says [`End::Cancelled`](super::End::Cancelled).
+        /// [`Port::set_window`](super::Port::set_window)): the port cancels it at the limit, and
+        /// completions that the kernel has made by then follow. The last completion is the last of
+        /// these, or [`End::Cancelled`](super::End::Cancelled).
         bytes_max: u32,
     },
-    /// Send the bytes of the chain, which is not empty, in order.
+    /// Send the bytes of the chain in order. An empty chain is an error.
     Send(Chain),
-    /// End everything on the socket and close it.
+    /// Cancel the operations in flight on the socket, and close it after they have completed.
     ///
-    /// What is in flight is cancelled and completes first; then comes
-    /// [`Outcome::Closed`](super::Outcome::Closed), the last completion with the socket's key.
+    /// [`Outcome::Closed`](super::Outcome::Closed) is the last completion with the socket's key.
     Close,
 }
 
 impl Operation {
-    /// A receive that may bring any number of bytes.
+    /// A receive without a limit of bytes.
     #[must_use]
     pub fn receive(shots: Shots) -> Self {
         Self::Receive { shots, bytes_max: u32::MAX }
     }
 
-    /// Which kind of operation this is.
+    /// The operation's kind.
     #[must_use]
     pub fn kind(&self) -> OperationKind {
         match self {
@@ -108,21 +106,21 @@ pub enum OperationKind {
     Close,
 }
 
-/// An operation was not taken. Nothing happened, and it is given back.
+/// An operation was not submitted; it is returned unchanged.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct SubmitError {
-    /// Why.
+    /// The reason.
     pub kind: SubmitErrorKind,
-    /// What was submitted, with its buffers.
+    /// The operation, with its buffers.
     pub operation: Operation,
 }
 
-/// Why an operation was not taken.
+/// Why an operation was not submitted. Of several reasons the first in this order is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubmitErrorKind {
-    /// The socket was closed; its place may have another owner by now.
+    /// The socket was closed; another socket may use its slot.
     StaleSocket,
     /// The socket is being closed.
     Closing,
@@ -136,10 +134,10 @@ pub enum SubmitErrorKind {
 impl fmt::Display for SubmitErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::StaleSocket => "the socket was closed before",
+            Self::StaleSocket => "the socket is closed",
             Self::Busy => "an operation of this kind is in flight on the socket already",
             Self::Closing => "the socket is being closed",
-            Self::NotForThisSocket => "the operation does not fit the socket",
+            Self::NotForThisSocket => "a socket of this kind does not support the operation",
         })
     }
 }
@@ -152,23 +150,30 @@ impl fmt::Display for SubmitError {
 
 impl std::error::Error for SubmitError {}
 
-/// A socket could not be associated with the port; it is given back.
+/// A socket could not be associated with the port; it is returned.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Refused<S> {
     /// The socket.
     pub socket: S,
-    /// Why: the table is full (`None`), or the system's answer.
+    /// The call that failed; `None` if the port has no free slot
+    /// ([`PortConfig::sockets_max`](super::PortConfig::sockets_max)) or, on Windows, has 1,024
+    /// listeners.
     pub error: Option<super::OsError>,
 }
 
 impl<S> fmt::Display for Refused<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.error {
-            None => f.write_str("the port's table of sockets is full"),
+            None => f.write_str(NO_SLOT),
             Some(error) => error.fmt(f),
         }
     }
 }
 
 impl<S: fmt::Debug> std::error::Error for Refused<S> {}
+
+#[cfg(not(windows))]
+const NO_SLOT: &str = "the port has sockets_max sockets; close one, or raise sockets_max";
+#[cfg(windows)]
+const NO_SLOT: &str = "the port has sockets_max sockets or 1,024 listeners; close one";

@@ -1,12 +1,12 @@
-//! The port's table of sockets: slots that are used again, each time with a new generation.
+//! The port's table of sockets: slots that are reused, each time under a new generation.
 
 use super::operation::{Key, Socket};
 
-/// Sockets by slot. `S` is what a back end keeps for one.
+/// A fixed number of slots for sockets. `S` is a back end's state of one socket.
 #[derive(Debug)]
 pub(crate) struct SocketTable<S> {
     slots: Vec<Slot<S>>,
-    /// Free slots, the one freed last on top.
+    /// Indexes of the free slots; the one freed last is reused first.
     free: Vec<u32>,
 }
 
@@ -33,7 +33,7 @@ impl<S> SocketTable<S> {
         self.free.is_empty()
     }
 
-    /// Puts a socket on a free slot; `None` if there is none.
+    /// Puts a socket into a free slot; `None` if there is none.
     pub(crate) fn insert(&mut self, key: Key, state: S) -> Option<Socket> {
         let index = self.free.pop()?;
         let slot = &mut self.slots[index as usize];
@@ -42,13 +42,13 @@ impl<S> SocketTable<S> {
         Some(Socket { index, generation: slot.generation })
     }
 
-    /// The socket, unless the handle is stale.
+    /// The socket's entry; `None` if the handle is stale.
     pub(crate) fn get_mut(&mut self, socket: Socket) -> Option<&mut Entry<S>> {
         let slot = self.slots.get_mut(socket.index as usize)?;
         if slot.generation == socket.generation { slot.entry.as_mut() } else { None }
     }
 
-    /// Takes the socket off its slot.
+    /// Removes the socket, which frees its slot; `None` if the handle is stale.
     pub(crate) fn remove(&mut self, socket: Socket) -> Option<Entry<S>> {
         let slot = self.slots.get_mut(socket.index as usize)?;
         if slot.generation != socket.generation {
@@ -59,7 +59,7 @@ impl<S> SocketTable<S> {
         Some(entry)
     }
 
-    /// Every socket that is in the table.
+    /// The handles of all sockets in the table.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = Socket> {
         (0_u32..).zip(&self.slots).filter_map(|(index, slot)| {
             slot.entry.as_ref().map(|_| Socket { index, generation: slot.generation })

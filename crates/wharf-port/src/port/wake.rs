@@ -1,15 +1,15 @@
-//! The sleep of a port's owner, and who has to end it.
+//! The wake state of a port's owner: which notification has to end its sleep.
 //!
 //! ```text
 //!            clear                fall_asleep
 //!   NOTIFIED ─────► AWAKE ─────────────────────► ASLEEP
-//!       ▲  mark       │            mark: the caller wakes │
+//!       ▲  notify     │          notify: the caller wakes │
 //!       └─────────────┴───────────────────────────────────┘
 //! ```
 //!
-//! A poster first makes its packet visible and then marks; the owner clears, then looks for
-//! packets, and falls asleep only from AWAKE. So a packet that the owner did not see was followed by a
-//! mark that keeps it awake or wakes it. Many marks make one wake-up.
+//! A poster puts its packet into the queue and then notifies; the owner clears, then takes packets,
+//! and falls asleep only from AWAKE. So a notification follows each packet that the owner did not take,
+//! and keeps the owner awake or wakes it. Notifications of one sleep make one wake-up.
 
 use crate::sync::{AtomicU8, Ordering};
 
@@ -17,15 +17,15 @@ const AWAKE: u8 = 0;
 const NOTIFIED: u8 = 1;
 const ASLEEP: u8 = 2;
 
-/// One owner's state; see the module's drawing.
+/// The state of one owner; see the module's drawing.
 #[derive(Debug)]
 pub(crate) struct WakeState {
     state: AtomicU8,
 }
 
-/// Ends a wait in the system.
+/// Ends a wait in a system call.
 pub(crate) trait Wake: Send + Sync {
-    /// Ends the wait that is going on, or the next one. Called from any thread.
+    /// Ends the current wait, or the next one. Called from any thread.
     fn wake(&self);
 }
 
@@ -34,23 +34,22 @@ impl WakeState {
         Self { state: AtomicU8::new(AWAKE) }
     }
 
-    /// Notes that there is something to see; `true` if the owner sleeps and the caller must wake it.
+    /// Notifies the owner; `true` if it sleeps, and then the caller must wake it.
     pub(crate) fn notify(&self) -> bool {
-        // Release: pairs with the acquire in `clear` and `fall_asleep`: what was posted before is
-        // visible to the owner afterwards. Every change is a read-modify-write, so no mark is
-        // overwritten unseen.
+        // Release: pairs with the acquire in `clear` and `fall_asleep`, after which the owner sees
+        // what was posted before. Every change is a read-modify-write, so no notification is lost.
         self.state.swap(NOTIFIED, Ordering::AcqRel) == ASLEEP
     }
 
-    /// The owner is about to look; `true` if there was a mark.
+    /// The owner takes the notification before it takes packets; `true` if there was one.
     pub(crate) fn clear(&self) -> bool {
-        // The first look is a plain load, which costs nothing when nobody posts. A mark that it
-        // does not see yet is seen by `fall_asleep`.
+        // The relaxed load avoids a locked instruction while there is no notification. If it misses
+        // one, `fall_asleep` fails.
         self.state.load(Ordering::Relaxed) != AWAKE
             && self.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED
     }
 
-    /// The owner is about to sleep; `false` if it must not, because there is a mark.
+    /// The owner announces that it will sleep; `false` if it must not, because it was notified.
     pub(crate) fn fall_asleep(&self) -> bool {
         self.state.compare_exchange(AWAKE, ASLEEP, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -82,8 +81,8 @@ mod loom_tests {
     use loom::sync::Arc;
     use loom::sync::{Condvar, Mutex};
 
-    /// Two posters and an owner that sleeps on a condition: if a wake-up could be lost, loom would
-    /// find an order in which the owner sleeps for ever, and report the deadlock.
+    /// Two posters and an owner that sleeps on a condition variable: if a wake-up could be lost, loom
+    /// would find an order in which the owner never wakes, and report the deadlock.
     #[test]
     fn no_packet_is_left_behind_a_sleeping_owner() {
         let mut model = loom::model::Builder::new();
@@ -91,15 +90,15 @@ mod loom_tests {
         model.check(|| {
             let state = Arc::new(WakeState::new());
             let posted = Arc::new(AtomicU32::new(0));
-            let bell = Arc::new((Mutex::new(false), Condvar::new()));
+            let wake = Arc::new((Mutex::new(false), Condvar::new()));
             let posters: Vec<_> = (0..2)
                 .map(|_| {
-                    let (state, posted, bell) = (state.clone(), posted.clone(), bell.clone());
+                    let (state, posted, wake) = (state.clone(), posted.clone(), wake.clone());
                     loom::thread::spawn(move || {
                         posted.fetch_add(1, Ordering::Relaxed);
                         if state.notify() {
-                            *bell.0.lock().unwrap() = true;
-                            bell.1.notify_one();
+                            *wake.0.lock().unwrap() = true;
+                            wake.1.notify_one();
                         }
                     })
                 })
@@ -109,11 +108,11 @@ mod loom_tests {
                 state.clear();
                 seen += posted.swap(0, Ordering::Relaxed);
                 if seen < 2 && state.fall_asleep() {
-                    let mut rung = bell.0.lock().unwrap();
-                    while !*rung {
-                        rung = bell.1.wait(rung).unwrap();
+                    let mut is_set = wake.0.lock().unwrap();
+                    while !*is_set {
+                        is_set = wake.1.wait(is_set).unwrap();
                     }
-                    *rung = false;
+                    *is_set = false;
                 }
             }
             for poster in posters {
