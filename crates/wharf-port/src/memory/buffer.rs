@@ -1,4 +1,4 @@
-//! A buffer in hand.
+//! A handle to one buffer.
 
 use super::ledger::Owner;
 use super::pool::{BufferPool, Inner};
@@ -7,10 +7,9 @@ use std::io;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
-/// The only handle to one buffer of a [`BufferPool`]; reading it gives the bytes that were filled in
-/// so far.
+/// The only handle to one buffer of a [`BufferPool`]; it dereferences to the bytes that were written.
 ///
-/// It stays on the thread of its pool, and dropping it releases the buffer there:
+/// It stays on the thread of its pool. Dropping it releases the buffer.
 ///
 /// ```compile_fail,E0277
 /// fn elsewhere<T: Send>() {}
@@ -25,13 +24,13 @@ pub struct Buffer {
 const _: () = assert!(size_of::<Option<Buffer>>() == 16);
 
 impl Buffer {
-    /// The handle to a buffer that the pool has just handed out.
+    /// The handle to a buffer that was just acquired.
     #[inline]
     pub(super) fn new(pool: NonNull<Inner>, index: u32) -> Self {
         Self { pool, index, len: 0 }
     }
 
-    /// Copies as much of `data` behind the bytes that are there as fits, and says how much.
+    /// Appends as much of `data` as fits, and returns how many bytes.
     #[inline]
     pub fn append(&mut self, data: &[u8]) -> usize {
         let taken = &data[..data.len().min(self.room() as usize)];
@@ -40,8 +39,8 @@ impl Buffer {
         }
         // SAFETY: `taken` is not empty, so `len` < size, and the address lies in this buffer's slot.
         let end = unsafe { self.bytes().add(self.len as usize) };
-        // SAFETY: `taken.len()` ≤ what is left of the slot; `data` is a shared slice and cannot
-        // overlap bytes of a slot to which `&mut self` is the only way (INV-POOL-1).
+        // SAFETY: `taken.len()` ≤ the slot's spare capacity; `data` is a shared slice and cannot
+        // overlap bytes of a slot that only `&mut self` gives access to (INV-POOL-1).
         unsafe { end.copy_from_nonoverlapping(NonNull::from(taken).cast(), taken.len()) };
         #[expect(clippy::cast_possible_truncation, reason = "at most `room`, which is a u32")]
         {
@@ -50,9 +49,9 @@ impl Buffer {
         taken.len()
     }
 
-    /// Has `read` put at most `len_max` bytes behind those that are there, and says how many it
-    /// did, which is never more than it was shown; calls it again while it is interrupted. With
-    /// `zero` it is shown zeros, else what the room has.
+    /// Lets `read` append at most `len_max` bytes, and returns how many it did; a greater number
+    /// than the length of its slice counts as that length. Calls it again on `Interrupted`. With
+    /// `zero` the slice is zeroed first.
     pub(super) fn read_from(
         &mut self,
         len_max: usize,
@@ -63,16 +62,16 @@ impl Buffer {
         // SAFETY: `len` ≤ size, so the address lies in this buffer's slot or at its end.
         let start = unsafe { self.bytes().add(self.len as usize) };
         if zero {
-            // SAFETY: `len` ≤ what is left of the slot, to which `&mut self` is the only way
+            // SAFETY: `len` ≤ the slot's spare capacity, which only `&mut self` gives access to
             // (INV-POOL-1).
             unsafe { start.write_bytes(0, len) };
         }
-        // SAFETY: `len` ≤ what is left of the slot, which is initialised memory and outlives this
-        // handle (INV-POOL-3). `&mut self` is the only way to it (INV-POOL-1), is borrowed while
+        // SAFETY: `len` ≤ the slot's spare capacity; the slot is initialised memory and outlives this
+        // handle (INV-POOL-3). Only `&mut self` gives access to it (INV-POOL-1) and is borrowed while
         // `read` runs, and the kernel does not write, because no port holds it (INV-POOL-2).
-        let room = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) };
+        let spare = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) };
         loop {
-            match read(room) {
+            match read(spare) {
                 Ok(claimed) => {
                     let taken = claimed.min(len);
                     #[expect(clippy::cast_possible_truncation, reason = "at most `room`, a u32")]
@@ -87,7 +86,7 @@ impl Buffer {
         }
     }
 
-    /// Bytes that can still be appended.
+    /// Spare capacity: bytes that can still be appended.
     #[inline]
     #[must_use]
     pub fn room(&self) -> u32 {
@@ -108,15 +107,16 @@ impl Buffer {
         self.capacity() > pool.buffer_size_bytes()
     }
 
-    /// Whether fewer than an eighth of the buffers of its kind are free, or none. Those that a port lends
-    /// are not free.
+    /// Whether fewer than an eighth of the buffers of its kind (small or large) are free, or none.
+    /// Provided buffers are not free.
     #[inline]
     #[must_use]
     pub fn is_scarce(&self) -> bool {
         self.inner().free_count() < (self.inner().capacity() / 8).max(1)
     }
 
-    /// Marks who holds the buffer now, for the pool's ledger.
+    /// Sets the owner under which the pool's ledger counts the buffer. [`Owner::Free`] counts as
+    /// [`Owner::Application`].
     #[inline]
     pub fn set_owner(&self, owner: Owner) {
         self.inner().tags.set_out(self.index, owner);
@@ -128,11 +128,10 @@ impl Buffer {
         self.inner().slots.bytes_of(self.index)
     }
 
-    /// Says how many bytes are filled in, from the start: what the kernel has written, or what is
-    /// to be left.
+    /// Sets how many bytes are valid, from the start.
     ///
-    /// All of the slot is initialised memory, so a wrong number shows old bytes, not undefined
-    /// behaviour.
+    /// All of the slot is initialised memory, so a wrong number exposes old bytes and is not
+    /// undefined behaviour.
     #[inline]
     pub(crate) fn set_len(&mut self, len: u32) {
         assert!(len <= self.capacity(), "{len} bytes in a buffer of {}", self.capacity());
@@ -148,15 +147,15 @@ impl Buffer {
         self.len -= len;
         // SAFETY: `len` ≤ the bytes that were there, so the address lies in the slot or at its end.
         let rest = unsafe { self.bytes().add(len as usize) };
-        // SAFETY: both ranges lie in the slot, to which `&mut self` is the only way (INV-POOL-1);
+        // SAFETY: both ranges lie in the slot, which only `&mut self` gives access to (INV-POOL-1);
         // they may overlap.
         unsafe { rest.copy_to(self.bytes(), self.len as usize) };
     }
 
     #[inline]
     fn inner(&self) -> &Inner {
-        // SAFETY: a pool outlives its buffers (INV-POOL-3). On a parcel's thread only `slots` is read
-        // by this reference, which has no cell (INV-PARCEL-2).
+        // SAFETY: a pool outlives its buffers (INV-POOL-3). On a parcel's thread this reference reads
+        // only `slots`, which has no cell (INV-PARCEL-2).
         unsafe { self.pool.as_ref() }
     }
 }
@@ -168,8 +167,8 @@ impl Deref for Buffer {
     fn deref(&self) -> &[u8] {
         // SAFETY: `len` ≤ size of the slot, which is initialised memory and outlives this handle
         // (INV-POOL-3). This is the only handle (INV-POOL-1), so nothing writes while it is
-        // borrowed: `append` needs it unique, and the kernel writes only while a port holds it and
-        // shows it to nobody (INV-POOL-2).
+        // borrowed: `append` takes `&mut self`, and the kernel writes only while a port holds the
+        // handle and lends no reference to it (INV-POOL-2).
         unsafe { std::slice::from_raw_parts(self.bytes().as_ptr(), self.len as usize) }
     }
 }

@@ -1,4 +1,4 @@
-//! A chain: buffers and messages that leave as one unbroken run of bytes.
+//! A chain: buffers and messages that are sent as one sequence of bytes.
 
 mod fill;
 #[cfg(test)]
@@ -23,34 +23,33 @@ use slices::{Slices, behind};
 use std::fmt;
 use std::ptr::NonNull;
 
-/// A first-in, first-out run of buffers of its own and of messages, of any length.
+/// A FIFO sequence of buffers and messages.
 ///
-/// The entries come from a fixed table of the pool that the chain was first given, so a chain
-/// allocates nothing. A buffer takes an entry, and so does a message, whatever its length. The
-/// bytes of the first entry that have been sent already are skipped. Dropping a chain frees the
-/// entries, the buffers, and the messages that nothing else holds.
+/// Its entries are those of the table of the first pool that a method was given, so a chain allocates
+/// nothing. A buffer takes one entry, and so does a message of any length. [`advance`](Self::advance)
+/// skips bytes of the first entry that were sent. Dropping a chain releases its entries and buffers,
+/// and drops its message handles.
 ///
-/// A chain stays on the thread of its pool; what goes to another thread is a [`Message`], or a
-/// [`Parcel`] that comes back:
+/// A chain stays on the thread of its pool; a [`Message`] or a [`Parcel`] can move to another thread.
 ///
 /// ```compile_fail,E0277
 /// fn elsewhere<T: Send>() {}
 /// elsewhere::<wharf_port::memory::Chain>();
 /// ```
 pub struct Chain {
-    /// Whose table the entries are in; `Some` only while there are some, or while a chain is being
-    /// made that will join one that has.
+    /// The pool whose table has the entries; `Some` while there are entries, or while a chain is
+    /// built that will be appended to one with entries.
     pool: Option<NonNull<Inner>>,
     head: u32,
     tail: u32,
-    /// How many entries.
+    /// Entries.
     entries: u32,
-    /// How many of them are buffers; the others are messages.
+    /// Entries that are buffers; the others are messages.
     buffers: u32,
     /// Bytes of the first entry that are consumed.
     skipped: u32,
-    /// Where they end, if some are and the first entry is a message: so a long message is not
-    /// walked through again at each short send.
+    /// The position after them, if the first entry is a message and `skipped` > 0: so that a short
+    /// send need not walk a long message again.
     skipped_to: Position,
     len: usize,
 }
@@ -58,7 +57,7 @@ pub struct Chain {
 const _: () = assert!(size_of::<Chain>() <= 48);
 
 impl Chain {
-    /// An empty chain; takes nothing.
+    /// An empty chain, without entries.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -73,12 +72,12 @@ impl Chain {
         }
     }
 
-    /// Copies `data` behind what is here: into the room of the last buffer, if a buffer is last,
-    /// then into buffers from `pool`, at most `buffers_max` of them, marked with `owner`.
+    /// Appends a copy of `data`: to the last entry's spare capacity, if that is a buffer, then to at
+    /// most `buffers_max` buffers of `pool`, counted under `owner`.
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if that is not possible for all of `data`; then nothing changed.
+    /// [`NoRoom`] if not all of `data` fits; then the chain is unchanged.
     ///
     /// # Cost
     ///
@@ -91,7 +90,7 @@ impl Chain {
         owner: Owner,
         buffers_max: u32,
     ) -> Result<(), NoRoom> {
-        // Most messages fit one buffer, and are behind nothing.
+        // The common case: the bytes fit one buffer, and the chain is empty.
         let fits = (1..=pool.buffer_size_bytes() as usize).contains(&data.len());
         if self.entries == 0 && buffers_max > 0 && fits {
             let mut buffer = pool.acquire(owner).ok_or(NoRoom)?;
@@ -101,12 +100,12 @@ impl Chain {
         self.append_slices(pool, std::iter::once(data), data.len(), owner, buffers_max)
     }
 
-    /// Copies the bytes of `message` behind what is here, as [`append`](Self::append) does: for
-    /// when no entry is left for the message itself.
+    /// Appends a copy of the bytes of `message`, as [`append`](Self::append) does: for when no entry
+    /// is free for the message.
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if that is not possible for all of them; then nothing changed.
+    /// [`NoRoom`] if not all of them fit; then the chain is unchanged.
     pub fn append_copy_of(
         &mut self,
         pool: &BufferPool,
@@ -128,7 +127,7 @@ impl Chain {
     ) -> Result<(), NoRoom> {
         let here_len = len.min(self.room());
         if here_len < len {
-            // First what can fail: the bytes that need buffers of their own.
+            // First the step that can fail: the bytes that need further buffers.
             let needed = (len - here_len).div_ceil(pool.buffer_size_bytes() as usize);
             if needed > (buffers_max.min(pool.free()) as usize) {
                 return Err(NoRoom);
@@ -136,7 +135,7 @@ impl Chain {
             let mut fresh = Self { pool: self.pool, ..Self::new() };
             fresh.fill(pool, behind(slices.clone(), here_len), owner)?;
             let here = self.fill_last(slices, here_len);
-            debug_assert_eq!(here, here_len, "the room was measured above");
+            debug_assert_eq!(here, here_len, "the spare capacity is unchanged");
             self.append_chain(fresh);
         } else {
             self.fill_last(slices, len);
@@ -144,7 +143,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Puts copies of all slices into buffers from `pool`.
+    /// Appends copies of all slices in new buffers of `pool`.
     #[inline]
     fn fill<'d>(
         &mut self,
@@ -170,7 +169,7 @@ impl Chain {
         last.map_or(Ok(()), |buffer| self.push(pool, buffer).map_err(|_| NoRoom))
     }
 
-    /// Copies at most `len` bytes of the slices into the last buffer, and says how many.
+    /// Copies at most `len` bytes of the slices to the last buffer, and returns how many.
     #[inline]
     fn fill_last<'d>(&mut self, slices: impl Iterator<Item = &'d [u8]>, len: usize) -> usize {
         let Some(Entry::Buffer(last)) = self.last_mut() else { return 0 };
@@ -187,12 +186,12 @@ impl Chain {
         copied
     }
 
-    /// Puts `buffer` behind what is here; an empty one is dropped. The entry comes from `pool`'s
-    /// table if the chain is empty, else from the table that the chain is in.
+    /// Appends `buffer`; drops an empty one. The entry is from `pool`'s table if the chain is empty,
+    /// else from the table of the chain's entries.
     ///
     /// # Errors
     ///
-    /// The buffer, if the table has no entry left.
+    /// The buffer, if the table has no free entry.
     #[inline]
     pub fn push(&mut self, pool: &BufferPool, buffer: Buffer) -> Result<(), Buffer> {
         let len = buffer.len();
@@ -210,17 +209,17 @@ impl Chain {
         }
     }
 
-    /// Puts `buffer` behind what is here, its first bytes into the room of the last buffer, and
-    /// releases it if all of them fit there. So a run of short buffers takes no more of them than
-    /// its bytes need.
+    /// Appends the bytes of `buffer`: copies as many as fit to the last buffer's spare capacity, and
+    /// appends the buffer with the others, or releases it if there are none. So a sequence of buffers
+    /// that are not full takes no more buffers than its bytes need.
     ///
     /// # Errors
     ///
-    /// What is left of the buffer, if the table has no entry left.
+    /// The buffer with the bytes that were not copied, if the table has no free entry.
     ///
     /// # Cost
     ///
-    /// Copies the buffer's bytes, but not those of one behind a buffer that is full.
+    /// Copies the buffer's bytes, unless the last buffer is full.
     pub fn push_packed(&mut self, pool: &BufferPool, mut buffer: Buffer) -> Result<(), Buffer> {
         let moved = self.fill_last(std::iter::once(&*buffer), buffer.len().min(self.room()));
         #[expect(clippy::cast_possible_truncation, reason = "a buffer has at most 1 MiB")]
@@ -228,12 +227,12 @@ impl Chain {
         self.push(pool, buffer)
     }
 
-    /// Puts `message` behind what is here, in one entry; an empty one is dropped. The entry comes
-    /// from the same table as that of a [buffer](Self::push).
+    /// Appends `message` as one entry; drops an empty one. The entry is from the same table as that
+    /// of a [buffer](Self::push).
     ///
     /// # Errors
     ///
-    /// The message, if the table has no entry left.
+    /// The message, if the table has no free entry for messages.
     pub fn push_message(&mut self, pool: &BufferPool, message: Message) -> Result<(), Message> {
         let len = message.len();
         if len == 0 {
@@ -266,12 +265,12 @@ impl Chain {
         Ok(())
     }
 
-    /// Puts the bytes of `other`, which has lost none to [`advance`](Self::advance), behind what
-    /// is here.
+    /// Appends the entries of `other`, without a copy.
     ///
     /// # Panics
     ///
-    /// If both hold bytes and their entries are in different tables, or `other` has lost some.
+    /// If both have bytes, and their entries are in different tables or [`advance`](Self::advance)
+    /// has skipped bytes of the first entry of `other`.
     pub fn append_chain(&mut self, mut other: Self) {
         if self.entries == 0 {
             std::mem::swap(self, &mut other);
@@ -287,8 +286,8 @@ impl Chain {
         }
     }
 
-    /// Takes whole entries off the front, as many as have `len_max` bytes together, but one at
-    /// least. A message is one entry.
+    /// Removes entries from the front, as many as have at most `len_max` bytes together, but at least
+    /// one, and returns them. A message is one entry.
     #[inline]
     #[must_use]
     pub fn take_front(&mut self, len_max: usize) -> Self {
@@ -310,13 +309,12 @@ impl Chain {
         std::mem::replace(self, rest)
     }
 
-    /// Drops what is behind the first `len` bytes, so that a chain which was `len` bytes long when
-    /// something was appended is as it was before that. Does nothing if the chain is no longer
-    /// than that.
+    /// Drops the bytes after the first `len`, which undoes appends to a chain of `len` bytes. Does
+    /// nothing if the chain is not longer.
     ///
     /// # Cost
     ///
-    /// Walks over the entries that stay.
+    /// Walks over the entries that remain.
     pub fn truncate(&mut self, len: usize) {
         if len >= self.len {
             return;
@@ -335,13 +333,13 @@ impl Chain {
         drop(self.split_off(kept));
     }
 
-    /// Drops the last `len` bytes of one of this chain's entries, which has more.
+    /// Drops the last `len` bytes of one of this chain's entries, which is longer.
     fn cut_end_of(&mut self, index: u32, len: usize) {
         if len == 0 {
             return;
         }
         let content = table_of(self.pool).content(index);
-        // SAFETY: the entry is this chain's, and `&mut self` is the only way to it (INV-CHAIN-1).
+        // SAFETY: the entry is this chain's, and only `&mut self` gives access to it (INV-CHAIN-1).
         let entry = unsafe { &mut *content };
         let stays = entry.len() - len;
         #[expect(clippy::cast_possible_truncation, reason = "an entry has less than 4 GiB")]
@@ -353,7 +351,7 @@ impl Chain {
         self.len -= len;
     }
 
-    /// Drops the first `len` bytes: they have been sent. May end inside a buffer or a message.
+    /// Drops the first `len` bytes, which were sent. May end inside a buffer or a message.
     ///
     /// # Panics
     ///
@@ -372,7 +370,7 @@ impl Chain {
         }
     }
 
-    /// Consumes `len` bytes of the first entry, which has more.
+    /// Skips `len` bytes of the first entry, which is longer.
     fn skip(&mut self, len: usize) {
         #[expect(clippy::cast_possible_truncation, reason = "an entry has less than 4 GiB")]
         let by = len as u32;
@@ -384,7 +382,7 @@ impl Chain {
         self.skipped += by;
     }
 
-    /// Bytes that fit into the last entry behind what is there: none if that is a message.
+    /// Spare capacity of the last entry: bytes that can still be appended to it; 0 if it is a message.
     #[inline]
     #[must_use]
     pub fn room(&self) -> usize {
@@ -400,7 +398,7 @@ impl Chain {
         matches!(self.last(), Some(Entry::Buffer(buffer)) if buffer.is_large(pool))
     }
 
-    /// Marks the holder of every buffer in the chain. Messages have no such mark.
+    /// Sets the owner of every buffer in the chain. Messages have none.
     pub fn set_owner(&self, owner: Owner) {
         if self.buffers == 0 {
             return;
@@ -412,44 +410,43 @@ impl Chain {
         }
     }
 
-    /// Bytes that are left in the chain.
+    /// The chain's length in bytes.
     #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no byte is left.
+    /// Whether the chain has no bytes.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many entries hold the bytes: [`buffers`](Self::buffers) and
-    /// [`messages`](Self::messages). A message may have many slices.
+    /// Entries: [`buffers`](Self::buffers) and [`messages`](Self::messages). A message may have
+    /// many slices.
     #[inline]
     #[must_use]
     pub fn entries(&self) -> u32 {
         self.entries
     }
 
-    /// How many buffers the chain pins; those of its messages are not among them.
+    /// Entries that are buffers; the buffers of messages are not counted.
     #[inline]
     #[must_use]
     pub fn buffers(&self) -> u32 {
         self.buffers
     }
 
-    /// How many messages are in the chain.
+    /// Entries that are messages.
     #[inline]
     #[must_use]
     pub fn messages(&self) -> u32 {
         self.entries - self.buffers
     }
 
-    /// The first slice of [`slices`](Self::slices), empty if there is none. It has all of the
-    /// bytes if it is as long as the chain.
+    /// The first slice of [`slices`](Self::slices); empty if there is none.
     #[inline]
     #[must_use]
     pub fn front(&self) -> &[u8] {
@@ -460,24 +457,24 @@ impl Chain {
         }
     }
 
-    /// The bytes, one slice for each buffer, also of messages; none is empty.
+    /// The bytes, one slice for each buffer of the chain and of its messages; none is empty.
     #[inline]
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> + Clone {
         Slices::new(self)
     }
 
-    /// The bytes from the one at position `at` on, as [`slices`](Self::slices) has them; none if
-    /// the chain is not longer than `at`. Position 0 is the first byte that is left in the chain.
+    /// The bytes from position `at` on, as [`slices`](Self::slices); none if the chain is not longer
+    /// than `at`. Position 0 is the chain's first byte.
     ///
     /// # Cost
     ///
-    /// Walks over the entries before the position, and over the buffers of the message that it is
-    /// in, if it is in one; reads no byte.
+    /// Walks over the entries before the position, and if it is in a message over the message's
+    /// buffers; reads no byte.
     pub fn slices_from(&self, at: usize) -> impl Iterator<Item = &[u8]> + Clone {
         Slices::new(self).behind(at)
     }
 
-    /// The entries with their indexes and the bytes that are left in each.
+    /// The entries with their indexes and the unconsumed bytes of each.
     fn walk(&self) -> impl Iterator<Item = (u32, &Entry, usize)> {
         let mut skipped = self.skipped as usize;
         let mut index = self.head;
@@ -498,7 +495,7 @@ impl Chain {
         (self.entries > 0).then(|| self.entry(self.tail))
     }
 
-    /// Bytes that are left in the first entry.
+    /// Unconsumed bytes of the first entry.
     #[inline]
     fn first_len(&self) -> usize {
         self.first().map_or(0, |entry| entry.len() - self.skipped as usize)
@@ -519,7 +516,7 @@ impl Chain {
             return None;
         }
         let content = table_of(self.pool).content(self.tail);
-        // SAFETY: the entry is this chain's (INV-CHAIN-1), and `&mut self` is the only way to it.
+        // SAFETY: the entry is this chain's (INV-CHAIN-1), and only `&mut self` gives access to it.
         Some(unsafe { &mut *content })
     }
 
@@ -529,7 +526,7 @@ impl Chain {
         }
     }
 
-    /// Takes the first entry out, with what of it is left.
+    /// Removes the first entry.
     #[inline]
     fn pop(&mut self) -> Option<Entry> {
         if self.entries == 0 {
@@ -539,8 +536,8 @@ impl Chain {
         let table = table_of(self.pool);
         let index = self.head;
         self.head = table.next(index);
-        // SAFETY: the entry is this chain's, `&mut self` is the only way to it (INV-CHAIN-1), and
-        // the chain's head is the entry behind it from now on.
+        // SAFETY: the entry is this chain's, only `&mut self` gives access to it (INV-CHAIN-1), and
+        // the chain's head is the next entry from now on.
         let entry = unsafe { table.remove(index) };
         let left = entry.len() - self.skipped as usize;
         self.entries -= 1;
@@ -550,13 +547,13 @@ impl Chain {
         if self.entries == 0 {
             self.pool = None;
         }
-        // SAFETY: the entry was a part of the pool and has been given back above. The chain uses
-        // its others only, if it has some; then the pool is not freed.
+        // SAFETY: the entry was one of the pool's and was released above. The chain does not use it
+        // again, and the pool only if it has further entries; then the pool is not freed.
         unsafe { Inner::free_if_unused(pool) };
         Some(entry)
     }
 
-    /// Keeps the first entries, and returns the others.
+    /// Keeps the entries that `kept` counts, and returns the others.
     fn split_off(&mut self, kept: Kept) -> Self {
         if kept.entries == 0 {
             return std::mem::take(self);
@@ -580,13 +577,13 @@ impl Chain {
         rest
     }
 
-    /// Becomes empty without freeing the entries, which are another chain's now.
+    /// Empties the chain without releasing its entries, which are another chain's now.
     fn forget(&mut self) {
         (self.pool, self.entries, self.buffers, self.len) = (None, 0, 0, 0);
     }
 }
 
-/// What is known of the first entries of a chain.
+/// Counts of the first entries of a chain.
 #[derive(Clone, Copy, Debug, Default)]
 struct Kept {
     last: u32,
@@ -596,7 +593,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// Counts one more entry, of which `len` bytes are left.
+    /// Counts an entry with `len` unconsumed bytes.
     fn add(&mut self, index: u32, entry: &Entry, len: usize) {
         self.last = index;
         self.entries += 1;
@@ -605,7 +602,7 @@ impl Kept {
     }
 }
 
-/// The table that the entries of a chain are in.
+/// The table of a chain's entries.
 #[inline]
 fn table_of<'a>(pool: Option<NonNull<Inner>>) -> &'a EntryTable<Entry> {
     #[expect(clippy::expect_used, reason = "callers have an entry, or a pool's handle, in hand")]
@@ -617,11 +614,11 @@ fn table_of<'a>(pool: Option<NonNull<Inner>>) -> &'a EntryTable<Entry> {
 }
 
 impl BufferPool {
-    /// Fills a new chain with `data`, with `owner` on its buffers.
+    /// A new chain with a copy of `data`, its buffers counted under `owner`.
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if buffers or entries are missing; then nothing was taken.
+    /// [`NoRoom`] if too few buffers or entries are free; then none is taken.
     pub fn chain_of(&self, data: &[u8], owner: Owner) -> Result<Chain, NoRoom> {
         let mut chain = Chain::new();
         chain.append(self, data, owner, u32::MAX)?;

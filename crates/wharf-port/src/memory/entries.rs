@@ -1,34 +1,34 @@
-//! The table of chain entries: what the chains of one thread consist of.
+//! The table of the entries of which the chains of one pool consist.
 
 use std::cell::{Cell, UnsafeCell};
 
-/// What the entries hold; its default is nothing.
+/// The content of an entry; the default is that of a free entry.
 pub(super) trait Content: Default {
-    /// Whether it takes one of the entries that are for messages.
+    /// Whether it counts against the number of messages.
     fn is_message(&self) -> bool;
 }
 
 /// A fixed number of entries, linked into chains, parcels or the free list.
 ///
-/// The entries of a parcel may be used on another thread, by [`content`](Self::content),
-/// [`next`](Self::next) and [`set_next`](Self::set_next): these touch the entry that is named, and
-/// none of the table's counts.
+/// Another thread may use the entries of a parcel, by [`content`](Self::content),
+/// [`next`](Self::next) and [`set_next`](Self::set_next): these access the named entry, and none of
+/// the table's counts.
 pub(super) struct EntryTable<E> {
     nodes: Box<[Node<E>]>,
     first_free: Cell<u32>,
     free_count: Cell<u32>,
-    /// How many more messages may have an entry: there is one for each buffer, always.
+    /// Entries that further messages may take; so that messages leave one entry for each buffer.
     messages_left: Cell<u32>,
 }
 
-/// One entry and the index of the one behind it.
+/// One entry and the index of the next one.
 pub(super) struct Node<E> {
     content: UnsafeCell<E>,
     next: Cell<u32>,
 }
 
 impl<E: Content> EntryTable<E> {
-    /// A table for all of `buffers` buffers and `messages` messages at once.
+    /// A table with entries for `buffers` buffers and `messages` messages.
     pub(super) fn new(buffers: u32, messages: u32) -> Self {
         let capacity = buffers.saturating_add(messages);
         let node = |next| Node { content: UnsafeCell::new(E::default()), next: Cell::new(next) };
@@ -40,13 +40,13 @@ impl<E: Content> EntryTable<E> {
         }
     }
 
-    /// How many entries are free.
+    /// Free entries.
     #[inline]
     pub(super) fn free_count(&self) -> u32 {
         self.free_count.get()
     }
 
-    /// How many more messages can have an entry.
+    /// Entries that further messages can take.
     pub(super) fn messages_left(&self) -> u32 {
         self.messages_left.get()
     }
@@ -56,7 +56,7 @@ impl<E: Content> EntryTable<E> {
         self.free_count.get() as usize == self.nodes.len()
     }
 
-    /// Puts `entry` into a free entry; gives it back if there is none.
+    /// Puts `entry` into a free entry; returns it as an error if there is none.
     #[inline]
     pub(super) fn insert(&self, entry: E) -> Result<u32, E> {
         if self.free_count.get() == 0 {
@@ -76,7 +76,7 @@ impl<E: Content> EntryTable<E> {
         Ok(index)
     }
 
-    /// Takes out what an entry holds, and frees the entry.
+    /// Removes the content of an entry, and releases the entry.
     ///
     /// # Safety
     ///
@@ -85,7 +85,7 @@ impl<E: Content> EntryTable<E> {
     #[inline]
     pub(super) unsafe fn remove(&self, index: u32) -> E {
         let node = &self.nodes[index as usize];
-        // SAFETY: by the caller's promise nothing refers to the content.
+        // SAFETY: by the caller's promise no reference to the content exists.
         let entry = unsafe { node.content.get().replace(E::default()) };
         node.next.set(self.first_free.get());
         self.first_free.set(index);
@@ -96,13 +96,14 @@ impl<E: Content> EntryTable<E> {
         entry
     }
 
-    /// Where the content of an entry is. Whoever makes a reference of it argues with INV-CHAIN-1.
+    /// A pointer to the content of an entry. A caller that makes a reference of it relies on
+    /// INV-CHAIN-1.
     #[inline]
     pub(super) fn content(&self, index: u32) -> *mut E {
         self.nodes[index as usize].content.get()
     }
 
-    /// The entry behind this one in its chain, if it is not the chain's last.
+    /// The next entry of the chain; unspecified for the chain's last.
     #[inline]
     pub(super) fn next(&self, index: u32) -> u32 {
         self.nodes[index as usize].next.get()

@@ -1,9 +1,9 @@
-//! What memory can fail with: at startup the system's answer, afterwards only a full pool.
+//! Errors of memory: at startup the system's, afterwards only that of an empty pool.
 
 use std::fmt;
 use std::io;
 
-/// The system refused memory at startup.
+/// The system could not allocate the memory of a pool.
 #[derive(Debug)]
 pub struct MemoryError {
     pub(super) size_bytes: usize,
@@ -11,7 +11,7 @@ pub struct MemoryError {
 }
 
 impl MemoryError {
-    /// How many bytes were asked for.
+    /// Bytes that were requested.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         self.size_bytes
@@ -22,7 +22,7 @@ impl fmt::Display for MemoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the system refused {} bytes of buffer memory: {}; ask for fewer or smaller buffers",
+            "cannot allocate {} bytes for buffers: {}; use fewer or smaller buffers",
             self.size_bytes, self.source
         )
     }
@@ -34,7 +34,7 @@ impl std::error::Error for MemoryError {
     }
 }
 
-/// A pool has too few buffers or chain entries left, or the caller's allowance is used up.
+/// A pool has too few free buffers or chain entries, or the bytes exceed the caller's limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NoRoom;

@@ -1,28 +1,28 @@
-//! A lock-free stack of indexes: what is free, last in first out.
+//! A lock-free stack of free indexes.
 //!
-//! Last in, first out, because the buffer that was used last is the one that is still in the cache.
-//! A run of indexes is acquired or released by one compare-and-swap, however long it is: the links
-//! of the stack are the links of the run.
+//! LIFO, because the buffer that was used last is the one most likely in the cache. One
+//! compare-and-swap acquires or releases a run of any number of indexes: the links of the stack are
+//! the links of the run.
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The stack of free indexes below a capacity that never changes.
 ///
-/// The head carries a tag that every change raises. A thread that read the head, was delayed, and
-/// finds the same index there again would otherwise install an outdated successor (the ABA
-/// problem). A wrong success needs exactly 2³² changes while one thread acquires a run.
+/// The head has a tag that every change increments, against the ABA problem: a thread that read the
+/// head, was delayed, and finds the same index again would install an outdated successor. That still
+/// happens after exactly 2³² changes while one thread acquires a run.
 #[derive(Debug)]
 pub(super) struct FreeList {
     /// Tag in the upper half, index in the lower; `NIL` when empty.
     head: AtomicU64,
-    /// The index below each in the stack, or behind each in its run.
+    /// The next index of each, in the stack or in its run.
     next: Box<[AtomicU32]>,
-    /// How many indexes are out.
+    /// Indexes that are acquired.
     taken: AtomicU32,
 }
 
-/// Indexes that were acquired together or joined, linked in the list; their owner may follow the
-/// links from `first` to `last`, and changes them by [`FreeList::join`] only.
+/// Indexes that were acquired together or joined, linked in the list. Their owner may follow the
+/// links from `first` to `last`, and changes them only by [`FreeList::join`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) first: u32,
@@ -33,7 +33,7 @@ pub(super) struct Run {
 const NIL: u32 = u32::MAX;
 
 impl FreeList {
-    /// A list in which all of `0..capacity` is free; 0 is handed out first.
+    /// A list in which all of `0..capacity` are free; 0 is acquired first.
     pub(super) fn full(capacity: u32) -> Self {
         assert!(capacity < NIL, "the last index is the end mark");
         let next =
@@ -42,9 +42,9 @@ impl FreeList {
         Self { head: AtomicU64::new(u64::from(first)), next, taken: AtomicU32::new(0) }
     }
 
-    /// Takes `count` (at least 1) free indexes, or `None` if there are fewer.
+    /// Acquires `count` (at least 1) free indexes; `None` if fewer are free.
     pub(super) fn acquire(&self, count: u32) -> Option<Run> {
-        // Acquire pairs with the release in `release`: what the former owners wrote is visible.
+        // Acquire pairs with the release in `release`: writes of the former owners are visible.
         let mut head = self.head.load(Ordering::Acquire);
         loop {
             let Some(run) = self.run_below(head, count) else {
@@ -74,9 +74,8 @@ impl FreeList {
 
     /// The first `count` indexes of the stack with this head.
     ///
-    /// Another thread may acquire and release some of them meanwhile. Then the links lead
-    /// anywhere, but to an index or the end all the same, and the exchange of the head fails by its
-    /// tag.
+    /// Another thread may acquire and release indexes of it meanwhile. Then the links lead to any
+    /// index or the end, and the exchange of the head fails because its tag differs.
     fn run_below(&self, head: u64, count: u32) -> Option<Run> {
         let first = index_of(head);
         let mut last = first;
@@ -86,22 +85,22 @@ impl FreeList {
         (last != NIL).then_some(Run { first, last, count })
     }
 
-    /// Makes one run of two that are out, `behind` behind `run`.
+    /// Joins two acquired runs, `behind` after `run`.
     ///
-    /// A thread that acquires may still follow the links of either, since before they were taken.
-    /// The exchange of the head then fails by its tag, wherever the links led.
+    /// A thread that acquires may still follow the links of either. The exchange of its head then
+    /// fails because the tag differs.
     pub(super) fn join(&self, run: Run, behind: Run) -> Run {
-        // Relaxed: the owner passes the run on by something that orders this before it.
+        // Relaxed: the owner passes the run to another thread by a synchronising operation.
         self.next[run.last as usize].store(behind.first, Ordering::Relaxed);
         Run { first: run.first, last: behind.last, count: run.count + behind.count }
     }
 
-    /// Puts a run back, as it came from [`acquire`](Self::acquire) or [`join`](Self::join), once.
+    /// Releases a run from [`acquire`](Self::acquire) or [`join`](Self::join), which is released once.
     pub(super) fn release(&self, run: Run) {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             self.next[run.last as usize].store(index_of(head), Ordering::Relaxed);
-            // Release pairs with the acquire in `acquire`: the next owner sees our use as over.
+            // Release pairs with the acquire in `acquire`: the next owner sees our writes.
             match self.head.compare_exchange_weak(
                 head,
                 retagged(head, run.first),
@@ -115,13 +114,13 @@ impl FreeList {
         self.taken.fetch_sub(run.count, Ordering::Relaxed);
     }
 
-    /// The index behind this one in a run that is out, if it is not the run's last.
+    /// The next index in an acquired run; unspecified for the run's last.
     pub(super) fn behind(&self, index: u32) -> u32 {
-        // Relaxed: whoever has the run got it by its owner's acquire from the head, or after that.
+        // Relaxed: the thread that has the run acquired it, or received it from the thread that did.
         self.next[index as usize].load(Ordering::Relaxed)
     }
 
-    /// How many are free; exact when no other thread acquires or releases.
+    /// Free indexes; exact while no other thread acquires or releases.
     pub(super) fn free_count(&self) -> u32 {
         self.capacity().saturating_sub(self.taken.load(Ordering::Relaxed))
     }
@@ -137,7 +136,7 @@ fn index_of(head: u64) -> u32 {
     head as u32
 }
 
-/// `index` as the new head, with the tag of `head` raised by one.
+/// `index` as the new head, with the tag of `head` plus one.
 fn retagged(head: u64, index: u32) -> u64 {
     ((head >> 32).wrapping_add(1) << 32) | u64::from(index)
 }

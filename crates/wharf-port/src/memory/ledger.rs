@@ -1,36 +1,36 @@
-//! Who holds how many buffers: a tag for each buffer, and their sum.
+//! The owner of each buffer, as a tag, and the counts by owner.
 
 use crate::sync::{AtomicU8, Ordering};
 use std::fmt;
 use std::sync::Arc;
 
-/// Who holds a buffer now. A leak thus has a name.
+/// What holds a buffer. It names the part of the program that leaks one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Owner {
-    /// Nobody: it is in the pool.
+    /// It is free, in the pool.
     Free = 0,
     /// The kernel may write received bytes to it.
     KernelReceive = 1,
-    /// The program: a handler reads it or fills it.
+    /// The program reads it or writes it.
     Application = 2,
-    /// It waits in a link's send queue.
+    /// It is in a send queue.
     SendQueue = 3,
-    /// The kernel may read bytes to be sent from it.
+    /// The kernel may read the bytes of a send from it.
     KernelSend = 4,
 }
 
 impl Owner {
     const COUNT: usize = 5;
 
-    /// The tag of a buffer that is out: it becomes free by being dropped, and not by saying so.
+    /// The tag of a buffer in use: only its release makes it free, so `Free` becomes `Application`.
     fn of_one_out(self) -> Self {
         if self == Self::Free { Self::Application } else { self }
     }
 }
 
-/// How many buffers each owner holds. The sum is the pool's capacity, always.
+/// Buffers by owner. Their sum is the pool's capacity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ledger {
@@ -44,8 +44,8 @@ pub struct Ledger {
     pub send_queue: u32,
     /// With the kernel, to send from.
     pub kernel_send: u32,
-    /// In messages, which a [`MessagePool`](super::MessagePool) has and a
-    /// [`BufferPool`](super::BufferPool) has not.
+    /// In messages; 0 for a [`BufferPool`](super::BufferPool), only a
+    /// [`MessagePool`](super::MessagePool) has them.
     pub shared: u32,
 }
 
@@ -62,20 +62,19 @@ impl Ledger {
     }
 }
 
-/// The ledger of a [`BufferPool`](super::BufferPool) for other threads, to be kept as long as
-/// they like.
+/// The ledger of a [`BufferPool`](super::BufferPool), for other threads and beyond the pool's end.
 ///
-/// After the pool has gone it shows every buffer as free, but for those that a port gave up
-/// because the kernel may still write to them.
+/// After the pool was dropped it counts every buffer as free, except those that were leaked, by a port
+/// because the kernel may still write to them, or with a [`Parcel`](super::Parcel).
 #[derive(Clone)]
 pub struct LedgerView {
-    /// One [`Owner`] for each buffer. Only the pool's thread stores; nothing else is published by
-    /// a tag, so every access is relaxed.
+    /// One [`Owner`] for each buffer. Only the pool's thread stores, and no other data depends on a
+    /// tag, so every access is relaxed.
     tags: Arc<[AtomicU8]>,
 }
 
 impl LedgerView {
-    /// The view of a pool of which every buffer is free.
+    /// The view of a pool whose buffers are all free.
     pub(super) fn all_free(buffers: u32) -> Self {
         Self { tags: (0..buffers).map(|_| AtomicU8::new(Owner::Free as u8)).collect() }
     }
@@ -84,9 +83,8 @@ impl LedgerView {
     ///
     /// # Cost
     ///
-    /// Looks at every buffer's tag, a byte each: for statistics and tests, not for the message
-    /// path. While the pool's thread works, the counts may be a moment apart from each other;
-    /// their sum is right all the same.
+    /// Reads every buffer's tag, a byte each: for statistics and tests, not for each message. While
+    /// the pool's thread works, the counts are of slightly different times; their sum is exact.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         let mut counts = [0_u32; Owner::COUNT];
@@ -97,20 +95,20 @@ impl LedgerView {
         Ledger { free, kernel_receive, application, send_queue, kernel_send, shared: 0 }
     }
 
-    /// Notes who holds a buffer that is out.
+    /// Sets the owner of a buffer in use.
     #[inline]
     pub(super) fn set_out(&self, index: u32, owner: Owner) {
         self.tags[index as usize].store(owner.of_one_out() as u8, Ordering::Relaxed);
     }
 
-    /// Notes that a buffer is in the pool.
+    /// Sets a buffer's owner to `Free`.
     #[inline]
     pub(super) fn set_free(&self, index: u32) {
         debug_assert!(!self.is_free(index), "buffer {index} was released twice");
         self.tags[index as usize].store(Owner::Free as u8, Ordering::Relaxed);
     }
 
-    /// Whether this is the last view, and the pool is gone.
+    /// Whether this is the last view, and the pool was freed.
     #[cfg(test)]
     #[cfg(not(loom))]
     pub(super) fn is_last(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Messages: bytes that are copied once and then read by any number of links, on any thread.
+//! Messages: bytes that are copied once and then sent by any number of links, on any thread.
 
 mod builder;
 
@@ -13,12 +13,12 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// How large a pool of messages is. All of it is taken at once.
+/// The size of a pool of messages, which [`MessagePool::new`] allocates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MessagePoolConfig {
-    /// How many buffers; 1 to 16,777,216. A message takes one at least, so this is also how many
-    /// messages can exist.
+    /// Buffers; 1 to 16,777,216. A message takes at least one, so this is also the most messages that
+    /// can exist.
     pub buffers: u32,
     /// Bytes in each buffer; 64 to 1,048,576.
     pub buffer_size_bytes: u32,
@@ -31,7 +31,7 @@ impl MessagePoolConfig {
         Self { buffers, buffer_size_bytes: 2048 }
     }
 
-    /// Bytes that a pool of this shape takes, tables included.
+    /// Bytes that the pool allocates, tables included.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         // Each buffer has a link in the free list and a header.
@@ -40,14 +40,14 @@ impl MessagePoolConfig {
     }
 }
 
-/// A fixed set of equal buffers for messages, taken at startup and never grown, for all threads.
+/// A fixed set of equal buffers for messages, allocated at startup, for all threads.
 ///
-/// A clone is another handle to the same pool. The memory goes back to the system with the last
-/// of the handles and the messages.
+/// A clone is another handle to the same pool. The pool's memory is freed with the last of the handles
+/// and the messages.
 ///
 /// # Cost
 ///
-/// Making or freeing a message of any length: a compare-and-swap, and a few more locked
+/// Creating or freeing a message of any length: one compare-and-swap and two to three further locked
 /// instructions. Lock-free; no system call.
 #[derive(Clone)]
 pub struct MessagePool {
@@ -63,20 +63,20 @@ struct Inner {
     accesses: Box<[loom::cell::UnsafeCell<()>]>,
 }
 
-/// What the handles to one message share. A cache line each, because shards count in the headers
-/// of different messages at the same time.
+/// The state that the handles to one message share. One cache line each, because threads change
+/// the counts of different messages at the same time.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Header {
-    /// How many [`Message`]s name it; 0 if there is no such message.
+    /// Handles to the message; 0 if there is no message.
     references: AtomicU32,
-    /// The message's last buffer, and how many it has. Written before the first handle is made, and
+    /// The message's last buffer, and how many it has. Written before the first handle exists, and
     /// while a builder has it.
     last: AtomicU32,
     count: AtomicU32,
 }
 
-// Whatever is behind an `Arc` that threads share must be both; atomics and an address are.
+// An `Arc` that threads share needs both; atomics and an address are both.
 const _: () = {
     const fn is_shared<T: Send + Sync>() {}
     is_shared::<MessagePool>();
@@ -84,15 +84,15 @@ const _: () = {
 };
 
 impl MessagePool {
-    /// Takes all memory of a pool of this shape from the system.
+    /// Allocates a pool.
     ///
     /// # Errors
     ///
-    /// [`MemoryError`] if the system does not give that much.
+    /// [`MemoryError`] if the system cannot allocate the memory.
     ///
     /// # Panics
     ///
-    /// If a number is outside the range that [`MessagePoolConfig`] states.
+    /// If a value is outside the range that [`MessagePoolConfig`] states.
     pub fn new(config: MessagePoolConfig) -> Result<Self, MemoryError> {
         let MessagePoolConfig { buffers, buffer_size_bytes } = config;
         let inner = Inner {
@@ -105,17 +105,15 @@ impl MessagePool {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Copies `data` into a new message. An empty one takes a buffer all the same.
+    /// Copies `data` to a new message. An empty message takes one buffer, too.
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if too few buffers are free, or `data` is 4 GiB long or longer; then nothing was
-    /// taken.
+    /// [`NoRoom`] if too few buffers are free, or `data` has 4 GiB or more; then no buffer is taken.
     ///
     /// # Cost
     ///
-    /// Copies `data.len()` bytes, the only copy however many receive the message; allocates
-    /// nothing.
+    /// Copies `data.len()` bytes, once for any number of recipients; allocates nothing.
     pub fn message_of(&self, data: &[u8]) -> Result<Message, NoRoom> {
         let inner = &*self.inner;
         let len = u32::try_from(data.len()).map_err(|_| NoRoom)?;
@@ -124,15 +122,15 @@ impl MessagePool {
         let mut index = run.first;
         for piece in data.chunks(size_bytes as usize) {
             // SAFETY: the buffer was just acquired, so no message has it (INV-MESSAGE-1), and the
-            // piece is no longer than a buffer.
+            // piece is not longer than a buffer.
             unsafe { inner.write(index, 0, piece) };
             index = inner.free.behind(index);
         }
         Ok(self.message_in(run, len))
     }
 
-    /// Begins a message whose bytes come in several pieces, and whose length need not be known.
-    /// It has its first buffer at once, so that [finishing](MessageBuilder::finish) it cannot fail.
+    /// Begins a message that is written in several parts. It takes its first buffer here, so that
+    /// [`finish`](MessageBuilder::finish) cannot fail.
     ///
     /// # Errors
     ///
@@ -140,32 +138,32 @@ impl MessagePool {
     ///
     /// # Cost
     ///
-    /// That of an empty message; allocates nothing.
+    /// That of an empty message.
     pub fn builder(&self) -> Result<MessageBuilder, NoRoom> {
         let run = self.inner.free.acquire(1).ok_or(NoRoom)?;
         Ok(MessageBuilder { message: self.message_in(run, 0), run, last_len: 0 })
     }
 
-    /// The first handle to a message that has this run's buffers, which were just acquired.
+    /// The first handle to a message of this run's buffers, which were just acquired.
     #[inline]
     fn message_in(&self, run: Run, len: u32) -> Message {
         let header = &self.inner.headers[run.first as usize];
         header.set_run(run);
         header.references.store(1, Ordering::Relaxed);
-        // The count that this takes is given back by the message's last handle.
+        // The message's last handle releases the count that this takes.
         let pool = Arc::into_raw(Arc::clone(&self.inner)).cast_mut();
         // SAFETY: an `Arc`'s content has an address.
         let pool = unsafe { NonNull::new_unchecked(pool) };
         Message { pool, first: run.first, len }
     }
 
-    /// How many buffers are free; exact while no other thread makes or frees a message.
+    /// Free buffers; exact while no other thread creates or frees a message.
     #[must_use]
     pub fn free(&self) -> u32 {
         self.inner.free.free_count()
     }
 
-    /// How many buffers there are.
+    /// All buffers, free or not.
     #[must_use]
     pub fn capacity(&self) -> u32 {
         self.inner.free.capacity()
@@ -177,7 +175,7 @@ impl MessagePool {
         self.inner.slots.size_bytes()
     }
 
-    /// Counts the buffers: each is free, or shared, which is in a message.
+    /// Counts the buffers: each is free or `shared`, that is in a message.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         let free = self.free();
@@ -196,31 +194,29 @@ impl fmt::Debug for MessagePool {
 }
 
 #[cfg(loom)]
-// SAFETY: the cells hold nothing; they are there to be checked by loom, which finds the accesses
-// that are not ordered.
+// SAFETY: the cells hold no data; loom checks by them that accesses are ordered.
 unsafe impl Sync for Inner {}
 
 impl Inner {
-    /// Copies `bytes` into a buffer, behind its first `at` bytes.
+    /// Copies `bytes` to a buffer, after its first `at` bytes.
     ///
     /// # Safety
     ///
-    /// The caller has the buffer alone, and `bytes` fit there.
+    /// Only the caller has access to the buffer, and `bytes` fit.
     unsafe fn write(&self, index: u32, at: u32, bytes: &[u8]) {
         self.note_write(index);
         // SAFETY: by the caller's promise the address lies in the slot or at its end.
         let to = unsafe { self.slots.bytes_of(index).add(at as usize) };
-        // SAFETY: what is left of the slot is large enough, and nobody else has it, by the caller's promise; so
-        // `bytes` are elsewhere.
+        // SAFETY: by the caller's promise the rest of the slot is long enough, and no other code has
+        // access to it; so `bytes` do not overlap it.
         unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
     }
 
-    /// The bytes of a buffer from `skipped` on, `len` of them at most.
+    /// The bytes of a buffer from `skipped` on, at most `len`.
     ///
     /// # Safety
     ///
-    /// The buffer belongs to a message to which there is a handle for as long as `self` is
-    /// borrowed.
+    /// The buffer is one of a message that has a handle as long as `self` is borrowed.
     unsafe fn read(&self, index: u32, skipped: u32, len: u32) -> &[u8] {
         self.note_read(index);
         let size_bytes = self.slots.size_bytes();
@@ -234,7 +230,7 @@ impl Inner {
         unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
     }
 
-    /// Frees the buffers of a message.
+    /// Releases the buffers of a message.
     ///
     /// # Safety
     ///
@@ -247,7 +243,7 @@ impl Inner {
             let mut index = first;
             for _ in 0..count {
                 self.note_write(index);
-                // SAFETY: nobody has a handle to the message any more (INV-MESSAGE-1).
+                // SAFETY: the message has no handle any more (INV-MESSAGE-1).
                 unsafe { self.slots.poison(index) };
                 index = self.free.behind(index);
             }
@@ -255,7 +251,7 @@ impl Inner {
         self.free.release(Run { first, last, count });
     }
 
-    /// Lets loom see a write, so that it finds an access that is not ordered against it.
+    /// Tells loom of a write, so that it finds an access that is not ordered with it.
     #[cfg_attr(not(loom), expect(clippy::unused_self, reason = "for loom only"))]
     fn note_write(&self, _index: u32) {
         #[cfg(loom)]
@@ -276,46 +272,46 @@ impl Header {
         Self { references: zero(), last: zero(), count: zero() }
     }
 
-    /// Says which buffers the message has, to whoever will have its last handle.
+    /// Stores which buffers the message has, for its last handle.
     #[inline]
     fn set_run(&self, run: Run) {
-        // Relaxed: the message goes to other threads by something that orders this before it.
+        // Relaxed: the message moves to other threads by a synchronising operation.
         self.last.store(run.last, Ordering::Relaxed);
         self.count.store(run.count, Ordering::Relaxed);
     }
 }
 
-/// A handle to a message: bytes of any length that do not change.
+/// A handle to a message: immutable bytes, fewer than 4 GiB.
 ///
-/// A clone shares the bytes and costs one locked instruction. The last handle frees the buffers,
-/// on whichever thread. In a chain it takes [one entry](super::Chain::push_message), whatever its
-/// length.
+/// A clone shares the bytes and costs one locked instruction. Dropping the last handle releases the
+/// buffers, on any thread. A message of any length takes [one entry](super::Chain::push_message) of a
+/// chain.
 pub struct Message {
-    /// What came from `Arc::into_raw`; all handles to a message together have one count of it.
+    /// From `Arc::into_raw`; all handles to a message together have one count of it.
     pool: NonNull<Inner>,
     first: u32,
-    /// Bytes that this handle shows: all, but for the message that ends a truncated chain.
+    /// Bytes that this handle shows: all, except in a message that ends a truncated chain.
     len: u32,
 }
 
 const _: () = assert!(size_of::<Message>() == 16);
 
-// SAFETY: the pool is `Send` and `Sync`. What is reached through it without atomics are the bytes
-// of the message, which nobody writes while there is a handle (INV-MESSAGE-2); that the last handle
-// is the last is decided by an atomic count.
+// SAFETY: the pool is `Send` and `Sync`. The only data accessed through it without atomics are the
+// bytes of the message, which no code writes while there is a handle (INV-MESSAGE-2); an atomic count
+// decides which handle is the last.
 unsafe impl Send for Message {}
 // SAFETY: as above; `&Message` only reads bytes, and clones by the atomic count.
 unsafe impl Sync for Message {}
 
 impl Message {
-    /// How many bytes it has.
+    /// The message's length in bytes.
     #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Whether it has no byte.
+    /// Whether the message has no bytes.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -333,13 +329,13 @@ impl Message {
         self.len
     }
 
-    /// The place of the first byte.
+    /// The position of the first byte.
     #[inline]
     pub(super) fn start(&self) -> Position {
         Position { index: self.first, skipped: 0 }
     }
 
-    /// The place `len` bytes behind `from`, which is this message's; both lie inside it.
+    /// The position `len` bytes after `from`, which is this message's; both lie inside it.
     pub(super) fn position_behind(&self, from: Position, len: u32) -> Position {
         let inner = self.inner();
         let size_bytes = inner.slots.size_bytes();
@@ -358,7 +354,7 @@ impl Message {
         Pieces { inner: Some(self.inner()), at: from, left: len }
     }
 
-    /// Shows no more than the first `len` bytes through this handle.
+    /// Limits this handle to the first `len` bytes.
     pub(super) fn truncate(&mut self, len: u32) {
         self.len = self.len.min(len);
     }
@@ -376,11 +372,11 @@ impl Message {
 
 impl Clone for Message {
     fn clone(&self) -> Self {
-        // Relaxed: made from a handle, so the count cannot be on its way to 0.
+        // Relaxed: `self` is a handle, so the count is not 0 before.
         let before = self.header().references.fetch_add(1, Ordering::Relaxed);
         if before > u32::MAX / 2 {
-            // Only handles that were forgotten get here. A count that wraps would free what is in
-            // use, so there is nothing left but to end, as `Arc` does.
+            // Reached only by forgotten handles (`mem::forget`). A count that wraps would release
+            // buffers in use, so the process aborts, as with `Arc`.
             std::process::abort();
         }
         Self { pool: self.pool, first: self.first, len: self.len }
@@ -389,13 +385,13 @@ impl Clone for Message {
 
 impl Drop for Message {
     fn drop(&mut self) {
-        // AcqRel: pairs with itself in the other handles' drops, so that the buffers are written
-        // again only after the last read.
+        // AcqRel: pairs with itself in the other handles' drops, so that the next owner of the
+        // buffers writes them after the last read.
         if self.header().references.fetch_sub(1, Ordering::AcqRel) == 1 {
             // SAFETY: this was the last handle.
             unsafe { self.inner().release(self.first) };
-            // SAFETY: the pointer came from `Arc::into_raw`, and its count is given back here only,
-            // by the last handle (INV-MESSAGE-3).
+            // SAFETY: the pointer is from `Arc::into_raw`, and only the last handle releases its
+            // count, here (INV-MESSAGE-3).
             drop(unsafe { Arc::from_raw(self.pool.as_ptr()) });
         }
     }
@@ -407,12 +403,12 @@ impl fmt::Debug for Message {
     }
 }
 
-/// The place of a byte in a message.
+/// The position of a byte in a message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Position {
-    /// Which buffer it is in.
+    /// The index of its buffer.
     pub(super) index: u32,
-    /// How many bytes of the buffer are before it.
+    /// Bytes of the buffer before it.
     pub(super) skipped: u32,
 }
 
@@ -441,9 +437,9 @@ impl<'a> Iterator for Pieces<'a> {
         }
         let inner = self.inner?;
         let Position { index, skipped } = self.at;
-        // SAFETY: only `Message::pieces` makes one that is not empty, and what it returns borrows
-        // the message's handle for `'a`. The index is the message's, because `left` counts the
-        // bytes that are behind it.
+        // SAFETY: only `Message::pieces` creates one that is not empty, and its result borrows the
+        // message's handle for `'a`. The index is the message's, because `left` counts the bytes
+        // after it.
         let piece = unsafe { inner.read(index, skipped, self.left) };
         #[expect(clippy::cast_possible_truncation, reason = "at most `left`, which is a u32")]
         {

@@ -41,7 +41,7 @@ mod loom_tests {
                 assert_eq!(bytes(&message), [7; 100]);
                 drop(message);
             });
-            // Fails, or has buffers that the thread no longer reads.
+            // Fails, or takes buffers that the other thread no longer reads.
             let made = pool.message_of(&[8; 70]);
             if let Ok(made) = &made {
                 assert_eq!(bytes(made), [8; 70]);
@@ -89,7 +89,7 @@ mod loom_tests {
                 assert_eq!(bytes(message), [8; 80]);
             }
             let elsewhere = thread.join().unwrap();
-            // The other thread's is read here once more, and its buffers are released here.
+            // This thread reads the other's message, and releases its buffers.
             if let Some(message) = &elsewhere {
                 assert_eq!(bytes(message), [7; 80]);
             }

@@ -1,4 +1,4 @@
-//! Buffer memory: taken from the system once, handed out and released without a search.
+//! Buffer memory: allocated at startup, acquired and released in constant time.
 //!
 //! ```text
 //!   one thread                                            every thread
@@ -10,34 +10,33 @@
 //!                  sent as one unbroken run of bytes  ◄────────────────────┘
 //! ```
 //!
-//! Both pools have their buffers in `Slots`, which are a `Region`: one mapping from the system,
-//! all of it touched at startup.
+//! Each pool has its buffers in `Slots`, which are a `Region`: one mapping, populated at startup.
 //!
 //! # Invariants
 //!
-//! - **INV-POOL-1** A buffer of a [`BufferPool`] is in exactly one place: on the free stack, or
-//!   named by one [`Buffer`]. The pool, its buffers and its chains stay on one thread, but for the
-//!   buffers of a [`Parcel`].
+//! - **INV-POOL-1** A buffer of a [`BufferPool`] is either on the free stack or has exactly one handle,
+//!   a [`Buffer`]. The pool, its buffers and its chains stay on one thread, except the buffers of a
+//!   [`Parcel`].
 //! - **INV-POOL-2** Bytes of a buffer are written only through its handle, or by the kernel while a
-//!   port holds that handle and shows it to nobody.
+//!   port has that handle and lends no reference to it.
 //! - **INV-POOL-3** A pool's memory outlives every handle into it. It is freed when the last of the
-//!   pool's handles, buffers and chain entries is given back; what a port gives up because the
-//!   kernel may still write to it is never given back.
-//! - **INV-CHAIN-1** A chain entry is in exactly one place: on the free list of its table, or in one
+//!   pool's handles, buffers and chain entries is released; a port that leaks buffers because the
+//!   kernel may still write to them never releases them.
+//! - **INV-CHAIN-1** A chain entry is either on the free list of its table, or in exactly one
 //!   [`Chain`] or [`Parcel`], which alone reads it by `&self` and changes it by `&mut self`.
-//! - **INV-PARCEL-1** Each entry of a [`Parcel`] holds a buffer. The entries, their links and the
-//!   bytes of the buffers are read and written by the thread that has the parcel, and by no other.
-//! - **INV-PARCEL-2** Of its pool a parcel reads, beside those, only what never changes while the
-//!   pool lives: where slots and entries are, and how large a buffer is. It neither reads nor writes
-//!   a free list, a count or a tag before it becomes a chain; that happens on the pool's thread, and
-//!   it is the only way in which its entries and buffers are given back.
-//! - **INV-MESSAGE-1** A buffer of a [`MessagePool`] is in exactly one place: on the free list, or in
-//!   one message, which is named by one or more [`Message`] handles that count as its references.
-//! - **INV-MESSAGE-2** Bytes of a message are written before its first handle is made, or while a
-//!   [`MessageBuilder`] has its only handle and shows it to nobody, and not again before the last
-//!   handle is gone.
+//! - **INV-PARCEL-1** Each entry of a [`Parcel`] holds a buffer. Only the thread that has the parcel
+//!   reads and writes the entries, their links and the bytes of the buffers.
+//! - **INV-PARCEL-2** Of its pool a parcel reads, beside those, only data that never change while the
+//!   pool exists: the addresses of slots and entries, and the size of a buffer. It neither reads nor
+//!   writes a free list, a count or a tag before it becomes a chain; that happens on the pool's thread,
+//!   and only that releases its entries and buffers.
+//! - **INV-MESSAGE-1** A buffer of a [`MessagePool`] is either on the free list, or in exactly one
+//!   message, which has one or more [`Message`] handles that its reference count counts.
+//! - **INV-MESSAGE-2** Bytes of a message are written before its first handle exists, or while a
+//!   [`MessageBuilder`] has its only handle and lends no reference to it, and not again before the
+//!   last handle is dropped.
 //! - **INV-MESSAGE-3** A message pool's memory outlives every handle into it: the handles to one
-//!   message have one count of the pool's `Arc`, which the last of them gives back.
+//!   message have one count of the pool's `Arc`, which the last of them releases.
 
 mod buffer;
 mod chain;

@@ -1,4 +1,4 @@
-//! The buffer pool: equal buffers, handed out and released in a few instructions on one thread.
+//! The buffer pool: equal buffers, acquired and released without atomics on one thread.
 
 use super::buffer::Buffer;
 use super::entries::{Content, EntryTable, Node};
@@ -10,20 +10,20 @@ use std::cell::Cell;
 use std::fmt;
 use std::ptr::NonNull;
 
-/// How large a pool is. All of it is taken at once.
+/// The size of a pool, which [`BufferPool::new`] allocates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolConfig {
-    /// How many buffers; 1 to 16,777,216.
+    /// Buffers; 1 to 16,777,216.
     pub buffers: u32,
     /// Bytes in each buffer; 64 to 1,048,576.
     pub buffer_size_bytes: u32,
-    /// How many more chain entries than buffers: what messages may take up in queues, one entry
-    /// for each message and queue.
+    /// Chain entries for messages: one for each message in each queue.
     pub shared_entries: u32,
-    /// How many large buffers to receive into there are beside the others; 0 to 65,536.
+    /// Large buffers to receive into, beside the others; 0 to 16,777,216.
     pub large_buffers: u32,
-    /// Bytes in each of them; more than in the others, up to 1,048,576. Means nothing if there are none.
+    /// Bytes in each large buffer; more than in the others, up to 1,048,576. Ignored without large
+    /// buffers.
     pub large_size_bytes: u32,
 }
 
@@ -40,7 +40,7 @@ impl PoolConfig {
         }
     }
 
-    /// Bytes that a pool of this shape takes, tables included.
+    /// Bytes that the pool allocates, tables included.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         // Each buffer has an index in the free stack and a tag.
@@ -52,7 +52,8 @@ impl PoolConfig {
             + self.large().map_or(0, |large| large.size_bytes())
     }
 
-    /// The pool of the large buffers. The entries for them are in the other's table.
+    /// The configuration of the pool of large buffers. Chain entries for them are in the table of the
+    /// pool of small buffers.
     fn large(&self) -> Option<Self> {
         (self.large_buffers > 0).then(|| Self {
             buffer_size_bytes: self.large_size_bytes,
@@ -62,19 +63,20 @@ impl PoolConfig {
     }
 }
 
-/// A fixed set of equal I/O buffers for one thread, taken at startup and never grown.
+/// A fixed set of equal I/O buffers for one thread, allocated at startup.
 ///
-/// Beside them it may have some *large* ones, for a port to receive into where a stream fills one
-/// buffer after the other. They save work, and nothing depends on them: who finds none takes a buffer
-/// of the other kind, and who keeps bytes for long copies them into such.
+/// It may also have *large* buffers, into which a port receives a stream that fills one buffer after
+/// the other, to save calls and completions. If no large buffer is free, small ones are used; bytes
+/// that may stay queued are moved to small ones while large ones are scarce
+/// ([`Chain::move_front`](super::Chain::move_front)).
 ///
-/// A clone is another handle to the same pool, as of an `Rc`. Buffers are handed out last in,
-/// first out, because the buffer that was released last is the one that is still in the cache. The
-/// memory goes back to the system with the last of the handles, the buffers and the chains.
+/// A clone is another handle to the same pool, as of an `Rc`. Buffers are acquired LIFO, because the
+/// buffer that was released last is the one most likely in the cache. The pool's memory is freed with
+/// the last of its handles, buffers and chain entries.
 ///
-/// A pool and all that comes from it stay on one thread, but for a [`Parcel`](super::Parcel), which
-/// another thread may fill; [`MessagePool`](super::MessagePool) is for what other threads or many
-/// links are to have.
+/// A pool, its buffers and its chains stay on one thread, except a [`Parcel`](super::Parcel), which
+/// another thread may fill. [`MessagePool`](super::MessagePool) is for bytes that several threads or
+/// links use.
 ///
 /// ```compile_fail,E0277
 /// fn elsewhere<T: Send>() {}
@@ -84,49 +86,50 @@ impl PoolConfig {
 /// # Invariants
 ///
 /// INV-POOL-1 to INV-POOL-3, see the source of the module `memory`. In builds with debug
-/// assertions a buffer is filled with a pattern when it is released, and the pattern is checked
-/// when the buffer is acquired again: a late write, by the kernel or by us, is caught there.
+/// assertions a release fills the buffer with a pattern, and the next acquire checks the pattern, so
+/// that it detects a write to a free buffer by the kernel or by the program.
 ///
 /// # Cost
 ///
-/// Acquiring or releasing a buffer: some ten plain instructions; no lock, no locked instruction,
+/// Acquiring or releasing a buffer: about ten plain instructions; no lock, no locked instruction,
 /// no system call.
 pub struct BufferPool {
     inner: NonNull<Inner>,
 }
 
-/// A pool. Reached through shared references only, and its cells on one thread only. Other threads
-/// reach, by a parcel, what has no cell: `slots`, and where the entries are (INV-PARCEL-2).
+/// A pool. All access is through shared references, and to its cells on one thread only. A parcel on
+/// another thread accesses only data without a cell: `slots`, and the address of the entries
+/// (INV-PARCEL-2).
 pub(super) struct Inner {
     pub(super) slots: Slots,
     pub(super) tags: LedgerView,
     pub(super) entries: EntryTable<Entry>,
-    /// The free buffers are the first `free_count` of these; the next to be acquired is the last.
+    /// The free buffers are the first `free_count` of these; the last of them is acquired next.
     free: Box<[Cell<u32>]>,
     free_count: Cell<u32>,
-    /// The large buffers, which are a pool of their own but for their entries in chains.
+    /// The pool of large buffers; chain entries for them are in `entries` of this pool.
     large: Option<BufferPool>,
-    /// How many [`BufferPool`] handles there are.
+    /// [`BufferPool`] handles to this pool.
     handles: Cell<u32>,
-    /// Which take from now on fails, counted from 1; 0 if none does.
+    /// Which acquire by a port from now on fails, counted from 1; 0 if none does.
     #[cfg(any(test, feature = "sim"))]
-    failing_take: Cell<u32>,
+    failing_acquire: Cell<u32>,
 }
 
-/// What an entry of a chain holds.
+/// The content of a chain entry.
 #[derive(Debug, Default)]
 pub(super) enum Entry {
-    /// Nothing: it is on the table's free list.
+    /// None: the entry is on the table's free list.
     #[default]
     Free,
     /// A buffer that is the chain's own.
     Buffer(Buffer),
-    /// A message, whole, however many buffers it has.
+    /// A message, with all its buffers.
     Message(Message),
 }
 
 impl Entry {
-    /// How many bytes it holds.
+    /// The content's length in bytes.
     #[inline]
     pub(super) fn len(&self) -> usize {
         match self {
@@ -148,15 +151,15 @@ impl Content for Entry {
 const _: () = assert!(size_of::<Node<Entry>>() == 32);
 
 impl BufferPool {
-    /// Takes all memory of a pool of this shape from the system.
+    /// Allocates a pool.
     ///
     /// # Errors
     ///
-    /// [`MemoryError`] if the system does not give that much.
+    /// [`MemoryError`] if the system cannot allocate the memory.
     ///
     /// # Panics
     ///
-    /// If a number is outside the range that [`PoolConfig`] states.
+    /// If a value is outside the range that [`PoolConfig`] states.
     pub fn new(config: PoolConfig) -> Result<Self, MemoryError> {
         let large = config.large();
         let of_large = large.map_or(0, |large| large.buffers);
@@ -173,25 +176,25 @@ impl BufferPool {
             free_count: Cell::new(config.buffers),
             handles: Cell::new(1),
             #[cfg(any(test, feature = "sim"))]
-            failing_take: Cell::new(0),
+            failing_acquire: Cell::new(0),
         };
         Ok(Self { inner: NonNull::from(Box::leak(Box::new(inner))) })
     }
 
-    /// Takes a buffer, empty and with its bytes unspecified, or `None` if all are out.
+    /// Acquires an empty buffer, whose bytes are unspecified; `None` if none is free.
     #[inline]
     #[must_use]
     pub fn acquire(&self, owner: Owner) -> Option<Buffer> {
         let inner = self.inner();
         #[cfg(any(test, feature = "sim"))]
-        if owner == Owner::KernelReceive && inner.is_take_to_fail() {
+        if owner == Owner::KernelReceive && inner.fails_acquire() {
             return None;
         }
         let count = inner.free_count.get().checked_sub(1)?;
         let index = inner.free[count as usize].get();
-        debug_assert!(inner.tags.is_free(index), "buffer {index} was out");
+        debug_assert!(inner.tags.is_free(index), "buffer {index} was in use");
         if cfg!(debug_assertions) {
-            // SAFETY: the buffer is free, so nobody has a handle to it (INV-POOL-1).
+            // SAFETY: the buffer is free, so it has no handle (INV-POOL-1).
             unsafe { inner.slots.check_poison(index) };
         }
         inner.free_count.set(count);
@@ -199,73 +202,75 @@ impl BufferPool {
         Some(Buffer::new(self.inner, index))
     }
 
-    /// Takes a large buffer, empty and with its bytes unspecified, or `None` if there is none left.
+    /// Acquires an empty large buffer, whose bytes are unspecified; `None` if none is free.
     #[inline]
     #[must_use]
     pub fn acquire_large(&self, owner: Owner) -> Option<Buffer> {
         self.large()?.acquire(owner)
     }
 
-    /// The pool of the large buffers, if there are any.
+    /// The pool of the large buffers; `None` if the pool has none.
     #[inline]
     #[must_use]
     pub fn large(&self) -> Option<&Self> {
         self.inner().large.as_ref()
     }
 
-    /// Has the port's take with this number fail, counted from the next one, which is 1; 0 lets all
-    /// succeed. Takes for other owners keep to accounts that say what there is. Returns the number that was still to come, 0 if it has come: a run for each number
-    /// from 1, until one returns another than 0 at its end, has failed every take once.
+    /// Makes the port's acquire with this number fail, counted from the next one, which is 1; 0 makes
+    /// all succeed. Only acquires for [`Owner::KernelReceive`] count: other callers know how many
+    /// buffers are free. Returns the number that was set before and not reached, 0 if it was reached: a
+    /// test that runs with each number from 1, until a run ends with another result than 0, has failed
+    /// every acquire once.
     #[cfg(any(test, feature = "sim"))]
-    #[expect(clippy::must_use_candidate, reason = "whoever begins a run does not care")]
+    #[expect(clippy::must_use_candidate, reason = "unused at the start of a run")]
     pub fn fail_take(&self, number: u32) -> u32 {
-        self.inner().failing_take.replace(number)
+        self.inner().failing_acquire.replace(number)
     }
 
-    /// How many buffers are free.
+    /// Free buffers, without the large ones.
     #[inline]
     #[must_use]
     pub fn free(&self) -> u32 {
         self.inner().free_count()
     }
 
-    /// How many more entries the pool's chains can hold.
+    /// Free chain entries.
     #[inline]
     #[must_use]
     pub fn free_entries(&self) -> u32 {
         self.inner().entries.free_count()
     }
 
-    /// How many more messages the pool's chains can hold.
+    /// Chain entries that further messages can take.
     #[must_use]
     pub fn free_message_entries(&self) -> u32 {
         self.inner().entries.messages_left()
     }
 
-    /// How many buffers there are.
+    /// All buffers, free or not, without the large ones.
     #[must_use]
     pub fn capacity(&self) -> u32 {
         self.inner().capacity()
     }
 
-    /// Bytes in each buffer.
+    /// Bytes in each buffer, except the large ones.
     #[inline]
     #[must_use]
     pub fn buffer_size_bytes(&self) -> u32 {
         self.inner().slots.size_bytes()
     }
 
-    /// Counts the buffers by owner.
+    /// Counts the buffers by owner, without the large ones.
     ///
     /// # Cost
     ///
-    /// Looks at every buffer's tag: for statistics and tests, not for the message path.
+    /// Reads every buffer's tag: for statistics and tests, not for each message.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         self.inner().tags.ledger()
     }
 
-    /// The same for other threads, and for when the pool is gone.
+    /// A view of the ledger for other threads, which is valid after the pool was dropped.
     #[must_use]
     pub fn ledger_view(&self) -> LedgerView {
         self.inner().tags.clone()
@@ -273,8 +278,8 @@ impl BufferPool {
 
     #[inline]
     fn inner(&self) -> &Inner {
-        // SAFETY: made by `Box::leak` in `new`, and not freed while there are handles
-        // (INV-POOL-3), of which `self` is one.
+        // SAFETY: from `Box::leak` in `new`, and not freed while there are handles (INV-POOL-3), of
+        // which `self` is one.
         unsafe { self.inner.as_ref() }
     }
 
@@ -287,8 +292,8 @@ impl BufferPool {
 impl Clone for BufferPool {
     fn clone(&self) -> Self {
         let handles = &self.inner().handles;
-        // Only handles that were forgotten get that far. A count that wraps would free what is in
-        // use.
+        // Reached only by forgotten handles (`mem::forget`). A count that wraps would free a pool
+        // in use.
         let Some(count) = handles.get().checked_add(1) else { std::process::abort() };
         handles.set(count);
         Self { inner: self.inner }
@@ -326,7 +331,7 @@ impl Inner {
         self.free_count.get()
     }
 
-    /// Puts a buffer on the free stack; frees the pool if that was the last of it.
+    /// Releases a buffer; frees the pool if it was the last part in use.
     ///
     /// # Safety
     ///
@@ -347,12 +352,12 @@ impl Inner {
         unsafe { Self::free_if_unused(this) };
     }
 
-    /// Frees a pool to which there is no handle any more, if every buffer and entry is free.
+    /// Frees a pool that has no handle any more, if every buffer and entry is free.
     ///
     /// # Safety
     ///
-    /// The caller reached the pool by something of it that it has just given back, and uses
-    /// neither that nor a reference to the pool again.
+    /// The caller has just released a handle, a buffer or an entry of the pool, and uses neither
+    /// that nor a reference to the pool again.
     #[inline]
     pub(super) unsafe fn free_if_unused(this: NonNull<Self>) {
         #[cold]
@@ -360,23 +365,23 @@ impl Inner {
             // SAFETY: as below.
             let inner = unsafe { this.as_ref() };
             if inner.free_count.get() == inner.capacity() && inner.entries.is_unused() {
-                // SAFETY: `new` leaked the pool from a box. There is no handle, buffer or chain
-                // entry left by which anybody could reach it, and no reference is used after this.
+                // SAFETY: `new` leaked the pool from a box. No handle, buffer or chain entry exists
+                // that gives access to it, and no reference is used after this.
                 drop(unsafe { Box::from_raw(this.as_ptr()) });
             }
         }
-        // SAFETY: a pool is freed below only, when the last of its handles, buffers and entries is
-        // given back, and the caller has just given back one that had not been (INV-POOL-3).
+        // SAFETY: a pool is freed only below, when the last of its handles, buffers and entries is
+        // released, and the caller has just released one that was not released before (INV-POOL-3).
         if unsafe { this.as_ref() }.handles.get() == 0 {
             free_orphan(this);
         }
     }
 
-    /// Counts a take, and says whether it is the one that shall fail.
+    /// Counts an acquire, and returns whether it is the one that shall fail.
     #[cfg(any(test, feature = "sim"))]
-    fn is_take_to_fail(&self) -> bool {
-        let number = self.failing_take.get();
-        self.failing_take.set(number.saturating_sub(1));
+    fn fails_acquire(&self) -> bool {
+        let number = self.failing_acquire.get();
+        self.failing_acquire.set(number.saturating_sub(1));
         number == 1
     }
 }

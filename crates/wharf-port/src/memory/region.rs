@@ -1,32 +1,32 @@
-//! One piece of memory from the system, taken whole and given back whole.
+//! One mapping of memory, which is made and unmapped as a whole.
 
 use super::error::MemoryError;
 use std::io;
 use std::ptr::NonNull;
 
-/// Page-aligned, zeroed memory that is mapped once and stays in place until it is dropped.
+/// Page-aligned, zeroed memory that keeps its address until it is dropped.
 ///
-/// All pages are touched when it is made: memory that is missing is missed at start and not later.
+/// `new` populates all its pages, so that a lack of memory shows at startup and not later.
 #[derive(Debug)]
 pub(crate) struct Region {
     base: NonNull<u8>,
     size_bytes: usize,
 }
 
-// SAFETY: a region is an address range without thread affinity; what may be done with its bytes
-// from which thread is the business of the types that hand them out.
+// SAFETY: a region is an address range without thread affinity; the types that hand out its bytes
+// decide which thread may access them.
 unsafe impl Send for Region {}
 // SAFETY: as above; a shared region offers nothing but its address.
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// Takes `size_bytes` (at least 1) from the system.
+    /// Maps `size_bytes` (at least 1).
     ///
     /// # Errors
     ///
-    /// The system's answer, if it refuses.
+    /// The system's error.
     pub(crate) fn new(size_bytes: usize) -> Result<Self, MemoryError> {
-        assert!(size_bytes > 0, "an empty mapping is refused by every system");
+        assert!(size_bytes > 0, "every system rejects an empty mapping");
         match map(size_bytes) {
             Ok(base) => Ok(Self { base, size_bytes }),
             Err(source) => Err(MemoryError { size_bytes, source }),
@@ -62,7 +62,7 @@ fn map(size_bytes: usize) -> io::Result<NonNull<u8>> {
 #[cfg(unix)]
 fn unmap(base: NonNull<u8>, size_bytes: usize) {
     // SAFETY: `base` and `size_bytes` are the whole of one mapping made by `map`; the owner of the
-    // region gives it up, so nobody refers to it any more (INV-POOL-3).
+    // region drops it, so no reference to it exists any more (INV-POOL-3).
     let result = unsafe { rustix::mm::munmap(base.as_ptr().cast(), size_bytes) };
     debug_assert!(result.is_ok(), "munmap: {result:?}");
 }
@@ -78,11 +78,11 @@ fn map(size_bytes: usize) -> io::Result<NonNull<u8>> {
         VirtualAlloc(std::ptr::null(), size_bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE)
     };
     let base = NonNull::new(address.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
-    // Committed pages are promised but not there yet: the first write to each brings it in.
+    // A committed page becomes resident at the first access.
     for offset in (0..size_bytes).step_by(PAGE_SIZE_BYTES) {
         // SAFETY: the offset lies inside the allocation just made.
         let page = unsafe { base.add(offset) };
-        // SAFETY: the byte is writable memory (PAGE_READWRITE) that nobody else knows of yet.
+        // SAFETY: the byte is writable memory (PAGE_READWRITE) to which no other code has access yet.
         unsafe { page.write_volatile(0) };
     }
     Ok(base)
@@ -91,9 +91,9 @@ fn map(size_bytes: usize) -> io::Result<NonNull<u8>> {
 #[cfg(windows)]
 fn unmap(base: NonNull<u8>, size_bytes: usize) {
     use windows_sys::Win32::System::Memory::{MEM_RELEASE, VirtualFree};
-    // SAFETY: `base` came from `VirtualAlloc`, and size 0 with MEM_RELEASE frees that allocation
-    // whole (VirtualFree page: dwSize); the owner of the region gives it up, so nobody refers to
-    // it any more (INV-POOL-3).
+    // SAFETY: `base` is from `VirtualAlloc`, and size 0 with MEM_RELEASE frees that whole allocation
+    // (VirtualFree page: dwSize); the owner of the region drops it, so no reference to it exists any
+    // more (INV-POOL-3).
     let freed = unsafe { VirtualFree(base.as_ptr().cast(), 0, MEM_RELEASE) };
     debug_assert!(freed != 0, "VirtualFree of {size_bytes}: {}", io::Error::last_os_error());
 }

@@ -1,10 +1,10 @@
-//! Equal buffers side by side in one region, by index. Which of them is free is not known here.
+//! Equal slots in one region, by index. The pools keep which of them are free.
 
 use super::error::MemoryError;
 use super::region::Region;
 use std::ptr::NonNull;
 
-/// The memory of a pool, cut into equal slots.
+/// The memory of a pool, divided into equal slots.
 #[derive(Debug)]
 pub(super) struct Slots {
     region: Region,
@@ -12,25 +12,24 @@ pub(super) struct Slots {
     stride_bytes: u32,
 }
 
-/// What free buffers are filled with in builds with debug assertions: no valid UTF-8, no zero.
+/// The pattern of free buffers in builds with debug assertions: not valid UTF-8, not zero.
 const POISON: u8 = 0xD5;
 
-/// Slots start at whole cache lines, so that two of them never share one.
+/// Slots start at cache lines, so that two of them never share one.
 pub(super) fn stride_bytes(size_bytes: u32) -> u32 {
     size_bytes.next_multiple_of(64)
 }
 
 impl Slots {
-    /// Takes `count` slots of `size_bytes` bytes from the system.
+    /// Allocates `count` slots of `size_bytes` bytes.
     ///
     /// # Errors
     ///
-    /// [`MemoryError`] if the system does not give that much.
+    /// [`MemoryError`] if the system cannot allocate the memory.
     ///
     /// # Panics
     ///
-    /// If there would be no slot or more than 16,777,216, or they are smaller than 64 bytes or
-    /// larger than 1,048,576.
+    /// If `count` is not from 1 to 16,777,216, or `size_bytes` not from 64 to 1,048,576.
     pub(super) fn new(count: u32, size_bytes: u32) -> Result<Self, MemoryError> {
         assert!((1..=1 << 24).contains(&count), "buffers: {count}");
         assert!((64..=1 << 20).contains(&size_bytes), "buffer_size_bytes: {size_bytes}");
@@ -38,7 +37,7 @@ impl Slots {
         let region = Region::new(stride_bytes as usize * count as usize)?;
         let slots = Self { region, size_bytes, stride_bytes };
         if cfg!(debug_assertions) {
-            // SAFETY: nobody has been given a slot yet.
+            // SAFETY: no slot has been handed out yet.
             (0..count).for_each(|index| unsafe { slots.poison(index) });
         }
         Ok(slots)
@@ -50,32 +49,32 @@ impl Slots {
         self.size_bytes
     }
 
-    /// The address of the slot's first byte; all [`size_bytes`](Self::size_bytes) from there on lie
-    /// in the region and are initialised memory.
+    /// The address of the slot's first byte; the [`size_bytes`](Self::size_bytes) bytes from there on
+    /// lie in the region and are initialised memory.
     #[inline]
     pub(super) fn bytes_of(&self, index: u32) -> NonNull<u8> {
         self.region.at(index as usize * self.stride_bytes as usize)
     }
 
-    /// Fills a free slot with a pattern.
+    /// Fills a free slot with the pattern.
     ///
     /// # Safety
     ///
-    /// Nobody else reads or writes the slot meanwhile.
+    /// No other code accesses the slot meanwhile.
     pub(super) unsafe fn poison(&self, index: u32) {
-        // SAFETY: the slot lies in the region; the caller has it alone.
+        // SAFETY: the slot lies in the region; only the caller accesses it.
         unsafe { self.bytes_of(index).write_bytes(POISON, self.size_bytes as usize) };
     }
 
-    /// Checks that nobody has written to the slot since it was filled with the pattern.
+    /// Panics if the slot was written since it was filled with the pattern.
     ///
     /// # Safety
     ///
-    /// Nobody else writes to the slot meanwhile, but for the fault that this looks for.
+    /// No other code writes to the slot meanwhile, except by the kind of bug that this detects.
     pub(super) unsafe fn check_poison(&self, index: u32) {
         let len = self.size_bytes as usize;
         // SAFETY: the slot lies in the region, which is initialised memory and lives as long as
-        // `self`; by the caller's promise nobody writes to it.
+        // `self`; by the caller's promise no code writes to it.
         let bytes = unsafe { std::slice::from_raw_parts(self.bytes_of(index).as_ptr(), len) };
         let late = bytes.iter().position(|byte| *byte != POISON);
         assert!(late.is_none(), "buffer {index} was written while free, first at byte {late:?}");

@@ -1,4 +1,4 @@
-//! The pool and the message pool, one property a test.
+//! The pool and the message pool, one property per test.
 
 use super::*;
 
@@ -77,7 +77,7 @@ fn another_thread_reads_the_ledger_also_when_the_pool_is_gone() {
         });
     });
     buffer.set_owner(Owner::Free);
-    assert_eq!(view.ledger().application, 1, "free is what is released, not what says so");
+    assert_eq!(view.ledger().application, 1, "only a release makes a buffer free");
     drop((pool, buffer));
     let seen = std::thread::scope(|scope| scope.spawn(|| view.ledger()).join().unwrap());
     assert_eq!(seen, Ledger { free: 3, ..Ledger::default() });
@@ -93,8 +93,8 @@ fn a_write_into_a_free_buffer_is_caught_at_the_next_take() {
     let stray = pool.acquire(Owner::Application).unwrap().bytes();
     // SAFETY: the slot has 64 bytes.
     let stray = unsafe { stray.add(9) };
-    // SAFETY: the address lies in the pool's mapping, which is alive; that the buffer is free
-    // is the very fault that this test plants.
+    // SAFETY: the address lies in the pool's mapping, which exists; the write to a free buffer is
+    // the bug that the pool shall detect.
     unsafe { stray.write(1) };
     let caught =
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.acquire(Owner::Application)));
@@ -106,7 +106,7 @@ fn a_write_into_a_free_buffer_is_caught_at_the_next_take() {
 fn the_acquire_that_is_named_fails_and_no_other() {
     let pool = pool(3);
     assert_eq!(pool.fail_take(2), 0);
-    // Only what a port takes to receive into is counted.
+    // Only acquires for receives count.
     drop(pool.acquire(Owner::SendQueue).unwrap());
     drop(pool.acquire(Owner::SendQueue).unwrap());
     let first = pool.acquire(Owner::KernelReceive);
@@ -185,7 +185,7 @@ fn the_plans_sums_count_every_table() {
     let without = 10 * (128 + 4 + 1) + 15 * 32;
     assert_eq!(config.size_bytes(), without);
     let config = PoolConfig { large_buffers: 3, large_size_bytes: 1_000, ..config };
-    // Each has an entry in the chains' table, and one in its own, which nobody uses.
+    // Each has an entry in the chains' table, and one in its own pool's table, which is unused.
     assert_eq!(config.size_bytes(), without + 3 * (1_024 + 4 + 1) + 2 * 3 * 32);
     let config = MessagePoolConfig { buffer_size_bytes: 100, ..MessagePoolConfig::new(10) };
     assert_eq!(config.size_bytes(), 10 * (128 + 4 + 64));
@@ -259,7 +259,7 @@ fn a_builder_that_is_not_finished_releases_its_buffers() {
     assert_eq!((empty.is_empty(), empty.slices().count(), messages.free()), (true, 0, 2));
     let last = messages.builder().unwrap();
     drop((messages, empty));
-    assert!(last.finish().is_empty(), "the pool is kept by the builder");
+    assert!(last.finish().is_empty(), "the builder keeps the pool allocated");
 }
 
 fn with_large(large_buffers: u32) -> BufferPool {

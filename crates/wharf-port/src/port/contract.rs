@@ -61,8 +61,8 @@ pub trait Port: Sized {
     ///
     /// Never blocks. Allocates nothing, except the simulated port, and io_uring while the kernel has no
     /// memory for its queue. System calls: on io_uring none unless the submission queue is full,
-    /// because the next dequeue submits the batch; on epoll a send is tried at once; on IOCP each
-    /// operation is one call, an accept one for each accept that is posted.
+    /// because the next dequeue submits the batch; on epoll a send is tried at once; on IOCP a receive
+    /// and a send are one call each, and an accept two for each accept that is posted.
     fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError>;
 
     /// Cancels the operation of this kind. It still completes exactly once, as cancelled or with its

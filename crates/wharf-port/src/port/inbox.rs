@@ -52,8 +52,8 @@ impl<T: Send> Inbox<T> {
         self.packets.try_recv().ok()
     }
 
-    /// Whether anything was posted since the last call; clears the mark. When it says yes the
-    /// owner takes packets until there are none, or calls [`notify_again`](Self::notify_again).
+    /// Whether the owner was notified since the last call. After `true` the owner takes packets
+    /// until there are none, or calls [`notify_again`](Self::notify_again).
     pub(crate) fn take_notification(&self) -> bool {
         self.poster.waker.state.clear()
     }

@@ -1,4 +1,4 @@
-//! Reading from a source straight into a chain's buffers.
+//! Reading from a source into a chain's buffers, without a copy.
 
 use super::Chain;
 use crate::memory::buffer::Buffer;
@@ -8,33 +8,31 @@ use std::io;
 
 /// What [`Chain::append_from`] has read, and why it stopped.
 ///
-/// If the source has neither ended nor failed, then it would block, or there was no more room for
-/// its bytes.
+/// If the source neither ended nor failed, then it would block, or `len_max`, `buffers_max` or the
+/// pool's free buffers were used up.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Filled {
-    /// How many bytes the chain is longer now.
+    /// Bytes that were appended.
     pub len: usize,
-    /// Whether the source has ended: it read nothing although there was room.
+    /// Whether the source has ended: it read 0 bytes into a slice that was not empty.
     pub ended: bool,
-    /// What the source failed with, after `len` bytes.
+    /// The source's error, after `len` bytes.
     pub error: Option<io::Error>,
 }
 
 impl Chain {
-    /// Has `read` put bytes behind what is here, without a copy: into the room of the last buffer,
-    /// if a buffer is last, then into buffers from `pool`, at most `buffers_max` of them, marked
-    /// with `owner`; at most `len_max` bytes.
+    /// Lets `read` append at most `len_max` bytes, without a copy: to the last entry's spare capacity,
+    /// if that is a buffer, then to at most `buffers_max` buffers of `pool`, counted under `owner`.
     ///
-    /// `read` is called as [`io::Read::read`] would be, until it has read `len_max` bytes or there
-    /// is no more room, it reads nothing, or it fails. It is called again if it was
-    /// [interrupted](io::ErrorKind::Interrupted), and that it [would
-    /// block](io::ErrorKind::WouldBlock) is no error. The slice it is given is never empty and
-    /// shows none of the bytes that the buffer had before this call; of a number that is larger
-    /// than the slice, the slice's length counts.
+    /// It calls `read` as [`io::Read::read`], until `len_max` bytes are read, no buffer is left,
+    /// `read` returns 0, or `read` fails. It calls `read` again on
+    /// [`Interrupted`](io::ErrorKind::Interrupted); [`WouldBlock`](io::ErrorKind::WouldBlock) is not
+    /// an error. The slice is never empty and has none of the bytes that the buffer had before this
+    /// call; a result greater than the slice's length counts as that length.
     ///
-    /// The bytes that were read before an error, or before a panic of `read`, stay in the chain. A
-    /// buffer into which nothing was read goes back to the pool.
+    /// Bytes that were read before an error or a panic of `read` stay in the chain. A buffer into
+    /// which nothing was read is released.
     ///
     /// # Panics
     ///
@@ -42,8 +40,8 @@ impl Chain {
     ///
     /// # Cost
     ///
-    /// Writes zeros to the room that `read` is shown, once; allocates nothing. One call of `read`
-    /// for each buffer, if it fills them, and it may block if `read` does.
+    /// Zeroes the spare capacity that `read` is given, once; allocates nothing. One call of `read` for
+    /// each buffer, if it fills them. It blocks if `read` does.
     pub fn append_from(
         &mut self,
         pool: &BufferPool,
@@ -55,7 +53,7 @@ impl Chain {
         self.assert_of(pool);
         let mut filled = Filled::default();
         let mut buffers_left = buffers_max;
-        // Whether the room of the last buffer, as far as `len_max` bytes reach, is zeroed.
+        // Whether the last buffer's spare capacity is zeroed, up to `len_max` bytes.
         let mut is_zeroed = false;
         while filled.len < len_max {
             let left = len_max - filled.len;
@@ -84,8 +82,8 @@ impl Chain {
         filled
     }
 
-    /// Panics if this chain's entries are in the table of another pool. If not, a buffer of the
-    /// pool that is in hand always has an entry, because the table has one for each.
+    /// Panics if this chain's entries are in the table of another pool. If they are in that of `pool`,
+    /// an entry is free for each acquired buffer of `pool`, because the table has one for each.
     pub(super) fn assert_of(&self, pool: &BufferPool) {
         assert!(
             self.entries == 0 || self.pool == Some(pool.pointer()),
@@ -93,7 +91,7 @@ impl Chain {
         );
     }
 
-    /// Reads once into the room of the last entry, which is a buffer.
+    /// Reads once into the spare capacity of the last entry, which is a buffer.
     fn read_into_last(
         &mut self,
         len_max: usize,
@@ -106,7 +104,7 @@ impl Chain {
         Ok(len)
     }
 
-    /// Reads once into an empty buffer, and puts it behind what is here if that brought something.
+    /// Reads once into an empty buffer, and appends the buffer if it has bytes then.
     fn read_into(
         &mut self,
         pool: &BufferPool,
@@ -119,7 +117,7 @@ impl Chain {
         Ok(len)
     }
 
-    /// Puts a buffer of `pool` behind what is here; the chain is [of that pool](Self::assert_of).
+    /// Appends a buffer of `pool`; the chain's entries are [of that pool](Self::assert_of).
     pub(super) fn push_own(&mut self, pool: &BufferPool, buffer: Buffer) {
         let pushed = self.push(pool, buffer);
         assert!(pushed.is_ok(), "the table has an entry for each buffer of its pool");

@@ -1,7 +1,8 @@
-//! A chain beside a model of it, under the same random operations.
+//! A model-based test: a chain and a model of it, under the same random operations.
 //!
-//! The model is a list of entries: which bytes, of a buffer or of a message. After each operation
-//! the bytes, the counts and the pools are compared; at the end of each run all is free.
+//! The model is a list of entries: the bytes of each, and whether it is a buffer or a message. Each
+//! operation is followed by a comparison of the bytes, the counts and the pools; at the end of each run
+//! all buffers and entries must be free.
 
 use super::*;
 use crate::memory::message::{MessagePool, MessagePoolConfig};
@@ -21,7 +22,7 @@ impl Random {
         usize::try_from(self.0 >> 33).unwrap() % limit
     }
 
-    /// Mostly short, sometimes several buffers long.
+    /// Six times in eight below half a buffer, else up to 5 buffers.
     fn len(&mut self) -> usize {
         match self.below(8) {
             0 => self.below(5 * SIZE),
@@ -33,9 +34,9 @@ impl Random {
 
 struct Tested {
     chain: Chain,
-    /// For each entry: whether it is a message, and its bytes that are left.
+    /// For each entry: whether it is a message, and its unconsumed bytes.
     entries: VecDeque<(bool, Vec<u8>)>,
-    /// How much more the last buffer takes.
+    /// The last buffer's spare capacity.
     room: usize,
 }
 
@@ -121,14 +122,14 @@ impl Tested {
         if is_cut {
             self.room = self.chain.room();
             match self.entries.back() {
-                // What of the buffer is consumed is no room.
+                // Consumed bytes of the buffer are not spare capacity.
                 Some((false, last)) => assert!(self.room <= SIZE - last.len()),
                 Some((true, _)) | None => assert_eq!(self.room, 0),
             }
         }
     }
 
-    /// Takes over from the chain which entries there are.
+    /// Sets the model's entries from the chain.
     fn set_entries(&mut self) {
         let mut bytes = self.chain.slices().flatten().copied();
         self.entries = self
@@ -159,7 +160,7 @@ impl Tested {
     }
 }
 
-/// One run: the pools, the chain that is tested, and one that has what was taken off its front.
+/// One run: the pools, the chain under test, and a chain of entries that were removed from its front.
 struct Run {
     random: Random,
     pool: BufferPool,
@@ -236,8 +237,8 @@ impl Run {
         }
     }
 
-    /// From a source that claims too much, gives a byte at a time, or is interrupted, and at the
-    /// end of its data would block, fails, ends, or panics.
+    /// From a source that returns too great a number, gives a byte at a time, or is interrupted, and at
+    /// the end of its data would block, fails, ends, or panics.
     fn append_from(&mut self) {
         let data = self.data();
         let [at_end, buffers_max] = [4, 9].map(|limit| self.random.below(limit));
@@ -261,7 +262,7 @@ impl Run {
                 return Err(std::io::ErrorKind::Interrupted.into());
             }
             let len = rest.len().min(if style == 1 { 1 } else { room.len() });
-            // What is behind the bytes that it claims is not taken for bytes.
+            // The chain must not take bytes after the returned length.
             room.fill(0xEE);
             room[..len].copy_from_slice(&rest[..len]);
             read_len += len;
@@ -306,7 +307,7 @@ impl Run {
         let Ok(message) = self.messages.message_of(&data) else { return };
         match self.tested.chain.push_message(&self.pool, message) {
             Ok(()) => self.tested.pushed(true, data),
-            // Each buffer has an entry whatever messages there are, so these have only their own.
+            // Messages leave one entry for each buffer.
             Err(back) => {
                 assert_eq!(back.len(), data.len());
                 assert!(self.pool.free_entries() >= self.pool.free());
@@ -314,7 +315,8 @@ impl Run {
         }
     }
 
-    /// What is taken off goes behind what was taken before, if that is allowed, or is dropped.
+    /// Removes entries from the front, and appends them to those removed before, if that is allowed, or
+    /// drops them.
     fn take_front(&mut self) {
         let front = self.tested.take_front(self.random.len());
         front.check("a front");
@@ -329,7 +331,8 @@ impl Run {
         }
     }
 
-    /// Which entries move and which are copied is not said here, but for how few there are.
+    /// The model does not predict which entries move and which are copied, only how many buffers that
+    /// may take.
     fn move_front(&mut self) {
         let (tested, taken) = (&mut self.tested, &mut self.taken);
         let (mut from, mut to) = (tested.bytes(), taken.bytes());
@@ -351,9 +354,9 @@ impl Run {
         assert!(moved <= len_max && added <= buffers_max);
         if moved < len_max && !tested.entries.is_empty() {
             assert!(added == buffers_max || self.pool.free() == 0);
-            assert_eq!(taken.room, 0, "there was room for more");
+            assert_eq!(taken.room, 0, "more bytes would have fitted");
         }
-        // Of two buffers side by side, and the messages end such rows, one at least is half full.
+        // Of two adjacent buffers (messages end a row of them) at least one is half full.
         let rows = 1 + taken.entries.len() - taken.buffers() - messages_before;
         assert!(added <= 2 * rows + moved.div_ceil(SIZE / 2), "{added} buffers for {moved}");
     }

@@ -1,4 +1,4 @@
-//! Buffers that are set aside on the pool's thread, filled on another, and then sent.
+//! Buffers that are acquired on the pool's thread, filled on another, and then sent.
 
 use super::{Chain, Kept, table_of};
 use crate::memory::buffer::Buffer;
@@ -10,24 +10,24 @@ use std::mem::ManuallyDrop;
 
 /// Buffers of a [`BufferPool`] that one other thread at a time may fill.
 ///
-/// It is for bytes that another thread is to write and that the pool's thread is to send. The
-/// buffers are taken when the bytes are promised, so writing them cannot fail for want of memory;
-/// and they come back in the same buffers, so nothing is copied to send them.
+/// It is for bytes that another thread writes and the pool's thread sends. The buffers are acquired in
+/// advance, so that writing up to [`len_max`](Self::len_max) bytes cannot fail; sending them copies
+/// nothing.
 ///
 /// ```text
 ///   the pool's thread                                  another thread
 ///   Parcel::new(&pool, owner, len_max) ──────────────► write, write, ...
-///   into_chain(&pool) ◄─────────────────────────────── the parcel comes back
+///   into_chain(&pool) ◄─────────────────────────────── returns the parcel
 ///        └► Chain
 /// ```
 ///
-/// # It has to come back
+/// # Return it to the pool's thread
 ///
-/// Only the pool's thread may release buffers, and a parcel cannot know where it is dropped. So
-/// **dropping a parcel leaks its buffers and their entries**, on any thread: they stay out of the
-/// pool, with their owner in its [ledger](BufferPool::ledger), and the pool's memory is never given
-/// back to the system. Nothing else happens. Who makes a parcel sees to it that it becomes a
-/// [chain](Self::into_chain), also when nobody wants its bytes.
+/// Only the pool's thread may release buffers, and a parcel does not know on which thread it is
+/// dropped. So **dropping a parcel leaks its buffers and their entries**, on any thread: they are never
+/// free again, the pool's [ledger](BufferPool::ledger) counts them under their owner, and the pool's
+/// memory is never unmapped. Make each parcel a [chain](Self::into_chain), also if its bytes are not
+/// needed.
 ///
 /// # Invariants
 ///
@@ -35,8 +35,8 @@ use std::mem::ManuallyDrop;
 ///
 /// # Cost
 ///
-/// Writing touches nothing that another thread writes at the same time, but for a cache line of the
-/// pool's that it reads; no lock, no locked instruction, no allocation.
+/// Writing uses no lock, no locked instruction and no allocation. It writes no cache line that another
+/// thread accesses, and reads one that the pool's thread writes.
 ///
 /// # Examples
 ///
@@ -46,20 +46,20 @@ use std::mem::ManuallyDrop;
 /// let pool = BufferPool::new(PoolConfig::new(16))?;
 /// let mut parcel = Parcel::new(&pool, Owner::Application, 5000)?;
 /// let parcel = std::thread::spawn(move || {
-///     parcel.write(b"an answer").expect("it is shorter than 5000 bytes");
+///     parcel.write(b"a reply").expect("it is shorter than 5000 bytes");
 ///     parcel
 /// });
 /// let chain = parcel.join().expect("the thread does not panic").into_chain(&pool);
-/// assert_eq!(chain.front(), b"an answer");
+/// assert_eq!(chain.front(), b"a reply");
 /// assert_eq!(pool.free(), 15);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a parcel that does not become a chain leaks its buffers"]
 pub struct Parcel {
-    /// The entries, each with a buffer, filled one after the other: behind the one that is being
-    /// filled all are empty, which is what a chain otherwise has not. Never dropped here.
+    /// The entries, each with a buffer, filled one after the other. Those after `current` are empty,
+    /// which no other chain has. Never dropped here.
     chain: ManuallyDrop<Chain>,
-    /// The entry that is being filled, if there is one.
+    /// The entry that is being filled; unspecified without entries.
     current: u32,
     len_max: usize,
 }
@@ -71,30 +71,30 @@ const _: () = {
     goes_to_other_threads::<Parcel>();
 };
 
-// SAFETY: what a parcel writes, and what it reads that is ever written, belongs to it alone
-// (INV-PARCEL-1); the rest that it reads of the pool never changes, and the pool's cells are left
-// alone (INV-PARCEL-2). The pool is not freed meanwhile, because the entries are still out
-// (INV-POOL-3). `into_chain` does touch the pool's cells, but only on the pool's thread: it is given
-// a `BufferPool` of this pool, which is not `Send`, and nor is a reference to it.
+// SAFETY: all mutable data that a parcel accesses belongs to it alone (INV-PARCEL-1); the other data
+// that it reads of the pool never changes, and it does not access the pool's cells (INV-PARCEL-2). The
+// pool is not freed meanwhile, because the entries are not released (INV-POOL-3). `into_chain` does
+// access the pool's cells, but only on the pool's thread: its argument is a `BufferPool` of this pool,
+// which is not `Send`, and nor is a reference to it.
 unsafe impl Send for Parcel {}
 
 impl Parcel {
-    /// Sets aside as many buffers of `pool` as `len_max` bytes need, marked with `owner`, and an
-    /// entry for each.
+    /// Acquires as many buffers of `pool` as `len_max` bytes need, counted under `owner`, and an entry
+    /// for each.
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if fewer are free; then none was taken.
+    /// [`NoRoom`] if fewer are free; then none is taken.
     ///
     /// # Cost
     ///
-    /// Some ten plain instructions for each buffer; allocates nothing.
+    /// About 20 plain instructions for each buffer; allocates nothing.
     pub fn new(pool: &BufferPool, owner: Owner, len_max: usize) -> Result<Self, NoRoom> {
         let needed = len_max.div_ceil(pool.buffer_size_bytes() as usize);
         if needed > pool.free() as usize {
             return Err(NoRoom);
         }
-        // Until it is complete it is a chain that releases what it has when it is dropped.
+        // Until it is complete it is a chain, whose drop releases its buffers.
         let mut chain = Chain::new();
         for _ in 0..needed {
             let buffer = pool.acquire(owner).ok_or(NoRoom)?;
@@ -104,12 +104,11 @@ impl Parcel {
         Ok(Self { current: chain.head, chain: ManuallyDrop::new(chain), len_max })
     }
 
-    /// Copies `data` behind what was written.
+    /// Appends a copy of `data`.
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if more than [`len_max`](Self::len_max) bytes would be written then; nothing of
-    /// `data` was written.
+    /// [`NoRoom`] if that would exceed [`len_max`](Self::len_max) bytes; then nothing is written.
     ///
     /// # Cost
     ///
@@ -122,7 +121,7 @@ impl Parcel {
         while !rest.is_empty() {
             rest = &rest[self.buffer_mut(self.current).append(rest)..];
             if !rest.is_empty() {
-                // The buffer is full, and there is one more, because all of them hold `len_max`.
+                // The buffer is full, and there is a next one, because together they hold `len_max`.
                 self.current = self.behind(self.current);
             }
         }
@@ -130,7 +129,7 @@ impl Parcel {
         Ok(())
     }
 
-    /// Forgets what was written, so that all of [`len_max`](Self::len_max) may be written again.
+    /// Removes all bytes, so that [`len_max`](Self::len_max) bytes can be written again.
     ///
     /// # Cost
     ///
@@ -145,19 +144,18 @@ impl Parcel {
         self.chain.len = 0;
     }
 
-    /// A chain of what was written, in the buffers it was written to, marked as before; buffers
-    /// that stayed empty go back to the pool. Without a byte written it is empty.
+    /// A chain of the buffers that have bytes, under the same owner; releases the others.
     ///
     /// # Panics
     ///
-    /// If the buffers are those of another pool than `pool`; they are leaked then.
+    /// If the buffers are another pool's; then they are leaked.
     ///
     /// # Cost
     ///
     /// Walks over the buffers; copies nothing.
     #[must_use]
     pub fn into_chain(self, pool: &BufferPool) -> Chain {
-        // A parcel without entries is of no pool.
+        // A parcel without entries has no pool.
         let is_same = self.chain.entries == 0 || self.chain.pool == Some(pool.pointer());
         assert!(is_same, "the parcel's buffers are another pool's");
         let mut chain = ManuallyDrop::into_inner(self.chain);
@@ -169,25 +167,25 @@ impl Parcel {
         chain
     }
 
-    /// How many bytes were written.
+    /// Bytes written.
     #[must_use]
     pub fn len(&self) -> usize {
         self.chain.len
     }
 
-    /// Whether no byte was written.
+    /// Whether no bytes were written.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.chain.len == 0
     }
 
-    /// How many bytes may be written in all.
+    /// The most bytes that can be written.
     #[must_use]
     pub fn len_max(&self) -> usize {
         self.len_max
     }
 
-    /// How many buffers were set aside.
+    /// Buffers of the parcel.
     #[must_use]
     pub fn buffers(&self) -> u32 {
         self.chain.buffers
@@ -196,7 +194,7 @@ impl Parcel {
     /// The buffer in one of this parcel's entries.
     fn buffer_mut(&mut self, index: u32) -> &mut Buffer {
         let content = table_of(self.chain.pool).content(index);
-        // SAFETY: the entry is this parcel's, and `&mut self` is the only way to it (INV-PARCEL-1).
+        // SAFETY: the entry is this parcel's, and only `&mut self` gives access to it (INV-PARCEL-1).
         let entry = unsafe { &mut *content };
         let Entry::Buffer(buffer) = entry else {
             unreachable!("each entry of a parcel has a buffer")
@@ -204,7 +202,7 @@ impl Parcel {
         buffer
     }
 
-    /// The entry behind one of this parcel's, if it is not the last.
+    /// The parcel's next entry; unspecified for the last.
     fn behind(&self, index: u32) -> u32 {
         table_of(self.chain.pool).next(index)
     }

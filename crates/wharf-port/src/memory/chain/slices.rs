@@ -1,22 +1,22 @@
-//! The bytes of a chain, piece by piece.
+//! Iterators over the bytes of a chain.
 
 use super::Chain;
 use crate::memory::message::{Message, Pieces, Position};
 use crate::memory::pool::Entry;
 
-/// The unconsumed bytes of a chain, or those from a position on, one slice for each buffer of its
-/// own and of its messages.
+/// The unconsumed bytes of a chain, or those from a position on, one slice for each buffer of the
+/// chain and of its messages.
 #[derive(Clone)]
 pub(super) struct Slices<'a> {
     chain: &'a Chain,
-    /// The next entry, if any are left.
+    /// The next entry, if `entries_left` > 0.
     index: u32,
     entries_left: u32,
-    /// Bytes of the next entry that are not shown.
+    /// Bytes of the next entry that are skipped.
     skipped: u32,
-    /// Where they end, if there are some and the next entry is a message.
+    /// The position after them, if the next entry is a message and `skipped` > 0.
     skipped_to: Position,
-    /// What is left of the message that was begun.
+    /// The remaining slices of the current message.
     pieces: Pieces<'a>,
 }
 
@@ -33,8 +33,7 @@ impl<'a> Slices<'a> {
         }
     }
 
-    /// Passes over the first `len` bytes: whole entries by their lengths alone. Nothing was taken
-    /// from the iterator yet.
+    /// Skips the first `len` bytes. `next` was not called yet.
     pub(super) fn behind(mut self, len: usize) -> Self {
         if len >= self.chain.len {
             self.entries_left = 0;
@@ -53,7 +52,7 @@ impl<'a> Slices<'a> {
         }
     }
 
-    /// Does not show the next `len` bytes of `entry`, which is the next one and has more.
+    /// Skips `len` bytes of `entry`, which is the next one and longer.
     fn skip_in(&mut self, entry: &Entry, len: usize) {
         if len == 0 {
             return;
@@ -66,7 +65,7 @@ impl<'a> Slices<'a> {
         self.skipped += by;
     }
 
-    /// Goes on to the entry behind the next one.
+    /// Skips the next entry.
     #[inline]
     fn pass(&mut self) {
         self.entries_left -= 1;
@@ -74,7 +73,7 @@ impl<'a> Slices<'a> {
         self.skipped = 0;
     }
 
-    /// Where the next entry, which is this message, is to be shown from.
+    /// The position of the first byte that is not skipped in the next entry, which is `message`.
     #[inline]
     fn next_start(&self, message: &Message) -> Position {
         if self.skipped == 0 { message.start() } else { self.skipped_to }
@@ -109,7 +108,7 @@ impl<'a> Iterator for Slices<'a> {
     }
 }
 
-/// What of `slices` is behind their first `skip` bytes.
+/// `slices` without their first `skip` bytes.
 #[inline]
 pub(super) fn behind<'d>(
     slices: impl Iterator<Item = &'d [u8]>,

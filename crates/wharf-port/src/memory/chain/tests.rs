@@ -1,4 +1,4 @@
-//! Chains, one property a test; `model.rs` has the mixtures.
+//! Chains, one property per test; `model.rs` mixes the operations.
 
 use super::*;
 use crate::memory::message::{MessagePool, MessagePoolConfig};
@@ -112,7 +112,7 @@ fn a_source_is_not_read_into_another_pools_buffers() {
     chain.append_from(&pool(1), Owner::Application, 1, 1, &mut |_| Ok(1));
 }
 
-/// Where the bytes of each buffer of a chain are.
+/// The address of each buffer's bytes.
 fn addresses(chain: &Chain) -> Vec<*const u8> {
     chain.slices().map(<[u8]>::as_ptr).collect()
 }
@@ -128,8 +128,8 @@ fn full_buffers_move_themselves_and_a_part_is_copied() {
     assert_eq!((bytes(&to), bytes(&from)), (all[..150].to_vec(), all[150..200].to_vec()));
     assert_eq!((addresses(&to)[..2].to_vec(), to.buffers()), (before[..2].to_vec(), 3));
     assert_eq!((pool.ledger().send_queue, pool.ledger().application, pool.free()), (3, 2, 1));
-    // The rest of the third, 42 bytes, is half full and moves; of the fourth, 8 bytes are copied
-    // behind it.
+    // The third buffer's other 42 bytes are more than half a buffer and move; the fourth's 8 bytes
+    // are copied after them.
     assert_eq!(from.move_front(&pool, &mut to, usize::MAX, Owner::SendQueue, 1), 50);
     assert_eq!((bytes(&to), to.buffers(), pool.free()), (all[..200].to_vec(), 4, 2));
     assert_eq!((from.len(), from.entries(), pool.ledger().application), (0, 0, 0));
@@ -141,10 +141,10 @@ fn moving_stops_at_the_limit_of_buffers_and_at_an_empty_pool() {
     let all: Vec<u8> = (0..=255).collect();
     let mut from = pool.chain_of(&all[..190], Owner::Application).unwrap();
     let mut to = pool.chain_of(&[7; 60], Owner::SendQueue).unwrap();
-    // What fits behind the 60 bytes is copied, because no buffer may come.
+    // As many bytes as fit after the 60 are copied, because `buffers_max` is 0.
     assert_eq!(from.move_front(&pool, &mut to, 100, Owner::SendQueue, 0), 4);
     assert_eq!(from.move_front(&pool, &mut to, 100, Owner::SendQueue, 0), 0);
-    // The pool is empty, so the consumed buffer moves, and nothing of the next can.
+    // The pool is empty: the partly consumed buffer moves, and no byte of the next can.
     assert_eq!(from.move_front(&pool, &mut to, 80, Owner::SendQueue, 9), 64);
     assert_eq!((from.len(), to.len(), to.room()), (122, 128, 0));
     assert_eq!(bytes(&to)[60..], all[..68]);
@@ -274,7 +274,7 @@ fn a_message_of_any_length_takes_one_entry_in_each_chain() {
     assert_eq!((queue.len(), queue.buffers(), queue.messages(), queue.entries()), (204, 1, 1, 2));
     assert_eq!((empty_queue.slices().count(), empty_queue.front().len()), (4, 64));
     assert_eq!((messages.free(), pool.free(), pool.free_entries()), (0, 1, 1));
-    // A message is not written: bytes behind it go to a buffer.
+    // A message is immutable: bytes after it are copied to a buffer.
     queue.append(&pool, b"!", Owner::SendQueue, 9).unwrap();
     assert_eq!((queue.room(), queue.buffers()), (63, 2));
     let again = empty_queue.push_message(&pool, news).unwrap_err();
@@ -361,7 +361,7 @@ fn what_is_pushed_packed_takes_no_more_buffers_than_its_bytes_need() {
             chain.advance(70);
         }
         assert_eq!(bytes(&chain), expected);
-        // One more for the first one's consumed bytes.
+        // One more because of the first buffer's consumed bytes.
         assert!(chain.buffers() as usize <= expected.len().div_ceil(64) + 1, "{chain:?}");
         assert_eq!(pool.free(), 8 - chain.buffers());
     }

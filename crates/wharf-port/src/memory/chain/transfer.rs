@@ -6,22 +6,20 @@ use crate::memory::ledger::Owner;
 use crate::memory::pool::{BufferPool, Entry};
 
 impl Chain {
-    /// Moves the first bytes of this chain behind what is in `to`, at most `len_max` of them, and
-    /// says how many. At most `buffers_max` buffers more are in `to` afterwards, marked with
-    /// `owner`; messages that move are not counted among them.
+    /// Moves the first bytes of this chain, at most `len_max`, to the end of `to`, and returns how
+    /// many. `to` gets at most `buffers_max` more buffers, counted under `owner`; messages that move
+    /// do not count.
     ///
-    /// - A buffer of which half is filled with bytes that are left, and all of these may move,
-    ///   moves itself. So does one with fewer bytes, unless `to` ends with a buffer that has room
-    ///   for all of them; then they are copied there. So are those of a large buffer while such are
-    ///   scarce: what is queued may stay for long.
-    /// - A message moves itself if all of it is left and may move.
-    /// - The bytes are copied where only a part of a buffer or of a message may move, where the
-    ///   first message was partly [consumed](Self::advance), and where `buffers_max` is reached:
-    ///   into the room of the last buffer of `to`, then into buffers from `pool`.
+    /// - A buffer moves without a copy if all its unconsumed bytes may move and they are at least half
+    ///   of its capacity, or do not fit the spare capacity of the last buffer of `to`. Bytes of a
+    ///   large buffer are copied while large buffers are [scarce](super::Buffer::is_scarce): `to` may
+    ///   stay queued for long.
+    /// - A message moves without a copy if none of it is consumed and all of it may move.
+    /// - Other bytes are copied: to the spare capacity of the last buffer of `to`, then to buffers of
+    ///   `pool`.
     ///
-    /// It stops before `len_max` bytes when this chain is empty, `buffers_max` is reached, or
-    /// `pool` has no buffer for bytes that are to be copied; then it has moved all that was
-    /// possible in this order, and copied as much as fits.
+    /// It stops before `len_max` bytes when this chain is empty, `buffers_max` is reached, or `pool`
+    /// has no buffer for bytes that must be copied; then it has copied as many bytes as fit.
     ///
     /// # Panics
     ///
@@ -29,10 +27,10 @@ impl Chain {
     ///
     /// # Cost
     ///
-    /// A few instructions for each buffer and message that moves itself, and a copy of the bytes
-    /// that do not: less than half a buffer for each buffer of this chain, less than one more where
-    /// it ends inside one and where the first was partly consumed, and the bytes of messages that
-    /// cannot move themselves. Allocates nothing.
+    /// Constant time for each buffer and message that moves without a copy. Copies less than half a
+    /// buffer for each buffer of this chain, up to one buffer where the moved bytes end inside one,
+    /// the rest of a partly consumed first buffer, large buffers while they are scarce, and messages
+    /// that cannot move. Allocates nothing.
     pub fn move_front(
         &mut self,
         pool: &BufferPool,
@@ -62,7 +60,7 @@ impl Chain {
         before - self.len
     }
 
-    /// Whether the first entry, all of whose bytes may move, is to move itself to the end of `to`.
+    /// Whether the first entry, whose bytes may all move, moves to the end of `to` without a copy.
     fn can_move_first(&self, pool: &BufferPool, to: &Self, buffers_left: u32) -> bool {
         let len = self.first_len();
         match self.first() {
@@ -76,7 +74,8 @@ impl Chain {
         }
     }
 
-    /// Moves the first entry, with what of it is left; if it is a message, that is all.
+    /// Moves the first entry without a copy, except of the bytes after consumed ones in a buffer. A
+    /// message has no consumed bytes.
     fn move_first(&mut self, pool: &BufferPool, to: &mut Self, owner: Owner) {
         let skipped = self.skipped;
         match self.pop() {
@@ -93,8 +92,7 @@ impl Chain {
         }
     }
 
-    /// Moves the first `len` bytes by a copy, or fewer if there is no room for more, and says how
-    /// many.
+    /// Copies the first `len` bytes, or as many as fit, and drops them here; returns how many.
     fn copy_front(
         &mut self,
         pool: &BufferPool,
