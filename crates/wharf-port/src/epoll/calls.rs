@@ -1,4 +1,4 @@
-//! The system calls that move bytes and connections. None of them blocks.
+//! The system calls that receive, send and accept. None blocks.
 
 use crate::linux;
 use crate::memory::{Buffer, Chain};
@@ -9,25 +9,25 @@ use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
 use std::io::IoSlice;
 use std::net::{SocketAddr, TcpStream};
 
-/// How far a send came.
+/// The progress of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendProgress {
-    /// The system has all bytes.
+    /// The system has taken all bytes.
     Complete,
-    /// The socket has no room left; it will report when it has.
+    /// The socket buffer is full; epoll will report EPOLLOUT.
     WouldBlock,
-    /// The socket may have room, but others shall have their turn.
+    /// [`CALLS_MAX`] calls were made; the socket may take more.
     Yielded,
     Failed(Errno),
 }
 
-/// What a listening socket gave.
+/// The result of an accept.
 #[derive(Debug)]
 pub(super) enum Accept {
     Connection(TcpStream, SocketAddr),
-    /// Nothing is waiting; the socket will report when something is.
+    /// The backlog is empty; epoll will report the next connection.
     Empty,
-    /// One connection was lost before it was accepted; others may be waiting.
+    /// A connection ended before it was accepted; others may be in the backlog.
     Aborted,
     Failed(OsError),
 }
@@ -35,11 +35,11 @@ pub(super) enum Accept {
 /// Receives at most `len_max` bytes, which fit the buffer; 0 is the end of the stream.
 pub(super) fn recv(fd: &OwnedFd, buffer: &mut Buffer, len_max: u32) -> Result<u32, Errno> {
     let size = len_max.min(buffer.capacity()) as usize;
-    // SAFETY: `bytes` is the start of the buffer's slot, which is as long as `size` or longer and
-    // initialised, and stays mapped while the handle lives (INV-POOL-3). `buffer` was just acquired, so it is the
-    // only handle (INV-POOL-1) and nobody else reads or writes the slot (INV-POOL-2). The slice
-    // ends with this function, and the kernel writes only during the call (recv(2)), so
-    // INV-PORT-2 needs nothing else.
+    // SAFETY: `bytes` is the start of the buffer's slot, which has at least `size` bytes, is
+    // initialised, and stays mapped while the handle exists (INV-POOL-3). `buffer` is the only handle
+    // (INV-POOL-1), borrowed uniquely, so no other code reads or writes the slot (INV-POOL-2). The
+    // slice ends with this function, and the kernel writes only during the call (recv(2)), which
+    // fulfils INV-PORT-2.
     let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.bytes().as_ptr(), size) };
     let (len, _) = retry_on_intr(|| net::recv(fd, &mut *bytes, RecvFlags::empty()))?;
     #[expect(clippy::cast_possible_truncation, reason = "at most the capacity, which is a u32")]
@@ -48,7 +48,8 @@ pub(super) fn recv(fd: &OwnedFd, buffer: &mut Buffer, len_max: u32) -> Result<u3
     Ok(len)
 }
 
-/// Sends the bytes of `chain` behind the first `sent`, and raises `sent` by what was taken.
+/// Sends the bytes of `chain` after the first `sent`, and adds the bytes that the system took to
+/// `sent`.
 pub(super) fn send(fd: &OwnedFd, chain: &Chain, sent: &mut usize) -> SendProgress {
     let front = chain.front();
     if front.len() == chain.len() {
@@ -67,7 +68,7 @@ pub(super) fn send(fd: &OwnedFd, chain: &Chain, sent: &mut usize) -> SendProgres
     SendProgress::Yielded
 }
 
-/// What came of a call that tried to send `size` bytes; raises `sent` by what was taken.
+/// The progress after a call that tried to send `size` bytes; adds the bytes sent to `sent`.
 fn send_progress(
     result: Result<usize, Errno>,
     size: usize,
@@ -80,8 +81,8 @@ fn send_progress(
             if *sent == chain.len() {
                 SendProgress::Complete
             } else if len < size {
-                // The system took less because the socket is full, and so it has noted that we
-                // want to hear when it is not: as with EAGAIN, without the call to be told so.
+                // A partial send means a full socket buffer; the kernel will report EPOLLOUT, as after
+                // EAGAIN. No second call is needed.
                 SendProgress::WouldBlock
             } else {
                 SendProgress::Yielded
@@ -92,17 +93,17 @@ fn send_progress(
     }
 }
 
-/// Sends as many slices as fit in one call; says how many bytes they had, and what came of it.
+/// Sends up to [`SLICES_MAX`] slices in one call; returns the bytes that they had, and the result.
 ///
-/// `MSG_NOSIGNAL`: a peer that is gone is an error of this link and no signal to the process.
+/// `MSG_NOSIGNAL`: after the peer has closed, EPIPE and no SIGPIPE.
 fn send_batch<'a>(
     fd: &OwnedFd,
     slices: &mut impl Iterator<Item = &'a [u8]>,
 ) -> (usize, Result<usize, Errno>) {
     let mut batch = [IoSlice::new(&[]); SLICES_MAX];
     let (mut count, mut size) = (0, 0);
-    for (place, slice) in batch.iter_mut().zip(slices) {
-        *place = IoSlice::new(slice);
+    for (entry, slice) in batch.iter_mut().zip(slices) {
+        *entry = IoSlice::new(slice);
         count += 1;
         size += slice.len();
     }
@@ -121,7 +122,7 @@ fn slices_behind(chain: &Chain, sent: usize) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Takes one connection from a listening socket, as a blocking socket, which is what std gives.
+/// Accepts one connection, as a blocking socket, as std does.
 pub(super) fn accept(listener: &OwnedFd) -> Accept {
     match retry_on_intr(|| net::acceptfrom_with(listener, SocketFlags::CLOEXEC)) {
         Ok((fd, address)) => {
@@ -142,10 +143,9 @@ pub(super) fn error(call: &'static str, errno: Errno) -> OsError {
     OsError::new(call, errno.raw_os_error())
 }
 
-/// Slices that one call sends: 128 KiB in buffers of 2,048 bytes, past which a call is no longer
-/// what costs.
+/// Slices of one call: 128 KiB in buffers of 2,048 bytes, whose copy costs more than the call.
 const SLICES_MAX: usize = 64;
 
-/// Calls for one send in a row, so that a peer which reads as fast as we send does not keep the
-/// port to itself.
+/// Calls for one send in a row; after these other sockets are processed, also if the peer reads as fast
+/// as the port sends.
 const CALLS_MAX: u32 = 16;

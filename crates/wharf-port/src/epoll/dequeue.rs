@@ -1,4 +1,4 @@
-//! The exit: a turn hands over what is done, looks at epoll, and lets ready sockets work.
+//! Dequeue: reports completions, polls epoll, and makes the system calls of ready sockets.
 
 use super::calls::{self, Accept};
 use super::socket::{InputOperation, Role, SendEnd, SendOperation, SocketState};
@@ -28,15 +28,15 @@ impl<T: Send> EpollPort<T> {
         let before = completions.len();
         let notified = self.collect_completions(completions);
         let has_something = notified || completions.len() > before;
-        // An echo's `Sent` needs no look at epoll. But whoever always finds something here would
-        // never hear of the other sockets, so every second turn looks.
+        // With completions ready, dequeue returns without `epoll_wait` (an echo's `Sent`, for
+        // example), but never twice in a row, so that events of other sockets are fetched.
         if has_something && !self.poll_is_due {
             self.poll_is_due = true;
             return Ok(());
         }
         self.poll_is_due = false;
-        // False alarms may have used up the receives of this turn, and no buffer comes home while
-        // this thread sleeps.
+        // Receives without bytes may have used up this dequeue's receives, and no buffer is
+        // released while this thread sleeps.
         let at_once = has_something || self.supply.can_serve_waiters() || !self.ready.is_empty();
         let woken = self.poll_epoll(if at_once { Some(Duration::ZERO) } else { timeout })?;
         let posted = self.collect_completions(completions);
@@ -44,7 +44,7 @@ impl<T: Send> EpollPort<T> {
         Ok(())
     }
 
-    /// Hands over what can be had without a look at epoll; says whether the inbox was marked.
+    /// Appends the completions that need no `epoll_wait`; returns whether the inbox had a notification.
     fn collect_completions(&mut self, completions: &mut Completions<Self>) -> bool {
         if self.packets_first {
             let notified = self.inbox.take_packets(completions, usize::MAX);
@@ -56,7 +56,7 @@ impl<T: Send> EpollPort<T> {
         }
     }
 
-    /// Waits for edges and notes them; says whether the wake-up was among them.
+    /// Waits for events and records them; returns whether the wake-up was among them.
     fn poll_epoll(&mut self, timeout: Option<Duration>) -> Result<bool, PortError> {
         let may_sleep = timeout != Some(Duration::ZERO) && self.inbox.fall_asleep();
         let timeout = if may_sleep { timeout } else { Some(Duration::ZERO) };
@@ -83,15 +83,15 @@ impl<T: Send> EpollPort<T> {
                 entry.state.record_events(flags);
                 entry.state.queue_if_busy(socket, &mut self.ready);
             } else {
-                // A closed socket was taken out of epoll first, and edges are noted as soon as
-                // they are fetched.
+                // `close` removes a socket from epoll first, and events are recorded as soon as they
+                // are fetched, so this does not happen without a bug.
                 self.counters.stale += 1;
             }
         }
         woken
     }
 
-    /// Gives free buffers to those that wait for one, then lets each ready socket do one thing.
+    /// Serves the sockets that wait for a buffer, then processes each ready socket once.
     fn process_ready(&mut self, completions: &mut Completions<Self>) {
         self.serve_waiters(completions);
         for _ in 0..self.ready.len() {
@@ -103,7 +103,7 @@ impl<T: Send> EpollPort<T> {
         }
     }
 
-    /// Receives for those that wait for a buffer, the longest waiting first, while there are some.
+    /// Receives on the sockets that wait for a buffer, in FIFO order, while buffers are free.
     fn serve_waiters(&mut self, completions: &mut Completions<Self>) {
         while !is_full(completions) {
             let Some((socket, buffer)) = self.supply.next_waiter() else { return };
@@ -115,7 +115,7 @@ impl<T: Send> EpollPort<T> {
         }
     }
 
-    /// Lets a ready socket do one thing of each kind. There is room for one completion at least.
+    /// Makes progress with each operation of a ready socket. `completions` has spare capacity.
     fn process_socket(&mut self, socket: Socket, completions: &mut Completions<Self>) {
         let Some(Entry { key, state }) = self.sockets.get_mut(socket) else {
             unreachable!("a socket leaves the table only when it is not queued");
@@ -147,17 +147,17 @@ impl<T: Send> EpollPort<T> {
 
     fn close(&mut self, socket: Socket, completions: &mut Completions<Self>) {
         if let Some(Entry { key, state }) = self.sockets.remove(socket) {
-            // Closing is not enough if the program or a child has a copy of the descriptor: the
-            // socket would then go on to report to a place that it has left.
-            let _not_watched_is_as_good = epoll::delete(&self.epoll, &state.fd);
+            // If the program or a child process has a copy of the descriptor, closing it does not
+            // remove the socket from epoll, which would report events under the stale handle.
+            let _not_registered = epoll::delete(&self.epoll, &state.fd);
             drop(state);
             push(completions, key, Some(Outcome::Closed));
         }
     }
 }
 
-/// Receives until there is nothing more, no room, or others shall have their turn. Without a buffer
-/// the socket goes behind the others that wait for one.
+/// Receives until the socket is empty, `completions` is full, or [`RECEIVES_MAX`] is reached. Without a
+/// free buffer it appends the socket to the queue for buffers.
 fn receive<T: Send>(
     socket: Socket,
     key: Key,
@@ -174,7 +174,7 @@ fn receive<T: Send>(
         if demand.is_zero_byte() {
             return push(completions, key, state.peek(demand));
         }
-        // One that has received does not wait before those that have not.
+        // A socket that has received in this dequeue does not queue for a buffer before others.
         if supply.has_no_receives_left() || (received > 0 && supply.would_wait()) {
             return;
         }
@@ -187,7 +187,7 @@ fn receive<T: Send>(
     }
 }
 
-/// Accepts until there is nothing more, no room, or others shall have their turn.
+/// Accepts until the backlog is empty, `completions` is full, or [`ACCEPTS_MAX`] is reached.
 fn accept<T: Send>(
     key: Key,
     state: &mut SocketState,
@@ -215,8 +215,8 @@ fn accept<T: Send>(
                 counters.accept_aborts += 1;
                 None
             }
-            // Connections are still waiting, and no edge will tell: `readable` stays, so that
-            // the next accept tries again.
+            // Connections are still in the backlog, and no edge will report them: `readable` stays
+            // set, so that the next accept tries again.
             Accept::Failed(error) => {
                 state.input = InputOperation::Idle;
                 Some(Outcome::AcceptEnded(End::Failed(error)))
@@ -226,7 +226,7 @@ fn accept<T: Send>(
     }
 }
 
-/// The completion of a send that is over.
+/// The completion of a send that has ended.
 fn sent<S, T>(state: &mut SocketState) -> Option<Outcome<S, T>> {
     let SendOperation { chain, sent, end } = state.send.take_if(|send| send.end.is_some())?;
     let end = match end? {
@@ -243,7 +243,7 @@ fn push<T: Send>(
     outcome: Option<Outcome<TcpStream, T>>,
 ) {
     if let Some(outcome) = outcome {
-        debug_assert!(!is_full(completions), "the caller has made sure of room");
+        debug_assert!(!is_full(completions), "the caller has checked the spare capacity");
         completions.push(Completion { key, outcome });
     }
 }
@@ -253,12 +253,13 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: duration.subsec_nanos().into() }
 }
 
-/// Longer waits end early: `epoll_wait` counts milliseconds in 31 bits, which is 24 days.
+/// The longest single wait, one day; a dequeue with a longer timeout returns early. `epoll_wait` counts
+/// milliseconds in 31 bits, which is 24 days.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Connections accepted in one visit, so that a flood of them leaves the others their turn.
+/// Connections accepted per dequeue on one listener, so that a burst does not delay other sockets.
 const ACCEPTS_MAX: u32 = 64;
 
-/// Receives of one visit: as many buffers as a message of some size has, so that its answer leaves
-/// in one send, and no more, so that the others have their turn.
+/// Receives per dequeue on one socket: 64 KiB in buffers of 2,048 bytes, so that the reply to a
+/// message of several buffers leaves in one send, and other sockets are not delayed further.
 const RECEIVES_MAX: u32 = 32;

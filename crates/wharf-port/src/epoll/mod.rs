@@ -1,38 +1,39 @@
-//! The back end for epoll: what is ready is done by us, and reported as if the kernel had done it.
+//! The back end on epoll: the port makes the system calls of ready sockets, and reports their results
+//! as completions.
 //!
-//! Every socket is nonblocking and is watched edge-triggered from its association to its end, so
-//! a message costs one `epoll_wait`, one `recv` and one `send`, and no call to change what is
-//! watched. A place in the table remembers what the edges said (`socket.rs`); a socket that has
-//! something to do stands in one queue, and `dequeue` lets each in it do one thing in turn.
+//! Every socket is nonblocking and registered edge-triggered from its association to its close, so an
+//! echo costs one `epoll_wait`, one `recv` and one `send`, and no `epoll_ctl`. A slot of the table
+//! records which events occurred (`socket.rs`). Sockets with work are in a queue, the ready queue, and
+//! `dequeue` processes each of them once.
 //!
 //! ```text
-//!   submit ──► operation kept in the place, a send tried at once ──┐
-//!   epoll_wait ──► readable, writable, drain ──────────────────────┤ something to do?
+//!   submit ──► operation kept in the slot, a send tried at once ───┐
+//!   epoll_wait ──► readable, writable, read_to_eagain ─────────────┤ work?
 //!                                                                  ▼
-//!   waiting ◄── no buffer ─────────────── visit ◄── first ──── ready queue ◄─┐
-//!      └──────── a buffer is free ───────►  │ some receives or accepts,       │ more to do
-//!                                           ▼ a send, what has ended          │
+//!   waiting ◄── no buffer ──────── process_socket ◄── first ── ready queue ◄─┐
+//!      └──────── a buffer is free ───────►  │ up to 32 receives or 64 accepts │ more work
+//!                                           ▼ a send, ended operations        │
 //!                                     completions ────────────────────────────┘
 //! ```
 //!
 //! # How the contract is kept
 //!
-//! - INV-PORT-1: an operation stays in its place until its last completion is handed over; until
-//!   then another of its kind is refused as busy. Hence a socket never has more than one completion
-//!   of a kind waiting, and nothing needs room beyond the place itself.
-//! - INV-PORT-2: the kernel sees a buffer only during a call that we wait for.
-//! - INV-PORT-4: [`Outcome::Closed`](crate::port::Outcome::Closed) is made by the visit that finds
-//!   nothing else left in the place, and frees it. The queues and epoll itself name sockets with
-//!   their generation.
-//! - INV-PORT-5: a buffer is acquired when bytes are there, and not before.
-//! - INV-PORT-6: a socket that finds the pool empty goes to the end of a second queue, which
-//!   is served before the first one.
-//! - INV-PORT-7: an eventfd stands among the sockets.
-//! - INV-PORT-8: a receive is given no more room than it may still fill.
-//! - INV-PORT-9: a receive of no bytes peeks, when an edge or an earlier receive says that there may
-//!   be something; edges alone do not tell, as what they said may have been received since.
+//! - INV-PORT-1: an operation stays in its slot until its last completion is dequeued; until then
+//!   another of its kind is an error. So a socket has at most one undelivered completion of a kind,
+//!   and the slot stores it.
+//! - INV-PORT-2: the kernel accesses a buffer only during a system call.
+//! - INV-PORT-4: `process_socket` makes [`Outcome::Closed`](crate::port::Outcome::Closed) when no
+//!   operation is left in the slot, and frees the slot. The queues and the events of epoll carry the
+//!   socket's generation.
+//! - INV-PORT-5: a buffer is acquired when the socket is readable, and not before.
+//! - INV-PORT-6: a socket that finds no free buffer is appended to a second queue, which is served
+//!   before the ready queue.
+//! - INV-PORT-7: an eventfd is registered beside the sockets.
+//! - INV-PORT-8: the length of a receive call is at most what the receive may still take.
+//! - INV-PORT-9: a zero-byte receive peeks when an event or an earlier receive says that there may be
+//!   bytes. An event alone is not proof: its bytes may have been received since.
 
-#[expect(unsafe_code, reason = "lets recv(2) write into a buffer of the pool")]
+#[expect(unsafe_code, reason = "recv(2) writes into a buffer of the pool")]
 mod calls;
 mod dequeue;
 mod socket;
@@ -62,47 +63,46 @@ use std::time::Duration;
 
 /// A completion port on epoll, for Linux without io_uring.
 ///
-/// It belongs to the thread that made it and is not `Send`. A pool serves one port.
+/// It stays on the thread that created it and is not `Send`. A pool serves one port.
 ///
-/// Dropping a port closes its sockets. Nothing is ever in flight with the kernel, so there is
-/// nothing to wait for.
+/// Dropping a port closes its sockets and does not wait: no operation is in the kernel.
 ///
 /// # Cost
 ///
-/// All tables are taken by [`new`](Self::new); nothing is allocated afterwards.
+/// [`new`](Self::new) allocates all tables; nothing is allocated afterwards.
 ///
 /// # Platforms
 ///
-/// Waits are measured in milliseconds, rounded up; zero does not wait.
+/// Timeouts are rounded up to milliseconds; zero does not wait.
 pub struct EpollPort<T: Send> {
     epoll: OwnedFd,
     inbox: Inbox<T>,
     supply: Supply,
     sockets: SocketTable<SocketState>,
-    /// Sockets with something to do, each at most once.
+    /// Sockets with work, each at most once.
     ready: VecDeque<Socket>,
     events: Vec<epoll::Event>,
-    /// The last dequeue did not look at epoll, so the next one does.
+    /// The last dequeue did not call `epoll_wait`, so the next one does.
     poll_is_due: bool,
-    /// Packets are handed over before what the sockets have; changes with every dequeue, so that
-    /// neither can keep the other out when the room is small.
+    /// Packets are appended before the sockets' completions; alternates with every dequeue, so that
+    /// neither uses all of the spare capacity.
     packets_first: bool,
     counters: Counters,
     clock: Clock,
-    /// One thread's, as the ring of the other Linux back end is, so that they can be exchanged.
+    /// Not `Send`, as the io_uring back end, so that a program can use either.
     not_send: PhantomData<*const ()>,
 }
 
 impl<T: Send> EpollPort<T> {
-    /// Makes a port that receives into buffers of `pool`.
+    /// Creates a port that receives into buffers of `pool`, which no other port uses.
     ///
     /// # Errors
     ///
-    /// The system's answer to `epoll_create1`, `eventfd` or `epoll_ctl`.
+    /// [`PortError`] if `epoll_create1`, `eventfd` or `epoll_ctl` fails.
     ///
     /// # Panics
     ///
-    /// If a figure is outside the range that [`PortConfig`] states.
+    /// If a value is outside the range that [`PortConfig`] states.
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         config.validate();
         let sockets_max = config.sockets_max;
@@ -127,7 +127,7 @@ impl<T: Send> EpollPort<T> {
         })
     }
 
-    /// Puts a socket into the table and has it watched.
+    /// Puts a socket into the table and registers it with epoll.
     fn insert_socket<S: Into<OwnedFd> + From<OwnedFd>>(
         &mut self,
         socket: S,
@@ -243,23 +243,23 @@ fn refused<S: From<OwnedFd>>(fd: OwnedFd, call: &'static str, errno: Errno) -> R
     Refused { socket: fd.into(), error: Some(calls::error(call, errno)) }
 }
 
-/// What epoll hands back with an event: the place below, the generation above.
+/// The data of a socket's events: the slot's index in the lower half, the generation in the upper.
 fn event_data(socket: Socket) -> epoll::EventData {
     epoll::EventData::new_u64(u64::from(socket.generation) << 32 | u64::from(socket.index))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "each half is wanted by itself")]
+#[expect(clippy::cast_possible_truncation, reason = "each half is taken by itself")]
 fn socket_of(data: u64) -> Socket {
     Socket { index: data as u32, generation: (data >> 32) as u32 }
 }
 
-/// The eventfd's event. No socket has it: places end far below, see [`PortConfig::sockets_max`].
+/// The data of the eventfd's events. No slot has this index ([`PortConfig::sockets_max`]).
 const WAKE: u64 = u64::MAX;
 
-/// Events fetched at once, 3 KiB of them. What is left comes first the next time.
+/// Events per `epoll_wait`, 3 KiB. The next call returns further events.
 const EVENTS_MAX: usize = 256;
 
-/// Fails to compile when the port becomes `Send`: then both traits fit, and `_` is ambiguous.
+/// Fails to compile if the port is `Send`: then both impls apply, and `_` is ambiguous.
 const _: () = {
     trait AmbiguousIfSend<A> {
         fn check() {}

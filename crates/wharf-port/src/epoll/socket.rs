@@ -1,4 +1,4 @@
-//! What the port knows of one socket: its operations, and what the edges have said.
+//! The state of one socket: its operations, and the events that were recorded.
 
 use super::calls::{self, SendProgress};
 use crate::linux::{self, Peek};
@@ -9,7 +9,7 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 
-/// One place's content. An operation stays here until its last completion is handed over.
+/// The state of a socket. An operation stays here until its last completion is dequeued.
 #[derive(Debug)]
 pub(super) struct SocketState {
     pub(super) fd: OwnedFd,
@@ -19,35 +19,35 @@ pub(super) struct SocketState {
     pub(super) send: Option<SendOperation>,
     pub(super) bulk: Bulk,
     pub(super) closing: bool,
-    /// The socket may have something to receive or to accept.
+    /// There may be bytes to receive or connections to accept.
     pub(super) readable: bool,
-    /// The socket may have more after a receive that did not fill its buffer: the end or an error
-    /// of the stream, which no further edge will tell, or bytes behind an urgent one, where recv
-    /// stops. So it is read until it says that it is empty.
+    /// After a receive that did not fill its buffer there may be more: the end or an error of the
+    /// stream, which no further edge reports, or bytes after an urgent one, at which recv stops. So the
+    /// socket is read until EAGAIN.
     pub(super) read_to_eagain: bool,
-    /// The socket may take more bytes. Means something only while a send waits.
+    /// The socket may take more bytes. Only valid while a send is in flight.
     pub(super) writable: bool,
-    /// It stands in the ready queue.
+    /// The socket is in the ready queue.
     pub(super) queued: bool,
 }
 
-/// What the socket is for.
+/// The kind of socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Connection,
     Listener,
 }
 
-/// The operation that takes something from the socket.
+/// The state of a receive or an accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InputOperation {
     /// None is in flight.
     Idle,
-    /// It waits for something to take.
+    /// It waits for bytes or a connection.
     Armed(Demand),
-    /// It has something to take, and waits for a buffer.
+    /// There are bytes, and it waits for a buffer.
     WaitingForBuffer(Demand),
-    /// It was cancelled, and its completion waits to be dequeued.
+    /// It was cancelled, and its completion is not dequeued yet.
     Cancelled,
 }
 
@@ -56,11 +56,11 @@ pub(super) enum InputOperation {
 pub(super) struct SendOperation {
     pub(super) chain: Chain,
     pub(super) sent: usize,
-    /// How it went, if it is over; then its completion waits to be dequeued.
+    /// How it ended; `Some` until its completion is dequeued.
     pub(super) end: Option<SendEnd>,
 }
 
-/// How a send went.
+/// How a send ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendEnd {
     Sent,
@@ -70,7 +70,7 @@ pub(super) enum SendEnd {
 
 impl SocketState {
     pub(super) fn new(fd: OwnedFd, role: Role) -> Self {
-        // What is there already comes as the first edge: EPOLL_CTL_ADD looks at the socket.
+        // EPOLL_CTL_ADD reports the current state as the first event.
         Self {
             fd,
             role,
@@ -85,14 +85,14 @@ impl SocketState {
         }
     }
 
-    /// Notes what an edge said.
+    /// Records an event.
     pub(super) fn record_events(&mut self, events: EventFlags) {
         self.readable |= events.intersects(EventFlags::IN.union(READ_TO_EAGAIN));
         self.read_to_eagain |= events.intersects(READ_TO_EAGAIN);
         self.writable |= events.intersects(WRITE);
     }
 
-    /// Whether a visit would do something.
+    /// Whether `process_socket` would make progress.
     fn has_work(&self) -> bool {
         let has_input = match self.input {
             InputOperation::Idle | InputOperation::WaitingForBuffer(_) => false,
@@ -104,12 +104,12 @@ impl SocketState {
             || self.send.as_ref().is_some_and(|send| send.end.is_some() || self.writable)
     }
 
-    /// Whether nothing is left to do but to close it.
+    /// Whether the socket is to be closed and no operation is left.
     pub(super) fn is_over(&self) -> bool {
         self.closing && self.input == InputOperation::Idle && self.send.is_none()
     }
 
-    /// Has the socket visited at the next dequeue, if it has something to do.
+    /// Appends the socket to the ready queue, if it has work and is not there.
     pub(super) fn queue_if_busy(&mut self, socket: Socket, ready: &mut VecDeque<Socket>) {
         if !self.queued && self.has_work() {
             self.queued = true;
@@ -117,14 +117,14 @@ impl SocketState {
         }
     }
 
-    /// Ends all that is in flight; then the socket is closed.
+    /// Cancels the operations in flight, after which the socket is closed.
     pub(super) fn close(&mut self) {
         self.cancel(self.role.input_kind());
         self.cancel(OperationKind::Send);
         self.closing = true;
     }
 
-    /// Sends what is left of the chain, as far as the socket takes it now.
+    /// Sends the rest of the chain, as much as the socket takes now.
     pub(super) fn send_rest(&mut self) {
         let Some(send) = self.send.as_mut().filter(|send| send.end.is_none()) else { return };
         match calls::send(&self.fd, &send.chain, &mut send.sent) {
@@ -135,7 +135,7 @@ impl SocketState {
         }
     }
 
-    /// Receives once, into `buffer`; `None` if there was nothing and the receive goes on.
+    /// Receives once, into `buffer`; `None` if there were no bytes and the receive stays in flight.
     pub(super) fn receive<S, T>(
         &mut self,
         mut demand: Demand,
@@ -146,8 +146,8 @@ impl SocketState {
         match calls::recv(&self.fd, &mut buffer, len_max) {
             Ok(0) => Some(self.end_receive(End::PeerClosed)),
             Ok(len) => {
-                // All that was asked for says nothing about what is behind it. Less than that was
-                // all there was, and what comes later is an edge of its own (epoll(7), question 9).
+                // After a full read there may be more bytes. After a shorter one the socket was empty,
+                // and later bytes are a new event (epoll(7), question 9).
                 self.readable = self.read_to_eagain || len == len_max;
                 self.bulk.record(len, pool);
                 let last = demand.received(len);
@@ -160,7 +160,7 @@ impl SocketState {
         }
     }
 
-    /// Answers a receive of no bytes; `None` if it goes on.
+    /// Completes a zero-byte receive; `None` if it stays in flight.
     pub(super) fn peek<S, T>(&mut self, demand: Demand) -> Option<Outcome<S, T>> {
         match linux::peek(&self.fd) {
             Peek::Bytes => Some(self.end_receive(End::Readable)),
@@ -169,7 +169,7 @@ impl SocketState {
         }
     }
 
-    /// The socket is empty: what comes next is an edge.
+    /// The socket is empty: later bytes are a new event.
     fn found_nothing<S, T>(&mut self, demand: Demand) -> Option<Outcome<S, T>> {
         (self.readable, self.read_to_eagain) = (false, false);
         self.input = InputOperation::Armed(demand);
@@ -192,7 +192,7 @@ impl SocketState {
         self.input != InputOperation::Idle
     }
 
-    /// Ends the operation of this kind, if one is in flight; its completion comes with a visit.
+    /// Cancels the operation of this kind, if one is in flight; `process_socket` completes it.
     pub(super) fn cancel(&mut self, kind: OperationKind) {
         match kind {
             OperationKind::Receive | OperationKind::Accept => {
@@ -214,14 +214,14 @@ impl SocketState {
 
     fn end_receive<S, T>(&mut self, end: End) -> Outcome<S, T> {
         self.input = InputOperation::Idle;
-        // What ended the stream tells no further edge, and the next receive shall meet it, too.
+        // No further event reports the end of the stream, and the next receive must find it.
         self.readable = end != End::NotReady;
         Outcome::ReceiveEnded(end)
     }
 }
 
 impl Role {
-    /// What epoll is asked for. The kernel adds EPOLLERR and EPOLLHUP.
+    /// The registered events. The kernel adds EPOLLERR and EPOLLHUP.
     pub(super) fn watched_events(self) -> EventFlags {
         match self {
             Self::Connection => {
@@ -261,9 +261,9 @@ impl SendOperation {
     }
 }
 
-/// After these a short receive is not the last one.
+/// After these events a receive that did not fill its buffer is not the last one.
 const READ_TO_EAGAIN: EventFlags =
     EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR).union(EventFlags::PRI);
 
-/// After these a send is tried again, if only to learn its error.
+/// After these events a send is tried again, also to get its error.
 const WRITE: EventFlags = EventFlags::OUT.union(EventFlags::HUP).union(EventFlags::ERR);

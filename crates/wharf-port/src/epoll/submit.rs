@@ -1,4 +1,4 @@
-//! The entrance: operations are checked and kept; a send is tried at once.
+//! Submit: operations are checked and stored in the socket's slot; a send is tried at once.
 
 use super::EpollPort;
 use super::socket::{InputOperation, SendOperation};
@@ -47,9 +47,9 @@ impl<T: Send> EpollPort<T> {
 
     pub(super) fn shutdown_socket(&mut self, socket: Socket) {
         if let Some(entry) = self.sockets.get_mut(socket) {
-            // The answer is not wanted: an error is in the stream too, and the receive meets it.
+            // ENOTCONN: the connection is gone, which the receive reports.
             let _reported_by_the_receive = rustix::net::shutdown(&entry.state.fd, Shutdown::Write);
-            // A send that waits for room cannot go on; it shall learn so.
+            // A send in flight fails now: try it.
             entry.state.writable = true;
             entry.state.queue_if_busy(socket, &mut self.ready);
         }

@@ -1,14 +1,14 @@
-//! Which receive gets a buffer: at most so many in a dequeue, and nobody before those that wait.
+//! Which receive gets a buffer: at most `receives_max` per dequeue, and waiting sockets first.
 
 use crate::memory::{Buffer, BufferPool, Owner};
 use crate::port::{Bulk, Demand, Socket, SocketQueue};
 
-/// The buffers for receives, and the sockets that found none.
+/// The buffers for receives, and the sockets that wait for one.
 pub(super) struct Supply {
     pub(super) pool: BufferPool,
-    /// Sockets that found no buffer, in the order in which they ran out.
+    /// Sockets that wait for a buffer, in FIFO order.
     pub(super) waiting: SocketQueue,
-    /// Receives that this dequeue may still do, and that each may.
+    /// Receives that this dequeue may still make, and that each may.
     receives_left: u32,
     receives_max: u32,
 }
@@ -18,12 +18,12 @@ impl Supply {
         Self { pool, waiting: SocketQueue::new(sockets_max), receives_left: 0, receives_max }
     }
 
-    /// A dequeue begins.
+    /// Resets the count of receives at the start of a dequeue.
     pub(super) fn begin_dequeue(&mut self) {
         self.receives_left = self.receives_max;
     }
 
-    /// Whether this dequeue has done all the receives that it may.
+    /// Whether this dequeue has made `receives_max` receives.
     pub(super) fn has_no_receives_left(&self) -> bool {
         self.receives_left == 0
     }
@@ -33,13 +33,12 @@ impl Supply {
         !self.waiting.is_empty() || self.pool.free() == 0
     }
 
-    /// Whether a socket waits for a buffer, and there is one.
+    /// Whether a socket waits for a buffer, and one is free.
     pub(super) fn can_serve_waiters(&self) -> bool {
         !self.waiting.is_empty() && self.pool.free() > 0
     }
 
-    /// A buffer for a socket that has something to receive; `None` puts it behind the others that
-    /// wait for one.
+    /// A buffer for a readable socket; otherwise `None`, and the socket is appended to `waiting`.
     pub(super) fn buffer_for(
         &mut self,
         socket: Socket,
@@ -56,13 +55,13 @@ impl Supply {
         buffer
     }
 
-    /// Counts a receive: one into a large buffer is as many as that has bytes for.
+    /// Counts a receive; one into a large buffer counts as many as it has the size of.
     fn count(&mut self, buffer: &Buffer) {
         let receives = buffer.capacity() / self.pool.buffer_size_bytes();
         self.receives_left = self.receives_left.saturating_sub(receives);
     }
 
-    /// The socket that has waited longest, with a buffer for it.
+    /// The first waiting socket, with a buffer for it.
     pub(super) fn next_waiter(&mut self) -> Option<(Socket, Buffer)> {
         if self.receives_left == 0 || self.waiting.is_empty() {
             return None;

@@ -1,5 +1,5 @@
-//! What only epoll can get wrong: edges that are told once, sends that stop half-way, queues of
-//! its own. Real sockets on loopback; every wait has a deadline.
+//! Properties of this back end only: edge-triggered events, partial sends, the queues. Real sockets on
+//! loopback; every wait has a deadline.
 
 use super::EpollPort;
 use crate::memory::{BufferPool, Chain, Owner, PoolConfig};
@@ -26,7 +26,7 @@ fn port(sockets: u32, buffers: u32) -> TestPort {
     EpollPort::new(PortConfig::new(sockets), pool).unwrap()
 }
 
-/// A connection: our end, and the peer's.
+/// A connection: the port's side, and the peer.
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -36,7 +36,7 @@ fn pair() -> (TcpStream, TcpStream) {
     (ours, peer)
 }
 
-/// Dequeues until `done` says so of a completion.
+/// Dequeues until `done` returns true for a completion.
 fn run(
     port: &mut TestPort,
     mut done: impl FnMut(&mut TestPort, Completion<TcpStream, u32>) -> bool,
@@ -67,7 +67,7 @@ fn next(port: &mut TestPort) -> (Key, TestOutcome) {
     next.unwrap()
 }
 
-/// Looks twice, as a look at epoll may be left out once, and finds nothing.
+/// Dequeues nothing twice, because every second dequeue may omit `epoll_wait`.
 fn assert_quiet(port: &mut TestPort) {
     let mut completions = Completions::<TestPort>::with_capacity(8);
     for _ in 0..2 {
@@ -84,7 +84,7 @@ fn chain(port: &TestPort, data: &[u8]) -> Chain {
     port.pool().chain_of(data, Owner::SendQueue).unwrap()
 }
 
-/// A stretch of bytes in which a lost, doubled or moved piece shows.
+/// Bytes in which a comparison finds a lost, repeated or moved part.
 fn pattern(len: usize) -> Vec<u8> {
     (0_u32..).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).take(len).collect()
 }
@@ -105,7 +105,7 @@ fn what_is_behind_a_full_buffer_is_received_without_another_edge() {
     });
     assert_eq!(got, sent);
     assert_quiet(&mut port);
-    // Exactly one buffer full: nothing behind it, and the next byte is an edge again.
+    // Exactly one full buffer: no bytes after it, and the next byte is a new event.
     peer.write_all(&sent[..SIZE]).unwrap();
     assert!(matches!(next(&mut port).1, Outcome::Received { buffer, .. } if buffer.len() == SIZE));
     assert_quiet(&mut port);
@@ -123,7 +123,7 @@ fn the_end_behind_a_short_receive_is_seen_without_another_edge() {
     assert_quiet(&mut port);
     receive(&mut port, socket, Shots::One);
     assert!(matches!(next(&mut port).1, Outcome::Received { last: true, .. }));
-    // The end is told to every receive that asks.
+    // Every further receive reports the end.
     for shots in [Shots::One, Shots::Many, Shots::IfReady] {
         receive(&mut port, socket, shots);
         assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::PeerClosed)));
@@ -185,7 +185,7 @@ fn if_ready_answers_at_once_and_sees_bytes_whose_edge_is_not_fetched_yet() {
     assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::NotReady)));
 }
 
-/// A connection on which a send of `len` bytes stops half-way, the port, and what was submitted.
+/// A port, a connection on which a send of `len` bytes stops half-way, and the submitted bytes.
 fn stuck(len: usize) -> (TestPort, Socket, TcpStream, Vec<u8>) {
     let mut port = port(1, u32::try_from(len.div_ceil(SIZE)).unwrap());
     let (ours, peer) = pair();
@@ -311,12 +311,12 @@ fn three_sockets_use_one_buffer_in_fifo_order() {
     }
     let mut turns = Vec::new();
     while turns.len() < 9 {
-        // The buffer is released before the next dequeue, which must not sleep then.
+        // The buffer is released before the next dequeue, which must not sleep.
         let (Key(key), Outcome::Received { last: false, .. }) = next(&mut port) else { panic!() };
         turns.push(key);
     }
     let first = &turns[..3];
-    assert_eq!(turns, [first, first, first].concat(), "in the order in which they ran out");
+    assert_eq!(turns, [first, first, first].concat(), "in the order in which they began to wait");
     assert!(port.counters().receive_pauses >= 3);
     assert_quiet(&mut port);
     assert_eq!(port.pool().free(), 1);
@@ -413,7 +413,7 @@ fn a_socket_that_always_has_work_does_not_keep_the_others_out() {
     });
 }
 
-/// Descriptors belong to the process, so the test runs itself again in one with few of them.
+/// Descriptors are per process, so the test runs itself again in a process with few of them.
 #[test]
 fn an_accept_without_descriptors_fails_once_and_can_be_tried_again() {
     if std::env::var_os("WHARF_TEST_FEW_FILES").is_none() {
@@ -434,8 +434,9 @@ fn an_accept_without_descriptors_fails_once_and_can_be_tried_again() {
     let address = listener.local_addr().unwrap();
     let _peers: Vec<_> = (0..2).map(|_| TcpStream::connect(address).unwrap()).collect();
     let socket = port.associate_listener(listener, Key(1)).unwrap();
-    let hoard: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).take(99).collect();
-    assert!(hoard.len() < 99, "the descriptors must run out");
+    let held_buffers: Vec<_> =
+        std::iter::from_fn(|| File::open("/dev/null").ok()).take(99).collect();
+    assert!(held_buffers.len() < 99, "the descriptors must run out");
     for _ in 0..2 {
         port.submit(socket, Operation::Accept(Shots::Many)).unwrap();
         let (_, outcome) = next(&mut port);
@@ -443,7 +444,7 @@ fn an_accept_without_descriptors_fails_once_and_can_be_tried_again() {
         assert_eq!((error.call(), error.is_exhaustion()), ("accept4", true));
         assert_quiet(&mut port);
     }
-    drop(hoard);
+    drop(held_buffers);
     port.submit(socket, Operation::Accept(Shots::One)).unwrap();
     assert!(matches!(next(&mut port).1, Outcome::Accepted { last: true, .. }));
     port.submit(socket, Operation::Accept(Shots::Many)).unwrap();
@@ -466,13 +467,13 @@ fn a_full_table_gives_the_stream_back_and_a_wrong_operation_is_refused() {
     }
 }
 
-/// An echo server of a few links over one port, as small as it can be.
+/// A minimal echo server on one port.
 struct Echo {
     port: TestPort,
     links: Vec<Option<Link>>,
     opened: usize,
     closed: usize,
-    /// Is told when receiving pauses for the first time.
+    /// Sent to when a receive waits for a buffer for the first time.
     on_pause: Option<SyncSender<()>>,
 }
 
@@ -492,7 +493,7 @@ impl Echo {
         (Self { port, links: Vec::new(), opened: 0, closed: 0, on_pause: None }, address)
     }
 
-    /// Serves until `links` links have come and gone.
+    /// Serves until `links` links were opened and closed.
     fn serve(&mut self, links: usize) {
         let start = self.port.now();
         let mut completions = Completions::<TestPort>::with_capacity(16);
@@ -516,10 +517,10 @@ impl Echo {
     }
 
     fn handle(&mut self, completion: Completion<TcpStream, u32>) {
-        let place = usize::try_from(completion.key.0).unwrap();
+        let slot = usize::try_from(completion.key.0).unwrap();
         match completion.outcome {
             Outcome::Accepted { stream, last: false, .. } => {
-                // Small, so that a peer which does not read is felt at once.
+                // Small, so that sends block soon when the peer does not read.
                 sockopt::set_socket_send_buffer_size(&stream, 16 << 10).unwrap();
                 let key = Key(self.links.len() as u64);
                 let socket = self.port.associate(stream, key).unwrap();
@@ -528,29 +529,29 @@ impl Echo {
                 self.opened += 1;
             }
             Outcome::Received { buffer, last: false } => {
-                let link = self.links[place].as_mut().unwrap();
+                let link = self.links[slot].as_mut().unwrap();
                 link.queue.push(self.port.pool(), buffer).unwrap();
-                self.flush(place);
+                self.flush(slot);
             }
             Outcome::Sent { chain, sent, end: None } => {
                 assert_eq!(sent, chain.len());
-                self.links[place].as_mut().unwrap().is_sending = false;
-                self.flush(place);
+                self.links[slot].as_mut().unwrap().is_sending = false;
+                self.flush(slot);
             }
             Outcome::ReceiveEnded(End::PeerClosed) => {
-                let socket = self.links[place].as_ref().unwrap().socket;
+                let socket = self.links[slot].as_ref().unwrap().socket;
                 self.port.submit(socket, Operation::Close).unwrap();
             }
             Outcome::Closed => {
-                assert!(self.links[place].take().is_some());
+                assert!(self.links[slot].take().is_some());
                 self.closed += 1;
             }
             other => panic!("{other:?}"),
         }
     }
 
-    fn flush(&mut self, place: usize) {
-        let link = self.links[place].as_mut().unwrap();
+    fn flush(&mut self, slot: usize) {
+        let link = self.links[slot].as_mut().unwrap();
         if !link.is_sending && !link.queue.is_empty() {
             let chain = std::mem::take(&mut link.queue);
             self.port.submit(link.socket, Operation::Send(chain)).unwrap();
@@ -561,7 +562,7 @@ impl Echo {
 
 #[test]
 fn echo_of_eight_mib_to_a_slow_reader() {
-    // The buffers are far fewer than what is under way, so receiving pauses and resumes.
+    // 64 buffers hold 128 KiB of the 8 MiB, so receives wait for buffers.
     let (mut echo, address) = Echo::new(1, 64);
     let data = pattern(8 << 20);
     std::thread::scope(|scope| {

@@ -1,10 +1,9 @@
-//! Completions come out.
+//! Dequeue: from the system's completion port to completions.
 //!
-//! A turn of [`dequeue`](crate::port::Port::dequeue) has three steps. It takes a batch of packets
-//! from the system's completion port and notes in each socket's state what they say; it visits the
-//! sockets that have something to report or to read, each once; it takes what other threads
-//! posted. What does not fit into the caller's vector stays in the states, so nothing is queued
-//! twice and nothing has to be allocated.
+//! A [`dequeue`](crate::port::Port::dequeue) has three steps. It takes a batch of packets from the
+//! system's completion port and records them in the states of their sockets; it processes the sockets
+//! with completions or bytes to read, each once; it takes posted packets. Completions that do not fit
+//! into the caller's vector stay in the states, so no queue of completions is needed.
 
 use super::IocpPort;
 use super::operations::OperationId;
@@ -19,8 +18,8 @@ use std::marker;
 use std::time::Duration;
 use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
 
-/// How many buffers one visit may fill. A link that sends without pause is visited again in the
-/// next turn, after all others.
+/// Receives per dequeue on one socket. A socket with more bytes is processed again in the next
+/// dequeue, after the others.
 const RECEIVES_PER_SOCKET: u32 = 8;
 
 impl<T: marker::Send> IocpPort<T> {
@@ -34,7 +33,7 @@ impl<T: marker::Send> IocpPort<T> {
         }
         self.wait(timeout)?;
         self.receives_left = self.receives_max;
-        // Where the vector is short, sockets and posts take turns at being served first.
+        // Packets and sockets alternate in the first use of the spare capacity.
         self.packets_first = !self.packets_first;
         if self.packets_first {
             self.inbox.take_packets(completions, usize::MAX);
@@ -46,10 +45,10 @@ impl<T: marker::Send> IocpPort<T> {
         Ok(())
     }
 
-    /// Notes what has completed; sleeps until something does, if nothing is there to be done.
+    /// Records completed operations; sleeps until one completes, if no socket has work.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<(), OsError> {
         let mut wait_ms = timeout.map_or(WAIT_MS_MAX, milliseconds);
-        // No buffer comes home while this thread sleeps.
+        // Buffers are released on this thread only, so none while it sleeps.
         let can_serve_waiters = !self.waiting.is_empty() && self.pool.free() > 0;
         if !self.ready.is_empty() || can_serve_waiters {
             wait_ms = 0;
@@ -60,7 +59,7 @@ impl<T: marker::Send> IocpPort<T> {
         self.dequeue_packets(wait_ms)
     }
 
-    /// Takes one batch of packets, and notes what they say.
+    /// Takes one batch of packets, and records them.
     pub(super) fn dequeue_packets(&mut self, wait_ms: u32) -> Result<(), OsError> {
         self.counters.waits += 1;
         let count = self.port.dequeue(&mut self.entries, wait_ms)?;
@@ -78,7 +77,7 @@ impl<T: marker::Send> IocpPort<T> {
         Ok(())
     }
 
-    /// `None` if the packet names no live operation.
+    /// Records the packet of an operation; `None` if no operation in flight has it.
     fn record_packet(&mut self, entry: &OVERLAPPED_ENTRY) -> Option<()> {
         let (id, socket) = self.operations.take_completed(entry.lpOverlapped)?;
         let state = &mut self.table.get_mut(socket)?.state;
@@ -97,7 +96,7 @@ impl<T: marker::Send> IocpPort<T> {
                     return None;
                 };
                 connection.receive = match failure {
-                    // Also if there are bytes: they stay where they are.
+                    // Also if there are bytes: they stay in the socket.
                     _ if cancelled => Receive::Ended(End::Cancelled),
                     None => Receive::Ready(demand),
                     Some(end) => Receive::Ended(end),
@@ -120,7 +119,7 @@ impl<T: marker::Send> IocpPort<T> {
         Some(())
     }
 
-    /// Gives free buffers to the sockets that wait for one, the longest waiting first.
+    /// Receives on the sockets that wait for a buffer, in FIFO order, while buffers are free.
     fn serve_waiters(&mut self, completions: &mut Completions<Self>) {
         for _ in 0..self.waiting.len() {
             if is_full(completions) || self.receives_left == 0 {
@@ -138,7 +137,7 @@ impl<T: marker::Send> IocpPort<T> {
         }
     }
 
-    /// Serves those that waited for a buffer, then every socket that has something to be done.
+    /// Serves the sockets that wait for a buffer, then processes each ready socket once.
     fn process_ready(&mut self, completions: &mut Completions<Self>) {
         self.serve_waiters(completions);
         for _ in 0..self.ready.len() {
@@ -150,8 +149,8 @@ impl<T: marker::Send> IocpPort<T> {
         }
     }
 
-    /// Reports what has ended on the socket, reads what is there, closes it if that is due. If the
-    /// vector fills up the socket is queued again.
+    /// Reports the ended operations of a socket, reads its bytes, and closes it if a close was submitted
+    /// and no operation is left. If the vector is full, appends the socket to `ready` again.
     fn process_socket(&mut self, socket: Socket, completions: &mut Completions<Self>) {
         let Some(entry) = self.table.get_mut(socket) else { return };
         match &entry.state.role {
@@ -182,7 +181,7 @@ impl<T: marker::Send> IocpPort<T> {
         if let Send::Ended { sent, end } = connection.send {
             connection.send = Send::Idle;
             let chain = self.operations.take_chain(socket.index);
-            // What went out whole has not failed, whatever came after.
+            // A send of all bytes has not failed, even if the connection failed after it.
             let end = end.filter(|_| sent < chain.len());
             completions.push(Completion { key, outcome: Outcome::Sent { chain, sent, end } });
         }
@@ -195,7 +194,7 @@ impl<T: marker::Send> IocpPort<T> {
                 connection.receive = Receive::Idle;
                 completions.push(Completion { key, outcome: Outcome::ReceiveEnded(end) });
             }
-            // Needs no buffer, and so no receive of this turn either.
+            // Needs no buffer, and does not count as a receive.
             Receive::Ready(demand) if demand.is_zero_byte() => {
                 self.receive_once(socket, None, completions);
             }
@@ -206,7 +205,7 @@ impl<T: marker::Send> IocpPort<T> {
                         return;
                     }
                     self.receives_left -= 1;
-                    // Those that ran out before come first.
+                    // Sockets that wait for a buffer come first.
                     let may_take = self.waiting.is_empty() && !is_full(completions);
                     let buffer = if may_take { self.buffer_for(socket) } else { None };
                     if !self.receive_once(socket, buffer, completions) {
@@ -218,15 +217,15 @@ impl<T: marker::Send> IocpPort<T> {
         }
     }
 
-    /// A buffer for a link that is to be read from.
+    /// A buffer for a connection whose receive is ready.
     fn buffer_for(&mut self, socket: Socket) -> Option<Buffer> {
         let (_, _, connection) = connection_mut(&mut self.table, socket)?;
         let Receive::Ready(demand) = connection.receive else { return None };
         connection.bulk.acquire(demand, &self.pool, Owner::KernelReceive)
     }
 
-    /// Reads into `buffer` what there is on a link whose receive is ready, or queues the link for a
-    /// buffer if there is none. Says whether there is reason to read another one.
+    /// Reads into `buffer` on a connection whose receive is ready, or without a buffer queues the
+    /// connection for one. Returns whether it filled the buffer and may read into another one.
     fn receive_once(
         &mut self,
         socket: Socket,
@@ -243,7 +242,7 @@ impl<T: marker::Send> IocpPort<T> {
         }
         let found = match &mut buffer {
             Some(buffer) => overlapped.receive(buffer, demand.len_max(buffer.capacity())),
-            // An end can be reported, and a false alarm dropped, without a buffer.
+            // An end, or that there are no bytes, is found without a buffer.
             None => overlapped.peek(),
         };
         let end = match (found, buffer) {
@@ -289,7 +288,7 @@ impl<T: marker::Send> IocpPort<T> {
     }
 
     fn process_listener(&mut self, socket: Socket, completions: &mut Completions<Self>) {
-        // New accepts are posted below, so what is done by then waits for the next turn.
+        // `post_accepts` below may complete accepts at once; the next dequeue reports those.
         let Some((_, _, state)) = listener_mut(&mut self.table, socket) else { return };
         for _ in 0..state.done.len() {
             if is_full(completions) {
@@ -312,14 +311,14 @@ impl<T: marker::Send> IocpPort<T> {
         }
     }
 
-    /// Reports the first accept that is done, or counts it if it failed.
+    /// Reports the first completed accept, or handles its failure.
     fn take_connection(&mut self, socket: Socket, completions: &mut Completions<Self>) {
         let Some((key, overlapped, listener)) = listener_mut(&mut self.table, socket) else {
             return;
         };
         let Some((accept, failure)) = listener.done.pop_front() else { return };
         let stream = self.operations.take_accepted(accept);
-        // A failed accept has left no addresses.
+        // A failed accept has no addresses.
         let peer = match failure {
             None => self.operations.peer(accept, &listener.calls),
             Some(_) => None,
@@ -340,10 +339,10 @@ impl<T: marker::Send> IocpPort<T> {
                 Err(error) => End::Failed(link_error(error.call(), error.code())),
             },
             (Some(failure), _, _) => failure,
-            // AcceptEx gave no address that we know: the connection is of no use.
+            // AcceptEx returned no IPv4 or IPv6 address: the connection is dropped.
             (None, _, _) => End::Failed(OsError::new("GetAcceptExSockaddrs", 10053)),
         };
-        // After a cancel that is how the accepts end that had no connection yet.
+        // After a cancel (`Ending`) accepts without a connection end with an error, too.
         if let Accept::Active(_) = listener.accept
             && let End::Failed(error) = failure
         {
@@ -357,7 +356,7 @@ impl<T: marker::Send> IocpPort<T> {
     }
 }
 
-/// The time-out in the system's terms; never less than asked for.
+/// The timeout in milliseconds, rounded up.
 fn milliseconds(timeout: Duration) -> u32 {
     let whole = timeout.as_nanos().div_ceil(1_000_000);
     u32::try_from(whole).unwrap_or(u32::MAX).min(WAIT_MS_MAX)

@@ -1,16 +1,16 @@
 //! The back end on Windows: an I/O completion port.
 //!
 //! ```text
-//!   submit  ── WSASend, AcceptEx, WSARecv of no bytes ──►  flight  ──►  kernel
+//!   submit  ── WSASend, AcceptEx, zero-byte WSARecv ──► operations ──►  kernel
 //!   dequeue ◄── states of sockets ◄── GetQueuedCompletionStatusEx ◄──────┘
 //!   post    ── inbox, PostQueuedCompletionStatus ─► dequeue
 //! ```
 //!
-//! A receive that waits is a `WSARecv` of no bytes, so an idle link holds no buffer; when it
-//! completes, bytes are taken without waiting into a buffer of the pool. Operations that succeed
-//! at once leave no packet where that is safe; they are reported by the next dequeue, each socket
-//! once a turn, so that a busy one cannot hold up the others. What Wine and Windows do differently
-//! is accepted either way.
+//! A waiting receive is a zero-byte `WSARecv`, so an idle connection holds no buffer; when it
+//! completes, a nonblocking `recv` reads the bytes into a buffer of the pool. Operations that succeed
+//! at once make no packet where that is safe (FILE_SKIP_COMPLETION_PORT_ON_SUCCESS); the next dequeue
+//! reports them. A dequeue processes each socket once, so that a busy one does not delay the others.
+//! The code accepts both where Wine and Windows differ.
 
 mod dequeue;
 mod operations;
@@ -45,72 +45,72 @@ use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
 ///
 /// # Platforms
 ///
-/// A send that is cancelled, or that fails, may have sent more than its completion says: Windows
-/// does not tell. After that only a close makes sense.
+/// A send that is cancelled or fails may have sent more than its completion says, because Windows does
+/// not report it. Close the socket after that.
 pub struct IocpPort<T: Send> {
-    // The sockets are closed before what is in flight on them is given up.
+    // The first field, so that the sockets are closed before the operations' memory is freed or leaked.
     table: Table,
     operations: OperationTable,
     port: Arc<CompletionPort>,
     inbox: Inbox<T>,
     pool: BufferPool,
-    /// Sockets to be visited.
+    /// Sockets with work.
     ready: SocketQueue,
-    /// Sockets that have bytes to read but no buffer, in the order in which they ran out.
+    /// Sockets that wait for a buffer, in FIFO order.
     waiting: SocketQueue,
-    /// Accepts of the table that no listener has out.
+    /// Accepts of the table that no listener uses.
     accepts_free: Vec<u32>,
     accept_budget: AcceptBudget,
     entries: Box<[OVERLAPPED_ENTRY]>,
     packets_first: bool,
-    /// Receives that this dequeue may still do, and that each may.
+    /// Receives that this dequeue may still make, and that each may.
     receives_left: u32,
     receives_max: u32,
-    /// Whether operations that succeed at once may leave no packet, where the system can do that.
+    /// Whether operations that succeed at once may make no packet, where the system supports that.
     may_skip: bool,
     counters: Counters,
     clock: Clock,
-    /// The port belongs to the thread that made it, as on the other systems.
+    /// The port stays on the thread that created it, as the other back ends.
     one_thread: PhantomData<*const ()>,
 }
 
-/// How many accepts the listeners may have out.
+/// The accepts that listeners may have posted.
 #[derive(Debug)]
 struct AcceptBudget {
-    /// Listeners that can still be associated; each has one accept at least.
+    /// Listeners that can still be associated; each has at least one accept.
     listeners_left: u32,
-    /// Accepts beyond these.
+    /// Accepts beyond one per listener.
     surplus: u32,
-    /// The most that one listener gets.
+    /// The most accepts of one listener.
     accepts_max: u32,
 }
 
-/// Packets taken from the system at once: 32 bytes each, enough that a busy turn is one call.
+/// Packets of one GetQueuedCompletionStatusEx, 32 bytes each.
 const BATCH: usize = 256;
-/// Listeners that a port can have.
+/// The most listeners of a port.
 const LISTENERS_MAX: u32 = 1024;
-/// Listeners that have a full stock of accepts; those after them make do with one each.
+/// Listeners that get `accepts_max` accepts; further ones get those that are left, at least one each.
 const FULL_LISTENERS: u32 = 4;
-/// How long a port that is dropped waits for what is in flight, before it leaks that.
+/// The longest wait of the port's drop for operations in flight, whose memory it then leaks.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Of which this at once.
+/// The longest single wait of the drop.
 const DROP_WAIT_STEP_MS: u32 = 100;
-const NO_PORT_HINT: &str = "the process has too many handles or the system too little memory";
+const NO_PORT_HINT: &str = "the process has too many handles, or the system has too little memory";
 
 impl<T: Send> IocpPort<T> {
-    /// A port with the tables that `config` asks for, receiving into buffers of `pool`.
+    /// Creates a port that receives into buffers of `pool`, which no other port uses.
     ///
     /// # Errors
     ///
-    /// [`PortError`] if the system has no completion port to give.
+    /// [`PortError`] if `CreateIoCompletionPort` fails.
     ///
     /// # Panics
     ///
-    /// If a figure is outside the range that [`PortConfig`] states.
+    /// If a value is outside the range that [`PortConfig`] states.
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         config.validate();
         let sockets_max = config.sockets_max;
-        // One thread owns the port, so one is all that runs.
+        // One thread owns the port, so the concurrency is 1.
         let port = CompletionPort::new(1).map_err(|os| PortError::new(os, Some(NO_PORT_HINT)))?;
         let port = Arc::new(port);
         let inbox = Inbox::new(config.inbox_capacity, port.clone());
@@ -254,7 +254,7 @@ impl<T: Send> Port for IocpPort<T> {
 }
 
 impl<T: Send> IocpPort<T> {
-    /// Puts an admitted socket into the table.
+    /// Puts a socket that `associate_handle` has checked into the table.
     fn insert_socket(&mut self, key: Key, state: SocketState) -> Socket {
         #[expect(
             clippy::expect_used,
@@ -265,9 +265,8 @@ impl<T: Send> IocpPort<T> {
 }
 
 impl<T: Send> Drop for IocpPort<T> {
-    /// Cancels everything, and waits until the kernel is done with our memory.
-    ///
-    /// If it is not within five seconds, what is in flight stays allocated for ever.
+    /// Cancels all operations, and waits until none is in flight, at most [`DROP_WAIT_MAX`]; then it
+    /// leaks the memory of those in flight.
     fn drop(&mut self) {
         let sockets: Vec<Socket> = self.table.sockets().collect();
         let start = self.clock.now();
@@ -306,7 +305,7 @@ impl AcceptBudget {
         }
     }
 
-    /// The accepts of one more listener, for which there is room.
+    /// The accepts of a further listener; `listeners_left` > 0.
     fn acquire(&mut self) -> u32 {
         let more = self.surplus.min(self.accepts_max - 1);
         self.listeners_left -= 1;

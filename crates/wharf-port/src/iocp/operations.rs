@@ -1,21 +1,21 @@
-//! What the kernel reads and writes while an operation is in flight, and the calls that start one.
+//! The memory that the kernel accesses while an operation is in flight, and the calls that start one.
 //!
 //! ```text
-//!   blocks     | place 0: receive, send | place 1: receive, send | ... | accept 0 | accept 1 | ...
-//!              each begins with its OVERLAPPED, so the kernel's pointer names the block
-//!   chains     | place 0 | place 1 | ...            what a send reads
-//!   addresses  | accept 0 | accept 1 | ...          where AcceptEx writes the two ends
-//!   accepted   | accept 0 | accept 1 | ...          the sockets that AcceptEx fills
+//!   blocks     | slot 0: receive, send | slot 1: receive, send | ... | accept 0 | accept 1 | ...
+//!              each begins with its OVERLAPPED, so the kernel's pointer identifies the block
+//!   chains     | slot 0 | slot 1 | ...              the bytes of a send
+//!   addresses  | accept 0 | accept 1 | ...          AcceptEx writes the local and the peer's address
+//!   accepted   | accept 0 | accept 1 | ...          the sockets for AcceptEx
 //! ```
 //!
 //! # Invariants
 //!
-//! - **INV-IOCP-1** Blocks and addresses are allocated once, never move, and are touched while in
-//!   flight by the kernel alone. They are freed with the [`Flight`], unless one is in flight then;
-//!   in that case they stay for ever.
+//! - **INV-IOCP-1** Blocks and addresses are allocated once, never move, and only the kernel accesses
+//!   them while they are in flight. They are freed with the [`OperationTable`], unless one is in flight
+//!   then; in that case they are leaked.
 //! - **INV-IOCP-2** A block is in flight from a call that returned "pending" (or success, where
-//!   the completion port is told of that too) until its packet is [landed](Flight::land); there is
-//!   exactly one packet for each such call.
+//!   the completion port gets a packet for that, too) until its packet is
+//!   [taken](OperationTable::take_completed); there is exactly one packet for each such call.
 //! - **INV-IOCP-3** The chain of a send in flight is neither changed nor dropped.
 
 use super::socket::{AcceptCalls, OverlappedSocket, link_error, raw_socket, size_u32};
@@ -32,7 +32,7 @@ use windows_sys::Win32::Networking::WinSock::{
 };
 use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
 
-/// See the module's drawing.
+/// The operations of a port; see the module's drawing.
 pub(super) struct OperationTable {
     blocks: NonNull<Block>,
     addresses: NonNull<Addresses>,
@@ -43,7 +43,8 @@ pub(super) struct OperationTable {
     in_flight: u32,
 }
 
-/// The kernel's part of an operation. The header is first: its address is the block's.
+/// The memory of an operation that the kernel writes. The header is first, so that its address is the
+/// block's.
 #[repr(C)]
 struct Block {
     header: OVERLAPPED,
@@ -51,7 +52,7 @@ struct Block {
     flags: u32,
 }
 
-/// Room for the local and the remote address, each with the 16 bytes that AcceptEx asks for beyond
+/// Memory for the local and the remote address, each with the 16 bytes that AcceptEx requires beyond
 /// the largest address.
 #[repr(C, align(8))]
 struct Addresses([u8; 2 * ADDRESS_SIZE_BYTES as usize]);
@@ -59,14 +60,14 @@ struct Addresses([u8; 2 * ADDRESS_SIZE_BYTES as usize]);
 const ADDRESS_SIZE_BYTES: u32 = size_u32::<SOCKADDR_STORAGE>() + 16;
 const _: () = assert!(std::mem::offset_of!(Block, header) == 0);
 
-/// Our part of an operation.
+/// The port's part of an operation.
 #[derive(Clone, Copy)]
 struct Tag {
     socket: Socket,
     in_flight: bool,
 }
 
-/// Which operation of which place, or which accept.
+/// An operation: the receive or the send of a slot, or an accept.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum OperationId {
     Receive(u32),
@@ -74,18 +75,18 @@ pub(super) enum OperationId {
     Accept(u32),
 }
 
-/// What became of a call that starts an operation.
+/// The result of a call that starts an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Started {
-    /// A packet will come.
+    /// In flight; a packet follows.
     Pending,
-    /// It is done, and no packet will come.
+    /// Completed; no packet follows.
     Done,
-    /// Nothing was started, and no packet will come.
+    /// Not started; no packet follows.
     Failed(OsError),
 }
 
-/// The most buffers that one WSASend is given; a longer chain is sent short.
+/// The most buffers of one WSASend; the send of a longer chain is short.
 pub(super) const GATHER_MAX: usize = 64;
 
 impl OperationTable {
@@ -106,22 +107,22 @@ impl OperationTable {
         }
     }
 
-    /// How many packets are still to come.
+    /// Operations in flight, each with a packet that is not taken yet.
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight
     }
 
-    /// Starts a receive of no bytes: it completes when there are some, or the stream has ended.
+    /// Starts a zero-byte receive: it completes when there are bytes, or the stream has ended.
     pub(super) fn receive(&mut self, socket: Socket, handle: &OverlappedSocket) -> Started {
         let id = OperationId::Receive(socket.index);
         let block = self.mark_started(id, socket);
-        // SAFETY: the block is in the table (`begin`).
+        // SAFETY: the block is in the table (`mark_started`).
         let flags = unsafe { &raw mut (*block).flags };
         let nothing = WSABUF { len: 0, buf: std::ptr::null_mut() };
         // SAFETY: the socket is open and overlapped; the WSABUF is captured before the call
         // returns (WSARecv page: lpBuffers), and names no memory; flags and OVERLAPPED lie in a
-        // block that stays until the packet has landed (INV-IOCP-1); no count is asked for
-        // (lpNumberOfBytesRecvd).
+        // block that exists until the packet is taken (INV-IOCP-1); the count is null, which is
+        // allowed (lpNumberOfBytesRecvd).
         let result = unsafe {
             WSARecv(
                 handle.raw(),
@@ -136,7 +137,7 @@ impl OperationTable {
         self.start_result(id, result == 0, "WSARecv", handle)
     }
 
-    /// Starts a send of the chain's first [`GATHER_MAX`] buffers. The chain stays here until
+    /// Starts a send of the chain's first [`GATHER_MAX`] buffers. The table keeps the chain until
     /// [`take_chain`](Self::take_chain), also when the send fails.
     pub(super) fn send(
         &mut self,
@@ -157,9 +158,10 @@ impl OperationTable {
         }
         self.chains[socket.index as usize] = chain;
         // SAFETY: the socket is open and overlapped; the array of WSABUFs is captured before the
-        // call returns (WSASend page: lpBuffers); the bytes that they name are read only, and
-        // belong to a chain that stays until the packet has landed (INV-IOCP-3), as do the block
-        // and its OVERLAPPED (INV-IOCP-1); no count is asked for (lpNumberOfBytesSent).
+        // call returns (WSASend page: lpBuffers); the bytes that they name are only read, and
+        // belong to a chain that exists until the packet is taken (INV-IOCP-3), as do the block
+        // and its OVERLAPPED (INV-IOCP-1); the count is null, which is allowed
+        // (lpNumberOfBytesSent).
         let result = unsafe {
             WSASend(
                 handle.raw(),
@@ -174,8 +176,8 @@ impl OperationTable {
         self.start_result(id, result == 0, "WSASend", handle)
     }
 
-    /// Starts an accept that fills `stream`, which is to be had from
-    /// [`take_accepted`](Self::take_accepted) when it is over.
+    /// Starts an accept into `stream`, which [`take_accepted`](Self::take_accepted) returns after the
+    /// accept has ended.
     pub(super) fn accept(
         &mut self,
         accept: u32,
@@ -190,8 +192,8 @@ impl OperationTable {
         self.accepted[accept as usize] = Some(stream);
         let mut received = 0;
         // SAFETY: both sockets are open, the second unbound; the addresses have twice the stated
-        // room and, with the OVERLAPPED, stay until the packet has landed (INV-IOCP-1); no data is
-        // asked for; `received` is written only before the call returns (AcceptEx page:
+        // length and, with the OVERLAPPED, exist until the packet is taken (INV-IOCP-1); no data is
+        // requested; `received` is written only before the call returns (AcceptEx page:
         // lpOutputBuffer, lpdwBytesReceived).
         let done = unsafe {
             (calls.accept)(
@@ -208,16 +210,16 @@ impl OperationTable {
         self.start_result(id, done != 0, "AcceptEx", handle)
     }
 
-    /// Asks for the end of this operation. If its packet is there already, that does nothing.
+    /// Cancels this operation; no effect if it has completed.
     pub(super) fn cancel(&mut self, id: OperationId, handle: &OverlappedSocket) {
         let block = self.block(id);
         // SAFETY: the socket is open; the OVERLAPPED is compared with those in flight and not
-        // read (CancelIoEx page: lpOverlapped), and its memory is there all the same (INV-IOCP-1).
+        // read (CancelIoEx page: lpOverlapped), and its memory exists (INV-IOCP-1).
         let _not_found = unsafe { CancelIoEx(handle.raw() as HANDLE, block.cast()) };
     }
 
-    /// The operation whose packet came with `overlapped`, and whose socket it is. `None` if it is
-    /// not one of ours in flight.
+    /// The operation whose packet has this `overlapped`, and its socket; it is no longer in flight.
+    /// `None` if no operation in flight has it.
     pub(super) fn take_completed(
         &mut self,
         overlapped: *mut OVERLAPPED,
@@ -234,7 +236,7 @@ impl OperationTable {
         Some((self.id_at(index), socket))
     }
 
-    /// Bytes that an operation moved which is over.
+    /// Bytes that an ended operation has transferred.
     pub(super) fn transferred(&self, id: OperationId) -> usize {
         assert!(!self.tags[self.index(id)].in_flight, "{id:?} is in operations");
         // SAFETY: the block is in the table, and not in flight, so the kernel does not write to
@@ -242,7 +244,7 @@ impl OperationTable {
         unsafe { (*self.block(id)).header.InternalHigh }
     }
 
-    /// Why an operation failed whose packet said so and has landed.
+    /// The error of an operation whose packet reported a failure.
     pub(super) fn error(
         &self,
         id: OperationId,
@@ -251,8 +253,8 @@ impl OperationTable {
     ) -> OsError {
         assert!(!self.tags[self.index(id)].in_flight, "{id:?} is in operations");
         let (mut bytes, mut flags) = (0, 0);
-        // SAFETY: the socket is open; the OVERLAPPED is that of an operation which is over, so the
-        // call only translates its status; the two results are ours to write
+        // SAFETY: the socket is open; the OVERLAPPED is that of an ended operation, so the call only
+        // translates its status; the two results are local variables
         // (WSAGetOverlappedResult page).
         let result = unsafe {
             WSAGetOverlappedResult(
@@ -263,7 +265,7 @@ impl OperationTable {
                 &raw mut flags,
             )
         };
-        // The packet said failure, so a success here would be a fault of the system's.
+        // The packet reported a failure, so a success here would be a bug of the system.
         if result != 0 {
             OsError::new(call, 10053)
         } else {
@@ -271,16 +273,16 @@ impl OperationTable {
         }
     }
 
-    /// The chain of a send that is over.
-    pub(super) fn take_chain(&mut self, place: u32) -> Chain {
+    /// Removes the chain of an ended send.
+    pub(super) fn take_chain(&mut self, slot: u32) -> Chain {
         assert!(
-            !self.tags[self.index(OperationId::Send(place))].in_flight,
+            !self.tags[self.index(OperationId::Send(slot))].in_flight,
             "the send is in operations"
         );
-        std::mem::take(&mut self.chains[place as usize])
+        std::mem::take(&mut self.chains[slot as usize])
     }
 
-    /// The socket of an accept that is over, successful or not.
+    /// Removes the socket of an ended accept.
     pub(super) fn take_accepted(&mut self, accept: u32) -> Option<TcpStream> {
         assert!(
             !self.tags[self.index(OperationId::Accept(accept))].in_flight,
@@ -289,7 +291,7 @@ impl OperationTable {
         self.accepted[accept as usize].take()
     }
 
-    /// The other end of the connection that an accept took which is over.
+    /// The peer's address of a successful accept that has ended.
     pub(super) fn peer(&self, accept: u32, calls: &AcceptCalls) -> Option<SocketAddr> {
         assert!(
             !self.tags[self.index(OperationId::Accept(accept))].in_flight,
@@ -298,8 +300,8 @@ impl OperationTable {
         let mut local = std::ptr::null_mut();
         let mut remote: *mut SOCKADDR = std::ptr::null_mut();
         let (mut local_len, mut remote_len) = (0, 0);
-        // SAFETY: the addresses are as AcceptEx left them, with the same three sizes
-        // (GetAcceptExSockaddrs page: lpOutputBuffer); the results are ours to write.
+        // SAFETY: the addresses are as AcceptEx wrote them, with the same three sizes
+        // (GetAcceptExSockaddrs page: lpOutputBuffer); the results are local variables.
         unsafe {
             (calls.addresses)(
                 self.addresses_of(accept).as_ptr().cast(),
@@ -317,19 +319,20 @@ impl OperationTable {
         unsafe { address_at(remote, len) }
     }
 
-    /// Marks the operation as in flight, and clears its block.
+    /// Marks an operation as in flight, and clears its block.
     fn mark_started(&mut self, id: OperationId, socket: Socket) -> *mut Block {
         let index = self.index(id);
         assert!(!self.tags[index].in_flight, "{id:?} is in operations already");
         self.tags[index] = Tag { socket, in_flight: true };
         self.in_flight += 1;
         let block = self.block(id);
-        // SAFETY: the block is in the table, and was not in flight, so it is ours (INV-IOCP-2).
+        // SAFETY: the block is in the table, and was not in flight, so the kernel does not access
+        // it (INV-IOCP-2).
         unsafe { block.write(Block::new()) };
         block
     }
 
-    /// Reads what the call just made has answered.
+    /// The result of the call just made; unless it is pending, the operation is not in flight.
     fn start_result(
         &mut self,
         id: OperationId,
@@ -356,20 +359,20 @@ impl OperationTable {
     fn block(&self, id: OperationId) -> *mut Block {
         let index = self.index(id);
         assert!(index < self.tags.len(), "block {index} of {}", self.tags.len());
-        // SAFETY: there are as many blocks as tags, in one allocation.
+        // SAFETY: there are as many blocks as tags, in one allocation; the index was checked.
         unsafe { self.blocks.add(index) }.as_ptr()
     }
 
     fn addresses_of(&self, accept: u32) -> NonNull<Addresses> {
         assert!((accept as usize) < self.accepted.len(), "accept {accept}");
-        // SAFETY: there are as many as accepts, in one allocation.
+        // SAFETY: there are as many as accepts, in one allocation; the index was checked.
         unsafe { self.addresses.add(accept as usize) }
     }
 
     fn index(&self, id: OperationId) -> usize {
         (match id {
-            OperationId::Receive(place) => 2 * place,
-            OperationId::Send(place) => 2 * place + 1,
+            OperationId::Receive(slot) => 2 * slot,
+            OperationId::Send(slot) => 2 * slot + 1,
             OperationId::Accept(accept) => 2 * self.sockets_max + accept,
         }) as usize
     }
@@ -389,16 +392,16 @@ impl OperationTable {
 impl Drop for OperationTable {
     fn drop(&mut self) {
         if self.in_flight != 0 {
-            // The kernel may still write to a block or read from a chain: those stay for ever.
-            for place in 0..self.sockets_max {
-                if !self.tags[self.index(OperationId::Send(place))].in_flight {
-                    drop(self.take_chain(place));
+            // The kernel may still write to a block or read from a chain: leak those.
+            for slot in 0..self.sockets_max {
+                if !self.tags[self.index(OperationId::Send(slot))].in_flight {
+                    drop(self.take_chain(slot));
                 }
             }
             return;
         }
-        // SAFETY: nothing is in flight (INV-IOCP-1), and this value, which is going, made it with
-        // `leak` and this length.
+        // SAFETY: nothing is in flight (INV-IOCP-1), and this value, which is being dropped, made it
+        // with `leak` and this length.
         drop(unsafe { unleak(self.blocks, self.tags.len()) });
         // SAFETY: as above.
         drop(unsafe { unleak(self.addresses, self.accepted.len()) });
@@ -413,7 +416,7 @@ impl Block {
     }
 }
 
-/// Gives an allocation up to raw pointers, so that no reference claims what the kernel writes.
+/// Leaks an allocation to a raw pointer, so that no reference exists to memory that the kernel writes.
 fn leak<T>(items: Vec<T>) -> NonNull<T> {
     NonNull::from(Box::leak(items.into_boxed_slice())).cast()
 }
@@ -422,14 +425,14 @@ fn leak<T>(items: Vec<T>) -> NonNull<T> {
 ///
 /// # Safety
 ///
-/// `start` and `len` are from one call of `leak`, and are given back once.
+/// `start` and `len` are from one call of `leak`, and this is called once for them.
 unsafe fn unleak<T>(start: NonNull<T>, len: usize) -> Box<[T]> {
     let slice = NonNull::slice_from_raw_parts(start, len);
     // SAFETY: the caller's promise.
     unsafe { Box::from_raw(slice.as_ptr()) }
 }
 
-/// The address that the system has written.
+/// Converts an address that the system has written.
 ///
 /// # Safety
 ///

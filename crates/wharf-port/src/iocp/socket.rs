@@ -1,4 +1,4 @@
-//! One overlapped socket, and the calls on it that are done when they return.
+//! An overlapped socket, and the synchronous calls on it.
 
 use super::wake::last_error;
 use crate::memory::Buffer;
@@ -21,23 +21,23 @@ use windows_sys::Win32::System::WindowsProgramming::{
 };
 use windows_sys::core::GUID;
 
-/// A socket that the port owns; dropping it closes it.
+/// An overlapped socket that the port owns; dropping it closes it.
 #[derive(Debug)]
 pub(super) struct OverlappedSocket {
     socket: OwnedSocket,
-    /// Whether an operation that succeeds at once leaves no packet in the completion port.
+    /// Whether an operation that succeeds at once makes no packet.
     pub(super) skips: bool,
 }
 
-/// What a receive that does not wait found.
+/// The result of a nonblocking `recv`.
 pub(super) enum RecvResult {
     /// This many bytes, at least one.
     Bytes(u32),
-    /// The peer's last byte has been read before.
+    /// The end of the stream.
     EndOfStream,
-    /// Nothing yet.
+    /// No bytes yet.
     Nothing,
-    /// The system said no.
+    /// The call failed.
     Failed(OsError),
 }
 
@@ -48,11 +48,11 @@ pub(super) struct AcceptCalls {
     pub(super) addresses: NonNullFn<LPFN_GETACCEPTEXSOCKADDRS>,
 }
 
-/// An `Option` of a function pointer that was looked at once.
+/// The content of an `Option` of a function pointer.
 type NonNullFn<F> = <F as IntoIterator>::Item;
 
 impl OverlappedSocket {
-    /// Takes the socket over, after it was associated with a completion port.
+    /// Takes ownership of a socket that is associated with a completion port.
     pub(super) fn new(socket: OwnedSocket, may_skip: bool) -> Self {
         let mut handle = Self { socket, skips: false };
         handle.skips = may_skip && handle.is_ifs() && handle.skip_packets_on_success();
@@ -63,14 +63,13 @@ impl OverlappedSocket {
         raw_socket(&self.socket)
     }
 
-    /// Takes the bytes that are there, at most `len_max`, into the empty `buffer`. The socket does
-    /// not block.
+    /// Receives at most `len_max` bytes into the empty `buffer`. The socket is nonblocking.
     pub(super) fn receive(&self, buffer: &mut Buffer, len_max: u32) -> RecvResult {
-        let room = i32::try_from(len_max.min(buffer.capacity())).unwrap_or(i32::MAX);
-        // SAFETY: the socket is open; the buffer's slot has `room` bytes, and this is its only
-        // handle, as it comes fresh from the pool and shows no byte yet (INV-POOL-2). The call
-        // is done with it when it returns (recv page: no OVERLAPPED).
-        let received = unsafe { recv(self.raw(), buffer.bytes().as_ptr(), room, 0) };
+        let len = i32::try_from(len_max.min(buffer.capacity())).unwrap_or(i32::MAX);
+        // SAFETY: the socket is open; the buffer's slot has at least `len` bytes, and `buffer` is its
+        // only handle, borrowed uniquely (INV-POOL-1, INV-POOL-2). The call writes only until it
+        // returns (recv page: no OVERLAPPED).
+        let received = unsafe { recv(self.raw(), buffer.bytes().as_ptr(), len, 0) };
         let found = RecvResult::of(received);
         if let RecvResult::Bytes(len) = found {
             buffer.set_len(len);
@@ -78,17 +77,17 @@ impl OverlappedSocket {
         found
     }
 
-    /// As [`receive`](Self::receive), but takes nothing and needs no buffer.
+    /// As [`receive`](Self::receive), but removes no bytes and needs no buffer (MSG_PEEK).
     pub(super) fn peek(&self) -> RecvResult {
         let mut byte = 0_u8;
-        // SAFETY: the socket is open; one byte of the stack is ours, and the call is done with it
-        // when it returns.
+        // SAFETY: the socket is open; the byte is a local variable, and the call writes only until it
+        // returns.
         RecvResult::of(unsafe { recv(self.raw(), &raw mut byte, 1, MSG_PEEK) })
     }
 
-    /// Asks for the end of all operations in flight on the socket.
+    /// Cancels all operations in flight on the socket.
     pub(super) fn cancel_all(&self) {
-        // SAFETY: the socket is open; no OVERLAPPED means all of this process
+        // SAFETY: the socket is open; a null OVERLAPPED means all operations of this process on it
         // (CancelIoEx page: lpOverlapped).
         let _not_found = unsafe { CancelIoEx(self.raw() as HANDLE, std::ptr::null()) };
     }
@@ -98,7 +97,7 @@ impl OverlappedSocket {
         let _reported_by_receive = unsafe { shutdown(self.raw(), SD_SEND) };
     }
 
-    /// Bytes that have come and that no receive has taken.
+    /// Bytes that the system has received and no receive has taken.
     pub(super) fn unread_bytes(&self) -> Option<u64> {
         let mut bytes = 0_u32;
         // SAFETY: the socket is open; FIONREAD writes a u32 (ioctlsocket page).
@@ -106,12 +105,12 @@ impl OverlappedSocket {
         (result == 0).then_some(u64::from(bytes))
     }
 
-    /// The address of this end.
+    /// The local address.
     pub(super) fn local_address(&self) -> Option<SocketAddr> {
         let mut storage = SOCKADDR_STORAGE::default();
         let mut len = size_u32::<SOCKADDR_STORAGE>().cast_signed();
         let address = (&raw mut storage).cast();
-        // SAFETY: the socket is open; the address is written to `len` bytes of ours, and no more
+        // SAFETY: the socket is open; the call writes at most `len` bytes to `storage`
         // (getsockname page: namelen).
         let result = unsafe { getsockname(self.raw(), address, &raw mut len) };
         let len = usize::try_from(len).ok().filter(|_| result == 0)?;
@@ -119,18 +118,18 @@ impl OverlappedSocket {
         unsafe { super::operations::address_at(address, len) }
     }
 
-    /// Makes closing the socket a reset.
+    /// Makes the close of the socket abortive (RST).
     pub(super) fn reset_on_close(&self) {
         let at_once = LINGER { l_onoff: 1, l_linger: 0 };
         let from = (&raw const at_once).cast();
         let size = size_u32::<LINGER>().cast_signed();
         // SAFETY: the socket is open; the option's value is a LINGER of `size` bytes
         // (setsockopt page: SO_LINGER).
-        let _nobody_to_tell = unsafe { setsockopt(self.raw(), SOL_SOCKET, SO_LINGER, from, size) };
+        let _is_a_socket = unsafe { setsockopt(self.raw(), SOL_SOCKET, SO_LINGER, from, size) };
     }
 
-    /// Whether the socket is a file handle of the kernel's. With a layered provider that is not,
-    /// packets that were skipped would be missed (Microsoft's support article 2568167).
+    /// Whether the socket is an IFS handle, that is one of the kernel's. With a layered provider it is
+    /// not, and skipping packets would lose completions (Microsoft's support article 2568167).
     fn is_ifs(&self) -> bool {
         let mut info = WSAPROTOCOL_INFOW::default();
         let mut size = size_u32::<WSAPROTOCOL_INFOW>().cast_signed();
@@ -168,7 +167,7 @@ impl RecvResult {
     }
 }
 
-/// Gets AcceptEx and its companion from the listener's provider.
+/// Gets AcceptEx and GetAcceptExSockaddrs from the listener's provider.
 pub(super) fn accept_calls(listener: &TcpListener) -> Result<AcceptCalls, OsError> {
     const MISSING: OsError = OsError::new("WSAIoctl", 10045); // WSAEOPNOTSUPP
     let accept: LPFN_ACCEPTEX = extension(listener, &WSAID_ACCEPTEX)?;
@@ -179,22 +178,23 @@ pub(super) fn accept_calls(listener: &TcpListener) -> Result<AcceptCalls, OsErro
     }
 }
 
-/// A fresh socket for AcceptEx to fill, of the listener's family.
+/// A new socket of the listener's family, for AcceptEx.
 pub(super) fn accept_socket(is_ipv6: bool) -> Result<TcpStream, OsError> {
     let family = i32::from(if is_ipv6 { AF_INET6 } else { AF_INET });
     let flags = WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT;
-    // SAFETY: no memory is passed; without protocol information the three figures choose the
+    // SAFETY: no memory is passed; without protocol information family, type and protocol choose the
     // provider (WSASocketW page: lpProtocolInfo).
     let socket =
         unsafe { WSASocketW(family, SOCK_STREAM, IPPROTO_TCP, std::ptr::null(), 0, flags) };
     if socket == INVALID_SOCKET {
         return Err(last_error("WSASocketW"));
     }
-    // SAFETY: the call just made the socket, so nobody else owns it; it is TCP's.
+    // SAFETY: the call has just created the socket, so no other code owns it; it is a TCP socket.
     Ok(unsafe { TcpStream::from_raw_socket(socket as u64) })
 }
 
-/// Makes `stream`, which AcceptEx has filled, a connection in the eyes of the other calls.
+/// Gives `stream`, which AcceptEx has connected, the properties of the listener, which `shutdown`,
+/// `getpeername` and others require (SO_UPDATE_ACCEPT_CONTEXT).
 pub(super) fn update_accept_context(
     stream: &TcpStream,
     listener: &OverlappedSocket,
@@ -209,15 +209,15 @@ pub(super) fn update_accept_context(
     if result == 0 { Ok(()) } else { Err(last_error("setsockopt")) }
 }
 
-/// Asks the provider for a function. `F` is an `Option` of the type of the function `id`.
+/// Gets a function of the provider. `F` is an `Option` of the type of the function `id`.
 fn extension<F: Default>(listener: &TcpListener, id: &GUID) -> Result<F, OsError> {
-    const { assert!(size_of::<F>() == size_of::<usize>(), "a function pointer or none") };
+    const { assert!(size_of::<F>() == size_of::<usize>(), "an optional function pointer") };
     let mut function = F::default();
     let mut size = 0;
-    // SAFETY: the socket is open; the id is read and a pointer is written within the sizes
-    // given; the private callers name the type that belongs to the id
-    // (WSAIoctl page: SIO_GET_EXTENSION_FUNCTION_POINTER). Without OVERLAPPED it is done when
-    // it returns.
+    // SAFETY: the socket is open; the id is read and a pointer is written within the given sizes;
+    // the private callers use the type that belongs to the id
+    // (WSAIoctl page: SIO_GET_EXTENSION_FUNCTION_POINTER). Without OVERLAPPED the call is
+    // synchronous.
     let result = unsafe {
         WSAIoctl(
             raw_socket(listener),
@@ -234,9 +234,9 @@ fn extension<F: Default>(listener: &TcpListener, id: &GUID) -> Result<F, OsError
     if result == 0 { Ok(function) } else { Err(last_error("WSAIoctl")) }
 }
 
-/// The size of a type, as Winsock wants it.
+/// The size of a type, as a u32 for Winsock.
 pub(super) const fn size_u32<T>() -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "used with types of some hundred bytes")]
+    #[expect(clippy::cast_possible_truncation, reason = "used with types below 1 KiB")]
     {
         size_of::<T>() as u32
     }
@@ -249,10 +249,10 @@ pub(super) fn raw_socket(socket: &impl AsRawSocket) -> SOCKET {
     }
 }
 
-/// An error of a connection in Winsock's own codes, whichever layer named it.
+/// An error of a connection, with system codes converted to Winsock's.
 ///
-/// A completion's status comes through several translations, and what the kernel calls a deleted
-/// name is a reset peer to everyone else. std knows the kinds of Winsock's codes only.
+/// A completion's status may be a code of the kernel, such as ERROR_NETNAME_DELETED for a reset by the
+/// peer. std maps only Winsock's codes to an `ErrorKind`.
 pub(super) fn link_error(call: &'static str, code: i32) -> OsError {
     let code = match code {
         64 => 10054,               // ERROR_NETNAME_DELETED: WSAECONNRESET
@@ -295,7 +295,7 @@ mod tests {
             assert_eq!(error.kind(), kind, "{code}: {error}");
             assert!(is_connection_error(error.code()) || code == 1225, "{code}");
         }
-        // Too many open sockets, and no buffer space, are no matter of one connection.
+        // Too many open sockets, and no buffer space, do not concern one connection.
         assert!(!is_connection_error(10024) && !is_connection_error(10055));
     }
 }

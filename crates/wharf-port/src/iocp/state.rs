@@ -1,4 +1,4 @@
-//! What the port knows of one socket.
+//! The state of one socket.
 //!
 //! ```text
 //!   receive:  Idle ─submit─► Waiting ─packet─► Ready ─bytes─► Idle, or Waiting again
@@ -10,8 +10,7 @@
 //!   accept:   Idle ─submit─► Active ─cancel, error─► Ending ─none left─► Idle
 //! ```
 //!
-//! A kind that is not `Idle` counts as in flight for the port's user: what it ended with may still
-//! have to be dequeued.
+//! A kind that is not `Idle` is in flight for the program: its last completion is not dequeued yet.
 
 use super::operations::Started;
 use super::socket::{AcceptCalls, OverlappedSocket};
@@ -43,14 +42,14 @@ pub(super) struct Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Receive {
     Idle,
-    /// A receive of no bytes is in flight.
+    /// A zero-byte receive is in flight.
     Waiting {
         demand: Demand,
         cancelled: bool,
     },
-    /// There is something to read; the socket is in the queue of those to be visited.
+    /// There may be bytes; the socket is in `ready`.
     Ready(Demand),
-    /// There is something to read, but no buffer; the socket is in the queue for one.
+    /// There are bytes, but no free buffer; the socket is in `waiting`.
     WaitingForBuffer(Demand),
     Ended(End),
 }
@@ -67,11 +66,11 @@ pub(super) struct Listener {
     pub(super) calls: AcceptCalls,
     pub(super) is_ipv6: bool,
     pub(super) accept: Accept,
-    /// How many accepts it may have posted.
+    /// The most accepts that it may have posted.
     pub(super) accepts_max: u32,
-    /// How many accepts are in flight.
+    /// Accepts in flight.
     pub(super) posted: u32,
-    /// Accepts that are over and not looked at yet, with how they went. Has room for `stock`.
+    /// Ended accepts that are not reported yet, with their errors. Its capacity is `accepts_max`.
     pub(super) done: VecDeque<(u32, Option<End>)>,
 }
 
@@ -79,7 +78,7 @@ pub(super) struct Listener {
 pub(super) enum Accept {
     Idle,
     Active(Shots),
-    /// No further accepts are posted; when none is left it ends like this.
+    /// No further accepts are posted; when none is in flight the accept ends with this.
     Ending(Shots, End),
 }
 
@@ -100,7 +99,7 @@ impl SocketState {
         }
     }
 
-    /// Whether all that was submitted has been reported.
+    /// Whether all submitted operations have completed.
     pub(super) fn is_idle(&self) -> bool {
         match &self.role {
             Role::Connection(connection) => {
@@ -112,15 +111,15 @@ impl SocketState {
 }
 
 impl Listener {
-    /// How many accepts it has taken from the port's table.
+    /// Accepts of the port's table that it uses.
     pub(super) fn out(&self) -> u32 {
         self.posted.saturating_add(u32::try_from(self.done.len()).unwrap_or(u32::MAX))
     }
 }
 
 impl Receive {
-    /// The state after a receive of no bytes was started. Unless it is `Waiting`, the socket is to
-    /// be visited.
+    /// The state after a zero-byte receive was started. Unless it is `Waiting`, the socket is to be
+    /// appended to `ready`.
     pub(super) fn after(started: Started, demand: Demand) -> Self {
         match started {
             Started::Pending => Self::Waiting { demand, cancelled: false },
@@ -129,7 +128,7 @@ impl Receive {
         }
     }
 
-    /// The state after somebody asked for the end, which may have come already.
+    /// The state after a cancel.
     pub(super) fn after_cancel(self) -> Self {
         match self {
             Self::Waiting { demand, .. } => Self::Waiting { demand, cancelled: true },

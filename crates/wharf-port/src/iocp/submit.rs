@@ -1,5 +1,4 @@
-//! Operations go in: started at once where the system has to be asked, else noted for the next
-//! dequeue.
+//! Submit: starts the system's operations at once, and leaves the rest to the next dequeue.
 
 use super::IocpPort;
 use super::operations::{OperationId, Started};
@@ -85,7 +84,7 @@ impl<T: marker::Send> IocpPort<T> {
         self.post_accepts(socket);
     }
 
-    /// Cancels everything on the socket; what is left to do, visits do.
+    /// Cancels all operations of the socket; `process_socket` closes it.
     fn start_close(&mut self, socket: Socket) {
         let Some(entry) = self.table.get_mut(socket) else { return };
         let state = &mut entry.state;
@@ -140,8 +139,8 @@ impl<T: marker::Send> IocpPort<T> {
         }
     }
 
-    /// Posts as many accepts as the listener may still have. If the system has no room for that
-    /// it makes do with fewer, and ends only when it has none.
+    /// Posts accepts up to the listener's `accepts_max`, or one for a oneshot accept. If a call fails it
+    /// posts fewer; the accept ends only if none is in flight.
     pub(super) fn post_accepts(&mut self, socket: Socket) {
         let Some((_, overlapped, listener)) = listener_mut(&mut self.table, socket) else { return };
         let Accept::Active(shots) = listener.accept else { return };
@@ -168,8 +167,8 @@ impl<T: marker::Send> IocpPort<T> {
                         listener.accept = Accept::Ending(shots, End::Failed(error));
                         self.ready.push_back(socket);
                     }
-                    // Else the next accept that is over tries again, and not the next turn: a
-                    // system without descriptors would be asked for ever.
+                    // Else the next completed accept tries again. Trying in the next dequeue
+                    // would repeat the call in each one while the system has no sockets.
                     break;
                 }
             }

@@ -1,8 +1,8 @@
-//! Promise: what the contract says holds on Windows, with real sockets on the loopback.
+//! Promise: the contract holds on Windows, with real sockets on loopback.
 //!
-//! Method: one thread owns the port and dequeues until what is expected has come, or a deadline is
-//! over; the peers are std's blocking sockets. Wine is slow, so deadlines are generous.
-#![expect(clippy::wildcard_enum_match_arm, reason = "whatever else comes is a failure")]
+//! Method: one thread owns the port and dequeues until the expected completion, or a deadline; the peers
+//! are std's blocking sockets. Wine is slow, so the deadline is 60 s.
+#![expect(clippy::wildcard_enum_match_arm, reason = "any other outcome is a failure")]
 
 use super::IocpPort;
 use super::operations::{OperationTable, Started};
@@ -29,7 +29,7 @@ type Event = Completion<TcpStream, u64>;
 const DEADLINE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(50);
 
-/// A port, and what it has said that nobody has asked for yet.
+/// A port, and its completions that the test has not taken yet.
 struct Rig {
     port: TestPort,
     pool: BufferPool,
@@ -45,7 +45,7 @@ impl Rig {
         Self { port, pool, batch: Vec::with_capacity(32), events: Vec::new() }
     }
 
-    /// A connection: its socket in the port, and its other end.
+    /// A connection: its socket in the port, and its peer.
     fn link(&mut self, key: u64) -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -82,7 +82,7 @@ impl Rig {
                 return self.events.remove(index);
             }
             let left = self.port.now().since(start) < DEADLINE;
-            assert!(left, "nothing came; there are {:?}; {:?}", self.events, self.port);
+            assert!(left, "no such completion; there are {:?}; {:?}", self.events, self.port);
             self.turn(STEP);
         }
     }
@@ -93,7 +93,7 @@ impl Rig {
         self.next(|event| event.key == Key(key)).outcome
     }
 
-    /// Sees to it that nothing comes for a while.
+    /// Checks that nothing completes for 150 ms.
     #[track_caller]
     fn quiet(&mut self) {
         let start = self.port.now();
@@ -114,7 +114,7 @@ impl Rig {
     }
 
     #[track_caller]
-    fn all_home(&self) {
+    fn assert_all_free(&self) {
         let capacity = self.pool.capacity();
         assert_eq!(self.pool.ledger(), Ledger { free: capacity, ..Ledger::default() });
         assert_eq!(self.port.counters().stale, 0);
@@ -137,7 +137,7 @@ fn receive_end(outcome: Outcome<TcpStream, u64>) -> End {
     }
 }
 
-/// Bytes in which every shift and swap shows.
+/// Bytes in which a comparison finds every shift and swap.
 fn pattern(len: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_u32;
     (0..len)
@@ -148,7 +148,7 @@ fn pattern(len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Sends back what comes, until every link has ended; queues what comes while a send is out.
+/// Sends received bytes back, until every link has ended; queues those received during a send.
 fn echo_until_all_ended(rig: &mut Rig, links: &HashMap<u64, Socket>) {
     let mut queues: HashMap<u64, (Chain, bool)> = HashMap::new();
     let mut ended = 0;
@@ -208,7 +208,7 @@ fn echo_returns(len: usize, may_skip: bool) {
         echo_until_all_ended(&mut rig, &HashMap::from([(1, socket)]));
     });
     rig.close(socket, 1);
-    rig.all_home();
+    rig.assert_all_free();
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn two_hundred_links_echo(may_skip: bool) {
         }
     });
     rig.close(listener, 0);
-    rig.all_home();
+    rig.assert_all_free();
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn if_ready_never_waits() {
     rig.submit(socket, Operation::receive(Shots::One));
     let _arrived = rig.next_of(1);
     peer.write_all(b"more").unwrap();
-    // When the bytes arrive is the network's business; that the answer comes at once is ours.
+    // The port decides that the completion is immediate, the network when the bytes arrive.
     let start = rig.port.now();
     loop {
         rig.submit(socket, Operation::receive(Shots::IfReady));
@@ -369,7 +369,7 @@ fn a_send_that_the_peer_does_not_read_can_be_cancelled() {
     assert!(sent < data.len());
     drop((chain, peer));
     rig.close(socket, 1);
-    rig.all_home();
+    rig.assert_all_free();
 }
 
 #[test]
@@ -398,18 +398,18 @@ fn a_close_ends_what_is_in_flight_and_is_the_last_that_is_heard() {
     assert_eq!((sends, receives), (1, 1));
     let refused = rig.port.submit(socket, Operation::Close).unwrap_err();
     assert_eq!(refused.kind, SubmitErrorKind::StaleSocket);
-    // The peer hears of it: the end of the stream, or a reset if bytes were lost.
+    // The peer reads the end of the stream, or a reset if bytes were lost.
     let mut bytes = Vec::new();
     let _end = peer.read_to_end(&mut bytes);
     assert!(bytes.len() <= data.len());
-    // The place is free, and its next owner hears only of itself.
+    // The slot is free, and its next socket gets only its own completions.
     let (next, mut peer) = rig.link(2);
     assert_eq!(next.index, socket.index);
     rig.submit(next, Operation::receive(Shots::One));
     peer.write_all(b"new").unwrap();
     assert_eq!(received(rig.next(|_| true).outcome), (b"new".to_vec(), true));
     rig.close(next, 2);
-    rig.all_home();
+    rig.assert_all_free();
 }
 
 #[test]
@@ -497,7 +497,7 @@ fn receives_wait_for_an_empty_pool_in_order_and_resume_before_a_sleep() {
         let (socket, mut peer) = rig.link(key);
         rig.submit(socket, Operation::receive(Shots::Many));
         peer.write_all(&[u8::try_from(key).unwrap(); 100]).unwrap();
-        // One after the other, so that the order in which they run out is known.
+        // One after the other, so that the order in which they begin to wait is known.
         let pauses = rig.port.counters().receive_pauses;
         while rig.port.counters().receive_pauses == pauses {
             rig.turn(STEP);
@@ -510,7 +510,7 @@ fn receives_wait_for_an_empty_pool_in_order_and_resume_before_a_sleep() {
     rig.submit(ending, Operation::receive(Shots::Many));
     drop(peer);
     assert_eq!(receive_end(rig.next_of(4)), End::PeerClosed);
-    // Nor does a cancel, and it gives up the place in the queue.
+    // Nor does a cancel, which removes the socket from the queue.
     rig.port.cancel(links[1].0, OperationKind::Receive);
     assert_eq!(receive_end(rig.next_of(2)), End::Cancelled);
     drop(held);
@@ -529,7 +529,7 @@ fn receives_wait_for_an_empty_pool_in_order_and_resume_before_a_sleep() {
         rig.close(socket, key);
     }
     rig.close(ending, 4);
-    rig.all_home();
+    rig.assert_all_free();
 }
 
 #[test]
@@ -557,7 +557,7 @@ fn posted_accepts_take_a_burst_and_a_cancel_delivers_what_came() {
         }
     }
     assert_eq!(rig.port.operations.in_flight(), 0);
-    // The listener still listens: those that are left, and a new one, come with the next accepts.
+    // The listener still listens: the next accepts return the other connections, and a new one.
     let late = TcpStream::connect(address).unwrap();
     addresses.push(late.local_addr().unwrap());
     while accepted.len() < addresses.len() {
@@ -600,7 +600,7 @@ fn a_full_table_and_a_second_port_give_the_socket_back() {
     let (stream, _) = refused.socket.accept().unwrap();
     let mut refused = rig.port.associate(stream, Key(3)).unwrap_err();
     assert_eq!(refused.error, None);
-    // It is as it was: it blocks.
+    // It is returned unchanged: it blocks.
     thread::scope(|scope| {
         scope.spawn(move || {
             thread::sleep(Duration::from_millis(100));
@@ -708,7 +708,7 @@ fn what_is_in_flight_when_its_table_goes_stays_where_it_is() {
     assert!(operations.take_completed(std::ptr::null_mut()).is_none());
     drop(operations);
     assert_eq!(pool.ledger().kernel_send, 16);
-    // The system goes on reading from the buffers, and writing to the blocks.
+    // The system still reads from the buffers, and writes to the blocks.
     let mut bytes = vec![0; data.len()];
     peer.read_exact(&mut bytes).unwrap();
     assert!(bytes == data);

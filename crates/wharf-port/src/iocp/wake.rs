@@ -1,4 +1,4 @@
-//! The system's completion port, and how other threads end a wait on it.
+//! The system's completion port, and the wake-up by other threads.
 
 use crate::port::{OsError, Wake};
 use std::io;
@@ -9,25 +9,25 @@ use windows_sys::Win32::System::IO::{
     PostQueuedCompletionStatus,
 };
 
-/// A completion port of the system. It is closed when the last handle to it goes.
+/// A completion port of the system. Dropping it closes the handle.
 #[derive(Debug)]
 pub(super) struct CompletionPort {
     handle: OwnedHandle,
 }
 
-/// Completion key of every socket: whose a completion is, its OVERLAPPED says.
+/// The completion key of every socket; the OVERLAPPED identifies the operation.
 pub(super) const SOCKET_KEY: usize = 0;
-/// Completion key of a packet that only ends a wait.
+/// The completion key of a packet that only ends a wait.
 pub(super) const WAKE_KEY: usize = 1;
 
-/// How often a packet is offered to a system that has no memory for it. Should all be in vain, the
-/// owner looks by itself after [`WAIT_MS_MAX`].
+/// Attempts to post a wake-up to a system that has no memory for it. If all fail, the owner's wait ends
+/// after [`WAIT_MS_MAX`].
 const POST_ATTEMPTS_MAX: u32 = 100;
-/// The longest single wait.
+/// The longest single wait, in milliseconds; a dequeue with a longer timeout returns early.
 pub(super) const WAIT_MS_MAX: u32 = 60_000;
 
 impl CompletionPort {
-    /// A port of which `concurrency` threads run at once.
+    /// A port on which at most `concurrency` threads run at once.
     pub(super) fn new(concurrency: u32) -> Result<Self, OsError> {
         // SAFETY: INVALID_HANDLE_VALUE with no existing port makes a new one, and the key is
         // ignored (CreateIoCompletionPort page: FileHandle, ExistingCompletionPort).
@@ -37,13 +37,13 @@ impl CompletionPort {
         if handle.is_null() {
             return Err(last_error("CreateIoCompletionPort"));
         }
-        // SAFETY: the call just made the handle, so nobody else owns it; it is closed with
+        // SAFETY: the call has just created the handle, so no other code owns it; it is closed with
         // CloseHandle (CreateIoCompletionPort page: Remarks).
         let handle = unsafe { OwnedHandle::from_raw_handle(handle) };
         Ok(Self { handle })
     }
 
-    /// Has the completions of operations on `handle`, a socket's, come to this port.
+    /// Associates `handle`, a socket's, with this port, which gets the packets of its operations.
     pub(super) fn associate(&self, handle: HANDLE) -> Result<(), OsError> {
         // SAFETY: both handles are open, as the caller holds the socket and `self` the port; no
         // memory is passed.
@@ -51,21 +51,21 @@ impl CompletionPort {
         if port.is_null() { Err(last_error("CreateIoCompletionPort")) } else { Ok(()) }
     }
 
-    /// Fills `entries` with what has completed, waiting up to `wait_ms`; says how many there are.
+    /// Fills `entries` with packets, waiting up to `wait_ms`; returns how many.
     pub(super) fn dequeue(
         &self,
         entries: &mut [OVERLAPPED_ENTRY],
         wait_ms: u32,
     ) -> Result<usize, OsError> {
-        let room = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        let count_max = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         let mut removed = 0;
-        // SAFETY: `entries` and `removed` are ours to write during the call, and the count is not
+        // SAFETY: `entries` and `removed` are borrowed uniquely during the call, and the count is not
         // above the slice's length (GetQueuedCompletionStatusEx page: lpCompletionPortEntries).
         let done = unsafe {
             GetQueuedCompletionStatusEx(
                 self.raw(),
                 entries.as_mut_ptr(),
-                room,
+                count_max,
                 &raw mut removed,
                 wait_ms,
                 0,
@@ -86,7 +86,7 @@ impl CompletionPort {
 impl Wake for CompletionPort {
     fn wake(&self) {
         for _ in 0..POST_ATTEMPTS_MAX {
-            // SAFETY: the handle is open; no OVERLAPPED is passed, and none is looked for when the
+            // SAFETY: the handle is open; the OVERLAPPED is null, and is not dereferenced when the
             // packet is dequeued (PostQueuedCompletionStatus page: lpOverlapped).
             let posted =
                 unsafe { PostQueuedCompletionStatus(self.raw(), 0, WAKE_KEY, std::ptr::null()) };
@@ -98,7 +98,7 @@ impl Wake for CompletionPort {
     }
 }
 
-/// What the calling thread's last system call left, which was `call`.
+/// The error of the calling thread's last system call, which was `call`.
 pub(super) fn last_error(call: &'static str) -> OsError {
     // SAFETY: reads a value of the calling thread; no condition.
     let code = unsafe { GetLastError() };

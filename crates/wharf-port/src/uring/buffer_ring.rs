@@ -1,9 +1,8 @@
-//! The window: buffers lent to the kernel for all sockets together, to receive into.
+//! A ring of provided buffers (io_uring_provided_buffers(7)), into which all sockets receive.
 //!
-//! It is a provided-buffer ring (`io_uring_register_buf_ring(3)`): the port writes entries and
-//! moves the tail, the kernel takes them in order and names the one it used in the completion.
-//! The window is smaller than the pool and is refilled with the buffers that came home last, so
-//! that the same few hundred buffers, which are in the cache, do all the work.
+//! The port writes entries and advances the tail; the kernel takes buffers in order and names the one
+//! that it filled in the completion. The ring is smaller than the pool and is refilled with the buffers
+//! that were released last, so that a few hundred buffers, which stay in the cache, are in use.
 
 use crate::memory::{Buffer, BufferPool, Owner};
 use crate::port::{OsError, PortError};
@@ -13,29 +12,29 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The buffer groups that receives name: small buffers, and large ones if the pool has some.
+/// The buffer groups that receives select from: small buffers, and large ones.
 pub(super) const SMALL_GROUP: u16 = 0;
 pub(super) const LARGE_GROUP: u16 = 1;
 
-/// The ring of lent buffers.
+/// A ring of provided buffers, and the buffers in it.
 #[derive(Debug)]
 pub(super) struct BufferRing {
     pool: BufferPool,
     entries: NonNull<BufRingEntry>,
     /// A power of two.
     entry_count: u16,
-    /// How many buffers can be lent, at most `entry_count`.
+    /// The most buffers in the ring, at most `entry_count`.
     provided_max: u16,
-    /// How many buffers to lend, at most `size`.
+    /// The number of provided buffers after a refill, at most `provided_max`.
     target_count: u16,
     tail: u16,
-    /// The lent buffers by their id in the ring.
+    /// The provided buffers by id.
     provided: Box<[Option<Buffer>]>,
     free_ids: Vec<u16>,
 }
 
 impl BufferRing {
-    /// Registers a window of at most `size` buffers and at most half of the pool with the ring.
+    /// Registers a ring of `size` buffers, but at most half of the pool, as `group`.
     pub(super) fn new(
         ring: &IoUring,
         group: u16,
@@ -59,11 +58,11 @@ impl BufferRing {
         let address = entries.as_ptr() as u64;
         let submitter = ring.submitter();
         // SAFETY: the memory is page-aligned, holds `entry_count` entries, and is unmapped when
-        // the window is dropped, which is after the ring (the port's field order), so the kernel
-        // reads no entry any more.
+        // this value is dropped, which is after the io_uring (the port's field order), so the
+        // kernel reads no entry any more.
         unsafe { submitter.register_buf_ring_with_flags(address, entry_count, group, 0) }.map_err(
             |error| {
-                let hint = "this kernel's io_uring has no provided-buffer rings (Linux 5.19)";
+                let hint = "io_uring has no rings of provided buffers before Linux 5.19";
                 let os = OsError::from_io("io_uring_register(PBUF_RING)", &error);
                 PortError::new(os, (error.raw_os_error() == Some(libc::EINVAL)).then_some(hint))
             },
@@ -71,13 +70,14 @@ impl BufferRing {
         Ok(buffers)
     }
 
-    /// Lends so many buffers from now on, at most. Those that are lent stay so until they are filled.
+    /// Sets the number of buffers that a refill provides. Buffers in the ring stay until they are
+    /// filled.
     pub(super) fn set_target_count(&mut self, buffers: u32) {
         self.target_count =
             u16::try_from(buffers).map_or(self.provided_max, |count| count.min(self.provided_max));
     }
 
-    /// Lends buffers until as many are lent as shall be, or the pool is empty.
+    /// Provides buffers until there are `target_count`, or the pool is empty.
     pub(super) fn refill(&mut self) {
         let before = self.tail;
         for _ in 0..self.refill_count() {
@@ -89,8 +89,9 @@ impl BufferRing {
             let slot = usize::from(self.tail & (self.entry_count - 1));
             // SAFETY: `slot` < `entry_count`, so the entry lies in the mapping.
             let entry = unsafe { self.entries.add(slot) };
-            // SAFETY: the entry is valid memory; the kernel reads an entry only once the tail has
-            // passed it, and there are fewer buffers lent than entries.
+            // SAFETY: the entry is valid memory; the kernel reads an entry only after the tail has
+            // passed it, and it has consumed this one, because fewer buffers are provided than the
+            // ring has entries.
             let entry = unsafe { &mut *entry.as_ptr() };
             entry.set_addr(buffer.bytes().as_ptr() as u64);
             entry.set_len(buffer.capacity());
@@ -104,7 +105,7 @@ impl BufferRing {
         }
     }
 
-    /// Takes back the buffer `id`, into which the kernel wrote `len` bytes.
+    /// Removes the buffer `id`, into which the kernel has written `len` bytes.
     pub(super) fn take_filled(&mut self, id: u16, len: u32) -> Option<Buffer> {
         let mut buffer = self.provided.get_mut(usize::from(id))?.take()?;
         self.free_ids.push(id);
@@ -113,7 +114,7 @@ impl BufferRing {
         Some(buffer)
     }
 
-    /// Gives up the lent buffers for good, because the kernel may still write to them.
+    /// Leaks the provided buffers, because the kernel may still write to them.
     pub(super) fn leak(&mut self) {
         Box::leak(std::mem::take(&mut self.provided));
     }
@@ -122,13 +123,13 @@ impl BufferRing {
         self.pool.buffer_size_bytes()
     }
 
-    /// How many buffers are lent now.
+    /// Buffers in the ring.
     #[expect(clippy::cast_possible_truncation, reason = "at most 32,768")]
     pub(super) fn provided_count(&self) -> u32 {
         u32::from(self.provided_max) - self.free_ids.len() as u32
     }
 
-    /// How many more buffers are to be lent.
+    /// Buffers that the next refill takes.
     pub(super) fn refill_count(&self) -> u32 {
         u32::from(self.target_count).saturating_sub(self.provided_count())
     }
@@ -136,9 +137,9 @@ impl BufferRing {
     fn kernel_tail(&self) -> &AtomicU16 {
         // SAFETY: `entries` points to the first entry of the ring, which is initialised memory.
         let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
-        // SAFETY: the tail is an aligned u16 in the mapping, which lives as long as `self`. The
-        // kernel only reads it; the port's thread, which owns `self`, is the only one to write it,
-        // and entry 0's other fields do not overlap it.
+        // SAFETY: the tail is an aligned u16 in the mapping, which exists as long as `self`. The
+        // kernel only reads it; only the port's thread, which owns `self`, writes it, and entry 0's
+        // other fields do not overlap it.
         unsafe { AtomicU16::from_ptr(tail.cast_mut()) }
     }
 }
@@ -146,8 +147,8 @@ impl BufferRing {
 impl Drop for BufferRing {
     fn drop(&mut self) {
         let size_bytes = usize::from(self.entry_count) * size_of::<BufRingEntry>();
-        // SAFETY: the whole of the mapping made in `map`; the kernel's ring is gone or has pinned
-        // the pages for itself, and nobody else knows the address.
+        // SAFETY: the whole of the mapping made in `map`; the io_uring is closed or the kernel has
+        // pinned the pages for itself, and no other code has the address.
         let result = unsafe { munmap(self.entries.as_ptr().cast(), size_bytes) };
         debug_assert!(result.is_ok(), "munmap: {result:?}");
     }

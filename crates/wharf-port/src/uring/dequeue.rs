@@ -1,7 +1,7 @@
-//! From the kernel's completions to the port's.
+//! Dequeue: from the kernel's completions to the port's.
 //!
-//! One pass: report what the kernel does not know of, lend buffers, hand over and wait, take
-//! completions, take packets.
+//! One dequeue reports completions that the port makes itself, refills the buffer rings, submits the
+//! queue and waits, processes the kernel's completions, and takes packets.
 
 use super::submit::{Tag, parts};
 use super::{InputOperation, Stage, UringPort};
@@ -16,11 +16,11 @@ use rustix::fd::{FromRawFd, OwnedFd};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// `io_uring_enter` failing this often in a row, for want of memory and a millisecond apart, breaks
-/// the port.
+/// Failures of `io_uring_enter` in a row with EAGAIN or ENOMEM, 1 ms apart, after which dequeue
+/// returns the error.
 const FAILURES_MAX: u32 = 5000;
 
-/// Buffers that the kernel fills for one receive of many shots before it goes on to the next
+/// Buffers that the kernel fills for one multishot receive before it continues with the next operation
 /// (`MULTISHOT_MAX_RETRY` in io_uring/net.c).
 const MULTISHOT_BUFFERS_MAX: u32 = 32;
 
@@ -50,14 +50,14 @@ impl<T: Send> UringPort<T> {
         timeout: Option<Duration>,
     ) -> Result<(), PortError> {
         let before = completions.len();
-        // With little room packets and sockets take turns at being first, so that neither can keep
-        // the other out.
+        // Packets and sockets alternate in the first use of the spare capacity, so that neither uses
+        // all of it in each dequeue.
         self.packets_first = !self.packets_first;
         let notified = self.packets_first && self.inbox.take_packets(completions, usize::MAX);
         self.report_pending(completions);
-        let passed_over = self.serve_waiters();
+        let must_not_wait = self.serve_waiters();
         self.push_overflow();
-        let idle = !passed_over
+        let idle = !must_not_wait
             && completions.len() == before
             && !is_full(completions)
             && !notified
@@ -74,12 +74,13 @@ impl<T: Send> UringPort<T> {
         Ok(())
     }
 
-    /// Lends buffers to the kernel, and arms as many receives of those that wait for one: for one
-    /// buffer each, or for many, if the last one was filled and there are enough. The kernel serves
-    /// what is handed over in order, and before the receives that it has already.
+    /// Refills the buffer rings, and arms a receive for as many waiting sockets as there are provided
+    /// buffers: a nonblocking attempt for one buffer each, or a multishot receive if the socket's last
+    /// buffer was full and [`MULTISHOT_BUFFERS_MAX`] are provided. The kernel executes submissions in
+    /// order, and before it continues armed receives.
     ///
-    /// No buffer comes home while this thread sleeps, so there is no other place for it. Says whether
-    /// somebody waits though there are buffers: then the thread must not sleep.
+    /// Buffers are released on this thread only, so none while it sleeps. Returns whether a socket
+    /// waits although buffers are provided: then the thread must not sleep.
     fn serve_waiters(&mut self) -> bool {
         self.buffer_ring.refill();
         if let Some(large) = &mut self.large_ring {
@@ -87,7 +88,7 @@ impl<T: Send> UringPort<T> {
         }
         let mut left = self.buffer_ring.provided_count().saturating_sub(self.attempts);
         let mut next = self.waiting.first();
-        // Passes over no more sockets than have their turn already.
+        // Skips only sockets whose attempt is in the kernel.
         while let Some(socket) = next
             && left > 0
         {
@@ -104,7 +105,7 @@ impl<T: Send> UringPort<T> {
                 self.waiting.remove(socket);
                 self.arm_receive(socket, demand, Stage::Armed);
             } else if wants_many && self.buffer_ring.provided_count() >= MULTISHOT_BUFFERS_MAX {
-                // It is the first in the next pass.
+                // It is the first in the next dequeue.
                 return true;
             } else {
                 left -= 1;
@@ -114,13 +115,14 @@ impl<T: Send> UringPort<T> {
         false
     }
 
-    /// Hands over what is in the submission queue, without waiting.
+    /// Submits the queued entries without waiting.
     pub(super) fn submit_queued(&mut self) {
-        // A failure here shows again in the next dequeue, which reports it.
-        let _shows_again = self.enter(0, Some(Duration::ZERO));
+        // If the failure persists, the next dequeue returns it.
+        let _reported_by_dequeue = self.enter(0, Some(Duration::ZERO));
     }
 
-    /// `io_uring_enter`: hands over, lets deferred work run, and waits for `min_complete`.
+    /// `io_uring_enter`: submits the queue, runs deferred task work, and waits for `min_complete`
+    /// completions.
     fn enter(&mut self, min_complete: u32, timeout: Option<Duration>) -> Result<(), PortError> {
         self.push_overflow();
         let timespec = timeout.map(|timeout| Timespec {
@@ -138,9 +140,8 @@ impl<T: Send> UringPort<T> {
         let flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
         self.counters.waits += 1;
         self.enters = self.enters.wrapping_add(1);
-        // SAFETY: every queued entry keeps what `push` says; `argument` has the layout that
-        // IORING_ENTER_EXT_ARG asks for (io_uring_enter(2)), and it and the timespec live through
-        // the call.
+        // SAFETY: every queued entry fulfils the argument in `push`; `argument` has the layout that
+        // IORING_ENTER_EXT_ARG requires (io_uring_enter(2)), and it and the timespec outlive the call.
         let result =
             unsafe { self.ring.submitter().enter(to_submit, min_complete, flags, Some(&argument)) };
         if self.ring.submission().is_empty() && self.overflow.is_empty() {
@@ -151,11 +152,11 @@ impl<T: Send> UringPort<T> {
             return Ok(());
         };
         match error.raw_os_error() {
-            // Time over; a signal; completions that must be taken first.
+            // The timeout; a signal; completions that must be processed first.
             Some(libc::ETIME | libc::EINTR | libc::EBUSY) => Ok(()),
             Some(libc::EAGAIN | libc::ENOMEM) if self.failures < FAILURES_MAX => {
                 self.failures += 1;
-                // The kernel is short of memory; what is in flight gives some back.
+                // Operations in flight release kernel memory when they complete.
                 std::thread::sleep(Duration::from_millis(1));
                 Ok(())
             }
@@ -163,7 +164,7 @@ impl<T: Send> UringPort<T> {
         }
     }
 
-    /// Takes what the kernel has completed, as far as there is room.
+    /// Processes the kernel's completions while `completions` has spare capacity.
     fn process_cqes(&mut self, completions: &mut Completions<Self>) {
         while !is_full(completions) {
             let Some(done) = self.ring.completion().next() else { return };
@@ -191,7 +192,8 @@ impl<T: Send> UringPort<T> {
         }
     }
 
-    /// Looks up the socket of a completion and, if it was the operation's last, counts it out.
+    /// The key of a completion's socket; `None` if the socket is stale. Unless `more` follow, counts
+    /// the operation as no longer in the kernel.
     fn count_cqe(&mut self, socket: Socket, more: bool) -> Option<Key> {
         let Some(entry) = self.sockets.get_mut(socket) else {
             self.counters.stale += 1;
@@ -208,8 +210,7 @@ impl<T: Send> UringPort<T> {
         Some(key)
     }
 
-    /// The buffer that a receive of the socket has filled. The socket keeps its place until then, and
-    /// has one receive.
+    /// The buffer that the socket's receive has filled.
     fn take_buffer(&mut self, socket: Socket, id: u16, len: u32) -> Option<Buffer> {
         let input = self.sockets.get_mut(socket).and_then(|entry| entry.state.input);
         let is_large = input.is_some_and(|running| running.stage == Stage::ArmedLarge);
@@ -252,12 +253,12 @@ impl<T: Send> UringPort<T> {
                 } else if cancelled {
                     self.cancel_again(Tag::Receive, socket);
                 } else if is_over {
-                    // The kernel does not count: what it receives until the cancel still comes.
+                    // The kernel knows no limit of a multishot: completions until the cancel still follow.
                     self.cancel_operation(socket, OperationKind::Receive);
                 }
                 return Some((key, Outcome::Received { buffer, last: !more && !go_on }));
             }
-            // It did not get as far as to receive.
+            // The cancelled attempt found no bytes or no buffer.
             (result, _) if cancelled && [libc::ENOBUFS, libc::EAGAIN].contains(&-result) => {
                 End::Cancelled
             }
@@ -271,7 +272,8 @@ impl<T: Send> UringPort<T> {
                     self.counters.receive_pauses += 1;
                     self.waiting.push_back(socket);
                 }
-                // Else others took the buffer of its turn; it has kept its slot in the queue.
+                // After an attempt, whose buffer another receive took, it still has its position in
+                // the queue.
                 return None;
             }
             (result, _)
@@ -279,7 +281,7 @@ impl<T: Send> UringPort<T> {
                     && stage == Stage::Attempt
                     && running.demand.shots != Shots::IfReady =>
             {
-                // There were no bytes after all: it waits for them like the others.
+                // The attempt found no bytes: it waits for them without a buffer.
                 let demand = running.demand;
                 self.rearm_receive(socket, demand, false);
                 return None;
@@ -287,14 +289,14 @@ impl<T: Send> UringPort<T> {
             (result, _) => end_of("recv", result),
         };
         if more {
-            // The kernel marks an end and a count alike; an end that says "more" is not one.
+            // A result without bytes whose flags announce more completions is not the end.
             return None;
         }
         state.input = None;
         Some((key, Outcome::ReceiveEnded(end)))
     }
 
-    /// All large buffers are in use: the others serve.
+    /// No large buffer is free: receives into small ones.
     fn receive_small(&mut self, socket: Socket, demand: Demand) -> Option<Reported<T>> {
         let state = &mut self.sockets.get_mut(socket)?.state;
         (state.input, state.bulk) = (None, Bulk::default());
@@ -302,7 +304,7 @@ impl<T: Send> UringPort<T> {
         None
     }
 
-    /// A poll is over: answers a receive of no bytes; lets others take a buffer, or wait for one.
+    /// A poll completed. Completes a zero-byte receive; arms another receive, or queues it for a buffer.
     fn polled(&mut self, socket: Socket, key: Key, result: i32) -> Option<Reported<T>> {
         let state = &mut self.sockets.get_mut(socket)?.state;
         let InputOperation { demand, cancelled, .. } = state.input?;
@@ -328,7 +330,7 @@ impl<T: Send> UringPort<T> {
         Some((key, Outcome::ReceiveEnded(end)))
     }
 
-    /// There is something to receive: lets the kernel do it, or the others first.
+    /// Arms a receive whose socket is readable, or queues it behind the sockets that wait for a buffer.
     fn arm_or_wait(&mut self, socket: Socket, demand: Demand) {
         if self.waiting.is_empty() {
             self.arm_receive(socket, demand, Stage::Armed);
@@ -338,11 +340,11 @@ impl<T: Send> UringPort<T> {
         }
     }
 
-    /// Goes on with a receive whose shot in the kernel is over.
+    /// Continues a receive after its oneshot completion.
     ///
-    /// If others wait for a buffer and there is more to receive, it takes its turn behind them.
-    /// One without more must not: its turn would fail, and one that waits for bytes would keep a
-    /// buffer from the others.
+    /// If others wait for a buffer and this socket has more data, it queues behind them. Without more
+    /// data it polls: its attempt would find no bytes, and an armed receive would take a buffer before
+    /// the waiting ones.
     fn rearm_receive(&mut self, socket: Socket, demand: Demand, more_is_there: bool) {
         if self.waiting.is_empty() {
             self.arm_receive(socket, demand, Stage::Armed);
@@ -371,7 +373,7 @@ impl<T: Send> UringPort<T> {
     fn accepted(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
         let more = cqueue::more(done.flags());
         let stream = (done.result() >= 0).then(|| {
-            // SAFETY: the kernel made this descriptor for this completion; nobody else has it.
+            // SAFETY: the kernel created this descriptor for this completion; no other code has it.
             TcpStream::from(unsafe { OwnedFd::from_raw_fd(done.result()) })
         });
         let key = self.count_cqe(socket, more)?;
@@ -400,13 +402,13 @@ impl<T: Send> UringPort<T> {
         } else if linux::is_connection_error(-done.result()) {
             self.counters.accept_aborts += 1;
         } else if done.result() == -libc::EINVAL && self.multishot_accept && go_on {
-            // This kernel has no multishot accept: one at a time, then.
+            // This kernel has no multishot accept (Linux 5.19): oneshot accepts, one after the other.
             self.multishot_accept = false;
         } else if !more {
             state.input = None;
             return Some((key, Outcome::AcceptEnded(end_of("accept", done.result()))));
         }
-        // Nothing to report; if the kernel has ended the accept, go on with another.
+        // No connection to report; if the kernel has ended the accept, arm another.
         if !more {
             let state = &mut self.sockets.get_mut(socket)?.state;
             state.input = None;
@@ -418,8 +420,8 @@ impl<T: Send> UringPort<T> {
         None
     }
 
-    /// Reports what the kernel does not know of: receives that were cancelled outside of it or only
-    /// look, and sockets whose last operation is over.
+    /// Makes the completions that the kernel does not: of receives that were cancelled while they were
+    /// not in the kernel, of receives that peek, and of sockets that can be closed.
     fn report_pending(&mut self, completions: &mut Completions<Self>) {
         for _ in 0..self.unreported.len() {
             if is_full(completions) {
@@ -451,7 +453,7 @@ impl<T: Send> UringPort<T> {
                     self.report_later(socket);
                 }
             } else if state.closing && state.in_kernel == 0 && state.input.is_none() {
-                // Takes the descriptor with it, which closes it.
+                // The drop closes the descriptor.
                 drop(self.sockets.remove(socket));
                 completions.push(Completion { key, outcome: Outcome::Closed });
             }
@@ -461,7 +463,7 @@ impl<T: Send> UringPort<T> {
 
 type Reported<T> = (Key, Outcome<TcpStream, T>);
 
-/// What a result of 0 or less says.
+/// The end that a result of 0 or less means.
 fn end_of(call: &'static str, result: i32) -> End {
     match -result {
         0 => End::PeerClosed,
@@ -472,9 +474,9 @@ fn end_of(call: &'static str, result: i32) -> End {
 }
 
 impl<T: Send> Drop for UringPort<T> {
-    /// Closing the ring would end the operations too, but only some time after the call returns,
-    /// and until then the kernel may write to buffers that this drop is about to free. So: cancel,
-    /// wait until nothing is in flight, and then let go; what does not come back stays leaked.
+    /// Closing the ring cancels operations asynchronously, and until they end the kernel may write to
+    /// buffers that this drop frees. So it cancels, waits until no operation is in the kernel, at most
+    /// [`DROP_WAIT_MAX`], and then frees; it leaks the memory of operations that did not complete.
     fn drop(&mut self) {
         let sockets: Vec<Socket> = self.sockets.sockets().collect();
         for socket in sockets {
@@ -501,6 +503,6 @@ impl<T: Send> Drop for UringPort<T> {
     }
 }
 
-/// How long a port that is dropped waits for the kernel. Cancelled operations on sockets end within
-/// microseconds; this is for a kernel that has lost one.
+/// The longest wait of the port's drop. Cancelled operations on sockets end within microseconds; only
+/// a bug of the kernel makes one last longer.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(5);

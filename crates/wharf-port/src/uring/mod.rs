@@ -1,31 +1,33 @@
-//! The port on io_uring: the kernel does the operations, in one system call a turn.
+//! The port on io_uring: the kernel executes the operations, in one system call per dequeue.
 //!
 //! ```text
 //!   submit ──► submission queue ─┐                       ┌─► completion queue ──► dequeue
 //!                                ├─ io_uring_enter, once ┤
-//!   pool ────► receive windows ──┘      a dequeue        └─► buffers of a window, filled
+//!   pool ────► buffer rings ─────┘    per dequeue        └─► filled buffers of a ring
 //! ```
 //!
-//! - A receive with `Shots::Many` is armed once and takes a buffer from the *window*, a ring of
-//!   buffers that are lent to the kernel for all sockets together, only when bytes are there.
-//! - A second window has large buffers. A receive of a stream that fills buffers is armed for one shot
-//!   into these, so that it ends at the byte where it shall, and goes back to the first while all are in use.
-//! - `close` ends nothing by itself: what is in flight is cancelled, its last completions
-//!   are waited for, and only then the descriptor is closed and the place given back.
-//! - A cancelled operation may still succeed; whichever completion the kernel sends is the one.
-//! - A socket whose receive found no buffer stands in a queue, and gets its *turn*: a receive that
-//!   does not wait, one for each lent buffer. It keeps its slot in the queue until it was served,
-//!   so a turn that fails, because others took its buffer, costs it nothing.
-//! - While others wait for a buffer, a receive that is armed anew only *polls*: it would take a
-//!   buffer before them, as the kernel does at once what can be done.
+//! - A multishot receive is armed once and takes a buffer only when bytes are there, from the *buffer
+//!   ring*: a ring of provided buffers for all sockets together.
+//! - A second ring has large buffers. A receive of a stream that fills buffers is armed as a oneshot
+//!   receive into these, so that it ends at its limit to the byte; while none is free it uses the first
+//!   ring.
+//! - A close cancels the operations in flight and waits for their last completions; then it closes the
+//!   descriptor and frees the slot.
+//! - A cancelled operation may still succeed; the port reports whichever completion the kernel makes.
+//! - A socket whose receive found no buffer waits in a queue. Each dequeue arms an *attempt*, a
+//!   nonblocking oneshot receive, for as many waiting sockets as there are provided buffers. The socket
+//!   keeps its position in the queue until it is served, so an attempt whose buffer another receive
+//!   took does not set it back.
+//! - While others wait for a buffer, a receive that is armed anew only *polls*: the kernel executes a
+//!   receive at once if bytes are there, so it would take a buffer before the waiting ones.
 //!
 //! # Invariants
 //!
 //! - **INV-URING-1** `in_kernel` of a socket counts its operations whose last completion has not
-//!   been seen. Its descriptor, chain and place live until that is 0.
-//! - **INV-URING-2** What a submission entry points to (bytes, message headers) is memory of the
-//!   chain that the socket's place owns, or of the vector table, which is reused only after the
-//!   kernel has consumed the entry: a header is taken when its entry can go into the queue at once.
+//!   been processed. Its descriptor, chain and slot exist until that is 0.
+//! - **INV-URING-2** The memory that a submission entry points to (bytes, message headers) is of the
+//!   chain that the socket's slot owns, or of the vector table, whose headers are reused only after the
+//!   kernel has consumed the entry: a header is taken only if its entry fits into the queue at once.
 
 mod buffer_ring;
 mod dequeue;
@@ -56,40 +58,41 @@ use std::sync::Arc;
 use std::time::Duration;
 use vectors::Vectors;
 
-/// A completion port on io_uring; `T` is what other threads post to it.
+/// A completion port on io_uring; `T` is the type of posted packets.
 ///
-/// It stays on the thread that made it: the ring is told that only one thread submits.
+/// It stays on the thread that created it: the ring is set up for one submitting thread
+/// (IORING_SETUP_SINGLE_ISSUER).
 ///
 /// # Platforms
 ///
-/// Linux. [`probe`] says whether this machine allows it, and if not why.
+/// Linux. [`probe`] returns the reason if this machine does not support it.
 ///
 /// ```compile_fail
 /// fn elsewhere<T: Send>() {}
 /// elsewhere::<wharf_port::uring::UringPort<u64>>();
 /// ```
 pub struct UringPort<T: Send> {
-    /// First, so that it is dropped first: no operation outlives the memory below.
+    /// The first field, so that it is dropped before the memory that operations use.
     ring: IoUring,
     buffer_ring: BufferRing,
-    /// The same of the large buffers, if there are any.
+    /// The ring of large buffers, if the pool has any.
     large_ring: Option<BufferRing>,
     vectors: Vectors,
     sockets: SocketTable<SocketState>,
-    /// Submission entries that found the queue full. Empty unless the kernel is out of memory.
+    /// Submission entries that did not fit the queue. Empty unless `io_uring_enter` fails.
     overflow: VecDeque<squeue::Entry>,
-    /// Sockets with something to report that the kernel does not; each is here at most once.
+    /// Sockets for which [`report_pending`](Self::report_pending) may make a completion; each is here
+    /// at most once.
     unreported: VecDeque<Socket>,
-    /// Sockets that wait for a buffer, in the order in which they ran out, with those whose turn is
-    /// in the kernel.
+    /// Sockets that wait for a buffer, in FIFO order, including those whose attempt is in the kernel.
     waiting: SocketQueue,
-    /// Receives in the kernel that took their turn; no more than there are lent buffers.
+    /// Attempts in the kernel; at most as many as there are provided buffers.
     attempts: u32,
-    /// Operations in the kernel whose last completion has not been seen.
+    /// Operations in the kernel whose last completion has not been processed.
     in_kernel: u32,
     packets_first: bool,
-    /// Counts calls of `io_uring_enter`, so that a cancel is not repeated before it was handed over.
-    /// It may wrap: then a repetition comes with the next completion.
+    /// Counts calls of `io_uring_enter`, so that a cancel is not repeated before it was submitted. If
+    /// it wraps to the same value, the next completion repeats the cancel.
     enters: u8,
     /// Failed `io_uring_enter` calls in a row.
     failures: u32,
@@ -102,7 +105,7 @@ pub struct UringPort<T: Send> {
     one_thread: PhantomData<*const ()>,
 }
 
-/// What the port keeps for a socket.
+/// The state of a socket.
 #[derive(Debug)]
 struct SocketState {
     fd: OwnedFd,
@@ -110,43 +113,44 @@ struct SocketState {
     /// The receive, or a listener's accept.
     input: Option<InputOperation>,
     send: Option<SendOperation>,
-    /// The last receive filled its buffer: more is there, or was.
+    /// The last receive filled its buffer, so there may be more bytes.
     fills: bool,
     bulk: Bulk,
     /// INV-URING-1
     in_kernel: u8,
     closing: bool,
-    /// In `unreported`.
+    /// The socket is in `unreported`.
     queued: bool,
 }
 
-/// A receive or an accept.
+/// A receive or an accept in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct InputOperation {
     demand: Demand,
     stage: Stage,
-    /// It was asked to end: by the user, or because a receive has brought all that it may.
+    /// A cancel was requested, by the program or because the receive is at its limit.
     cancelled: bool,
-    /// `enters` when the last cancel was pushed.
+    /// The value of `enters` when the last cancel was queued.
     cancelled_at: u8,
 }
 
-/// Where a receive or an accept is.
+/// What a receive or an accept waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// In the kernel, to complete as often as its shots say.
+    /// Armed in the kernel, oneshot, multishot or nonblocking as its `Shots`.
     Armed,
-    /// A receive in the kernel, for one shot into a large buffer.
+    /// A oneshot receive into a large buffer, in the kernel.
     ArmedLarge,
-    /// A receive in `waiting` that is in the kernel for one shot, without waiting there.
+    /// A receive in `waiting` with a nonblocking oneshot receive in the kernel.
     Attempt,
-    /// A receive in `waiting`.
+    /// A receive in `waiting`, not in the kernel.
     WaitingForBuffer,
-    /// A receive that polls: it is of no bytes, or others wait for a buffer.
+    /// A poll in the kernel, for a zero-byte receive or while others wait for a buffer.
     Poll,
-    /// A receive that must not wait but may not overtake, or is of no bytes: the next dequeue looks.
+    /// A `Shots::IfReady` receive, of 0 bytes or while others wait for a buffer: the next dequeue
+    /// peeks.
     PeekPending,
-    /// Cancelled while it was not in the kernel; to be reported.
+    /// Cancelled while it was not in the kernel; the next dequeue completes it.
     CancelPending,
 }
 
@@ -168,11 +172,12 @@ impl SocketState {
     }
 }
 
-/// Bytes that a port of this shape takes, about: places and queues, rings, and message headers.
+/// An estimate of the bytes that a port with this configuration allocates: slots, queues, rings and
+/// message headers.
 pub(crate) fn table_size_bytes(config: &PortConfig) -> u64 {
     let (submissions, completions) = setup::queue_sizes(config.sockets_max);
-    let place = size_of::<SocketState>() + 24 + size_of::<Socket>() + SocketQueue::NODE_SIZE_BYTES;
-    u64::from(config.sockets_max) * place as u64
+    let slot = size_of::<SocketState>() + 24 + size_of::<Socket>() + SocketQueue::NODE_SIZE_BYTES;
+    u64::from(config.sockets_max) * slot as u64
         + u64::from(submissions) * size_of::<squeue::Entry>() as u64
         + u64::from(completions) * 16
         + u64::from(config.receive_window) * 40
@@ -180,16 +185,16 @@ pub(crate) fn table_size_bytes(config: &PortConfig) -> u64 {
 }
 
 impl<T: Send> UringPort<T> {
-    /// Makes a port that receives into buffers of `pool`, which no other port uses.
+    /// Creates a port that receives into buffers of `pool`, which no other port uses.
     ///
     /// # Errors
     ///
-    /// [`PortError`] if the system refuses io_uring, or memory or descriptors for it; its text says
-    /// what usually is the cause.
+    /// [`PortError`] if io_uring is not available, or the system has too little memory or too few
+    /// descriptors; its text names the usual cause.
     ///
     /// # Panics
     ///
-    /// If a figure of `config` is outside the range stated there.
+    /// If a value of `config` is outside the range stated there.
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         config.validate();
         let Ring { ring, multishot_accept } = Ring::for_sockets(config.sockets_max)?;

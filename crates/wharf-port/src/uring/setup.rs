@@ -1,4 +1,4 @@
-//! Making a ring with what this kernel has, each feature asked for and not assumed.
+//! Setup of a ring with the features that this kernel has; each is probed.
 
 use super::buffer_ring::{BufferRing, SMALL_GROUP};
 use crate::memory::{BufferPool, PoolConfig};
@@ -8,29 +8,29 @@ use rustix::fd::AsRawFd;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A ring, and what was found out about it.
+/// A ring, and whether the kernel has multishot accept: assumed until an accept returns EINVAL.
 pub(super) struct Ring {
     pub(super) ring: IoUring,
     pub(super) multishot_accept: bool,
 }
 
-/// Asks whether io_uring can carry a port on this machine.
+/// Checks whether a port on io_uring works on this machine.
 ///
-/// Makes a small ring, looks at the features and operations it reports, and receives a byte with
-/// the kind of receive that the port rests on.
+/// It sets up a small ring, checks the features and operations that the kernel reports, and receives a
+/// byte by a multishot receive from a ring of provided buffers.
 ///
 /// # Errors
 ///
-/// What is missing or refused, and what usually is the cause.
+/// The feature that is missing, or the call that failed, with the usual cause.
 ///
 /// # Cost
 ///
-/// A thread of its own and about ten system calls, well under a millisecond; nothing once it has
-/// succeeded. On a thread of its own because the kernel, when a ring goes, interrupts the system
-/// call that the thread which used it is in: the caller's reads would fail with `EINTR`.
+/// A thread and about ten system calls, less than 1 ms; nothing after it has succeeded once. The thread
+/// is needed because the kernel, when it frees a ring, interrupts the system call of the thread that
+/// used it: the caller's reads would fail with `EINTR`.
 pub fn probe() -> Result<(), PortError> {
     static WORKS: AtomicBool = AtomicBool::new(false);
-    // Relaxed: the answer is the same whoever finds it.
+    // Relaxed: no other data depends on the flag.
     if WORKS.load(Ordering::Relaxed) {
         return Ok(());
     }
@@ -72,7 +72,7 @@ fn probe_ring() -> Result<(), PortError> {
 }
 
 impl Ring {
-    /// A ring whose completion queue holds what so many sockets complete between two dequeues.
+    /// A ring for a port with `sockets_max` sockets.
     pub(super) fn for_sockets(sockets_max: u32) -> Result<Self, PortError> {
         probe()?;
         let (submissions, completions) = queue_sizes(sockets_max);
@@ -80,21 +80,21 @@ impl Ring {
     }
 }
 
-/// How many entries the two queues of a ring for so many sockets have.
+/// The entries of the submission and the completion queue of a ring for `sockets_max` sockets.
 pub(super) fn queue_sizes(sockets_max: u32) -> (u32, u32) {
-    // A turn submits a send and perhaps a receive for each socket that was busy; when the
-    // queue is full it is handed over early, so it need not hold the worst case.
+    // Between two dequeues a program submits about one send and at most one receive for each socket
+    // with a completion. A full queue is submitted early, so it need not hold the worst case.
     let submissions = sockets_max.next_power_of_two().clamp(64, 2048);
-    // A send of each socket, and a window of receives. An overflow is kept by the kernel
-    // (IORING_FEAT_NODROP) and costs time, not completions.
+    // A send of each socket, and 1,024 receives. The kernel keeps completions that do not fit
+    // (IORING_FEAT_NODROP), which costs time.
     let completions = sockets_max.saturating_add(1024);
     (submissions, completions.next_power_of_two().clamp(1024, 65_536))
 }
 
-/// Set-up flags from the newest to the oldest; each refused one is left out, and the next tried.
+/// Sets up a ring with all flags, and while the kernel returns EINVAL without the newest of them.
 ///
-/// NO_SQARRAY came with Linux 6.6, DEFER_TASKRUN with 6.1, SINGLE_ISSUER with 6.0, COOP_TASKRUN
-/// with 5.19, SUBMIT_ALL with 5.18. Plain flags cost 10 to 30 % more CPU a message.
+/// NO_SQARRAY is of Linux 6.6, DEFER_TASKRUN of 6.1, SINGLE_ISSUER of 6.0, COOP_TASKRUN of 5.19,
+/// SUBMIT_ALL of 5.18. Without them an echo costs 10 to 30 % more CPU time.
 fn build(submissions: u32, completions: u32) -> Result<IoUring, PortError> {
     let (mut no_sqarray, mut defer, mut single, mut coop, mut submit_all) =
         (true, true, true, false, true);
@@ -134,10 +134,10 @@ fn build(submissions: u32, completions: u32) -> Result<IoUring, PortError> {
 fn setup_error(error: &io::Error) -> PortError {
     let hint = match error.raw_os_error() {
         Some(libc::EPERM) => Some(
-            "a seccomp profile (Docker's default one, for example) or the sysctl \
-             kernel.io_uring_disabled forbids io_uring",
+            "a seccomp profile (as Docker's default one) or the sysctl kernel.io_uring_disabled \
+            forbids io_uring",
         ),
-        Some(libc::ENOSYS) => Some("this kernel has no io_uring, or a seccomp profile hides it"),
+        Some(libc::ENOSYS) => Some("this kernel has no io_uring, or a seccomp profile forbids it"),
         Some(libc::ENOMEM) => Some("raise the limit for locked memory (ulimit -l)"),
         Some(libc::EMFILE | libc::ENFILE) => Some("raise the limit for open files (ulimit -n)"),
         _ => None,
@@ -149,13 +149,13 @@ fn unsupported(call: &'static str) -> PortError {
     PortError::new(OsError::new(call, libc::ENOSYS), Some("this kernel's io_uring is too old"))
 }
 
-/// Receives a byte over a socket pair by a multishot receive from a provided-buffer ring.
+/// Receives a byte over a socket pair by a multishot receive from a ring of provided buffers.
 fn multishot_receive_works(ring: IoUring) -> Result<(), PortError> {
     let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(2) };
     let pool = BufferPool::new(config).map_err(|_| OsError::new("mmap", libc::ENOMEM))?;
     let mut buffer_ring = BufferRing::new(&ring, SMALL_GROUP, pool, 1)?;
     buffer_ring.refill();
-    // From here on the ring is the last local that holds memory, so it is dropped first.
+    // Declared after the memory that its operations use, so that it is dropped before it.
     let mut ring = ring;
     let (ours, theirs) = rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,
@@ -166,8 +166,8 @@ fn multishot_receive_works(ring: IoUring) -> Result<(), PortError> {
     .map_err(|error| OsError::new("socketpair", error.raw_os_error()))?;
     rustix::io::write(&theirs, b"?").map_err(|e| OsError::new("write", e.raw_os_error()))?;
     let entry = opcode::RecvMulti::new(types::Fd(ours.as_raw_fd()), SMALL_GROUP).build();
-    // SAFETY: the entry points to no memory; the descriptor is open until this function ends, by
-    // which time the receive has completed, or the ring, which is dropped first, is gone.
+    // SAFETY: the entry points to no memory; the descriptor is open until this function ends, and by
+    // then the receive has completed, or the ring, which is dropped first, is closed.
     unsafe { ring.submission().push(&entry) }
         .map_err(|_| OsError::new("io_uring_enter", libc::EBUSY))?;
     wait_for_one(&ring)?;
@@ -177,7 +177,7 @@ fn multishot_receive_works(ring: IoUring) -> Result<(), PortError> {
     if done.result() != 1 || !cqueue::more(done.flags()) {
         return Err(unsupported("IORING_RECV_MULTISHOT"));
     }
-    // End it before its window goes: the peer's end closes, and the last completion comes.
+    // End the receive before its buffers are freed: the peer closes, and the last completion follows.
     drop(theirs);
     Ok(wait_for_one(&ring)?)
 }

@@ -1,4 +1,4 @@
-//! From an operation to a submission entry, and how operations are ended.
+//! Submit: from operations to submission entries, cancels, and the shutdown.
 
 use super::buffer_ring::{LARGE_GROUP, SMALL_GROUP};
 use super::{InputOperation, SendOperation, SocketState, Stage, UringPort};
@@ -7,20 +7,20 @@ use crate::port::{Demand, Operation, OperationKind, Shots, Socket, SubmitError, 
 use io_uring::{opcode, squeue, types};
 use rustix::fd::{AsFd, AsRawFd};
 
-/// What a completion is of: the upper four bits of its user data.
+/// The kind of a submission entry: the upper four bits of its user data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Tag {
     Accept = 1,
     Receive = 2,
     Send = 3,
-    /// The answer to a cancel itself; what counts is the completion of its target.
+    /// A cancel. Its completion is ignored; that of its target counts.
     Cancel = 4,
-    /// Another thread wrote to the eventfd.
+    /// The poll of the eventfd.
     Wake = 5,
 }
 
-/// User data: 4 bits of tag, 28 of place, 32 of generation.
+/// User data: 4 bits of tag, 28 of slot index, 32 of generation.
 pub(super) fn user_data(tag: Tag, socket: Socket) -> u64 {
     (u64::from(tag as u8) << 60) | (u64::from(socket.index) << 32) | u64::from(socket.generation)
 }
@@ -60,8 +60,8 @@ impl<T: Send> UringPort<T> {
         Ok(())
     }
 
-    /// A receive of no bytes only looks. While others wait for a buffer the others only look, too:
-    /// the kernel would give them the buffer that is meant for the first in the queue.
+    /// Starts a receive. One of 0 bytes polls or peeks. So do others while sockets wait for a buffer:
+    /// the kernel would give an armed receive the buffer that is meant for the first of the queue.
     pub(super) fn start_receive(&mut self, socket: Socket, demand: Demand) {
         if !demand.is_zero_byte() && self.waiting.is_empty() {
             self.arm_receive(socket, demand, Stage::Armed);
@@ -73,7 +73,7 @@ impl<T: Send> UringPort<T> {
         }
     }
 
-    /// Arms a receive; `at` says whether for all its shots or for one.
+    /// Arms a receive in the kernel; `stage` is `Armed`, or `Attempt` for a waiting socket.
     pub(super) fn arm_receive(&mut self, socket: Socket, demand: Demand, stage: Stage) {
         let Some(fd) = self.fd_of(socket) else { return };
         let stage = if stage == Stage::Armed && self.receives_large(socket, demand) {
@@ -87,13 +87,13 @@ impl<T: Send> UringPort<T> {
             _ => (SMALL_GROUP, buffer_size),
         };
         let len = demand.len_max(size);
-        // What fits one buffer is received by one shot after the other, which the kernel ends at
-        // the very byte.
+        // A limit that fits one buffer is kept by oneshot receives, whose length the kernel obeys.
         let is_many = demand.shots == Shots::Many && demand.len_max(u32::MAX) > buffer_size;
         let entry = if is_many && stage == Stage::Armed {
             opcode::RecvMulti::new(fd, SMALL_GROUP).build()
         } else {
-            // A turn does not wait either: it would keep a buffer from those that have bytes.
+            // An attempt does not wait: without bytes it would take up a provided buffer that
+            // another waiting socket can use.
             let waits = demand.shots != Shots::IfReady && stage != Stage::Attempt;
             let flags = if waits { 0 } else { libc::MSG_DONTWAIT };
             opcode::Recv::new(fd, std::ptr::null_mut(), len)
@@ -108,7 +108,7 @@ impl<T: Send> UringPort<T> {
         });
     }
 
-    /// Whether a receive is to use large buffers, and some are lent.
+    /// Whether a receive is to use large buffers, and at least one is provided.
     fn receives_large(&mut self, socket: Socket, demand: Demand) -> bool {
         let (sockets, pool) = (&mut self.sockets, &self.pool);
         self.large_ring.as_ref().is_some_and(|large| large.provided_count() > 0)
@@ -117,7 +117,7 @@ impl<T: Send> UringPort<T> {
                 .is_some_and(|entry| entry.state.bulk.wants_large(demand, pool))
     }
 
-    /// Waits until there is something to receive, or nothing will come, and takes nothing.
+    /// Arms a poll for bytes, the end of the stream, or an error.
     pub(super) fn arm_poll(&mut self, socket: Socket, demand: Demand) {
         let Some(fd) = self.fd_of(socket) else { return };
         // The kernel adds POLLERR and POLLHUP.
@@ -128,7 +128,7 @@ impl<T: Send> UringPort<T> {
         });
     }
 
-    /// Puts a socket whose receive is not in the kernel at the end of the queue for buffers.
+    /// Appends a socket whose receive is not in the kernel to the queue for buffers.
     pub(super) fn wait_for_buffer(&mut self, socket: Socket, demand: Demand) {
         self.set_receive(socket, demand, Stage::WaitingForBuffer);
         self.waiting.push_back(socket);
@@ -157,7 +157,7 @@ impl<T: Send> UringPort<T> {
     fn start_send(&mut self, socket: Socket, chain: Chain) {
         let Some(fd) = self.fd_of(socket) else { return };
         chain.set_owner(Owner::KernelSend);
-        // MSG_WAITALL: the kernel itself goes on after a short send, as long as the socket lives.
+        // MSG_WAITALL: the kernel continues after a short send.
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let header = (chain.front().len() < chain.len()).then(|| self.header_for(&chain)).flatten();
         let first = chain.front();
@@ -167,7 +167,7 @@ impl<T: Send> UringPort<T> {
                 #[expect(clippy::cast_sign_loss, reason = "flags are bits")]
                 opcode::SendMsg::new(fd, header).flags(flags as u32).build()
             }
-            // One buffer, or no header was to be had: the first buffer goes, a short send.
+            // One buffer; or no header is free, and then the first buffer only, as a short send.
             (None, false) => {
                 #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
                 let len = first.len() as u32;
@@ -175,14 +175,14 @@ impl<T: Send> UringPort<T> {
             }
             (None, true) => return,
         };
-        // The bytes stay where they are when the chain moves: its entries are in the pool's table.
+        // Moving the chain does not move its bytes: its entries are in the pool's table.
         self.push_operation(socket, Tag::Send, entry, |state| {
             state.send = Some(SendOperation { chain, cancelled: false });
         });
     }
 
-    /// A message header for a chain of several buffers, if there is one, and room in the queue for
-    /// its entry: to hand over the queue in between would free the header for the next send.
+    /// A message header for a chain of several buffers, if one is free and its entry fits into the
+    /// queue: submitting the queue in between would free the header for the next send.
     fn header_for(&mut self, chain: &Chain) -> Option<*const libc::msghdr> {
         if self.vectors.is_full() || !self.has_room() {
             self.submit_queued();
@@ -191,7 +191,7 @@ impl<T: Send> UringPort<T> {
         (!is_short).then(|| self.vectors.header_for(chain))
     }
 
-    /// Whether the next entry goes into the queue at once.
+    /// Whether the submission queue takes another entry.
     fn has_room(&mut self) -> bool {
         self.overflow.is_empty() && !self.ring.submission().is_full()
     }
@@ -206,7 +206,7 @@ impl<T: Send> UringPort<T> {
         self.report_later(socket);
     }
 
-    /// Asks for the end of an operation.
+    /// Cancels an operation: by an entry to the kernel, or by a report in the next dequeue.
     pub(super) fn cancel_operation(&mut self, socket: Socket, kind: OperationKind) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let state = &mut entry.state;
@@ -246,13 +246,13 @@ impl<T: Send> UringPort<T> {
 
     pub(super) fn shutdown_socket(&mut self, socket: Socket) {
         if let Some(entry) = self.sockets.get_mut(socket) {
-            // ENOTCONN: the peer is gone, which the receive reports.
+            // ENOTCONN: the connection is gone, which the receive reports.
             let _gone = rustix::net::shutdown(&entry.state.fd, rustix::net::Shutdown::Write);
         }
     }
 
-    /// Cancels a receive or an accept once more that went on after its cancel: that came between
-    /// two shots and did not find it. Not before the last cancel was handed over.
+    /// Repeats the cancel of a multishot that has completed after its cancel: the cancel ran between
+    /// two completions and did not find it. Does nothing before the last cancel was submitted.
     pub(super) fn cancel_again(&mut self, tag: Tag, socket: Socket) {
         if let Some(entry) = self.sockets.get_mut(socket)
             && let Some(running) = entry.state.input.as_mut()
@@ -263,7 +263,7 @@ impl<T: Send> UringPort<T> {
         }
     }
 
-    /// Lets the next dequeue look at the socket.
+    /// Makes the next dequeue check the socket for completions that the kernel does not make.
     pub(super) fn report_later(&mut self, socket: Socket) {
         if let Some(entry) = self.sockets.get_mut(socket)
             && !entry.state.queued
@@ -273,30 +273,30 @@ impl<T: Send> UringPort<T> {
         }
     }
 
-    /// Watches the eventfd, edge-triggered, until the ring is gone.
+    /// Arms a multishot poll of the eventfd, which is edge-triggered.
     pub(super) fn watch_wake(&mut self) {
         let fd = types::Fd(self.wake.as_fd().as_raw_fd());
         let entry =
             opcode::PollAdd::new(fd, libc::POLLIN.unsigned_abs().into()).multi(true).build();
-        let nobody = Socket { index: 0, generation: 0 };
-        self.push(entry.user_data(user_data(Tag::Wake, nobody)));
+        let no_socket = Socket { index: 0, generation: 0 };
+        self.push(entry.user_data(user_data(Tag::Wake, no_socket)));
     }
 
     fn fd_of(&mut self, socket: Socket) -> Option<types::Fd> {
         Some(types::Fd(self.sockets.get_mut(socket)?.state.fd.as_raw_fd()))
     }
 
-    /// Pushes an operation's entry and notes with `note` that it is in the kernel.
+    /// Queues an operation's entry, counts it as in the kernel, and lets `update` change the state.
     fn push_operation(
         &mut self,
         socket: Socket,
         tag: Tag,
         entry: squeue::Entry,
-        note: impl FnOnce(&mut SocketState),
+        update: impl FnOnce(&mut SocketState),
     ) {
-        let Some(place) = self.sockets.get_mut(socket) else { return };
-        place.state.in_kernel += 1;
-        note(&mut place.state);
+        let Some(slot) = self.sockets.get_mut(socket) else { return };
+        slot.state.in_kernel += 1;
+        update(&mut slot.state);
         self.in_kernel += 1;
         self.push(entry.user_data(user_data(tag, socket)));
     }
@@ -311,10 +311,10 @@ impl<T: Send> UringPort<T> {
             if !self.has_room() {
                 self.submit_queued();
             }
-            // SAFETY: what the entry points to lives until its completion: descriptors and chains
-            // are kept in the socket's place while `in_kernel` counts the operation
-            // (INV-URING-1), message headers until the entry is consumed (INV-URING-2), and the
-            // eventfd as long as the port.
+            // SAFETY: the memory and descriptors that the entry names exist until its completion:
+            // the socket's slot keeps descriptor and chain while `in_kernel` counts the operation
+            // (INV-URING-1), message headers exist until the entry is consumed (INV-URING-2), and
+            // the eventfd exists as long as the port.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -322,10 +322,10 @@ impl<T: Send> UringPort<T> {
         self.overflow.push_back(entry);
     }
 
-    /// Moves entries that found the queue full into it.
+    /// Moves entries of `overflow` into the submission queue, as many as fit.
     pub(super) fn push_overflow(&mut self) {
         while let Some(entry) = self.overflow.front() {
-            // SAFETY: as in `push`; the entries were kept together with what they point to.
+            // SAFETY: as in `push`; the memory that the entries point to was kept, too.
             if unsafe { self.ring.submission().push(entry) }.is_err() {
                 return;
             }

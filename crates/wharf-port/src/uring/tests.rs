@@ -1,4 +1,4 @@
-//! What only this back end has to prove; the promises of every port are tested in `conformance`.
+//! Properties of this back end only; `conformance` tests the promises of every port.
 
 use super::{Stage, UringPort};
 
@@ -9,8 +9,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-/// A port with one accepted link, and the other end of the link. `None`, with a line that says why,
-/// where io_uring is refused.
+/// A port with one connection, and the connection's peer. `None` if io_uring is not available; then it
+/// prints the reason.
 fn linked(pool: &BufferPool) -> Option<(UringPort<u64>, crate::port::Socket, TcpStream)> {
     if let Err(error) = probe() {
         println!("skipped, because {error}");
@@ -65,7 +65,7 @@ fn a_chain_of_many_buffers_leaves_as_vectored_sends() {
     assert_eq!(pool.free(), 256);
 }
 
-/// Turns fail together when the lent buffers are in completions that were not taken yet.
+/// Attempts fail together when the provided buffers are in completions that were not processed yet.
 #[test]
 fn attempts_that_fail_in_one_dequeue_keep_their_order() {
     let pool = BufferPool::new(PoolConfig::new(8)).unwrap();
@@ -82,21 +82,22 @@ fn attempts_that_fail_in_one_dequeue_keep_their_order() {
         port.dequeue(&mut one, Some(Duration::ZERO)).unwrap();
         one.pop().map(|completion| (completion.key, completion.outcome))
     };
-    // Three that will wait, and one that takes their buffers.
+    // Three sockets that will wait, and one that takes their buffers.
     for socket in &sockets {
         port.submit(*socket, Operation::receive(Shots::Many)).unwrap();
     }
-    // With one buffer in the ring, without which they would fail at once; then it is used up.
+    // With one provided buffer, without which the receives would fail at once; then it is filled.
     port.set_window(1);
     assert!(turn(&mut port).is_none());
     port.set_window(0);
     peers[3].write_all(b"!").unwrap();
     let (Key(3), Outcome::Received { .. }) = turn(&mut port).unwrap() else { panic!("{port:?}") };
-    let mut hoard: Vec<_> = std::iter::from_fn(|| pool.acquire(Owner::Application)).collect();
+    let mut held_buffers: Vec<_> =
+        std::iter::from_fn(|| pool.acquire(Owner::Application)).collect();
     for peer in &mut peers[..3] {
         peer.write_all(b"waits").unwrap();
     }
-    // A packet fills the vector, so that the three failures stay in the ring.
+    // A packet fills the vector, so that the three failures stay in the completion queue.
     port.packets_first = false;
     port.poster().post(1).unwrap();
     let posted = turn(&mut port).unwrap();
@@ -104,11 +105,11 @@ fn attempts_that_fail_in_one_dequeue_keep_their_order() {
     assert!(port.waiting.is_empty());
     // The fourth takes four buffers.
     port.set_window(4);
-    hoard.truncate(hoard.len() - 4);
+    held_buffers.truncate(held_buffers.len() - 4);
     peers[3].write_all(&[7; 4 * 2048]).unwrap();
     let mut kept = vec![turn(&mut port).unwrap()];
     assert_eq!((port.waiting.len(), port.buffer_ring.provided_count()), (3, 3));
-    // All three have their turn, and none finds a buffer.
+    // All three have an attempt in the kernel, and none finds a buffer.
     port.set_window(0);
     while kept.len() < 4 {
         kept.push(turn(&mut port).unwrap());
@@ -121,7 +122,7 @@ fn attempts_that_fail_in_one_dequeue_keep_their_order() {
     }
     assert!(kept.iter().all(|(key, _)| *key == Key(3)), "{kept:?}");
     port.set_window(1);
-    drop(hoard);
+    drop(held_buffers);
     let served: Vec<_> = (0..3)
         .map(|_| {
             loop {
@@ -131,7 +132,7 @@ fn attempts_that_fail_in_one_dequeue_keep_their_order() {
             }
         })
         .collect();
-    assert_eq!(served, [Key(7), Key(1), Key(2)], "the order in which they ran out");
+    assert_eq!(served, [Key(7), Key(1), Key(2)], "the order in which they began to wait");
 }
 
 #[test]

@@ -7,12 +7,12 @@
 use crate::memory::Chain;
 use std::ptr;
 
-/// Buffers that leave in one send; the rest of a longer chain is a short send.
+/// Buffers of one send; the send of a longer chain is short.
 ///
-/// 64 buffers of 2 KiB are 128 KiB, about what a socket's send buffer takes at once.
+/// 64 buffers of 2 KiB are 128 KiB, about as much as an empty socket buffer takes at once.
 pub(super) const VECTORS_MAX: usize = 64;
 
-/// Sends of several buffers in one submission; more are handed over in several.
+/// Headers, and so sends of several buffers in one `io_uring_enter`; further ones need another call.
 const HEADERS_MAX: usize = 128;
 
 #[derive(Debug)]
@@ -38,23 +38,23 @@ impl Vectors {
         Self { headers: (0..HEADERS_MAX).map(|_| header()).collect(), used: 0 }
     }
 
-    /// Whether every header is waiting for its submission.
+    /// Whether every header is in use until the next `io_uring_enter`.
     pub(super) fn is_full(&self) -> bool {
         self.used == self.headers.len()
     }
 
-    /// The kernel has consumed every entry that was submitted.
+    /// Frees all headers: the kernel has consumed every entry.
     pub(super) fn reset(&mut self) {
         self.used = 0;
     }
 
-    /// A header that names the first bytes of `chain`; valid until [`reset`](Self::reset).
+    /// A header for the first [`VECTORS_MAX`] buffers of `chain`; valid until [`reset`](Self::reset).
     pub(super) fn header_for(&mut self, chain: &Chain) -> *const libc::msghdr {
         let header = &mut self.headers[self.used];
         self.used += 1;
         let mut count = 0;
         for (vector, slice) in header.vectors.iter_mut().zip(chain.slices()) {
-            // The kernel only reads bytes that are to be sent; the type has no way to say so.
+            // The kernel only reads the bytes of a send; `iovec` has no const variant.
             vector.iov_base = slice.as_ptr().cast_mut().cast();
             vector.iov_len = slice.len();
             count += 1;

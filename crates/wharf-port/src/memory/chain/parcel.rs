@@ -35,8 +35,9 @@ use std::mem::ManuallyDrop;
 ///
 /// # Cost
 ///
-/// Writing uses no lock, no locked instruction and no allocation. It writes no cache line that another
-/// thread accesses, and reads one that the pool's thread writes.
+/// Writing uses no lock, no locked instruction and no allocation, and accesses no data that another
+/// thread writes. Two chain entries share a cache line, so an entry of the pool's thread may be beside
+/// one of the parcel.
 ///
 /// # Examples
 ///
