@@ -1,4 +1,4 @@
-//! Accepts: connections leave a listener's queue.
+//! Accepts: connections leave a listener's backlog.
 
 use super::connection::SERVER;
 use super::events::{SocketStep, Step};
@@ -28,7 +28,7 @@ impl Kernel {
         }
     }
 
-    /// Takes one connection from the queue, unless it is one that ended early.
+    /// Accepts the first connection of the backlog, unless a fault aborts it.
     fn accept_one(&mut self, world: &mut WorldState, socket: Socket, listener: Socket, last: bool) {
         let Some(conn) = world.take_queued(listener) else { return };
         if world.draw_fault(FaultKind::AcceptAbort) {
@@ -66,7 +66,7 @@ impl Kernel {
         self.end_accept(world, socket, End::Cancelled);
     }
 
-    /// The accept is over, unless it is so already.
+    /// Ends the accept, if one is in flight.
     fn end_accept(&mut self, world: &mut WorldState, socket: Socket, end: End) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         if entry.state.accept.take().is_none() {
@@ -79,7 +79,7 @@ impl Kernel {
 }
 
 impl WorldState {
-    /// Connections that wait; clears the notice of them.
+    /// The number of connections in the backlog; clears `notified`.
     fn queued(&mut self, listener: Socket) -> usize {
         self.listeners.get_mut(listener).map_or(0, |entry| {
             entry.state.notified = false;
@@ -91,7 +91,7 @@ impl WorldState {
         self.listeners.get_mut(listener)?.state.waiting.pop_front()
     }
 
-    /// Ends a listener and the connections that nobody accepted.
+    /// Closes a listener, and resets the connections of its backlog.
     pub(super) fn close_listener(&mut self, listener: Socket) {
         let Some(entry) = self.listeners.remove(listener) else { return };
         for conn in entry.state.waiting {
@@ -99,18 +99,18 @@ impl WorldState {
         }
     }
 
-    /// A connection is now reached through a port.
+    /// Makes a port's socket the owner of the connection's server side.
     pub(super) fn assign_to_port(&mut self, conn: Socket, port: u32, socket: Socket) {
         self.conn(conn, |conn| {
             conn.sides[SERVER].owner = SideOwner::Port { port, socket };
             conn.sides[SERVER].notified = 0;
         });
-        // What it had sent before nobody could hear.
+        // The client's earlier bytes do not count as progress of the server.
         let steady_ns = self.steady_ns();
         self.conn(conn, |conn| conn.traffic.opened(steady_ns));
     }
 
-    /// Whether `plant` is in this world and shows itself always.
+    /// Whether this world has the planted bug `plant`.
     pub(super) fn has_bug(&self, plant: Plant) -> bool {
         self.plant == Some(plant)
     }

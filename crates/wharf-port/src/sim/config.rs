@@ -1,25 +1,25 @@
-//! How a world begins.
+//! The configuration of a world.
 
 use super::faults::{Faults, Plant};
 
-/// What a world is made of, and what can go wrong in it.
+/// The seed, faults and sizes of a world.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorldConfig {
-    /// What all chance comes from.
+    /// The seed of all random numbers.
     pub seed: u64,
-    /// What can go wrong.
+    /// The faults that are injected.
     pub faults: Faults,
-    /// A fault of the port that is planted.
+    /// A planted bug of the port.
     pub plant: Option<Plant>,
     /// Connections that can be open at once, those half closed included.
     pub connections_max: u32,
     /// Listening sockets that can be open at once.
     pub listeners_max: u32,
-    /// Connections that can wait to be accepted at one listener; more are refused.
+    /// The most connections in a listener's backlog; further ones are reset.
     pub backlog_max: u32,
-    /// Ports take the buffers that they receive into from their pool in advance, as io_uring does:
-    /// up to [`PortConfig::receive_window`](crate::port::PortConfig::receive_window) at each dequeue.
+    /// Whether ports take the buffers for receives in advance, as io_uring does: at each dequeue up to
+    /// [`PortConfig::receive_window`](crate::port::PortConfig::receive_window).
     pub lends_window: bool,
 }
 

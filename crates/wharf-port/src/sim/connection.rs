@@ -1,8 +1,8 @@
-//! How a connection and its two sides are named.
+//! The ids of a connection and of its two sides.
 
 use crate::port::Socket;
 
-/// A connection's place in the world, with a generation.
+/// A connection's slot in the world's table, with a generation.
 pub(super) type ConnId = Socket;
 
 /// The side of a connection that connected.

@@ -1,4 +1,5 @@
-//! The port's exit: what is ready at the world's time, and a note of how long it would have slept.
+//! Dequeue: returns the completions that are ready at the world's time, and stores until when the port
+//! sleeps.
 
 use super::connection::SERVER;
 use super::faults::FaultKind;
@@ -26,7 +27,7 @@ impl<T: Send> SimPort<T> {
         self.world.lock().ports[self.kernel.port as usize].asked_until_ns =
             deadline.map_or(u64::MAX, |time| time.0);
         if self.moves_clock {
-            // Else a port that always has something ready would never hear from the network.
+            // Else a port with completions in each dequeue would stop the clock.
             self.world.advance_to(self.now().after(SPIN));
         }
         loop {
@@ -40,13 +41,13 @@ impl<T: Send> SimPort<T> {
         }
     }
 
-    /// Looks once at what is ready.
+    /// Runs the kernel once, and appends packets and ready completions.
     fn dequeue_ready(&mut self, completions: &mut Completions<Self>) {
         self.kernel.counters.waits += 1;
-        let room = completions.capacity() - completions.len();
+        let spare = completions.capacity() - completions.len();
         self.wake_flag.clear();
-        // At most half of the room, so that neither side keeps the other out.
-        self.inbox.take_packets(completions, room.div_ceil(2));
+        // At most half of the spare capacity, so that neither packets nor sockets use all of it.
+        self.inbox.take_packets(completions, spare.div_ceil(2));
         let posted = completions.len();
         let world = self.world.clone();
         let mut state = world.lock();
@@ -55,7 +56,7 @@ impl<T: Send> SimPort<T> {
         let was_asleep = std::mem::replace(&mut state.ports[number].asleep, false);
         self.kernel.counters.wakeups += u64::from(was_asleep && posted > 0);
         if state.draw_fault(FaultKind::SpuriousWake) {
-            // What woke the port has not been looked at yet.
+            // The cause of the wake-up is not processed yet.
             self.wake_flag.set();
             return;
         }
@@ -73,12 +74,12 @@ impl<T: Send> SimPort<T> {
             completions.push(self.kernel.deliver(&mut state, &world, ready));
         }
         drop(state);
-        // As the other ports do: who finds room left has seen all packets that were there.
+        // As in the other back ends: after a dequeue that did not fill the vector no packet is left.
         self.inbox.take_packets(completions, usize::MAX);
     }
 
-    /// Nothing was there: notes until when the port sleeps, unless something came meanwhile.
-    /// `false` if it must look again.
+    /// Puts the port to sleep until `deadline`. `false` if it must not sleep, because a step, a
+    /// completion or a notification is pending.
     fn fall_asleep(&mut self, deadline: Option<Time>) -> bool {
         let mut state = self.world.lock();
         let port = &mut state.ports[self.kernel.port as usize];
@@ -92,7 +93,7 @@ impl<T: Send> SimPort<T> {
         true
     }
 
-    /// Moves the clock of a world that this port is alone in. `false` if that changes nothing.
+    /// Moves the clock to the next event or the deadline. `false` if the dequeue is to return.
     fn move_clock(&mut self, deadline: Option<Time>) -> bool {
         let mut state = self.world.lock();
         if self.wake_flag.is_set() || self.kernel.can_serve_waiters() {
@@ -113,7 +114,7 @@ impl<T: Send> SimPort<T> {
 }
 
 impl Kernel {
-    /// A completion leaves; a closed socket's place becomes free.
+    /// Converts a completion for the caller; frees the slot of a closed socket.
     fn deliver<T: Send>(
         &mut self,
         state: &mut WorldState,
@@ -152,8 +153,8 @@ impl Kernel {
         Completion { key, outcome }
     }
 
-    /// Ends all that is in flight: nothing outside this process can write to a buffer, so what is
-    /// dropped after this is free at once.
+    /// Closes all sockets. No kernel writes to the buffers, so the drop of the operations releases them
+    /// at once.
     fn end_all(&mut self, mut state: Guard<'_>) {
         let port = &mut state.ports[self.port as usize];
         port.alive = false;
@@ -179,5 +180,5 @@ impl<T: Send> Drop for SimPort<T> {
     }
 }
 
-/// What a dequeue that does not wait costs on the world's clock.
+/// The time on the world's clock that a dequeue takes at least.
 const SPIN: Duration = Duration::from_micros(1);

@@ -1,11 +1,11 @@
-//! What happens later: a heap by time, and by order of entry within one moment.
+//! Future events: a heap by time, and by order of insertion among those of the same time.
 
 use super::connection::ConnId;
 use crate::port::{OperationKind, Socket};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-/// Something that will happen in the world.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum EventKind {
     /// Bytes reach the side `to` of a connection.
@@ -14,43 +14,43 @@ pub(super) enum EventKind {
     Reset { conn: ConnId, to: u8 },
     /// A connection reaches its listener.
     Connect { conn: ConnId, listener: Socket },
-    /// A port's kernel goes on with something.
+    /// A step of a port's kernel is due.
     Step { port: u32, step: SocketStep },
     /// A port's wait ends.
     Wake { port: u32 },
 }
 
-/// What a port's kernel has to look at.
+/// A step of a port's kernel on one socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SocketStep {
     pub(super) socket: Socket,
     pub(super) step: Step,
 }
 
-/// One step of an operation. Each means "try now": one that comes too often does no harm.
+/// A step of an operation. Each means "try now", so a superfluous one has no effect.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
-    /// There may be something to accept.
+    /// There may be a connection to accept.
     Acceptable,
-    /// There may be something to receive.
+    /// There may be bytes or an end to receive.
     Readable,
-    /// The kernel writes into the buffer that a receive has picked.
+    /// The kernel writes into the buffer that a receive has acquired.
     Fill,
-    /// There may be room to send.
+    /// The pipe may have spare capacity.
     Writable,
-    /// A send whose bytes are all gone completes.
+    /// A send whose result is decided completes.
     SendDone,
     /// A cancel reaches its operation.
     Cancel(OperationKind),
-    /// No more bytes follow.
+    /// The sending side is shut down.
     Shutdown,
-    /// A close begins: everything is cancelled.
+    /// A close begins: cancels all operations.
     Close,
-    /// A close ends: nothing is in flight any more.
+    /// A close ends: no operation is in flight any more.
     Finish,
 }
 
-/// Events in the order in which they happen.
+/// The events in the order of their time.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     heap: BinaryHeap<Event>,
@@ -70,7 +70,7 @@ impl Events {
         self.heap.push(Event { at_ns, entry: self.entered, kind });
     }
 
-    /// The next event, if its time has come.
+    /// Removes the next event, if it is due.
     pub(super) fn pop_due(&mut self, now_ns: u64) -> Option<EventKind> {
         if self.next_ns()? > now_ns {
             return None;
@@ -85,7 +85,7 @@ impl Events {
 
 impl Ord for Event {
     fn cmp(&self, other: &Self) -> Ordering {
-        // Turned round: the standard heap has the greatest on top.
+        // Reversed: `BinaryHeap` has the greatest element on top.
         (other.at_ns, other.entry).cmp(&(self.at_ns, self.entry))
     }
 }

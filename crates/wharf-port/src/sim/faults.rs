@@ -1,47 +1,47 @@
-//! What can go wrong in a world: kinds of faults, how often each strikes, and how often it did.
+//! The faults of a world: their kinds, probabilities and counts.
 //!
-//! Probabilities are in millionths, as integers, so that a seed means the same on every machine.
+//! Probabilities are integers, in millionths, so that a seed has the same run on every machine.
 
 use super::rng::Rng;
 use std::fmt;
 
-/// A kind of fault that the world injects by chance.
+/// A kind of fault that the world injects at random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// A receive brings fewer bytes than are there.
+    /// A receive takes fewer bytes than have arrived.
     ShortReceive,
-    /// A send ends before all of it is sent.
+    /// A send ends before all its bytes are sent.
     ShortSend,
-    /// Only a part of what is under way arrives; the rest comes later.
+    /// Only a part of the bytes in transit arrives; the others arrive later.
     TornDelivery,
-    /// A step of an operation, or bytes under way, take longer.
+    /// A step of an operation, or the transit of bytes, takes longer.
     Delay,
-    /// Completions of different sockets or kinds change places.
+    /// Completions of different sockets or kinds are reordered.
     Reorder,
-    /// A connection is reset, at whatever it is doing.
+    /// A connection is reset at a step of an operation.
     Reset,
-    /// An operation is done before its cancel reaches it.
+    /// An operation completes before its cancel reaches it.
     CancelRace,
-    /// No buffer is there to receive into, for a while, though the pool has some.
+    /// A receive waits for a buffer although the pool has free ones.
     Enobufs,
-    /// An accept ends with EMFILE; the connection stays in the queue.
+    /// An accept ends with EMFILE; the connection stays in the backlog.
     AcceptEmfile,
     /// A connection ends before it is accepted.
     AcceptAbort,
     /// A dequeue returns early with nothing.
     SpuriousWake,
-    /// One of the next takes from a port's pool fails, whoever makes it.
+    /// One of the next 8 acquires of a buffer for receives fails.
     TakeFail,
-    /// Time jumps forward.
+    /// The clock jumps forward.
     ClockJump,
     /// A client never reads.
     DeafPeer,
-    /// A connection's bytes, its end and its reset no longer arrive, either way.
+    /// A connection's bytes, its end and its reset no longer arrive, in either direction.
     BlackHole,
-    /// A dequeue brings fewer completions than are ready.
+    /// A dequeue returns fewer completions than are ready.
     ShortDequeue,
-    /// A reset shows as an end of input in the receive; only a send tells the truth.
+    /// A receive reports a reset as the end of the stream; only a send reports the reset.
     ResetAsEnd,
 }
 
@@ -67,9 +67,8 @@ impl FaultKind {
         Self::ResetAsEnd,
     ];
 
-    /// How often it strikes, in millionths, if it does: what ends or stalls a connection for good can
-    /// do so only now and then, at any step or once for each connection, if anything else is to be
-    /// seen.
+    /// The probabilities, in millionths, from which one is drawn. Kinds that end or stall a connection
+    /// have low ones, per step or once per connection, so that most connections run on.
     fn strengths(self) -> [u32; 3] {
         match self {
             Self::Reset | Self::BlackHole => [20, 100, 1_000],
@@ -79,26 +78,26 @@ impl FaultKind {
     }
 }
 
-/// How often each kind of fault strikes, and how hard.
+/// The probability of each kind of fault, and their strengths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Faults {
     ppm: [u32; FaultKind::ALL.len()],
-    /// How long bytes are under way at least.
+    /// The least transit time of bytes.
     pub latency_ns: u64,
-    /// How much longer at most, when [`FaultKind::Delay`] strikes; now and then 16 times that.
+    /// The longest delay that [`FaultKind::Delay`] adds; in 1 of 16 cases up to 16 times that.
     pub delay_max_ns: u64,
-    /// How far the clock jumps at most, when [`FaultKind::ClockJump`] strikes.
+    /// The longest jump of [`FaultKind::ClockJump`].
     pub clock_jump_max_ns: u64,
-    /// How many bytes can be under way or unread in one direction of a connection; at least 1.
+    /// The most bytes in transit or unread in one direction of a connection; at least 1.
     pub socket_buffer_bytes: u32,
-    /// Resets the connection that makes this step of an operation (0 is the first), beside those
-    /// that chance resets: a run for each number tries a reset at every moment.
+    /// Resets the connection that makes the step of an operation with this number (0 is the first),
+    /// beside random resets: a run for each number tries a reset at every step.
     pub reset_at_step: Option<u64>,
 }
 
 impl Faults {
-    /// Nothing goes wrong, and everything happens at once.
+    /// No faults, and no latency.
     #[must_use]
     pub fn none() -> Self {
         Self {
@@ -111,8 +110,8 @@ impl Faults {
         }
     }
 
-    /// Each kind either off or more or less strong, by chance: with some kinds off the others
-    /// reach states that a mixture of all would never let live (swarm testing, Groce et al. 2012).
+    /// Random faults: each kind is off, or has one of its three probabilities. Without some kinds the
+    /// others reach states that all together do not (swarm testing, Groce et al. 2012).
     #[must_use]
     pub fn drawn(rng: &mut Rng) -> Self {
         let mut faults = Self::none();
@@ -128,56 +127,56 @@ impl Faults {
         faults
     }
 
-    /// The same, but `kind` strikes `ppm` times in a million.
+    /// The same, but with the probability `ppm` of `kind`, in millionths.
     #[must_use]
     pub fn with(mut self, kind: FaultKind, ppm: u32) -> Self {
         self.ppm[kind as usize] = ppm.min(1_000_000);
         self
     }
 
-    /// The same, but bytes are under way for `latency_ns` at least.
+    /// The same, but with this least transit time.
     #[must_use]
     pub fn with_latency_ns(mut self, latency_ns: u64) -> Self {
         self.latency_ns = latency_ns;
         self
     }
 
-    /// The longest that one step of an operation can take, in nanoseconds.
+    /// The longest time of one step of an operation.
     #[must_use]
     pub fn step_max_ns(&self) -> u64 {
         let delays = self.ppm(FaultKind::Delay) > 0 || self.ppm(FaultKind::Enobufs) > 0;
         if delays { self.delay_max_ns.saturating_mul(16) } else { 0 }
     }
 
-    /// How long bytes can be on their way from one program to the other: each of an operation's four
-    /// steps can be delayed, and turns take their time.
+    /// The longest time of bytes from one program to the other: the latency, four steps that can each
+    /// be delayed, and 20 ms for the programs' turns.
     #[must_use]
     pub fn way_max_ns(&self) -> u64 {
         let steps_ns = self.step_max_ns().saturating_mul(4);
         self.latency_ns.saturating_add(steps_ns).saturating_add(20_000_000)
     }
 
-    /// How often `kind` strikes, in millionths.
+    /// The probability of `kind`, in millionths.
     #[must_use]
     pub fn ppm(&self, kind: FaultKind) -> u32 {
         self.ppm[kind as usize]
     }
 }
 
-/// How often each kind of fault was really injected.
+/// How often each kind of fault was injected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultCounts {
     counts: [u64; FaultKind::ALL.len()],
 }
 
 impl FaultCounts {
-    /// How often `kind` struck.
+    /// How often `kind` was injected.
     #[must_use]
     pub fn of(&self, kind: FaultKind) -> u64 {
         self.counts[kind as usize]
     }
 
-    /// How often any kind struck.
+    /// How often faults of any kind were injected.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
@@ -202,52 +201,52 @@ impl fmt::Display for FaultCounts {
     }
 }
 
-/// A fault of the port itself that can be planted, to prove that the checks above find it.
+/// A bug that can be planted in the port, to prove that tests find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Plant {
-    /// Now and then a completion is lost, with its buffers given back (INV-PORT-1).
+    /// A completion is lost, and its buffers are released (INV-PORT-1).
     LoseCompletion,
-    /// Now and then a completion is delivered twice (INV-PORT-1).
+    /// A completion is delivered twice (INV-PORT-1).
     CompleteTwice,
-    /// A send completes before its bytes were read; its buffers are then used by others
+    /// A send completes before its bytes were read, and other data may overwrite its buffers
     /// (INV-PORT-2).
     ReuseInFlight,
-    /// A close does not wait for the receive, whose bytes come under the next owner's key
+    /// A close does not wait for the receive, whose bytes get the key of the slot's next socket
     /// (INV-PORT-4).
     SkipGeneration,
     /// A short send reports less than it sent, so that bytes are sent twice (INV-PORT-3).
     ResendBytes,
-    /// The two halves of a send change places (INV-PORT-3).
+    /// The two halves of a send are swapped (INV-PORT-3).
     SwapHalves,
-    /// A receive that paused for want of buffers is forgotten (INV-PORT-6).
+    /// A receive that waits for a buffer is not queued (INV-PORT-6).
     ForgetRearm,
-    /// The socket that ran out of buffers last is served first (INV-PORT-6).
+    /// The socket that began to wait for a buffer last is served first (INV-PORT-6).
     ServeLastFirst,
-    /// Now and then a wake-up is lost (INV-PORT-7).
+    /// Every fourth wake-up is lost (INV-PORT-7).
     LoseWake,
-    /// A received buffer shows one byte too many.
+    /// A received buffer has one byte too many.
     OneByteMore,
-    /// A closed socket is not reported (INV-PORT-1).
+    /// The completion of a close is lost (INV-PORT-1).
     DropClosed,
-    /// A cancel does nothing, so that what it should end goes on for ever (INV-PORT-1).
+    /// A cancel does nothing, so that its operation never ends (INV-PORT-1).
     IgnoreCancel,
-    /// A cancelled receive keeps the buffer that it had picked (INV-PORT-2).
+    /// A cancelled receive leaks the buffer that it had acquired (INV-PORT-2).
     LeakOnCancel,
     /// A receive takes a buffer before bytes are there, and holds it (INV-PORT-5).
     HoldWhileIdle,
-    /// The last completion of a receive is not marked so (INV-PORT-1).
+    /// The last completion of a receive is not marked `last` (INV-PORT-1).
     ForgetLast,
-    /// The peer's end is reported while bytes are still there.
+    /// The end of the stream is reported before its last bytes.
     EarlyEnd,
     /// The buffer of one socket's bytes is reported under another's key (INV-PORT-4).
     SwapKeys,
-    /// A receive of one shot that is armed anew is served before those that wait (INV-PORT-6).
+    /// A oneshot receive that is armed anew is served before waiting ones (INV-PORT-6).
     OvertakeWaiters,
 }
 
 impl Plant {
-    /// Every fault that can be planted.
+    /// Every bug that can be planted.
     pub const ALL: [Self; 18] = [
         Self::LoseCompletion,
         Self::CompleteTwice,

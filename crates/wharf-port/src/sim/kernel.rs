@@ -1,4 +1,4 @@
-//! A port's side of the kernel: the operations in flight, and the steps in which they go on.
+//! A port's simulated kernel: the operations in flight, and the steps by which they progress.
 
 use super::connection::{ConnId, SERVER};
 use super::events::{SocketStep, Step};
@@ -9,37 +9,37 @@ use crate::memory::{Buffer, BufferPool, Chain, Owner};
 use crate::port::{Counters, Key, OperationKind, Shots, Socket, SocketQueue, SocketTable};
 use std::collections::VecDeque;
 
-/// All that the port has in flight.
+/// The operations of a port, and their completions.
 #[derive(Debug)]
 pub(super) struct Kernel {
-    /// Which port of the world this is.
+    /// The port's number in the world.
     pub(super) port: u32,
     pub(super) sockets: SocketTable<SocketState>,
-    /// Buffers are taken in advance, and not when bytes are there.
+    /// Buffers are acquired in advance, as on io_uring, and not when bytes are there.
     pub(super) provides_buffers: bool,
-    /// Buffers that may be lent or picked for receives at once.
+    /// The most buffers that are provided or being filled at once.
     pub(super) receive_buffers: u32,
     pub(super) receive_buffers_max: u32,
     pub(super) provided: Vec<Buffer>,
-    /// Buffers that were picked and are not yet written to.
+    /// Buffers that receives have acquired and the kernel has not filled yet.
     pub(super) filling_count: u32,
     /// Buffers that this dequeue has filled.
     pub(super) filled_count: u32,
-    /// Sockets whose receive waits for a buffer, the longest waiting first.
+    /// Sockets that wait for a buffer, in FIFO order.
     pub(super) waiting: SocketQueue,
     pub(super) ready: VecDeque<Ready>,
-    /// What the next dequeue hands over.
+    /// Submitted steps, which the next dequeue makes due.
     pub(super) submitted: Vec<SocketStep>,
     pub(super) counters: Counters,
     pub(super) bug_state: BugState,
-    /// Behind all that holds buffers.
+    /// The last field, after all that have buffers.
     pub(super) pool: BufferPool,
 }
 
-/// What planted faults have to remember.
+/// The state of planted bugs.
 #[derive(Debug, Default)]
 pub(super) struct BugState {
-    /// Buffers that nobody will give back.
+    /// Leaked buffers.
     pub(super) leaked: Vec<Buffer>,
     /// Sends that completed before their bytes were read.
     pub(super) unread: Vec<(ConnId, usize)>,
@@ -48,7 +48,7 @@ pub(super) struct BugState {
 }
 
 impl Kernel {
-    /// Takes steps until nothing is due or `room` completions are ready.
+    /// Executes steps until none is due or `room` completions are ready.
     pub(super) fn run(&mut self, world: &mut WorldState, room: usize) {
         self.show_late_bytes(world);
         self.filled_count = 0;
@@ -56,7 +56,7 @@ impl Kernel {
         for index in 0..self.submitted.len() {
             let step = self.submitted[index];
             match step.step {
-                // A cancel meets its target before or after what has happened to it meanwhile.
+                // A cancel is executed before or after the other steps that are due.
                 Step::Cancel(_) if world.rng.below(2) == 0 => {
                     world.ports[self.port as usize].due.push_front(step);
                 }
@@ -85,7 +85,7 @@ impl Kernel {
         }
     }
 
-    /// [`Plant::OvertakeWaiters`]: what is armed anew goes first.
+    /// [`Plant::OvertakeWaiters`]: executes the steps of receives that are armed anew first.
     fn overtake(&mut self, world: &mut WorldState, room: usize) {
         let due = std::mem::take(&mut world.ports[self.port as usize].due);
         for step in due {
@@ -139,7 +139,7 @@ impl Kernel {
         self.finish_close_if_idle(world, socket);
     }
 
-    /// [`Plant::SkipGeneration`]: the receive that the close leaves behind, bytes and all.
+    /// [`Plant::SkipGeneration`]: removes the receive that the close does not wait for, with bytes.
     fn orphan(&mut self, world: &mut WorldState, socket: Socket) -> Option<(Socket, Buffer)> {
         if world.plant != Some(Plant::SkipGeneration) {
             return None;
@@ -153,7 +153,7 @@ impl Kernel {
         Some((socket, buffer))
     }
 
-    /// An operation is over: if it was the last one that a close waited for, the close goes on.
+    /// After an operation has ended: if a close waited for it and no other one, makes its last step due.
     pub(super) fn finish_close_if_idle(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let state = &mut entry.state;
@@ -175,7 +175,8 @@ impl Kernel {
         }
     }
 
-    /// A completion is ready. It may overtake others of which the order is not promised.
+    /// Makes a completion ready. [`FaultKind::Reorder`] may move it before others, where the contract
+    /// does not define their order.
     pub(super) fn complete(&mut self, world: &mut WorldState, mut ready: Ready) {
         if ready.completed.is_last()
             && let Some(entry) = self.sockets.get_mut(ready.socket)
@@ -225,10 +226,10 @@ impl Kernel {
         }
     }
 
-    /// Planted faults that strike at the next dequeue.
+    /// Planted bugs that act at the next dequeue.
     fn show_late_bytes(&mut self, world: &mut WorldState) {
         for (conn, len) in std::mem::take(&mut self.bug_state.unread) {
-            // The buffers went home unread; what is in one of them now belongs to anybody.
+            // The buffers were released unread, so other data may be in them.
             if let Some(mut buffer) = self.pool.acquire(Owner::KernelSend) {
                 let len = u32::try_from(len).unwrap_or(u32::MAX).min(buffer.capacity());
                 buffer.set_len(len);
@@ -256,7 +257,7 @@ fn may_change_places(earlier: &Ready, later: &Ready) -> bool {
 }
 
 impl Kernel {
-    /// The same completion once more, as far as it can be had twice.
+    /// A copy of a completion; an accepted connection has none.
     fn twin_of(&self, completed: &Completed) -> Option<Completed> {
         match completed {
             Completed::Accepted { .. } => None,

@@ -1,37 +1,40 @@
-//! The simulated port: its kernel, network and clock are a model in this process, driven by a seed.
+//! The simulated port: its kernel, network and clock are a model in this process; a seed determines the
+//! run.
 //!
 //! ```text
 //!   SimClient ──write──► pipe ──latency──► SimPort's kernel ──dequeue──► the engine under test
 //!   SimClient ◄──read─── pipe ◄──latency── SimPort's kernel ◄──submit───
-//!                  └─────────── World: clock, chance, events ───────────┘
+//!                  └───── World: clock, random numbers, events ─────────┘
 //! ```
 //!
-//! Nothing here waits. The driver calls [`World::advance`] when every port sleeps; that moves the
-//! clock to the next event or the end of the next wait. A dequeue shows what is ready at the
-//! clock's time, and notes until when it would have slept. So one seed is one run, always.
+//! No call waits. The driver calls [`World::advance`] when every port sleeps; that moves the clock to
+//! the next event or the end of the next wait. A dequeue returns the completions that are ready at the
+//! clock's time, and stores until when the port sleeps. So a seed determines the run.
 //!
 //! ```text
 //!   loop {
 //!       for each port that port.is_runnable(): worker.turn()
-//!       while let Some(tag) = world.ready_client(): let that client go on
-//!       if no port is runnable and !world.advance(): over, or stuck
+//!       while let Some(tag) = world.ready_client(): that client reads and writes
+//!       if no port is runnable and !world.advance(): the run ends, or is stuck
 //!   }
 //! ```
 //!
-//! [`World::advance`] may as well be called while ports are runnable, and has to be now and then if
-//! an engine keeps itself busy: time stands still until it is.
+//! [`World::advance`] may also be called while ports are runnable, and must be if an engine is always
+//! runnable: the clock stands still until then.
 //!
-//! The port keeps the promises of [`port`](crate::port), under every fault that [`Faults`] can
-//! inject: bytes are read from chains and written to buffers late, when the completion is due, and
-//! never after it. [`Plant`] breaks the promises on purpose, to prove that checks see it.
+//! The port keeps the promises of [`port`](crate::port) under every fault that [`Faults`] can inject.
+//! It reads the bytes of chains and writes to buffers as late as a kernel may, when the completion is
+//! due. A planted bug ([`Plant`]) breaks a promise, to prove that tests find it.
 //!
 //! # Invariants
 //!
-//! - **INV-SIM-1** One seed, one run: nothing depends on time, addresses, threads or hashing.
+//! - **INV-SIM-1** A seed determines the run: no result depends on real time, addresses, threads or
+//!   hashing.
 //! - **INV-SIM-2** The world's lock is never held while a [`SimStream`], [`SimListener`] or
-//!   [`SimClient`] is dropped; buffers may be.
+//!   [`SimClient`] is dropped; buffers may be dropped under it.
 //! - **INV-SIM-3** Every queue is bounded: pipes by their capacity, due steps and events by the
-//!   number of sockets and connections, ready completions by the room that a dequeue offers.
+//!   number of sockets and connections, ready completions by the spare capacity of a dequeue's vector
+//!   plus the completions of one step.
 
 mod accept;
 mod config;

@@ -1,4 +1,4 @@
-//! The network: bytes, ends and resets go from one side of a connection to the other.
+//! The network: transfers bytes, ends and resets between the sides of a connection.
 
 use super::connection::{ConnId, SERVER};
 use super::events::EventKind;
@@ -6,12 +6,12 @@ use super::faults::FaultKind;
 use super::world_state::{ECONNRESET, EPIPE, READ, Readable, SideOwner, WRITE, WorldState};
 
 impl WorldState {
-    /// What a read on this side would get now.
+    /// The result that a read on this side would have now.
     pub(super) fn readable(&mut self, conn: ConnId, side: usize) -> Readable {
         self.conn(conn, |conn| {
             let side = &conn.sides[side];
             match side.inbox.arrived() {
-                // What had arrived before a reset is read first, as on Linux.
+                // Bytes that arrived before a reset are read first, as on Linux.
                 0 if side.reset => Readable::Reset,
                 0 if side.inbox.is_at_end() => Readable::AtEnd,
                 0 => Readable::Nothing,
@@ -21,7 +21,8 @@ impl WorldState {
         .unwrap_or(Readable::Reset)
     }
 
-    /// Hands bytes that have arrived to `sink`; room comes into being for the other side.
+    /// Removes at most `max` arrived bytes and passes them to `sink`; notifies the other side if it waits
+    /// to write.
     pub(super) fn read(
         &mut self,
         conn: ConnId,
@@ -42,8 +43,7 @@ impl WorldState {
         count
     }
 
-    /// Writes at most `max` bytes as far as there is room; notes that the writer waits for more
-    /// if there was too little.
+    /// Writes at most `max` bytes, as many as fit the pipe; if fewer fit, sets `waits_to_write`.
     pub(super) fn write<'a>(
         &mut self,
         conn: ConnId,
@@ -78,7 +78,7 @@ impl WorldState {
         Ok(written)
     }
 
-    /// No more bytes come from this side.
+    /// Shuts down this side's sending.
     pub(super) fn shut(&mut self, conn: ConnId, side: usize) {
         let clocks = self.clocks_of(conn);
         let Some(entry) = self.conns.get_mut(conn) else { return };
@@ -94,14 +94,14 @@ impl WorldState {
         self.schedule_arrival(conn, 1 - side);
     }
 
-    /// The server asks for the connection's close.
+    /// Records that the server has submitted the close.
     pub(super) fn give_up(&mut self, conn: ConnId) {
         let clocks = self.clocks_of(conn);
         self.conn(conn, |conn| conn.traffic.give_up(clocks));
     }
 
-    /// Closes this side: with an end, or with a reset if bytes were left unread (as TCP does,
-    /// RFC 2525 section 2.17) or it was asked for. The place is used again when both sides are closed.
+    /// Closes this side: with an end of stream, or with a reset if bytes are unread (as TCP does,
+    /// RFC 2525 section 2.17) or the close is abortive. The slot is free when both sides are closed.
     pub(super) fn close(&mut self, conn: ConnId, side: usize) {
         let Some(entry) = self.conns.get_mut(conn) else { return };
         let [here, there] = sides(&mut entry.state.sides, side);
@@ -119,9 +119,9 @@ impl WorldState {
         }
         let was_reset = here.reset;
         let unread = here.inbox.arrived() > 0;
-        // What is still under way meets nobody, and is answered with a reset.
+        // Bytes in transit will find this side closed, and cause a reset.
         here.inbox.lose_arrived();
-        // What the other side then writes meets a socket that is gone.
+        // The other side's waiting write is tried again.
         let wanted_room = std::mem::take(&mut there.waits_to_write);
         if (unread || here.resets) && !was_reset {
             self.reset_later(conn, 1 - side);
@@ -140,7 +140,7 @@ impl WorldState {
         }
     }
 
-    /// This side learns of a reset: what is still under way is lost.
+    /// A reset reaches this side: bytes in transit are lost.
     pub(super) fn reset_side(&mut self, conn: ConnId, side: usize) {
         let Some(entry) = self.conns.get_mut(conn) else { return };
         if entry.state.lost {
@@ -156,8 +156,7 @@ impl WorldState {
         self.notify(conn, side, WRITE);
     }
 
-    /// What was written towards `to` sets off, unless a predecessor is under way that takes it
-    /// along.
+    /// Schedules the arrival of bytes written to side `to`, unless one is scheduled already.
     fn schedule_arrival(&mut self, conn: ConnId, to: usize) {
         let Some(entry) = self.conns.get_mut(conn) else { return };
         let inbox = &mut entry.state.sides[to].inbox;
@@ -170,7 +169,7 @@ impl WorldState {
         }
     }
 
-    /// What is under way towards `to` arrives, or a part of it.
+    /// Bytes in transit to side `to` arrive, or a part of them.
     pub(super) fn arrive(&mut self, conn: ConnId, to: usize) {
         let torn = self.draw_fault(FaultKind::TornDelivery);
         let clocks = self.clocks_of(conn);

@@ -1,4 +1,4 @@
-//! The other ends: clients, and what an accept or a listen gives before it is associated.
+//! Clients, and connections and listeners that are not associated yet.
 
 use super::connection::{CLIENT, ConnId, SERVER};
 use super::traffic::TrafficWatch;
@@ -8,7 +8,7 @@ use crate::port::Socket;
 use std::io;
 use std::net::SocketAddr;
 
-/// A connection that was accepted and is not associated yet. Dropping it closes it.
+/// An accepted connection that is not associated yet. Dropping it closes it.
 #[derive(Debug)]
 pub struct SimStream {
     world: World,
@@ -20,7 +20,7 @@ impl SimStream {
         Self { world, conn: Some(conn) }
     }
 
-    /// Gives the connection away without closing it.
+    /// Releases the connection without closing it.
     pub(super) fn take(&mut self) -> Option<ConnId> {
         self.conn.take()
     }
@@ -51,7 +51,7 @@ impl SimListener {
         self.id.take()
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -66,7 +66,7 @@ impl Drop for SimListener {
     }
 }
 
-/// The client's side of a connection. Nothing in it waits; dropping it closes it.
+/// The client's side of a connection. No method waits; dropping it closes it.
 #[derive(Debug)]
 pub struct SimClient {
     world: World,
@@ -79,12 +79,12 @@ impl SimClient {
         Self { world, conn, reads: true }
     }
 
-    /// Writes as much of `data` as there is room for.
+    /// Writes as much of `data` as fits the pipe.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` without room; then the client is [ready](World::ready_client) when there is
-    /// some. `ConnectionReset` or `BrokenPipe` if the connection is over.
+    /// `WouldBlock` if the pipe is full; [`World::ready_client`] returns the client when it is not.
+    /// `ConnectionReset` or `BrokenPipe` if the connection has ended.
     pub fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
         let mut world = self.world.lock();
         let written = world.write(self.conn, CLIENT, data.len(), std::iter::once(data));
@@ -96,13 +96,13 @@ impl SimClient {
         }
     }
 
-    /// Reads what has arrived, at most as much as fits; 0 at the server's end.
+    /// Reads arrived bytes into `target`, at most its length; 0 at the end of the stream.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if nothing has arrived, or if this client does not read;
+    /// `WouldBlock` if no bytes have arrived, or if this client does not read;
     /// `ConnectionReset` after a reset.
-    pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+    pub fn try_read(&mut self, target: &mut [u8]) -> io::Result<usize> {
         let mut world = self.world.lock();
         let never_reads = world.conn(self.conn, |conn| {
             conn.sides[CLIENT].notified = 0;
@@ -119,8 +119,8 @@ impl SimClient {
             Readable::AtEnd => Ok(0),
             Readable::Bytes(_) => {
                 let mut filled = 0;
-                world.read(self.conn, CLIENT, room.len(), |bytes| {
-                    room[filled..filled + bytes.len()].copy_from_slice(bytes);
+                world.read(self.conn, CLIENT, target.len(), |bytes| {
+                    target[filled..filled + bytes.len()].copy_from_slice(bytes);
                     filled += bytes.len();
                 });
                 Ok(filled)
@@ -128,31 +128,31 @@ impl SimClient {
         }
     }
 
-    /// Tells the server that no more bytes come.
+    /// Shuts down the client's sending.
     pub fn shutdown_write(&mut self) {
         self.world.lock().shut(self.conn, CLIENT);
     }
 
-    /// Ends the connection with a reset.
+    /// Closes the connection with a reset.
     pub fn reset(self) {
         let mut world = self.world.lock();
         world.reset_later(self.conn, SERVER);
         world.conn(self.conn, |conn| conn.sides[CLIENT].reset = true);
     }
 
-    /// From now on nothing is read, or read again.
+    /// Sets whether [`try_read`](Self::try_read) reads; if not, it returns `WouldBlock`.
     pub fn set_reading(&mut self, reads: bool) {
         self.reads = reads;
     }
 
-    /// Whether a reset, a black hole or deafness of its own has struck, so that bytes may be
-    /// missing (never wrong).
+    /// Whether a fault was injected after which bytes may be missing (never wrong): a reset, an aborted
+    /// accept, [`BlackHole`](super::FaultKind::BlackHole) or [`DeafPeer`](super::FaultKind::DeafPeer).
     #[must_use]
     pub fn is_harmed(&self) -> bool {
         self.world.lock().conn(self.conn, |conn| conn.faulted).unwrap_or(true)
     }
 
-    /// What goes over the connection; to be asked for before the server may be gone.
+    /// The connection's traffic. Call it before both sides may be closed.
     #[must_use]
     pub fn traffic(&self) -> TrafficWatch {
         self.world.lock().conn(self.conn, |conn| conn.traffic.clone()).unwrap_or_default()

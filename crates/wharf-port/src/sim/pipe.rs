@@ -1,8 +1,8 @@
-//! One direction of a connection: bytes under way, then bytes that wait to be read.
+//! One direction of a connection: bytes in transit, and arrived bytes that are not read.
 
 use std::collections::VecDeque;
 
-/// A bounded queue of bytes of which a part, the older ones, has arrived.
+/// A bounded queue of bytes, of which the first `arrived` have arrived.
 #[derive(Debug)]
 pub(super) struct Pipe {
     bytes: VecDeque<u8>,
@@ -10,11 +10,11 @@ pub(super) struct Pipe {
     /// Bytes that have arrived since the pipe was made.
     arrived_total: u64,
     capacity: usize,
-    /// An arrival is scheduled already.
+    /// An event of their arrival is scheduled.
     pub(super) arrival_scheduled: bool,
-    /// The writer will write no more.
+    /// The writer has shut down.
     pub(super) fin_sent: bool,
-    /// The reader may know that.
+    /// The end of the stream has arrived.
     pub(super) fin_arrived: bool,
 }
 
@@ -45,7 +45,7 @@ impl Pipe {
         self.bytes.len() - self.arrived
     }
 
-    /// Takes as much of `data` as there is room for.
+    /// Appends as much of `data` as fits, and returns how many bytes.
     pub(super) fn write(&mut self, data: &[u8]) -> usize {
         let taken = data.len().min(self.room());
         self.bytes.extend(&data[..taken]);
@@ -63,12 +63,12 @@ impl Pipe {
         self.arrived_total
     }
 
-    /// What has not arrived yet never will.
+    /// Drops the bytes in transit.
     pub(super) fn lose_transit(&mut self) {
         self.bytes.truncate(self.arrived);
     }
 
-    /// Hands at most `max` bytes that have arrived to `sink`, in one or two pieces.
+    /// Removes at most `max` arrived bytes and passes them to `sink`, in one or two slices.
     pub(super) fn read(&mut self, max: usize, mut sink: impl FnMut(&[u8])) -> usize {
         let count = max.min(self.arrived);
         let (front, back) = self.bytes.as_slices();
@@ -86,7 +86,7 @@ impl Pipe {
         self.fin_arrived && self.bytes.is_empty()
     }
 
-    /// What has arrived will not be read.
+    /// Drops the arrived bytes.
     pub(super) fn lose_arrived(&mut self) {
         self.bytes.drain(..self.arrived);
         self.arrived = 0;

@@ -1,4 +1,4 @@
-//! The simulated port as a whole: what it is made of, and the contract that it keeps.
+//! The simulated port: its parts, and its implementation of [`Port`].
 
 use super::connection::{CLIENT, SERVER};
 use super::kernel::{BugState, Kernel};
@@ -16,19 +16,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A port into a [`World`].
+/// A port of a [`World`].
 ///
-/// [`dequeue`](Port::dequeue) never waits in real time: it returns what is ready now. If nothing
-/// is, the port counts as asleep until something comes, or its timeout is over on the world's
-/// clock, or a packet or a buffer wakes it: [`is_runnable`](Self::is_runnable) says so.
+/// [`dequeue`](Port::dequeue) never waits in real time: it returns the completions that are ready. If
+/// there are none, the port is asleep until an event, its deadline on the world's clock, a
+/// notification, or a released buffer for which a socket waits; then
+/// [`is_runnable`](Self::is_runnable) returns true.
 ///
-/// A timeout of zero counts as a microsecond, so that an engine that spins does not stop the clock.
+/// A timeout of zero counts as 1 µs, so that an engine that never waits does not stop the clock.
 pub struct SimPort<T: Send> {
     pub(super) world: World,
     pub(super) kernel: Kernel,
     pub(super) inbox: Inbox<T>,
     pub(super) wake_flag: Arc<WakeFlag>,
-    /// Whether dequeue moves the clock itself.
+    /// Whether dequeue moves the world's clock.
     pub(super) moves_clock: bool,
 }
 
@@ -46,15 +47,15 @@ impl Wake for SimWake {
 }
 
 impl<T: Send> SimPort<T> {
-    /// A port whose receives are filled from `pool`. The driver moves the world's clock.
+    /// Creates a port that receives into buffers of `pool`. The driver moves the world's clock.
     ///
     /// # Errors
     ///
-    /// [`PortError`] if the pool serves another port already.
+    /// Never; the result has the type of the other back ends'.
     ///
     /// # Panics
     ///
-    /// If a figure is outside the range that [`PortConfig`] states.
+    /// If a value is outside the range that [`PortConfig`] states.
     pub fn new(world: &World, config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         config.validate();
         let wake_flag = Arc::new(WakeFlag::new());
@@ -80,9 +81,9 @@ impl<T: Send> SimPort<T> {
         Ok(Self { world: world.clone(), kernel, inbox, wake_flag, moves_clock: false })
     }
 
-    /// A port that is alone in its world: [`dequeue`](Port::dequeue) moves the clock until
-    /// something is ready or the timeout is over; each dequeue takes a microsecond at least. It
-    /// returns early with nothing if there is nothing to wait for.
+    /// Creates the only port of its world: [`dequeue`](Port::dequeue) moves the clock until a completion
+    /// is ready or the timeout has passed, by at least 1 µs. It returns early with nothing if there is no
+    /// event and no timeout.
     ///
     /// # Errors
     ///
@@ -97,32 +98,32 @@ impl<T: Send> SimPort<T> {
         Ok(port)
     }
 
-    /// Which of the world's ports this is, in the order in which they were made.
+    /// The port's number, in the order in which the world's ports were created.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.kernel.port
     }
 
-    /// Whether it has something to do: it does not sleep, something would end its sleep, or
-    /// sockets wait for buffers that are free by now.
+    /// Whether a dequeue would make progress: the port does not sleep, its sleep has ended, or sockets
+    /// wait for buffers that are free now.
     #[must_use]
     pub fn is_runnable(&self) -> bool {
         self.world.is_runnable(self.kernel.port) || self.kernel.can_serve_waiters()
     }
 
-    /// Buffers that it has taken from the pool to receive into.
+    /// Buffers of the pool that are provided or being filled.
     #[must_use]
     pub fn lent(&self) -> u32 {
         self.kernel.provided_count()
     }
 
-    /// The most buffers that it keeps for that.
+    /// The most buffers that may be provided or being filled.
     #[must_use]
     pub fn lent_max(&self) -> u32 {
         self.kernel.receive_buffers
     }
 
-    /// The world that it is in.
+    /// The port's world.
     #[must_use]
     pub fn world(&self) -> &World {
         &self.world

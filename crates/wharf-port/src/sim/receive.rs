@@ -1,16 +1,16 @@
-//! Receives: a buffer is picked when bytes are there, and written to when the completion is due.
+//! Receives: a buffer is acquired when bytes are there, and written when the completion is due.
 //!
 //! ```text
 //!              bytes, a buffer         delay over: bytes copied
 //!   Waiting ─────────────────► Filling ───────────► Received (last, or Waiting again)
 //!      │ bytes, no buffer         ▲
-//!      └──────────► Starved ──────┘ a buffer was released; first in, first out
+//!      └──► WaitingForBuffer ─────┘ a buffer was released; FIFO
 //! ```
 //!
-//! Buffers come from the pool when they are needed, as on epoll; or, if the world
-//! [lends a window](super::WorldConfig::lends_window), from those that each dequeue takes in
-//! advance, as on io_uring. A receive of many shots then goes on after its cancel, and after it has
-//! brought all that it may, until the kernel has heard of that: by what is lent at most.
+//! Buffers are acquired when they are needed, as on epoll; or, with
+//! [`lends_window`](super::WorldConfig::lends_window), taken from those that each dequeue acquires in
+//! advance, as on io_uring. A multishot receive then may complete further after its cancel, and after
+//! it has reached its limit, by as many buffers as are provided.
 
 use super::connection::{ConnId, SERVER};
 use super::events::{EventKind, SocketStep, Step};
@@ -22,7 +22,7 @@ use crate::memory::{Buffer, Owner};
 use crate::port::{Demand, End, OsError, Shots, Socket};
 
 impl Kernel {
-    /// Looks at what is there for the receive.
+    /// Makes progress with the receive, as far as bytes, an end or a reset have arrived.
     pub(super) fn readable_step(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(conn) = self.conn_of(socket) else { return };
         world.conn(conn, |conn| conn.sides[SERVER].notified &= !READ);
@@ -55,7 +55,7 @@ impl Kernel {
         }
     }
 
-    /// Bytes are there: picks a buffer for them, or queues up for one.
+    /// Bytes have arrived: acquires a buffer for them, or queues the socket for one.
     fn acquire_or_wait(
         &mut self,
         world: &mut WorldState,
@@ -77,7 +77,7 @@ impl Kernel {
         }
     }
 
-    /// Whether the receive is to be filled into a large buffer.
+    /// Whether the receive uses a large buffer.
     fn wants_large(&mut self, socket: Socket, operation: &ReceiveOperation) -> bool {
         let bulk = self.sockets.get_mut(socket).map(|entry| entry.state.bulk).unwrap_or_default();
         bulk.wants_large(Demand::new(operation.shots, operation.bytes_left), &self.pool)
@@ -104,7 +104,7 @@ impl Kernel {
         self.put_receive(socket, operation);
     }
 
-    /// Takes buffers in advance, if the world lends any.
+    /// Acquires buffers in advance, if the world is so configured.
     pub(super) fn provide_buffers(&mut self) {
         while self.provides_buffers && self.provided_count() < self.receive_buffers {
             let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else { return };
@@ -112,12 +112,12 @@ impl Kernel {
         }
     }
 
-    /// Buffers that are lent or being filled.
+    /// Buffers that are provided or being filled.
     pub(super) fn provided_count(&self) -> u32 {
         u32::try_from(self.provided.len()).unwrap_or(u32::MAX).saturating_add(self.filling_count)
     }
 
-    /// Whether sockets wait for buffers, and a dequeue would find some.
+    /// Whether sockets wait for buffers, and a dequeue can acquire one.
     pub(super) fn can_serve_waiters(&self) -> bool {
         let (is_full, any) = (self.provided_count() >= self.receive_buffers, self.pool.free() > 0);
         !self.waiting.is_empty() && (!self.provided.is_empty() || (any && !is_full))
@@ -127,13 +127,13 @@ impl Kernel {
         if self.provides_buffers {
             return self.provided.pop();
         }
-        // This dequeue may bring no more, or the buffers that were picked are enough.
+        // The limit is of buffers that are being filled, and of those that this dequeue has filled.
         let may_take =
             self.filling_count < self.receive_buffers && self.filled_count < self.receive_buffers;
         may_take.then(|| self.pool.acquire(Owner::KernelReceive)).flatten()
     }
 
-    /// Gives free buffers to the sockets that wait for one, the longest waiting first.
+    /// Acquires buffers for the sockets that wait for one, in FIFO order.
     pub(super) fn serve_waiters(&mut self, world: &mut WorldState, room: usize) {
         for _ in 0..self.waiting.len() {
             if self.ready.len() >= room {
@@ -150,7 +150,7 @@ impl Kernel {
         }
     }
 
-    /// A buffer that was picked and not written to.
+    /// Provides a buffer again that was taken and not filled, or releases it.
     fn return_unused(&mut self, buffer: Buffer) {
         if self.provides_buffers && !buffer.is_large(&self.pool) {
             self.provided.push(buffer);
@@ -187,7 +187,7 @@ impl Kernel {
         }
     }
 
-    /// The kernel writes to the buffer, and the completion is ready.
+    /// The kernel writes to the buffer, and the receive completes.
     fn fill(
         &mut self,
         world: &mut WorldState,
@@ -226,8 +226,8 @@ impl Kernel {
         }
     }
 
-    /// Whether the receive goes on until the kernel has heard that it is to end. Large buffers are
-    /// filled one by one.
+    /// Whether the receive may exceed its limit, as a multishot of io_uring: not with a large buffer,
+    /// for which it is oneshot.
     fn exceeds_limit(&self, operation: &ReceiveOperation, buffer: Option<&Buffer>) -> bool {
         let is_large = buffer.is_some_and(|buffer| buffer.is_large(&self.pool));
         self.provides_buffers
@@ -236,7 +236,8 @@ impl Kernel {
             && !is_large
     }
 
-    /// The kernel does not know yet that `buffer` was to be the last one.
+    /// Completes a receive that has reached its limit with `buffer`, and up to all provided buffers more,
+    /// because the kernel does not know the limit.
     fn receive_beyond_limit(
         &mut self,
         world: &mut WorldState,
@@ -257,7 +258,8 @@ impl Kernel {
         self.received(world, socket, buffer, true);
     }
 
-    /// The kernel hears of a cancel, up to a window of buffers late.
+    /// Cancels a receive after up to all provided buffers more, because the cancel reaches the kernel
+    /// late.
     fn receive_until_cancelled(
         &mut self,
         world: &mut WorldState,
@@ -307,7 +309,7 @@ impl Kernel {
         }
         world.read(conn, SERVER, count, |bytes| {
             let copied = buffer.append(bytes);
-            debug_assert_eq!(copied, bytes.len(), "the read was cut to the buffer's size");
+            debug_assert_eq!(copied, bytes.len(), "at most the buffer's size was read");
         });
     }
 
@@ -315,7 +317,7 @@ impl Kernel {
         let Some(mut operation) = self.take_receive(socket) else { return };
         let Some(conn) = self.conn_of(socket) else { return };
         if !operation.cancelled {
-            // The one that was cancelled is over; this is a later one.
+            // The cancelled receive has completed; this is a later one.
             return self.put_receive(socket, operation);
         }
         let there = matches!(world.readable(conn, SERVER), Readable::Bytes(_));
@@ -349,7 +351,7 @@ impl Kernel {
         self.end_receive(world, socket, operation, End::Cancelled);
     }
 
-    /// The receive is over without bytes; a buffer that it had picked goes home.
+    /// Ends the receive without bytes; returns a buffer that it had acquired.
     fn end_receive(
         &mut self,
         world: &mut WorldState,

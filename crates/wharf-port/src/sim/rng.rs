@@ -1,17 +1,17 @@
-//! The one source of chance: xoshiro256++ (Blackman and Vigna 2019, <https://prng.di.unimi.it>,
-//! public domain), seeded through splitmix64 as its authors advise.
+//! The only source of random numbers: xoshiro256++ (Blackman and Vigna 2019,
+//! <https://prng.di.unimi.it>, public domain), seeded through splitmix64 as its authors advise.
 //!
-//! Our own, because a seed that once found a fault must replay for as long as the project lives,
-//! whatever a library changes.
+//! Part of this crate, because a seed that has found a bug must have the same run in later versions,
+//! independent of a library's changes.
 
-/// A stream of random numbers that its seed determines.
+/// A stream of pseudo-random numbers.
 #[derive(Clone, Debug)]
 pub struct Rng {
     state: [u64; 4],
 }
 
 impl Rng {
-    /// The stream that belongs to `seed`.
+    /// The stream of `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let mut mixer = seed;
@@ -38,7 +38,7 @@ impl Rng {
         usize::try_from(self.below(bound as u64)).unwrap_or(0)
     }
 
-    /// True `ppm` times in a million. Draws nothing if `ppm` is 0.
+    /// True with a probability of `ppm` millionths. Does not advance the stream if `ppm` is 0.
     pub fn strikes(&mut self, ppm: u32) -> bool {
         ppm > 0 && self.below(1_000_000) < u64::from(ppm)
     }
@@ -47,7 +47,7 @@ impl Rng {
     ///
     /// # Panics
     ///
-    /// If there are none.
+    /// If `choices` is empty.
     pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below_len(choices.len())]
     }

@@ -1,7 +1,7 @@
-//! Sends: bytes are read from the chain as there is room for them, step by step.
+//! Sends: the kernel reads bytes from the chain as the pipe takes them, step by step.
 //!
-//! The chain stays here until the send completes, so whatever the kernel reads late it reads from
-//! bytes that nobody else has.
+//! The operation owns the chain until the send completes, so no other code changes the bytes that the
+//! kernel reads late.
 
 use super::connection::SERVER;
 use super::events::{EventKind, SocketStep, Step};
@@ -13,7 +13,7 @@ use crate::memory::Chain;
 use crate::port::{End, OsError, Socket};
 
 impl Kernel {
-    /// Sends as much as there is room for.
+    /// Sends as many bytes as the pipe takes.
     pub(super) fn send_step(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(conn) = self.conn_of(socket) else { return };
         world.conn(conn, |conn| conn.sides[SERVER].notified &= !WRITE);
@@ -56,7 +56,7 @@ impl Kernel {
         }
     }
 
-    /// The bytes are gone or never will be; the completion comes now or later.
+    /// The send's result is decided; it completes now or after a delay.
     fn settle_send(
         &mut self,
         world: &mut WorldState,
@@ -85,7 +85,7 @@ impl Kernel {
 
     pub(super) fn cancel_send(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(operation) = self.take_send(socket) else { return };
-        // One that is settled completes as it would have; one that was not cancelled is a later
+        // A send whose result is decided completes with it; one that is not cancelled is a later
         // one.
         let goes_on = !operation.cancelled || operation.settled.is_some();
         if !goes_on && !world.draw_fault(FaultKind::CancelRace) {

@@ -1,4 +1,4 @@
-//! What the kernel keeps for a socket: its operations in flight, and the completions that are ready.
+//! The state of a socket: its operations in flight, and the form of ready completions.
 
 use super::connection::ConnId;
 use crate::memory::{Buffer, Chain};
@@ -13,10 +13,10 @@ pub(super) struct SocketState {
     pub(super) receive: Option<ReceiveOperation>,
     pub(super) bulk: Bulk,
     pub(super) send: Option<SendOperation>,
-    /// Kinds of operations of which the last completion is ready, but not dequeued.
+    /// The kinds of operations whose last completion is ready and not dequeued, one bit each.
     pub(super) undelivered: u8,
     pub(super) closing: bool,
-    /// The last step of the close is on its way.
+    /// The last step of the close is due or scheduled.
     pub(super) finishing: bool,
 }
 
@@ -26,7 +26,7 @@ pub(super) enum SocketEnd {
     Listener(Socket),
 }
 
-/// A completion that waits to be dequeued.
+/// A completion that is not dequeued yet.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) socket: Socket,
@@ -54,7 +54,7 @@ pub(super) struct AcceptOperation {
 pub(super) struct ReceiveOperation {
     pub(super) shots: Shots,
     pub(super) bytes_max: u32,
-    /// How many of them it may still bring.
+    /// Bytes that the receive may still take.
     pub(super) bytes_left: u32,
     pub(super) cancelled: bool,
     pub(super) stage: Stage,
@@ -63,13 +63,13 @@ pub(super) struct ReceiveOperation {
 #[derive(Debug)]
 pub(super) enum Stage {
     Waiting,
-    /// In the queue of those that wait for a buffer.
+    /// In `waiting`.
     WaitingForBuffer,
     Filling(Buffer),
 }
 
 impl ReceiveOperation {
-    /// It asks whether there are bytes, and takes none.
+    /// Whether this is a receive of 0 bytes (INV-PORT-9).
     pub(super) fn is_zero_byte(&self) -> bool {
         self.bytes_max == 0
     }
@@ -83,9 +83,9 @@ impl ReceiveOperation {
 pub(super) struct SendOperation {
     pub(super) chain: Chain,
     pub(super) cancelled: bool,
-    /// Bytes of the chain that are gone.
+    /// Bytes of the chain that were sent.
     pub(super) sent: usize,
-    /// How the send ends, once that is settled; only the completion is still to come.
+    /// The send's result, once it is decided; the completion follows.
     pub(super) settled: Option<Option<End>>,
 }
 
@@ -103,7 +103,7 @@ impl SocketState {
         }
     }
 
-    /// An operation is in flight until its last completion has been dequeued.
+    /// The state for [`check_submit`](crate::port::check_submit).
     pub(super) fn usage(&self) -> SocketUse {
         let is_undelivered = |kind| self.undelivered & (1 << kind as u8) != 0;
         SocketUse {
@@ -117,7 +117,7 @@ impl SocketState {
 }
 
 impl Completed {
-    /// Whether its operation is over with it.
+    /// Whether this is its operation's last completion.
     pub(super) fn is_last(&self) -> bool {
         match self {
             Self::Accepted { last, .. } | Self::Received { last, .. } => *last,

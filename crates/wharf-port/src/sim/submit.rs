@@ -1,5 +1,4 @@
-//! The port's entrance: operations are checked and noted; the next dequeue hands them to the kernel,
-//! as on io_uring.
+//! Submit: operations are checked and stored; the next dequeue makes their steps due, as on io_uring.
 
 use super::events::{SocketStep, Step};
 use super::port::SimPort;
@@ -65,7 +64,7 @@ impl<T: Send> SimPort<T> {
         }
     }
 
-    /// Has the next dequeue hand this over, and the driver see that there is to be one.
+    /// Queues a step for the next dequeue, and makes the port runnable.
     fn submit_step(&mut self, step: SocketStep) {
         if self.kernel.submitted.is_empty() {
             self.wake_flag.set();
@@ -74,8 +73,8 @@ impl<T: Send> SimPort<T> {
     }
 }
 
-/// Marks the operation of this kind, or all of them, so that a cancel which comes late does not
-/// hit the next one. `false` if there is nothing new to cancel.
+/// Marks the operation of this kind, or all of them, as cancelled, so that a late step of the cancel
+/// does not end a later operation. `false` if none was newly marked.
 fn mark_cancelled(state: &mut SocketState, kind: Option<OperationKind>) -> bool {
     let is_meant = |other| kind.is_none_or(|kind| kind == other);
     let mut marked = false;

@@ -1,10 +1,10 @@
-//! What has gone over a connection, and when: kept beyond the connection's end, so that whoever
-//! judges a run can ask how it came to that end.
+//! The traffic of a connection and its times, kept beyond the connection's end, so that a check can
+//! find why the connection ended.
 
 use super::connection::{CLIENT, SERVER};
 use std::sync::{Arc, PoisonError};
 
-/// What has gone over one connection so far.
+/// The traffic of one connection so far.
 ///
 /// Times are on the links' clock of the server's port, unless they say otherwise: the steady clock, which
 /// leaves out how far [`ClockJump`](super::FaultKind::ClockJump) has moved the world's, plus what
@@ -12,98 +12,99 @@ use std::sync::{Arc, PoisonError};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// Bytes that have reached the server's system.
+    /// Bytes that have arrived at the server's system.
     pub to_server: u64,
     /// Bytes that the server's port has received.
     pub by_server: u64,
     /// Bytes that the server has sent.
     pub from_server: u64,
-    /// Bytes that have reached the client's system.
+    /// Bytes that have arrived at the client's system.
     pub to_client: u64,
     /// Bytes that the client has read.
     pub by_client: u64,
-    /// Something has struck the connection that no program could mend.
+    /// A fault was injected after which bytes may be missing.
     pub harmed: bool,
-    /// A reset has reached the server; none by chance, but one of the client's system.
+    /// A reset has arrived at the server.
     pub reset: bool,
-    /// The server's system ended it before it was accepted: its listener was closed, for example.
+    /// The server's system has reset it before it was accepted: the listener was closed, for example.
     pub turned_away: bool,
-    /// The server's side is closed, whoever did that.
+    /// The server's side is closed.
     pub closed: bool,
-    /// The client's end has arrived at the server, after all of its bytes.
+    /// The client's end of stream has arrived at the server.
     pub client_ended: bool,
-    /// When the server sent its end.
+    /// When the server has shut down its sending.
     pub end_ns: Option<u64>,
-    /// When bytes or an end last moved, on the steady clock; at least when it was the client that
-    /// bytes waited for.
+    /// When bytes or an end last arrived or were read, on the steady clock. An arrival at the server
+    /// counts only if the server had read all earlier bytes.
     pub moved_steady_ns: u64,
-    /// How it stood when the server gave it up.
+    /// The state when the server submitted the close.
     pub given_up: Option<GivenUp>,
-    /// When something last arrived at the client.
+    /// When bytes or an end last arrived at the client.
     taken_ns: u64,
-    /// Since when bytes have waited at the client.
+    /// Since when arrived bytes are unread at the client.
     unread_since_ns: Option<u64>,
-    /// The longest time that bytes have lately waited there, and when it ended.
+    /// The longest recent time that bytes were unread there, and when it ended.
     waited_ns: u64,
     waited_until_steady_ns: u64,
 }
 
-/// How a connection stood at the moment when the server asked for its close: what comes later,
-/// while the close is on its way, is no cause of it.
+/// The state of a connection when the server submitted its close. Later events are not a cause of the
+/// close.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GivenUp {
-    /// When that was, on the world's clock.
+    /// The time of the submit, on the world's clock.
     pub at_ns: u64,
-    /// Whether bytes waited at the client.
+    /// Whether arrived bytes were unread at the client.
     pub unread: bool,
-    /// For how long some had waited without its reading any; or had until lately, because what the
-    /// client then makes room for takes a moment to arrive, and the server sees nothing before.
+    /// How long the client had not read although bytes had arrived. A wait that ended less than
+    /// [`Faults::way_max_ns`](super::Faults::way_max_ns) before counts, too, because the server learns of
+    /// the client's read only after that time.
     pub unread_ns: u64,
-    /// How long nothing had arrived at the client.
+    /// Time since bytes or an end arrived at the client.
     pub untaken_ns: u64,
-    /// How long nothing had moved, on the steady clock.
+    /// Time since bytes or an end arrived or were read, on the steady clock.
     pub rested_ns: u64,
-    /// How long the server had waited for the client's end after its own; `None` before that.
+    /// Time since the server has shut down its sending; `None` if it has not.
     pub lingered_ns: Option<u64>,
 }
 
-/// A view of a connection's [`Traffic`] that stays good when the connection is gone.
+/// A view of a connection's [`Traffic`], valid after the connection has ended.
 #[derive(Clone, Debug, Default)]
 pub struct TrafficWatch(Arc<Lock<Traffic>>);
 
-#[expect(clippy::disallowed_types, reason = "as for the world itself")]
+#[expect(clippy::disallowed_types, reason = "as for the world's state")]
 type Lock<T> = std::sync::Mutex<T>;
 
-/// A world's clocks, as a connection sees them.
+/// A world's clocks, as they count for a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clocks {
     pub(super) now_ns: u64,
     pub(super) steady_ns: u64,
     pub(super) link_ns: u64,
-    /// What happened so long ago, on the steady clock, was lately.
+    /// A wait that ended up to this long before, on the steady clock, is recent.
     pub(super) lately_ns: u64,
 }
 
 impl TrafficWatch {
-    /// What went over it so far.
+    /// The traffic so far.
     #[must_use]
     pub fn get(&self) -> Traffic {
         *self.lock()
     }
 
-    /// Whether bytes wait at the client.
+    /// Whether arrived bytes are unread at the client.
     #[must_use]
     pub fn waits_for_client(&self) -> bool {
         self.lock().unread_since_ns.is_some()
     }
 
-    /// The server is asked for something from now on, at `steady_ns`: only then a wait begins.
+    /// Sets the time from which the server's inactivity counts to `steady_ns`.
     pub fn asked(&self, steady_ns: u64) {
         self.lock().moved_steady_ns = steady_ns;
     }
 
-    /// The client has connected, or the server's port has taken the connection.
+    /// The client has connected, or the connection was associated with the server's port.
     pub(super) fn opened(&self, steady_ns: u64) {
         self.lock().moved_steady_ns = steady_ns;
     }
@@ -112,7 +113,7 @@ impl TrafficWatch {
         act(&mut self.lock());
     }
 
-    /// Bytes, or an end, have reached a side.
+    /// Bytes or an end have arrived at a side.
     pub(super) fn arrived(&self, side: usize, count: usize, clocks: Clocks) {
         let mut traffic = self.lock();
         if side == SERVER {
@@ -124,13 +125,13 @@ impl TrafficWatch {
                 traffic.unread_since_ns.get_or_insert(clocks.link_ns);
             }
         }
-        // What reaches a server that was waited for is no progress of the server's.
+        // Bytes that arrive while the server has unread ones are not the server's progress.
         if side == CLIENT || traffic.by_server + count as u64 == traffic.to_server {
             traffic.moved_steady_ns = clocks.steady_ns;
         }
     }
 
-    /// A side has read bytes, and `rest` are left.
+    /// A side has read bytes, and `rest` arrived ones are unread.
     pub(super) fn read(&self, side: usize, count: usize, rest: usize, clocks: Clocks) {
         let mut traffic = self.lock();
         traffic.moved_steady_ns = clocks.steady_ns;
@@ -143,7 +144,7 @@ impl TrafficWatch {
         }
     }
 
-    /// The server asks for the connection's close.
+    /// The server has submitted the close.
     pub(super) fn give_up(&self, clocks: Clocks) {
         let mut traffic = self.lock();
         let given_up = GivenUp {
@@ -172,7 +173,7 @@ impl Traffic {
         if ago_ns <= clocks.lately_ns { self.waited_ns } else { 0 }
     }
 
-    /// The client reads what has waited.
+    /// The client has read: records how long bytes were unread.
     fn end_wait(&mut self, clocks: Clocks) {
         let waited_ns = self.unread_ns(clocks);
         if waited_ns >= self.waited_lately_ns(clocks) {

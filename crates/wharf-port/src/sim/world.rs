@@ -1,4 +1,4 @@
-//! The world's handle: what a driver steps, and what ports and peers share.
+//! The handle to a world, which the driver, ports and clients share.
 
 use super::config::WorldConfig;
 use super::faults::{FaultCounts, Faults, Plant};
@@ -16,8 +16,7 @@ use std::sync::{Arc, PoisonError};
 ///
 /// # Cost
 ///
-/// A method takes the world's lock once. Opening a connection allocates; nothing else does, once
-/// queues have grown to their size.
+/// A method takes the world's lock once. Opening a connection allocates, as do queues that grow.
 #[derive(Clone)]
 pub struct World {
     shared: Arc<Shared>,
@@ -25,7 +24,7 @@ pub struct World {
 
 struct Shared {
     state: Lock<WorldState>,
-    /// A copy of the core's clock, to be read without the lock.
+    /// A copy of the state's clock, which is read without the lock.
     clock_ns: AtomicU64,
     /// Wake-ups so far, for [`Plant::LoseWake`].
     wakes: AtomicU32,
@@ -35,13 +34,13 @@ struct Shared {
 
 #[expect(
     clippy::disallowed_types,
-    reason = "shards share a world and streams travel between them; not in a server's path"
+    reason = "shards share a world and pass streams to each other; not used by a real server"
 )]
 type Lock<T> = std::sync::Mutex<T>;
 pub(super) type Guard<'a> = std::sync::MutexGuard<'a, WorldState>;
 
 impl World {
-    /// A world at time 0 with nobody in it.
+    /// A world at time 0, without ports, listeners and clients.
     #[must_use]
     pub fn new(config: WorldConfig) -> Self {
         let state = Lock::new(WorldState::new(&config));
@@ -56,12 +55,12 @@ impl World {
         }
     }
 
-    /// Opens a listening socket. Several may have one `address`: connections are then spread over
-    /// them by chance.
+    /// Opens a listening socket. Several may have the same `address`: each connection gets a random
+    /// one of them.
     ///
     /// # Errors
     ///
-    /// `OutOfMemory` if there are as many as the configuration allows.
+    /// `OutOfMemory` if there are [`WorldConfig::listeners_max`] listeners.
     pub fn listen(&self, address: SocketAddr) -> io::Result<SimListener> {
         let backlog = Backlog { address, owner: None, waiting: VecDeque::new(), notified: false };
         let id = self.lock().listeners.insert(Key(0), backlog);
@@ -70,12 +69,13 @@ impl World {
         })
     }
 
-    /// Connects to `address`; does not wait. `tag` is what [`ready_client`](Self::ready_client)
-    /// calls the client.
+    /// Connects to `address`; does not wait. [`ready_client`](Self::ready_client) returns `tag` for
+    /// the client.
     ///
     /// # Errors
     ///
-    /// `ConnectionRefused` if nobody listens there, `OutOfMemory` if the world is full.
+    /// `ConnectionRefused` if no listener has the address, `OutOfMemory` if there are
+    /// [`WorldConfig::connections_max`] connections.
     pub fn connect(&self, address: SocketAddr, tag: u64) -> io::Result<SimClient> {
         let connected = self.lock().connect(address, tag);
         match connected {
@@ -85,10 +85,10 @@ impl World {
         }
     }
 
-    /// Moves the clock to the next event or to the end of the next port's wait, and makes happen
-    /// what is due then. `false` if there is nothing to wait for: time stands still.
+    /// Moves the clock to the next event, or to the first deadline of a sleeping port, and executes
+    /// the events that are due. `false` if there are none; then the clock does not move.
     ///
-    /// May be called while ports are runnable; they are then late, as under load.
+    /// May be called while ports are runnable; they then run late, as under load.
     #[expect(clippy::must_use_candidate, reason = "called for kind it does")]
     pub fn advance(&self) -> bool {
         let mut state = self.lock();
@@ -99,13 +99,13 @@ impl World {
         })
     }
 
-    /// When the next thing happens or the next port's wait is over; `None` if nothing is waited for.
+    /// The time of the next event, or of the first deadline of a sleeping port; `None` without both.
     #[must_use]
     pub fn next_event(&self) -> Option<Time> {
         self.lock().next_ns().map(Time)
     }
 
-    /// Moves the clock to `time` at least, with all that happens on the way.
+    /// Moves the clock at least to `time`, and executes the events until then.
     pub fn advance_to(&self, time: Time) {
         let mut state = self.lock();
         while let Some(next_ns) = state.events.next_ns().filter(|next_ns| *next_ns <= time.0) {
@@ -114,41 +114,42 @@ impl World {
         self.move_clock(&mut state, time.0);
     }
 
-    /// The tag of a client that may be able to go on: bytes, an end, a reset or room came.
+    /// The tag of a client that may be able to read or write: bytes, an end or a reset have arrived,
+    /// or its pipe has spare capacity.
     ///
-    /// It is not named again before it has tried to read or write; it goes on until both would
-    /// block. A client that was dropped may still be named.
+    /// A client's tag is not returned again before it has tried to read or write; so it should read and
+    /// write until both would block. The tag of a dropped client may be returned.
     #[must_use]
     pub fn ready_client(&self) -> Option<u64> {
         self.lock().clients_ready.pop_front()
     }
 
-    /// From now on other faults can strike.
+    /// Replaces the faults that are injected.
     pub fn set_faults(&self, faults: Faults) {
         self.lock().faults = faults;
     }
 
-    /// Mixes a number into the trace: what a driver wants to be part of "the same run".
+    /// Mixes a number of the driver into the [trace](Self::trace).
     pub fn note(&self, number: u64) {
         self.lock().note(number);
     }
 
-    /// The clock.
+    /// Simulated time since the world was created.
     #[must_use]
     pub fn now(&self) -> Time {
         // Relaxed: the driver's thread is the one that moves it.
         Time(self.shared.clock_ns.load(Ordering::Relaxed))
     }
 
-    /// The clock without its jumps, in nanoseconds.
+    /// Simulated time without the clock's jumps.
     #[must_use]
     pub fn steady_ns(&self) -> u64 {
         self.lock().steady_ns()
     }
 
-    /// The clock by which a program behind the port with this number may measure its links, at
-    /// most: the [steady one](Self::steady_ns), and of each jump what was left of the wait that
-    /// the port had been asked for, plus 100 ms.
+    /// The most time that a program on the port with this number may count for its links: the
+    /// [steady clock](Self::steady_ns), and of each jump the rest of the wait that its dequeue had
+    /// requested, plus 100 ms.
     #[must_use]
     pub fn link_ns(&self, port: u32) -> u64 {
         self.lock().link_ns(port)
@@ -159,31 +160,32 @@ impl World {
         self.lock().is_runnable(port)
     }
 
-    /// What can go wrong now.
+    /// The faults that are injected.
     #[must_use]
     pub fn faults(&self) -> Faults {
         self.lock().faults.clone()
     }
 
-    /// What did go wrong so far.
+    /// How often faults were injected so far.
     #[must_use]
     pub fn counts(&self) -> FaultCounts {
         self.lock().counts
     }
 
-    /// A number that two runs share if, in all likelihood, they were the same.
+    /// A hash of the run: equal runs have equal traces, and different runs different ones with high
+    /// probability.
     #[must_use]
     pub fn trace(&self) -> u64 {
         self.lock().trace
     }
 
-    /// Whether `plant` is planted in this world; for faults that live above the port.
+    /// Whether this world has the planted bug `plant`; for bugs of code that uses the port.
     #[must_use]
     pub fn planted(&self, plant: Plant) -> bool {
         self.shared.plant == Some(plant)
     }
 
-    /// Connections that are open on one side at least.
+    /// Connections that are open on at least one side.
     #[must_use]
     pub fn connections(&self) -> u32 {
         self.lock().conns_live
@@ -194,7 +196,7 @@ impl World {
     }
 
     pub(super) fn lock(&self) -> Guard<'_> {
-        // A panic in a test leaves the world behind; whoever looks at it then looks at a ruin.
+        // Ignores poisoning: after a panic in a test the state is only reported and dropped.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -207,7 +209,7 @@ impl World {
         state.run_events();
     }
 
-    /// Takes a new port in and says which number it has.
+    /// Adds a port, and returns its number.
     pub(super) fn register(&self, wake_flag: Arc<WakeFlag>) -> u32 {
         let mut state = self.lock();
         let number = u32::try_from(state.ports.len()).unwrap_or(u32::MAX);
@@ -223,7 +225,7 @@ impl World {
         number
     }
 
-    /// Whether the planted fault swallows this wake-up: each fourth.
+    /// Whether [`Plant::LoseWake`] loses this wake-up: every fourth.
     pub(super) fn loses_wake(&self) -> bool {
         self.shared.plant == Some(Plant::LoseWake)
             && self.shared.wakes.fetch_add(1, Ordering::Relaxed) % 4 == 3

@@ -1,4 +1,5 @@
-//! The state of a world, behind its lock: time, chance, the network and what each port is to do.
+//! The state of a world, behind its lock: the clock, the random numbers, the network, and the steps of
+//! each port.
 
 use super::config::WorldConfig;
 use super::connection::{CLIENT, ConnId, SERVER};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct WorldState {
     pub(super) now_ns: u64,
-    /// How far jumps have moved the clock.
+    /// The sum of the clock's jumps.
     pub(super) jumped_ns: u64,
     pub(super) rng: Rng,
     pub(super) faults: Faults,
@@ -26,12 +27,12 @@ pub(super) struct WorldState {
     pub(super) conns: SocketTable<Conn>,
     pub(super) listeners: SocketTable<Backlog>,
     pub(super) ports: Vec<PortState>,
-    /// Tags of clients that may be able to go on.
+    /// Tags of clients that may be able to read or write.
     pub(super) clients_ready: VecDeque<u64>,
     pub(super) conns_live: u32,
     pub(super) connected: u32,
     backlog_max: usize,
-    /// How long bytes can be under way from one program to the other.
+    /// The longest time that bytes are in transit from one program to the other.
     lately_ns: u64,
     steps: u64,
     pub(super) trace: u64,
@@ -44,7 +45,7 @@ pub(super) struct Conn {
     pub(super) peer: SocketAddr,
     /// Nothing arrives any more, on either side.
     pub(super) lost: bool,
-    /// A fault that no program could mend has struck.
+    /// A fault was injected after which bytes may be missing.
     pub(super) faulted: bool,
     pub(super) never_reads: bool,
     pub(super) traffic: TrafficWatch,
@@ -56,17 +57,17 @@ pub(super) struct Side {
     pub(super) inbox: Pipe,
     pub(super) reset: bool,
     pub(super) shut: bool,
-    /// Its close is to be a reset.
+    /// Its close is abortive.
     pub(super) resets: bool,
     pub(super) waits_to_write: bool,
-    /// Which notices are on their way to the holder.
+    /// The kinds ([`READ`], [`WRITE`]) of which the owner is notified and has not acted yet.
     pub(super) notified: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SideOwner {
     Client(u64),
-    /// In a listener's queue, or in the hands of whoever accepted it.
+    /// In a backlog, or accepted and not associated.
     Nobody,
     Port {
         port: u32,
@@ -84,25 +85,25 @@ pub(super) struct Backlog {
     pub(super) notified: bool,
 }
 
-/// What the world knows of a port.
+/// The state of a port.
 #[derive(Debug)]
 pub(super) struct PortState {
     pub(super) due: VecDeque<SocketStep>,
     pub(super) asleep: bool,
     pub(super) wakes_at_ns: Option<u64>,
-    /// Until when its last dequeue was asked to wait.
+    /// The deadline of its last dequeue.
     pub(super) asked_until_ns: u64,
-    /// What its program may have counted of jumps of the clock.
+    /// The part of the clock's jumps that its program may count as time.
     pub(super) counted_jumps_ns: u64,
     pub(super) wake_flag: Arc<WakeFlag>,
     pub(super) alive: bool,
 }
 
-/// A mark that ends a port's sleep; set without the world's lock, from wherever.
+/// A flag that ends a port's simulated sleep; set without the world's lock, from any thread.
 #[derive(Debug)]
 pub(super) struct WakeFlag(AtomicU8);
 
-/// What a reader would get.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readable {
     Nothing,
@@ -139,7 +140,7 @@ impl WorldState {
         }
     }
 
-    /// Whether a fault of this kind strikes now; counts it.
+    /// Draws whether a fault of this kind is injected now; counts it.
     pub(super) fn draw_fault(&mut self, kind: FaultKind) -> bool {
         if !self.rng.strikes(self.faults.ppm(kind)) {
             return false;
@@ -149,17 +150,17 @@ impl WorldState {
         true
     }
 
-    /// Whether a planted fault shows itself now.
+    /// Draws whether a planted bug acts now.
     pub(super) fn bug_triggers(&mut self, plant: Plant) -> bool {
         self.plant == Some(plant) && self.rng.strikes(BUG_PPM)
     }
 
-    /// Mixes a number into the trace; two equal traces were, in all likelihood, equal runs.
+    /// Mixes a number into the trace, a hash by which runs are compared.
     pub(super) fn note(&mut self, number: u64) {
         self.trace = (self.trace.rotate_left(7) ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 
-    /// How long one step of an operation takes; mostly no time at all.
+    /// The delay of one step of an operation: 0, or one that [`FaultKind::Delay`] injects.
     pub(super) fn delay_ns(&mut self) -> u64 {
         if !self.draw_fault(FaultKind::Delay) {
             return 0;
@@ -177,7 +178,7 @@ impl WorldState {
         self.events.push(self.now_ns.saturating_add(after_ns), kind);
     }
 
-    /// Has a port's kernel take a step, now or a little later.
+    /// Makes a step of a port's kernel due, now or after a delay.
     pub(super) fn step_later(&mut self, port: u32, step: SocketStep) {
         match self.delay_ns() {
             0 => self.step_now(port, step),
@@ -192,7 +193,8 @@ impl WorldState {
         }
     }
 
-    /// One step of an operation on a connection is about to be made: it may be its last.
+    /// Called before each step of an operation on a connection: may reset the connection or lose its
+    /// bytes.
     pub(super) fn inject_connection_fault(&mut self, conn: ConnId) {
         let is_this_one = self.faults.reset_at_step == Some(self.steps);
         self.steps += 1;
@@ -209,7 +211,7 @@ impl WorldState {
         }
     }
 
-    /// A fault that no program could mend strikes.
+    /// Marks a connection whose bytes may be missing because of a fault.
     pub(super) fn set_faulted(&mut self, conn: ConnId) {
         self.conn(conn, |conn| {
             conn.faulted = true;
@@ -221,7 +223,7 @@ impl WorldState {
         self.now_ns.saturating_sub(self.jumped_ns)
     }
 
-    /// The clocks as the connection sees them; one that no port holds has counted no jump.
+    /// The clocks for a connection; without a port as its owner no jump counts.
     pub(super) fn clocks_of(&mut self, conn: ConnId) -> Clocks {
         let owner = self.conn(conn, |conn| conn.sides[SERVER].owner);
         let link_ns = match owner {
@@ -240,8 +242,8 @@ impl WorldState {
         self.steady_ns() + self.ports[port as usize].counted_jumps_ns
     }
 
-    /// The clock jumps: what a program did not ask to wait for is a pause, of which it counts a
-    /// moment at most.
+    /// Moves the clock by a jump. A port's program counts of it the rest of the wait that it requested,
+    /// plus [`LAG_NS`].
     pub(super) fn jump(&mut self, jump_ns: u64) {
         for port in &mut self.ports {
             let asked_ns = port.asked_until_ns.saturating_sub(self.now_ns);
@@ -255,7 +257,7 @@ impl WorldState {
         self.conns.get_mut(conn).map(|entry| f(&mut entry.state))
     }
 
-    /// Makes happen whatever is due.
+    /// Executes the events that are due.
     pub(super) fn run_events(&mut self) {
         while let Some(kind) = self.events.pop_due(self.now_ns) {
             match kind {
@@ -268,7 +270,7 @@ impl WorldState {
         }
     }
 
-    /// When the next thing happens or the next port's wait is over.
+    /// The time of the next event, or of the first deadline of a sleeping port if that is earlier.
     pub(super) fn next_ns(&self) -> Option<u64> {
         let deadlines = self.ports.iter().filter(|port| port.alive && port.asleep);
         deadlines.filter_map(|port| port.wakes_at_ns).chain(self.events.next_ns()).min()
@@ -306,7 +308,7 @@ impl WorldState {
         }
     }
 
-    /// Puts a connection that has come in into its listener's queue.
+    /// Appends a new connection to its listener's backlog, or resets it if that is full.
     fn enqueue(&mut self, conn: ConnId, listener: Socket) {
         let Some(entry) = self.listeners.get_mut(listener) else {
             return self.refuse(conn);
@@ -323,7 +325,7 @@ impl WorldState {
         }
     }
 
-    /// The end of a connection that nobody will accept.
+    /// Resets a connection that will not be accepted.
     pub(super) fn refuse(&mut self, conn: ConnId) {
         self.conn(conn, |conn| conn.traffic.note(|traffic| traffic.turned_away = true));
         self.reset_side(conn, CLIENT);
@@ -337,7 +339,7 @@ impl WakeFlag {
     }
 
     pub(super) fn set(&self) {
-        // Release: pairs with the acquire in `hush`.
+        // Release: pairs with the acquire in `clear`.
         self.0.store(1, Ordering::Release);
     }
 
@@ -365,7 +367,7 @@ impl Side {
 }
 
 impl WorldState {
-    /// Opens a connection to a listener at `address`; `None` if there is none or no room.
+    /// Opens a connection to a listener at `address`.
     pub(super) fn connect(&mut self, address: SocketAddr, tag: u64) -> Result<ConnId, NoConn> {
         let matching = |world: &mut Self, socket| {
             world.listeners.get_mut(socket).is_some_and(|entry| entry.state.address == address)
@@ -404,14 +406,14 @@ impl WorldState {
     }
 }
 
-/// Why no connection could be opened.
+/// Why a connection could not be opened: no listener has the address, or the table is full.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum NoConn {
     Refused,
     Full,
 }
 
-/// What a program counts of a pause, beyond what it had asked to wait: 100 ms.
+/// The most of a jump that a program counts beyond the wait that it requested: 100 ms.
 const LAG_NS: u64 = 100_000_000;
-/// One in 16: often enough to be found in a short run, seldom enough for the run to get anywhere.
+/// The probability that a planted bug acts, 1 in 16.
 const BUG_PPM: u32 = 62_500;
