@@ -1,8 +1,8 @@
-//! What the contract says beside its numbered promises: time-outs, the capacity of completions, and
-//! the two halves of a connection.
+//! What the contract says beside its numbered promises: timeouts, the capacity of completions, and
+//! the two directions of a connection.
 //!
-//! The method: each sentence of [`Port`](crate::port::Port)'s documentation that a back end could
-//! break by itself is tried once.
+//! The method: one test for each sentence of [`Port`](crate::port::Port)'s documentation that a back end
+//! could break by itself.
 
 use super::checker::{PortChecker, ROUND, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end, skip};
@@ -31,7 +31,7 @@ fn a_wait_lasts_as_long_as_its_timeout<N: TestNetwork>() {
     checker.receive(link, Shots::Many);
     checker.accept(Shots::Many);
     checker.stays_quiet("nobody sends");
-    // A wait may end early, but not every time.
+    // Single waits may end early.
     let mut longest = Duration::ZERO;
     for _ in 0..5 {
         let start = checker.network.port().now();
@@ -53,7 +53,7 @@ fn a_timeout_of_zero_returns_at_once<N: TestNetwork>() {
         assert_eq!(checker.round(Duration::ZERO), 0);
     }
     let waited = checker.network.port().now().since(start);
-    assert!(waited < Duration::from_secs(2), "{waited:?} for 1,000 looks");
+    assert!(waited < Duration::from_secs(2), "{waited:?} for 1,000 dequeues");
     checker.finish();
 }
 
@@ -62,7 +62,7 @@ fn a_dequeue_with_something_there_does_not_wait<N: TestNetwork>() {
     let (link, mut peer) = checker.link();
     let start = checker.network.port().now();
     checker.network.port().poster().post(1).unwrap();
-    assert_eq!(checker.round(Duration::MAX), 1, "the longest time-out there is");
+    assert_eq!(checker.round(Duration::MAX), 1, "the longest timeout");
     for part in 0..100 {
         checker.receive(link, Shots::One);
         checker.peer_writes(&mut peer, &pattern(1, part, 1));
@@ -73,7 +73,7 @@ fn a_dequeue_with_something_there_does_not_wait<N: TestNetwork>() {
         while checker.of(link).sent.pop_front().is_none() {
             checker.round(Duration::from_secs(3600));
         }
-        // An operation that is cancelled is over soon, too.
+        // A cancelled operation ends without a wait, too.
         checker.receive(link, Shots::Many);
         checker.cancel(link, OperationKind::Receive);
         while checker.in_flight(link, OperationKind::Receive) {
@@ -111,7 +111,7 @@ fn completions_are_appended_up_to_the_capacity<N: TestNetwork>() {
             checker.network.port().now().since(start) < Duration::from_secs(10),
             "some are missing"
         );
-        // What is in the vector stays, and what fits behind it is appended.
+        // Completions in the vector stay, and as many as fit are appended.
         completions.extend(kept.take());
         let before = completions.len();
         checker.network.port().dequeue(&mut completions, Some(ROUND)).unwrap();
@@ -151,7 +151,7 @@ fn the_counters_and_the_clock_only_rise<N: TestNetwork>() {
         assert!(later >= now);
         now = later;
     }
-    assert!(counters.waits > waits, "a hundred rounds looked for completions");
+    assert!(counters.waits > waits, "none of 100 dequeues was counted");
     checker.finish();
 }
 
@@ -189,7 +189,7 @@ fn a_shutdown_ends_the_stream_after_the_last_byte<N: TestNetwork>() {
     let (read, end) = checker.peer_reads_to_end(&mut peer);
     assert_eq!((read.len(), end), (5_000, PeerRead::Eof));
     assert_pattern(1, 0, &read);
-    // A second one changes nothing, and a send after it fails and says so.
+    // A second shutdown has no effect, and a send after it fails.
     checker.shutdown(link);
     checker.send(link, b"after the end");
     let done = checker.sent(link);
@@ -256,15 +256,15 @@ fn acknowledged_bytes_tell_a_reader_from_one_that_has_stopped<N: TestNetwork>() 
     let mut checker = PortChecker::<N>::new(Setup::small().narrow().buffers(64, 16 << 10));
     let (link, mut peer) = checker.link();
     if checker.network.port().acknowledged_bytes(link.socket).is_none() {
-        return skip("this back end does not tell");
+        return skip("this back end does not report acknowledged bytes");
     }
     let acknowledged = |checker: &mut PortChecker<N>| {
         let bytes = checker.network.port().acknowledged_bytes(link.socket);
-        bytes.expect("it told before")
+        bytes.expect("it was reported before")
     };
     let bytes = pattern(1, 0, 50 * (16 << 10));
     checker.send(link, &bytes);
-    // Until the peer's window is closed.
+    // Until the peer's TCP window is closed.
     let mut known = acknowledged(&mut checker);
     let mut quiet_rounds = 0;
     checker.until("a peer that does not read to have enough", |checker| {

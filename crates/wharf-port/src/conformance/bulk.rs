@@ -1,7 +1,7 @@
-//! INV-PORT-10: a stream that fills buffers comes in large ones, while there are some.
+//! INV-PORT-10: a stream that fills buffers is received into large ones, while one is free.
 //!
-//! The method: pools of many small and few large buffers, and streams that are longer than either.
-//! What is received is compared byte by byte, and large buffers are told by their capacity.
+//! The method: pools of many small and few large buffers, and streams that are longer than either. The
+//! received bytes are compared, and large buffers are counted by their capacity.
 
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Setup, TestNetwork, each_back_end};
@@ -27,8 +27,8 @@ fn large_of<N: TestNetwork>(checker: &mut PortChecker<N>, link: Link) -> usize {
     checker.of(link).buffers.iter().filter(|buffer| buffer.is_large(&pool)).count()
 }
 
-/// The peer writes `len` bytes more, and all of them are received, by receives of at most 2 KiB each.
-/// What came in is let go; says how many large buffers that were.
+/// The peer writes `len` further bytes, and the link receives them, by receives of at most 2 KiB each.
+/// Releases the buffers, and returns how many were large.
 fn transfer<N: TestNetwork>(
     checker: &mut PortChecker<N>,
     link: Link,
@@ -64,7 +64,7 @@ fn a_trickle_comes_in_small_buffers_again<N: TestNetwork>() {
     checker.keep_buffers = true;
     let (link, mut peer) = checker.link();
     let bulk: usize = (0..24).map(|_| transfer(&mut checker, link, &mut peer, 512)).sum();
-    // Until the receive that is armed has brought its 2 KiB, and then some.
+    // 3,840 bytes: the armed receive ends after 2 KiB, and the rule has seen small receives.
     for _ in 0..60 {
         transfer(&mut checker, link, &mut peer, 64);
     }
@@ -114,7 +114,7 @@ fn a_large_buffer_keeps_to_the_limit_of_its_receive<N: TestNetwork>() {
         if before >= 18_000 {
             break;
         }
-        // The checker counts what it brings.
+        // The checker counts its bytes.
         checker.receive_max(link, Shots::One, bytes_max);
         checker.until("a receive to be over", |checker| {
             !checker.in_flight(link, OperationKind::Receive)
@@ -137,8 +137,8 @@ fn links_that_wait_after_bulk_hold_no_large_buffer<N: TestNetwork>() {
         if !checker.in_flight(link, OperationKind::Receive) {
             checker.receive(link, Shots::Many);
         }
-        checker.stays_quiet("nothing more comes");
-        // A window lends half of them, for all links together.
+        checker.stays_quiet("nothing more was sent");
+        // At most half of them are provided, for all links together.
         let free = checker.pool.large().unwrap().free();
         assert!(free >= 2, "{free} of 4 large buffers are free");
     }

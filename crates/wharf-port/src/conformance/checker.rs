@@ -1,9 +1,9 @@
-//! A port under observation: every operation that goes in and every completion that comes out
-//! passes here, and is held against the contract at once.
+//! A checker around a port: every submitted operation and every completion passes through it, and it
+//! checks each completion against the contract.
 //!
-//! So each test checks, beside its own point, that no operation completes twice or without having
-//! been submitted, that nothing carries a key after `Closed`, that ends have a cause, and that the
-//! owners' ledger adds up after every round.
+//! So each test also checks that no operation completes twice or without having been submitted, that no
+//! completion has a key after `Closed`, that ends have a cause, and that the ledger's sum is right after
+//! every dequeue.
 
 use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
 use crate::memory::{Buffer, BufferPool, Chain, Owner};
@@ -24,39 +24,39 @@ pub(super) struct Link {
     pub(super) key: u64,
 }
 
-/// The port, what is in flight on it, and what came out so far.
+/// The port, its operations in flight, and its completions so far.
 pub(super) struct PortChecker<N: TestNetwork> {
     pub(super) network: N,
     pub(super) pool: BufferPool,
     pub(super) listener: Link,
     /// Connections that were accepted and not yet associated.
     pub(super) accepted: VecDeque<(Stream<N>, SocketAddr)>,
-    /// Packets in the order in which they came.
+    /// Packets in the order in which they were dequeued.
     pub(super) posted: Vec<u64>,
-    /// Whether received buffers are kept in [`Record::buffers`] after their bytes are noted.
+    /// Whether [`Record::buffers`] keeps received buffers after their bytes were recorded.
     pub(super) keep_buffers: bool,
-    /// The keys of completed receives with bytes, in the order in which they came.
+    /// The keys of completed receives with bytes, in the order of completion.
     pub(super) received_from: Vec<u64>,
     records: BTreeMap<u64, Record>,
     log: VecDeque<String>,
     completions: Completions<N::Port>,
     next_key: u64,
-    /// The most buffers that the port lends to the kernel.
+    /// The most provided buffers of the port.
     window: u32,
 }
 
-/// What happened under one key.
+/// The completions and operations of one key.
 #[derive(Default)]
 pub(super) struct Record {
     /// All bytes received.
     pub(super) received: Vec<u8>,
-    /// Completions of receives that brought bytes.
+    /// Completions of receives with bytes.
     pub(super) receives: usize,
     /// The buffers of these bytes, if they are kept.
     pub(super) buffers: Vec<Buffer>,
-    /// Ends without bytes or connection, of receives or, on a listener, accepts.
+    /// Ends of receives or, on a listener, accepts.
     pub(super) ends: Vec<End>,
-    /// Sends that are over and not taken away by the test yet.
+    /// Ended sends that the test has not taken yet.
     pub(super) sent: VecDeque<Sent>,
     pub(super) closed: bool,
     socket: Option<Socket>,
@@ -66,7 +66,7 @@ pub(super) struct Record {
     send: Option<InFlight>,
 }
 
-/// A send that is over.
+/// An ended send.
 #[derive(Debug)]
 pub(super) struct Sent {
     pub(super) chain: Chain,
@@ -74,15 +74,15 @@ pub(super) struct Sent {
     pub(super) end: Option<End>,
 }
 
-/// An operation that the port has.
+/// An operation in flight.
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     shots: Shots,
-    /// The bytes of a send, or the most that a receive may bring.
+    /// The bytes of a send, or a receive's limit.
     len: usize,
-    /// What a receive has brought.
+    /// Bytes that a receive has taken.
     received: usize,
-    /// By how much a receive may exceed `len`.
+    /// Bytes by which a receive may exceed `len`.
     ahead: usize,
     cancelled: bool,
 }
@@ -111,28 +111,28 @@ impl<N: TestNetwork> PortChecker<N> {
         checker
     }
 
-    /// From now on a dequeue brings so many completions at most.
+    /// Sets the most completions of a dequeue.
     pub(super) fn completions_max(&mut self, capacity: usize) {
         self.completions = Vec::with_capacity(capacity);
     }
 
-    /// A connection: its side in the port, and its other end.
+    /// A connection: its socket in the port, and its peer.
     pub(super) fn link(&mut self) -> (Link, N::Peer) {
         self.accept(Shots::One);
         let peer = self.network.connect();
         self.until("a connection to be accepted", |checker| !checker.accepted.is_empty());
         let (stream, address) = self.accepted.pop_front().unwrap();
-        assert_eq!(address, peer.address(), "an accepted connection names its other end");
-        let link = self.associate(stream).ok().expect("the table has room");
+        assert_eq!(address, peer.address(), "an accepted connection has its peer's address");
+        let link = self.associate(stream).ok().expect("the table has a free slot");
         (link, peer)
     }
 
-    /// As many connections.
+    /// `count` connections.
     pub(super) fn links(&mut self, count: usize) -> Vec<(Link, N::Peer)> {
         (0..count).map(|_| self.link()).collect()
     }
 
-    /// Gives a connection to the port, under a key that was never used before.
+    /// Associates a connection with the port, under a new key.
     pub(super) fn associate(&mut self, stream: Stream<N>) -> Result<Link, Refused<Stream<N>>> {
         let key = self.next_key;
         let socket = self.network.port().associate(stream, Key(key))?;
@@ -142,7 +142,7 @@ impl<N: TestNetwork> PortChecker<N> {
         Ok(Link { socket, key })
     }
 
-    /// Submits, and notes what is in flight.
+    /// Submits an operation, and records that it is in flight.
     pub(super) fn submit(&mut self, link: Link, operation: Operation) -> Result<(), SubmitError> {
         let kind = operation.kind();
         let (shots, len) = match &operation {
@@ -155,11 +155,11 @@ impl<N: TestNetwork> PortChecker<N> {
         let outcome = result.as_ref().map_err(|error| error.kind);
         self.note(format!("{}: submit {kind:?} {shots:?} {len}: {outcome:?}", link.key));
         if let Err(error) = &result {
-            assert_eq!(error.operation.kind(), kind, "a refused operation is given back");
+            assert_eq!(error.operation.kind(), kind, "an error returns the operation");
             return result;
         }
         let record = self.records.get_mut(&link.key).unwrap();
-        assert!(!record.closing, "a closing socket took {kind:?}");
+        assert!(!record.closing, "{kind:?} was submitted to a closing socket");
         if kind == OperationKind::Close {
             record.closing = true;
         } else {
@@ -168,7 +168,7 @@ impl<N: TestNetwork> PortChecker<N> {
             let ahead = if may_exceed { self.window as usize * one_buffer } else { 0 };
             let in_flight = InFlight { shots, len, received: 0, ahead, cancelled: false };
             let before = record.in_flight(kind).replace(in_flight);
-            assert!(before.is_none(), "a second {kind:?} was taken");
+            assert!(before.is_none(), "a second {kind:?} was submitted");
         }
         result
     }
@@ -186,7 +186,7 @@ impl<N: TestNetwork> PortChecker<N> {
         self.submit(link, Operation::Receive { shots, bytes_max }).unwrap();
     }
 
-    /// Waits until the receive in flight on the link is over without bytes, and says how.
+    /// Waits until the receive in flight on the link ends without bytes, and returns its end.
     pub(super) fn receive_end(&mut self, link: Link) -> End {
         let before = self.of(link).ends.len();
         self.until("a receive to end", |checker| checker.of(link).ends.len() > before);
@@ -194,7 +194,7 @@ impl<N: TestNetwork> PortChecker<N> {
         self.of(link).ends[before]
     }
 
-    /// Sends a copy of `bytes`, cut into as many buffers as it takes.
+    /// Sends a copy of `bytes`.
     pub(super) fn send(&mut self, link: Link, bytes: &[u8]) {
         let chain = self.pool.chain_of(bytes, Owner::SendQueue).unwrap();
         self.submit(link, Operation::Send(chain)).unwrap();
@@ -217,7 +217,7 @@ impl<N: TestNetwork> PortChecker<N> {
         self.network.port().shutdown(link.socket);
     }
 
-    /// Dequeues until `condition` holds, or gives up and shows what happened.
+    /// Dequeues until `condition` holds, or panics with the last completions at the limit.
     pub(super) fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
         let mut wait_limit = N::wait_limit();
         while !condition(self) {
@@ -231,7 +231,7 @@ impl<N: TestNetwork> PortChecker<N> {
         }
     }
 
-    /// Dequeues once and returns how much came.
+    /// Dequeues once and returns the number of completions.
     pub(super) fn round(&mut self, timeout: Duration) -> usize {
         let mut completions = std::mem::take(&mut self.completions);
         let capacity = completions.capacity();
@@ -248,11 +248,11 @@ impl<N: TestNetwork> PortChecker<N> {
         count
     }
 
-    /// Some rounds in which nothing may complete.
+    /// Dequeues five times; panics if there is a completion.
     pub(super) fn stays_quiet(&mut self, what: &str) {
         for _ in 0..5 {
             let count = self.round(ROUND);
-            assert_eq!(count, 0, "{what}, but there came {:?}", self.log.back());
+            assert_eq!(count, 0, "{what}, but there was {:?}", self.log.back());
         }
     }
 
@@ -264,21 +264,20 @@ impl<N: TestNetwork> PortChecker<N> {
         self.of(link).in_flight(kind).is_some()
     }
 
-    /// Waits until the send in flight on the link is over, and takes it.
+    /// Waits until the send in flight on the link has ended, and returns it.
     pub(super) fn sent(&mut self, link: Link) -> Sent {
         self.until("a send to be over", |checker| !checker.of(link).sent.is_empty());
         self.of(link).sent.pop_front().unwrap()
     }
 
-    /// Sends all of the chain, however short the sends are.
+    /// Sends all of `bytes`, by several sends if they are short.
     pub(super) fn send_whole(&mut self, link: Link, bytes: &[u8]) {
         self.send(link, bytes);
         let done = self.continue_send(link);
         assert!(done, "a send was continued to its end");
     }
 
-    /// Waits for the send in flight and submits what is left of it, until nothing is left.
-    /// `false` if it failed.
+    /// Waits for the send in flight and submits its rest, until all is sent. `false` if it failed.
     fn continue_send(&mut self, link: Link) -> bool {
         loop {
             let Sent { mut chain, sent, end } = self.sent(link);
@@ -299,7 +298,7 @@ impl<N: TestNetwork> PortChecker<N> {
         self.until("a link to be closed", |checker| checker.of(link).closed);
     }
 
-    /// The peer writes all of `bytes`, while the port runs.
+    /// The peer writes all of `bytes`, with dequeues in between.
     pub(super) fn peer_writes(&mut self, peer: &mut N::Peer, bytes: &[u8]) {
         let mut written = 0;
         self.until("a peer to write", |_checker| {
@@ -308,7 +307,7 @@ impl<N: TestNetwork> PortChecker<N> {
         });
     }
 
-    /// The peer reads until it has read `len` bytes, while the port runs.
+    /// The peer reads `len` bytes, with dequeues in between.
     pub(super) fn peer_reads(&mut self, peer: &mut N::Peer, len: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.until("a peer to read", |_checker| {
@@ -327,7 +326,7 @@ impl<N: TestNetwork> PortChecker<N> {
         bytes
     }
 
-    /// The peer reads to the end, while the port runs. Says what end it was.
+    /// The peer reads to the end, with dequeues in between. Returns the bytes and the end.
     pub(super) fn peer_reads_to_end(&mut self, peer: &mut N::Peer) -> (Vec<u8>, PeerRead) {
         let mut bytes = Vec::new();
         let mut end = None;
@@ -338,7 +337,7 @@ impl<N: TestNetwork> PortChecker<N> {
         (bytes, end.unwrap())
     }
 
-    /// Closes what is open, and checks that everything ended and every buffer came home.
+    /// Closes all sockets, and checks that all operations have ended and all buffers are free.
     pub(super) fn finish(mut self) {
         let open: Vec<_> = (self.records.iter())
             .filter(|(_, record)| !record.closing)
@@ -347,15 +346,15 @@ impl<N: TestNetwork> PortChecker<N> {
         for link in open {
             self.close(link);
         }
-        self.until("everything to be closed", |checker| {
+        self.until("all sockets to be closed", |checker| {
             checker.records.values().all(|record| record.closed)
         });
-        self.stays_quiet("everything is closed");
-        assert_eq!(self.network.port().counters().stale, 0, "completions that named nothing");
+        self.stays_quiet("all sockets are closed");
+        assert_eq!(self.network.port().counters().stale, 0, "completions of no operation");
         self.drop_port();
     }
 
-    /// Drops the port and all that came out of it, and checks that every buffer came home.
+    /// Drops the port and all its completions, and checks that all buffers are free.
     pub(super) fn drop_port(self) -> BufferPool {
         let Self { network, pool, records, accepted, completions, .. } = self;
         drop(network);
@@ -386,7 +385,7 @@ impl<N: TestNetwork> PortChecker<N> {
             }
             Outcome::Received { buffer, last } => {
                 record.check_shot(OperationKind::Receive, last, buffer.len());
-                assert!(!buffer.is_empty(), "a receive brought an empty buffer");
+                assert!(!buffer.is_empty(), "a receive completed with an empty buffer");
                 record.received.extend_from_slice(&buffer);
                 record.receives += 1;
                 self.received_from.push(key);
@@ -399,10 +398,10 @@ impl<N: TestNetwork> PortChecker<N> {
             Outcome::Sent { chain, sent, end } => record.take_sent(Sent { chain, sent, end }),
             Outcome::Closed => {
                 let in_flight = (record.accept, record.receive, record.send);
-                assert!(record.closing, "Closed came without a Close");
+                assert!(record.closing, "Closed without a Close");
                 assert!(
                     matches!(in_flight, (None, None, None)),
-                    "Closed came before {in_flight:?} had completed"
+                    "Closed before {in_flight:?} have completed"
                 );
                 record.closed = true;
             }
@@ -428,7 +427,7 @@ impl Record {
         }
     }
 
-    /// An accept brought a connection, or a receive `len` bytes.
+    /// Checks a completion of an accept with a connection, or of a receive with `len` bytes.
     fn check_shot(&mut self, kind: OperationKind, last: bool, len: usize) {
         let closing = self.closing;
         let Some(in_flight) = self.in_flight(kind) else {
@@ -438,7 +437,7 @@ impl Record {
         let in_flight = *in_flight;
         assert!(
             kind == OperationKind::Accept || in_flight.received <= in_flight.len + in_flight.ahead,
-            "{in_flight:?} brought more than it may"
+            "{in_flight:?} exceeds its limit"
         );
         if in_flight.shots != Shots::Many {
             assert!(last, "{in_flight:?} completes once");
@@ -446,14 +445,14 @@ impl Record {
             let has_cause = in_flight.cancelled || closing || in_flight.is_whole();
             assert!(has_cause, "{in_flight:?} ended without a cause");
         } else if kind == OperationKind::Receive && in_flight.ahead == 0 {
-            assert!(!in_flight.is_whole(), "{in_flight:?} goes on, but may bring no more");
+            assert!(!in_flight.is_whole(), "{in_flight:?} is at its limit and has not ended");
         }
         if last {
             *self.in_flight(kind) = None;
         }
     }
 
-    /// An accept or a receive ended with nothing.
+    /// Checks the end of an accept without a connection, or of a receive without bytes.
     fn check_end(&mut self, kind: OperationKind, end: End) {
         let closing = self.closing;
         let Some(in_flight) = self.in_flight(kind).take() else {
@@ -464,11 +463,11 @@ impl Record {
             End::Cancelled => {
                 let reached_its_limit = in_flight.ahead > 0 && in_flight.is_whole();
                 let has_cause = in_flight.cancelled || closing || reached_its_limit;
-                assert!(has_cause, "nobody cancelled {in_flight:?}");
+                assert!(has_cause, "{in_flight:?} was not cancelled");
             }
             End::NotReady => assert_eq!(in_flight.shots, Shots::IfReady, "{in_flight:?}"),
             End::PeerClosed => assert_eq!(kind, OperationKind::Receive),
-            End::Readable => assert!(is_zero_byte, "{in_flight:?} did not ask"),
+            End::Readable => assert!(is_zero_byte, "{in_flight:?} is not of 0 bytes"),
             End::Failed(_) => {}
         }
         self.ends.push(end);
@@ -477,11 +476,11 @@ impl Record {
     fn take_sent(&mut self, done: Sent) {
         let closing = self.closing;
         let in_flight = self.send.take().expect("a send completed, but none was in flight");
-        assert_eq!(done.chain.len(), in_flight.len, "the chain comes back with all its bytes");
+        assert_eq!(done.chain.len(), in_flight.len, "the chain is returned with all its bytes");
         assert!(done.sent <= in_flight.len, "{done:?}");
         match done.end {
-            None => assert!(done.sent > 0, "a send did nothing and gave no reason"),
-            Some(End::Cancelled) => assert!(in_flight.cancelled || closing, "nobody cancelled it"),
+            None => assert!(done.sent > 0, "a send sent nothing and has no end"),
+            Some(End::Cancelled) => assert!(in_flight.cancelled || closing, "it was not cancelled"),
             Some(End::Failed(_)) => {}
             Some(end) => panic!("{end:?} is no end of a send"),
         }
@@ -493,13 +492,13 @@ impl Record {
 }
 
 impl InFlight {
-    /// Whether a receive has brought all that it may.
+    /// Whether a receive has reached its limit.
     fn is_whole(&self) -> bool {
         self.received >= self.len
     }
 }
 
-/// Reads what is there; the end, if it is reached.
+/// Reads the bytes that are there; returns the end if it is reached.
 pub(super) fn read_to_end(peer: &mut impl Peer, bytes: &mut Vec<u8>) -> Option<PeerRead> {
     loop {
         match peer.try_read(bytes, READ_BYTES) {
@@ -510,7 +509,7 @@ pub(super) fn read_to_end(peer: &mut impl Peer, bytes: &mut Vec<u8>) -> Option<P
     }
 }
 
-/// Waits, without a port, until the peer sees the end.
+/// Waits, without a port, until the peer reads the end.
 pub(super) fn end_of<N: TestNetwork>(peer: &mut N::Peer) -> (Vec<u8>, PeerRead) {
     let mut wait_limit = N::wait_limit();
     let mut bytes = Vec::new();
@@ -518,25 +517,25 @@ pub(super) fn end_of<N: TestNetwork>(peer: &mut N::Peer) -> (Vec<u8>, PeerRead) 
         if let Some(end) = read_to_end(peer, &mut bytes) {
             return (bytes, end);
         }
-        assert!(!wait_limit.is_over(), "the peer never saw the end");
+        assert!(!wait_limit.is_over(), "the peer has not read the end");
         std::thread::yield_now();
     }
 }
 
-/// Takes every free buffer, writes to it, and gives it back.
+/// Acquires every free buffer, writes to it, and releases it.
 ///
-/// In builds with debug assertions the pool thereby checks that nobody wrote to a free buffer.
+/// In builds with debug assertions the pool thereby checks that no free buffer was written.
 pub(super) fn overwrite_free_buffers(pool: &BufferPool) {
     let bytes = vec![0x11; pool.buffer_size_bytes() as usize];
     let mut buffers: Vec<_> = std::iter::from_fn(|| pool.acquire(Owner::Application)).collect();
     for buffer in &mut buffers {
         buffer.append(&bytes);
     }
-    assert!(buffers.iter().all(|buffer| **buffer == bytes), "somebody else wrote to a buffer");
+    assert!(buffers.iter().all(|buffer| **buffer == bytes), "a buffer was written by other code");
 }
 
-/// Bytes `from` to `from + len` of the stream with this number: every stream differs from every
-/// other, and no stretch of it repeats within 64 KiB.
+/// Bytes `from` to `from + len` of the stream with this number. Streams differ from each other, and no
+/// part of one repeats within 64 KiB.
 pub(super) fn pattern(stream: u64, from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|offset| pattern_byte(stream, offset)).collect()
 }
@@ -553,14 +552,14 @@ fn pattern_byte(stream: u64, offset: usize) -> u8 {
     mixed.to_be_bytes()[2]
 }
 
-/// The listener's key: far from those of links, which count from 1.
+/// The listener's key. Those of links count from 1.
 const LISTENER: u64 = 1 << 40;
 
-/// A round's time-out: so short that a peer that needs the test's help is not kept waiting.
+/// The timeout of a dequeue: short, because peers act only between dequeues.
 pub(super) const ROUND: Duration = Duration::from_millis(1);
 
-/// The most that a peer reads at once.
+/// The most bytes that a peer reads at once.
 const READ_BYTES: usize = 16 * 1024;
 
-/// How much of the past a failure shows.
+/// Lines of the log that a failure shows.
 const LOG_LINES: usize = 60;

@@ -1,10 +1,9 @@
-//! All promises at once: a crowd of links on which everything happens at random.
+//! All promises together: random operations on eight links.
 //!
-//! The method: a small generator, seeded, decides at each step which link does what: arm, send,
-//! cancel, shut down, close, and on the other side write, read, end, reset. The buffers are few and
-//! some are held for a while, so that receives pause. Streams are compared byte by byte in both
-//! directions, the checker checks every completion, and in the end everything has ended and every
-//! buffer is home. A failure names the seed.
+//! The method: a seeded generator chooses a link and an action at each step: arm, send, cancel, close,
+//! and by the peer write, read, end, reset. There are few buffers, and the test holds a part of them, so
+//! that receives wait. Streams are compared in both directions, the checker checks every completion, and
+//! at the end all operations must have ended and all buffers be free. A failure prints the seed.
 
 use super::checker::{Link, PortChecker, assert_pattern, overwrite_free_buffers, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
@@ -16,7 +15,7 @@ each_back_end!(a_crowd_of_links_keeps_every_promise);
 
 fn a_crowd_of_links_keeps_every_promise<N: TestNetwork>() {
     for seed in 1..=SEEDS {
-        // Read by whoever looks at the output of a failure.
+        // Shown with the output of a failure.
         println!("seed {seed}");
         let mut crowd = Crowd::<N>::new(seed);
         for _ in 0..STEPS {
@@ -29,24 +28,24 @@ fn a_crowd_of_links_keeps_every_promise<N: TestNetwork>() {
 struct Crowd<N: TestNetwork> {
     checker: PortChecker<N>,
     members: Vec<Member<N>>,
-    /// What the test holds back from the pool.
+    /// Buffers that the test holds.
     held: Vec<Buffer>,
     random: Random,
 }
 
-/// A link, and how far each direction of it has come.
+/// A link, and the progress of each direction.
 struct Member<N: TestNetwork> {
     link: Link,
     peer: Option<N::Peer>,
     /// Bytes that the peer has written.
     written: usize,
-    /// Bytes received by the port and found right.
+    /// Received bytes that were compared.
     compared: usize,
-    /// Bytes of what the port sent that the peer has read.
+    /// Bytes that the peer has read.
     read: usize,
-    /// Bytes that are known to have been sent.
+    /// Bytes that completions of sends count.
     sent: usize,
-    /// What is left of a short send.
+    /// The rest of a short send.
     rest: Chain,
     /// Whether the peer ended its stream.
     peer_ended: bool,
@@ -54,10 +53,10 @@ struct Member<N: TestNetwork> {
 
 impl<N: TestNetwork> Crowd<N> {
     fn new(seed: u64) -> Self {
-        // None, too few for all, and enough.
+        // No large buffers, fewer than links, and more than links.
         let large = [0, 2, 16][usize::try_from(seed % 3).unwrap()];
         let mut checker = PortChecker::new(Setup::small().narrow().buffers(24, 512).large(large));
-        // A dequeue that has room for one completion leaves everything else half done.
+        // With a capacity of one completion a dequeue leaves most operations undelivered.
         checker.completions_max([64, 1, 2, 3][usize::try_from(seed % 4).unwrap()]);
         let members = checker.links(8).into_iter().map(Member::new).collect();
         Self { checker, members, held: Vec::new(), random: Random(seed) }
@@ -86,7 +85,7 @@ impl<N: TestNetwork> Crowd<N> {
         }
     }
 
-    /// Everything that was written arrives, and everything ends.
+    /// All written bytes must arrive, and all operations end.
     fn finish(self) {
         let Self { mut checker, mut members, held, .. } = self;
         drop(held);
@@ -94,7 +93,7 @@ impl<N: TestNetwork> Crowd<N> {
             members[i].end();
             let (link, written) = (members[i].link, members[i].written);
             checker.until("all that a peer wrote", |checker| {
-                // What the others have sent, or cannot send, must not keep the buffers.
+                // Sends of the other links must not hold the buffers.
                 for member in &mut members {
                     member.look(checker);
                     member.rest = Chain::new();
@@ -163,7 +162,7 @@ impl<N: TestNetwork> Member<N> {
         }
     }
 
-    /// Sends the rest of the send before, or new bytes.
+    /// Sends the rest of the last send, or new bytes.
     fn send(&mut self, checker: &mut PortChecker<N>, len: usize) {
         if checker.in_flight(self.link, OperationKind::Send) {
             return;
@@ -189,7 +188,7 @@ impl<N: TestNetwork> Member<N> {
         }
     }
 
-    /// Closes the link, whatever is in flight on it, and puts a new one in its place.
+    /// Closes the link, with its operations in flight, and opens a new one.
     fn replace(&mut self, checker: &mut PortChecker<N>, random: &mut Random) {
         let peer = self.peer.take().expect("a link has a peer until it is replaced");
         match random.below(3) {
@@ -205,7 +204,7 @@ impl<N: TestNetwork> Member<N> {
         *self = Self::new(checker.link());
     }
 
-    /// Takes what the port reported, and holds it against what is known.
+    /// Takes the link's completions, and compares its received bytes.
     fn look(&mut self, checker: &mut PortChecker<N>) {
         while let Some(mut done) = checker.of(self.link).sent.pop_front() {
             self.sent += done.sent;
@@ -218,7 +217,7 @@ impl<N: TestNetwork> Member<N> {
         self.compared = received.len();
     }
 
-    /// What a closed link has sent, and no more than that, may still arrive.
+    /// Reads to the end of a closed link: at most the bytes that were sent.
     fn last_read(&mut self, checker: &mut PortChecker<N>) {
         if let Some(peer) = &mut self.peer {
             let (bytes, _end) = checker.peer_reads_to_end(peer);
@@ -229,7 +228,7 @@ impl<N: TestNetwork> Member<N> {
     }
 }
 
-/// A xorshift generator: enough to be different, the same for the same seed.
+/// A xorshift generator.
 struct Random(u64);
 
 impl Random {
@@ -245,7 +244,7 @@ impl Random {
     }
 }
 
-/// More seeds find more; so many take about a second.
+/// Twelve seeds take about a second.
 const SEEDS: u64 = 12;
 
 const STEPS: u32 = 3_000;

@@ -1,10 +1,9 @@
 //! INV-PORT-1: each submitted operation completes exactly once, also when it is cancelled or its
 //! socket is closed.
 //!
-//! The method: each way in which an operation can end is brought about, alone and racing with
-//! another. The checker holds every completion against what is in flight, so a second completion of
-//! an operation, or one that never was submitted, fails each of these tests; a missing one fails
-//! them by the deadline.
+//! The method: each way in which an operation can end is caused, alone and in a race with another. The
+//! checker compares every completion with the operations in flight, so a second completion of an
+//! operation, or one of none, fails each of these tests; a missing one fails them at the deadline.
 
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
@@ -83,7 +82,7 @@ fn a_receive_if_ready_completes_at_once_either_way<N: TestNetwork>() {
     look(&mut checker);
     assert_eq!(checker.of(link).ends, [End::NotReady, End::NotReady]);
     checker.peer_writes(&mut peer, b"now");
-    // The network may take its time, so the port is asked until the bytes are there.
+    // The bytes arrive after an unknown time, so receives are repeated until then.
     for _ in 0..PROBES {
         look(&mut checker);
         if checker.of(link).received == b"now" {
@@ -107,7 +106,7 @@ fn a_cancelled_receive_ends_once<N: TestNetwork>() {
     let (link, mut peer) = checker.link();
     for (round, shots) in [Shots::One, Shots::Many, Shots::One, Shots::Many].iter().enumerate() {
         checker.receive(link, *shots);
-        // Half of the rounds cancel what the system has seen, the others what it has not.
+        // Half of the receives are cancelled before a dequeue has started them.
         if round >= 2 {
             checker.stays_quiet("nothing was sent");
         }
@@ -153,7 +152,7 @@ fn data_that_races_a_cancel_is_neither_lost_nor_doubled<N: TestNetwork>() {
         let shots = if repetition % 2 == 0 { Shots::Many } else { Shots::One };
         let len = 1 + repetition % 7;
         checker.receive(link, shots);
-        // The order of data, cancel and a look by the port goes round through all cases.
+        // Data, cancel and dequeue occur in all orders.
         if repetition % 3 == 0 {
             checker.round(Duration::ZERO);
         }
@@ -170,7 +169,7 @@ fn data_that_races_a_cancel_is_neither_lost_nor_doubled<N: TestNetwork>() {
         checker.until("the receive", |checker| !checker.in_flight(link, OperationKind::Receive));
         cancelled += std::mem::take(&mut checker.of(link).ends).len();
     }
-    assert!(cancelled > 0, "no cancel came in time, so nothing was tested");
+    assert!(cancelled > 0, "no cancel succeeded, so nothing was tested");
     checker.receive(link, Shots::Many);
     peer.shutdown_write();
     checker.until("the end", |checker| checker.of(link).ends == [End::PeerClosed]);
@@ -191,18 +190,18 @@ fn a_cancelled_send_says_how_much_it_sent<N: TestNetwork>() {
         }
         checker.cancel(link, OperationKind::Send);
         let done = checker.sent(link);
-        assert!(done.sent < done.chain.len(), "the network is narrower than that");
+        assert!(done.sent < done.chain.len(), "the network cannot hold all bytes");
         total += done.sent;
         chain = done.chain;
         chain.advance(done.sent);
-        // Exactly what was said to be sent arrives, and the rest can follow.
+        // Exactly the reported bytes arrive, and the rest can be sent.
         let arrived = checker.peer_reads(&mut peer, total - read.len());
         read.extend(arrived);
         assert_pattern(1, 0, &read);
     }
     checker.shutdown(link);
     let (more, _end) = checker.peer_reads_to_end(&mut peer);
-    assert_eq!(more.len(), 0, "more arrived than was said to be sent");
+    assert_eq!(more.len(), 0, "more bytes arrived than were reported as sent");
     drop(chain);
     checker.finish();
 }
@@ -213,7 +212,7 @@ fn a_oneshot_accept_accepts_exactly_one<N: TestNetwork>() {
     for count in 1..=3 {
         checker.accept(Shots::One);
         checker.until("a connection", |checker| checker.accepted.len() == count);
-        checker.stays_quiet("one accept takes one connection");
+        checker.stays_quiet("a oneshot accept accepts one connection");
     }
     let mut addresses: Vec<_> = checker.accepted.iter().map(|(_, address)| *address).collect();
     let mut expected: Vec<_> = peers.iter().map(Peer::address).collect();
@@ -229,13 +228,13 @@ fn a_multishot_accept_takes_300_connections<N: TestNetwork>() {
     let mut peers: Vec<_> = (0..300).map(|_| checker.network.connect()).collect();
     checker.until("300 connections", |checker| checker.accepted.len() == 300);
     assert!(checker.in_flight(checker.listener, OperationKind::Accept));
-    // Each of them works, and is the one that it says it is.
+    // Each of them works, and has the address that the completion says.
     peers.sort_by_key(Peer::address);
     let mut accepted: Vec<_> = checker.accepted.drain(..).collect();
     accepted.sort_by_key(|(_, address)| *address);
     for ((stream, address), peer) in accepted.into_iter().zip(&mut peers) {
         assert_eq!(address, peer.address());
-        let link = checker.associate(stream).ok().expect("the table has room");
+        let link = checker.associate(stream).ok().expect("the table has a free slot");
         checker.send(link, &link.key.to_be_bytes());
         assert_eq!(checker.peer_reads(peer, 8), link.key.to_be_bytes());
         drop(checker.sent(link));
@@ -284,7 +283,7 @@ fn a_close_ends_receive_and_send_before_it_completes<N: TestNetwork>() {
         let done = checker.sent(link);
         assert!(done.sent < done.chain.len());
         let (read, _end) = checker.peer_reads_to_end(&mut peer);
-        assert!(read.len() <= done.sent, "the peer read what was never reported as sent");
+        assert!(read.len() <= done.sent, "the peer read more bytes than were reported as sent");
         assert_pattern(1, 0, &read);
     }
     checker.finish();
@@ -348,8 +347,8 @@ fn a_peer_that_resets_ends_receive_and_send_once<N: TestNetwork>() {
     peer.reset();
     checker.until("the receive to end", |checker| !checker.in_flight(idle, OperationKind::Receive));
     assert!(matches!(checker.of(idle).ends[..], [End::Failed(_)]), "{:?}", checker.of(idle).ends);
-    // A send on the broken connection ends as well, and says so.
-    checker.send(idle, b"anybody there?");
+    // A send on the broken connection fails, too.
+    checker.send(idle, b"too late");
     let done = checker.sent(idle);
     assert!(matches!((done.sent, done.end), (0, Some(End::Failed(_)))), "{done:?}");
     drop(done);
@@ -368,8 +367,8 @@ fn a_reset_is_told_to_at_least_one_operation<N: TestNetwork>() {
             !checker.in_flight(link, OperationKind::Receive)
         });
         let mut done = checker.sent(link);
-        // The system tells of the reset once. If the send got it after it had sent a part, it is
-        // short without a reason; its continuation then must fail.
+        // The system reports the reset once. If it did so to a send that had sent a part, that send
+        // is short; its continuation must fail.
         if done.end.is_none() {
             done.chain.advance(done.sent);
             checker.submit(link, Operation::Send(done.chain)).unwrap();
@@ -400,11 +399,11 @@ fn a_second_operation_of_a_kind_is_busy_and_comes_back<N: TestNetwork>() {
     }
     let back = checker.submit(link, Operation::Send(chain)).unwrap_err();
     let (SubmitErrorKind::Busy, Operation::Send(chain)) = (back.kind, back.operation) else {
-        panic!("not the send, or not busy");
+        panic!("another operation, or another error");
     };
     assert_pattern(2, 0, &chain.slices().flatten().copied().collect::<Vec<_>>());
     assert_eq!((chain.len(), checker.pool.free()), (5000, free));
-    // What is in flight was not disturbed.
+    // The operations in flight are not affected.
     checker.peer_writes(&mut peer, b"x");
     checker.until("the receive", |checker| checker.of(link).received == b"x");
     drop(chain);
@@ -416,7 +415,7 @@ fn a_closing_socket_takes_nothing_more<N: TestNetwork>() {
     let (link, _peer) = checker.link();
     checker.receive(link, Shots::Many);
     checker.close(link);
-    // A close is in flight, so a second one is as well busy as too late.
+    // A close is in flight, so both errors are right.
     let either = [SubmitErrorKind::Closing, SubmitErrorKind::Busy];
     assert_refused(&mut checker, link, Operation::Close, &either);
     for shots in [Shots::One, Shots::Many, Shots::IfReady] {
@@ -442,7 +441,7 @@ fn an_operation_that_does_not_fit_the_socket_comes_back<N: TestNetwork>() {
         assert_refused(&mut checker, listener, Operation::receive(shots), &not_for_this);
         assert_refused(&mut checker, link, Operation::Accept(shots), &not_for_this);
     }
-    checker.stays_quiet("nothing was taken");
+    checker.stays_quiet("nothing was submitted");
     checker.finish();
 }
 
@@ -455,8 +454,8 @@ fn assert_refused<N: TestNetwork>(
     let described = format!("{operation:?}");
     let error = checker.submit(link, operation).expect_err(&described);
     assert!(kinds.contains(&error.kind), "{described}: {:?} is not in {kinds:?}", error.kind);
-    assert_eq!(format!("{:?}", error.operation), described, "it is given back as it was");
+    assert_eq!(format!("{:?}", error.operation), described, "it is returned unchanged");
 }
 
-/// How often a port is asked whether bytes are there that are about to arrive.
+/// The most receives that are made until sent bytes have arrived.
 const PROBES: usize = 10_000;

@@ -1,9 +1,9 @@
-//! INV-PORT-6, the queue: sockets that wait for a buffer stand in one queue, and nothing that
-//! happens to others changes their order or their turn.
+//! INV-PORT-6, the order: sockets that wait for a buffer are served in FIFO order, and receives of
+//! other sockets do not change it.
 //!
-//! The method: sockets are put into the queue in a known order while the pool is empty. Then
-//! others are armed, which have bytes already, before one buffer after the other is released; or
-//! all that wait are cancelled, once some and once four times as many.
+//! The method: sockets begin to wait in a known order while the pool is empty. Then receives of others,
+//! which have bytes already, are armed, before one buffer after the other is released. Or all waiting
+//! receives are cancelled, once of some links and once of four times as many.
 
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
@@ -30,7 +30,7 @@ fn a_receive_armed_anew_waits_behind_those_that_wait<N: TestNetwork>() {
             pause(&mut checker, peer, b"waits");
         }
         checker.received_from.clear();
-        // Its bytes, its receive and a free buffer are there in the same dequeue.
+        // The same dequeue finds its bytes, its receive and a free buffer.
         checker.receive(links[3].0, shots);
         for count in 1..=4 {
             drop(held_buffers.pop());
@@ -56,7 +56,7 @@ fn failed_attempts_keep_their_order<N: TestNetwork>() {
         pause(&mut checker, peer, b"waits");
     }
     checker.received_from.clear();
-    // Should a back end let these three have the buffers, the turns of the others fail together.
+    // If a back end gives these three the buffers, the attempts of the others fail together.
     for (link, _) in &links[3..] {
         checker.receive(*link, Shots::One);
     }
@@ -102,15 +102,14 @@ fn links_that_are_rearmed_at_once_get_no_more_than_their_part<N: TestNetwork>() 
 fn waiting_receives_are_cancelled_in_linear_time<N: TestNetwork>() {
     let few = time_to_cancel::<N>(LINKS);
     let many = time_to_cancel::<N>(4 * LINKS);
-    // Four times as many take four times as long; sixteen times if each looks at all others. Both
-    // take microseconds, and the slack is for what else the machine does.
+    // Linear time gives a factor of 4, quadratic 16; 9 and 1 ms leave room for a busy machine.
     assert!(
         many < few * 9 + Duration::from_millis(1),
         "{LINKS} links: {few:?}, four times as many: {many:?}"
     );
 }
 
-/// How long it takes to cancel the waiting receives of so many links; the least of five times.
+/// The time to cancel the waiting receives of `count` links; the least of five measurements.
 fn time_to_cancel<N: TestNetwork>(count: u32) -> Duration {
     let mut checker = PortChecker::<N>::new(Setup::small().sockets(count + 8));
     let mut links = checker.links(count as usize);
@@ -130,7 +129,7 @@ fn time_to_cancel<N: TestNetwork>(count: u32) -> Duration {
             checker.network.port().counters().receive_pauses >= before + u64::from(count)
         });
         let start = clock.now();
-        // From the end, so that a search from the front looks at all others.
+        // From the last, so that a search from the front would visit all others.
         for (link, _) in links.iter().rev() {
             checker.network.port().cancel(link.socket, OperationKind::Receive);
         }
@@ -150,5 +149,5 @@ fn time_to_cancel<N: TestNetwork>(count: u32) -> Duration {
     least
 }
 
-/// Each is two descriptors, and more time under Wine.
+/// Each link has two descriptors, and takes longer under Wine.
 const LINKS: u32 = if cfg!(windows) { 100 } else { 500 };

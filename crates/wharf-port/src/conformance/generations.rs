@@ -1,9 +1,9 @@
-//! INV-PORT-4: a completion never names a later owner of a socket's place; a stale `Socket` is
-//! refused; `Closed` is the last completion with the socket's key.
+//! INV-PORT-4: a completion never has the key of a later socket of the slot; a stale `Socket` is an
+//! error; `Closed` is the last completion with the socket's key.
 //!
-//! The method: a table with place for the listener and one link, so that each new link sits on the
-//! place of the one before it, while bytes of that one are still on their way. Every link has a
-//! key of its own, and the checker refuses any completion whose key is closed.
+//! The method: a table with slots for the listener and one link, so that each new link has the slot of
+//! the one before it, while bytes of that one are in transit. Every link has a key of its own, and the
+//! checker panics on a completion whose key is closed.
 
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
@@ -24,7 +24,7 @@ fn a_stale_socket_is_refused<N: TestNetwork>() {
     let (link, mut peer) = checker.link();
     checker.close_and_wait(link);
     assert_eq!(checker.peer_reads_to_end(&mut peer), (vec![], PeerRead::Eof));
-    let chain = checker.pool.chain_of(b"to nobody", Owner::SendQueue).unwrap();
+    let chain = checker.pool.chain_of(b"too late", Owner::SendQueue).unwrap();
     let operations = [
         Operation::receive(Shots::One),
         Operation::receive(Shots::Many),
@@ -36,7 +36,7 @@ fn a_stale_socket_is_refused<N: TestNetwork>() {
         let error = checker.submit(link, operation).unwrap_err();
         assert_eq!(error.kind, SubmitErrorKind::StaleSocket, "{:?}", error.operation);
     }
-    checker.stays_quiet("nothing was taken");
+    checker.stays_quiet("nothing was submitted");
     checker.finish();
 }
 
@@ -54,7 +54,7 @@ fn a_stale_handle_leaves_the_next_owner_of_its_slot_alone<N: TestNetwork>() {
     checker.network.port().shutdown(stale.socket);
     let error = checker.submit(stale, Operation::Close).unwrap_err();
     assert_eq!(error.kind, SubmitErrorKind::StaleSocket);
-    checker.stays_quiet("the stale handle reaches nothing");
+    checker.stays_quiet("the stale handle has no effect");
     checker.peer_writes(&mut peer, b"still here");
     checker.until("the bytes", |checker| checker.of(link).received == b"still here");
     checker.send_whole(link, b"so am I");
@@ -68,7 +68,7 @@ fn a_reused_slot_never_mixes_its_owners<N: TestNetwork>() {
     for repetition in 0..200 {
         let (link, mut peer) = checker.link();
         checker.receive(link, if repetition % 2 == 0 { Shots::Many } else { Shots::One });
-        // The place's owner before this one sends on, to a connection that is gone.
+        // The slot's last peer still sends, to a closed connection.
         if let Some(mut before) = before.take() {
             before.try_write(b"late bytes of an earlier link");
         }
@@ -76,7 +76,7 @@ fn a_reused_slot_never_mixes_its_owners<N: TestNetwork>() {
         checker.until("the bytes", |checker| !checker.of(link).received.is_empty());
         checker.send_whole(link, &pattern(link.key, 1_000, 30));
         assert_pattern(link.key, 1_000, &checker.peer_reads(&mut peer, 30));
-        // More bytes come in while the link is being closed.
+        // Further bytes arrive while the link is being closed.
         peer.try_write(&pattern(link.key, 40, 60));
         if repetition % 3 == 0 {
             checker.round(Duration::ZERO);
@@ -120,10 +120,10 @@ fn a_full_table_gives_the_stream_back<N: TestNetwork>() {
     let mut peer = checker.network.connect();
     checker.until("a connection", |checker| !checker.accepted.is_empty());
     let (stream, _) = checker.accepted.pop_front().unwrap();
-    let Err(refused) = checker.associate(stream) else { panic!("there was no place for it") };
-    assert_eq!(refused.error, None, "the table is full, and the system said nothing");
+    let Err(refused) = checker.associate(stream) else { panic!("there was no free slot") };
+    assert_eq!(refused.error, None, "the table is full, and no call failed");
     checker.close_and_wait(first);
-    let link = checker.associate(refused.socket).ok().expect("there is place now");
+    let link = checker.associate(refused.socket).ok().expect("there is a free slot");
     checker.receive(link, Shots::One);
     checker.peer_writes(&mut peer, b"at last");
     checker.until("the bytes", |checker| checker.of(link).received == b"at last");

@@ -1,8 +1,8 @@
-//! INV-PORT-8: a receive brings no more bytes than it may, and is over when it has brought them.
+//! INV-PORT-8: a receive takes at most `bytes_max` bytes, and ends when it has taken them.
 //!
-//! The method: peers write more than a receive may bring. The checker counts what each receive
-//! brings and when it ends, so a test only arms receives until all is there; no byte may be lost
-//! between the end of one and the next.
+//! The method: peers write more than a receive's limit. The checker counts the bytes of each receive and
+//! checks when it ends, so a test only arms receives until all bytes are received; no byte may be lost
+//! between one receive and the next.
 
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
@@ -42,7 +42,7 @@ fn a_oneshot_receive_brings_no_more_than_it_may<N: TestNetwork>() {
 }
 
 fn a_multishot_receive_is_over_when_it_has_brought_all_that_it_may<N: TestNetwork>() {
-    // With the window of 8 a back end that receives ahead brings 2 KiB more, at most.
+    // A back end that receives ahead exceeds a limit by at most 8 buffers, 2 KiB.
     for completions_max in [64, 3, 1] {
         let mut checker = PortChecker::<N>::new(Setup::small());
         checker.completions_max(completions_max);

@@ -1,19 +1,19 @@
-//! One suite that every back end must pass, the simulated one included.
+//! The tests that every back end must pass.
 //!
-//! A test is generic over a [`network::TestNetwork`], which gives a port and peers; `each_back_end!` makes a
-//! copy of it for each back end, so that `cargo test conformance::order::uring` runs one part on one
-//! of them. A back end that this machine does not offer is reported as *skipped, because ...*.
+//! A test is generic over a [`network::TestNetwork`], which has a port and peers; `each_back_end!`
+//! instantiates it for each back end, so that `cargo test conformance::order::uring` runs one file on
+//! one of them. A back end that this machine does not support is reported as *skipped, because ...*.
 //!
 //! ```text
-//!   lab    what a test needs of the world: a port, a listener, peers that never block
-//!    ├ real     real sockets over loopback, on io_uring, epoll and IOCP
-//!    ├ sim_network  the simulated network, without faults and with some
-//!    └ checker    holds every completion of every test against what was submitted
+//!   network   what a test needs: a port, a listener, peers that never block
+//!    ├ real         real sockets over loopback, on io_uring, epoll and IOCP
+//!    ├ sim_network  the simulated network, without faults and with delays and reordering
+//!    └ checker      compares every completion of every test with the submitted operations
 //! ```
 //!
-//! A new back end is one lab and one line in `each_back_end!`.
+//! A new back end needs one `TestNetwork` and one line in `each_back_end!`.
 //!
-//! # Which test keeps which promise
+//! # The tests of each promise
 //!
 //! | promise | file | tests |
 //! | --- | --- | --- |
@@ -141,7 +141,7 @@ mod questions;
 mod real;
 mod sim_network;
 
-/// The table above, held against the sources: each name in it is a test, each test is in it.
+/// Compares the table above with the sources: each name in it is a test, each test is in it.
 #[test]
 fn the_table_of_promises_names_every_test() {
     let sources = [

@@ -1,9 +1,7 @@
-//! What a test needs of the world around a port, so that real sockets and a simulated network can
-//! both give it.
+//! What a test needs beside a port, so that it runs on real sockets and on the simulated network.
 //!
-//! A [`TestNetwork`] holds one port and makes [`Peer`]s, the other ends of connections. Peers never block
-//! and need no thread: whoever wants something of them asks again and again, with rounds of
-//! `dequeue` in between. A peer outlives its lab.
+//! A [`TestNetwork`] has one port and connects [`Peer`]s. Peers never block and need no thread: a test
+//! repeats a call, with dequeues in between. A peer may outlive its network.
 
 use crate::memory::PoolConfig;
 use crate::port::{Key, Port, PortConfig, Socket};
@@ -16,12 +14,12 @@ pub(super) trait TestNetwork: Sized {
     type Peer: Peer;
     type WaitLimit: WaitLimit;
 
-    /// Whether `dequeue` really sleeps, so that another thread can end its sleep. On a simulated
-    /// clock it cannot, and tests of that are skipped.
+    /// Whether `dequeue` sleeps in real time, so that another thread can end its sleep. On a simulated
+    /// clock it does not, and tests of that are skipped.
     const SLEEPS: bool;
 
-    /// Whether the kernel receives ahead of the port, so that a receive of many with a limit may
-    /// bring more, by what the window holds.
+    /// Whether the kernel receives before the port has counted, so that a multishot receive may exceed
+    /// its limit by the provided buffers.
     const RECEIVES_AHEAD: bool;
 
     /// Why this back end cannot run on this machine, if it cannot.
@@ -37,37 +35,37 @@ pub(super) trait TestNetwork: Sized {
     /// Begins a connection to the listener, from outside the port.
     fn connect(&mut self) -> Self::Peer;
 
-    /// Says when to give up waiting that begins now.
+    /// The limit of a wait that begins now.
     fn wait_limit() -> Self::WaitLimit;
 }
 
-/// How long to wait for something that must happen.
+/// The limit of a wait for something that must happen.
 pub(super) trait WaitLimit {
-    /// Asked once a round; `true` if it is time to give up.
+    /// Called once per dequeue; `true` if the limit is reached.
     fn is_over(&mut self) -> bool;
 }
 
-/// The other end of a connection. Dropping it closes the connection in the normal way.
+/// The peer of a connection. Dropping it closes the connection normally.
 pub(super) trait Peer {
-    /// Writes what fits at once, and says how much; 0 as well if the connection is broken.
+    /// Writes as many bytes as fit, and returns how many; 0 also if the connection is broken.
     fn try_write(&mut self, bytes: &[u8]) -> usize;
 
-    /// Appends to `bytes` what is there, at most `len_max` bytes.
+    /// Appends the bytes that are there to `bytes`, at most `len_max`.
     fn try_read(&mut self, bytes: &mut Vec<u8>, len_max: usize) -> PeerRead;
 
-    /// Says that no more bytes will come from this peer.
+    /// Shuts down the peer's sending.
     fn shutdown_write(&mut self);
 
-    /// Breaks the connection off: the port's side sees a reset.
+    /// Resets the connection.
     fn reset(self);
 
     fn address(&self) -> SocketAddr;
 
-    /// The address that it has connected to; `None` where there is none.
+    /// The address to which it has connected; `None` on the simulated network.
     fn connected_to(&self) -> Option<SocketAddr>;
 }
 
-/// What a peer's read gave.
+/// The result of a peer's read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PeerRead {
     Bytes(usize),
@@ -76,18 +74,17 @@ pub(super) enum PeerRead {
     Reset,
 }
 
-/// What a lab is made of.
+/// The configuration of a network.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setup {
     pub(super) port: PortConfig,
     pub(super) pool: PoolConfig,
-    /// Whether the network holds only a few kilobytes in each direction, so that sends fall short
-    /// and block soon.
+    /// Whether socket buffers are of 8 KiB, so that sends are short or block.
     pub(super) narrow: bool,
 }
 
 impl Setup {
-    /// Small tables, so that every limit is near: 16 sockets, 32 buffers of 256 bytes.
+    /// Small tables, so that tests reach their limits: 16 sockets, 32 buffers of 256 bytes.
     pub(super) fn small() -> Self {
         let port = PortConfig { receive_window: 8, inbox_capacity: 64, ..PortConfig::new(16) };
         let pool = PoolConfig { buffer_size_bytes: 256, ..PoolConfig::new(32) };
@@ -103,7 +100,7 @@ impl Setup {
         self
     }
 
-    /// So many large buffers of 2 KiB beside the others.
+    /// Adds large buffers of 2 KiB.
     pub(super) fn large(mut self, large_buffers: u32) -> Self {
         (self.pool.large_buffers, self.pool.large_size_bytes) = (large_buffers, 2_048);
         self
@@ -115,7 +112,7 @@ impl Setup {
     }
 }
 
-/// Runs one test on one back end, or says why not.
+/// Runs one test on one back end, or reports why it cannot.
 pub(super) fn run<N: TestNetwork>(test: fn()) {
     match N::unavailable() {
         None => test(),
@@ -123,7 +120,7 @@ pub(super) fn run<N: TestNetwork>(test: fn()) {
     }
 }
 
-/// Reports that a test did not run. Written past the test harness, which would swallow it.
+/// Reports that a test did not run, on stderr directly, because the test harness captures `println!`.
 pub(super) fn skip(reason: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
@@ -133,7 +130,7 @@ pub(super) fn skip(reason: &str) {
 
 /// Instantiates each named test for each back end, as `epoll::name`, `uring::name` and so on.
 ///
-/// A new back end is one line here and one lab.
+/// A new back end is one line here and one implementation of [`TestNetwork`].
 macro_rules! each_back_end {
     ($($test:ident),+ $(,)?) => {
         #[cfg(target_os = "linux")]

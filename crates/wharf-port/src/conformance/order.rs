@@ -1,8 +1,8 @@
-//! INV-PORT-3: at most one send per socket is in flight; bytes keep their order; a short send is
-//! continued by the port's user, who gets the chain back with the count.
+//! INV-PORT-3: at most one send per socket is in flight; bytes keep their order; a completion returns
+//! the chain with the count of bytes sent, and the program continues a short send.
 //!
-//! The method: streams of bytes that repeat nowhere, through a network so narrow that sends fall
-//! short, read by the peer in odd sizes, and compared byte for byte.
+//! The method: streams without repetitions, through small socket buffers, so that sends are short; the
+//! peer reads in odd sizes and compares the bytes.
 
 use super::checker::{PortChecker, Sent, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
@@ -27,7 +27,7 @@ fn four_mebibytes_of_short_sends_arrive_in_order<N: TestNetwork>() {
     let (mut queued, mut read, mut short_sends, mut step) = (0, Vec::new(), 0, 0_usize);
     let mut queue = Chain::new();
     checker.until("all bytes", |checker| {
-        // Buffers of odd lengths, so that no boundary falls on a round number.
+        // Buffers of odd lengths, so that boundaries are at odd positions.
         while queued < TOTAL {
             let len = (1 + (queued * 7) % 1024).min(TOTAL - queued);
             let Some(mut buffer) = checker.pool.acquire(Owner::SendQueue) else { break };
@@ -39,7 +39,7 @@ fn four_mebibytes_of_short_sends_arrive_in_order<N: TestNetwork>() {
             assert_eq!(end, None);
             short_sends += usize::from(sent < chain.len());
             chain.advance(sent);
-            // What is left goes first.
+            // The rest of the short send is first.
             chain.append_chain(std::mem::take(&mut queue));
             queue = chain;
         }
@@ -113,7 +113,7 @@ fn a_chain_with_a_skipped_prefix_sends_only_the_rest<N: TestNetwork>() {
 }
 
 fn a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole<N: TestNetwork>() {
-    // Linux takes 1,024 pieces at once (IOV_MAX); the chain has three times as many.
+    // Linux takes at most 1,024 slices per call (IOV_MAX); the chain has 3,000 buffers.
     let mut checker = PortChecker::<N>::new(Setup::small().buffers(3_100, 64));
     let (link, mut peer) = checker.link();
     let mut chain = Chain::new();
@@ -139,11 +139,11 @@ fn a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole<N: TestNetwo
     checker.finish();
 }
 
-/// A queue of operations that fills up between two sends must not mix what they point to.
+/// A submission queue that fills up between two sends must not change the memory to which they point.
 fn sends_behind_many_receives_keep_their_own_bytes<N: TestNetwork>() {
     const SENDS: usize = 10;
     const LEN: usize = 600;
-    // As many places in the queue of an io_uring port as there are links.
+    // The submission queue of an io_uring port for 65 sockets has 128 entries.
     let mut checker = PortChecker::<N>::new(Setup::small().sockets(65).buffers(64, 256));
     let mut links = checker.links(64);
     let mut sent = 0;

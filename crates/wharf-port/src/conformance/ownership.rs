@@ -1,10 +1,10 @@
 //! INV-PORT-2: a buffer in flight belongs to the port; a port that is dropped cancels, waits until
 //! nothing is in flight, and only then frees.
 //!
-//! The method: small pools whose free buffers are all taken, written to and given back ("churned")
-//! whenever the kernel might still hold a forgotten address. With debug assertions the pool checks
-//! at each take that nobody wrote to a free buffer. A clone of the pool outlives each port and
-//! counts what came home. The checker checks the ledger's sum after each round of every test.
+//! The method: all free buffers of small pools are acquired, written and released whenever the kernel
+//! might still have a stale address. With debug assertions the pool checks at each acquire that the free
+//! buffer was not written. A clone of the pool outlives each port and counts the released buffers. The
+//! checker checks the ledger's sum after each dequeue of every test.
 
 use super::checker::{PortChecker, ROUND, assert_pattern, end_of, overwrite_free_buffers, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
@@ -34,7 +34,7 @@ fn a_blocked_send_keeps_its_buffers_until_it_completes<N: TestNetwork>() {
     let mut rounds = 0;
     checker.until("the send", |checker| {
         if checker.in_flight(link, OperationKind::Send) {
-            // Whoever asks for buffers now gets others than those in flight.
+            // Buffers that are acquired now are not those in flight.
             assert_eq!(checker.pool.free(), free - entries);
             overwrite_free_buffers(&checker.pool);
         }
@@ -94,7 +94,7 @@ fn a_received_buffer_is_the_programs_and_stays_as_it_is<N: TestNetwork>() {
     let buffers = std::mem::take(&mut checker.of(held).buffers);
     let count = u32::try_from(buffers.len()).unwrap();
     assert_eq!(checker.pool.ledger().application, count, "{:?}", checker.pool.ledger());
-    // Many times the pool's size passes by.
+    // 20,000 bytes, five times the pool's size.
     for part in 0..100 {
         checker.peer_writes(&mut busy_peer, &pattern(busy.key, part * 200, 200));
         let len = (part + 1) * 200;
@@ -190,7 +190,7 @@ fn a_dropped_port_with_completions_not_dequeued_frees_all<N: TestNetwork>() {
     let mut late = checker.network.connect();
     checker.network.port().submit(links[1].0.socket, Operation::Close).unwrap();
     checker.network.port().poster().post(1).unwrap();
-    // One completion of more than ten is taken; the others are somewhere inside when it ends.
+    // One completion of more than ten is dequeued; the others are in the port when it is dropped.
     checker.network.port().dequeue(&mut one, Some(ROUND)).unwrap();
     assert!(one.len() <= 1);
     drop(one);
@@ -220,7 +220,7 @@ fn buffers_in_hand_outlive_the_port<N: TestNetwork>() {
     assert_pattern(1, 0, &bytes);
     assert_pattern(2, 0, &done.chain.slices().flatten().copied().collect::<Vec<_>>());
     drop((buffers, done));
-    let home = Ledger { free: pool.capacity(), ..Ledger::default() };
-    assert_eq!(pool.ledger(), home);
+    let all_free = Ledger { free: pool.capacity(), ..Ledger::default() };
+    assert_eq!(pool.ledger(), all_free);
     overwrite_free_buffers(&pool);
 }

@@ -1,10 +1,8 @@
-//! INV-PORT-6: when the pool is empty receiving pauses, and the next dequeue after a buffer was
-//! released resumes it; no operation fails for it, and sockets get buffers in the order in which
-//! they ran out of them.
+//! INV-PORT-6: when the pool is empty, receives wait and none fails; the next dequeue after a buffer was
+//! released continues them, in FIFO order.
 //!
-//! The method: the test takes every free buffer, and draws those that a back end keeps for the
-//! kernel out of it through a link of its own. Then it gives them back one at a time and looks who
-//! is served.
+//! The method: the test acquires every free buffer, and gets the provided ones by receives on a link of
+//! its own. Then it releases them one at a time and checks which link receives.
 
 use super::checker::{PortChecker, ROUND, assert_pattern, end_of, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
@@ -43,7 +41,7 @@ fn receives_wait_while_the_pool_is_empty_and_none_fails<N: TestNetwork>() {
         assert!(checker.in_flight(*link, OperationKind::Receive));
         assert_eq!(checker.of(*link).receives, 0);
     }
-    // A pause is counted once, and not again and again while it lasts.
+    // Each receive that waits is counted once.
     assert_eq!(checker.network.port().counters().receive_pauses, before + 12);
     drop(held_buffers);
     checker.until("all bytes", |checker| {
@@ -83,7 +81,7 @@ fn links_get_buffers_in_the_order_in_which_they_began_to_wait<N: TestNetwork>() 
     checker.stays_quiet("nobody has sent");
     let mut held_buffers = exhaust(&mut checker);
     checker.keep_buffers = true;
-    // Not the order of their places.
+    // Not the order of their slots.
     let order = [3, 0, 7, 1, 6, 2, 5, 4];
     for i in order {
         pause(&mut checker, &mut links[i].1, b"served?");
@@ -107,7 +105,7 @@ fn a_dequeue_serves_those_that_wait_before_it_sleeps<N: TestNetwork>() {
     pause(&mut checker, &mut peer, &pattern(1, 0, 1));
     let mut completions = Vec::with_capacity(8);
     for turn in 1..=50 {
-        // Nobody is told of it: the dequeue looks.
+        // A release makes no wake-up: the dequeue checks the pool.
         drop(held_buffers.pop().unwrap());
         let start = checker.network.port().now();
         while completions.is_empty() {
@@ -121,7 +119,7 @@ fn a_dequeue_serves_those_that_wait_before_it_sleeps<N: TestNetwork>() {
         };
         assert_pattern(1, turn - 1, &buffer);
         assert!(completions.is_empty());
-        // The next byte waits for this very buffer.
+        // The next byte waits for this buffer.
         held_buffers.push(buffer);
         pause(&mut checker, &mut peer, &pattern(1, turn, 1));
     }
@@ -147,7 +145,7 @@ fn flood<N: TestNetwork>(completions_max: usize) {
     let mut written = [0; 8];
     checker.until("many receives", |checker| {
         for (i, (link, peer)) in links.iter_mut().enumerate() {
-            // As long as a peer's lead is below 64 KiB, it never has nothing to say.
+            // Each peer has always written more than the port has received.
             if written[i] - checker.of(*link).received.len() < 32 << 10 {
                 written[i] += peer.try_write(&pattern(link.key, written[i], 32 << 10));
             }
@@ -160,7 +158,7 @@ fn flood<N: TestNetwork>(completions_max: usize) {
     for (link, _) in &links {
         assert_pattern(link.key, 0, &checker.of(*link).received);
     }
-    // Who takes no more completions than there are buffers never sees the pool empty.
+    // With at most as many completions per dequeue as there are buffers, none waits.
     let pauses = checker.network.port().counters().receive_pauses;
     assert!(completions_max <= 2 || pauses > 0);
     checker.finish();
@@ -195,10 +193,10 @@ fn a_receive_that_waits_for_a_buffer_can_be_cancelled_and_closed<N: TestNetwork>
     checker.until("the cancelled one", |checker| checker.of(first).ends == [End::Cancelled]);
     checker.close_and_wait(second);
     assert_eq!(checker.of(second).ends, [End::Cancelled]);
-    // The buffer goes to the one that still waits.
+    // The link that still waits gets the buffer.
     drop(held_buffers.pop());
     checker.until("the third", |checker| checker.of(third).received.len() == 30);
-    // What the cancelled receive did not take is still there.
+    // The bytes that the cancelled receive did not take are still there.
     checker.receive(first, Shots::One);
     checker.until("the first, again", |checker| checker.of(first).received.len() == 30);
     assert_pattern(first.key, 0, &checker.of(first).received);
@@ -212,7 +210,7 @@ fn a_receive_if_ready_on_an_empty_pool_completes_once_and_loses_nothing<N: TestN
     let (link, mut peer) = checker.link();
     let held_buffers = exhaust(&mut checker);
     checker.peer_writes(&mut peer, b"there");
-    // Whether it says that nothing is ready or waits for a buffer is the back end's choice.
+    // It may end as not ready or wait for a buffer.
     checker.receive(link, Shots::IfReady);
     for _ in 0..5 {
         checker.round(ROUND);
@@ -284,7 +282,7 @@ fn a_port_that_is_dropped_while_receives_wait_for_buffers_frees_all<N: TestNetwo
     assert_eq!(pool.free(), pool.capacity(), "{:?}", pool.ledger());
 }
 
-/// Takes every buffer there is, also those that the back end keeps for the kernel.
+/// Acquires every buffer, also those that are provided to the kernel.
 pub(super) fn exhaust<N: TestNetwork>(checker: &mut PortChecker<N>) -> Vec<Buffer> {
     let kept_before = std::mem::replace(&mut checker.keep_buffers, true);
     let (filler, mut peer) = checker.link();
@@ -295,7 +293,7 @@ pub(super) fn exhaust<N: TestNetwork>(checker: &mut PortChecker<N>) -> Vec<Buffe
         if checker.pool.ledger().kernel_receive == 0 {
             break;
         }
-        // One byte takes one buffer out of the kernel's window.
+        // One byte fills one provided buffer.
         let receives = checker.of(filler).receives;
         checker.receive(filler, Shots::One);
         checker.peer_writes(&mut peer, b"x");
@@ -308,7 +306,7 @@ pub(super) fn exhaust<N: TestNetwork>(checker: &mut PortChecker<N>) -> Vec<Buffe
     held_buffers
 }
 
-/// Lets the peer write `bytes`, and waits until the link's receive pauses for them.
+/// Lets the peer write `bytes`, and waits until the link's receive waits for a buffer.
 pub(super) fn pause<N: TestNetwork>(
     checker: &mut PortChecker<N>,
     peer: &mut N::Peer,
@@ -319,5 +317,5 @@ pub(super) fn pause<N: TestNetwork>(
     checker.until("a pause", |checker| checker.network.port().counters().receive_pauses > before);
 }
 
-/// A time-out that no test is to wait for.
+/// A timeout that no dequeue of a passing test reaches.
 const LONG: Duration = Duration::from_secs(8);

@@ -1,9 +1,9 @@
 //! INV-PORT-7: a post from any thread wakes a sleeping dequeue; wake-ups coalesce; no packet is
 //! lost while the port lives.
 //!
-//! The method: packets carry their sender and a count, so that a lost, doubled or reordered one is
-//! seen. Wake-ups come at moments spread over the time in which the owner falls asleep, until the
-//! port's own counter shows that some did end a sleep.
+//! The method: packets carry their sender and a count, so that a lost, repeated or reordered one is
+//! detected. Wake-ups are made at times spread over the owner's falling asleep, until the port's counter
+//! shows that at least one has ended a sleep.
 
 use super::checker::{PortChecker, ROUND};
 use super::network::{Setup, TestNetwork, each_back_end, skip};
@@ -82,7 +82,7 @@ fn a_wake_without_a_packet_ends_a_wait<N: TestNetwork>() {
     );
 }
 
-/// Plays ping-pong with another thread until at least one of its calls has ended a sleep.
+/// Exchanges requests and answers with another thread, until at least one answer has ended a sleep.
 fn ping<N: TestNetwork>(
     mut wait: impl FnMut(&mut PortChecker<N>, &mut Completions<N::Port>, &mut dyn FnMut()),
     answer: impl Fn(&crate::port::Poster<u64>, u64) + Send,
@@ -105,7 +105,7 @@ fn ping<N: TestNetwork>(
                         answer(&poster, turn);
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
-                    // The owner sleeps for ever. A failed test is better than one that hangs.
+                    // The owner was not woken: abort, because the test would never end.
                     Err(RecvTimeoutError::Timeout) => std::process::abort(),
                 }
             }
@@ -132,7 +132,7 @@ fn many_wakes_make_one<N: TestNetwork>() {
     for _ in 0..10_000 {
         poster.wake();
     }
-    // One wait may end early for all the wakes; those after it last as long as they should.
+    // One wait may end early for all the wake-ups; the others last their whole timeout.
     let mut early = 0;
     for _ in 0..5 {
         let start = checker.network.port().now();
@@ -143,7 +143,7 @@ fn many_wakes_make_one<N: TestNetwork>() {
     let wakeups = checker.network.port().counters().wakeups - before.wakeups;
     assert!(early <= 2, "{early} of 5 waits ended early");
     assert!(wakeups <= 2, "{wakeups} wake-ups were counted");
-    // Many packets at once are one wake-up as well, and all are there.
+    // 50 packets make one wake-up, too, and all are dequeued.
     (0..50).for_each(|packet| poster.post(packet).unwrap());
     checker.until("the packets", |checker| checker.posted.len() == 50);
     assert!(checker.posted.iter().copied().eq(0..50));
@@ -167,7 +167,7 @@ fn a_full_inbox_gives_the_packet_back<N: TestNetwork>() {
             }
         }
         checker.until("the packets", |checker| checker.posted.len() >= 64);
-        checker.stays_quiet("what was given back is not there as well");
+        checker.stays_quiet("a returned packet is not in the inbox");
         assert!(checker.posted.drain(..).eq(first..first + 64));
     }
     checker.finish();
@@ -181,9 +181,9 @@ fn a_port_that_is_gone_gives_the_packet_back<N: TestNetwork>() {
     checker.drop_port();
     match poster.post(2) {
         Err(PostError::Closed(packet)) => assert_eq!(packet, 2),
-        result => panic!("{result:?} from a port that is gone"),
+        result => panic!("{result:?} from a dropped port"),
     }
-    // To wake nobody is harmless, as often as one likes.
+    // A wake-up of a dropped port has no effect.
     for _ in 0..10 {
         poster.wake();
         other.wake();
@@ -199,7 +199,7 @@ fn packets_that_do_not_fit_come_with_the_next_dequeue<N: TestNetwork>() {
     let mut completions = Vec::with_capacity(7);
     let start = checker.network.port().now();
     while seen.len() < 60 {
-        // A packet that waits must not wait for the time-out.
+        // Packets in the inbox must not wait for the timeout.
         checker.network.port().dequeue(&mut completions, Some(GUARD)).unwrap();
         assert!(completions.len() <= 7);
         for completion in completions.drain(..) {
@@ -218,7 +218,7 @@ fn packets_and_bytes_come_side_by_side<N: TestNetwork>() {
     checker.receive(link, Shots::Many);
     let poster = checker.network.port().poster();
     let mut count = 0;
-    // Neither a port that is flooded with packets forgets its sockets, nor the other way round.
+    // A port with a full inbox must also serve its sockets, and the other way round.
     checker.until("both", |checker| {
         while poster.post(count).is_ok() {
             count += 1;
@@ -231,8 +231,8 @@ fn packets_and_bytes_come_side_by_side<N: TestNetwork>() {
     checker.finish();
 }
 
-/// Long enough to tell a wait from none.
+/// A timeout long enough to distinguish a whole wait from an early end.
 const SHORT: Duration = Duration::from_millis(50);
 
-/// A time-out that no test is to wait for.
+/// A timeout that no dequeue of a passing test reaches.
 const GUARD: Duration = Duration::from_secs(10);

@@ -1,8 +1,8 @@
-//! The window: a port keeps no more buffers lent to the kernel than it is told, and receives
-//! complete with any window above 0. Where no buffers are lent, none may be kept.
+//! Provided buffers: a port provides at most as many as `set_window` says, and receives complete with
+//! any number above 0. Back ends without provided buffers have none.
 //!
-//! The method: the window is made smaller and larger under traffic, and after each dequeue the
-//! owners' ledger says how many buffers are lent.
+//! The method: the number is lowered and raised under traffic, and after each dequeue the ledger says how
+//! many buffers are provided.
 
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
@@ -22,16 +22,16 @@ fn a_lower_count_takes_effect_as_provided_buffers_are_used<N: TestNetwork>() {
     let mut lent = lent_with::<N>(&mut checker, 8);
     checker.network.port().set_window(2);
     checker.stays_quiet("nobody has sent");
-    assert_eq!(checker.pool.ledger().kernel_receive, lent, "those that are lent stay so");
-    // One byte takes one buffer.
+    assert_eq!(checker.pool.ledger().kernel_receive, lent, "provided buffers stay");
+    // One byte fills one buffer.
     for sent in 0..20 {
         exchange(&mut checker, link, &mut peer, sent);
         let now = checker.pool.ledger().kernel_receive;
-        assert!(now <= lent.max(2), "{now} are lent after {lent}");
+        assert!(now <= lent.max(2), "{now} are provided after {lent}");
         lent = now;
     }
     lent_with::<N>(&mut checker, 2);
-    // More than was configured means what was configured.
+    // Values above the configured one mean the configured one.
     for (window, most) in [(3, 3), (u32::MAX, 8), (8, 8), (1, 8)] {
         checker.network.port().set_window(window);
         checker.stays_quiet("nobody has sent");
@@ -94,7 +94,7 @@ fn exchange<N: TestNetwork>(
     assert!(peer.try_write(&[]) == 0);
 }
 
-/// How many buffers are lent: no more than `window`, together with those that are wanted.
+/// The number of provided buffers; checks that with the refill it is at most `count_max`.
 fn lent_with<N: TestNetwork>(checker: &mut PortChecker<N>, window: u32) -> u32 {
     let lent = checker.pool.ledger().kernel_receive;
     let wanted = checker.network.port().buffers_wanted();

@@ -1,8 +1,9 @@
-//! INV-PORT-9: a receive of no bytes asks whether there is something to receive, and takes nothing.
+//! INV-PORT-9: a zero-byte receive (below: a question) completes when there are bytes or an end, and
+//! takes none.
 //!
-//! The method: the question is asked while nothing is there, while bytes are there, and after they
-//! were received; then the peer writes, ends its stream or resets, and nothing else is armed on the
-//! link. What was there is received afterwards, so that nothing was taken.
+//! The method: zero-byte receives are armed while there are no bytes, while there are, and after they
+//! were received; then the peer writes, ends its stream or resets. Then the bytes are received, which
+//! shows that none was taken.
 
 use super::checker::{PortChecker, assert_pattern, end_of, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
@@ -29,7 +30,7 @@ fn a_receive_of_no_bytes_says_when_there_are_some<N: TestNetwork>() {
         checker.stays_quiet("nobody has sent");
         checker.peer_writes(&mut peer, &pattern(1, 0, 600));
         checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
-        // Asked again, as long as they are there.
+        // Each further one completes, while the bytes are there.
         for _ in 0..3 {
             checker.receive_max(link, shots, 0);
             assert_eq!(checker.receive_end(link), End::Readable);
@@ -66,7 +67,8 @@ fn a_receive_of_no_bytes_if_ready_answers_at_once<N: TestNetwork>() {
 fn what_was_received_is_not_there_any_more<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
-    // A full buffer, a part of one, and what a limit leaves: none says by itself what is behind it.
+    // A full buffer, a part of one, and a limit: after none of them the port knows whether there are
+    // further bytes.
     for (len, bytes_max) in [(256, u32::MAX), (100, u32::MAX), (50, 50)] {
         let before = checker.of(link).received.len();
         checker.peer_writes(&mut peer, &pattern(1, before, len));
@@ -104,7 +106,7 @@ fn a_question_finds_the_end_of_the_stream<N: TestNetwork>() {
             }
             checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
             assert_eq!(checker.of(link).ends, [End::PeerClosed]);
-            // It is still the end for whoever asks or receives after that.
+            // Every further receive ends with it, too.
             checker.receive_max(link, Shots::One, 0);
             assert_eq!(checker.receive_end(link), End::PeerClosed);
             checker.receive(link, Shots::Many);
@@ -129,7 +131,7 @@ fn a_question_finds_a_peer_that_has_reset<N: TestNetwork>() {
         }
         checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
         let ends = &checker.of(link).ends;
-        // A reset may show as an end of input.
+        // A reset may be reported as the end of the stream.
         assert!(matches!(ends[..], [End::Failed(_) | End::PeerClosed]), "{ends:?}");
         checker.close_and_wait(link);
     }
@@ -164,7 +166,7 @@ fn an_empty_pool_does_not_hold_a_question_up<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let mut links = checker.links(4);
     let held_buffers = exhaust(&mut checker);
-    // One waits for a buffer, and stays the first of the queue.
+    // One link waits for a buffer, and stays the first of the queue.
     let (first, first_peer) = &mut links[0];
     checker.receive(*first, Shots::Many);
     pause(&mut checker, first_peer, b"waits");
@@ -198,12 +200,12 @@ fn a_question_can_be_cancelled_and_closed_under<N: TestNetwork>() {
         checker.stays_quiet("nobody has sent");
         checker.cancel(link, OperationKind::Receive);
         assert_eq!(checker.receive_end(link), End::Cancelled);
-        // Before it has reached the system.
+        // Before a dequeue has started it.
         checker.receive_max(link, shots, 0);
         checker.cancel(link, OperationKind::Receive);
         assert_eq!(checker.receive_end(link), End::Cancelled);
     }
-    // It races the bytes: one of the two is the answer, and the bytes stay.
+    // The cancel races the bytes: either end is right, and the bytes stay.
     for round in 0..20 {
         checker.receive_max(link, Shots::One, 0);
         checker.peer_writes(&mut peer, &pattern(1, round, 1));

@@ -1,4 +1,4 @@
-//! Labs on real sockets over loopback.
+//! Test networks of real sockets over loopback.
 
 use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
 use crate::memory::BufferPool;
@@ -16,13 +16,13 @@ pub(super) type UringNetwork = RealNetwork<Uring>;
 #[cfg(windows)]
 pub(super) type IocpNetwork = RealNetwork<Iocp>;
 
-/// How a back end on real sockets is made.
+/// A back end on real sockets.
 pub(super) trait BackEnd {
     type Port: Port<Packet = u64, Stream = TcpStream, Listener = TcpListener>;
 
     fn port(config: PortConfig, pool: BufferPool) -> Result<Self::Port, PortError>;
 
-    /// Whether this answer means that the machine does not offer what the back end stands on.
+    /// Whether this error means that the machine does not support the back end.
     fn is_missing(error: &PortError) -> bool;
 
     /// See [`TestNetwork::RECEIVES_AHEAD`].
@@ -138,11 +138,10 @@ impl<B: BackEnd> TestNetwork for RealNetwork<B> {
     }
 }
 
-/// A socket whose kernel buffers are small if the network is to be narrow. What a listener has is
-/// inherited by the connections that it accepts.
+/// A socket, with small socket buffers if `narrow`. Accepted connections inherit the listener's.
 fn socket(narrow: bool) -> socket2::Socket {
     let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    // Small segments are to leave at once, else the tests wait for delayed acknowledgements.
+    // Without TCP_NODELAY the tests wait for delayed acknowledgements.
     socket.set_tcp_nodelay(true).unwrap();
     if narrow {
         socket.set_recv_buffer_size(NARROW_BYTES).unwrap();
@@ -191,7 +190,7 @@ impl Peer for TcpPeer {
     }
 }
 
-/// Real time, because the port's clock ends with the port.
+/// A limit in real time, because the port's clock ends with the port.
 pub(super) struct Deadline {
     start: Instant,
 }
@@ -202,31 +201,31 @@ impl WaitLimit for Deadline {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a hung back end is to end in a failure")]
+#[expect(clippy::disallowed_methods, reason = "a wait that does not end must fail")]
 fn now() -> Instant {
     Instant::now()
 }
 
-/// What a connect answers that does not wait: EINPROGRESS (connect(2)).
+/// The error of a nonblocking connect: EINPROGRESS (connect(2)).
 #[cfg(target_os = "linux")]
 const CONNECTING: i32 = libc::EINPROGRESS;
 /// WSAEWOULDBLOCK (connect page).
 #[cfg(windows)]
 const CONNECTING: i32 = 10035;
 
-/// Long enough for a busy machine; a test that passes never waits for it.
+/// Long enough for a busy machine; a passing test does not reach it.
 #[cfg(not(windows))]
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Under Wine a system call is a question to its server.
+/// Longer, because under Wine a system call is a request to its server.
 #[cfg(windows)]
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Connections that may wait to be accepted: more than any test opens at once.
+/// The listener's backlog: more connections than any test opens at once.
 const BACKLOG: i32 = 1024;
 
-/// The kernel doubles it. Much less makes every exchange wait for window updates.
+/// The kernel doubles it. With much smaller ones every exchange waits for TCP window updates.
 const NARROW_BYTES: usize = 8 * 1024;
 
-/// A connection that is still being made is not an end.
+/// Errors of a read that are not an end, also of a connection that is not established yet.
 const NOT_YET: [io::ErrorKind; 3] =
     [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted, io::ErrorKind::NotConnected];

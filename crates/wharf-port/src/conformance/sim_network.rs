@@ -1,7 +1,7 @@
-//! Labs on the simulated port: what it promises to the engine's tests, it has to keep here.
+//! Test networks of the simulated port, which must keep the contract, too.
 //!
-//! Once without faults, and once with those that leave a test's exact expectations alone: bytes and
-//! completions take their time, and completions change places.
+//! One is without faults, and one with those that do not change what the tests expect: delays of bytes
+//! and completions, reordered completions, and late cancels.
 
 use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
 use crate::memory::BufferPool;
@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 pub(super) type SimNetwork = SimulatedNetwork<NoFaults>;
 pub(super) type FaultySimNetwork = SimulatedNetwork<DelaysAndReorders>;
 
-/// What can go wrong in a lab's world.
+/// The faults of a network's world.
 pub(super) trait FaultProfile {
     fn faults() -> Faults;
 }
@@ -36,7 +36,8 @@ impl FaultProfile for DelaysAndReorders {
             .with(FaultKind::Delay, 300_000)
             .with(FaultKind::Reorder, 300_000)
             .with(FaultKind::CancelRace, 500_000);
-        // Well below the time-out of a round, so that "nothing came" means that nothing will.
+        // 20 µs (at most 320 µs) is less than the timeout of a dequeue, 1 ms, so that a dequeue without
+        // completions means that none is delayed.
         faults.delay_max_ns = 20_000;
         faults
     }
@@ -98,14 +99,14 @@ impl<F: FaultProfile> TestNetwork for SimulatedNetwork<F> {
     }
 }
 
-/// WaitLimit by the number of rounds: the clock belongs to the port.
+/// A limit by the number of dequeues, because the clock is the world's.
 pub(super) struct Rounds {
     left: u32,
 }
 
 impl WaitLimit for Rounds {
     fn is_over(&mut self) -> bool {
-        // Some tests post from real threads, which need real time.
+        // Tests with posting threads need real time.
         std::thread::yield_now();
         self.left = self.left.saturating_sub(1);
         self.left == 0
@@ -132,7 +133,7 @@ impl Peer for SimPeer {
             Ok(0) => PeerRead::Eof,
             Ok(len) => PeerRead::Bytes(len),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // Time passes while a peer looks in vain, also when the port is gone.
+                // Moves the clock, also after the port was dropped.
                 self.world.advance();
                 PeerRead::WouldBlock
             }
@@ -165,5 +166,5 @@ const BACKLOG: u32 = 1024;
 /// As above.
 const CONNECTIONS: u32 = 4096;
 
-/// As small as the real labs ask for.
+/// As in the networks of real sockets.
 const NARROW_BYTES: u32 = 8 * 1024;
