@@ -1,6 +1,6 @@
 //! Promise: the nine steps of `examples/bare_port.rs` are an echo server.
 //!
-//! Method: the built example runs as a program of its own and is talked to over TCP.
+//! Method: runs the built example as a program, and connects to it over TCP.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,4 +1,4 @@
-//! Each fault that can be planted in the port is found by the rig's oracle.
+//! The rig's checks find each bug that can be planted in the port.
 
 use super::super::*;
 use super::rig::{ADDRESS, Plan, run};
@@ -29,7 +29,7 @@ fn check(plant: Plant, seed: u64) -> Result<(), String> {
     if plant == Plant::OvertakeWaiters {
         return if armed_anew_waits(Some(plant)) { Ok(()) } else { Err("overtaken".into()) };
     }
-    let mut plan = Plan::stormy(seed);
+    let mut plan = Plan::with_faults(seed);
     plan.world.plant = Some(plant);
     run(plan).map(drop)
 }
@@ -39,7 +39,7 @@ fn sockets_get_buffers_in_the_order_in_which_they_began_to_wait() {
     assert!(served_in_order(None));
 }
 
-/// Five sockets wait for one buffer.
+/// Whether five sockets that wait for one buffer are served in FIFO order.
 fn served_in_order(plant: Option<Plant>) -> bool {
     let world = World::new(WorldConfig { plant, ..WorldConfig::new(1) });
     let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(1) };
@@ -79,11 +79,11 @@ fn a_receive_that_is_armed_anew_waits_behind_those_that_wait() {
     assert!(armed_anew_waits(None));
 }
 
-/// One socket waits for the only buffer; the other has more bytes, and is armed anew in the turn in
-/// which the buffer comes home.
+/// One socket waits for the only buffer; the other has more bytes, and is armed anew before the dequeue
+/// after the buffer's release. Whether they are served alternately.
 fn armed_anew_waits(plant: Option<Plant>) -> bool {
     let config = WorldConfig { plant, lends_window: true, ..WorldConfig::new(1) };
-    let (mut port, mut clients, sockets) = super::window::links(config, 2, 2, 1);
+    let (mut port, mut clients, sockets) = super::provided::links(config, 2, 2, 1);
     let mut completions = Vec::with_capacity(8);
     let receive = || Operation::receive(Shots::One);
     let rest = port.pool().acquire(crate::memory::Owner::Application);

@@ -1,9 +1,9 @@
-//! An echo server of the simplest kind on a simulated port, its clients, and a merciless oracle.
+//! A minimal echo server on a simulated port, its clients, and a check of every completion.
 //!
-//! Every client sends a text of its own, byte for byte known; what the server receives and what
-//! the client gets back must be a beginning of that text, and all of it unless the world or the
-//! rig has broken the connection. Any deviation from the contract is an `Err`, not a panic, so that
-//! a planted fault can be seen to be found.
+//! Every client sends a text of its own. The bytes that the server receives and the client reads must be
+//! a prefix of that text, and the whole text unless a fault or the rig has broken the connection. Any
+//! deviation from the contract is an `Err`, not a panic, so that a test can report the planted bug that
+//! it found.
 
 use super::super::*;
 use crate::memory::{BufferPool, Chain, PoolConfig};
@@ -24,7 +24,7 @@ macro_rules! ensure {
 
 pub(super) type Verdict = Result<(), String>;
 
-/// What a run is made of.
+/// The configuration of a run.
 #[derive(Clone)]
 pub(super) struct Plan {
     pub(super) world: WorldConfig,
@@ -32,32 +32,33 @@ pub(super) struct Plan {
     pub(super) text_len: usize,
     pub(super) buffers: u32,
     pub(super) window: u32,
-    /// How often the rig itself cancels, closes, resets or posts after a turn, in millionths.
-    pub(super) mischief_ppm: u32,
-    /// Which take of a buffer fails.
-    pub(super) fail_take: u32,
+    /// The probability that the rig itself cancels, closes, resets or posts after a dequeue, in
+    /// millionths.
+    pub(super) action_ppm: u32,
+    /// Which acquire of a buffer for a receive fails; 0 if none does.
+    pub(super) fail_acquire: u32,
 }
 
 impl Plan {
-    /// No fault at all.
-    pub(super) fn calm(seed: u64) -> Self {
+    /// No faults.
+    pub(super) fn without_faults(seed: u64) -> Self {
         Self {
             world: WorldConfig::new(seed),
             clients: 6,
             text_len: 700,
             buffers: 16,
             window: 8,
-            mischief_ppm: 0,
-            fail_take: 0,
+            action_ppm: 0,
+            fail_acquire: 0,
         }
     }
 
-    /// Faults drawn for this seed.
-    pub(super) fn stormy(seed: u64) -> Self {
+    /// Random faults of this seed.
+    pub(super) fn with_faults(seed: u64) -> Self {
         let mut rng = Rng::new(!seed);
-        let mut plan = Self::calm(seed);
+        let mut plan = Self::without_faults(seed);
         plan.world.faults = Faults::drawn(&mut rng);
-        plan.mischief_ppm = rng.one_of(&[0, 10_000, 100_000]);
+        plan.action_ppm = rng.one_of(&[0, 10_000, 100_000]);
         plan.clients = 1 + rng.below(10);
         plan.buffers = rng.one_of(&[2, 5, 16, 64]);
         plan.window = rng.one_of(&[1, 2, 32]);
@@ -72,8 +73,8 @@ pub(super) struct Rig {
     pub(super) port: SimPort<u64>,
     pub(super) pool: BufferPool,
     pub(super) completed: u64,
-    pub(super) fail_take_left: u32,
-    /// Clients that got all of their text back.
+    pub(super) fail_acquire_left: u32,
+    /// Clients that have read all of their text.
     pub(super) whole: u64,
     listener: Socket,
     plan: Plan,
@@ -98,9 +99,9 @@ struct Link {
     receiving: bool,
     receive_cancelled: bool,
     shots: Shots,
-    /// How many bytes the receive may still bring.
+    /// Bytes that the receive may still take.
     bytes_left: usize,
-    /// How many more it has brought.
+    /// Bytes that it has taken beyond its limit.
     excess: usize,
     /// Bytes of the send in flight.
     sending: Option<usize>,
@@ -114,19 +115,19 @@ struct Client {
     read: usize,
     shut: bool,
     over: bool,
-    /// The rig itself, or the server because of the world, broke it off.
+    /// The rig or a fault has broken the connection.
     broken: bool,
 }
 
-/// The byte at `place` of a client's text.
-pub(super) fn letter(client: usize, place: usize) -> u8 {
-    u8::try_from((client * 131 + place * 7 + place / 251) % 256).unwrap()
+/// The byte at `position` of a client's text.
+pub(super) fn pattern_byte(client: usize, position: usize) -> u8 {
+    u8::try_from((client * 131 + position * 7 + position / 251) % 256).unwrap()
 }
 
 /// One run from beginning to end.
 pub(super) fn run(plan: Plan) -> Result<Rig, String> {
     let mut rig = Rig::new(plan);
-    rig.play()?;
+    rig.run_clients()?;
     Ok(rig)
 }
 
@@ -139,13 +140,13 @@ impl Rig {
         let mut port = SimPort::new(&world, config, pool.clone()).unwrap();
         let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
         let listener = port.associate_listener(listener, Key(0)).unwrap();
-        pool.fail_take(plan.fail_take);
+        pool.fail_take(plan.fail_acquire);
         Self {
             world,
             port,
             pool,
             completed: 0,
-            fail_take_left: 0,
+            fail_acquire_left: 0,
             whole: 0,
             listener,
             rng: Rng::new(plan.world.seed ^ 0x5EED),
@@ -163,7 +164,7 @@ impl Rig {
         }
     }
 
-    fn play(&mut self) -> Verdict {
+    fn run_clients(&mut self) -> Verdict {
         self.accept()?;
         for tag in 0..self.plan.clients {
             let handle = self.world.connect(ADDRESS.parse().unwrap(), tag).unwrap();
@@ -179,11 +180,11 @@ impl Rig {
             self.client(self.clients.len() - 1)?;
         }
         self.steps()?;
-        // What is left over now waits for something that the world has swallowed; a server would
-        // reap it. After that whoever still waits has been forgotten.
+        // Connections that are not finished wait for bytes that a fault has lost; a server would close
+        // them. A client that still waits after that is an error.
         self.world.set_faults(Faults::none());
-        self.plan.mischief_ppm = 0;
-        self.reap_harmed()?;
+        self.plan.action_ppm = 0;
+        self.close_faulted()?;
         self.steps()?;
         for (index, client) in self.clients.iter().enumerate() {
             let is_whole = client.over || client.broken || self.is_harmed(index);
@@ -194,7 +195,7 @@ impl Rig {
             self.post();
             self.steps()?;
         }
-        ensure!(self.got == self.posted, "{} of {} packets came", self.got, self.posted);
+        ensure!(self.got == self.posted, "{} of {} packets were dequeued", self.got, self.posted);
         let ledger = self.pool.ledger();
         let lent = self.port.lent();
         ensure!(ledger.kernel_receive == lent, "nothing is there to receive: {ledger:?}");
@@ -210,18 +211,18 @@ impl Rig {
         self.steps()?;
         ensure!(self.listener_closed && !self.accepting, "the listener did not close");
         ensure!(self.links.is_empty(), "{} links did not close", self.links.len());
-        self.fail_take_left = self.pool.fail_take(0);
+        self.fail_acquire_left = self.pool.fail_take(0);
         self.clients.clear();
         while self.world.advance() {}
         let ledger = self.pool.ledger();
-        let home = ledger.free + self.port.lent();
-        ensure!(home == self.pool.capacity(), "not all is home: {ledger:?}");
+        let released = ledger.free + self.port.lent();
+        ensure!(released == self.pool.capacity(), "not all buffers are free: {ledger:?}");
         ensure!(self.world.connections() == 0, "{} connections", self.world.connections());
         ensure!(self.port.counters().stale == 0, "stale completions");
         Ok(())
     }
 
-    /// Goes on until the world stands still.
+    /// Runs until no port is runnable, no client is ready, and the clock does not move.
     fn steps(&mut self) -> Verdict {
         for _ in 0..STEPS_MAX {
             if self.port.is_runnable() {
@@ -238,7 +239,7 @@ impl Rig {
     fn turn(&mut self) -> Verdict {
         let mut completions = std::mem::take(&mut self.completions);
         self.port.dequeue(&mut completions, None).unwrap();
-        ensure!(completions.len() <= 8, "more completions than there is room for");
+        ensure!(completions.len() <= 8, "more completions than the capacity");
         for completion in completions.drain(..) {
             self.completed += 1;
             self.handle(completion)?;
@@ -247,8 +248,8 @@ impl Rig {
         let ledger = self.pool.ledger();
         ensure!(ledger.total() == self.pool.capacity(), "{ledger:?}");
         ensure!(ledger.free == self.pool.free(), "{ledger:?}, {} free", self.pool.free());
-        if self.rng.strikes(self.plan.mischief_ppm) {
-            self.mischief()?;
+        if self.rng.strikes(self.plan.action_ppm) {
+            self.random_action()?;
         }
         Ok(())
     }
@@ -330,7 +331,7 @@ impl Rig {
         ensure!(link.receiving, "{key} received without a receive");
         ensure!(!bytes.is_empty(), "{key} received nothing");
         for byte in bytes {
-            let expected = letter(link.client, link.received);
+            let expected = pattern_byte(link.client, link.received);
             ensure!(*byte == expected, "{key} byte {} is {byte}", link.received);
             link.received += 1;
         }
@@ -368,7 +369,7 @@ impl Rig {
             }
             End::Cancelled => {
                 let asked = link.receive_cancelled || link.closing;
-                ensure!(asked, "{key}: nobody cancelled");
+                ensure!(asked, "{key}: it was not cancelled");
                 self.receive(key)
             }
             End::Failed(_) => {
@@ -405,7 +406,7 @@ impl Rig {
         self.finish_if_done(key)
     }
 
-    /// The peer has ended, and all is sent: the link closes.
+    /// Closes the link if the peer has ended and all is sent.
     fn finish_if_done(&mut self, key: u64) -> Verdict {
         let link = &self.links[&key];
         let is_done = link.ended && link.sending.is_none() && link.queue.is_empty();
@@ -429,7 +430,7 @@ impl Rig {
         (link.receiving, link.receive_cancelled) = (true, false);
         let socket = link.socket;
         let mut receive = (Shots::Many, u32::MAX);
-        if self.plan.mischief_ppm > 0 {
+        if self.plan.action_ppm > 0 {
             let shots = self.rng.one_of(&[Shots::Many, Shots::Many, Shots::One]);
             receive = (shots, self.rng.one_of(&[0, 1, 64, 100, u32::MAX]));
         }
@@ -463,7 +464,7 @@ impl Rig {
         self.port.submit(socket, operation).map_err(|error| error.to_string())
     }
 
-    /// The client goes on as far as it can.
+    /// The client reads and writes until both block.
     fn client(&mut self, index: usize) -> Verdict {
         let harmed = self.is_harmed(index);
         let text_len = self.plan.text_len;
@@ -480,7 +481,7 @@ impl Rig {
                 }
                 Ok(count) => {
                     for byte in &room[..count] {
-                        let wrong = *byte != letter(index, client.read);
+                        let wrong = *byte != pattern_byte(index, client.read);
                         ensure!(!wrong, "client {index}: byte {} is {byte}", client.read);
                         client.read += 1;
                     }
@@ -496,8 +497,9 @@ impl Rig {
         }
         while client.written < text_len {
             let len = (text_len - client.written).min(100);
-            let text: Vec<u8> =
-                (client.written..client.written + len).map(|place| letter(index, place)).collect();
+            let text: Vec<u8> = (client.written..client.written + len)
+                .map(|position| pattern_byte(index, position))
+                .collect();
             match handle.try_write(&text) {
                 Ok(count) => client.written += count,
                 Err(_) => break,
@@ -509,13 +511,13 @@ impl Rig {
         Ok(())
     }
 
-    /// Something that a server or a client may do at any time.
-    fn mischief(&mut self) -> Verdict {
+    /// A random action that a server or a client may take at any time.
+    fn random_action(&mut self) -> Verdict {
         let keys: Vec<u64> = self.links.keys().copied().collect();
         match self.rng.below(8) {
             0..3 if !keys.is_empty() => {
                 let key = self.rng.one_of(&keys);
-                // Bytes that have just come race the cancel.
+                // New bytes race the cancel.
                 self.client(self.links[&key].client)?;
                 let link = self.links.get_mut(&key).unwrap();
                 link.receive_cancelled = true;
@@ -555,7 +557,7 @@ impl Rig {
         }
     }
 
-    fn reap_harmed(&mut self) -> Verdict {
+    fn close_faulted(&mut self) -> Verdict {
         for key in self.links.keys().copied().collect::<Vec<_>>() {
             let client = self.links[&key].client;
             if self.is_harmed(client) || self.clients[client].broken {

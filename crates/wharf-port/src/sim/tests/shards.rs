@@ -1,4 +1,4 @@
-//! Several ports in one world: streams are handed over, packets wake, and time waits for all.
+//! Several ports in one world: streams are posted, packets wake ports, and the clock moves when all sleep.
 
 use super::super::*;
 use super::rig::ADDRESS;
@@ -59,7 +59,7 @@ fn turn(shards: &mut [Shard; 2], at: usize, sockets: &mut BTreeMap<u64, Socket>)
     let mut completions = Vec::with_capacity(4);
     let other = shards[1].poster();
     shards[at].dequeue(&mut completions, Some(Duration::from_secs(1))).unwrap();
-    // Nothing happens after the last byte, so that the world can come to a stand.
+    // No deadline, so that the clock stops after the last byte.
     shards[at].world.lock().ports[at].wakes_at_ns = None;
     let key = 1 + sockets.len() as u64;
     for (completion, key) in completions.into_iter().zip(key..) {
@@ -101,7 +101,7 @@ fn the_clock_stops_at_the_first_wait_that_is_over() {
     assert!(world.advance());
     assert_eq!(world.now(), Time(3_000_000));
     assert!(!shards[0].is_runnable() && shards[1].is_runnable());
-    // Who does not wait does not hold the clock up.
+    // A port that does not wait does not stop the clock.
     shards[1].dequeue(&mut completions, Some(Duration::ZERO)).unwrap();
     assert!(world.advance());
     assert_eq!(world.now(), Time(3_001_000));

@@ -1,4 +1,4 @@
-//! How fast the model is; printed, never judged, because machines differ.
+//! The speed of the simulation, which is printed and not checked, because machines differ.
 
 use super::super::*;
 use super::rig::ADDRESS;
@@ -33,7 +33,7 @@ fn completions_a_second() {
     }
 }
 
-/// Few with debug assertions, where the test only has to pass.
+/// Fewer with debug assertions, where the speed does not matter.
 fn rounds() -> u64 {
     if cfg!(debug_assertions) { 20_000 } else { 2_000_000 }
 }

@@ -1,4 +1,4 @@
-//! What a port does that lends a window of buffers, and how many bytes a receive may bring.
+//! Ports with provided buffers, and the limits of receives.
 
 use super::super::*;
 use super::rig::ADDRESS;
