@@ -1,7 +1,8 @@
 //! The nine steps of a completion port: an echo server on the port without `wharf`.
 //!
-//! The comments name the Win32 call of each step, which is what runs on Windows; on Linux it is io_uring,
-//! or epoll where io_uring is not available. The server of `wharf` does these steps for its handlers.
+//! The comments name the Win32 call of each step, which is what runs on Windows; on Linux it is
+//! io_uring, or epoll where io_uring is not available. The server of `wharf` does these steps for
+//! its handlers.
 
 #![expect(clippy::print_stdout, reason = "a program that prints its address")]
 
@@ -34,8 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Step 5: accept, multishot: until the port is dropped. AcceptEx
     port.submit(listener, Operation::Accept(Shots::Many))?;
 
-    // Per-handle data: the state of each socket. The key of a completion identifies the socket; here it
-    // is the index in this table. PER_HANDLE_DATA
+    // Per-handle data: the state of each socket. The key of a completion identifies the socket; here
+    // it is the index in this table. PER_HANDLE_DATA
     let mut sockets: Vec<Option<Socket>> = vec![None; LINKS as usize];
 
     loop {
@@ -73,8 +74,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                     port.submit(socket, if all { receive } else { Operation::Send(chain) })?;
                 }
                 Outcome::Sent { .. } | Outcome::ReceiveEnded(_) => {
-                    // The connection has ended. The close completes when no operation is in flight, so
-                    // that no OVERLAPPED and no buffer is freed too early. closesocket, and wait
+                    // The connection has ended. The close completes when no operation is in flight,
+                    // so that no OVERLAPPED and no buffer is freed too early. closesocket, and wait
                     if let Some(socket) = socket {
                         port.submit(socket, Operation::Close)?;
                     }

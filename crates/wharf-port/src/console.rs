@@ -3,8 +3,8 @@
 //!
 //! # Invariants
 //!
-//! - **INV-CONSOLE-1** The function that the system calls accesses only a callback that is set before
-//!   the function is registered and never changes.
+//! - **INV-CONSOLE-1** The function that the system calls accesses only a callback that is set
+//!   before the function is registered and never changes.
 
 use crate::port::OsError;
 use std::sync::OnceLock;
@@ -18,18 +18,19 @@ type Callback = Box<dyn Fn() + Send + Sync>;
 
 static CALLBACK: OnceLock<Callback> = OnceLock::new();
 
-/// How long the handler delays its return after a close or shutdown event. The system ends the process
-/// at its own limit if that is shorter: 5 s by default for a close (HandlerRoutine page).
+/// How long the handler delays its return after a close or shutdown event. The system ends the
+/// process at its own limit if that is shorter: 5 s by default for a close (HandlerRoutine page).
 const HOLD: Duration = Duration::from_secs(30);
 
-/// Registers `callback` for Ctrl-C, Ctrl-Break, the close of the console, and the system's shutdown.
+/// Registers `callback` for Ctrl-C, Ctrl-Break, the close of the console, and the system's
+/// shutdown.
 ///
 /// The system calls it on a new thread for each event, also several at once. It should only post a
 /// packet or set a flag. Can be used once in a process.
 ///
 /// After a close or a shutdown the system ends the process when the handler returns, so the handler
-/// waits 30 s first: the program can stop until the system's limit (5 s by default), and ends earlier
-/// by returning from `main`.
+/// waits 30 s first: the program can stop until the system's limit (5 s by default), and ends
+/// earlier by returning from `main`.
 ///
 /// # Errors
 ///
@@ -38,8 +39,8 @@ pub fn on_stop(callback: impl Fn() + Send + Sync + 'static) -> Result<(), OsErro
     if CALLBACK.set(Box::new(callback)).is_err() {
         return Err(OsError::new("SetConsoleCtrlHandler", ERROR_ALREADY_EXISTS.cast_signed()));
     }
-    // SAFETY: `handle` has the required signature, lives as long as the process, and may be
-    // called on any thread at any time (INV-CONSOLE-1; HandlerRoutine page).
+    // SAFETY: `handle` has the required signature, lives as long as the process, and may be called
+    // on any thread at any time (INV-CONSOLE-1; HandlerRoutine page).
     let done = unsafe { SetConsoleCtrlHandler(Some(handle), 1) };
     if done != 0 {
         return Ok(());
@@ -63,8 +64,8 @@ extern "system" fn handle(signal: u32) -> i32 {
     1
 }
 
-/// Whether the system ends the process when the handler returns; `None` if the event is not handled.
-/// CTRL_LOGOFF_EVENT is not: services receive it when any user logs off.
+/// Whether the system ends the process when the handler returns; `None` if the event is not
+/// handled. CTRL_LOGOFF_EVENT is not: services receive it when any user logs off.
 fn holds(signal: u32) -> Option<bool> {
     match signal {
         CTRL_C_EVENT | CTRL_BREAK_EVENT => Some(false),

@@ -10,13 +10,13 @@
 //! ```
 //!
 //! A program submits operations (accept, receive, send, close) and dequeues their completions. The
-//! bytes are in buffers of a [pool](memory::BufferPool) that is allocated at startup. A buffer moves
-//! into the port with its operation and back with the completion, so safe code cannot touch a buffer
-//! that the kernel may read or write.
+//! bytes are in buffers of a [pool](memory::BufferPool) that is allocated at startup. A buffer
+//! moves into the port with its operation and back with the completion, so safe code cannot touch a
+//! buffer that the kernel may read or write.
 //!
-//! The model and its terms are those of the Windows I/O completion port; the back ends are io_uring,
-//! epoll, IOCP and a simulation. The contract, with numbered promises, is in [`port`]; one suite of
-//! tests checks it on every back end.
+//! The model and its terms are those of the Windows I/O completion port; the back ends are
+//! io_uring, epoll, IOCP and a simulation. The contract, with numbered promises, is in [`port`];
+//! one suite of tests checks it on every back end.
 //!
 //! # A program
 //!
@@ -63,7 +63,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `examples/bare_port.rs` is an echo server for 1,000 connections, with the Win32 call of each step.
+//! `examples/bare_port.rs` is an echo server for 1,000 connections, with the Win32 call of each
+//! step.
 //!
 //! # Ownership
 //!
@@ -72,9 +73,10 @@
 //!   [`Message`](memory::Message).
 //! - A [`Socket`](port::Socket) is the index of a slot in the port's table, and a generation. It is
 //!   `Copy`; after [`Outcome::Closed`](port::Outcome::Closed) every submit with it fails.
-//! - A [`Key`](port::Key) is 64 bits that the program chooses; each completion of the socket has them.
-//! - A socket has at most one receive, one send, and one accept in flight. The program queues further
-//!   bytes in a [`Chain`](memory::Chain) and submits them after the send has completed.
+//! - A [`Key`](port::Key) is 64 bits that the program chooses; each completion of the socket has
+//!   them.
+//! - A socket has at most one receive, one send, and one accept in flight. The program queues
+//!   further bytes in a [`Chain`](memory::Chain) and submits them after the send has completed.
 //!
 //! # Platforms
 //!

@@ -84,8 +84,8 @@ pub(crate) enum Peek {
 /// Says whether there are bytes to receive, and receives none.
 ///
 /// It receives one byte with MSG_PEEK, because that call distinguishes all three results. FIONREAD
-/// gives 0 for an end, an error and an idle link; poll(2) sets POLLRDHUP also while bytes precede the
-/// end, and does not say which error it is.
+/// gives 0 for an end, an error and an idle link; poll(2) sets POLLRDHUP also while bytes precede
+/// the end, and does not say which error it is.
 pub(crate) fn peek(fd: &OwnedFd) -> Peek {
     let mut byte = [0_u8];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

@@ -1,7 +1,7 @@
 //! The system's port: the first back end that works on this machine, as one type.
 //!
-//! For programs that use the port without `wharf`. It branches in each call; a program that is generic
-//! over [`Port`] does not.
+//! For programs that use the port without `wharf`. It branches in each call; a program that is
+//! generic over [`Port`] does not.
 
 use crate::memory::BufferPool;
 use crate::port::{

@@ -1,8 +1,8 @@
 //! What the contract says beside its numbered promises: timeouts, the capacity of completions, and
 //! the two directions of a connection.
 //!
-//! The method: one test for each sentence of [`Port`](crate::port::Port)'s documentation that a back end
-//! could break by itself.
+//! The method: one test for each sentence of [`Port`](crate::port::Port)'s documentation that a
+//! back end could break by itself.
 
 use super::checker::{PortChecker, ROUND, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end, skip};

@@ -1,7 +1,7 @@
 //! INV-PORT-10: a stream that fills buffers is received into large ones, while one is free.
 //!
-//! The method: pools of many small and few large buffers, and streams that are longer than either. The
-//! received bytes are compared, and large buffers are counted by their capacity.
+//! The method: pools of many small and few large buffers, and streams that are longer than either.
+//! The received bytes are compared, and large buffers are counted by their capacity.
 
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Setup, TestNetwork, each_back_end};
@@ -27,8 +27,8 @@ fn large_of<N: TestNetwork>(checker: &mut PortChecker<N>, link: Link) -> usize {
     checker.of(link).buffers.iter().filter(|buffer| buffer.is_large(&pool)).count()
 }
 
-/// The peer writes `len` further bytes, and the link receives them, by receives of at most 2 KiB each.
-/// Releases the buffers, and returns how many were large.
+/// The peer writes `len` further bytes, and the link receives them, by receives of at most 2 KiB
+/// each. Releases the buffers, and returns how many were large.
 fn transfer<N: TestNetwork>(
     checker: &mut PortChecker<N>,
     link: Link,

@@ -1,9 +1,9 @@
-//! A checker around a port: every submitted operation and every completion passes through it, and it
-//! checks each completion against the contract.
+//! A checker around a port: every submitted operation and every completion passes through it, and
+//! it checks each completion against the contract.
 //!
-//! So each test also checks that no operation completes twice or without having been submitted, that no
-//! completion has a key after `Closed`, that ends have a cause, and that the ledger's sum is right after
-//! every dequeue.
+//! So each test also checks that no operation completes twice or without having been submitted,
+//! that no completion has a key after `Closed`, that ends have a cause, and that the ledger's sum
+//! is right after every dequeue.
 
 use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
 use crate::memory::{Buffer, BufferPool, Chain, Owner};
@@ -534,8 +534,8 @@ pub(super) fn overwrite_free_buffers(pool: &BufferPool) {
     assert!(buffers.iter().all(|buffer| **buffer == bytes), "a buffer was written by other code");
 }
 
-/// Bytes `from` to `from + len` of the stream with this number. Streams differ from each other, and no
-/// part of one repeats within 64 KiB.
+/// Bytes `from` to `from + len` of the stream with this number. Streams differ from each other, and
+/// no part of one repeats within 64 KiB.
 pub(super) fn pattern(stream: u64, from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|offset| pattern_byte(stream, offset)).collect()
 }

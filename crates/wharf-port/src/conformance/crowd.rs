@@ -1,9 +1,10 @@
 //! All promises together: random operations on eight links.
 //!
-//! The method: a seeded generator chooses a link and an action at each step: arm, send, cancel, close,
-//! and by the peer write, read, end, reset. There are few buffers, and the test holds a part of them, so
-//! that receives wait. Streams are compared in both directions, the checker checks every completion, and
-//! at the end all operations must have ended and all buffers be free. A failure prints the seed.
+//! The method: a seeded generator chooses a link and an action at each step: arm, send, cancel,
+//! close, and by the peer write, read, end, reset. There are few buffers, and the test holds a part
+//! of them, so that receives wait. Streams are compared in both directions, the checker checks
+//! every completion, and at the end all operations must have ended and all buffers be free. A
+//! failure prints the seed.
 
 use super::checker::{Link, PortChecker, assert_pattern, overwrite_free_buffers, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};

@@ -1,9 +1,10 @@
 //! INV-PORT-1: each submitted operation completes exactly once, also when it is cancelled or its
 //! socket is closed.
 //!
-//! The method: each way in which an operation can end is caused, alone and in a race with another. The
-//! checker compares every completion with the operations in flight, so a second completion of an
-//! operation, or one of none, fails each of these tests; a missing one fails them at the deadline.
+//! The method: each way in which an operation can end is caused, alone and in a race with another.
+//! The checker compares every completion with the operations in flight, so a second completion of
+//! an operation, or one of none, fails each of these tests; a missing one fails them at the
+//! deadline.
 
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};

@@ -1,9 +1,9 @@
 //! INV-PORT-6, the order: sockets that wait for a buffer are served in FIFO order, and receives of
 //! other sockets do not change it.
 //!
-//! The method: sockets begin to wait in a known order while the pool is empty. Then receives of others,
-//! which have bytes already, are armed, before one buffer after the other is released. Or all waiting
-//! receives are cancelled, once of some links and once of four times as many.
+//! The method: sockets begin to wait in a known order while the pool is empty. Then receives of
+//! others, which have bytes already, are armed, before one buffer after the other is released. Or
+//! all waiting receives are cancelled, once of some links and once of four times as many.
 
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};

@@ -1,9 +1,9 @@
 //! INV-PORT-4: a completion never has the key of a later socket of the slot; a stale `Socket` is an
 //! error; `Closed` is the last completion with the socket's key.
 //!
-//! The method: a table with slots for the listener and one link, so that each new link has the slot of
-//! the one before it, while bytes of that one are in transit. Every link has a key of its own, and the
-//! checker panics on a completion whose key is closed.
+//! The method: a table with slots for the listener and one link, so that each new link has the slot
+//! of the one before it, while bytes of that one are in transit. Every link has a key of its own,
+//! and the checker panics on a completion whose key is closed.
 
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};

@@ -1,7 +1,7 @@
 //! INV-PORT-5: a socket that waits for bytes holds no buffer.
 //!
-//! The method: receives are armed on one link, then on 200, and the ledger must be the same; also after
-//! traffic on the links. A pool of 4 buffers is sufficient for 50 idle links.
+//! The method: receives are armed on one link, then on 200, and the ledger must be the same; also
+//! after traffic on the links. A pool of 4 buffers is sufficient for 50 idle links.
 
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Setup, TestNetwork, each_back_end};

@@ -1,8 +1,8 @@
 //! INV-PORT-8: a receive takes at most `bytes_max` bytes, and ends when it has taken them.
 //!
-//! The method: peers write more than a receive's limit. The checker counts the bytes of each receive and
-//! checks when it ends, so a test only arms receives until all bytes are received; no byte may be lost
-//! between one receive and the next.
+//! The method: peers write more than a receive's limit. The checker counts the bytes of each
+//! receive and checks when it ends, so a test only arms receives until all bytes are received; no
+//! byte may be lost between one receive and the next.
 
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};

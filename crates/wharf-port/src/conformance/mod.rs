@@ -1,8 +1,9 @@
 //! The tests that every back end must pass.
 //!
 //! A test is generic over a [`network::TestNetwork`], which has a port and peers; `each_back_end!`
-//! instantiates it for each back end, so that `cargo test conformance::order::uring` runs one file on
-//! one of them. A back end that this machine does not support is reported as *skipped, because ...*.
+//! instantiates it for each back end, so that `cargo test conformance::order::uring` runs one file
+//! on one of them. A back end that this machine does not support is reported as *skipped, because
+//! ...*.
 //!
 //! ```text
 //!   network   what a test needs: a port, a listener, peers that never block

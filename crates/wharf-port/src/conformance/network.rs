@@ -1,7 +1,7 @@
 //! What a test needs beside a port, so that it runs on real sockets and on the simulated network.
 //!
-//! A [`TestNetwork`] has one port and connects [`Peer`]s. Peers never block and need no thread: a test
-//! repeats a call, with dequeues in between. A peer may outlive its network.
+//! A [`TestNetwork`] has one port and connects [`Peer`]s. Peers never block and need no thread: a
+//! test repeats a call, with dequeues in between. A peer may outlive its network.
 
 use crate::memory::PoolConfig;
 use crate::port::{Key, Port, PortConfig, Socket};
@@ -14,12 +14,12 @@ pub(super) trait TestNetwork: Sized {
     type Peer: Peer;
     type WaitLimit: WaitLimit;
 
-    /// Whether `dequeue` sleeps in real time, so that another thread can end its sleep. On a simulated
-    /// clock it does not, and tests of that are skipped.
+    /// Whether `dequeue` sleeps in real time, so that another thread can end its sleep. On a
+    /// simulated clock it does not, and tests of that are skipped.
     const SLEEPS: bool;
 
-    /// Whether the kernel receives before the port has counted, so that a multishot receive may exceed
-    /// its limit by the provided buffers.
+    /// Whether the kernel receives before the port has counted, so that a multishot receive may
+    /// exceed its limit by the provided buffers.
     const RECEIVES_AHEAD: bool;
 
     /// Why this back end cannot run on this machine, if it cannot.
@@ -120,7 +120,8 @@ pub(super) fn run<N: TestNetwork>(test: fn()) {
     }
 }
 
-/// Reports that a test did not run, on stderr directly, because the test harness captures `println!`.
+/// Reports that a test did not run, on stderr directly, because the test harness captures
+/// `println!`.
 pub(super) fn skip(reason: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");

@@ -1,8 +1,8 @@
-//! INV-PORT-3: at most one send per socket is in flight; bytes keep their order; a completion returns
-//! the chain with the count of bytes sent, and the program continues a short send.
+//! INV-PORT-3: at most one send per socket is in flight; bytes keep their order; a completion
+//! returns the chain with the count of bytes sent, and the program continues a short send.
 //!
-//! The method: streams without repetitions, through small socket buffers, so that sends are short; the
-//! peer reads in odd sizes and compares the bytes.
+//! The method: streams without repetitions, through small socket buffers, so that sends are short;
+//! the peer reads in odd sizes and compares the bytes.
 
 use super::checker::{PortChecker, Sent, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
@@ -139,7 +139,8 @@ fn a_chain_of_more_buffers_than_one_system_call_takes_arrives_whole<N: TestNetwo
     checker.finish();
 }
 
-/// A submission queue that fills up between two sends must not change the memory to which they point.
+/// A submission queue that fills up between two sends must not change the memory to which they
+/// point.
 fn sends_behind_many_receives_keep_their_own_bytes<N: TestNetwork>() {
     const SENDS: usize = 10;
     const LEN: usize = 600;

@@ -1,10 +1,10 @@
 //! INV-PORT-2: a buffer in flight belongs to the port; a port that is dropped cancels, waits until
 //! nothing is in flight, and only then frees.
 //!
-//! The method: all free buffers of small pools are acquired, written and released whenever the kernel
-//! might still have a stale address. With debug assertions the pool checks at each acquire that the free
-//! buffer was not written. A clone of the pool outlives each port and counts the released buffers. The
-//! checker checks the ledger's sum after each dequeue of every test.
+//! The method: all free buffers of small pools are acquired, written and released whenever the
+//! kernel might still have a stale address. With debug assertions the pool checks at each acquire
+//! that the free buffer was not written. A clone of the pool outlives each port and counts the
+//! released buffers. The checker checks the ledger's sum after each dequeue of every test.
 
 use super::checker::{PortChecker, ROUND, assert_pattern, end_of, overwrite_free_buffers, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};

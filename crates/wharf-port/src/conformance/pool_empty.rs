@@ -1,8 +1,8 @@
-//! INV-PORT-6: when the pool is empty, receives wait and none fails; the next dequeue after a buffer was
-//! released continues them, in FIFO order.
+//! INV-PORT-6: when the pool is empty, receives wait and none fails; the next dequeue after a
+//! buffer was released continues them, in FIFO order.
 //!
-//! The method: the test acquires every free buffer, and gets the provided ones by receives on a link of
-//! its own. Then it releases them one at a time and checks which link receives.
+//! The method: the test acquires every free buffer, and gets the provided ones by receives on a
+//! link of its own. Then it releases them one at a time and checks which link receives.
 
 use super::checker::{PortChecker, ROUND, assert_pattern, end_of, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};

@@ -2,8 +2,8 @@
 //! lost while the port lives.
 //!
 //! The method: packets carry their sender and a count, so that a lost, repeated or reordered one is
-//! detected. Wake-ups are made at times spread over the owner's falling asleep, until the port's counter
-//! shows that at least one has ended a sleep.
+//! detected. Wake-ups are made at times spread over the owner's falling asleep, until the port's
+//! counter shows that at least one has ended a sleep.
 
 use super::checker::{PortChecker, ROUND};
 use super::network::{Setup, TestNetwork, each_back_end, skip};

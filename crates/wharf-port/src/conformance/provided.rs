@@ -1,8 +1,8 @@
-//! Provided buffers: a port provides at most as many as `set_window` says, and receives complete with
-//! any number above 0. Back ends without provided buffers have none.
+//! Provided buffers: a port provides at most as many as `set_window` says, and receives complete
+//! with any number above 0. Back ends without provided buffers have none.
 //!
-//! The method: the number is lowered and raised under traffic, and after each dequeue the ledger says how
-//! many buffers are provided.
+//! The method: the number is lowered and raised under traffic, and after each dequeue the ledger
+//! says how many buffers are provided.
 
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};

@@ -1,9 +1,9 @@
-//! INV-PORT-9: a zero-byte receive (below: a question) completes when there are bytes or an end, and
-//! takes none.
+//! INV-PORT-9: a zero-byte receive (below: a question) completes when there are bytes or an end,
+//! and takes none.
 //!
-//! The method: zero-byte receives are armed while there are no bytes, while there are, and after they
-//! were received; then the peer writes, ends its stream or resets. Then the bytes are received, which
-//! shows that none was taken.
+//! The method: zero-byte receives are armed while there are no bytes, while there are, and after
+//! they were received; then the peer writes, ends its stream or resets. Then the bytes are
+//! received, which shows that none was taken.
 
 use super::checker::{PortChecker, assert_pattern, end_of, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
@@ -67,8 +67,8 @@ fn a_receive_of_no_bytes_if_ready_answers_at_once<N: TestNetwork>() {
 fn what_was_received_is_not_there_any_more<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
-    // A full buffer, a part of one, and a limit: after none of them the port knows whether there are
-    // further bytes.
+    // A full buffer, a part of one, and a limit: after none of them the port knows whether there
+    // are further bytes.
     for (len, bytes_max) in [(256, u32::MAX), (100, u32::MAX), (50, 50)] {
         let before = checker.of(link).received.len();
         checker.peer_writes(&mut peer, &pattern(1, before, len));

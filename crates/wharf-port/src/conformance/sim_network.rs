@@ -1,7 +1,7 @@
 //! Test networks of the simulated port, which must keep the contract, too.
 //!
-//! One is without faults, and one with those that do not change what the tests expect: delays of bytes
-//! and completions, reordered completions, and late cancels.
+//! One is without faults, and one with those that do not change what the tests expect: delays of
+//! bytes and completions, reordered completions, and late cancels.
 
 use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
 use crate::memory::BufferPool;
@@ -36,8 +36,8 @@ impl FaultProfile for DelaysAndReorders {
             .with(FaultKind::Delay, 300_000)
             .with(FaultKind::Reorder, 300_000)
             .with(FaultKind::CancelRace, 500_000);
-        // 20 µs (at most 320 µs) is less than the timeout of a dequeue, 1 ms, so that a dequeue without
-        // completions means that none is delayed.
+        // 20 µs (at most 320 µs) is less than the timeout of a dequeue, 1 ms, so that a dequeue
+        // without completions means that none is delayed.
         faults.delay_max_ns = 20_000;
         faults
     }

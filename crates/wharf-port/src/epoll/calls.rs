@@ -36,10 +36,10 @@ pub(super) enum Accept {
 pub(super) fn recv(fd: &OwnedFd, buffer: &mut Buffer, len_max: u32) -> Result<u32, Errno> {
     let size = len_max.min(buffer.capacity()) as usize;
     // SAFETY: `bytes` is the start of the buffer's slot, which has at least `size` bytes, is
-    // initialised, and stays mapped while the handle exists (INV-POOL-3). `buffer` is the only handle
-    // (INV-POOL-1), borrowed uniquely, so no other code reads or writes the slot (INV-POOL-2). The
-    // slice ends with this function, and the kernel writes only during the call (recv(2)), which
-    // fulfils INV-PORT-2.
+    // initialised, and stays mapped while the handle exists (INV-POOL-3). `buffer` is the only
+    // handle (INV-POOL-1), borrowed uniquely, so no other code reads or writes the slot
+    // (INV-POOL-2). The slice ends with this function, and the kernel writes only during the call
+    // (recv(2)), which fulfils INV-PORT-2.
     let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.bytes().as_ptr(), size) };
     let (len, _) = retry_on_intr(|| net::recv(fd, &mut *bytes, RecvFlags::empty()))?;
     #[expect(clippy::cast_possible_truncation, reason = "at most the capacity, which is a u32")]
@@ -81,8 +81,8 @@ fn send_progress(
             if *sent == chain.len() {
                 SendProgress::Complete
             } else if len < size {
-                // A partial send means a full socket buffer; the kernel will report EPOLLOUT, as after
-                // EAGAIN. No second call is needed.
+                // A partial send means a full socket buffer; the kernel will report EPOLLOUT, as
+                // after EAGAIN. No second call is needed.
                 SendProgress::WouldBlock
             } else {
                 SendProgress::Yielded
@@ -146,6 +146,6 @@ pub(super) fn error(call: &'static str, errno: Errno) -> OsError {
 /// Slices of one call: 128 KiB in buffers of 2,048 bytes, whose copy costs more than the call.
 const SLICES_MAX: usize = 64;
 
-/// Calls for one send in a row; after these other sockets are processed, also if the peer reads as fast
-/// as the port sends.
+/// Calls for one send in a row; after these other sockets are processed, also if the peer reads as
+/// fast as the port sends.
 const CALLS_MAX: u32 = 16;

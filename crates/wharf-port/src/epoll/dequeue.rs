@@ -44,7 +44,8 @@ impl<T: Send> EpollPort<T> {
         Ok(())
     }
 
-    /// Appends the completions that need no `epoll_wait`; returns whether the inbox had a notification.
+    /// Appends the completions that need no `epoll_wait`; returns whether the inbox had a
+    /// notification.
     fn collect_completions(&mut self, completions: &mut Completions<Self>) -> bool {
         if self.packets_first {
             let notified = self.inbox.take_packets(completions, usize::MAX);
@@ -83,8 +84,8 @@ impl<T: Send> EpollPort<T> {
                 entry.state.record_events(flags);
                 entry.state.queue_if_busy(socket, &mut self.ready);
             } else {
-                // `close` removes a socket from epoll first, and events are recorded as soon as they
-                // are fetched, so this does not happen without a bug.
+                // `close` removes a socket from epoll first, and events are recorded as soon as
+                // they are fetched, so this does not happen without a bug.
                 self.counters.stale += 1;
             }
         }
@@ -156,8 +157,8 @@ impl<T: Send> EpollPort<T> {
     }
 }
 
-/// Receives until the socket is empty, `completions` is full, or [`RECEIVES_MAX`] is reached. Without a
-/// free buffer it appends the socket to the queue for buffers.
+/// Receives until the socket is empty, `completions` is full, or [`RECEIVES_MAX`] is reached.
+/// Without a free buffer it appends the socket to the queue for buffers.
 fn receive<T: Send>(
     socket: Socket,
     key: Key,
@@ -253,8 +254,8 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: duration.subsec_nanos().into() }
 }
 
-/// The longest single wait, one day; a dequeue with a longer timeout returns early. `epoll_wait` counts
-/// milliseconds in 31 bits, which is 24 days.
+/// The longest single wait, one day; a dequeue with a longer timeout returns early. `epoll_wait`
+/// counts milliseconds in 31 bits, which is 24 days.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Connections accepted per dequeue on one listener, so that a burst does not delay other sockets.

@@ -1,10 +1,10 @@
-//! The back end on epoll: the port makes the system calls of ready sockets, and reports their results
-//! as completions.
+//! The back end on epoll: the port makes the system calls of ready sockets, and reports their
+//! results as completions.
 //!
-//! Every socket is nonblocking and registered edge-triggered from its association to its close, so an
-//! echo costs one `epoll_wait`, one `recv` and one `send`, and no `epoll_ctl`. A slot of the table
-//! records which events occurred (`socket.rs`). Sockets with work are in a queue, the ready queue, and
-//! `dequeue` processes each of them once.
+//! Every socket is nonblocking and registered edge-triggered from its association to its close, so
+//! an echo costs one `epoll_wait`, one `recv` and one `send`, and no `epoll_ctl`. A slot of the
+//! table records which events occurred (`socket.rs`). Sockets with work are in a queue, the ready
+//! queue, and `dequeue` processes each of them once.
 //!
 //! ```text
 //!   submit ──► operation kept in the slot, a send tried at once ───┐
@@ -23,15 +23,15 @@
 //!   and the slot stores it.
 //! - INV-PORT-2: the kernel accesses a buffer only during a system call.
 //! - INV-PORT-4: `process_socket` makes [`Outcome::Closed`](crate::port::Outcome::Closed) when no
-//!   operation is left in the slot, and frees the slot. The queues and the events of epoll carry the
-//!   socket's generation.
+//!   operation is left in the slot, and frees the slot. The queues and the events of epoll carry
+//!   the socket's generation.
 //! - INV-PORT-5: a buffer is acquired when the socket is readable, and not before.
 //! - INV-PORT-6: a socket that finds no free buffer is appended to a second queue, which is served
 //!   before the ready queue.
 //! - INV-PORT-7: an eventfd is registered beside the sockets.
 //! - INV-PORT-8: the length of a receive call is at most what the receive may still take.
-//! - INV-PORT-9: a zero-byte receive peeks when an event or an earlier receive says that there may be
-//!   bytes. An event alone is not proof: its bytes may have been received since.
+//! - INV-PORT-9: a zero-byte receive peeks when an event or an earlier receive says that there may
+//!   be bytes. An event alone is not proof: its bytes may have been received since.
 
 #[expect(unsafe_code, reason = "recv(2) writes into a buffer of the pool")]
 mod calls;

@@ -22,8 +22,8 @@ pub(super) struct SocketState {
     /// There may be bytes to receive or connections to accept.
     pub(super) readable: bool,
     /// After a receive that did not fill its buffer there may be more: the end or an error of the
-    /// stream, which no further edge reports, or bytes after an urgent one, at which recv stops. So the
-    /// socket is read until EAGAIN.
+    /// stream, which no further edge reports, or bytes after an urgent one, at which recv stops. So
+    /// the socket is read until EAGAIN.
     pub(super) read_to_eagain: bool,
     /// The socket may take more bytes. Only valid while a send is in flight.
     pub(super) writable: bool,
@@ -146,8 +146,8 @@ impl SocketState {
         match calls::recv(&self.fd, &mut buffer, len_max) {
             Ok(0) => Some(self.end_receive(End::PeerClosed)),
             Ok(len) => {
-                // After a full read there may be more bytes. After a shorter one the socket was empty,
-                // and later bytes are a new event (epoll(7), question 9).
+                // After a full read there may be more bytes. After a shorter one the socket was
+                // empty, and later bytes are a new event (epoll(7), question 9).
                 self.readable = self.read_to_eagain || len == len_max;
                 self.bulk.record(len, pool);
                 let last = demand.received(len);

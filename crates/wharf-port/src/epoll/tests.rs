@@ -1,5 +1,5 @@
-//! Properties of this back end only: edge-triggered events, partial sends, the queues. Real sockets on
-//! loopback; every wait has a deadline.
+//! Properties of this back end only: edge-triggered events, partial sends, the queues. Real sockets
+//! on loopback; every wait has a deadline.
 
 use super::EpollPort;
 use crate::memory::{BufferPool, Chain, Owner, PoolConfig};

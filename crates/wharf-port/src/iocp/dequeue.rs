@@ -1,9 +1,9 @@
 //! Dequeue: from the system's completion port to completions.
 //!
 //! A [`dequeue`](crate::port::Port::dequeue) has three steps. It takes a batch of packets from the
-//! system's completion port and records them in the states of their sockets; it processes the sockets
-//! with completions or bytes to read, each once; it takes posted packets. Completions that do not fit
-//! into the caller's vector stay in the states, so no queue of completions is needed.
+//! system's completion port and records them in the states of their sockets; it processes the
+//! sockets with completions or bytes to read, each once; it takes posted packets. Completions that
+//! do not fit into the caller's vector stay in the states, so no queue of completions is needed.
 
 use super::IocpPort;
 use super::operations::OperationId;
@@ -149,8 +149,9 @@ impl<T: marker::Send> IocpPort<T> {
         }
     }
 
-    /// Reports the ended operations of a socket, reads its bytes, and closes it if a close was submitted
-    /// and no operation is left. If the vector is full, appends the socket to `ready` again.
+    /// Reports the ended operations of a socket, reads its bytes, and closes it if a close was
+    /// submitted and no operation is left. If the vector is full, appends the socket to `ready`
+    /// again.
     fn process_socket(&mut self, socket: Socket, completions: &mut Completions<Self>) {
         let Some(entry) = self.table.get_mut(socket) else { return };
         match &entry.state.role {

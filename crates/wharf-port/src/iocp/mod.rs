@@ -7,10 +7,10 @@
 //! ```
 //!
 //! A waiting receive is a zero-byte `WSARecv`, so an idle connection holds no buffer; when it
-//! completes, a nonblocking `recv` reads the bytes into a buffer of the pool. Operations that succeed
-//! at once make no packet where that is safe (FILE_SKIP_COMPLETION_PORT_ON_SUCCESS); the next dequeue
-//! reports them. A dequeue processes each socket once, so that a busy one does not delay the others.
-//! The code accepts both where Wine and Windows differ.
+//! completes, a nonblocking `recv` reads the bytes into a buffer of the pool. Operations that
+//! succeed at once make no packet where that is safe (FILE_SKIP_COMPLETION_PORT_ON_SUCCESS); the
+//! next dequeue reports them. A dequeue processes each socket once, so that a busy one does not
+//! delay the others. The code accepts both where Wine and Windows differ.
 
 mod dequeue;
 mod operations;
@@ -45,10 +45,11 @@ use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
 ///
 /// # Platforms
 ///
-/// A send that is cancelled or fails may have sent more than its completion says, because Windows does
-/// not report it. Close the socket after that.
+/// A send that is cancelled or fails may have sent more than its completion says, because Windows
+/// does not report it. Close the socket after that.
 pub struct IocpPort<T: Send> {
-    // The first field, so that the sockets are closed before the operations' memory is freed or leaked.
+    // The first field, so that the sockets are closed before the operations' memory is freed or
+    // leaked.
     table: Table,
     operations: OperationTable,
     port: Arc<CompletionPort>,
@@ -89,7 +90,8 @@ struct AcceptBudget {
 const BATCH: usize = 256;
 /// The most listeners of a port.
 const LISTENERS_MAX: u32 = 1024;
-/// Listeners that get `accepts_max` accepts; further ones get those that are left, at least one each.
+/// Listeners that get `accepts_max` accepts; further ones get those that are left, at least one
+/// each.
 const FULL_LISTENERS: u32 = 4;
 /// The longest wait of the port's drop for operations in flight, whose memory it then leaks.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -265,8 +267,8 @@ impl<T: Send> IocpPort<T> {
 }
 
 impl<T: Send> Drop for IocpPort<T> {
-    /// Cancels all operations, and waits until none is in flight, at most [`DROP_WAIT_MAX`]; then it
-    /// leaks the memory of those in flight.
+    /// Cancels all operations, and waits until none is in flight, at most [`DROP_WAIT_MAX`]; then
+    /// it leaks the memory of those in flight.
     fn drop(&mut self) {
         let sockets: Vec<Socket> = self.table.sockets().collect();
         let start = self.clock.now();

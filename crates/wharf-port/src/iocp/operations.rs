@@ -1,4 +1,5 @@
-//! The memory that the kernel accesses while an operation is in flight, and the calls that start one.
+//! The memory that the kernel accesses while an operation is in flight, and the calls that start
+//! one.
 //!
 //! ```text
 //!   blocks     | slot 0: receive, send | slot 1: receive, send | ... | accept 0 | accept 1 | ...
@@ -10,11 +11,11 @@
 //!
 //! # Invariants
 //!
-//! - **INV-IOCP-1** Blocks and addresses are allocated once, never move, and only the kernel accesses
-//!   them while they are in flight. They are freed with the [`OperationTable`], unless one is in flight
-//!   then; in that case they are leaked.
-//! - **INV-IOCP-2** A block is in flight from a call that returned "pending" (or success, where
-//!   the completion port gets a packet for that, too) until its packet is
+//! - **INV-IOCP-1** Blocks and addresses are allocated once, never move, and only the kernel
+//!   accesses them while they are in flight. They are freed with the [`OperationTable`], unless one
+//!   is in flight then; in that case they are leaked.
+//! - **INV-IOCP-2** A block is in flight from a call that returned "pending" (or success, where the
+//!   completion port gets a packet for that, too) until its packet is
 //!   [taken](OperationTable::take_completed); there is exactly one packet for each such call.
 //! - **INV-IOCP-3** The chain of a send in flight is neither changed nor dropped.
 
@@ -43,8 +44,8 @@ pub(super) struct OperationTable {
     in_flight: u32,
 }
 
-/// The memory of an operation that the kernel writes. The header is first, so that its address is the
-/// block's.
+/// The memory of an operation that the kernel writes. The header is first, so that its address is
+/// the block's.
 #[repr(C)]
 struct Block {
     header: OVERLAPPED,
@@ -52,8 +53,8 @@ struct Block {
     flags: u32,
 }
 
-/// Memory for the local and the remote address, each with the 16 bytes that AcceptEx requires beyond
-/// the largest address.
+/// Memory for the local and the remote address, each with the 16 bytes that AcceptEx requires
+/// beyond the largest address.
 #[repr(C, align(8))]
 struct Addresses([u8; 2 * ADDRESS_SIZE_BYTES as usize]);
 
@@ -119,10 +120,10 @@ impl OperationTable {
         // SAFETY: the block is in the table (`mark_started`).
         let flags = unsafe { &raw mut (*block).flags };
         let nothing = WSABUF { len: 0, buf: std::ptr::null_mut() };
-        // SAFETY: the socket is open and overlapped; the WSABUF is captured before the call
-        // returns (WSARecv page: lpBuffers), and names no memory; flags and OVERLAPPED lie in a
-        // block that exists until the packet is taken (INV-IOCP-1); the count is null, which is
-        // allowed (lpNumberOfBytesRecvd).
+        // SAFETY: the socket is open and overlapped; the WSABUF is captured before the call returns
+        // (WSARecv page: lpBuffers), and names no memory; flags and OVERLAPPED lie in a block that
+        // exists until the packet is taken (INV-IOCP-1); the count is null, which is allowed
+        // (lpNumberOfBytesRecvd).
         let result = unsafe {
             WSARecv(
                 handle.raw(),
@@ -159,9 +160,8 @@ impl OperationTable {
         self.chains[socket.index as usize] = chain;
         // SAFETY: the socket is open and overlapped; the array of WSABUFs is captured before the
         // call returns (WSASend page: lpBuffers); the bytes that they name are only read, and
-        // belong to a chain that exists until the packet is taken (INV-IOCP-3), as do the block
-        // and its OVERLAPPED (INV-IOCP-1); the count is null, which is allowed
-        // (lpNumberOfBytesSent).
+        // belong to a chain that exists until the packet is taken (INV-IOCP-3), as do the block and
+        // its OVERLAPPED (INV-IOCP-1); the count is null, which is allowed (lpNumberOfBytesSent).
         let result = unsafe {
             WSASend(
                 handle.raw(),
@@ -176,8 +176,8 @@ impl OperationTable {
         self.start_result(id, result == 0, "WSASend", handle)
     }
 
-    /// Starts an accept into `stream`, which [`take_accepted`](Self::take_accepted) returns after the
-    /// accept has ended.
+    /// Starts an accept into `stream`, which [`take_accepted`](Self::take_accepted) returns after
+    /// the accept has ended.
     pub(super) fn accept(
         &mut self,
         accept: u32,
@@ -213,8 +213,8 @@ impl OperationTable {
     /// Cancels this operation; no effect if it has completed.
     pub(super) fn cancel(&mut self, id: OperationId, handle: &OverlappedSocket) {
         let block = self.block(id);
-        // SAFETY: the socket is open; the OVERLAPPED is compared with those in flight and not
-        // read (CancelIoEx page: lpOverlapped), and its memory exists (INV-IOCP-1).
+        // SAFETY: the socket is open; the OVERLAPPED is compared with those in flight and not read
+        // (CancelIoEx page: lpOverlapped), and its memory exists (INV-IOCP-1).
         let _not_found = unsafe { CancelIoEx(handle.raw() as HANDLE, block.cast()) };
     }
 
@@ -239,8 +239,8 @@ impl OperationTable {
     /// Bytes that an ended operation has transferred.
     pub(super) fn transferred(&self, id: OperationId) -> usize {
         assert!(!self.tags[self.index(id)].in_flight, "{id:?} is in operations");
-        // SAFETY: the block is in the table, and not in flight, so the kernel does not write to
-        // it (INV-IOCP-2).
+        // SAFETY: the block is in the table, and not in flight, so the kernel does not write to it
+        // (INV-IOCP-2).
         unsafe { (*self.block(id)).header.InternalHigh }
     }
 
@@ -253,9 +253,9 @@ impl OperationTable {
     ) -> OsError {
         assert!(!self.tags[self.index(id)].in_flight, "{id:?} is in operations");
         let (mut bytes, mut flags) = (0, 0);
-        // SAFETY: the socket is open; the OVERLAPPED is that of an ended operation, so the call only
-        // translates its status; the two results are local variables
-        // (WSAGetOverlappedResult page).
+        // SAFETY: the socket is open; the OVERLAPPED is that of an ended operation, so the call
+        // only translates its status; the two results are local variables (WSAGetOverlappedResult
+        // page).
         let result = unsafe {
             WSAGetOverlappedResult(
                 handle.raw(),
@@ -400,8 +400,8 @@ impl Drop for OperationTable {
             }
             return;
         }
-        // SAFETY: nothing is in flight (INV-IOCP-1), and this value, which is being dropped, made it
-        // with `leak` and this length.
+        // SAFETY: nothing is in flight (INV-IOCP-1), and this value, which is being dropped, made
+        // it with `leak` and this length.
         drop(unsafe { unleak(self.blocks, self.tags.len()) });
         // SAFETY: as above.
         drop(unsafe { unleak(self.addresses, self.accepted.len()) });
@@ -416,7 +416,8 @@ impl Block {
     }
 }
 
-/// Leaks an allocation to a raw pointer, so that no reference exists to memory that the kernel writes.
+/// Leaks an allocation to a raw pointer, so that no reference exists to memory that the kernel
+/// writes.
 fn leak<T>(items: Vec<T>) -> NonNull<T> {
     NonNull::from(Box::leak(items.into_boxed_slice())).cast()
 }
@@ -441,8 +442,8 @@ pub(super) unsafe fn address_at(remote: *const SOCKADDR, len: usize) -> Option<S
     if remote.is_null() || len < size_of::<SOCKADDR_IN>() {
         return None;
     }
-    // SAFETY: not null, so it points to an address of `len` bytes in the buffer, and every
-    // kind of address starts with its family.
+    // SAFETY: not null, so it points to an address of `len` bytes in the buffer, and every kind of
+    // address starts with its family.
     let family = unsafe { remote.cast::<u16>().read_unaligned() };
     if family == AF_INET {
         // SAFETY: an address of this family, as long as it should be; plain data.

@@ -66,9 +66,9 @@ impl OverlappedSocket {
     /// Receives at most `len_max` bytes into the empty `buffer`. The socket is nonblocking.
     pub(super) fn receive(&self, buffer: &mut Buffer, len_max: u32) -> RecvResult {
         let len = i32::try_from(len_max.min(buffer.capacity())).unwrap_or(i32::MAX);
-        // SAFETY: the socket is open; the buffer's slot has at least `len` bytes, and `buffer` is its
-        // only handle, borrowed uniquely (INV-POOL-1, INV-POOL-2). The call writes only until it
-        // returns (recv page: no OVERLAPPED).
+        // SAFETY: the socket is open; the buffer's slot has at least `len` bytes, and `buffer` is
+        // its only handle, borrowed uniquely (INV-POOL-1, INV-POOL-2). The call writes only until
+        // it returns (recv page: no OVERLAPPED).
         let received = unsafe { recv(self.raw(), buffer.bytes().as_ptr(), len, 0) };
         let found = RecvResult::of(received);
         if let RecvResult::Bytes(len) = found {
@@ -80,8 +80,8 @@ impl OverlappedSocket {
     /// As [`receive`](Self::receive), but removes no bytes and needs no buffer (MSG_PEEK).
     pub(super) fn peek(&self) -> RecvResult {
         let mut byte = 0_u8;
-        // SAFETY: the socket is open; the byte is a local variable, and the call writes only until it
-        // returns.
+        // SAFETY: the socket is open; the byte is a local variable, and the call writes only until
+        // it returns.
         RecvResult::of(unsafe { recv(self.raw(), &raw mut byte, 1, MSG_PEEK) })
     }
 
@@ -110,8 +110,8 @@ impl OverlappedSocket {
         let mut storage = SOCKADDR_STORAGE::default();
         let mut len = size_u32::<SOCKADDR_STORAGE>().cast_signed();
         let address = (&raw mut storage).cast();
-        // SAFETY: the socket is open; the call writes at most `len` bytes to `storage`
-        // (getsockname page: namelen).
+        // SAFETY: the socket is open; the call writes at most `len` bytes to `storage` (getsockname
+        // page: namelen).
         let result = unsafe { getsockname(self.raw(), address, &raw mut len) };
         let len = usize::try_from(len).ok().filter(|_| result == 0)?;
         // SAFETY: the call has written an address of `len` bytes there.
@@ -123,13 +123,13 @@ impl OverlappedSocket {
         let at_once = LINGER { l_onoff: 1, l_linger: 0 };
         let from = (&raw const at_once).cast();
         let size = size_u32::<LINGER>().cast_signed();
-        // SAFETY: the socket is open; the option's value is a LINGER of `size` bytes
-        // (setsockopt page: SO_LINGER).
+        // SAFETY: the socket is open; the option's value is a LINGER of `size` bytes (setsockopt
+        // page: SO_LINGER).
         let _is_a_socket = unsafe { setsockopt(self.raw(), SOL_SOCKET, SO_LINGER, from, size) };
     }
 
-    /// Whether the socket is an IFS handle, that is one of the kernel's. With a layered provider it is
-    /// not, and skipping packets would lose completions (Microsoft's support article 2568167).
+    /// Whether the socket is an IFS handle, that is one of the kernel's. With a layered provider it
+    /// is not, and skipping packets would lose completions (Microsoft's support article 2568167).
     fn is_ifs(&self) -> bool {
         let mut info = WSAPROTOCOL_INFOW::default();
         let mut size = size_u32::<WSAPROTOCOL_INFOW>().cast_signed();
@@ -182,8 +182,8 @@ pub(super) fn accept_calls(listener: &TcpListener) -> Result<AcceptCalls, OsErro
 pub(super) fn accept_socket(is_ipv6: bool) -> Result<TcpStream, OsError> {
     let family = i32::from(if is_ipv6 { AF_INET6 } else { AF_INET });
     let flags = WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT;
-    // SAFETY: no memory is passed; without protocol information family, type and protocol choose the
-    // provider (WSASocketW page: lpProtocolInfo).
+    // SAFETY: no memory is passed; without protocol information family, type and protocol choose
+    // the provider (WSASocketW page: lpProtocolInfo).
     let socket =
         unsafe { WSASocketW(family, SOCK_STREAM, IPPROTO_TCP, std::ptr::null(), 0, flags) };
     if socket == INVALID_SOCKET {
@@ -215,9 +215,8 @@ fn extension<F: Default>(listener: &TcpListener, id: &GUID) -> Result<F, OsError
     let mut function = F::default();
     let mut size = 0;
     // SAFETY: the socket is open; the id is read and a pointer is written within the given sizes;
-    // the private callers use the type that belongs to the id
-    // (WSAIoctl page: SIO_GET_EXTENSION_FUNCTION_POINTER). Without OVERLAPPED the call is
-    // synchronous.
+    // the private callers use the type that belongs to the id (WSAIoctl page:
+    // SIO_GET_EXTENSION_FUNCTION_POINTER). Without OVERLAPPED the call is synchronous.
     let result = unsafe {
         WSAIoctl(
             raw_socket(listener),
@@ -251,8 +250,8 @@ pub(super) fn raw_socket(socket: &impl AsRawSocket) -> SOCKET {
 
 /// An error of a connection, with system codes converted to Winsock's.
 ///
-/// A completion's status may be a code of the kernel, such as ERROR_NETNAME_DELETED for a reset by the
-/// peer. std maps only Winsock's codes to an `ErrorKind`.
+/// A completion's status may be a code of the kernel, such as ERROR_NETNAME_DELETED for a reset by
+/// the peer. std maps only Winsock's codes to an `ErrorKind`.
 pub(super) fn link_error(call: &'static str, code: i32) -> OsError {
     let code = match code {
         64 => 10054,               // ERROR_NETNAME_DELETED: WSAECONNRESET

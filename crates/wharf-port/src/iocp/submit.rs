@@ -139,8 +139,8 @@ impl<T: marker::Send> IocpPort<T> {
         }
     }
 
-    /// Posts accepts up to the listener's `accepts_max`, or one for a oneshot accept. If a call fails it
-    /// posts fewer; the accept ends only if none is in flight.
+    /// Posts accepts up to the listener's `accepts_max`, or one for a oneshot accept. If a call
+    /// fails it posts fewer; the accept ends only if none is in flight.
     pub(super) fn post_accepts(&mut self, socket: Socket) {
         let Some((_, overlapped, listener)) = listener_mut(&mut self.table, socket) else { return };
         let Accept::Active(shots) = listener.accept else { return };
@@ -167,8 +167,8 @@ impl<T: marker::Send> IocpPort<T> {
                         listener.accept = Accept::Ending(shots, End::Failed(error));
                         self.ready.push_back(socket);
                     }
-                    // Else the next completed accept tries again. Trying in the next dequeue
-                    // would repeat the call in each one while the system has no sockets.
+                    // Else the next completed accept tries again. Trying in the next dequeue would
+                    // repeat the call in each one while the system has no sockets.
                     break;
                 }
             }

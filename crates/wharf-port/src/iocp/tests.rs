@@ -1,7 +1,7 @@
 //! Promise: the contract holds on Windows, with real sockets on loopback.
 //!
-//! Method: one thread owns the port and dequeues until the expected completion, or a deadline; the peers
-//! are std's blocking sockets. Wine is slow, so the deadline is 60 s.
+//! Method: one thread owns the port and dequeues until the expected completion, or a deadline; the
+//! peers are std's blocking sockets. Wine is slow, so the deadline is 60 s.
 #![expect(clippy::wildcard_enum_match_arm, reason = "any other outcome is a failure")]
 
 use super::IocpPort;

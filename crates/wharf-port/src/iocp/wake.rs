@@ -20,8 +20,8 @@ pub(super) const SOCKET_KEY: usize = 0;
 /// The completion key of a packet that only ends a wait.
 pub(super) const WAKE_KEY: usize = 1;
 
-/// Attempts to post a wake-up to a system that has no memory for it. If all fail, the owner's wait ends
-/// after [`WAIT_MS_MAX`].
+/// Attempts to post a wake-up to a system that has no memory for it. If all fail, the owner's wait
+/// ends after [`WAIT_MS_MAX`].
 const POST_ATTEMPTS_MAX: u32 = 100;
 /// The longest single wait, in milliseconds; a dequeue with a longer timeout returns early.
 pub(super) const WAIT_MS_MAX: u32 = 60_000;
@@ -59,8 +59,8 @@ impl CompletionPort {
     ) -> Result<usize, OsError> {
         let count_max = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         let mut removed = 0;
-        // SAFETY: `entries` and `removed` are borrowed uniquely during the call, and the count is not
-        // above the slice's length (GetQueuedCompletionStatusEx page: lpCompletionPortEntries).
+        // SAFETY: `entries` and `removed` are borrowed uniquely during the call, and the count is
+        // not above the slice's length (GetQueuedCompletionStatusEx page: lpCompletionPortEntries).
         let done = unsafe {
             GetQueuedCompletionStatusEx(
                 self.raw(),

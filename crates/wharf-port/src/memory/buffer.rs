@@ -7,7 +7,8 @@ use std::io;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
-/// The only handle to one buffer of a [`BufferPool`]; it dereferences to the bytes that were written.
+/// The only handle to one buffer of a [`BufferPool`]; it dereferences to the bytes that were
+/// written.
 ///
 /// It stays on the thread of its pool. Dropping it releases the buffer.
 ///
@@ -37,7 +38,8 @@ impl Buffer {
         if taken.is_empty() {
             return 0;
         }
-        // SAFETY: `taken` is not empty, so `len` < size, and the address lies in this buffer's slot.
+        // SAFETY: `taken` is not empty, so `len` < size, and the address lies in this buffer's
+        // slot.
         let end = unsafe { self.bytes().add(self.len as usize) };
         // SAFETY: `taken.len()` ≤ the slot's spare capacity; `data` is a shared slice and cannot
         // overlap bytes of a slot that only `&mut self` gives access to (INV-POOL-1).
@@ -66,9 +68,10 @@ impl Buffer {
             // (INV-POOL-1).
             unsafe { start.write_bytes(0, len) };
         }
-        // SAFETY: `len` ≤ the slot's spare capacity; the slot is initialised memory and outlives this
-        // handle (INV-POOL-3). Only `&mut self` gives access to it (INV-POOL-1) and is borrowed while
-        // `read` runs, and the kernel does not write, because no port holds it (INV-POOL-2).
+        // SAFETY: `len` ≤ the slot's spare capacity; the slot is initialised memory and outlives
+        // this handle (INV-POOL-3). Only `&mut self` gives access to it (INV-POOL-1) and is
+        // borrowed while `read` runs, and the kernel does not write, because no port holds it
+        // (INV-POOL-2).
         let spare = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) };
         loop {
             match read(spare) {
@@ -154,8 +157,8 @@ impl Buffer {
 
     #[inline]
     fn inner(&self) -> &Inner {
-        // SAFETY: a pool outlives its buffers (INV-POOL-3). On a parcel's thread this reference reads
-        // only `slots`, which has no cell (INV-PARCEL-2).
+        // SAFETY: a pool outlives its buffers (INV-POOL-3). On a parcel's thread this reference
+        // reads only `slots`, which has no cell (INV-PARCEL-2).
         unsafe { self.pool.as_ref() }
     }
 }

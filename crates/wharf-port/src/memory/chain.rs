@@ -25,12 +25,13 @@ use std::ptr::NonNull;
 
 /// A FIFO sequence of buffers and messages.
 ///
-/// Its entries are those of the table of the first pool that a method was given, so a chain allocates
-/// nothing. A buffer takes one entry, and so does a message of any length. [`advance`](Self::advance)
-/// skips bytes of the first entry that were sent. Dropping a chain releases its entries and buffers,
-/// and drops its message handles.
+/// Its entries are those of the table of the first pool that a method was given, so a chain
+/// allocates nothing. A buffer takes one entry, and so does a message of any length.
+/// [`advance`](Self::advance) skips bytes of the first entry that were sent. Dropping a chain
+/// releases its entries and buffers, and drops its message handles.
 ///
-/// A chain stays on the thread of its pool; a [`Message`] or a [`Parcel`] can move to another thread.
+/// A chain stays on the thread of its pool; a [`Message`] or a [`Parcel`] can move to another
+/// thread.
 ///
 /// ```compile_fail,E0277
 /// fn elsewhere<T: Send>() {}
@@ -72,8 +73,8 @@ impl Chain {
         }
     }
 
-    /// Appends a copy of `data`: to the last entry's spare capacity, if that is a buffer, then to at
-    /// most `buffers_max` buffers of `pool`, counted under `owner`.
+    /// Appends a copy of `data`: to the last entry's spare capacity, if that is a buffer, then to
+    /// at most `buffers_max` buffers of `pool`, counted under `owner`.
     ///
     /// # Errors
     ///
@@ -100,8 +101,8 @@ impl Chain {
         self.append_slices(pool, std::iter::once(data), data.len(), owner, buffers_max)
     }
 
-    /// Appends a copy of the bytes of `message`, as [`append`](Self::append) does: for when no entry
-    /// is free for the message.
+    /// Appends a copy of the bytes of `message`, as [`append`](Self::append) does: for when no
+    /// entry is free for the message.
     ///
     /// # Errors
     ///
@@ -186,8 +187,8 @@ impl Chain {
         copied
     }
 
-    /// Appends `buffer`; drops an empty one. The entry is from `pool`'s table if the chain is empty,
-    /// else from the table of the chain's entries.
+    /// Appends `buffer`; drops an empty one. The entry is from `pool`'s table if the chain is
+    /// empty, else from the table of the chain's entries.
     ///
     /// # Errors
     ///
@@ -209,9 +210,9 @@ impl Chain {
         }
     }
 
-    /// Appends the bytes of `buffer`: copies as many as fit to the last buffer's spare capacity, and
-    /// appends the buffer with the others, or releases it if there are none. So a sequence of buffers
-    /// that are not full takes no more buffers than its bytes need.
+    /// Appends the bytes of `buffer`: copies as many as fit to the last buffer's spare capacity,
+    /// and appends the buffer with the others, or releases it if there are none. So a sequence of
+    /// buffers that are not full takes no more buffers than its bytes need.
     ///
     /// # Errors
     ///
@@ -286,8 +287,8 @@ impl Chain {
         }
     }
 
-    /// Removes entries from the front, as many as have at most `len_max` bytes together, but at least
-    /// one, and returns them. A message is one entry.
+    /// Removes entries from the front, as many as have at most `len_max` bytes together, but at
+    /// least one, and returns them. A message is one entry.
     #[inline]
     #[must_use]
     pub fn take_front(&mut self, len_max: usize) -> Self {
@@ -382,7 +383,8 @@ impl Chain {
         self.skipped += by;
     }
 
-    /// Spare capacity of the last entry: bytes that can still be appended to it; 0 if it is a message.
+    /// Spare capacity of the last entry: bytes that can still be appended to it; 0 if it is a
+    /// message.
     #[inline]
     #[must_use]
     pub fn room(&self) -> usize {
@@ -463,8 +465,8 @@ impl Chain {
         Slices::new(self)
     }
 
-    /// The bytes from position `at` on, as [`slices`](Self::slices); none if the chain is not longer
-    /// than `at`. Position 0 is the chain's first byte.
+    /// The bytes from position `at` on, as [`slices`](Self::slices); none if the chain is not
+    /// longer than `at`. Position 0 is the chain's first byte.
     ///
     /// # Cost
     ///
@@ -505,8 +507,7 @@ impl Chain {
     #[inline]
     fn entry(&self, index: u32) -> &Entry {
         let content = table_of(self.pool).content(index);
-        // SAFETY: the entry is this chain's (INV-CHAIN-1), and it changes only through
-        // `&mut self`.
+        // SAFETY: the entry is this chain's (INV-CHAIN-1), and it changes only through `&mut self`.
         unsafe { &*content }
     }
 

@@ -9,8 +9,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// The stack of free indexes below a capacity that never changes.
 ///
 /// The head has a tag that every change increments, against the ABA problem: a thread that read the
-/// head, was delayed, and finds the same index again would install an outdated successor. That still
-/// happens after exactly 2³² changes while one thread acquires a run.
+/// head, was delayed, and finds the same index again would install an outdated successor. That
+/// still happens after exactly 2³² changes while one thread acquires a run.
 #[derive(Debug)]
 pub(super) struct FreeList {
     /// Tag in the upper half, index in the lower; `NIL` when empty.
@@ -95,7 +95,8 @@ impl FreeList {
         Run { first: run.first, last: behind.last, count: run.count + behind.count }
     }
 
-    /// Releases a run from [`acquire`](Self::acquire) or [`join`](Self::join), which is released once.
+    /// Releases a run from [`acquire`](Self::acquire) or [`join`](Self::join), which is released
+    /// once.
     pub(super) fn release(&self, run: Run) {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
@@ -116,7 +117,8 @@ impl FreeList {
 
     /// The next index in an acquired run; unspecified for the run's last.
     pub(super) fn behind(&self, index: u32) -> u32 {
-        // Relaxed: the thread that has the run acquired it, or received it from the thread that did.
+        // Relaxed: the thread that has the run acquired it, or received it from the thread that
+        // did.
         self.next[index as usize].load(Ordering::Relaxed)
     }
 

@@ -64,8 +64,8 @@ impl Ledger {
 
 /// The ledger of a [`BufferPool`](super::BufferPool), for other threads and beyond the pool's end.
 ///
-/// After the pool was dropped it counts every buffer as free, except those that were leaked, by a port
-/// because the kernel may still write to them, or with a [`Parcel`](super::Parcel).
+/// After the pool was dropped it counts every buffer as free, except those that were leaked, by a
+/// port because the kernel may still write to them, or with a [`Parcel`](super::Parcel).
 #[derive(Clone)]
 pub struct LedgerView {
     /// One [`Owner`] for each buffer. Only the pool's thread stores, and no other data depends on a

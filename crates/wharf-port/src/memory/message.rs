@@ -17,8 +17,8 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MessagePoolConfig {
-    /// Buffers; 1 to 16,777,216. A message takes at least one, so this is also the most messages that
-    /// can exist.
+    /// Buffers; 1 to 16,777,216. A message takes at least one, so this is also the most messages
+    /// that can exist.
     pub buffers: u32,
     /// Bytes in each buffer; 64 to 1,048,576.
     pub buffer_size_bytes: u32,
@@ -42,13 +42,13 @@ impl MessagePoolConfig {
 
 /// A fixed set of equal buffers for messages, allocated at startup, for all threads.
 ///
-/// A clone is another handle to the same pool. The pool's memory is freed with the last of the handles
-/// and the messages.
+/// A clone is another handle to the same pool. The pool's memory is freed with the last of the
+/// handles and the messages.
 ///
 /// # Cost
 ///
-/// Creating or freeing a message of any length: one compare-and-swap and two to three further locked
-/// instructions. Lock-free; no system call.
+/// Creating or freeing a message of any length: one compare-and-swap and two to three further
+/// locked instructions. Lock-free; no system call.
 #[derive(Clone)]
 pub struct MessagePool {
     inner: Arc<Inner>,
@@ -63,8 +63,8 @@ struct Inner {
     accesses: Box<[loom::cell::UnsafeCell<()>]>,
 }
 
-/// The state that the handles to one message share. One cache line each, because threads change
-/// the counts of different messages at the same time.
+/// The state that the handles to one message share. One cache line each, because threads change the
+/// counts of different messages at the same time.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Header {
@@ -109,7 +109,8 @@ impl MessagePool {
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if too few buffers are free, or `data` has 4 GiB or more; then no buffer is taken.
+    /// [`NoRoom`] if too few buffers are free, or `data` has 4 GiB or more; then no buffer is
+    /// taken.
     ///
     /// # Cost
     ///
@@ -207,8 +208,8 @@ impl Inner {
         self.note_write(index);
         // SAFETY: by the caller's promise the address lies in the slot or at its end.
         let to = unsafe { self.slots.bytes_of(index).add(at as usize) };
-        // SAFETY: by the caller's promise the rest of the slot is long enough, and no other code has
-        // access to it; so `bytes` do not overlap it.
+        // SAFETY: by the caller's promise the rest of the slot is long enough, and no other code
+        // has access to it; so `bytes` do not overlap it.
         unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
     }
 
@@ -284,8 +285,8 @@ impl Header {
 /// A handle to a message: immutable bytes, fewer than 4 GiB.
 ///
 /// A clone shares the bytes and costs one locked instruction. Dropping the last handle releases the
-/// buffers, on any thread. A message of any length takes [one entry](super::Chain::push_message) of a
-/// chain.
+/// buffers, on any thread. A message of any length takes [one entry](super::Chain::push_message) of
+/// a chain.
 pub struct Message {
     /// From `Arc::into_raw`; all handles to a message together have one count of it.
     pool: NonNull<Inner>,
@@ -297,8 +298,8 @@ pub struct Message {
 const _: () = assert!(size_of::<Message>() == 16);
 
 // SAFETY: the pool is `Send` and `Sync`. The only data accessed through it without atomics are the
-// bytes of the message, which no code writes while there is a handle (INV-MESSAGE-2); an atomic count
-// decides which handle is the last.
+// bytes of the message, which no code writes while there is a handle (INV-MESSAGE-2); an atomic
+// count decides which handle is the last.
 unsafe impl Send for Message {}
 // SAFETY: as above; `&Message` only reads bytes, and clones by the atomic count.
 unsafe impl Sync for Message {}

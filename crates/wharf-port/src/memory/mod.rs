@@ -14,9 +14,9 @@
 //!
 //! # Invariants
 //!
-//! - **INV-POOL-1** A buffer of a [`BufferPool`] is either on the free stack or has exactly one handle,
-//!   a [`Buffer`]. The pool, its buffers and its chains stay on one thread, except the buffers of a
-//!   [`Parcel`].
+//! - **INV-POOL-1** A buffer of a [`BufferPool`] is either on the free stack or has exactly one
+//!   handle, a [`Buffer`]. The pool, its buffers and its chains stay on one thread, except the
+//!   buffers of a [`Parcel`].
 //! - **INV-POOL-2** Bytes of a buffer are written only through its handle, or by the kernel while a
 //!   port has that handle and lends no reference to it.
 //! - **INV-POOL-3** A pool's memory outlives every handle into it. It is freed when the last of the
@@ -24,12 +24,12 @@
 //!   kernel may still write to them never releases them.
 //! - **INV-CHAIN-1** A chain entry is either on the free list of its table, or in exactly one
 //!   [`Chain`] or [`Parcel`], which alone reads it by `&self` and changes it by `&mut self`.
-//! - **INV-PARCEL-1** Each entry of a [`Parcel`] holds a buffer. Only the thread that has the parcel
-//!   reads and writes the entries, their links and the bytes of the buffers.
-//! - **INV-PARCEL-2** Of its pool a parcel reads, beside those, only data that never change while the
-//!   pool exists: the addresses of slots and entries, and the size of a buffer. It neither reads nor
-//!   writes a free list, a count or a tag before it becomes a chain; that happens on the pool's thread,
-//!   and only that releases its entries and buffers.
+//! - **INV-PARCEL-1** Each entry of a [`Parcel`] holds a buffer. Only the thread that has the
+//!   parcel reads and writes the entries, their links and the bytes of the buffers.
+//! - **INV-PARCEL-2** Of its pool a parcel reads, beside those, only data that never change while
+//!   the pool exists: the addresses of slots and entries, and the size of a buffer. It neither
+//!   reads nor writes a free list, a count or a tag before it becomes a chain; that happens on the
+//!   pool's thread, and only that releases its entries and buffers.
 //! - **INV-MESSAGE-1** A buffer of a [`MessagePool`] is either on the free list, or in exactly one
 //!   message, which has one or more [`Message`] handles that its reference count counts.
 //! - **INV-MESSAGE-2** Bytes of a message are written before its first handle exists, or while a

@@ -52,8 +52,8 @@ impl PoolConfig {
             + self.large().map_or(0, |large| large.size_bytes())
     }
 
-    /// The configuration of the pool of large buffers. Chain entries for them are in the table of the
-    /// pool of small buffers.
+    /// The configuration of the pool of large buffers. Chain entries for them are in the table of
+    /// the pool of small buffers.
     fn large(&self) -> Option<Self> {
         (self.large_buffers > 0).then(|| Self {
             buffer_size_bytes: self.large_size_bytes,
@@ -65,18 +65,18 @@ impl PoolConfig {
 
 /// A fixed set of equal I/O buffers for one thread, allocated at startup.
 ///
-/// It may also have *large* buffers, into which a port receives a stream that fills one buffer after
-/// the other, to save calls and completions. If no large buffer is free, small ones are used; bytes
-/// that may stay queued are moved to small ones while large ones are scarce
+/// It may also have *large* buffers, into which a port receives a stream that fills one buffer
+/// after the other, to save calls and completions. If no large buffer is free, small ones are used;
+/// bytes that may stay queued are moved to small ones while large ones are scarce
 /// ([`Chain::move_front`](super::Chain::move_front)).
 ///
-/// A clone is another handle to the same pool, as of an `Rc`. Buffers are acquired LIFO, because the
-/// buffer that was released last is the one most likely in the cache. The pool's memory is freed with
-/// the last of its handles, buffers and chain entries.
+/// A clone is another handle to the same pool, as of an `Rc`. Buffers are acquired LIFO, because
+/// the buffer that was released last is the one most likely in the cache. The pool's memory is
+/// freed with the last of its handles, buffers and chain entries.
 ///
 /// A pool, its buffers and its chains stay on one thread, except a [`Parcel`](super::Parcel), which
-/// another thread may fill. [`MessagePool`](super::MessagePool) is for bytes that several threads or
-/// links use.
+/// another thread may fill. [`MessagePool`](super::MessagePool) is for bytes that several threads
+/// or links use.
 ///
 /// ```compile_fail,E0277
 /// fn elsewhere<T: Send>() {}
@@ -85,9 +85,9 @@ impl PoolConfig {
 ///
 /// # Invariants
 ///
-/// INV-POOL-1 to INV-POOL-3, see the source of the module `memory`. In builds with debug
-/// assertions a release fills the buffer with a pattern, and the next acquire checks the pattern, so
-/// that it detects a write to a free buffer by the kernel or by the program.
+/// INV-POOL-1 to INV-POOL-3, see the source of the module `memory`. In builds with debug assertions
+/// a release fills the buffer with a pattern, and the next acquire checks the pattern, so that it
+/// detects a write to a free buffer by the kernel or by the program.
 ///
 /// # Cost
 ///
@@ -97,8 +97,8 @@ pub struct BufferPool {
     inner: NonNull<Inner>,
 }
 
-/// A pool. All access is through shared references, and to its cells on one thread only. A parcel on
-/// another thread accesses only data without a cell: `slots`, and the address of the entries
+/// A pool. All access is through shared references, and to its cells on one thread only. A parcel
+/// on another thread accesses only data without a cell: `slots`, and the address of the entries
 /// (INV-PARCEL-2).
 pub(super) struct Inner {
     pub(super) slots: Slots,
@@ -216,11 +216,11 @@ impl BufferPool {
         self.inner().large.as_ref()
     }
 
-    /// Makes the port's acquire with this number fail, counted from the next one, which is 1; 0 makes
-    /// all succeed. Only acquires for [`Owner::KernelReceive`] count: other callers know how many
-    /// buffers are free. Returns the number that was set before and not reached, 0 if it was reached: a
-    /// test that runs with each number from 1, until a run ends with another result than 0, has failed
-    /// every acquire once.
+    /// Makes the port's acquire with this number fail, counted from the next one, which is 1; 0
+    /// makes all succeed. Only acquires for [`Owner::KernelReceive`] count: other callers know how
+    /// many buffers are free. Returns the number that was set before and not reached, 0 if it was
+    /// reached: a test that runs with each number from 1, until a run ends with another result than
+    /// 0, has failed every acquire once.
     #[cfg(any(test, feature = "sim"))]
     #[expect(clippy::must_use_candidate, reason = "unused at the start of a run")]
     pub fn fail_take(&self, number: u32) -> u32 {

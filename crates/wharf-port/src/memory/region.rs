@@ -82,7 +82,8 @@ fn map(size_bytes: usize) -> io::Result<NonNull<u8>> {
     for offset in (0..size_bytes).step_by(PAGE_SIZE_BYTES) {
         // SAFETY: the offset lies inside the allocation just made.
         let page = unsafe { base.add(offset) };
-        // SAFETY: the byte is writable memory (PAGE_READWRITE) to which no other code has access yet.
+        // SAFETY: the byte is writable memory (PAGE_READWRITE) to which no other code has access
+        // yet.
         unsafe { page.write_volatile(0) };
     }
     Ok(base)
@@ -91,9 +92,9 @@ fn map(size_bytes: usize) -> io::Result<NonNull<u8>> {
 #[cfg(windows)]
 fn unmap(base: NonNull<u8>, size_bytes: usize) {
     use windows_sys::Win32::System::Memory::{MEM_RELEASE, VirtualFree};
-    // SAFETY: `base` is from `VirtualAlloc`, and size 0 with MEM_RELEASE frees that whole allocation
-    // (VirtualFree page: dwSize); the owner of the region drops it, so no reference to it exists any
-    // more (INV-POOL-3).
+    // SAFETY: `base` is from `VirtualAlloc`, and size 0 with MEM_RELEASE frees that whole
+    // allocation (VirtualFree page: dwSize); the owner of the region drops it, so no reference to
+    // it exists any more (INV-POOL-3).
     let freed = unsafe { VirtualFree(base.as_ptr().cast(), 0, MEM_RELEASE) };
     debug_assert!(freed != 0, "VirtualFree of {size_bytes}: {}", io::Error::last_os_error());
 }

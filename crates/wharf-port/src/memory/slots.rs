@@ -49,8 +49,8 @@ impl Slots {
         self.size_bytes
     }
 
-    /// The address of the slot's first byte; the [`size_bytes`](Self::size_bytes) bytes from there on
-    /// lie in the region and are initialised memory.
+    /// The address of the slot's first byte; the [`size_bytes`](Self::size_bytes) bytes from there
+    /// on lie in the region and are initialised memory.
     #[inline]
     pub(super) fn bytes_of(&self, index: u32) -> NonNull<u8> {
         self.region.at(index as usize * self.stride_bytes as usize)

@@ -6,7 +6,8 @@ use crate::memory::{Buffer, BufferPool, Owner};
 /// Whether the last receives of a socket filled buffers. If so, the next one uses a large buffer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bulk {
-    /// Receives in a row that may bring less than a buffer holds before small buffers are used again.
+    /// Receives in a row that may bring less than a buffer holds before small buffers are used
+    /// again.
     short_receives_left: u8,
 }
 

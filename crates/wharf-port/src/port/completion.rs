@@ -43,7 +43,8 @@ pub enum Outcome<S, T> {
     },
     /// A receive ended without bytes.
     ReceiveEnded(End),
-    /// A send ended: the system took the first `sent` bytes of the chain, which still has all bytes.
+    /// A send ended: the system took the first `sent` bytes of the chain, which still has all
+    /// bytes.
     Sent {
         /// The submitted chain.
         chain: Chain,

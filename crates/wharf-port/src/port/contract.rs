@@ -11,7 +11,8 @@ use std::time::Duration;
 /// A completion port, owned by one thread.
 ///
 /// The documentation of the module [`port`](super) states what every implementation promises
-/// (INV-PORT-1 to INV-PORT-10). The order of completions of different sockets or kinds is not defined.
+/// (INV-PORT-1 to INV-PORT-10). The order of completions of different sockets or kinds is not
+/// defined.
 pub trait Port: Sized {
     /// What other threads post to this port.
     type Packet: Send;
@@ -28,8 +29,8 @@ pub trait Port: Sized {
     ///
     /// # Platforms
     ///
-    /// On IOCP a socket is bound to the first port that it was associated with; another port returns an
-    /// error.
+    /// On IOCP a socket is bound to the first port that it was associated with; another port
+    /// returns an error.
     fn associate(
         &mut self,
         stream: Self::Stream,
@@ -59,37 +60,39 @@ pub trait Port: Sized {
     ///
     /// # Cost
     ///
-    /// Never blocks. Allocates nothing, except the simulated port, and io_uring while the kernel has no
-    /// memory for its queue. System calls: on io_uring none unless the submission queue is full,
-    /// because the next dequeue submits the batch; on epoll a send is tried at once; on IOCP a receive
-    /// and a send are one call each, and an accept two for each accept that is posted.
+    /// Never blocks. Allocates nothing, except the simulated port, and io_uring while the kernel
+    /// has no memory for its queue. System calls: on io_uring none unless the submission queue is
+    /// full, because the next dequeue submits the batch; on epoll a send is tried at once; on IOCP
+    /// a receive and a send are one call each, and an accept two for each accept that is posted.
     fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError>;
 
-    /// Cancels the operation of this kind. It still completes exactly once, as cancelled or with its
-    /// result. Does nothing if none is in flight, or for [`OperationKind::Close`].
+    /// Cancels the operation of this kind. It still completes exactly once, as cancelled or with
+    /// its result. Does nothing if none is in flight, or for [`OperationKind::Close`].
     fn cancel(&mut self, socket: Socket, kind: OperationKind);
 
-    /// Shuts down the sending side: the peer receives the end of the stream after the bytes that were
-    /// sent. Does nothing on a stale socket.
+    /// Shuts down the sending side: the peer receives the end of the stream after the bytes that
+    /// were sent. Does nothing on a stale socket.
     ///
-    /// A send that is in flight may then be short or fail. A failed `shutdown` is not reported here; it
-    /// means that the connection is gone, and the receive in flight reports that.
+    /// A send that is in flight may then be short or fail. A failed `shutdown` is not reported
+    /// here; it means that the connection is gone, and the receive in flight reports that.
     fn shutdown(&mut self, socket: Socket);
 
-    /// Makes the later close of the socket abortive (RST), so that the peer does not take a truncated
-    /// stream for the whole one. Does nothing on a stale socket.
+    /// Makes the later close of the socket abortive (RST), so that the peer does not take a
+    /// truncated stream for the whole one. Does nothing on a stale socket.
     fn abandon(&mut self, socket: Socket) {
         let _ = socket;
     }
 
-    /// Starts the submitted operations, and appends completions to `completions`, up to its capacity.
+    /// Starts the submitted operations, and appends completions to `completions`, up to its
+    /// capacity.
     ///
-    /// Waits until an operation completes, a packet is posted, or `timeout` has passed; `None` waits
-    /// indefinitely. May return early with nothing. Does not wait if there is a completion or a packet
-    /// already, or if `completions` is full.
+    /// Waits until an operation completes, a packet is posted, or `timeout` has passed; `None`
+    /// waits indefinitely. May return early with nothing. Does not wait if there is a completion or
+    /// a packet already, or if `completions` is full.
     ///
-    /// After a reset by the peer the receive may end with [`End::PeerClosed`](super::End::PeerClosed)
-    /// and only the send fail, or the other way round: the system reports the reset to one call.
+    /// After a reset by the peer the receive may end with
+    /// [`End::PeerClosed`](super::End::PeerClosed) and only the send fail, or the other way round:
+    /// the system reports the reset to one call.
     ///
     /// # Errors
     ///
@@ -112,12 +115,13 @@ pub trait Port: Sized {
         0
     }
 
-    /// Sets how many provided buffers the ring has at most: 0 to [`PortConfig::receive_window`], the
-    /// initial value; greater values mean the same as that.
+    /// Sets how many provided buffers the ring has at most: 0 to [`PortConfig::receive_window`],
+    /// the initial value; greater values mean the same as that.
     ///
-    /// Provided buffers stay in the ring until the kernel fills them, so a lower value takes effect as
-    /// they are filled. [`buffers_wanted`](Self::buffers_wanted) is the difference to this value. After
-    /// 0 receives wait when the provided buffers are filled, and continue when the value is raised.
+    /// Provided buffers stay in the ring until the kernel fills them, so a lower value takes effect
+    /// as they are filled. [`buffers_wanted`](Self::buffers_wanted) is the difference to this
+    /// value. After 0 receives wait when the provided buffers are filled, and continue when the
+    /// value is raised.
     ///
     /// # Platforms
     ///
@@ -126,9 +130,9 @@ pub trait Port: Sized {
         let _ = buffers;
     }
 
-    /// Bytes that the peer's system has acknowledged on this connection, counted from an unspecified
-    /// zero: only the difference of two results has a meaning. `None` on a stale socket, or where the
-    /// system does not report it.
+    /// Bytes that the peer's system has acknowledged on this connection, counted from an
+    /// unspecified zero: only the difference of two results has a meaning. `None` on a stale
+    /// socket, or where the system does not report it.
     ///
     /// # Cost
     ///
@@ -142,16 +146,16 @@ pub trait Port: Sized {
         None
     }
 
-    /// Bytes that the system has received and no receive has taken. `None` on a stale socket, or if the
-    /// call fails. On Linux it does not count bytes after an unread urgent byte.
+    /// Bytes that the system has received and no receive has taken. `None` on a stale socket, or if
+    /// the call fails. On Linux it does not count bytes after an unread urgent byte.
     ///
     /// # Cost
     ///
     /// A system call: for the end of a connection, not for each message.
     fn unread_bytes(&mut self, socket: Socket) -> Option<u64>;
 
-    /// The local address of a connection. `None` on a stale socket, and on the simulated port, which has
-    /// none.
+    /// The local address of a connection. `None` on a stale socket, and on the simulated port,
+    /// which has none.
     ///
     /// # Cost
     ///
@@ -182,8 +186,8 @@ pub(crate) fn is_full<C>(completions: &Vec<C>) -> bool {
 pub struct PortConfig {
     /// Sockets that can be associated at once, listeners included; 1 to 268,435,454.
     pub sockets_max: u32,
-    /// Buffers that one dequeue fills, at most; 1 to 32,768. On io_uring also the size of the ring of
-    /// provided buffers, which is at most half of the pool. Large buffers are apart from it on
+    /// Buffers that one dequeue fills, at most; 1 to 32,768. On io_uring also the size of the ring
+    /// of provided buffers, which is at most half of the pool. Large buffers are apart from it on
     /// io_uring; on epoll one counts as many as it has the size of.
     pub receive_window: u32,
     /// Packets that the port's inbox can hold; at least 1.
@@ -191,8 +195,8 @@ pub struct PortConfig {
 }
 
 impl PortConfig {
-    /// A port for `sockets_max` sockets, with a `receive_window` of 512 buffers (1 MiB in buffers of
-    /// 2 KiB) and an inbox of 1,024 packets.
+    /// A port for `sockets_max` sockets, with a `receive_window` of 512 buffers (1 MiB in buffers
+    /// of 2 KiB) and an inbox of 1,024 packets.
     #[must_use]
     pub fn new(sockets_max: u32) -> Self {
         Self { sockets_max, receive_window: 512, inbox_capacity: 1024 }
@@ -240,8 +244,8 @@ pub struct Counters {
     pub receive_pauses: u64,
     /// Connections that ended before they were accepted.
     pub accept_aborts: u64,
-    /// Calls of `io_uring_enter`, `epoll_wait` or `GetQueuedCompletionStatusEx`; simulated ones on the
-    /// simulated port.
+    /// Calls of `io_uring_enter`, `epoll_wait` or `GetQueuedCompletionStatusEx`; simulated ones on
+    /// the simulated port.
     pub waits: u64,
     /// Waits that a [`Poster`] ended.
     pub wakeups: u64,

@@ -35,8 +35,8 @@ impl OsError {
         self.code
     }
 
-    /// Whether the process or the system has no free descriptor or memory, so that an immediate retry
-    /// would fail too.
+    /// Whether the process or the system has no free descriptor or memory, so that an immediate
+    /// retry would fail too.
     #[must_use]
     pub fn is_exhaustion(&self) -> bool {
         EXHAUSTION.contains(&self.code)

@@ -1,4 +1,5 @@
-//! Packets from other threads: a bounded queue, and a wake-up that is made only while the owner sleeps.
+//! Packets from other threads: a bounded queue, and a wake-up that is made only while the owner
+//! sleeps.
 
 use super::completion::{Completion, Outcome};
 use super::operation::Key;
@@ -63,7 +64,8 @@ impl<T: Send> Inbox<T> {
         self.poster.waker.state.notify();
     }
 
-    /// Announces that the owner will sleep. `false` if it was notified meanwhile: it must not sleep.
+    /// Announces that the owner will sleep. `false` if it was notified meanwhile: it must not
+    /// sleep.
     pub(crate) fn fall_asleep(&self) -> bool {
         self.poster.waker.state.fall_asleep()
     }
@@ -107,9 +109,9 @@ impl<T: Send> Poster<T> {
         Ok(())
     }
 
-    /// As [`post`](Self::post), but does not notify the owner, which takes the packet only after the
-    /// next [`wake`](Self::wake) or [`post`](Self::post). It is for packets to several ports that the
-    /// owners shall take when all are posted.
+    /// As [`post`](Self::post), but does not notify the owner, which takes the packet only after
+    /// the next [`wake`](Self::wake) or [`post`](Self::post). It is for packets to several ports
+    /// that the owners shall take when all are posted.
     ///
     /// # Errors
     ///

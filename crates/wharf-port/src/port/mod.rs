@@ -1,7 +1,7 @@
 //! The completion port: submit operations, dequeue their completions.
 //!
-//! An operation moves its buffers into the port, and its completion moves them back. While the kernel
-//! may access the bytes, only the port owns the buffers.
+//! An operation moves its buffers into the port, and its completion moves them back. While the
+//! kernel may access the bytes, only the port owns the buffers.
 //!
 //! ```text
 //!   worker ──submit(socket, Operation)──► port ──► kernel
@@ -11,7 +11,8 @@
 //!
 //! # Contract
 //!
-//! Every back end keeps these promises; the module `conformance` tests each promise on each back end.
+//! Every back end keeps these promises; the module `conformance` tests each promise on each back
+//! end.
 //!
 //! - **INV-PORT-1** Each submitted operation completes exactly once, also when it is cancelled or
 //!   its socket is closed. A multishot operation ([`Shots::Many`]) is one operation with many
@@ -21,28 +22,28 @@
 //!   flight, and then frees; on a timeout of 5 s it leaks what is still in flight.
 //! - **INV-PORT-3** At most one send per socket is in flight; bytes keep their order. A completion
 //!   returns the chain with the count of bytes sent; the program continues a short send.
-//! - **INV-PORT-4** A completion never carries the key of a later socket of the same slot: [`Socket`]
-//!   has a generation, a submit with a stale one fails, and [`Outcome::Closed`] is the last
-//!   completion with the socket's key.
+//! - **INV-PORT-4** A completion never carries the key of a later socket of the same slot:
+//!   [`Socket`] has a generation, a submit with a stale one fails, and [`Outcome::Closed`] is the
+//!   last completion with the socket's key.
 //! - **INV-PORT-5** A socket that waits for bytes holds no buffer.
 //! - **INV-PORT-6** When the pool is empty, receives wait and none fails; the next dequeue after a
-//!   buffer was released continues them. The waiting sockets get buffers in FIFO order: a receive that
-//!   is submitted later does not overtake them, of whichever kind it is. Buffers are released on the
-//!   port's own thread, so a release makes no wake-up: a dequeue serves the waiting sockets before it
-//!   sleeps.
+//!   buffer was released continues them. The waiting sockets get buffers in FIFO order: a receive
+//!   that is submitted later does not overtake them, of whichever kind it is. Buffers are released
+//!   on the port's own thread, so a release makes no wake-up: a dequeue serves the waiting sockets
+//!   before it sleeps.
 //! - **INV-PORT-7** A post from any thread wakes a sleeping dequeue; wake-ups coalesce; no packet
 //!   is lost while the port exists.
-//! - **INV-PORT-8** A receive takes `bytes_max` bytes at most, in all its completions together. When
-//!   it has taken them it ends without a cancel by the program. Where the kernel receives before the
-//!   port has counted (io_uring, [`Shots::Many`]) it may take more, by as many buffers as the kernel
-//!   has; its last completion is then the last of these, or [`End::Cancelled`].
-//! - **INV-PORT-9** A receive of 0 bytes takes no bytes and no buffer, and does not wait for one. It
-//!   completes once: with [`End::Readable`] when there are bytes; when there are none and will be
-//!   none, with the end or error of the stream.
-//! - **INV-PORT-10** Where the pool has large buffers, a stream that fills one buffer after the other
-//!   is received into large ones, and into small ones while no large one is free: a receive never waits
-//!   for a large buffer. A receive into large buffers takes `bytes_max` bytes at most, also where one
-//!   into small buffers may take more.
+//! - **INV-PORT-8** A receive takes `bytes_max` bytes at most, in all its completions together.
+//!   When it has taken them it ends without a cancel by the program. Where the kernel receives
+//!   before the port has counted (io_uring, [`Shots::Many`]) it may take more, by as many buffers
+//!   as the kernel has; its last completion is then the last of these, or [`End::Cancelled`].
+//! - **INV-PORT-9** A receive of 0 bytes takes no bytes and no buffer, and does not wait for one.
+//!   It completes once: with [`End::Readable`] when there are bytes; when there are none and will
+//!   be none, with the end or error of the stream.
+//! - **INV-PORT-10** Where the pool has large buffers, a stream that fills one buffer after the
+//!   other is received into large ones, and into small ones while no large one is free: a receive
+//!   never waits for a large buffer. A receive into large buffers takes `bytes_max` bytes at most,
+//!   also where one into small buffers may take more.
 
 mod admission;
 mod bulk;

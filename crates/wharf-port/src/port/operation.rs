@@ -12,9 +12,9 @@ pub struct Key(pub u64);
 
 /// A handle to an associated socket: the index of its slot in the port's table, and a generation.
 ///
-/// The port reuses the slot after the socket is closed, under a new generation, so that an operation
-/// with a stale handle fails and cannot reach the slot's next socket. Valid only for the port that
-/// returned it.
+/// The port reuses the slot after the socket is closed, under a new generation, so that an
+/// operation with a stale handle fails and cannot reach the slot's next socket. Valid only for the
+/// port that returned it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Socket {
     pub(crate) index: u32,
@@ -43,7 +43,8 @@ pub enum Operation {
     ///
     /// [`Shots::IfReady`] is an error.
     Accept(Shots),
-    /// Receive into buffers of the port's pool. The operation holds no buffer before bytes are there.
+    /// Receive into buffers of the port's pool. The operation holds no buffer before bytes are
+    /// there.
     Receive {
         /// How often it completes.
         shots: Shots,
@@ -52,8 +53,8 @@ pub enum Operation {
         ///
         /// 0 is a zero-byte receive: it takes no buffer and no bytes, and completes once. It ends
         /// with [`End::Readable`](super::End::Readable) when there are bytes, and with the stream's
-        /// end or error when there are none and will be none. With [`Shots::IfReady`] it completes at
-        /// once, with [`End::NotReady`](super::End::NotReady) if neither is the case.
+        /// end or error when there are none and will be none. With [`Shots::IfReady`] it completes
+        /// at once, with [`End::NotReady`](super::End::NotReady) if neither is the case.
         ///
         /// # Platforms
         ///
@@ -124,8 +125,8 @@ pub enum SubmitErrorKind {
     StaleSocket,
     /// The socket is being closed.
     Closing,
-    /// An accept on a connection, a receive or send on a listener, an empty send, or an accept
-    /// with [`Shots::IfReady`].
+    /// An accept on a connection, a receive or send on a listener, an empty send, or an accept with
+    /// [`Shots::IfReady`].
     NotForThisSocket,
     /// An operation of this kind is in flight on the socket already.
     Busy,

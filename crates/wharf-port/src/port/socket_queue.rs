@@ -2,12 +2,12 @@
 
 use super::operation::Socket;
 
-/// FIFO, with removal from the middle: a doubly linked list through an array that is indexed by slot.
-/// Every method but `new` takes constant time and allocates nothing.
+/// FIFO, with removal from the middle: a doubly linked list through an array that is indexed by
+/// slot. Every method but `new` takes constant time and allocates nothing.
 ///
-/// Each back end queues the sockets that wait for a buffer in one of these, so that all serve them in
-/// the same order (INV-PORT-6). A back end must [remove](Self::remove) a socket when it closes it, or
-/// the slot's next socket cannot be queued.
+/// Each back end queues the sockets that wait for a buffer in one of these, so that all serve them
+/// in the same order (INV-PORT-6). A back end must [remove](Self::remove) a socket when it closes
+/// it, or the slot's next socket cannot be queued.
 #[derive(Debug)]
 pub(crate) struct SocketQueue {
     nodes: Box<[Node]>,
@@ -51,8 +51,8 @@ impl SocketQueue {
         }
     }
 
-    /// Prepends `socket`, unless it is in the queue already. Only planted bugs use it: a socket keeps
-    /// its position in the queue until it is served.
+    /// Prepends `socket`, unless it is in the queue already. Only planted bugs use it: a socket
+    /// keeps its position in the queue until it is served.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn push_front(&mut self, socket: Socket) {
         if self.enter(socket, NIL, self.head) {
@@ -111,8 +111,8 @@ impl SocketQueue {
         self.len == 0
     }
 
-    /// Sets the links of the socket's node, but not those of the nodes beside it; `false` if the socket
-    /// is in the queue already.
+    /// Sets the links of the socket's node, but not those of the nodes beside it; `false` if the
+    /// socket is in the queue already.
     fn enter(&mut self, socket: Socket, before: u32, after: u32) -> bool {
         let node = &mut self.nodes[socket.index as usize];
         if node.before != OUT {

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A poster puts its packet into the queue and then notifies; the owner clears, then takes packets,
-//! and falls asleep only from AWAKE. So a notification follows each packet that the owner did not take,
-//! and keeps the owner awake or wakes it. Notifications of one sleep make one wake-up.
+//! and falls asleep only from AWAKE. So a notification follows each packet that the owner did not
+//! take, and keeps the owner awake or wakes it. Notifications of one sleep make one wake-up.
 
 use crate::sync::{AtomicU8, Ordering};
 
@@ -81,8 +81,8 @@ mod loom_tests {
     use loom::sync::Arc;
     use loom::sync::{Condvar, Mutex};
 
-    /// Two posters and an owner that sleeps on a condition variable: if a wake-up could be lost, loom
-    /// would find an order in which the owner never wakes, and report the deadlock.
+    /// Two posters and an owner that sleeps on a condition variable: if a wake-up could be lost,
+    /// loom would find an order in which the owner never wakes, and report the deadlock.
     #[test]
     fn no_packet_is_left_behind_a_sleeping_owner() {
         let mut model = loom::model::Builder::new();

@@ -18,8 +18,8 @@ pub struct WorldConfig {
     pub listeners_max: u32,
     /// The most connections in a listener's backlog; further ones are reset.
     pub backlog_max: u32,
-    /// Whether ports take the buffers for receives in advance, as io_uring does: at each dequeue up to
-    /// [`PortConfig::receive_window`](crate::port::PortConfig::receive_window).
+    /// Whether ports take the buffers for receives in advance, as io_uring does: at each dequeue up
+    /// to [`PortConfig::receive_window`](crate::port::PortConfig::receive_window).
     pub lends_window: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Dequeue: returns the completions that are ready at the world's time, and stores until when the port
-//! sleeps.
+//! Dequeue: returns the completions that are ready at the world's time, and stores until when the
+//! port sleeps.
 
 use super::connection::SERVER;
 use super::faults::FaultKind;
@@ -74,7 +74,8 @@ impl<T: Send> SimPort<T> {
             completions.push(self.kernel.deliver(&mut state, &world, ready));
         }
         drop(state);
-        // As in the other back ends: after a dequeue that did not fill the vector no packet is left.
+        // As in the other back ends: after a dequeue that did not fill the vector no packet is
+        // left.
         self.inbox.take_packets(completions, usize::MAX);
     }
 
@@ -153,8 +154,8 @@ impl Kernel {
         Completion { key, outcome }
     }
 
-    /// Closes all sockets. No kernel writes to the buffers, so the drop of the operations releases them
-    /// at once.
+    /// Closes all sockets. No kernel writes to the buffers, so the drop of the operations releases
+    /// them at once.
     fn end_all(&mut self, mut state: Guard<'_>) {
         let port = &mut state.ports[self.port as usize];
         port.alive = false;

@@ -67,8 +67,8 @@ impl FaultKind {
         Self::ResetAsEnd,
     ];
 
-    /// The probabilities, in millionths, from which one is drawn. Kinds that end or stall a connection
-    /// have low ones, per step or once per connection, so that most connections run on.
+    /// The probabilities, in millionths, from which one is drawn. Kinds that end or stall a
+    /// connection have low ones, per step or once per connection, so that most connections run on.
     fn strengths(self) -> [u32; 3] {
         match self {
             Self::Reset | Self::BlackHole => [20, 100, 1_000],
@@ -110,8 +110,8 @@ impl Faults {
         }
     }
 
-    /// Random faults: each kind is off, or has one of its three probabilities. Without some kinds the
-    /// others reach states that all together do not (swarm testing, Groce et al. 2012).
+    /// Random faults: each kind is off, or has one of its three probabilities. Without some kinds
+    /// the others reach states that all together do not (swarm testing, Groce et al. 2012).
     #[must_use]
     pub fn drawn(rng: &mut Rng) -> Self {
         let mut faults = Self::none();
@@ -148,8 +148,8 @@ impl Faults {
         if delays { self.delay_max_ns.saturating_mul(16) } else { 0 }
     }
 
-    /// The longest time of bytes from one program to the other: the latency, four steps that can each
-    /// be delayed, and 20 ms for the programs' turns.
+    /// The longest time of bytes from one program to the other: the latency, four steps that can
+    /// each be delayed, and 20 ms for the programs' turns.
     #[must_use]
     pub fn way_max_ns(&self) -> u64 {
         let steps_ns = self.step_max_ns().saturating_mul(4);

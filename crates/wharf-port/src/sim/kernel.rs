@@ -153,7 +153,8 @@ impl Kernel {
         Some((socket, buffer))
     }
 
-    /// After an operation has ended: if a close waited for it and no other one, makes its last step due.
+    /// After an operation has ended: if a close waited for it and no other one, makes its last step
+    /// due.
     pub(super) fn finish_close_if_idle(&mut self, world: &mut WorldState, socket: Socket) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let state = &mut entry.state;
@@ -175,8 +176,8 @@ impl Kernel {
         }
     }
 
-    /// Makes a completion ready. [`FaultKind::Reorder`] may move it before others, where the contract
-    /// does not define their order.
+    /// Makes a completion ready. [`FaultKind::Reorder`] may move it before others, where the
+    /// contract does not define their order.
     pub(super) fn complete(&mut self, world: &mut WorldState, mut ready: Ready) {
         if ready.completed.is_last()
             && let Some(entry) = self.sockets.get_mut(ready.socket)

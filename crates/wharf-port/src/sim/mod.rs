@@ -1,5 +1,5 @@
-//! The simulated port: its kernel, network and clock are a model in this process; a seed determines the
-//! run.
+//! The simulated port: its kernel, network and clock are a model in this process; a seed determines
+//! the run.
 //!
 //! ```text
 //!   SimClient ──write──► pipe ──latency──► SimPort's kernel ──dequeue──► the engine under test
@@ -7,9 +7,9 @@
 //!                  └───── World: clock, random numbers, events ─────────┘
 //! ```
 //!
-//! No call waits. The driver calls [`World::advance`] when every port sleeps; that moves the clock to
-//! the next event or the end of the next wait. A dequeue returns the completions that are ready at the
-//! clock's time, and stores until when the port sleeps. So a seed determines the run.
+//! No call waits. The driver calls [`World::advance`] when every port sleeps; that moves the clock
+//! to the next event or the end of the next wait. A dequeue returns the completions that are ready
+//! at the clock's time, and stores until when the port sleeps. So a seed determines the run.
 //!
 //! ```text
 //!   loop {
@@ -19,12 +19,12 @@
 //!   }
 //! ```
 //!
-//! [`World::advance`] may also be called while ports are runnable, and must be if an engine is always
-//! runnable: the clock stands still until then.
+//! [`World::advance`] may also be called while ports are runnable, and must be if an engine is
+//! always runnable: the clock stands still until then.
 //!
-//! The port keeps the promises of [`port`](crate::port) under every fault that [`Faults`] can inject.
-//! It reads the bytes of chains and writes to buffers as late as a kernel may, when the completion is
-//! due. A planted bug ([`Plant`]) breaks a promise, to prove that tests find it.
+//! The port keeps the promises of [`port`](crate::port) under every fault that [`Faults`] can
+//! inject. It reads the bytes of chains and writes to buffers as late as a kernel may, when the
+//! completion is due. A planted bug ([`Plant`]) breaks a promise, to prove that tests find it.
 //!
 //! # Invariants
 //!
@@ -33,8 +33,8 @@
 //! - **INV-SIM-2** The world's lock is never held while a [`SimStream`], [`SimListener`] or
 //!   [`SimClient`] is dropped; buffers may be dropped under it.
 //! - **INV-SIM-3** Every queue is bounded: pipes by their capacity, due steps and events by the
-//!   number of sockets and connections, ready completions by the spare capacity of a dequeue's vector
-//!   plus the completions of one step.
+//!   number of sockets and connections, ready completions by the spare capacity of a dequeue's
+//!   vector plus the completions of one step.
 
 mod accept;
 mod config;

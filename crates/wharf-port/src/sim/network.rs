@@ -21,8 +21,8 @@ impl WorldState {
         .unwrap_or(Readable::Reset)
     }
 
-    /// Removes at most `max` arrived bytes and passes them to `sink`; notifies the other side if it waits
-    /// to write.
+    /// Removes at most `max` arrived bytes and passes them to `sink`; notifies the other side if it
+    /// waits to write.
     pub(super) fn read(
         &mut self,
         conn: ConnId,
@@ -101,7 +101,8 @@ impl WorldState {
     }
 
     /// Closes this side: with an end of stream, or with a reset if bytes are unread (as TCP does,
-    /// RFC 2525 section 2.17) or the close is abortive. The slot is free when both sides are closed.
+    /// RFC 2525 section 2.17) or the close is abortive. The slot is free when both sides are
+    /// closed.
     pub(super) fn close(&mut self, conn: ConnId, side: usize) {
         let Some(entry) = self.conns.get_mut(conn) else { return };
         let [here, there] = sides(&mut entry.state.sides, side);

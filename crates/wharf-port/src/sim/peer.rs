@@ -100,8 +100,8 @@ impl SimClient {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if no bytes have arrived, or if this client does not read;
-    /// `ConnectionReset` after a reset.
+    /// `WouldBlock` if no bytes have arrived, or if this client does not read; `ConnectionReset`
+    /// after a reset.
     pub fn try_read(&mut self, target: &mut [u8]) -> io::Result<usize> {
         let mut world = self.world.lock();
         let never_reads = world.conn(self.conn, |conn| {
@@ -145,8 +145,9 @@ impl SimClient {
         self.reads = reads;
     }
 
-    /// Whether a fault was injected after which bytes may be missing (never wrong): a reset, an aborted
-    /// accept, [`BlackHole`](super::FaultKind::BlackHole) or [`DeafPeer`](super::FaultKind::DeafPeer).
+    /// Whether a fault was injected after which bytes may be missing (never wrong): a reset, an
+    /// aborted accept, [`BlackHole`](super::FaultKind::BlackHole) or
+    /// [`DeafPeer`](super::FaultKind::DeafPeer).
     #[must_use]
     pub fn is_harmed(&self) -> bool {
         self.world.lock().conn(self.conn, |conn| conn.faulted).unwrap_or(true)

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 /// A port of a [`World`].
 ///
-/// [`dequeue`](Port::dequeue) never waits in real time: it returns the completions that are ready. If
-/// there are none, the port is asleep until an event, its deadline on the world's clock, a
+/// [`dequeue`](Port::dequeue) never waits in real time: it returns the completions that are ready.
+/// If there are none, the port is asleep until an event, its deadline on the world's clock, a
 /// notification, or a released buffer for which a socket waits; then
 /// [`is_runnable`](Self::is_runnable) returns true.
 ///
@@ -81,9 +81,9 @@ impl<T: Send> SimPort<T> {
         Ok(Self { world: world.clone(), kernel, inbox, wake_flag, moves_clock: false })
     }
 
-    /// Creates the only port of its world: [`dequeue`](Port::dequeue) moves the clock until a completion
-    /// is ready or the timeout has passed, by at least 1 µs. It returns early with nothing if there is no
-    /// event and no timeout.
+    /// Creates the only port of its world: [`dequeue`](Port::dequeue) moves the clock until a
+    /// completion is ready or the timeout has passed, by at least 1 µs. It returns early with
+    /// nothing if there is no event and no timeout.
     ///
     /// # Errors
     ///
@@ -104,8 +104,8 @@ impl<T: Send> SimPort<T> {
         self.kernel.port
     }
 
-    /// Whether a dequeue would make progress: the port does not sleep, its sleep has ended, or sockets
-    /// wait for buffers that are free now.
+    /// Whether a dequeue would make progress: the port does not sleep, its sleep has ended, or
+    /// sockets wait for buffers that are free now.
     #[must_use]
     pub fn is_runnable(&self) -> bool {
         self.world.is_runnable(self.kernel.port) || self.kernel.can_serve_waiters()

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Buffers are acquired when they are needed, as on epoll; or, with
-//! [`lends_window`](super::WorldConfig::lends_window), taken from those that each dequeue acquires in
-//! advance, as on io_uring. A multishot receive then may complete further after its cancel, and after
-//! it has reached its limit, by as many buffers as are provided.
+//! [`lends_window`](super::WorldConfig::lends_window), taken from those that each dequeue acquires
+//! in advance, as on io_uring. A multishot receive then may complete further after its cancel, and
+//! after it has reached its limit, by as many buffers as are provided.
 
 use super::connection::{ConnId, SERVER};
 use super::events::{EventKind, SocketStep, Step};
@@ -226,8 +226,8 @@ impl Kernel {
         }
     }
 
-    /// Whether the receive may exceed its limit, as a multishot of io_uring: not with a large buffer,
-    /// for which it is oneshot.
+    /// Whether the receive may exceed its limit, as a multishot of io_uring: not with a large
+    /// buffer, for which it is oneshot.
     fn exceeds_limit(&self, operation: &ReceiveOperation, buffer: Option<&Buffer>) -> bool {
         let is_large = buffer.is_some_and(|buffer| buffer.is_large(&self.pool));
         self.provides_buffers
@@ -236,8 +236,8 @@ impl Kernel {
             && !is_large
     }
 
-    /// Completes a receive that has reached its limit with `buffer`, and up to all provided buffers more,
-    /// because the kernel does not know the limit.
+    /// Completes a receive that has reached its limit with `buffer`, and up to all provided buffers
+    /// more, because the kernel does not know the limit.
     fn receive_beyond_limit(
         &mut self,
         world: &mut WorldState,
@@ -258,8 +258,8 @@ impl Kernel {
         self.received(world, socket, buffer, true);
     }
 
-    /// Cancels a receive after up to all provided buffers more, because the cancel reaches the kernel
-    /// late.
+    /// Cancels a receive after up to all provided buffers more, because the cancel reaches the
+    /// kernel late.
     fn receive_until_cancelled(
         &mut self,
         world: &mut WorldState,

@@ -1,8 +1,8 @@
 //! The only source of random numbers: xoshiro256++ (Blackman and Vigna 2019,
 //! <https://prng.di.unimi.it>, public domain), seeded through splitmix64 as its authors advise.
 //!
-//! Part of this crate, because a seed that has found a bug must have the same run in later versions,
-//! independent of a library's changes.
+//! Part of this crate, because a seed that has found a bug must have the same run in later
+//! versions, independent of a library's changes.
 
 /// A stream of pseudo-random numbers.
 #[derive(Clone, Debug)]

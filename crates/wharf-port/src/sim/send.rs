@@ -1,7 +1,7 @@
 //! Sends: the kernel reads bytes from the chain as the pipe takes them, step by step.
 //!
-//! The operation owns the chain until the send completes, so no other code changes the bytes that the
-//! kernel reads late.
+//! The operation owns the chain until the send completes, so no other code changes the bytes that
+//! the kernel reads late.
 
 use super::connection::SERVER;
 use super::events::{EventKind, SocketStep, Step};

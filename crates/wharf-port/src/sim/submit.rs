@@ -1,4 +1,5 @@
-//! Submit: operations are checked and stored; the next dequeue makes their steps due, as on io_uring.
+//! Submit: operations are checked and stored; the next dequeue makes their steps due, as on
+//! io_uring.
 
 use super::events::{SocketStep, Step};
 use super::port::SimPort;
@@ -73,8 +74,8 @@ impl<T: Send> SimPort<T> {
     }
 }
 
-/// Marks the operation of this kind, or all of them, as cancelled, so that a late step of the cancel
-/// does not end a later operation. `false` if none was newly marked.
+/// Marks the operation of this kind, or all of them, as cancelled, so that a late step of the
+/// cancel does not end a later operation. `false` if none was newly marked.
 fn mark_cancelled(state: &mut SocketState, kind: Option<OperationKind>) -> bool {
     let is_meant = |other| kind.is_none_or(|kind| kind == other);
     let mut marked = false;

@@ -6,9 +6,9 @@ use std::sync::{Arc, PoisonError};
 
 /// The traffic of one connection so far.
 ///
-/// Times are on the links' clock of the server's port, unless they say otherwise: the steady clock, which
-/// leaves out how far [`ClockJump`](super::FaultKind::ClockJump) has moved the world's, plus what
-/// [the server may count of a jump](super::World::link_ns).
+/// Times are on the links' clock of the server's port, unless they say otherwise: the steady clock,
+/// which leaves out how far [`ClockJump`](super::FaultKind::ClockJump) has moved the world's, plus
+/// what [the server may count of a jump](super::World::link_ns).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
@@ -26,7 +26,8 @@ pub struct Traffic {
     pub harmed: bool,
     /// A reset has arrived at the server.
     pub reset: bool,
-    /// The server's system has reset it before it was accepted: the listener was closed, for example.
+    /// The server's system has reset it before it was accepted: the listener was closed, for
+    /// example.
     pub turned_away: bool,
     /// The server's side is closed.
     pub closed: bool,
@@ -34,8 +35,8 @@ pub struct Traffic {
     pub client_ended: bool,
     /// When the server has shut down its sending.
     pub end_ns: Option<u64>,
-    /// When bytes or an end last arrived or were read, on the steady clock. An arrival at the server
-    /// counts only if the server had read all earlier bytes.
+    /// When bytes or an end last arrived or were read, on the steady clock. An arrival at the
+    /// server counts only if the server had read all earlier bytes.
     pub moved_steady_ns: u64,
     /// The state when the server submitted the close.
     pub given_up: Option<GivenUp>,
@@ -48,8 +49,8 @@ pub struct Traffic {
     waited_until_steady_ns: u64,
 }
 
-/// The state of a connection when the server submitted its close. Later events are not a cause of the
-/// close.
+/// The state of a connection when the server submitted its close. Later events are not a cause of
+/// the close.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GivenUp {
@@ -58,8 +59,8 @@ pub struct GivenUp {
     /// Whether arrived bytes were unread at the client.
     pub unread: bool,
     /// How long the client had not read although bytes had arrived. A wait that ended less than
-    /// [`Faults::way_max_ns`](super::Faults::way_max_ns) before counts, too, because the server learns of
-    /// the client's read only after that time.
+    /// [`Faults::way_max_ns`](super::Faults::way_max_ns) before counts, too, because the server
+    /// learns of the client's read only after that time.
     pub unread_ns: u64,
     /// Time since bytes or an end arrived at the client.
     pub untaken_ns: u64,

@@ -99,7 +99,8 @@ impl World {
         })
     }
 
-    /// The time of the next event, or of the first deadline of a sleeping port; `None` without both.
+    /// The time of the next event, or of the first deadline of a sleeping port; `None` without
+    /// both.
     #[must_use]
     pub fn next_event(&self) -> Option<Time> {
         self.lock().next_ns().map(Time)
@@ -114,11 +115,11 @@ impl World {
         self.move_clock(&mut state, time.0);
     }
 
-    /// The tag of a client that may be able to read or write: bytes, an end or a reset have arrived,
-    /// or its pipe has spare capacity.
+    /// The tag of a client that may be able to read or write: bytes, an end or a reset have
+    /// arrived, or its pipe has spare capacity.
     ///
-    /// A client's tag is not returned again before it has tried to read or write; so it should read and
-    /// write until both would block. The tag of a dropped client may be returned.
+    /// A client's tag is not returned again before it has tried to read or write; so it should read
+    /// and write until both would block. The tag of a dropped client may be returned.
     #[must_use]
     pub fn ready_client(&self) -> Option<u64> {
         self.lock().clients_ready.pop_front()

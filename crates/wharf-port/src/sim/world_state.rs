@@ -1,5 +1,5 @@
-//! The state of a world, behind its lock: the clock, the random numbers, the network, and the steps of
-//! each port.
+//! The state of a world, behind its lock: the clock, the random numbers, the network, and the steps
+//! of each port.
 
 use super::config::WorldConfig;
 use super::connection::{CLIENT, ConnId, SERVER};
@@ -193,8 +193,8 @@ impl WorldState {
         }
     }
 
-    /// Called before each step of an operation on a connection: may reset the connection or lose its
-    /// bytes.
+    /// Called before each step of an operation on a connection: may reset the connection or lose
+    /// its bytes.
     pub(super) fn inject_connection_fault(&mut self, conn: ConnId) {
         let is_this_one = self.faults.reset_at_step == Some(self.steps);
         self.steps += 1;
@@ -242,8 +242,8 @@ impl WorldState {
         self.steady_ns() + self.ports[port as usize].counted_jumps_ns
     }
 
-    /// Moves the clock by a jump. A port's program counts of it the rest of the wait that it requested,
-    /// plus [`LAG_NS`].
+    /// Moves the clock by a jump. A port's program counts of it the rest of the wait that it
+    /// requested, plus [`LAG_NS`].
     pub(super) fn jump(&mut self, jump_ns: u64) {
         for port in &mut self.ports {
             let asked_ns = port.asked_until_ns.saturating_sub(self.now_ns);

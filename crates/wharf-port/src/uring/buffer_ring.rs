@@ -1,8 +1,9 @@
 //! A ring of provided buffers (io_uring_provided_buffers(7)), into which all sockets receive.
 //!
-//! The port writes entries and advances the tail; the kernel takes buffers in order and names the one
-//! that it filled in the completion. The ring is smaller than the pool and is refilled with the buffers
-//! that were released last, so that a few hundred buffers, which stay in the cache, are in use.
+//! The port writes entries and advances the tail; the kernel takes buffers in order and names the
+//! one that it filled in the completion. The ring is smaller than the pool and is refilled with the
+//! buffers that were released last, so that a few hundred buffers, which stay in the cache, are in
+//! use.
 
 use crate::memory::{Buffer, BufferPool, Owner};
 use crate::port::{OsError, PortError};

@@ -1,7 +1,7 @@
 //! Dequeue: from the kernel's completions to the port's.
 //!
-//! One dequeue reports completions that the port makes itself, refills the buffer rings, submits the
-//! queue and waits, processes the kernel's completions, and takes packets.
+//! One dequeue reports completions that the port makes itself, refills the buffer rings, submits
+//! the queue and waits, processes the kernel's completions, and takes packets.
 
 use super::submit::{Tag, parts};
 use super::{InputOperation, Stage, UringPort};
@@ -20,8 +20,8 @@ use std::time::Duration;
 /// returns the error.
 const FAILURES_MAX: u32 = 5000;
 
-/// Buffers that the kernel fills for one multishot receive before it continues with the next operation
-/// (`MULTISHOT_MAX_RETRY` in io_uring/net.c).
+/// Buffers that the kernel fills for one multishot receive before it continues with the next
+/// operation (`MULTISHOT_MAX_RETRY` in io_uring/net.c).
 const MULTISHOT_BUFFERS_MAX: u32 = 32;
 
 /// `struct io_uring_getevents_arg` of the kernel's ABI.
@@ -50,8 +50,8 @@ impl<T: Send> UringPort<T> {
         timeout: Option<Duration>,
     ) -> Result<(), PortError> {
         let before = completions.len();
-        // Packets and sockets alternate in the first use of the spare capacity, so that neither uses
-        // all of it in each dequeue.
+        // Packets and sockets alternate in the first use of the spare capacity, so that neither
+        // uses all of it in each dequeue.
         self.packets_first = !self.packets_first;
         let notified = self.packets_first && self.inbox.take_packets(completions, usize::MAX);
         self.report_pending(completions);
@@ -74,10 +74,10 @@ impl<T: Send> UringPort<T> {
         Ok(())
     }
 
-    /// Refills the buffer rings, and arms a receive for as many waiting sockets as there are provided
-    /// buffers: a nonblocking attempt for one buffer each, or a multishot receive if the socket's last
-    /// buffer was full and [`MULTISHOT_BUFFERS_MAX`] are provided. The kernel executes submissions in
-    /// order, and before it continues armed receives.
+    /// Refills the buffer rings, and arms a receive for as many waiting sockets as there are
+    /// provided buffers: a nonblocking attempt for one buffer each, or a multishot receive if the
+    /// socket's last buffer was full and [`MULTISHOT_BUFFERS_MAX`] are provided. The kernel
+    /// executes submissions in order, and before it continues armed receives.
     ///
     /// Buffers are released on this thread only, so none while it sleeps. Returns whether a socket
     /// waits although buffers are provided: then the thread must not sleep.
@@ -141,7 +141,8 @@ impl<T: Send> UringPort<T> {
         self.counters.waits += 1;
         self.enters = self.enters.wrapping_add(1);
         // SAFETY: every queued entry fulfils the argument in `push`; `argument` has the layout that
-        // IORING_ENTER_EXT_ARG requires (io_uring_enter(2)), and it and the timespec outlive the call.
+        // IORING_ENTER_EXT_ARG requires (io_uring_enter(2)), and it and the timespec outlive the
+        // call.
         let result =
             unsafe { self.ring.submitter().enter(to_submit, min_complete, flags, Some(&argument)) };
         if self.ring.submission().is_empty() && self.overflow.is_empty() {
@@ -192,8 +193,8 @@ impl<T: Send> UringPort<T> {
         }
     }
 
-    /// The key of a completion's socket; `None` if the socket is stale. Unless `more` follow, counts
-    /// the operation as no longer in the kernel.
+    /// The key of a completion's socket; `None` if the socket is stale. Unless `more` follow,
+    /// counts the operation as no longer in the kernel.
     fn count_cqe(&mut self, socket: Socket, more: bool) -> Option<Key> {
         let Some(entry) = self.sockets.get_mut(socket) else {
             self.counters.stale += 1;
@@ -253,7 +254,8 @@ impl<T: Send> UringPort<T> {
                 } else if cancelled {
                     self.cancel_again(Tag::Receive, socket);
                 } else if is_over {
-                    // The kernel knows no limit of a multishot: completions until the cancel still follow.
+                    // The kernel knows no limit of a multishot: completions until the cancel still
+                    // follow.
                     self.cancel_operation(socket, OperationKind::Receive);
                 }
                 return Some((key, Outcome::Received { buffer, last: !more && !go_on }));
@@ -304,7 +306,8 @@ impl<T: Send> UringPort<T> {
         None
     }
 
-    /// A poll completed. Completes a zero-byte receive; arms another receive, or queues it for a buffer.
+    /// A poll completed. Completes a zero-byte receive; arms another receive, or queues it for a
+    /// buffer.
     fn polled(&mut self, socket: Socket, key: Key, result: i32) -> Option<Reported<T>> {
         let state = &mut self.sockets.get_mut(socket)?.state;
         let InputOperation { demand, cancelled, .. } = state.input?;
@@ -330,7 +333,8 @@ impl<T: Send> UringPort<T> {
         Some((key, Outcome::ReceiveEnded(end)))
     }
 
-    /// Arms a receive whose socket is readable, or queues it behind the sockets that wait for a buffer.
+    /// Arms a receive whose socket is readable, or queues it behind the sockets that wait for a
+    /// buffer.
     fn arm_or_wait(&mut self, socket: Socket, demand: Demand) {
         if self.waiting.is_empty() {
             self.arm_receive(socket, demand, Stage::Armed);
@@ -342,9 +346,9 @@ impl<T: Send> UringPort<T> {
 
     /// Continues a receive after its oneshot completion.
     ///
-    /// If others wait for a buffer and this socket has more data, it queues behind them. Without more
-    /// data it polls: its attempt would find no bytes, and an armed receive would take a buffer before
-    /// the waiting ones.
+    /// If others wait for a buffer and this socket has more data, it queues behind them. Without
+    /// more data it polls: its attempt would find no bytes, and an armed receive would take a
+    /// buffer before the waiting ones.
     fn rearm_receive(&mut self, socket: Socket, demand: Demand, more_is_there: bool) {
         if self.waiting.is_empty() {
             self.arm_receive(socket, demand, Stage::Armed);
@@ -402,7 +406,8 @@ impl<T: Send> UringPort<T> {
         } else if linux::is_connection_error(-done.result()) {
             self.counters.accept_aborts += 1;
         } else if done.result() == -libc::EINVAL && self.multishot_accept && go_on {
-            // This kernel has no multishot accept (Linux 5.19): oneshot accepts, one after the other.
+            // This kernel has no multishot accept (Linux 5.19): oneshot accepts, one after the
+            // other.
             self.multishot_accept = false;
         } else if !more {
             state.input = None;
@@ -420,8 +425,8 @@ impl<T: Send> UringPort<T> {
         None
     }
 
-    /// Makes the completions that the kernel does not: of receives that were cancelled while they were
-    /// not in the kernel, of receives that peek, and of sockets that can be closed.
+    /// Makes the completions that the kernel does not: of receives that were cancelled while they
+    /// were not in the kernel, of receives that peek, and of sockets that can be closed.
     fn report_pending(&mut self, completions: &mut Completions<Self>) {
         for _ in 0..self.unreported.len() {
             if is_full(completions) {
@@ -474,9 +479,10 @@ fn end_of(call: &'static str, result: i32) -> End {
 }
 
 impl<T: Send> Drop for UringPort<T> {
-    /// Closing the ring cancels operations asynchronously, and until they end the kernel may write to
-    /// buffers that this drop frees. So it cancels, waits until no operation is in the kernel, at most
-    /// [`DROP_WAIT_MAX`], and then frees; it leaks the memory of operations that did not complete.
+    /// Closing the ring cancels operations asynchronously, and until they end the kernel may write
+    /// to buffers that this drop frees. So it cancels, waits until no operation is in the kernel,
+    /// at most [`DROP_WAIT_MAX`], and then frees; it leaks the memory of operations that did not
+    /// complete.
     fn drop(&mut self) {
         let sockets: Vec<Socket> = self.sockets.sockets().collect();
         for socket in sockets {
@@ -503,6 +509,6 @@ impl<T: Send> Drop for UringPort<T> {
     }
 }
 
-/// The longest wait of the port's drop. Cancelled operations on sockets end within microseconds; only
-/// a bug of the kernel makes one last longer.
+/// The longest wait of the port's drop. Cancelled operations on sockets end within microseconds;
+/// only a bug of the kernel makes one last longer.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(5);

@@ -6,28 +6,30 @@
 //!   pool ────► buffer rings ─────┘    per dequeue        └─► filled buffers of a ring
 //! ```
 //!
-//! - A multishot receive is armed once and takes a buffer only when bytes are there, from the *buffer
-//!   ring*: a ring of provided buffers for all sockets together.
-//! - A second ring has large buffers. A receive of a stream that fills buffers is armed as a oneshot
-//!   receive into these, so that it ends at its limit to the byte; while none is free it uses the first
-//!   ring.
-//! - A close cancels the operations in flight and waits for their last completions; then it closes the
-//!   descriptor and frees the slot.
-//! - A cancelled operation may still succeed; the port reports whichever completion the kernel makes.
+//! - A multishot receive is armed once and takes a buffer only when bytes are there, from the
+//!   *buffer ring*: a ring of provided buffers for all sockets together.
+//! - A second ring has large buffers. A receive of a stream that fills buffers is armed as a
+//!   oneshot receive into these, so that it ends at its limit to the byte; while none is free it
+//!   uses the first ring.
+//! - A close cancels the operations in flight and waits for their last completions; then it closes
+//!   the descriptor and frees the slot.
+//! - A cancelled operation may still succeed; the port reports whichever completion the kernel
+//!   makes.
 //! - A socket whose receive found no buffer waits in a queue. Each dequeue arms an *attempt*, a
-//!   nonblocking oneshot receive, for as many waiting sockets as there are provided buffers. The socket
-//!   keeps its position in the queue until it is served, so an attempt whose buffer another receive
-//!   took does not set it back.
-//! - While others wait for a buffer, a receive that is armed anew only *polls*: the kernel executes a
-//!   receive at once if bytes are there, so it would take a buffer before the waiting ones.
+//!   nonblocking oneshot receive, for as many waiting sockets as there are provided buffers. The
+//!   socket keeps its position in the queue until it is served, so an attempt whose buffer another
+//!   receive took does not set it back.
+//! - While others wait for a buffer, a receive that is armed anew only *polls*: the kernel executes
+//!   a receive at once if bytes are there, so it would take a buffer before the waiting ones.
 //!
 //! # Invariants
 //!
 //! - **INV-URING-1** `in_kernel` of a socket counts its operations whose last completion has not
 //!   been processed. Its descriptor, chain and slot exist until that is 0.
-//! - **INV-URING-2** The memory that a submission entry points to (bytes, message headers) is of the
-//!   chain that the socket's slot owns, or of the vector table, whose headers are reused only after the
-//!   kernel has consumed the entry: a header is taken only if its entry fits into the queue at once.
+//! - **INV-URING-2** The memory that a submission entry points to (bytes, message headers) is of
+//!   the chain that the socket's slot owns, or of the vector table, whose headers are reused only
+//!   after the kernel has consumed the entry: a header is taken only if its entry fits into the
+//!   queue at once.
 
 mod buffer_ring;
 mod dequeue;
@@ -81,18 +83,19 @@ pub struct UringPort<T: Send> {
     sockets: SocketTable<SocketState>,
     /// Submission entries that did not fit the queue. Empty unless `io_uring_enter` fails.
     overflow: VecDeque<squeue::Entry>,
-    /// Sockets for which [`report_pending`](Self::report_pending) may make a completion; each is here
-    /// at most once.
+    /// Sockets for which [`report_pending`](Self::report_pending) may make a completion; each is
+    /// here at most once.
     unreported: VecDeque<Socket>,
-    /// Sockets that wait for a buffer, in FIFO order, including those whose attempt is in the kernel.
+    /// Sockets that wait for a buffer, in FIFO order, including those whose attempt is in the
+    /// kernel.
     waiting: SocketQueue,
     /// Attempts in the kernel; at most as many as there are provided buffers.
     attempts: u32,
     /// Operations in the kernel whose last completion has not been processed.
     in_kernel: u32,
     packets_first: bool,
-    /// Counts calls of `io_uring_enter`, so that a cancel is not repeated before it was submitted. If
-    /// it wraps to the same value, the next completion repeats the cancel.
+    /// Counts calls of `io_uring_enter`, so that a cancel is not repeated before it was submitted.
+    /// If it wraps to the same value, the next completion repeats the cancel.
     enters: u8,
     /// Failed `io_uring_enter` calls in a row.
     failures: u32,

@@ -16,8 +16,8 @@ pub(super) struct Ring {
 
 /// Checks whether a port on io_uring works on this machine.
 ///
-/// It sets up a small ring, checks the features and operations that the kernel reports, and receives a
-/// byte by a multishot receive from a ring of provided buffers.
+/// It sets up a small ring, checks the features and operations that the kernel reports, and
+/// receives a byte by a multishot receive from a ring of provided buffers.
 ///
 /// # Errors
 ///
@@ -25,9 +25,9 @@ pub(super) struct Ring {
 ///
 /// # Cost
 ///
-/// A thread and about ten system calls, less than 1 ms; nothing after it has succeeded once. The thread
-/// is needed because the kernel, when it frees a ring, interrupts the system call of the thread that
-/// used it: the caller's reads would fail with `EINTR`.
+/// A thread and about ten system calls, less than 1 ms; nothing after it has succeeded once. The
+/// thread is needed because the kernel, when it frees a ring, interrupts the system call of the
+/// thread that used it: the caller's reads would fail with `EINTR`.
 pub fn probe() -> Result<(), PortError> {
     static WORKS: AtomicBool = AtomicBool::new(false);
     // Relaxed: no other data depends on the flag.
@@ -166,8 +166,8 @@ fn multishot_receive_works(ring: IoUring) -> Result<(), PortError> {
     .map_err(|error| OsError::new("socketpair", error.raw_os_error()))?;
     rustix::io::write(&theirs, b"?").map_err(|e| OsError::new("write", e.raw_os_error()))?;
     let entry = opcode::RecvMulti::new(types::Fd(ours.as_raw_fd()), SMALL_GROUP).build();
-    // SAFETY: the entry points to no memory; the descriptor is open until this function ends, and by
-    // then the receive has completed, or the ring, which is dropped first, is closed.
+    // SAFETY: the entry points to no memory; the descriptor is open until this function ends, and
+    // by then the receive has completed, or the ring, which is dropped first, is closed.
     unsafe { ring.submission().push(&entry) }
         .map_err(|_| OsError::new("io_uring_enter", libc::EBUSY))?;
     wait_for_one(&ring)?;
@@ -177,7 +177,8 @@ fn multishot_receive_works(ring: IoUring) -> Result<(), PortError> {
     if done.result() != 1 || !cqueue::more(done.flags()) {
         return Err(unsupported("IORING_RECV_MULTISHOT"));
     }
-    // End the receive before its buffers are freed: the peer closes, and the last completion follows.
+    // End the receive before its buffers are freed: the peer closes, and the last completion
+    // follows.
     drop(theirs);
     Ok(wait_for_one(&ring)?)
 }

@@ -60,8 +60,9 @@ impl<T: Send> UringPort<T> {
         Ok(())
     }
 
-    /// Starts a receive. One of 0 bytes polls or peeks. So do others while sockets wait for a buffer:
-    /// the kernel would give an armed receive the buffer that is meant for the first of the queue.
+    /// Starts a receive. One of 0 bytes polls or peeks. So do others while sockets wait for a
+    /// buffer: the kernel would give an armed receive the buffer that is meant for the first of the
+    /// queue.
     pub(super) fn start_receive(&mut self, socket: Socket, demand: Demand) {
         if !demand.is_zero_byte() && self.waiting.is_empty() {
             self.arm_receive(socket, demand, Stage::Armed);
@@ -251,8 +252,9 @@ impl<T: Send> UringPort<T> {
         }
     }
 
-    /// Repeats the cancel of a multishot that has completed after its cancel: the cancel ran between
-    /// two completions and did not find it. Does nothing before the last cancel was submitted.
+    /// Repeats the cancel of a multishot that has completed after its cancel: the cancel ran
+    /// between two completions and did not find it. Does nothing before the last cancel was
+    /// submitted.
     pub(super) fn cancel_again(&mut self, tag: Tag, socket: Socket) {
         if let Some(entry) = self.sockets.get_mut(socket)
             && let Some(running) = entry.state.input.as_mut()

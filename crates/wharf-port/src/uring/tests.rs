@@ -9,8 +9,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-/// A port with one connection, and the connection's peer. `None` if io_uring is not available; then it
-/// prints the reason.
+/// A port with one connection, and the connection's peer. `None` if io_uring is not available; then
+/// it prints the reason.
 fn linked(pool: &BufferPool) -> Option<(UringPort<u64>, crate::port::Socket, TcpStream)> {
     if let Err(error) = probe() {
         println!("skipped, because {error}");

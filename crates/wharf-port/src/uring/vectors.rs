@@ -1,8 +1,8 @@
 //! Message headers for sends of several buffers.
 //!
 //! The kernel copies a message header and its vectors when it consumes the submission entry
-//! (IORING_FEAT_SUBMIT_STABLE), so a header is needed from submit to the next `io_uring_enter`
-//! and a small table serves any number of sends.
+//! (IORING_FEAT_SUBMIT_STABLE), so a header is needed from submit to the next `io_uring_enter` and
+//! a small table serves any number of sends.
 
 use crate::memory::Chain;
 use std::ptr;
@@ -12,7 +12,8 @@ use std::ptr;
 /// 64 buffers of 2 KiB are 128 KiB, about as much as an empty socket buffer takes at once.
 pub(super) const VECTORS_MAX: usize = 64;
 
-/// Headers, and so sends of several buffers in one `io_uring_enter`; further ones need another call.
+/// Headers, and so sends of several buffers in one `io_uring_enter`; further ones need another
+/// call.
 const HEADERS_MAX: usize = 128;
 
 #[derive(Debug)]
@@ -48,7 +49,8 @@ impl Vectors {
         self.used = 0;
     }
 
-    /// A header for the first [`VECTORS_MAX`] buffers of `chain`; valid until [`reset`](Self::reset).
+    /// A header for the first [`VECTORS_MAX`] buffers of `chain`; valid until
+    /// [`reset`](Self::reset).
     pub(super) fn header_for(&mut self, chain: &Chain) -> *const libc::msghdr {
         let header = &mut self.headers[self.used];
         self.used += 1;

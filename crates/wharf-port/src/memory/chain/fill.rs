@@ -22,14 +22,15 @@ pub struct Filled {
 }
 
 impl Chain {
-    /// Lets `read` append at most `len_max` bytes, without a copy: to the last entry's spare capacity,
-    /// if that is a buffer, then to at most `buffers_max` buffers of `pool`, counted under `owner`.
+    /// Lets `read` append at most `len_max` bytes, without a copy: to the last entry's spare
+    /// capacity, if that is a buffer, then to at most `buffers_max` buffers of `pool`, counted
+    /// under `owner`.
     ///
     /// It calls `read` as [`io::Read::read`], until `len_max` bytes are read, no buffer is left,
     /// `read` returns 0, or `read` fails. It calls `read` again on
-    /// [`Interrupted`](io::ErrorKind::Interrupted); [`WouldBlock`](io::ErrorKind::WouldBlock) is not
-    /// an error. The slice is never empty and has none of the bytes that the buffer had before this
-    /// call; a result greater than the slice's length counts as that length.
+    /// [`Interrupted`](io::ErrorKind::Interrupted); [`WouldBlock`](io::ErrorKind::WouldBlock) is
+    /// not an error. The slice is never empty and has none of the bytes that the buffer had before
+    /// this call; a result greater than the slice's length counts as that length.
     ///
     /// Bytes that were read before an error or a panic of `read` stay in the chain. A buffer into
     /// which nothing was read is released.
@@ -40,8 +41,8 @@ impl Chain {
     ///
     /// # Cost
     ///
-    /// Zeroes the spare capacity that `read` is given, once; allocates nothing. One call of `read` for
-    /// each buffer, if it fills them. It blocks if `read` does.
+    /// Zeroes the spare capacity that `read` is given, once; allocates nothing. One call of `read`
+    /// for each buffer, if it fills them. It blocks if `read` does.
     pub fn append_from(
         &mut self,
         pool: &BufferPool,
@@ -82,8 +83,9 @@ impl Chain {
         filled
     }
 
-    /// Panics if this chain's entries are in the table of another pool. If they are in that of `pool`,
-    /// an entry is free for each acquired buffer of `pool`, because the table has one for each.
+    /// Panics if this chain's entries are in the table of another pool. If they are in that of
+    /// `pool`, an entry is free for each acquired buffer of `pool`, because the table has one for
+    /// each.
     pub(super) fn assert_of(&self, pool: &BufferPool) {
         assert!(
             self.entries == 0 || self.pool == Some(pool.pointer()),

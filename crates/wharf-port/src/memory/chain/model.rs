@@ -1,8 +1,8 @@
 //! A model-based test: a chain and a model of it, under the same random operations.
 //!
 //! The model is a list of entries: the bytes of each, and whether it is a buffer or a message. Each
-//! operation is followed by a comparison of the bytes, the counts and the pools; at the end of each run
-//! all buffers and entries must be free.
+//! operation is followed by a comparison of the bytes, the counts and the pools; at the end of each
+//! run all buffers and entries must be free.
 
 use super::*;
 use crate::memory::message::{MessagePool, MessagePoolConfig};
@@ -160,7 +160,8 @@ impl Tested {
     }
 }
 
-/// One run: the pools, the chain under test, and a chain of entries that were removed from its front.
+/// One run: the pools, the chain under test, and a chain of entries that were removed from its
+/// front.
 struct Run {
     random: Random,
     pool: BufferPool,
@@ -237,8 +238,8 @@ impl Run {
         }
     }
 
-    /// From a source that returns too great a number, gives a byte at a time, or is interrupted, and at
-    /// the end of its data would block, fails, ends, or panics.
+    /// From a source that returns too great a number, gives a byte at a time, or is interrupted,
+    /// and at the end of its data would block, fails, ends, or panics.
     fn append_from(&mut self) {
         let data = self.data();
         let [at_end, buffers_max] = [4, 9].map(|limit| self.random.below(limit));
@@ -315,8 +316,8 @@ impl Run {
         }
     }
 
-    /// Removes entries from the front, and appends them to those removed before, if that is allowed, or
-    /// drops them.
+    /// Removes entries from the front, and appends them to those removed before, if that is
+    /// allowed, or drops them.
     fn take_front(&mut self) {
         let front = self.tested.take_front(self.random.len());
         front.check("a front");
@@ -331,8 +332,8 @@ impl Run {
         }
     }
 
-    /// The model does not predict which entries move and which are copied, only how many buffers that
-    /// may take.
+    /// The model does not predict which entries move and which are copied, only how many buffers
+    /// that may take.
     fn move_front(&mut self) {
         let (tested, taken) = (&mut self.tested, &mut self.taken);
         let (mut from, mut to) = (tested.bytes(), taken.bytes());

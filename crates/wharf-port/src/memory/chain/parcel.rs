@@ -10,9 +10,9 @@ use std::mem::ManuallyDrop;
 
 /// Buffers of a [`BufferPool`] that one other thread at a time may fill.
 ///
-/// It is for bytes that another thread writes and the pool's thread sends. The buffers are acquired in
-/// advance, so that writing up to [`len_max`](Self::len_max) bytes cannot fail; sending them copies
-/// nothing.
+/// It is for bytes that another thread writes and the pool's thread sends. The buffers are acquired
+/// in advance, so that writing up to [`len_max`](Self::len_max) bytes cannot fail; sending them
+/// copies nothing.
 ///
 /// ```text
 ///   the pool's thread                                  another thread
@@ -24,10 +24,10 @@ use std::mem::ManuallyDrop;
 /// # Return it to the pool's thread
 ///
 /// Only the pool's thread may release buffers, and a parcel does not know on which thread it is
-/// dropped. So **dropping a parcel leaks its buffers and their entries**, on any thread: they are never
-/// free again, the pool's [ledger](BufferPool::ledger) counts them under their owner, and the pool's
-/// memory is never unmapped. Make each parcel a [chain](Self::into_chain), also if its bytes are not
-/// needed.
+/// dropped. So **dropping a parcel leaks its buffers and their entries**, on any thread: they are
+/// never free again, the pool's [ledger](BufferPool::ledger) counts them under their owner, and the
+/// pool's memory is never unmapped. Make each parcel a [chain](Self::into_chain), also if its bytes
+/// are not needed.
 ///
 /// # Invariants
 ///
@@ -36,8 +36,8 @@ use std::mem::ManuallyDrop;
 /// # Cost
 ///
 /// Writing uses no lock, no locked instruction and no allocation, and accesses no data that another
-/// thread writes. Two chain entries share a cache line, so an entry of the pool's thread may be beside
-/// one of the parcel.
+/// thread writes. Two chain entries share a cache line, so an entry of the pool's thread may be
+/// beside one of the parcel.
 ///
 /// # Examples
 ///
@@ -57,8 +57,8 @@ use std::mem::ManuallyDrop;
 /// ```
 #[must_use = "a parcel that does not become a chain leaks its buffers"]
 pub struct Parcel {
-    /// The entries, each with a buffer, filled one after the other. Those after `current` are empty,
-    /// which no other chain has. Never dropped here.
+    /// The entries, each with a buffer, filled one after the other. Those after `current` are
+    /// empty, which no other chain has. Never dropped here.
     chain: ManuallyDrop<Chain>,
     /// The entry that is being filled; unspecified without entries.
     current: u32,
@@ -72,16 +72,16 @@ const _: () = {
     goes_to_other_threads::<Parcel>();
 };
 
-// SAFETY: all mutable data that a parcel accesses belongs to it alone (INV-PARCEL-1); the other data
-// that it reads of the pool never changes, and it does not access the pool's cells (INV-PARCEL-2). The
-// pool is not freed meanwhile, because the entries are not released (INV-POOL-3). `into_chain` does
-// access the pool's cells, but only on the pool's thread: its argument is a `BufferPool` of this pool,
-// which is not `Send`, and nor is a reference to it.
+// SAFETY: all mutable data that a parcel accesses belongs to it alone (INV-PARCEL-1); the other
+// data that it reads of the pool never changes, and it does not access the pool's cells
+// (INV-PARCEL-2). The pool is not freed meanwhile, because the entries are not released
+// (INV-POOL-3). `into_chain` does access the pool's cells, but only on the pool's thread: its
+// argument is a `BufferPool` of this pool, which is not `Send`, and nor is a reference to it.
 unsafe impl Send for Parcel {}
 
 impl Parcel {
-    /// Acquires as many buffers of `pool` as `len_max` bytes need, counted under `owner`, and an entry
-    /// for each.
+    /// Acquires as many buffers of `pool` as `len_max` bytes need, counted under `owner`, and an
+    /// entry for each.
     ///
     /// # Errors
     ///
@@ -122,7 +122,8 @@ impl Parcel {
         while !rest.is_empty() {
             rest = &rest[self.buffer_mut(self.current).append(rest)..];
             if !rest.is_empty() {
-                // The buffer is full, and there is a next one, because together they hold `len_max`.
+                // The buffer is full, and there is a next one, because together they hold
+                // `len_max`.
                 self.current = self.behind(self.current);
             }
         }
@@ -195,7 +196,8 @@ impl Parcel {
     /// The buffer in one of this parcel's entries.
     fn buffer_mut(&mut self, index: u32) -> &mut Buffer {
         let content = table_of(self.chain.pool).content(index);
-        // SAFETY: the entry is this parcel's, and only `&mut self` gives access to it (INV-PARCEL-1).
+        // SAFETY: the entry is this parcel's, and only `&mut self` gives access to it
+        // (INV-PARCEL-1).
         let entry = unsafe { &mut *content };
         let Entry::Buffer(buffer) = entry else {
             unreachable!("each entry of a parcel has a buffer")

@@ -7,19 +7,19 @@ use crate::memory::pool::{BufferPool, Entry};
 
 impl Chain {
     /// Moves the first bytes of this chain, at most `len_max`, to the end of `to`, and returns how
-    /// many. `to` gets at most `buffers_max` more buffers, counted under `owner`; messages that move
-    /// do not count.
+    /// many. `to` gets at most `buffers_max` more buffers, counted under `owner`; messages that
+    /// move do not count.
     ///
-    /// - A buffer moves without a copy if all its unconsumed bytes may move and they are at least half
-    ///   of its capacity, or do not fit the spare capacity of the last buffer of `to`. Bytes of a
-    ///   large buffer are copied while large buffers are [scarce](super::Buffer::is_scarce): `to` may
-    ///   stay queued for long.
+    /// - A buffer moves without a copy if all its unconsumed bytes may move and they are at least
+    ///   half of its capacity, or do not fit the spare capacity of the last buffer of `to`. Bytes
+    ///   of a large buffer are copied while large buffers are [scarce](super::Buffer::is_scarce):
+    ///   `to` may stay queued for long.
     /// - A message moves without a copy if none of it is consumed and all of it may move.
-    /// - Other bytes are copied: to the spare capacity of the last buffer of `to`, then to buffers of
-    ///   `pool`.
+    /// - Other bytes are copied: to the spare capacity of the last buffer of `to`, then to buffers
+    ///   of `pool`.
     ///
-    /// It stops before `len_max` bytes when this chain is empty, `buffers_max` is reached, or `pool`
-    /// has no buffer for bytes that must be copied; then it has copied as many bytes as fit.
+    /// It stops before `len_max` bytes when this chain is empty, `buffers_max` is reached, or
+    /// `pool` has no buffer for bytes that must be copied; then it has copied as many bytes as fit.
     ///
     /// # Panics
     ///
@@ -29,8 +29,8 @@ impl Chain {
     ///
     /// Constant time for each buffer and message that moves without a copy. Copies less than half a
     /// buffer for each buffer of this chain, up to one buffer where the moved bytes end inside one,
-    /// the rest of a partly consumed first buffer, large buffers while they are scarce, and messages
-    /// that cannot move. Allocates nothing.
+    /// the rest of a partly consumed first buffer, large buffers while they are scarce, and
+    /// messages that cannot move. Allocates nothing.
     pub fn move_front(
         &mut self,
         pool: &BufferPool,

@@ -24,8 +24,8 @@ use std::fmt;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct MessageBuilder {
-    /// The only handle; shows `len` bytes. Each write updates its header, so that dropping it releases
-    /// all buffers of the builder.
+    /// The only handle; shows `len` bytes. Each write updates its header, so that dropping it
+    /// releases all buffers of the builder.
     pub(super) message: Message,
     /// The message's buffers. All but the last are full.
     pub(super) run: Run,
@@ -38,8 +38,8 @@ impl MessageBuilder {
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if too few buffers are free, or the message would have 4 GiB or more; then the message
-    /// is unchanged.
+    /// [`NoRoom`] if too few buffers are free, or the message would have 4 GiB or more; then the
+    /// message is unchanged.
     ///
     /// # Cost
     ///

@@ -1,8 +1,8 @@
-//! The simulated port keeps its promises under every fault, a seed determines the run, and the tests find
-//! each planted bug.
+//! The simulated port keeps its promises under every fault, a seed determines the run, and the
+//! tests find each planted bug.
 //!
-//! The method: a minimal echo server ([`rig`]) under random faults for each seed, and a check of every
-//! byte.
+//! The method: a minimal echo server ([`rig`]) under random faults for each seed, and a check of
+//! every byte.
 
 mod plants;
 mod provided;

@@ -79,8 +79,8 @@ fn a_receive_that_is_armed_anew_waits_behind_those_that_wait() {
     assert!(armed_anew_waits(None));
 }
 
-/// One socket waits for the only buffer; the other has more bytes, and is armed anew before the dequeue
-/// after the buffer's release. Whether they are served alternately.
+/// One socket waits for the only buffer; the other has more bytes, and is armed anew before the
+/// dequeue after the buffer's release. Whether they are served alternately.
 fn armed_anew_waits(plant: Option<Plant>) -> bool {
     let config = WorldConfig { plant, lends_window: true, ..WorldConfig::new(1) };
     let (mut port, mut clients, sockets) = super::provided::links(config, 2, 2, 1);

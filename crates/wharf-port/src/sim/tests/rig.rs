@@ -1,9 +1,9 @@
 //! A minimal echo server on a simulated port, its clients, and a check of every completion.
 //!
-//! Every client sends a text of its own. The bytes that the server receives and the client reads must be
-//! a prefix of that text, and the whole text unless a fault or the rig has broken the connection. Any
-//! deviation from the contract is an `Err`, not a panic, so that a test can report the planted bug that
-//! it found.
+//! Every client sends a text of its own. The bytes that the server receives and the client reads
+//! must be a prefix of that text, and the whole text unless a fault or the rig has broken the
+//! connection. Any deviation from the contract is an `Err`, not a panic, so that a test can report
+//! the planted bug that it found.
 
 use super::super::*;
 use crate::memory::{BufferPool, Chain, PoolConfig};
@@ -180,8 +180,8 @@ impl Rig {
             self.client(self.clients.len() - 1)?;
         }
         self.steps()?;
-        // Connections that are not finished wait for bytes that a fault has lost; a server would close
-        // them. A client that still waits after that is an error.
+        // Connections that are not finished wait for bytes that a fault has lost; a server would
+        // close them. A client that still waits after that is an error.
         self.world.set_faults(Faults::none());
         self.plan.action_ppm = 0;
         self.close_faulted()?;

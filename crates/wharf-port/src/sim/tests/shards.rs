@@ -1,4 +1,5 @@
-//! Several ports in one world: streams are posted, packets wake ports, and the clock moves when all sleep.
+//! Several ports in one world: streams are posted, packets wake ports, and the clock moves when all
+//! sleep.
 
 use super::super::*;
 use super::rig::ADDRESS;
