@@ -30,7 +30,7 @@ fn a_wait_lasts_as_long_as_its_timeout<N: TestNetwork>() {
     let (link, _peer) = checker.link();
     checker.receive(link, Shots::Many);
     checker.accept(Shots::Many);
-    checker.stays_quiet("nobody sends");
+    checker.stays_quiet("no peer sends");
     // Single waits may end early.
     let mut longest = Duration::ZERO;
     for _ in 0..5 {
@@ -109,7 +109,7 @@ fn completions_are_appended_up_to_the_capacity<N: TestNetwork>() {
     while receives + sends + packets < 30 {
         assert!(
             checker.network.port().now().since(start) < Duration::from_secs(10),
-            "some are missing"
+            "completions are missing"
         );
         // Completions in the vector stay, and as many as fit are appended.
         completions.extend(kept.take());
@@ -232,7 +232,7 @@ fn unread_bytes_are_those_that_no_receive_has_taken<N: TestNetwork>() {
     let unread = |checker: &mut PortChecker<N>| checker.network.port().unread_bytes(link.socket);
     assert_eq!(unread(&mut checker), Some(0));
     checker.peer_writes(&mut peer, &pattern(link.key, 0, 700));
-    checker.until("all to come", |checker| unread(checker) == Some(700));
+    checker.until("all bytes to arrive", |checker| unread(checker) == Some(700));
     checker.receive_max(link, Shots::One, 200);
     checker.until("a receive", |checker| checker.of(link).received.len() == 200);
     assert_eq!(unread(&mut checker), Some(500));

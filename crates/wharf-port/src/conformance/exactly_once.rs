@@ -247,7 +247,7 @@ fn a_cancelled_accept_ends_once_and_loses_no_connection<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let listener = checker.listener;
     checker.accept(Shots::Many);
-    checker.stays_quiet("nobody connected");
+    checker.stays_quiet("no peer has connected");
     checker.cancel(listener, OperationKind::Accept);
     checker.until("the end", |checker| checker.of(listener).ends == [End::Cancelled]);
     let mut peers = Vec::new();
@@ -295,7 +295,7 @@ fn a_close_of_a_listener_ends_its_accept<N: TestNetwork>() {
         let mut checker = PortChecker::<N>::new(Setup::small());
         let listener = checker.listener;
         checker.accept(shots);
-        checker.stays_quiet("nobody connected");
+        checker.stays_quiet("no peer has connected");
         checker.close_and_wait(listener);
         assert_eq!(checker.of(listener).ends, [End::Cancelled]);
         checker.finish();

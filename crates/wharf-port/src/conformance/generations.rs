@@ -120,7 +120,7 @@ fn a_full_table_gives_the_stream_back<N: TestNetwork>() {
     let mut peer = checker.network.connect();
     checker.until("a connection", |checker| !checker.accepted.is_empty());
     let (stream, _) = checker.accepted.pop_front().unwrap();
-    let Err(refused) = checker.associate(stream) else { panic!("there was no free slot") };
+    let Err(refused) = checker.associate(stream) else { panic!("the table was full") };
     assert_eq!(refused.error, None, "the table is full, and no call failed");
     checker.close_and_wait(first);
     let link = checker.associate(refused.socket).ok().expect("there is a free slot");

@@ -86,13 +86,13 @@ fn buffers_held_for_receives_are_at_most_those_configured_and_half_of_the_pool<N
         checker.until("the bytes", |checker| checker.of(link).received.len() == 3_000);
         assert_pattern(1, 0, &checker.of(link).received);
         let held = quiet_ledger(&mut checker).kernel_receive;
-        assert!(held <= window.min(buffers / 2), "{held} of {buffers}, window {window}");
+        assert!(held <= window.min(buffers / 2), "{held} of {buffers}, receive_window {window}");
         checker.finish();
     }
 }
 
 /// The ledger after five dequeues without a completion.
 fn quiet_ledger<N: TestNetwork>(checker: &mut PortChecker<N>) -> Ledger {
-    checker.stays_quiet("nobody sends");
+    checker.stays_quiet("no peer sends");
     checker.pool.ledger()
 }

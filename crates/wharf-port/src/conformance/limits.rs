@@ -6,7 +6,7 @@
 
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
-use super::pool_empty::{exhaust, pause};
+use super::pool_empty::{exhaust, write_until_waiting};
 use crate::port::{End, OperationKind, Shots};
 
 each_back_end!(
@@ -136,7 +136,7 @@ fn a_limit_is_kept_by_a_receive_that_waited_for_a_buffer<N: TestNetwork>() {
     let held_buffers = exhaust(&mut checker);
     for (link, peer) in &mut links {
         checker.receive_max(*link, Shots::Many, 300);
-        pause(&mut checker, peer, &pattern(link.key, 0, 1_000));
+        write_until_waiting(&mut checker, peer, &pattern(link.key, 0, 1_000));
     }
     drop(held_buffers);
     for (link, _) in &links {

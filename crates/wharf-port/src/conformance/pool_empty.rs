@@ -33,7 +33,7 @@ fn receives_wait_while_the_pool_is_empty_and_none_fails<N: TestNetwork>() {
         checker.receive(*link, if i % 2 == 0 { Shots::Many } else { Shots::One });
         checker.peer_writes(peer, &pattern(link.key, 0, 60));
     }
-    checker.until("twelve pauses", |checker| {
+    checker.until("twelve receives to wait for a buffer", |checker| {
         checker.network.port().counters().receive_pauses >= before + 12
     });
     checker.stays_quiet("there is no buffer");
@@ -59,7 +59,7 @@ fn one_released_buffer_resumes_a_receive<N: TestNetwork>() {
     let mut held_buffers = exhaust(&mut checker);
     checker.keep_buffers = true;
     checker.receive(link, Shots::Many);
-    pause(&mut checker, &mut peer, &pattern(1, 0, 256 * 10));
+    write_until_waiting(&mut checker, &mut peer, &pattern(1, 0, 256 * 10));
     for count in 1..=10 {
         drop(held_buffers.pop());
         checker.until("one more buffer of bytes", |checker| checker.of(link).receives == count);
@@ -78,13 +78,13 @@ fn links_get_buffers_in_the_order_in_which_they_began_to_wait<N: TestNetwork>() 
     for (link, _) in &links {
         checker.receive(*link, Shots::Many);
     }
-    checker.stays_quiet("nobody has sent");
+    checker.stays_quiet("no peer has sent");
     let mut held_buffers = exhaust(&mut checker);
     checker.keep_buffers = true;
     // Not the order of their slots.
     let order = [3, 0, 7, 1, 6, 2, 5, 4];
     for i in order {
-        pause(&mut checker, &mut links[i].1, b"served?");
+        write_until_waiting(&mut checker, &mut links[i].1, b"served?");
     }
     checker.received_from.clear();
     for count in 1..=order.len() {
@@ -102,7 +102,7 @@ fn a_dequeue_serves_those_that_wait_before_it_sleeps<N: TestNetwork>() {
     let (link, mut peer) = checker.link();
     let mut held_buffers = exhaust(&mut checker);
     checker.receive(link, Shots::Many);
-    pause(&mut checker, &mut peer, &pattern(1, 0, 1));
+    write_until_waiting(&mut checker, &mut peer, &pattern(1, 0, 1));
     let mut completions = Vec::with_capacity(8);
     for turn in 1..=50 {
         // A release makes no wake-up: the dequeue checks the pool.
@@ -121,7 +121,7 @@ fn a_dequeue_serves_those_that_wait_before_it_sleeps<N: TestNetwork>() {
         assert!(completions.is_empty());
         // The next byte waits for this buffer.
         held_buffers.push(buffer);
-        pause(&mut checker, &mut peer, &pattern(1, turn, 1));
+        write_until_waiting(&mut checker, &mut peer, &pattern(1, turn, 1));
     }
     drop(held_buffers);
     checker.until("the last byte", |checker| checker.of(link).receives == 1);
@@ -186,7 +186,7 @@ fn a_receive_that_waits_for_a_buffer_can_be_cancelled_and_closed<N: TestNetwork>
     let mut held_buffers = exhaust(&mut checker);
     for (link, peer) in &mut links {
         checker.receive(*link, Shots::Many);
-        pause(&mut checker, peer, &pattern(link.key, 0, 30));
+        write_until_waiting(&mut checker, peer, &pattern(link.key, 0, 30));
     }
     let [first, second, third] = [links[0].0, links[1].0, links[2].0];
     checker.cancel(first, OperationKind::Receive);
@@ -232,7 +232,7 @@ fn a_link_whose_peer_ends_while_it_waits_for_a_buffer_still_gets_every_byte<N: T
     let (link, mut peer) = checker.link();
     let held_buffers = exhaust(&mut checker);
     checker.receive(link, Shots::Many);
-    pause(&mut checker, &mut peer, &pattern(1, 0, 1_000));
+    write_until_waiting(&mut checker, &mut peer, &pattern(1, 0, 1_000));
     drop(peer);
     checker.stays_quiet("its bytes come before its end");
     drop(held_buffers);
@@ -247,7 +247,7 @@ fn sends_and_accepts_go_on_while_the_pool_is_empty<N: TestNetwork>() {
     let (link, mut peer) = checker.link();
     let mut held_buffers = exhaust(&mut checker);
     checker.receive(link, Shots::Many);
-    pause(&mut checker, &mut peer, b"waits");
+    write_until_waiting(&mut checker, &mut peer, b"waits");
     let empty = held_buffers.iter().position(|buffer| buffer.is_empty()).unwrap();
     let mut buffer = held_buffers.remove(empty);
     buffer.append(b"goes out");
@@ -271,7 +271,7 @@ fn a_port_that_is_dropped_while_receives_wait_for_buffers_frees_all<N: TestNetwo
     let held_buffers = exhaust(&mut checker);
     for (link, peer) in &mut links {
         checker.receive(*link, Shots::Many);
-        pause(&mut checker, peer, b"never read");
+        write_until_waiting(&mut checker, peer, b"never read");
     }
     let pool = checker.pool.clone();
     drop(checker);
@@ -307,14 +307,16 @@ pub(super) fn exhaust<N: TestNetwork>(checker: &mut PortChecker<N>) -> Vec<Buffe
 }
 
 /// Lets the peer write `bytes`, and waits until the link's receive waits for a buffer.
-pub(super) fn pause<N: TestNetwork>(
+pub(super) fn write_until_waiting<N: TestNetwork>(
     checker: &mut PortChecker<N>,
     peer: &mut N::Peer,
     bytes: &[u8],
 ) {
     let before = checker.network.port().counters().receive_pauses;
     checker.peer_writes(peer, bytes);
-    checker.until("a pause", |checker| checker.network.port().counters().receive_pauses > before);
+    checker.until("a receive to wait for a buffer", |checker| {
+        checker.network.port().counters().receive_pauses > before
+    });
 }
 
 /// A timeout that no dequeue of a passing test reaches.

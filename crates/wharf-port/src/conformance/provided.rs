@@ -18,10 +18,10 @@ fn a_lower_count_takes_effect_as_provided_buffers_are_used<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
     checker.receive(link, Shots::Many);
-    checker.stays_quiet("nobody has sent");
+    checker.stays_quiet("no peer has sent");
     let mut lent = lent_with::<N>(&mut checker, 8);
     checker.network.port().set_window(2);
-    checker.stays_quiet("nobody has sent");
+    checker.stays_quiet("no peer has sent");
     assert_eq!(checker.pool.ledger().kernel_receive, lent, "provided buffers stay");
     // One byte fills one buffer.
     for sent in 0..20 {
@@ -34,7 +34,7 @@ fn a_lower_count_takes_effect_as_provided_buffers_are_used<N: TestNetwork>() {
     // Values above the configured one mean the configured one.
     for (window, most) in [(3, 3), (u32::MAX, 8), (8, 8), (1, 8)] {
         checker.network.port().set_window(window);
-        checker.stays_quiet("nobody has sent");
+        checker.stays_quiet("no peer has sent");
         lent_with::<N>(&mut checker, most);
     }
     checker.finish();
@@ -98,6 +98,6 @@ fn exchange<N: TestNetwork>(
 fn lent_with<N: TestNetwork>(checker: &mut PortChecker<N>, window: u32) -> u32 {
     let lent = checker.pool.ledger().kernel_receive;
     let wanted = checker.network.port().buffers_wanted();
-    assert!(lent + wanted <= window, "{lent} are lent and {wanted} wanted, of {window}");
+    assert!(lent + wanted <= window, "{lent} are provided and {wanted} wanted, of {window}");
     lent
 }

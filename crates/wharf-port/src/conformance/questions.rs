@@ -7,7 +7,7 @@
 
 use super::checker::{PortChecker, assert_pattern, end_of, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
-use super::pool_empty::{exhaust, pause};
+use super::pool_empty::{exhaust, write_until_waiting};
 use crate::port::{End, OperationKind, Port, Shots};
 
 each_back_end!(
@@ -27,7 +27,7 @@ fn a_receive_of_no_bytes_says_when_there_are_some<N: TestNetwork>() {
         let mut checker = PortChecker::<N>::new(Setup::small());
         let (link, mut peer) = checker.link();
         checker.receive_max(link, shots, 0);
-        checker.stays_quiet("nobody has sent");
+        checker.stays_quiet("no peer has sent");
         checker.peer_writes(&mut peer, &pattern(1, 0, 600));
         checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
         // Each further one completes, while the bytes are there.
@@ -92,7 +92,7 @@ fn a_question_finds_the_end_of_the_stream<N: TestNetwork>() {
             let (link, mut peer) = checker.link();
             if asked_before {
                 checker.receive_max(link, Shots::One, 0);
-                checker.stays_quiet("nobody has sent");
+                checker.stays_quiet("no peer has sent");
             }
             let peer = if leaves {
                 drop(peer);
@@ -123,7 +123,7 @@ fn a_question_finds_a_peer_that_has_reset<N: TestNetwork>() {
         let (link, peer) = checker.link();
         if asked_before {
             checker.receive_max(link, Shots::One, 0);
-            checker.stays_quiet("nobody has sent");
+            checker.stays_quiet("no peer has sent");
         }
         peer.reset();
         if !asked_before {
@@ -169,12 +169,12 @@ fn an_empty_pool_does_not_hold_a_question_up<N: TestNetwork>() {
     // One link waits for a buffer, and stays the first of the queue.
     let (first, first_peer) = &mut links[0];
     checker.receive(*first, Shots::Many);
-    pause(&mut checker, first_peer, b"waits");
+    write_until_waiting(&mut checker, first_peer, b"waits");
     let pauses = checker.network.port().counters().receive_pauses;
     for (link, _) in &links[1..] {
         checker.receive_max(*link, Shots::One, 0);
     }
-    checker.stays_quiet("nobody has sent");
+    checker.stays_quiet("no peer has sent");
     let (link, peer) = &mut links[1];
     checker.peer_writes(peer, b"there");
     checker.until("bytes", |checker| checker.of(*link).ends == [End::Readable]);
@@ -197,7 +197,7 @@ fn a_question_can_be_cancelled_and_closed_under<N: TestNetwork>() {
     let (link, mut peer) = checker.link();
     for shots in [Shots::One, Shots::Many] {
         checker.receive_max(link, shots, 0);
-        checker.stays_quiet("nobody has sent");
+        checker.stays_quiet("no peer has sent");
         checker.cancel(link, OperationKind::Receive);
         assert_eq!(checker.receive_end(link), End::Cancelled);
         // Before a dequeue has started it.
@@ -217,7 +217,7 @@ fn a_question_can_be_cancelled_and_closed_under<N: TestNetwork>() {
     }
     assert_pattern(1, 0, &checker.of(link).received);
     checker.receive_max(link, Shots::Many, 0);
-    checker.stays_quiet("nobody has sent");
+    checker.stays_quiet("no peer has sent");
     checker.close_and_wait(link);
     assert_eq!(checker.of(link).ends.last(), Some(&End::Cancelled));
     checker.finish();
@@ -229,7 +229,7 @@ fn a_port_that_is_dropped_with_questions_ends_its_links<N: TestNetwork>() {
     for (link, _) in &links {
         checker.receive_max(*link, Shots::One, 0);
     }
-    checker.stays_quiet("nobody has sent");
+    checker.stays_quiet("no peer has sent");
     checker.drop_port();
     for (_, mut peer) in links {
         end_of::<N>(&mut peer);

@@ -260,9 +260,9 @@ impl<T: Send> IocpPort<T> {
     fn insert_socket(&mut self, key: Key, state: SocketState) -> Socket {
         #[expect(
             clippy::expect_used,
-            reason = "`associate_handle` saw a free place, and nobody took it since"
+            reason = "`associate_handle` saw a free slot, and no code has taken it since"
         )]
-        self.table.insert(key, state).expect("the table has a free place")
+        self.table.insert(key, state).expect("the table has a free slot")
     }
 }
 

@@ -292,7 +292,7 @@ fn if_ready_never_waits() {
     loop {
         rig.submit(socket, Operation::receive(Shots::IfReady));
         rig.turn(DEADLINE);
-        let event = rig.events.pop().expect("one turn answers");
+        let event = rig.events.pop().expect("one dequeue completes it");
         if let Outcome::Received { buffer, last } = event.outcome {
             assert_eq!((&*buffer, last), (&b"more"[..], true));
             break;

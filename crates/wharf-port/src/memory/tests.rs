@@ -298,12 +298,12 @@ fn a_large_buffer_outlives_its_pools_handles() {
 
 #[test]
 fn large_buffers_are_scarce_when_fewer_than_an_eighth_are_free_or_none() {
-    for (all, plenty) in [(1, 0), (4, 3), (8, 7), (16, 14), (40, 35)] {
+    for (all, not_scarce) in [(1, 0), (4, 3), (8, 7), (16, 14), (40, 35)] {
         let pool = with_large(all);
         let mut held = Vec::new();
         while let Some(buffer) = pool.acquire_large(Owner::Application) {
             held.push(buffer);
-            assert_eq!(held[0].is_scarce(), held.len() > plenty, "{} of {all}", held.len());
+            assert_eq!(held[0].is_scarce(), held.len() > not_scarce, "{} of {all}", held.len());
         }
     }
 }

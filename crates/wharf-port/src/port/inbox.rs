@@ -38,8 +38,8 @@ impl<T: Send> Inbox<T> {
         if !self.take_notification() {
             return false;
         }
-        let room = completions.capacity() - completions.len();
-        for _ in 0..room.min(count_max) {
+        let spare = completions.capacity() - completions.len();
+        for _ in 0..spare.min(count_max) {
             let Some(packet) = self.take() else { return true };
             completions.push(Completion { key: Key(0), outcome: Outcome::Posted(packet) });
         }

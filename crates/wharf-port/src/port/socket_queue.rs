@@ -239,7 +239,7 @@ mod tests {
         };
         let least = |count| (0..5).map(|_| time(count)).min().unwrap();
         let (few, many) = (least(10_000), least(40_000));
-        // Linear time gives a factor of 4, quadratic 16; 9 and 1 ms leave room for a busy machine.
+        // Linear time gives a factor of 4, quadratic 16; 9 and 1 ms allow for a busy machine.
         assert!(many < few * 9 + Duration::from_millis(1), "{few:?}, four times: {many:?}");
     }
 }

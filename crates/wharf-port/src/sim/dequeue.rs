@@ -64,12 +64,12 @@ impl<T: Send> SimPort<T> {
             let number = 1 + state.rng.below(8);
             self.kernel.pool.fail_take(u32::try_from(number).unwrap_or(1));
         }
-        let mut room = completions.capacity() - completions.len();
-        self.kernel.run(&mut state, room);
+        let mut ready_max = completions.capacity() - completions.len();
+        self.kernel.run(&mut state, ready_max);
         if self.kernel.ready.len() > 1 && state.draw_fault(FaultKind::ShortDequeue) {
-            room = room.min(1 + state.rng.below_len(self.kernel.ready.len()));
+            ready_max = ready_max.min(1 + state.rng.below_len(self.kernel.ready.len()));
         }
-        for _ in 0..room {
+        for _ in 0..ready_max {
             let Some(ready) = self.kernel.ready.pop_front() else { break };
             completions.push(self.kernel.deliver(&mut state, &world, ready));
         }

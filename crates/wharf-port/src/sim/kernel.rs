@@ -48,8 +48,8 @@ pub(super) struct BugState {
 }
 
 impl Kernel {
-    /// Executes steps until none is due or `room` completions are ready.
-    pub(super) fn run(&mut self, world: &mut WorldState, room: usize) {
+    /// Executes steps until none is due or `ready_max` completions are ready.
+    pub(super) fn run(&mut self, world: &mut WorldState, ready_max: usize) {
         self.show_late_bytes(world);
         self.filled_count = 0;
         self.provide_buffers();
@@ -73,26 +73,26 @@ impl Kernel {
         }
         self.submitted.clear();
         if world.has_bug(Plant::OvertakeWaiters) {
-            self.overtake(world, room);
+            self.overtake(world, ready_max);
         }
-        self.serve_waiters(world, room);
-        while self.ready.len() < room {
+        self.serve_waiters(world, ready_max);
+        while self.ready.len() < ready_max {
             let Some(step) = world.ports[self.port as usize].due.pop_front() else { break };
             self.step(world, step);
             if !self.waiting.is_empty() {
-                self.serve_waiters(world, room);
+                self.serve_waiters(world, ready_max);
             }
         }
     }
 
     /// [`Plant::OvertakeWaiters`]: executes the steps of receives that are armed anew first.
-    fn overtake(&mut self, world: &mut WorldState, room: usize) {
+    fn overtake(&mut self, world: &mut WorldState, ready_max: usize) {
         let due = std::mem::take(&mut world.ports[self.port as usize].due);
         for step in due {
             let entry = self.sockets.get_mut(step.socket);
             let receive = entry.and_then(|entry| entry.state.receive.as_ref());
             let is_anew = receive.is_some_and(|receive| receive.shots != Shots::Many);
-            if is_anew && matches!(step.step, Step::Readable) && self.ready.len() < room {
+            if is_anew && matches!(step.step, Step::Readable) && self.ready.len() < ready_max {
                 self.readable_step(world, step.socket);
             } else {
                 world.ports[self.port as usize].due.push_back(step);

@@ -134,9 +134,9 @@ impl Kernel {
     }
 
     /// Acquires buffers for the sockets that wait for one, in FIFO order.
-    pub(super) fn serve_waiters(&mut self, world: &mut WorldState, room: usize) {
+    pub(super) fn serve_waiters(&mut self, world: &mut WorldState, ready_max: usize) {
         for _ in 0..self.waiting.len() {
-            if self.ready.len() >= room {
+            if self.ready.len() >= ready_max {
                 return;
             }
             let Some(buffer) = self.take_buffer() else { return };

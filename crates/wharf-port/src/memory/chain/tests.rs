@@ -49,9 +49,9 @@ fn a_source_is_read_into_the_spare_capacity_and_no_further() {
     let mut chain = pool.chain_of(&[1; 60], Owner::SendQueue).unwrap();
     let mut source = io::repeat(2);
     let mut shown = Vec::new();
-    let mut read = |room: &mut [u8]| {
-        shown.push(room.len());
-        source.read(room)
+    let mut read = |target: &mut [u8]| {
+        shown.push(target.len());
+        source.read(target)
     };
     let filled = chain.append_from(&pool, Owner::Application, 9, 100, &mut read);
     assert_eq!((filled.len, filled.ended, chain.len(), chain.buffers()), (100, false, 160, 3));
@@ -87,8 +87,8 @@ fn a_source_that_misreports_or_ends_or_panics_changes_nothing_else() {
     pool.chain_of(&[7; 128], Owner::Application).unwrap();
     let mut chain = Chain::new();
     let mut results = [Ok(1000), Ok(9), Ok(0)].into_iter();
-    let mut read = |room: &mut [u8]| {
-        assert!(room.iter().all(|byte| *byte == 0), "old bytes are shown");
+    let mut read = |target: &mut [u8]| {
+        assert!(target.iter().all(|byte| *byte == 0), "old bytes are shown");
         results.next().unwrap_or_else(|| std::panic::resume_unwind(Box::new("planned")))
     };
     let filled = chain.append_from(&pool, Owner::Application, 9, 99, &mut read);

@@ -196,8 +196,8 @@ fn an_abortive_close_sends_a_reset_and_another_one_an_end_of_stream() {
         port.submit(sockets[0], Operation::Close).unwrap();
         dequeue(&mut port);
         assert_eq!(port.acknowledged_bytes(sockets[0]), None);
-        let mut room = [0; 64];
-        assert_eq!(clients[0].try_read(&mut room).unwrap(), 10);
-        assert_eq!(clients[0].try_read(&mut room).is_err(), abandons);
+        let mut target = [0; 64];
+        assert_eq!(clients[0].try_read(&mut target).unwrap(), 10);
+        assert_eq!(clients[0].try_read(&mut target).is_err(), abandons);
     }
 }

@@ -470,9 +470,9 @@ impl Rig {
         let text_len = self.plan.text_len;
         let client = &mut self.clients[index];
         let Some(handle) = client.handle.as_mut() else { return Ok(()) };
-        let mut room = [0; 100];
+        let mut target = [0; 100];
         loop {
-            match handle.try_read(&mut room) {
+            match handle.try_read(&mut target) {
                 Ok(0) => {
                     let whole = client.read == client.written && client.shut;
                     ensure!(whole || client.broken || harmed, "client {index}: an early end");
@@ -480,7 +480,7 @@ impl Rig {
                     break;
                 }
                 Ok(count) => {
-                    for byte in &room[..count] {
+                    for byte in &target[..count] {
                         let wrong = *byte != pattern_byte(index, client.read);
                         ensure!(!wrong, "client {index}: byte {} is {byte}", client.read);
                         client.read += 1;

@@ -44,9 +44,9 @@ fn streams_are_handed_from_shard_to_shard() {
             }
         }
         for client in &mut clients {
-            let mut room = [0; 8];
-            assert_eq!(client.try_read(&mut room).unwrap(), 4);
-            assert_eq!(&room[..4], b"ping");
+            let mut target = [0; 8];
+            assert_eq!(client.try_read(&mut target).unwrap(), 4);
+            assert_eq!(&target[..4], b"ping");
         }
         assert_eq!((sockets[0].len(), sockets[1].len()), (10, 10));
         drop((shards, clients));

@@ -90,13 +90,13 @@ fn echo(faults: Faults, links: u64, completions_max: u64) -> (u64, u64) {
                 }
             }
         }
-        let mut room = [0; 2048];
+        let mut target = [0; 2048];
         while let Some(tag) = world.ready_client() {
             let client = &mut clients[usize::try_from(tag).unwrap()];
-            while let Ok(len) = client.try_read(&mut room) {
+            while let Ok(len) = client.try_read(&mut target) {
                 assert!(len > 0);
                 moved += len as u64;
-                client.try_write(&room[..len]).unwrap();
+                client.try_write(&target[..len]).unwrap();
             }
         }
         if !port.is_runnable() {
