@@ -267,7 +267,7 @@ impl<T: Send> IocpPort<T> {
 }
 
 impl<T: Send> Drop for IocpPort<T> {
-    /// Cancels all operations, and waits until none is in flight, at most [`DROP_WAIT_MAX`]; then
+    /// Cancels all operations, and waits until none is in flight, at most `DROP_WAIT_MAX`; then
     /// it leaks the memory of those in flight.
     fn drop(&mut self) {
         let sockets: Vec<Socket> = self.table.sockets().collect();

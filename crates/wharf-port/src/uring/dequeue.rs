@@ -481,7 +481,7 @@ fn end_of(call: &'static str, result: i32) -> End {
 impl<T: Send> Drop for UringPort<T> {
     /// Closing the ring cancels operations asynchronously, and until they end the kernel may write
     /// to buffers that this drop frees. So it cancels, waits until no operation is in the kernel,
-    /// at most [`DROP_WAIT_MAX`], and then frees; it leaks the memory of operations that did not
+    /// at most `DROP_WAIT_MAX`, and then frees; it leaks the memory of operations that did not
     /// complete.
     fn drop(&mut self) {
         let sockets: Vec<Socket> = self.sockets.sockets().collect();
