@@ -1,5 +1,6 @@
 //! A running `wharf`, seen from outside: what it prints, what it answers, how it ends.
 
+use super::skip::lacks;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -90,7 +91,7 @@ impl Server {
         let Some(ready) = server.wait_for_line(" ready: ") else {
             let log = server.log.join("\n");
             if log.contains("back end io_uring is unavailable") {
-                println!("skipped, because {log}");
+                lacks(log);
                 return None;
             }
             panic!("not ready: {log}");
@@ -189,7 +190,7 @@ pub(crate) fn read_until(link: &mut impl Read, end: &str) -> String {
 pub(crate) fn installed(name: &str, option: &str) -> bool {
     let found = Command::new(name).arg(option).stdin(Stdio::null()).output().is_ok();
     if !found {
-        println!("skipped, because {name} is not installed");
+        lacks(format_args!("{name} is not installed"));
     }
     found
 }

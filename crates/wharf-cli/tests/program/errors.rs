@@ -2,6 +2,7 @@
 
 use super::common::{Output, Server, WHARF, clean, installed, run, wharf};
 use super::each_back_end;
+use super::skip::skip;
 use super::snapshot::{matches, transcript};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -95,7 +96,7 @@ impl Copy {
         let words = [&user[..], &limited, words].concat();
         let output = run(&mut clean(Command::new("setpriv"), &words));
         if output.stderr.starts_with("setpriv: ") {
-            println!("skipped, because of {}", output.stderr);
+            skip(&output.stderr);
             return None;
         }
         Some(output)
@@ -111,7 +112,7 @@ impl Drop for Copy {
 fn a_port_without_permission_is_a_system_error(back_end: &str) {
     let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     if first.is_ok_and(|first| first.trim() == "0") {
-        println!("skipped, because this machine has no privileged ports");
+        skip("this machine has no privileged ports");
         return;
     }
     if !works(back_end) {

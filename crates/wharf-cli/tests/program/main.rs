@@ -19,6 +19,8 @@ mod errors;
 mod help;
 mod screen;
 mod shares;
+#[path = "../../../wharf/tests/util/skip.rs"]
+mod skip;
 mod snapshot;
 mod stop;
 mod terminal;

@@ -132,7 +132,7 @@ mod fairness;
 mod generations;
 mod idle;
 mod limits;
-mod network;
+pub(crate) mod network;
 mod order;
 mod ownership;
 mod pool_empty;

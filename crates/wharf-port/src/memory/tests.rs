@@ -1,6 +1,7 @@
 //! The pool and the message pool, one property per test.
 
 use super::*;
+use crate::conformance::network::skip;
 
 fn pool(buffers: u32) -> BufferPool {
     BufferPool::new(PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(buffers) }).unwrap()
@@ -86,7 +87,7 @@ fn another_thread_reads_the_ledger_also_when_the_pool_is_gone() {
 #[test]
 fn a_write_into_a_free_buffer_is_caught_at_the_next_take() {
     if !cfg!(debug_assertions) {
-        println!("skipped, because the pattern is written with debug assertions only");
+        skip("the pattern is written with debug assertions only");
         return;
     }
     let pool = pool(1);

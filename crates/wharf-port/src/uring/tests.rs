@@ -3,6 +3,7 @@
 use super::{Stage, UringPort};
 
 use super::setup::probe;
+use crate::conformance::network::lacks;
 use crate::memory::{BufferPool, Owner, PoolConfig};
 use crate::port::{Completions, Key, Operation, Outcome, Port, PortConfig, Shots};
 use std::io::{Read, Write};
@@ -13,7 +14,7 @@ use std::time::Duration;
 /// it prints the reason.
 fn linked(pool: &BufferPool) -> Option<(UringPort<u64>, crate::port::Socket, TcpStream)> {
     if let Err(error) = probe() {
-        println!("skipped, because {error}");
+        lacks(&error.to_string());
         return None;
     }
     let mut port = UringPort::new(PortConfig::new(8), pool.clone()).unwrap();

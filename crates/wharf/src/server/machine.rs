@@ -73,12 +73,14 @@ fn group_limit(line: &str) -> Option<u64> {
 #[cfg(target_os = "linux")]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn a_need_above_the_hard_limit_is_refused_with_the_figures() {
         let Some(hard) = getrlimit(Resource::Nofile).maximum else {
-            println!("skipped, because this process has no limit for open files");
-            return;
+            let said =
+                writeln!(std::io::stderr(), "skipped, because there is no limit for open files");
+            return said.unwrap();
         };
         let error = ensure_files(hard + 1).unwrap_err().to_string();
         assert!(error.contains(&(hard + 1).to_string()) && error.contains("ulimit -Hn"), "{error}");
