@@ -1,4 +1,4 @@
-//! The user's code, as the server sees it.
+//! The trait that users implement.
 
 use crate::link::Link;
 use crate::link::input::Input;
@@ -9,22 +9,24 @@ use crate::worker::Worker;
 use std::any::Any;
 use std::sync::Arc;
 
-/// What a server does with its links.
+/// The callbacks of a server.
 ///
-/// One value serves all workers at once. `S` is what it keeps for each link, made by
-/// [`on_connect`](Self::on_connect); `W` what it keeps for each worker thread, such as a database
-/// connection, made by [`on_worker_start`](Self::on_worker_start); it need not be [`Send`]. A
-/// handler that needs neither is `impl Handler for Echo`.
+/// All workers share one handler. `S` is the state of a link, which [`on_connect`](Self::on_connect)
+/// makes. `W` is the context of a worker thread, such as a database connection, which
+/// [`on_worker_start`](Self::on_worker_start) makes; it need not be [`Send`]. A handler without both is
+/// `impl Handler for Echo`.
 ///
 /// # Promises
 ///
-/// The callbacks of a link never run at the same time, wherever they run; `on_disconnect` is called
-/// exactly once for each `on_connect` that succeeded, and nothing after it; no callback runs under a
-/// lock; no bytes leave and no other callback runs before this one has returned.
+/// The callbacks of a link all run on one thread and never at the same time. `on_disconnect` is called
+/// once for each `on_connect` that succeeded, and no callback of the link after it. No callback runs
+/// under a lock. What a callback queues is sent after it has returned, and its worker runs no other
+/// callback before.
 ///
 /// # Errors
 ///
-/// An error closes its link, whoever caused it; what is queued is sent first. The reason is
+/// If a callback of a link returns an error, the server sends what is queued and closes the link. The
+/// reason is
 ///
 /// | returned | reason |
 /// | --- | --- |
@@ -34,8 +36,9 @@ use std::sync::Arc;
 ///
 /// # Panics
 ///
-/// A panic resets its link: what is queued may be half a reply, and is not sent. It is counted, and
-/// the worker goes on with a new `W`.
+/// If a callback of a link panics, the server resets the link and discards what is queued, which may be
+/// half a reply. It counts the panic in [`Stats::handler_panics`](crate::Stats::handler_panics), and
+/// the worker continues with a new `W`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no handler with link state `{S}` and worker context `{W}`",
     note = "`impl Handler for {Self}` means neither: write `impl Handler<State, Context> for {Self}`"
@@ -45,31 +48,31 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    /// The server is about to start; it does not listen yet. Here start threads that post.
+    /// Called once at start, before the server listens. A handler starts threads that post here.
     ///
     /// # Errors
     ///
-    /// The server does not start; [`on_stop`](Self::on_stop) is not called.
+    /// The server does not start, and [`on_stop`](Self::on_stop) is not called.
     fn on_start(&self, server: &Handle) -> Result {
         let _ = server;
         Ok(())
     }
 
-    /// The last link and the workers' contexts are gone. Called once for each `on_start` that
-    /// succeeded, also when the start failed after it.
+    /// Called once after an `on_start` that succeeded, when all links have ended and the workers'
+    /// contexts are dropped; also if the start failed later.
     fn on_stop(&self, server: &Handle) {
         let _ = server;
     }
 
-    /// Makes the context of a thread that runs callbacks, on that thread, before there are links, and
-    /// again after a panic. It is dropped on that thread.
+    /// Makes the context of a worker. Called on the worker's thread before it has links, and again
+    /// after each panic of a callback; the context is dropped on that thread.
     ///
-    /// Must be written unless `W` is `()`: `cargo build` fails otherwise (`cargo check` does not see it),
-    /// or the start, if `W` is another type without size.
+    /// Required unless `W` is `()`: without it `cargo build` fails (`cargo check` does not), or, if `W`
+    /// is another type of size zero, the start.
     ///
     /// # Errors
     ///
-    /// The server does not start; after a panic, it stops.
+    /// The server does not start; after a panic, the server stops.
     fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<W> {
         let _ = worker;
         const {
@@ -81,10 +84,10 @@ where
         unit()
     }
 
-    /// A link opened. Returns its state; until then the state is `()`.
+    /// Called when a link has opened. Returns the link's state.
     ///
-    /// Must be written unless `S` is `()`: `cargo build` fails otherwise (`cargo check` does not see it),
-    /// or each link is refused, if `S` is another type without size.
+    /// Required unless `S` is `()`: without it `cargo build` fails (`cargo check` does not), or, if `S`
+    /// is another type of size zero, each link is refused.
     ///
     /// ```compile_fail,E0080
     /// use wharf::{Handler, Input, Link, Result, Server};
@@ -105,8 +108,7 @@ where
     ///
     /// # Errors
     ///
-    /// The link is refused: what is queued is sent; `on_disconnect` is not
-    /// called.
+    /// The server sends what is queued and closes the link; it does not call `on_disconnect`.
     fn on_connect(&self, link: &mut Link<'_, (), W>) -> Result<S> {
         let _ = link;
         const {
@@ -118,22 +120,24 @@ where
         unit()
     }
 
-    /// There is unread input, and the output is not above its high-water mark and has the grant
-    /// ([`Builder::output_bytes`](crate::Builder::output_bytes), [`grant_bytes`](crate::Builder::grant_bytes)).
+    /// Called when the link has unread input, and the output is not above its high-water mark
+    /// ([`Builder::output_bytes`](crate::Builder::output_bytes)) and has the grant
+    /// ([`grant_bytes`](crate::Builder::grant_bytes)).
     ///
-    /// Take one message, reply, return. What is left stays with the link, up to
-    /// [`Builder::input_bytes`](crate::Builder::input_bytes), above which the link is not read from.
-    /// `on_receive` is called again
+    /// Take one message, reply, return. The rest stays unread; at
+    /// [`Builder::input_bytes`](crate::Builder::input_bytes) of it the server stops reading from the
+    /// link. `on_receive` is called again
     ///
     /// - at once, if this call took something;
-    /// - when there is what this call asked for: [`Input::take`] and its like (counted from the first
+    /// - when what this call asked for is there: [`Input::take`] and its like (counted from the first
     ///   unread byte, also after a rewind), [`Output::ensure`](crate::Output::ensure);
-    /// - if it asked for nothing: when more came, or more may be queued;
+    /// - if it asked for nothing: when more bytes arrived, or the output has more capacity;
     /// - after [`resume`](Link::resume), [`on_writable`](Self::on_writable), and the end of a
     ///   [deferred](Input::defer) reply.
     ///
-    /// It is not called while the link is [paused](Link::pause), while a reply is deferred, or after [`close`](Link::close). At most 64 calls for one link come in one
-    /// turn of its worker.
+    /// It is not called while the link is [paused](Link::pause), while a reply is deferred, or after
+    /// [`close`](Link::close). A worker makes at most 64 calls for one link in one turn; the next turn
+    /// continues.
     ///
     /// To take several messages in one call, take them while there is a grant for the reply to each:
     ///
@@ -152,13 +156,15 @@ where
     /// One closes the link; see [the table](Self#errors).
     fn on_receive(&self, link: &mut Link<'_, S, W>, input: &mut Input<'_>) -> Result;
 
-    /// The output has the grant again, or what [`Output::ensure`](crate::Output::ensure) asked for.
+    /// Called when the output has the grant again, or the capacity that
+    /// [`Output::ensure`](crate::Output::ensure) asked for.
     ///
-    /// Called only after the output had too little: `Full`, [`Output::send_some`](crate::Output::send_some),
+    /// Called only after the output had too little capacity: `Full`,
+    /// [`Output::send_some`](crate::Output::send_some),
     /// [`Output::read_from`](crate::Output::read_from), `ensure`, a
-    /// [`try_post`](crate::Recipients::try_post) in a callback of this link that was refused as
-    /// `Full`; and after [`Output::notify`](crate::Output::notify). It comes before the `on_receive`
-    /// that the same capacity allows, also while the link is paused.
+    /// [`try_post`](crate::Recipients::try_post) in a callback of this link that was refused as `Full`;
+    /// and after [`Output::notify`](crate::Output::notify). It is called before the `on_receive` that
+    /// the same capacity allows, and also while the link is paused.
     ///
     /// # Errors
     ///
@@ -168,14 +174,15 @@ where
         Ok(())
     }
 
-    /// The peer has ended its stream, and what came is handled: `input` is empty, or `on_receive` took
-    /// nothing of it with nothing queued. There is a grant. While the link is paused it does not come.
-    /// By default `Close`; what is left of an incomplete message is dropped.
+    /// Called once when the peer has ended its stream and the input is handled: `input` is empty, or
+    /// `on_receive` took nothing of it and either asked for more bytes or had nothing queued. The
+    /// output has the grant. Not called while the link is paused. The default is `Close`; the server
+    /// drops the rest of an incomplete message.
     ///
-    /// `Close`: when what is queued and deferred is sent and no `on_writable` is due. `Keep`: until
-    /// [`Link::close`], or until [`Output::finish`](crate::Output::finish) has ended the other half
-    /// too; `on_receive` is still called for what is unread. A link that is kept still has its idle
-    /// timeout.
+    /// `Close`: the link closes when what is queued and deferred is sent and no `on_writable` is due.
+    /// `Keep`: the link stays open until [`Link::close`], or until
+    /// [`Output::finish`](crate::Output::finish) has ended its own stream; `on_receive` is still called
+    /// for unread bytes, and the idle timeout still applies.
     ///
     /// # Errors
     ///
@@ -185,9 +192,9 @@ where
         Ok(Verdict::Close)
     }
 
-    /// For the [idle timeout](crate::Builder::idle_timeout) the link waited for its peer: it received
-    /// nothing, and had nothing unsent or deferred, and was not paused. There is a grant. By default
-    /// `Close`; after `Keep` it comes again when the timeout has passed once more.
+    /// Called when the link has received nothing for the [idle timeout](crate::Builder::idle_timeout).
+    /// Time with unsent bytes, a deferred reply or a pause does not count. The output has the grant.
+    /// The default is `Close`; `Keep` restarts the timeout.
     ///
     /// # Errors
     ///
@@ -197,10 +204,12 @@ where
         Ok(Verdict::Close)
     }
 
-    /// The server begins to stop. There is a grant, for a last message. By default `Close`.
+    /// Called once when the server begins to stop. The output has the grant, for a last message. The
+    /// default is `Close`.
     ///
-    /// `Close`: when what is unread is handled (as for [`on_end`](Self::on_end)) and what is queued and
-    /// deferred is sent. `Keep`: until [`Link::close`], at most until the drain timeout.
+    /// `Close`: the link closes when its input is handled (as for [`on_end`](Self::on_end)) and what is
+    /// queued and deferred is sent. `Keep`: the link stays open until [`Link::close`] or the drain
+    /// timeout.
     ///
     /// # Errors
     ///
@@ -210,16 +219,18 @@ where
         Ok(Verdict::Close)
     }
 
-    /// The link has ended; why, and what it carried. Its state is dropped after this.
+    /// Called once when the link's socket is closed. [`link.totals()`](Link::totals) is final. The
+    /// link's state is dropped after this call.
     ///
-    /// After a close in good order it comes when the peer has closed, too, or after 2 s. So a table of
-    /// names forgets one where its link is closed, and here only if it still names this link.
+    /// After a graceful close it is called when the peer has closed as well, or after 2 s. A table from
+    /// names to links should therefore remove an entry where it closes the link, and here only if the
+    /// entry still names this link.
     fn on_disconnect(&self, link: &mut Link<'_, S, W>, reason: DisconnectReason) {
         let _ = (link, reason);
     }
 }
 
-/// The only value of `()`, for a type that is known to be it.
+/// Returns `()` as a `T`; an error if `T` is another type.
 fn unit<T: 'static>() -> Result<T> {
     let mut unit = Some(());
     let value = (&mut unit as &mut dyn Any).downcast_mut::<Option<T>>().and_then(Option::take);
@@ -230,7 +241,7 @@ fn unit<T: 'static>() -> Result<T> {
     })
 }
 
-/// A function that receives.
+/// A closure is a handler with this `on_receive`.
 impl<F> Handler for F
 where
     F: Fn(&mut Link<'_>, &mut Input<'_>) -> Result + Send + Sync + 'static,
@@ -240,7 +251,7 @@ where
     }
 }
 
-/// A handler that the program keeps a reference to.
+/// An `Arc` of a handler, of which the program keeps a clone.
 impl<H, S, W> Handler<S, W> for Arc<H>
 where
     H: Handler<S, W>,

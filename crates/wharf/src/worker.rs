@@ -1,13 +1,14 @@
-//! The threads that run callbacks.
+//! The worker, as callbacks see it.
 
 use crate::shared::handle::Handle;
 use crate::vocabulary::origin::WorkerId;
 use std::fmt;
 use std::time::Instant;
 
-/// A worker for the time of one callback that is no link's.
+/// A worker during a callback that belongs to no link:
+/// [`Handler::on_worker_start`](crate::Handler::on_worker_start).
 pub struct Worker<'a, W = ()> {
-    /// What the handler keeps for this thread.
+    /// The context of this thread; `()` in `on_worker_start`, which makes it.
     pub context: &'a mut W,
     /// The server.
     pub server: &'a Handle,
@@ -17,19 +18,19 @@ pub struct Worker<'a, W = ()> {
 }
 
 impl<W> Worker<'_, W> {
-    /// Which worker this is.
+    /// The id of this worker.
     #[must_use]
     pub fn id(&self) -> WorkerId {
         self.id
     }
 
-    /// How many workers there are: one for each shard.
+    /// The number of workers: one for each shard.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// The worker's clock, read once a turn; in the simulator, the simulated one.
+    /// The worker's clock, read once per turn after the dequeue; in a simulation the simulated time.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.now

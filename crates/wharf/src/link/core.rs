@@ -1,4 +1,4 @@
-//! What a shard's callbacks may touch: links, queues, buffers; never the port.
+//! The state of a shard that callbacks can change: links, queues and buffers, but not the port.
 
 use crate::link::fifo::Fifo;
 use crate::link::posts::Sharing;
@@ -15,46 +15,47 @@ use std::time::Instant;
 use wharf_port::memory::BufferPool;
 use wharf_port::port::Time;
 
-/// One shard's links and what they send.
+/// One shard's links, loans and buffers.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) shard: u8,
-    /// The links' clock: see `Worker::link_time`.
+    /// The links' clock, as of this turn: see `Worker::link_time`.
     pub(crate) now: Time,
     /// The port's clock, as of this turn.
     pub(crate) clock: Time,
-    /// A moment of that clock, as std has it.
+    /// An instant, and the port's time at that instant.
     zero: (Instant, Time),
-    /// Counts the turns, so that each link has a budget of calls in each.
+    /// The number of the turn, for the links' budgets of calls and posts; wraps.
     pub(crate) turn: u32,
     pub(crate) slots: Slots,
     pub(crate) shares: Shares,
-    /// Which links share messages.
+    /// Counts the links that share messages.
     pub(super) sharing: Sharing,
-    /// Buffers that posts of one link's callbacks may take in a turn.
+    /// Buffers that posts of one link's callbacks may take in one turn.
     pub(super) post_budget_max: u32,
-    /// Entries of posts in the links' queues that were accepted beforehand.
+    /// Sum of the links' `accepted_entries`.
     pub(super) accepted_entries: u32,
-    /// Replies that were deferred; the count wraps.
+    /// Number of deferred replies so far; wraps.
     pub(super) deferrals: u32,
-    /// Behind everything that holds buffers.
+    /// Declared after everything that holds buffers, so that it is dropped after them.
     pub(crate) pool: BufferPool,
-    /// The most that a link may hold unread.
+    /// Maximum of unread bytes of a link.
     pub(crate) input_bytes: usize,
     pub(crate) shared: Arc<Shared>,
     stats: Arc<ShardStats>,
-    /// Links with queued bytes and no send in flight; each is here at most once.
+    /// Links for the next flush; each is here at most once.
     pub(crate) dirty: Vec<u32>,
-    /// Links that wait for a loan, in order of asking.
+    /// Links that wait for a loan, in the order in which loans are granted.
     pub(crate) waiters: Fifo,
-    /// How many of them wait for a part.
+    /// Number of waiters with `Wish::Part`.
     parts: u32,
-    /// The link whose wish is being granted: what is reserved is for itself.
+    /// The link whose loan is being granted; it may take what is reserved for the first waiter.
     pub(crate) granting: Option<u32>,
 }
 
 impl Core {
-    /// A shard whose port's clock says what is in `zero`, together with a moment just before.
+    /// Makes the state of a shard. `zero` is an instant, and the time of the port's clock just after
+    /// it.
     pub(crate) fn new(
         shard: u8,
         capacity: u32,
@@ -91,18 +92,18 @@ impl Core {
         &self.stats
     }
 
-    /// The port's clock, as of this turn, as std's type.
+    /// The port's clock, as of this turn, as an `Instant`.
     pub(crate) fn instant(&self) -> Instant {
         let (instant, zero) = self.zero;
         instant + self.clock.since(zero)
     }
 
-    /// What other threads ask of this shard's links.
+    /// The requests of other threads to this shard's links.
     pub(crate) fn marks(&self) -> &Marks {
         &self.shared.shards[usize::from(self.shard)].marks
     }
 
-    /// What posts may take of this shard's links.
+    /// The capacity for posts of this shard's links.
     pub(crate) fn quotas(&self) -> &Quotas {
         &self.shared.shards[usize::from(self.shard)].quotas
     }
@@ -115,7 +116,7 @@ impl Core {
         LinkId::new(self.shared.id, self.key(index))
     }
 
-    /// Lets the next flush look at the link.
+    /// Adds the link to the next flush, unless a send is in flight.
     pub(crate) fn mark_dirty(&mut self, index: u32) {
         let slot = &mut self.slots[index];
         if !slot.sending && !slot.dirty {
@@ -124,7 +125,7 @@ impl Core {
         }
     }
 
-    /// Keeps the account of loans, after what a link holds has changed.
+    /// Updates the loans and the published capacity after a change of what a link holds.
     pub(crate) fn settle(&mut self, index: u32) {
         let slot = &mut self.slots[index];
         self.sharing.note(slot);
@@ -137,19 +138,19 @@ impl Core {
             return;
         }
         if before.input <= 1 {
-            // A loan begins.
+            // The loan of input begins now.
             slot.eased = self.now;
         }
         slot.held = after;
         self.shares.settle(before, after);
     }
 
-    /// Whether a callback with input may come: the output is not above its high-water mark, and
-    /// has the grant; or it never will be, so that there is nothing to wait for.
+    /// Whether `on_receive` may be called: the output is not above its high-water mark and has the
+    /// grant, or nothing more will be queued.
     #[inline]
     pub(crate) fn has_room(&self, index: u32) -> bool {
         let slot = &self.slots[index];
-        // Most links that are called hold nothing.
+        // Fast path: most links have nothing unsent.
         slot.holds_no_output() || self.has_room_beside(index)
     }
 
@@ -159,7 +160,7 @@ impl Core {
         is_below && self.has_grant(index)
     }
 
-    /// Whether a last message of up to the grant can be queued; or none ever will be.
+    /// Whether a message of the size of the grant can be queued, or nothing more will be queued.
     pub(crate) fn has_grant(&self, index: u32) -> bool {
         let slot = &self.slots[index];
         let grant = self.shared.settings.grant_bytes() as usize;
@@ -168,19 +169,20 @@ impl Core {
                 && self.shares.has_grant(slot.held, self.reserved_beside(index)))
     }
 
-    /// Whether the call that is owed for want of room can come.
+    /// Whether the `on_writable` that is due can be called.
     pub(crate) fn can_pay_writable(&self, index: u32) -> bool {
         let ensured = self.slots[index].ensured as usize;
         self.has_grant(index) && (ensured == 0 || self.spare_capacity(index) >= ensured)
     }
 
-    /// Has the link wait for a loan; it keeps its place if it waits already.
+    /// Has the link wait for a loan. A link that waits already keeps its position in the queue.
     pub(crate) fn wish(&mut self, index: u32, wish: Wish) {
         if !self.waiters.contains(index) {
             self.slots[index].wishes_since = self.now;
             self.waiters.push(index);
         }
-        // What it holds comes back with its answer: it must not wait for one that waits for that.
+        // The link releases its borrowed input with its reply. Behind a link that waits for these
+        // buffers it would wait without end, so it goes to the front.
         let held = self.slots[index].holds();
         if matches!(wish, Wish::Output(_)) && self.shares.loan(held).input > 0 {
             self.waiters.push_first(index);
@@ -191,8 +193,8 @@ impl Core {
         self.parts -= u32::from(slot.wish.replace(wish) == Some(Wish::Part));
     }
 
-    /// A callback of a link that has waited for a loan for its output is over. If nothing was refused
-    /// it, and nothing is owed to it, it went another way, and waits for nothing.
+    /// After a callback: ends the wait for a loan for output if the callback did not ask for it again
+    /// and no `on_writable` is due.
     #[cold]
     pub(crate) fn end_stale_wish(&mut self, index: u32) {
         let slot = &self.slots[index];
@@ -207,12 +209,12 @@ impl Core {
         if let Some(wish) = slot.wish.take() {
             self.parts -= u32::from(wish == Wish::Part);
             self.waiters.remove(index);
-            // The peer owed nothing meanwhile.
+            // The idle timeout does not count the wait.
             slot.hear(self.now);
         }
     }
 
-    /// The link waits for no loan to receive into any more, and is promised none.
+    /// Ends the wait for a loan for input, and releases a granted one that no receive has filled.
     pub(crate) fn forget_input_loan(&mut self, index: u32) {
         if matches!(self.slots[index].wish, Some(Wish::Input(_) | Wish::Part)) {
             self.end_wish(index);
@@ -223,7 +225,7 @@ impl Core {
         }
     }
 
-    /// What a link lacks, as loans.
+    /// The loan that a link waits for.
     pub(crate) fn need(&self, index: u32) -> Loan {
         let slot = &self.slots[index];
         match slot.wish {
@@ -236,7 +238,7 @@ impl Core {
         }
     }
 
-    /// What is set aside for the link that has waited longest; nothing for that link itself.
+    /// Buffers reserved for the first waiter, as seen by link `index`: none for the waiter itself.
     pub(crate) fn reserved_beside(&self, index: u32) -> u32 {
         match self.waiters.first() {
             None => 0,
@@ -246,7 +248,7 @@ impl Core {
         }
     }
 
-    /// Whether what the link waits for can be lent now.
+    /// Whether the loan that the link waits for can be granted now.
     pub(crate) fn can_grant(&self, index: u32) -> bool {
         if self.yields(index) && self.shares.lendable_unasked(0) == 0 {
             return false;
@@ -255,8 +257,8 @@ impl Core {
         need.output <= self.shares.lendable(0) && need.input <= self.shares.lendable_input(0)
     }
 
-    /// Whether a link that waits for a part leaves what the longest message needs to those that wait for
-    /// one: until it has waited for `loan_wait`, and if there are any.
+    /// Whether the link leaves the buffers that the longest message needs to others: while it waits for
+    /// `Wish::Part`, for less than `loan_wait`, and other waiters have other wishes.
     pub(crate) fn yields(&self, index: u32) -> bool {
         let slot = &self.slots[index];
         let waited = self.now.since(slot.wishes_since);
@@ -265,7 +267,7 @@ impl Core {
             && waited < self.shared.settings.loan_wait
     }
 
-    /// Drops what is unread, and ends what it waits for: the link is not served any more.
+    /// Drops the unread input and ends the wait for a loan, of a link whose callbacks have ended.
     pub(crate) fn drop_input(&mut self, index: u32) {
         self.end_wish(index);
         let slot = &mut self.slots[index];
@@ -274,7 +276,7 @@ impl Core {
         self.settle(index);
     }
 
-    /// The link ends before its deferred reply has come: the reply will find it closed.
+    /// Cancels the deferred reply of a link that ends: its `send` will fail with `Closed`.
     pub(crate) fn cancel_reply(&mut self, index: u32) {
         if self.slots[index].deferral.is_none() {
             return;
@@ -285,17 +287,17 @@ impl Core {
                 drop(parcel.into_chain(&self.pool));
                 self.slots[index].deferral = None;
             }
-            // Its buffers come back in a moment.
+            // The writing thread returns the buffers, and sets `Mark::RETURNED`.
             Some(Cancelled::Writing) => self.slots[index].cancelled = true,
             None => self.slots[index].deferral = None,
         }
         self.settle(index);
     }
 
-    /// Gives a place back.
+    /// Frees the slot of a link that has ended.
     pub(crate) fn release(&mut self, index: u32) {
         let slot = &self.slots[index];
-        // A flush came between the close and here.
+        // A flush has run since the close.
         assert!(!slot.dirty && slot.phase == Phase::Closing, "{slot:?} is given back too early");
         self.quotas().close(index);
         self.drop_input(index);

@@ -1,10 +1,10 @@
-//! A queue of links: in order of arrival, each at most once, and any of them can leave at once.
+//! A queue of links, each at most once; any link can be removed in constant time.
 
 const NONE: u32 = u32::MAX;
-/// In `next` of a link that is not in the queue.
+/// The `next` of a link that is not in the queue.
 const ABSENT: u32 = u32::MAX - 1;
 
-/// The queue of places of one shard, doubly linked through two tables taken at start.
+/// A doubly linked list of slots of one shard, in two tables allocated at start.
 #[derive(Debug)]
 pub(crate) struct Fifo {
     next: Box<[u32]>,
@@ -15,7 +15,7 @@ pub(crate) struct Fifo {
 }
 
 impl Fifo {
-    /// A queue for the places below `capacity`.
+    /// A queue for the slots below `capacity`.
     pub(crate) fn new(capacity: u32) -> Self {
         Self {
             next: vec![ABSENT; capacity as usize].into(),
@@ -38,7 +38,7 @@ impl Fifo {
         (self.first != NONE).then_some(self.first)
     }
 
-    /// Puts a link behind all others; it keeps its place if it has one.
+    /// Appends a link, unless it is in the queue.
     pub(crate) fn push(&mut self, index: u32) {
         if self.contains(index) {
             return;
@@ -53,7 +53,7 @@ impl Fifo {
         self.len += 1;
     }
 
-    /// Puts a link before all others, wherever it stood.
+    /// Moves or puts a link to the front.
     pub(crate) fn push_first(&mut self, index: u32) {
         self.remove(index);
         self.previous[index as usize] = NONE;
@@ -66,7 +66,7 @@ impl Fifo {
         self.len += 1;
     }
 
-    /// Takes a link out, wherever it stands.
+    /// Removes a link, if it is in the queue.
     pub(crate) fn remove(&mut self, index: u32) {
         if !self.contains(index) {
             return;
@@ -90,7 +90,7 @@ impl Fifo {
         Some(first)
     }
 
-    /// All of them, the first one first.
+    /// All links, from the front.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
         std::iter::successors(self.first(), |index| {
             let next = self.next[*index as usize];

@@ -1,5 +1,5 @@
-//! Frames in a stream: decoders name them, [`Input::frame`](crate::Input::frame) takes them; each has
-//! an encoder, `of`, whose result is a [`Payload`].
+//! Frames in a stream: a decoder finds them, [`Input::frame`](crate::Input::frame) takes them, and the
+//! `of` of each decoder encodes a [`Payload`].
 
 use crate::link::peek::Peek;
 use crate::shared::payload::sealed::Sealed;
@@ -8,10 +8,10 @@ use crate::vocabulary::error::{Error, Result, TooLong};
 
 /// Finds frames in a stream.
 ///
-/// It looks at what is unread and names the next frame; it takes and copies nothing. It is called
-/// again for the same bytes after [`More`](Extent::More) and after a
-/// [rewind](crate::Input::rewind), so it must not count frames: a sequence number is checked where
-/// the frame is handled.
+/// A decoder returns the extent of the next frame in the unread bytes; it takes and copies nothing. It
+/// is called again for the same bytes after [`More`](Extent::More) and after a
+/// [rewind](crate::Input::rewind), so it must not count frames: check a sequence number where the frame
+/// is handled.
 ///
 /// ```
 /// use wharf::{Decoder, Error, Extent, Peek, Result, TooLong};
@@ -35,17 +35,18 @@ use crate::vocabulary::error::{Error, Result, TooLong};
 /// }
 /// ```
 pub trait Decoder {
-    /// Where the next frame is.
+    /// Finds the next frame.
     ///
     /// # Errors
     ///
-    /// What is wrong with the stream. [`TooLong`] closes the link with
+    /// The stream is invalid. [`TooLong`] closes the link with
     /// [`DisconnectReason::Limit`](crate::DisconnectReason::Limit).
     fn extent(&mut self, input: &Peek<'_>) -> Result<Extent>;
 
-    /// The longest frame in bytes, head and tail included, if that is known. A decoder that is
-    /// declared by [`Builder::frames`](crate::Builder::frames) is checked against the input limit at
-    /// start; another one when a frame comes that cannot fit.
+    /// Maximum length of a frame in bytes, head and tail included, if it is known. For a decoder that
+    /// [`Builder::frames`](crate::Builder::frames) declares, `start` compares it with the input limit;
+    /// otherwise [`Input::frame`](crate::Input::frame) fails with [`TooLong`] at the first frame that
+    /// exceeds the limit.
     fn frame_max(&self) -> Option<usize> {
         None
     }
@@ -55,12 +56,12 @@ pub trait Decoder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Extent {
-    /// Ask again when this many bytes are unread.
+    /// The decoder needs this many unread bytes.
     More(usize),
-    /// Discard this many bytes, which are no frame, and ask again.
+    /// This many bytes are no frame: they are discarded, and the decoder is called again.
     Skip(usize),
-    /// The next `head + len + tail` bytes are a frame, of which `len` are its body. Fewer may be
-    /// there.
+    /// The next `head + len + tail` bytes are a frame with a body of `len` bytes. They need not all
+    /// have arrived.
     Frame {
         /// Bytes before the body.
         head: usize,
@@ -81,8 +82,8 @@ impl<D: Decoder + ?Sized> Decoder for &mut D {
     }
 }
 
-/// A body in its frame: what `of` of a decoder returns. A body that is too long is
-/// [`SendError::TooLarge`](crate::SendError::TooLarge).
+/// A body in its frame, the result of a decoder's `of`. Sending one whose body does not fit the frame
+/// fails with [`SendError::TooLarge`](crate::SendError::TooLarge).
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a payload, to be sent or posted"]
 pub struct Framed<P> {
@@ -98,7 +99,7 @@ pub(crate) enum Frame {
 }
 
 impl Frame {
-    /// Hands out `body` with what is before and behind it.
+    /// Writes `body` with its frame.
     pub(crate) fn write_around<P: Payload>(
         self,
         body: &P,
@@ -134,22 +135,22 @@ impl Frame {
     }
 }
 
-/// A `Display` that says something else the second time would be a frame with a wrong length.
+/// A `Display` whose second output has another length would make a frame with a wrong length.
 fn same_length(counted: usize, written: usize) -> Result<(), DoesNotFit> {
     if counted == written { Ok(()) } else { Err(DoesNotFit) }
 }
 
-/// The bytes of a length, and where in the payload they go.
+/// The bytes of a length field, and its offset in the payload.
 struct Prefix {
     bytes: [u8; 8],
     width: usize,
     offset: usize,
 }
 
-/// Passes parts on, with the length inserted at its place.
+/// Writes parts to `to`, and the length field at its offset.
 struct Around<'a> {
     to: &'a mut dyn Parts,
-    /// Bytes that were passed on.
+    /// Bytes of the payload that were written.
     at: usize,
     inserted_at: usize,
     insert: Prefix,
@@ -176,7 +177,7 @@ impl Parts for Around<'_> {
     }
 }
 
-/// A length before the body. By default it is big-endian, the first field, and counts the bytes after
+/// Frames with a length field. By default it is big-endian, the first field, and counts the bytes after
 /// it.
 #[derive(Clone, Copy, Debug)]
 pub struct LengthPrefix {
@@ -189,9 +190,9 @@ pub struct LengthPrefix {
 }
 
 impl LengthPrefix {
-    /// A length of `width` bytes, 1 to 8; a body longer than `max` bytes is refused as soon as its
-    /// length is there. Both are unread at once: frames of 2 and up to 65,535 bytes need
-    /// [`input_bytes`](crate::Builder::input_bytes) of 65,537.
+    /// A length field of `width` bytes, 1 to 8. A length above `max` bytes fails with [`TooLong`] as
+    /// soon as the field has arrived. Field and body count as unread together: a field of 2 bytes with
+    /// a `max` of 65,535 needs [`input_bytes`](crate::Builder::input_bytes) of 65,537.
     ///
     /// # Panics
     ///
@@ -203,14 +204,14 @@ impl LengthPrefix {
         Self { width, max, offset: 0, adjustment: 0, little_endian, with_header }
     }
 
-    /// The length is little-endian.
+    /// The length field is little-endian.
     #[must_use]
     pub const fn little_endian(mut self) -> Self {
         self.little_endian = true;
         self
     }
 
-    /// Bytes of the header before the length. [`of`](Self::of) takes them from the start of its
+    /// Bytes of the header before the length field. [`of`](Self::of) takes them from the start of its
     /// payload.
     #[must_use]
     pub const fn offset(mut self, bytes: usize) -> Self {
@@ -218,7 +219,7 @@ impl LengthPrefix {
         self
     }
 
-    /// What is added to the length to get the count of bytes after it: -4 if a length of four bytes
+    /// Added to the length to get the number of bytes after the field: -4 if a length of four bytes
     /// counts itself.
     #[must_use]
     pub const fn adjustment(mut self, bytes: isize) -> Self {
@@ -226,7 +227,7 @@ impl LengthPrefix {
         self
     }
 
-    /// The body starts with the header, length included.
+    /// The returned body includes the header with the length field.
     #[must_use]
     pub const fn with_header(mut self) -> Self {
         self.with_header = true;
@@ -238,7 +239,7 @@ impl LengthPrefix {
         Framed { frame: Frame::Length(self), body }
     }
 
-    /// The length of a frame whose payload, header bytes before the length included, has `len` bytes.
+    /// The length field for a payload of `len` bytes, which include the header bytes before the field.
     fn bytes_for(self, len: usize) -> Result<Prefix, DoesNotFit> {
         let body = len.checked_sub(self.offset).filter(|body| *body <= self.max);
         let value = body.and_then(|body| {
@@ -308,7 +309,7 @@ impl Delimiter {
         Self { end, max }
     }
 
-    /// `body` as a frame. Whether `body` holds the end is not checked.
+    /// `body` as a frame. It does not check whether `body` contains the end.
     pub const fn of<P: Payload>(self, body: P) -> Framed<P> {
         Framed { frame: Frame::End(self.end, self.max), body }
     }

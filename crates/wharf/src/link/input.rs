@@ -1,4 +1,4 @@
-//! What has come and is unread, as a callback sees it.
+//! A link's unread input, as a callback sees it.
 
 use crate::acts::{Act, tell};
 use crate::link::framing::{Decoder, Extent, Lines};
@@ -11,51 +11,50 @@ use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read, Write};
 
-/// A link's unread bytes, in order, in the buffers that they were received into. A view, for one
-/// callback.
+/// A view of a link's unread bytes during one callback.
 ///
-/// What is taken is gone after the callback; the rest stays. A slice that a method returns lies in
-/// a received buffer or, if it lies across several, is copied together in memory that the worker has
-/// from the start; so nothing here allocates or waits.
+/// After the callback the bytes that it took are released; the rest stays unread. A returned slice is
+/// part of a receive buffer; bytes in several buffers are copied into memory that the worker allocated
+/// at start. So nothing here allocates or waits.
 pub struct Input<'a> {
     unread: &'a mut Unread,
-    /// Bytes at the beginning that this callback has taken.
+    /// Bytes at the begin of `unread` that the callback has taken.
     at: usize,
     mark: usize,
-    /// Bytes that have left `unread` in this callback.
+    /// Bytes that the callback has removed from `unread`.
     gone: usize,
-    /// What the callback asks for, counted from the first byte of `unread`.
+    /// What the callback asked for, counted from the first byte of `unread`.
     wanted: Wanted,
     /// The most that may be unread.
     limit: usize,
     is_ended: bool,
-    /// A reply is deferred, so that there is nothing to be had.
+    /// A reply is deferred: the input yields nothing.
     is_held: bool,
     search: Cell<Search>,
-    /// Where slices are copied together.
+    /// Memory for slices that lie in several buffers.
     scratch: &'a mut Vec<u8>,
 }
 
-/// What a callback has done with its input, and what it asks for.
+/// What a callback has done with its input, and what it asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
     pub(crate) took: bool,
-    /// Counted from the first byte that it has left.
+    /// Counted from the first byte that the callback left.
     pub(crate) wanted: Wanted,
     pub(crate) search: Search,
 }
 
-/// Unread bytes that a callback asks for.
+/// The unread bytes that a callback asked for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wanted {
-    /// With which another call is of use; 0: it asks for none.
+    /// Unread bytes at which the next call is due; 0: it asked for none.
     pub(crate) least: u32,
-    /// Of which the message that it waits for consists at most.
+    /// Maximum length of the message that it waits for.
     pub(crate) most: u32,
 }
 
 impl Wanted {
-    /// The first `len` bytes are gone.
+    /// The first `len` bytes were removed.
     fn advance(&mut self, len: usize) {
         let len = u32::try_from(len).unwrap_or(u32::MAX);
         self.least = self.least.saturating_sub(len);
@@ -63,12 +62,12 @@ impl Wanted {
     }
 }
 
-/// What an input says beside its bytes.
+/// The state of an input beside its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     /// The most that may be unread.
     pub(crate) limit: usize,
-    /// Nothing will follow.
+    /// The peer has ended its stream.
     pub(crate) is_ended: bool,
     /// A reply is deferred.
     pub(crate) is_held: bool,
@@ -93,7 +92,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// The callback is over: what was taken is gone.
+    /// Ends the callback: removes what it has taken.
     #[inline]
     pub(crate) fn finish(mut self) -> Asked {
         let took = self.at > 0 || self.gone > 0;
@@ -101,40 +100,40 @@ impl<'a> Input<'a> {
         Asked { took, wanted: self.wanted, search: self.search.get() }
     }
 
-    /// Unread bytes.
+    /// The number of unread bytes; 0 while a reply is deferred.
     #[must_use]
     pub fn len(&self) -> usize {
         if self.is_held { 0 } else { self.unread.len() - self.at }
     }
 
-    /// Whether nothing is unread.
+    /// Whether [`len`](Self::len) is 0.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether nothing will follow what is here: the peer has ended its stream.
+    /// Whether the peer has ended its stream, so that no bytes follow the unread ones.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.is_ended
     }
 
-    /// The first bytes as they lie in memory, without taking them; empty only if nothing is
-    /// unread. With [`consume`](Self::consume) for what is handled as it comes, such as an upload.
+    /// The unread bytes in the first buffer, without taking them; empty only if nothing is unread.
+    /// Together with [`consume`](Self::consume) for input of any length, such as an upload.
     #[must_use]
     pub fn chunk(&self) -> &[u8] {
         if self.is_held { &[] } else { self.unread.front(self.at) }
     }
 
-    /// Takes the next bytes, at most `max`, without returning them; returns how many.
+    /// Takes the next bytes, at most `max`, and returns how many.
     pub fn consume(&mut self, max: usize) -> usize {
         let len = self.len().min(max);
         self.at += len;
         len
     }
 
-    /// Takes exactly `len` bytes, in one slice; `None` if fewer are there, and then `on_receive` is
-    /// not called again before they are.
+    /// Takes exactly `len` bytes, in one slice; `None` if fewer are unread, and then `on_receive` is
+    /// called again when they are there.
     ///
     /// # Errors
     ///
@@ -143,7 +142,7 @@ impl<'a> Input<'a> {
     ///
     /// # Cost
     ///
-    /// None if they lie in one buffer, else a copy of them.
+    /// No copy if the bytes lie in one buffer, else one.
     pub fn take(&mut self, len: usize) -> Result<Option<&[u8]>, TooLong> {
         if !self.has(len)? {
             return Ok(None);
@@ -164,13 +163,13 @@ impl<'a> Input<'a> {
         Ok(Some(self.unread.slice(self.at, len, self.scratch)))
     }
 
-    /// Takes what comes before `end`, and `end`, which is not returned; `None` if `end` is not
-    /// there yet.
+    /// Takes the bytes up to and including `end`, and returns them without `end`; `None` if `end` has
+    /// not arrived.
     ///
     /// # Errors
     ///
-    /// [`TooLong`] if the first `max` bytes and `end` do not hold it; at the first call if `max` and
-    /// `end` are together more than a link may hold unread.
+    /// [`TooLong`] if more than `max` bytes precede `end`; at the first call if `max` and the length of
+    /// `end` together exceed what a link may hold unread.
     ///
     /// # Panics
     ///
@@ -178,7 +177,7 @@ impl<'a> Input<'a> {
     ///
     /// # Cost
     ///
-    /// Each byte is searched once, however many callbacks that takes.
+    /// Each byte is searched once, also over several callbacks.
     pub fn until(&mut self, end: &[u8], max: usize) -> Result<Option<&[u8]>, TooLong> {
         let all_max = max.saturating_add(end.len());
         self.check_limit(all_max)?;
@@ -206,13 +205,13 @@ impl<'a> Input<'a> {
         match self.next_frame(Lines::new(max)) {
             Ok(Some((at, len))) => Ok(Some(self.unread.slice(at, len, self.scratch))),
             Ok(None) => Ok(None),
-            // A line has no other fault.
+            // `Lines` has no other error.
             Err(_) => Err(TooLong::new(max)),
         }
     }
 
-    /// Takes a frame and returns its body; `None` if it is not all there. The decoder comes by value
-    /// (ours are `Copy`) or as a `&mut` to one that remembers how far it looked.
+    /// Takes a frame and returns its body; `None` if it has not arrived whole. Pass the decoder by
+    /// value (those of this crate are `Copy`), or by `&mut` if it keeps the progress of its search.
     ///
     /// # Errors
     ///
@@ -226,7 +225,7 @@ impl<'a> Input<'a> {
         Ok(found.map(|(at, len)| self.unread.slice(at, len, self.scratch)))
     }
 
-    /// Takes a frame, and says where its body is.
+    /// Takes a frame, and returns the position and length of its body.
     fn next_frame(&mut self, mut decoder: impl Decoder) -> Result<Option<(usize, usize)>> {
         loop {
             let unread = self.len();
@@ -259,37 +258,39 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Sets the place to which [`rewind`](Self::rewind) returns. A callback begins with one.
+    /// Sets the position to which [`rewind`](Self::rewind) returns; at the begin of a callback it is
+    /// the first byte.
     pub fn mark(&mut self) {
         self.mark = self.at;
     }
 
-    /// Makes what was taken since the mark unread again, but not what was forwarded.
+    /// Makes the bytes that were taken since the mark unread again, except forwarded ones and those
+    /// taken before them.
     ///
-    /// It counts as not taken: the call is repeated as [`Handler::on_receive`](crate::Handler) says.
+    /// They count as not taken, for the calling rule of
+    /// [`Handler::on_receive`](crate::Handler::on_receive).
     pub fn rewind(&mut self) {
         self.at = self.mark;
     }
 
-    /// The reply to what was taken comes later, from any thread: sets `max` bytes of `out` aside for
-    /// it. Until it is sent, this input yields nothing, here and in later calls, so that replies keep
-    /// their order. What the handler queues meanwhile leaves before the reply.
+    /// Defers the reply to what was taken, and reserves `max` bytes of `out` for it. Any thread can
+    /// send it. Until then this input yields nothing, in this and in later callbacks, so that replies
+    /// keep their order. What the handler queues meanwhile is sent before the reply.
     ///
-    /// A link has one reply at a time: the requests of one peer are answered one after the other, those of
-    /// several in parallel.
+    /// A link has one deferred reply at a time: requests of one link are answered one after the other,
+    /// those of several links in parallel.
     ///
-    /// The link is neither idle nor closed because its stream ended while a reply is deferred;
-    /// [`Builder::answer_timeout`](crate::Builder::answer_timeout) bounds that.
+    /// While a reply is deferred, the link has no idle timeout and is not closed at the end of the
+    /// peer's stream; [`Builder::answer_timeout`](crate::Builder::answer_timeout) limits that time.
     ///
     /// # Errors
     ///
-    /// As [`Output::send`] of `max` bytes; within the grant there is none. [`SendError::Full`] too if a
-    /// reply is deferred already.
+    /// As [`Output::send`] of `max` bytes. [`SendError::Full`] as well if a reply is deferred already.
+    /// None if the callback has queued nothing and `max` is at most the grant.
     ///
     /// # Cost
     ///
-    /// Takes the buffers for `max` bytes, whole ones of its own, and a lock that nobody holds for longer than it takes to
-    /// move a few words.
+    /// Takes whole buffers for `max` bytes, and a lock that is held only to move a few words.
     pub fn defer(&mut self, out: &mut Output<'_>, max: usize) -> Result<Reply, SendError> {
         let unread = self.len();
         let reply = out.defer(max)?;
@@ -299,16 +300,17 @@ impl<'a> Input<'a> {
         Ok(reply)
     }
 
-    /// Moves as much as `out` has capacity for into it. Returns how many bytes; the rest stays.
+    /// Moves unread bytes to `out`, within its capacity. Returns how many; the rest stays unread.
     ///
     /// # Cost
     ///
-    /// Full buffers change owner; where that would pin a mostly empty buffer, its bytes are copied.
+    /// Full buffers change their owner; the bytes of a mostly empty buffer are copied, so that it is
+    /// released.
     pub fn forward(&mut self, out: &mut Output<'_>) -> usize {
         self.forward_up_to(out, usize::MAX)
     }
 
-    /// As [`forward`](Self::forward), but at most `max` bytes: a body between two heads.
+    /// As [`forward`](Self::forward), but at most `max` bytes, such as the body of a message.
     pub fn forward_up_to(&mut self, out: &mut Output<'_>, max: usize) -> usize {
         let max = max.min(self.len());
         if max == 0 {
@@ -321,11 +323,13 @@ impl<'a> Input<'a> {
         len
     }
 
-    /// Writes to `sink` until it takes no more; returns how many bytes that was.
+    /// Takes bytes and writes them to `sink`, until it accepts no more or nothing is unread; returns
+    /// how many.
     ///
     /// # Errors
     ///
-    /// Those of `sink`, but not [`WouldBlock`](io::ErrorKind::WouldBlock): what it did not take stays.
+    /// Those of `sink`, except [`WouldBlock`](io::ErrorKind::WouldBlock), which ends the write. What
+    /// `sink` did not accept stays unread.
     pub fn write_to(&mut self, mut sink: impl Write) -> io::Result<usize> {
         let mut sum = 0;
         while !self.is_empty() {
@@ -340,7 +344,7 @@ impl<'a> Input<'a> {
         Ok(sum)
     }
 
-    /// What was taken cannot be rewound any more.
+    /// Removes what was taken; `rewind` cannot return to it.
     fn commit(&mut self) {
         if self.at > 0 {
             self.unread.consume(self.at);
@@ -355,7 +359,7 @@ impl<'a> Input<'a> {
         Peek::new(self.unread, at, &self.search)
     }
 
-    /// Takes `len` bytes; returns where they begin.
+    /// Takes `len` bytes; returns their position.
     fn advance(&mut self, len: usize) -> usize {
         self.at += len;
         self.at - len
@@ -365,7 +369,7 @@ impl<'a> Input<'a> {
         if len > self.limit { Err(TooLong::new(self.limit)) } else { Ok(()) }
     }
 
-    /// Whether `len` bytes are unread; asks for them if not.
+    /// Whether `len` bytes are unread; if not, the callback asks for them.
     fn has(&mut self, len: usize) -> Result<bool, TooLong> {
         self.check_limit(len)?;
         let has = self.len() >= len;
@@ -375,14 +379,14 @@ impl<'a> Input<'a> {
         Ok(has)
     }
 
-    /// Asks for `len` bytes of a message of at most `most`: they count from the first unread byte,
-    /// also if what was taken is rewound.
+    /// Asks for `len` bytes of a message of at most `most` bytes, counted from the next untaken byte. A
+    /// `rewind` does not change the position that they end at.
     fn ask_for(&mut self, len: usize, most: usize) {
         let wanted = self.at + len;
         if self.is_held {
             return;
         }
-        // From where the callback began: what was forwarded counts, too.
+        // Counted from the begin of the callback, so removed bytes are added.
         tell(Act::Wants(self.gone + wanted));
         let [least, most] = [wanted, self.at.saturating_add(most.max(len))]
             .map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
@@ -392,8 +396,8 @@ impl<'a> Input<'a> {
     }
 }
 
-/// As a non-blocking socket: [`WouldBlock`](io::ErrorKind::WouldBlock) while more may come, 0 at the
-/// end.
+/// As a non-blocking socket: [`WouldBlock`](io::ErrorKind::WouldBlock) while bytes may follow, 0 at the
+/// end of the peer's stream.
 impl Read for Input<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if into.is_empty() {

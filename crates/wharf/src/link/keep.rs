@@ -1,15 +1,16 @@
-//! What stays unread with a link, and in which buffers.
+//! Unread input that stays with a link, and the buffers that hold it.
 //!
-//! Large buffers are for what comes, not for what stays: bytes in one are copied into others that can
-//! be lent. While there are none they stay where they are, and the others receive into small ones.
+//! Large buffers are for receives. Unread bytes in a large buffer are copied into buffers that the link
+//! may borrow; if it can borrow none, they stay in the large buffer, and further receives use small
+//! buffers when large ones run out.
 
 use crate::link::core::Core;
 use crate::link::unread::Unread;
 use wharf_port::memory::{Buffer, Chain, Owner};
 
 impl Core {
-    /// Puts a buffer behind what is unread. The last buffer is filled up first: a message that comes
-    /// in pieces pins one buffer more than it needs, at most.
+    /// Appends a received buffer to the unread input. The last buffer is filled first, so that a
+    /// message in small pieces takes at most one buffer more than it needs.
     pub(crate) fn keep(&mut self, index: u32, buffer: Buffer) {
         if buffer.is_large(&self.pool) && self.copy_input(index, &buffer) {
             return;
@@ -18,10 +19,10 @@ impl Core {
         assert!(pushed.is_ok(), "there is an entry for each buffer of the pool");
     }
 
-    /// Keeps what a callback has left unread.
+    /// Stores what a callback has left unread.
     pub(crate) fn keep_all(&mut self, index: u32, unread: Unread) {
         let chain = unread.into_chain(&self.pool);
-        // What was kept before this call has been copied then, if it could be.
+        // Input that was kept before this call was copied then, if possible.
         let is_fresh = chain.entries() == 1 && chain.ends_in_large(&self.pool);
         if is_fresh && self.copy_input(index, chain.front()) {
             return;
@@ -29,7 +30,8 @@ impl Core {
         self.slots[index].input = chain;
     }
 
-    /// Copies bytes behind what is unread, if all the buffers for that are guaranteed or can be lent.
+    /// Appends a copy of `bytes` to the unread input, if all buffers for it are guaranteed or can be
+    /// lent; returns whether it did.
     fn copy_input(&mut self, index: u32, bytes: &[u8]) -> bool {
         let lendable = self.shares.lendable_unasked(self.reserved_beside(index));
         let input: &mut Chain = &mut self.slots[index].input;

@@ -1,7 +1,6 @@
-//! Links: a connection, its place in the table, what is unread of it and what is to be sent, and its
-//! time-outs.
+//! Links: a connection, its slot in the table, its unread input and unsent output, and its timeouts.
 //!
-//! Nothing here makes a system call: a link queues, and the engine flushes.
+//! Nothing here makes a system call: a link queues, and the engine flushes at the end of the turn.
 
 pub(crate) mod core;
 pub(crate) mod fifo;
@@ -28,25 +27,24 @@ use crate::vocabulary::totals::Totals;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// A link for the time of one callback: what leaves it, what the handler keeps for it, and what
-/// serves it.
+/// A link during one callback: its output, its state, and its worker's context.
 ///
-/// The four parts are fields, so that they can be used together:
-/// `write!(link.out, "{} is {}", link.state.name, link.worker.look_up(&link.state.name)?)?`.
+/// The four parts are fields, so that one expression can borrow several of them: `write!(link.out, "{}
+/// is {}", link.state.name, link.worker.look_up(&link.state.name)?)?`.
 #[non_exhaustive]
 pub struct Link<'a, S = (), W = ()> {
-    /// What is to be sent.
+    /// The send queue.
     pub out: Output<'a>,
-    /// What the handler keeps for this link.
+    /// The state of this link, made by [`Handler::on_connect`](crate::Handler::on_connect).
     pub state: &'a mut S,
-    /// What the handler keeps for the thread that runs this.
+    /// The context of the worker that runs this callback.
     pub worker: &'a mut W,
-    /// The server: other links, all links.
+    /// The server's handle, for other links and for all links.
     pub server: &'a Handle,
 }
 
 impl<S, W> Link<'_, S, W> {
-    /// The link's id; valid as long as the link lives, and for no other link afterwards.
+    /// The link's id. After the link's end it reaches no link.
     #[must_use]
     pub fn id(&self) -> LinkId {
         self.out.core.id(self.out.index)
@@ -58,31 +56,31 @@ impl<S, W> Link<'_, S, W> {
         self.slot().peer.into()
     }
 
-    /// The address of this end.
+    /// The local address.
     #[must_use]
     pub fn local(&self) -> Address {
         self.slot().local.into()
     }
 
-    /// Where the link comes from.
+    /// How the link came to be.
     #[must_use]
     pub fn origin(&self) -> Origin {
         Origin::Accepted { listener: ListenerId(self.slot().listener) }
     }
 
-    /// The worker that runs this.
+    /// The worker that runs this callback.
     #[must_use]
     pub fn worker_id(&self) -> WorkerId {
         WorkerId::of_shard(self.out.core.shard)
     }
 
-    /// The worker's clock, read once a turn; in the simulator, the simulated one.
+    /// The worker's clock, read once per turn after the dequeue; in a simulation the simulated time.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.out.core.instant()
     }
 
-    /// What the link has carried so far.
+    /// The link's counters so far.
     #[must_use]
     pub fn totals(&self) -> Totals {
         let mut totals = self.slot().totals;
@@ -90,27 +88,32 @@ impl<S, W> Link<'_, S, W> {
         totals
     }
 
-    /// Closes the link in good order: what is queued and deferred is sent, what is unread is discarded;
-    /// only `on_disconnect` is called after this. A handler that streams closes at the end of the stream.
+    /// Closes the link gracefully after this callback: what is queued and deferred is sent, unread
+    /// input is discarded, and only `on_disconnect` is called after this. A handler that streams closes
+    /// at the end of the stream.
     ///
-    /// After the last byte the link waits for the peer to close, for 2 s at most: a reset would take
-    /// from the peer what it has not read yet. `on_disconnect` comes after that.
+    /// After the last byte the link waits at most 2 s for the peer to close and discards what the peer
+    /// sends: closing the socket with unread bytes would send a reset, and the peer's system would
+    /// discard what the peer has not read. `on_disconnect` is called after that.
     pub fn close(&mut self) {
         tell(Act::Close);
         self.slot_mut().close_asked = true;
     }
 
-    /// Closes the link without sending what is queued; the peer sees a reset.
+    /// Closes the link after this callback without sending what is queued; the peer gets a reset.
     pub fn abort(&mut self) {
         tell(Act::Abort);
         let slot = self.slot_mut();
         (slot.close_asked, slot.abort_asked) = (true, true);
     }
 
-    /// Stops `on_receive`. What comes waits, up to the input limit, and then at the peer.
+    /// Stops calls of `on_receive`. The server reads on up to
+    /// [`Builder::input_bytes`](crate::Builder::input_bytes); what the peer sends beyond that stays in
+    /// the systems' socket buffers.
     ///
-    /// A paused link has no idle timeout, and `on_end` waits for its resume, also when the peer is gone:
-    /// whoever pauses it sees to it that it is resumed or closed.
+    /// A paused link has no idle timeout, and `on_end` is called after its resume, also if the peer is
+    /// gone. So each pause must end with [`resume`](Self::resume),
+    /// [`Recipients::resume`](crate::Recipients::resume) or a close.
     pub fn pause(&mut self) {
         tell(Act::Pause);
         let now = self.out.core.now;
@@ -119,22 +122,23 @@ impl<S, W> Link<'_, S, W> {
         slot.owe(now);
     }
 
-    /// Ends a pause; `on_receive` is called for what is unread, paused or not. From elsewhere:
-    /// [`Recipients::resume`](crate::Recipients::resume).
+    /// Ends a pause, if there is one, and has `on_receive` called for unread input. From other
+    /// callbacks and threads: [`Recipients::resume`](crate::Recipients::resume).
     pub fn resume(&mut self) {
         tell(Act::Resume);
         let now = self.out.core.now;
         self.slot_mut().resume(now);
     }
 
-    /// Another idle timeout than [`Builder::idle_timeout`](crate::Builder::idle_timeout); zero
-    /// disables it.
+    /// Sets this link's idle timeout in place of
+    /// [`Builder::idle_timeout`](crate::Builder::idle_timeout); zero disables it. In whole
+    /// milliseconds, rounded up.
     pub fn set_idle_timeout(&mut self, timeout: Duration) {
         tell(Act::IdleTimeout(timeout));
         self.slot_mut().idle_ms = millis(timeout);
     }
 
-    /// The same link with a part of its state, for a handler around another.
+    /// The same link with a part of its state, for a handler that wraps another.
     ///
     /// ```
     /// use wharf::{Handler, Input, Link, Result, Worker};

@@ -1,4 +1,4 @@
-//! What is to be sent, and how much more may be queued, as a callback sees it.
+//! A link's output, as a callback sees it: queue bytes, ask for the capacity.
 
 use crate::link::core::Core;
 use crate::link::queue::Writer;
@@ -10,34 +10,36 @@ use crate::vocabulary::policy::WhenSlow;
 use std::fmt;
 use std::io::{self, Read, Write};
 
-/// A link's send queue. A view, for one callback.
+/// A view of a link's send queue during one callback.
 ///
-/// What is queued leaves after the callback, in order, in one system call with what others queued.
-/// Nothing here blocks, allocates or makes a system call. After a reset by the peer it takes what is
-/// sent and discards it, so that what came before is handled.
+/// What is queued is sent in order, at the end of the worker's turn. Nothing here blocks, allocates or
+/// makes a system call. After a reset by the peer `send` succeeds and discards the bytes, so that the
+/// handler can handle the input that arrived before.
 pub struct Output<'a> {
     pub(crate) core: &'a mut Core,
     pub(crate) index: u32,
 }
 
 impl Output<'_> {
-    /// Queues all of `payload`, or nothing. An empty one queues nothing and succeeds.
+    /// Queues all of `payload`, or nothing. An empty payload succeeds.
     ///
-    /// `Ok` means *queued here*, not *received there*.
+    /// `Ok` means that the bytes are queued, not that the peer has received them.
     ///
     /// # Errors
     ///
-    /// - [`SendError::Full`]: the [`spare_capacity`](Self::spare_capacity) is less than that now.
-    /// - [`SendError::TooLarge`]: it always is.
+    /// - [`SendError::Full`]: the [`spare_capacity`](Self::spare_capacity) is less than its length now.
+    /// - [`SendError::TooLarge`]: it is longer than the output limit, or its body does not fit its
+    ///   frame.
     /// - [`SendError::Closed`]: the link is closing, or the output is finished.
     ///
     /// # Panics
     ///
-    /// If a `Display` in it returns an error, as `format!` does. Nothing of it is queued then.
+    /// If a `Display` in the payload returns an error, as `format!` does. Nothing of it is queued then.
     ///
     /// # Cost
     ///
-    /// A copy of the bytes; of a [`Message`](crate::Message), one entry, whatever its length.
+    /// One copy of the bytes. A [`Message`](crate::Message) takes one entry without a copy; it is
+    /// copied if the link shares four unsent messages already, or the entries are used up.
     #[inline]
     pub fn send(&mut self, payload: impl Payload) -> Result<(), SendError> {
         match payload.piece() {
@@ -46,7 +48,7 @@ impl Output<'_> {
         }
     }
 
-    /// What `write!(link.out, …)` calls: all of the text, or nothing, as [`send`](Self::send).
+    /// `write!(link.out, …)` calls this. Queues all of the text or nothing, as [`send`](Self::send).
     ///
     /// # Errors
     ///
@@ -55,11 +57,12 @@ impl Output<'_> {
         self.send(text)
     }
 
-    /// Queues all that `write` writes, or nothing: `out.build(|w| serde_json::to_writer(w, &x))?`.
+    /// Queues all that `write` writes, or, if it fails, nothing: `out.build(|w|
+    /// serde_json::to_writer(w, &x))?`.
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send), if what was written found no capacity; else the error of `write`.
+    /// As [`send`](Self::send), if the written bytes exceed the capacity; else the error of `write`.
     pub fn build<E: Into<Error>>(
         &mut self,
         write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
@@ -74,11 +77,12 @@ impl Output<'_> {
         Ok(writer.finish()?)
     }
 
-    /// Queues as much of `data` as there is capacity for, and returns how many bytes. If that is not
-    /// all, [`on_writable`](crate::Handler::on_writable) will be called.
+    /// Queues the first bytes of `data`, within the [`spare_capacity`](Self::spare_capacity), and
+    /// returns how many. If these are not all, [`on_writable`](crate::Handler::on_writable) will be
+    /// called.
     pub fn send_some(&mut self, data: &[u8]) -> usize {
         let len = data.len().min(self.spare_capacity());
-        // What is spare can be queued.
+        // `len` is within the spare capacity, so `queue` fails only on a closed output.
         let queued = if self.core.queue(self.index, &data[..len]).is_ok() { len } else { 0 };
         if queued < data.len() {
             self.core.owe_writable(self.index, 0);
@@ -86,44 +90,45 @@ impl Output<'_> {
         queued
     }
 
-    /// Reads from `source` straight into buffers: at most `max` bytes, and as much as there is
-    /// capacity for. If the capacity was used up before the source,
+    /// Reads from `source` into the buffers of the queue: at most `max` bytes, within the
+    /// [`spare_capacity`](Self::spare_capacity). If the capacity ends the read,
     /// [`on_writable`](crate::Handler::on_writable) will be called.
     ///
     /// # Errors
     ///
-    /// Those of `source`; what came before is queued.
+    /// Those of `source`; what was read before is queued.
     pub fn read_from(&mut self, mut source: impl Read, max: u64) -> io::Result<Copied> {
         self.core.queue_from(self.index, max, &mut |into| source.read(into))
     }
 
-    /// How many bytes may be queued now. They are promised until the callback returns: the limit is
-    /// not passed, and the buffers are there.
+    /// Bytes that can be queued now. They stay available until the callback returns, less what it
+    /// queues itself.
     #[must_use]
     pub fn spare_capacity(&self) -> usize {
         self.core.spare_capacity(self.index)
     }
 
-    /// Whether the output is not above its high-water mark and has the grant, with which each
-    /// `on_receive` begins. To be asked before each further message that one call takes.
+    /// Whether the output is not above its high-water mark and has the grant, as at the begin of each
+    /// `on_receive`. Check it before each further message that one call takes.
     #[must_use]
     pub fn has_grant(&self) -> bool {
         self.core.has_room(self.index)
     }
 
-    /// The twin of [`Input::take`](crate::Input::take): whether `bytes` may be queued now. If not, the
-    /// callback is called again when they may (`on_receive` for what was left or rewound, `on_writable`
-    /// else), and until then posts leave that much free.
+    /// Whether `bytes` can be queued now, as [`Input::take`](crate::Input::take) for the output. If
+    /// not, `on_writable` is called when they can, then `on_receive` for what was left or rewound, and
+    /// until then posts leave that much free.
     ///
     /// # Errors
     ///
-    /// [`SendError::TooLarge`] if the output can never hold so many; [`SendError::Closed`].
+    /// [`SendError::TooLarge`] if `bytes` exceed the output limit; [`SendError::Closed`] as for
+    /// [`send`](Self::send).
     pub fn ensure(&mut self, bytes: usize) -> Result<bool, SendError> {
         self.core.ensure(self.index, bytes)
     }
 
-    /// Asks for one [`on_writable`](crate::Handler::on_writable), at once if there is a grant: for a
-    /// stream that goes on by itself.
+    /// Asks for one call of [`on_writable`](crate::Handler::on_writable), after this callback if the
+    /// output has the grant: for a handler that streams without input.
     pub fn notify(&mut self) {
         self.core.owe_writable(self.index, 0);
     }
@@ -134,21 +139,20 @@ impl Output<'_> {
         self.core.slots[self.index].backlog()
     }
 
-    /// Ends this half: when all that is queued and deferred is sent, the peer sees the end of the stream.
-    /// More is [`SendError::Closed`].
+    /// Ends the server's stream: when all that is queued and deferred is sent, the sending side is shut
+    /// down. A later `send` fails with [`SendError::Closed`].
     pub fn finish(&mut self) {
         self.core.finish(self.index);
     }
 
-    /// Sets the most that may be queued: at most [`Builder::output_bytes`](crate::Builder::output_bytes),
-    /// the default, and at least two grants; other values are raised or lowered to that. Returns what
-    /// is set.
+    /// Sets the output limit: at most [`Builder::output_bytes`](crate::Builder::output_bytes), the
+    /// default, and at least two grants; other values are clamped. Returns the value that is set.
     pub fn set_limit_bytes(&mut self, bytes: usize) -> usize {
         self.core.set_limit(self.index, bytes)
     }
 
-    /// What happens to posts that find no capacity. What the link's own handler sends is never
-    /// dropped. Default: [`Builder::when_slow`](crate::Builder::when_slow).
+    /// Sets what the server does with posts that exceed the capacity; it never drops what the link's
+    /// own handler has queued for them. Default: [`Builder::when_slow`](crate::Builder::when_slow).
     pub fn set_when_slow(&mut self, policy: WhenSlow) {
         self.core.slots[self.index].when_slow = policy;
         let disconnects = policy == WhenSlow::Disconnect;
@@ -168,7 +172,7 @@ impl Output<'_> {
     }
 }
 
-/// Takes what there is capacity for; [`WouldBlock`](io::ErrorKind::WouldBlock) if that is nothing.
+/// As [`Output::send_some`]; [`WouldBlock`](io::ErrorKind::WouldBlock) if there is no capacity.
 impl Write for Output<'_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         match self.send_some(data) {
@@ -188,13 +192,13 @@ impl fmt::Debug for Output<'_> {
     }
 }
 
-/// What [`Output::read_from`] did.
+/// The result of [`Output::read_from`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the two answers of a copy")]
 pub struct Copied {
     /// Bytes that were queued.
     pub bytes: u64,
-    /// Whether the source is at its end. Otherwise `max` is reached, the output is full, or the source
+    /// Whether the source is at its end. If not, `max` is reached, the output is full, or the source
     /// would block.
     pub ended: bool,
 }

@@ -1,25 +1,26 @@
-//! What a decoder sees, and a search that goes on where it stopped.
+//! What a decoder sees of the input, and a search that resumes where it stopped.
 
 use crate::link::unread::Unread;
 use std::cell::Cell;
 use std::fmt;
 
-/// What a [`Decoder`](crate::Decoder) sees: unread bytes by their position, wherever they lie.
+/// A view of the unread bytes for a [`Decoder`](crate::Decoder), by position from the first unread
+/// byte.
 pub struct Peek<'a> {
     unread: &'a Unread,
-    /// Where in `unread` the bytes begin.
+    /// The position in `unread` of the first byte.
     at: usize,
     search: &'a Cell<Search>,
 }
 
-/// How far a search that has found nothing has come.
+/// The progress of a search that has found nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Search {
-    /// What was searched for, as [`number_of`] says.
+    /// What was searched for, as a number: see [`number_of`].
     needle: u64,
-    /// Where in the link's stream the search began; counts wrap.
+    /// The position in the link's stream where the search began; wraps.
     from: u32,
-    /// At so many bytes from there on, none begins.
+    /// No occurrence begins at the first `passed` positions from there.
     passed: u32,
 }
 
@@ -28,7 +29,7 @@ impl<'a> Peek<'a> {
         Self { unread, at, search }
     }
 
-    /// Unread bytes.
+    /// The number of unread bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.unread.len() - self.at
@@ -40,13 +41,14 @@ impl<'a> Peek<'a> {
         self.len() == 0
     }
 
-    /// The byte at a position.
+    /// The byte at a position; `None` if it has not arrived.
     #[must_use]
     pub fn byte(&self, at: usize) -> Option<u8> {
         self.unread.slices_from(self.at.checked_add(at)?).next()?.first().copied()
     }
 
-    /// The `N` bytes from a position on, copied: `peek.array(4).map(u32::from_be_bytes)`.
+    /// A copy of the `N` bytes from a position on; `None` if they have not all arrived:
+    /// `peek.array(4).map(u32::from_be_bytes)`.
     #[must_use]
     pub fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         let mut bytes = [0; N];
@@ -62,8 +64,8 @@ impl<'a> Peek<'a> {
         (filled == N).then_some(bytes)
     }
 
-    /// The position of the first `needle`. A search that found nothing goes on where it stopped when
-    /// it is repeated for the same frame.
+    /// The position of the first `needle`. A repeated search for the same frame resumes where the last
+    /// one stopped.
     ///
     /// # Panics
     ///
@@ -93,8 +95,7 @@ impl fmt::Debug for Peek<'_> {
     }
 }
 
-/// A number for what is searched: up to seven bytes it is the only one with that number, longer ones
-/// are hashed (FNV-1a, 64 bits).
+/// A number for `needle`: unique for up to seven bytes, a hash (FNV-1a, 64 bits) for longer ones.
 fn number_of(needle: &[u8]) -> u64 {
     let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     if needle.len() > 7 {
@@ -104,7 +105,7 @@ fn number_of(needle: &[u8]) -> u64 {
         & !(1 << 63)
 }
 
-/// Where the first `needle` begins, at `from` or behind it.
+/// The position of the first `needle` that begins at `from` or later.
 fn find(unread: &Unread, from: usize, needle: &[u8]) -> Option<usize> {
     let mut begin = from;
     for slice in unread.slices_from(from) {
@@ -122,7 +123,7 @@ fn find(unread: &Unread, from: usize, needle: &[u8]) -> Option<usize> {
     None
 }
 
-/// Whether `needle` lies at a position, across slices.
+/// Whether `needle` is at a position, also across slices.
 fn lies_at(unread: &Unread, at: usize, needle: &[u8]) -> bool {
     let mut rest = needle;
     for slice in unread.slices_from(at) {

@@ -1,4 +1,4 @@
-//! Posts to links: what comes from other links and other threads.
+//! Posts to a link, from other links and other threads.
 
 use crate::limits::MESSAGES_PER_LINK;
 use crate::link::core::Core;
@@ -6,18 +6,19 @@ use crate::link::slot::Slot;
 use crate::vocabulary::policy::WhenSlow;
 use wharf_port::memory::{Message, Owner};
 
-/// What a link does with a post.
+/// The result of a post to a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Posted {
     Queued,
-    /// It has no capacity for it, and has counted that.
+    /// The link had no capacity; the post is counted as missed.
     Missed,
-    /// The same, and the link is to be closed for it.
+    /// The same, and the policy is to close the link.
     TooSlow,
 }
 
 impl Core {
-    /// Queues a post that was accepted for one link. There is room for it, and an entry.
+    /// Queues a post to one link that `Quotas::accept` accepted, which reserved capacity and an entry
+    /// for it.
     pub(crate) fn post_accepted(&mut self, index: u32, message: Message) {
         let slot = &mut self.slots[index];
         let takes = slot.is_served() && !slot.is_output_over() && !message.is_empty();
@@ -35,7 +36,7 @@ impl Core {
         self.note_post(index);
     }
 
-    /// A post was queued: from now on it is said exactly what others may have.
+    /// Notes a queued post, and publishes the exact capacity for posts.
     fn note_post(&mut self, index: u32) {
         self.note_queued(index);
         self.publish_room(index);
@@ -43,10 +44,10 @@ impl Core {
 
     /// Queues a message that goes to many links.
     ///
-    /// It has the lower half of the output, and leaves the grant free. A link with no message
-    /// waiting shares it, for one entry. One that has some gets a copy in buffers of its own, so
-    /// that a link which does not read keeps one message from coming home, and not all that come
-    /// after it; if it can borrow none, it shares as many as each link has entries for.
+    /// Posts take the lower half of the output and leave the grant free. A link with nothing unsent
+    /// shares the message, for one entry. A link with unsent bytes gets a copy in borrowed buffers, so
+    /// that a link that does not read holds one shared message and not all later ones. If it cannot
+    /// borrow, it shares the message while it has entries.
     pub(crate) fn post(
         &mut self,
         index: u32,
@@ -66,8 +67,8 @@ impl Core {
         }
     }
 
-    /// Buffers that posts of a link's callbacks may still take in this turn: not all that the shard has
-    /// for posts, so that one link leaves some to the others.
+    /// Buffers that posts of the link's callbacks may still take in this turn. The budget is a part of
+    /// the shard's buffers for posts, so that one link leaves the rest to the others.
     #[inline]
     pub(crate) fn post_budget(&mut self, index: u32) -> u32 {
         let slot = &mut self.slots[index];
@@ -77,7 +78,7 @@ impl Core {
         slot.post_budget
     }
 
-    /// Says how many bytes posts may take of a link's output, now that this has changed.
+    /// Publishes how many bytes posts may take of the link's output, if that has changed.
     pub(crate) fn publish_room(&mut self, index: u32) {
         let slot = &mut self.slots[index];
         let room = slot.post_room();
@@ -87,7 +88,7 @@ impl Core {
         }
     }
 
-    /// What a link holds has changed, and posts are a part of it.
+    /// Releases the entries of posts that were sent, and publishes the capacity for posts.
     pub(super) fn settle_posts(&mut self, index: u32) {
         let slot = &mut self.slots[index];
         let gone = slot.accepted_entries.saturating_sub(slot.messages());
@@ -97,7 +98,7 @@ impl Core {
         self.publish_room(index);
     }
 
-    /// Copies a post behind what is queued already, if the link can borrow the buffers.
+    /// Copies a post behind unsent bytes, if the link can borrow the buffers; returns whether it did.
     fn copy_post(&mut self, index: u32, message: &Message) -> bool {
         let reserved = self.reserved_beside(index);
         let slot = &mut self.slots[index];
@@ -120,14 +121,14 @@ impl Core {
             && self.slots[index].queue.push_message(&self.pool, message.clone()).is_ok()
     }
 
-    /// Entries that no accepted post will need.
+    /// Free entries beyond those reserved for accepted posts.
     fn free_entries(&self) -> u32 {
         let kept = self.shared.settings.post_entries() - self.accepted_entries;
         self.pool.free_message_entries().saturating_sub(kept)
     }
 
-    /// Whether the link may share a message more: beyond its own entries it would take those of
-    /// others, who read.
+    /// Whether the link may share one more message: at most `MESSAGES_PER_LINK`, and beyond the first
+    /// only if each link without one keeps an entry.
     pub(super) fn has_entry_for(&self, index: u32) -> bool {
         let (messages, free) = (self.slots[index].messages(), self.free_entries());
         let is_others = messages >= MESSAGES_PER_LINK
@@ -137,11 +138,11 @@ impl Core {
     }
 }
 
-/// How many links share a message, so that each of the others has an entry for its first one.
+/// Counts the links that share a message, to reserve an entry for the first message of each other link.
 #[derive(Debug)]
 pub(super) struct Sharing {
     links: u32,
-    /// Those that share one.
+    /// Links that share at least one message.
     with: u32,
 }
 
@@ -150,7 +151,7 @@ impl Sharing {
         Self { links, with: 0 }
     }
 
-    /// A link may have begun to share, or to share nothing any more.
+    /// Updates the count after a change of the link's messages.
     #[inline]
     pub(super) fn note(&mut self, slot: &mut Slot) {
         let shares = slot.messages() > 0;
@@ -160,7 +161,7 @@ impl Sharing {
         }
     }
 
-    /// Entries that belong to links which share nothing yet.
+    /// Entries reserved for links that share no message.
     fn reserved(&self) -> u32 {
         self.links - self.with
     }

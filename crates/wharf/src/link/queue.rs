@@ -1,5 +1,5 @@
-//! A link's send queue, as its own handler fills it: all or nothing, within its limit and its share of
-//! the buffers.
+//! What a link's own handler queues: each message whole or not at all, within the output limit and the
+//! buffers that the link may take.
 
 use crate::acts::{Act, tell};
 use crate::link::core::Core;
@@ -36,7 +36,7 @@ impl Core {
         self.queued(index, data.len(), result)
     }
 
-    /// Queues what is not one piece of bytes.
+    /// Queues a payload that does not lie in one slice.
     pub(crate) fn queue_payload(
         &mut self,
         index: u32,
@@ -54,7 +54,8 @@ impl Core {
         self.queued(index, 0, Err(SendError::TooLarge))
     }
 
-    /// Queues a message that the handler sends to its own link: in one entry if there is one for it.
+    /// Queues a shared message that the handler sends to its own link: as one entry if the link may
+    /// have one, else as a copy.
     fn queue_own_message(
         &mut self,
         index: u32,
@@ -77,7 +78,7 @@ impl Core {
         self.queued(index, message.len(), result)
     }
 
-    /// Reads from a source straight into a link's buffers.
+    /// Reads from a source into the buffers of a link's queue.
     pub(crate) fn queue_from(
         &mut self,
         index: u32,
@@ -96,7 +97,8 @@ impl Core {
         let queue = &mut self.slots[index].queue;
         let len_max = most.min(spare);
         let owner = Owner::SendQueue;
-        // Should `read` panic, what it had read stays, and the link is reset.
+        // If `read` panics, the bytes that it read before stay queued; the reset of the link drops
+        // them.
         let filled = queue.append_from(&self.pool, owner, allowance, len_max, read);
         if filled.len > 0 {
             self.end_output_wish(index, filled.len);
@@ -114,10 +116,10 @@ impl Core {
         }
     }
 
-    /// Moves unread bytes to the end of a link's queue, as many as it has capacity for.
+    /// Moves unread bytes to the end of the link's queue, within its capacity; returns how many.
     #[inline]
     pub(crate) fn forward(&mut self, index: u32, unread: &mut Unread, max: usize) -> usize {
-        // Most of the time one buffer has come, behind nothing, and goes behind nothing.
+        // Fast path: the input is one received buffer, and nothing is unsent.
         let slot = &mut self.slots[index];
         let is_open = slot.is_served() && !slot.close_asked;
         if is_open && !slot.is_output_over() && slot.holds_no_output() && slot.wish.is_none() {
@@ -148,7 +150,7 @@ impl Core {
             self.stats().send_refusals.add(1);
         }
         if len < len_max {
-            // Buffers are all that lack.
+            // Only buffers are lacking.
             let needed = (len_max - len).min(self.grant_bytes());
             let _what_is_left_waits = self.wish_for_output(index, needed);
         }
@@ -161,14 +163,14 @@ impl Core {
         len
     }
 
-    /// Sets `max` bytes of a link's output aside for a reply that comes later.
+    /// Reserves `max` bytes of the output limit and buffers for a deferred reply.
     pub(crate) fn defer(&mut self, index: u32, max: usize) -> Result<Reply, SendError> {
         if self.slots[index].deferral.is_some() {
             self.note_refusal(index, 0, SendError::Full);
             return Err(SendError::Full);
         }
         let result = self.room_for(index, max).and_then(|()| {
-            // One that will be thrown away takes no buffers.
+            // A reply that will be discarded needs no buffers.
             let max = if self.slots[index].broken.is_some() { 0 } else { max };
             if self.buffers_of(max) > self.allowance(index) {
                 return Err(self.wish_for_output(index, max));
@@ -198,13 +200,13 @@ impl Core {
         Ok(Reply::new(Arc::clone(&self.shared), self.key(index), number, max))
     }
 
-    /// Queues a reply that was deferred, out of the buffers that were set aside for it.
+    /// Queues a deferred reply, in the buffers that were reserved for it.
     pub(crate) fn queue_reply(&mut self, index: u32, reply: Chain) {
         self.slots[index].queue.append_chain(reply);
         self.note_queued(index);
     }
 
-    /// If a call is owed that lacks nothing but buffers, the link waits for a loan.
+    /// If an `on_writable` is due that lacks only buffers, has the link wait for a loan.
     pub(crate) fn wish_if_short(&mut self, index: u32) {
         let slot = &self.slots[index];
         let wanted = (slot.ensured as usize).max(self.grant_bytes());
@@ -217,7 +219,7 @@ impl Core {
         }
     }
 
-    /// Bytes that may be queued on a link now.
+    /// Bytes that the handler can queue now.
     pub(crate) fn spare_capacity(&self, index: u32) -> usize {
         let slot = &self.slots[index];
         if self.open_output(index).is_err() {
@@ -232,7 +234,7 @@ impl Core {
         by_limit.min(by_buffers)
     }
 
-    /// Whether `bytes` may be queued on a link now; if not, it is called again when they may.
+    /// Whether the handler can queue `bytes` now; if not, an `on_writable` is due when it can.
     pub(crate) fn ensure(&mut self, index: u32, bytes: usize) -> Result<bool, SendError> {
         self.open_output(index)?;
         if bytes > self.slots[index].limit as usize {
@@ -249,7 +251,7 @@ impl Core {
         Ok(false)
     }
 
-    /// The link's handler is to be told when there is room again, for so many bytes at least.
+    /// Makes an `on_writable` due, when at least `bytes` can be queued (0: the grant).
     pub(crate) fn owe_writable(&mut self, index: u32, bytes: usize) {
         tell(if bytes == 0 { Act::Owes } else { Act::Ensures(bytes) });
         let slot = &mut self.slots[index];
@@ -260,7 +262,7 @@ impl Core {
         }
     }
 
-    /// Nothing more will be queued: when all is sent, the peer is told.
+    /// Finishes the output: when all is sent, the engine shuts down the sending side.
     pub(crate) fn finish(&mut self, index: u32) {
         tell(Act::Finish);
         let slot = &mut self.slots[index];
@@ -281,7 +283,7 @@ impl Core {
         limit as usize
     }
 
-    /// Whether something can be queued at all.
+    /// Fails if the output takes nothing any more.
     fn open_output(&self, index: u32) -> Result<(), SendError> {
         let slot = &self.slots[index];
         if !slot.is_served() || slot.close_asked || slot.finished {
@@ -298,7 +300,7 @@ impl Core {
         if len > limit {
             Err(SendError::TooLarge)
         } else if slot.broken.is_some() {
-            // What is sent on a broken link is thrown away.
+            // The output of a broken link is discarded.
             Ok(())
         } else if !self.leaves(index, len) {
             Err(SendError::Full)
@@ -307,29 +309,30 @@ impl Core {
         }
     }
 
-    /// Whether the limit leaves `len` bytes for the handler.
+    /// Whether the handler has `len` more bytes of the output limit.
     #[inline]
     fn leaves(&self, index: u32, len: usize) -> bool {
         let slot = &self.slots[index];
-        // What is accepted of others is the lower half at most: often nobody has to be asked.
+        // Accepted posts take half of the limit at most, so that often the atomic count need not be
+        // read.
         slot.used() + len + slot.post_room_max() as usize <= slot.limit as usize
             || len <= self.left_of(index)
     }
 
-    /// Bytes that the limit leaves for the handler: what is accepted of others is as good as queued.
+    /// Bytes of the output limit that the handler may still queue. Accepted posts count as queued.
     fn left_of(&self, index: u32) -> usize {
         let slot = &self.slots[index];
         let used = slot.used() + self.quotas().accepted(index);
         (slot.limit as usize).saturating_sub(used)
     }
 
-    /// How many more buffers of output the link may take.
+    /// Number of buffers of output that the link may still take.
     pub(super) fn allowance(&self, index: u32) -> u32 {
         let reserved = self.reserved_beside(index);
         self.shares.output_allowance(self.slots[index].held, reserved)
     }
 
-    /// Whether the buffers are less than what the limit leaves.
+    /// Whether the limit leaves the grant, so that only buffers can be lacking.
     fn is_short_of_buffers(&self, index: u32) -> bool {
         let slot = &self.slots[index];
         slot.used() + self.grant_bytes() <= slot.limit as usize
@@ -339,7 +342,7 @@ impl Core {
         self.shared.settings.grant_bytes() as usize
     }
 
-    /// The buffers that `len` bytes take.
+    /// Number of buffers for `len` bytes.
     pub(super) fn buffers_of(&self, len: usize) -> u32 {
         let buffers = len.div_ceil(self.pool.buffer_size_bytes() as usize);
         u32::try_from(buffers).unwrap_or(u32::MAX)
@@ -367,7 +370,7 @@ impl Core {
         }
     }
 
-    /// Something was queued on a link, which is to be flushed now.
+    /// Notes that something was queued, and adds the link to the next flush.
     #[inline]
     pub(super) fn note_queued(&mut self, index: u32) {
         self.stats().sent_messages.add(1);
@@ -375,7 +378,8 @@ impl Core {
         if slot.broken.is_some() {
             return;
         }
-        // Above a part of the lower half others have to know.
+        // With less than a quarter of the limit queued, the published capacity for posts is not
+        // updated, to save the work.
         if slot.queue.len() > slot.limit as usize / 4 {
             self.publish_room(index);
         }
@@ -389,7 +393,8 @@ impl Core {
         self.settle(index);
     }
 
-    /// A link has queued `len` bytes: if it has waited for a loan for as many, it waits no more.
+    /// Ends the wait for a loan for output if `len` bytes were queued, which take as many buffers or
+    /// more.
     #[inline]
     fn end_output_wish(&mut self, index: u32, len: usize) {
         if let Some(Wish::Output(buffers)) = self.slots[index].wish
@@ -399,8 +404,9 @@ impl Core {
         }
     }
 
-    /// Notes that a link could not get the buffers for `len` bytes, and says what its handler is
-    /// told. Where the buffers of its own send will do, it waits for that and for no loan.
+    /// Has a link that lacks buffers for `len` bytes wait for a loan, and returns the error for its
+    /// handler. If the link's own unsent bytes hold enough of the grant, it waits for their completion
+    /// and not for a loan.
     fn wish_for_output(&mut self, index: u32, len: usize) -> SendError {
         let needed = self.buffers_of(len);
         if needed > self.shares.grant() || !self.slots[index].has_output() {
@@ -410,7 +416,7 @@ impl Core {
     }
 }
 
-/// Reads up to `max` bytes, `limit` at most, and throws them away.
+/// Reads and discards up to `max` bytes, `limit` at most.
 fn discard(
     max: u64,
     limit: usize,
@@ -435,21 +441,21 @@ fn discard(
     Ok(Copied { bytes, ended: false })
 }
 
-/// A message that is being built in a link's queue: finished, all of it is there, else nothing.
+/// Builds a message at the end of a link's queue; if it is not finished, all of it is removed.
 pub(crate) struct Writer<'a> {
     core: &'a mut Core,
     index: u32,
-    /// Bytes that were queued before it.
+    /// Bytes that were queued before the message.
     before: usize,
     buffers_before: u32,
     allowance: u32,
     /// Bytes of the message so far, queued or not.
     len: usize,
-    /// Bytes that may be queued.
+    /// Bytes that the message may have.
     spare: usize,
-    /// It is longer than there is room for.
+    /// The message is longer than `spare` or needs more buffers than the link may take.
     is_over: bool,
-    /// It has been finished, or its bytes were thrown away.
+    /// The message was finished or removed.
     is_done: bool,
 }
 
@@ -464,18 +470,18 @@ impl<'a> Writer<'a> {
         Ok(Self { core, index, before, buffers_before, allowance, len, spare, is_over, is_done })
     }
 
-    /// Whether it is longer than there is room for.
+    /// Whether the message exceeds the capacity.
     pub(crate) fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// Takes back what was queued.
+    /// Removes the message from the queue.
     pub(crate) fn discard(&mut self) {
         self.is_done = true;
         self.core.slots[self.index].queue.truncate(self.before);
     }
 
-    /// The message is complete.
+    /// Completes the message, or fails and removes it if it exceeds the capacity.
     pub(crate) fn finish(mut self) -> Result<(), SendError> {
         let (index, len) = (self.index, self.len);
         if !self.is_over {
@@ -516,7 +522,7 @@ impl Parts for Writer<'_> {
     }
 }
 
-/// For [`Output::build`](crate::Output::build): it ends with the first bytes that find no room.
+/// For [`Output::build`](crate::Output::build): fails at the first bytes that exceed the capacity.
 impl Write for Writer<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.add(bytes);
@@ -530,7 +536,7 @@ impl Write for Writer<'_> {
 
 impl Drop for Writer<'_> {
     fn drop(&mut self) {
-        // What writes it has panicked: nothing of it is queued.
+        // The writing code has panicked: the message is removed.
         if !self.is_done {
             self.discard();
         }

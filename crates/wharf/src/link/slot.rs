@@ -1,4 +1,4 @@
-//! The table of links: places taken at start, used again with a new generation.
+//! The table of links: slots allocated at start, each reused under a new generation.
 //!
 //! ```text
 //!           adopt                 close, queue empty          end of input, or time
@@ -9,9 +9,9 @@
 //!    └────────────────────────── the port says Closed ─────────────────┘
 //! ```
 //!
-//! A link that closes in good order first sends what is queued, then tells the peer that nothing
-//! follows, and then reads and throws away what the peer still sends: closing a socket with unread
-//! bytes would reset the connection, and the peer's system would drop the last answers.
+//! A graceful close first sends the queue, then shuts down the sending side, and then reads and
+//! discards what the peer still sends (lingering close): closing a socket with unread bytes would reset
+//! the connection, and the peer's system would discard replies that the peer has not read.
 
 use crate::limits::Settings;
 use crate::link::peek::Search;
@@ -24,12 +24,12 @@ use std::time::Duration;
 use wharf_port::memory::Chain;
 use wharf_port::port::{Socket, Time};
 
-/// Where a link is in its life; see the drawing.
+/// The phase of a link; see the drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Free,
     Open,
-    /// The server stops: what has arrived is still handled.
+    /// The server is stopping; the link still handles the input that has arrived.
     Draining,
     Flushing,
     Lingering,
@@ -37,8 +37,8 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    /// Whether the drawing has an arrow from this phase to the other. (A place is taken and given back as
-    /// a whole.)
+    /// Whether the drawing has an arrow from this phase to `next`. ([`Slots::open`] and
+    /// [`Slots::release`] set and reset a whole slot.)
     fn leads_to(self, next: Self) -> bool {
         match self {
             Self::Open => matches!(next, Self::Draining | Self::Flushing | Self::Closing),
@@ -50,170 +50,173 @@ impl Phase {
     }
 }
 
-/// The receive of a link.
+/// The receive operation of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Receiving {
     Off,
-    /// For as many bytes as the link's credit allows.
+    /// Multishot, for as many bytes as the link's input credit allows; or while lingering without
+    /// limit.
     Many,
-    /// For one buffer.
+    /// Of one buffer at most.
     One,
-    /// For no bytes: whether there are any.
+    /// Of no bytes: completes when bytes are there.
     Look,
-    /// Its last completion is awaited.
+    /// Cancelled; its last completion is still to come.
     Cancelling,
 }
 
-/// What a link that waits for a loan asked for, in buffers.
+/// The loan for which a link waits, in buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wish {
-    /// To receive the message that its handler waits for.
+    /// To receive the rest of the message that the handler waits for.
     Input(u32),
-    /// To receive one buffer of what its handler has not asked for.
+    /// To receive one buffer, although the handler asked for no bytes.
     Part,
-    /// To queue a message of so many buffers.
+    /// To queue that many buffers.
     Output(u32),
 }
 
-/// A reply that comes later.
+/// A deferred reply.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deferral {
-    /// What is set aside for it.
+    /// Bytes of the output limit, and buffers, that are reserved for it.
     pub(crate) bytes: u32,
     pub(crate) buffers: u32,
     pub(crate) since: Time,
 }
 
-/// One place of the table.
+/// A slot of the table.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) generation: u32,
     pub(crate) phase: Phase,
     pub(crate) receiving: Receiving,
-    /// A send is in flight.
+    /// Whether a send is in flight.
     pub(crate) sending: bool,
-    /// In the list of links with something to flush.
+    /// Whether the link is in `ShardState::dirty`.
     pub(crate) dirty: bool,
-    /// `on_connect` succeeded, so `on_disconnect` will come.
+    /// Whether `on_connect` succeeded, so that `on_disconnect` is due.
     pub(crate) connected: bool,
-    /// Why it ends, once that is known.
+    /// The first reason to close the link.
     pub(crate) reason: Option<DisconnectReason>,
-    /// What the callback that runs asked for.
+    /// The running callback has called `close` or `abort`.
     pub(crate) close_asked: bool,
     pub(crate) abort_asked: bool,
-    /// The peer has sent its last byte.
+    /// The peer has ended its stream, or receiving has failed.
     pub(crate) input_over: bool,
-    /// The handler is not to be called with input.
+    /// The link is paused: `on_receive` is not called.
     pub(crate) paused: bool,
-    /// The next call with input comes whatever the last one has taken or asked for.
+    /// `on_receive` is called for unread input, whatever the last call took or asked for.
     pub(crate) woken: bool,
-    /// `on_writable` is owed.
+    /// A call of `on_writable` is due.
     pub(crate) owes_writable: bool,
-    /// What `on_end` and `on_drain` have said, once they have been called.
+    /// The results of `on_end` and `on_drain`; `None` before the call.
     pub(crate) end: Option<Verdict>,
     pub(crate) drain: Option<Verdict>,
-    /// The handler has finished the output, and the peer has been told.
+    /// The handler has finished the output (`finished`), and the engine has shut down the sending side
+    /// (`shut`).
     pub(crate) finished: bool,
     pub(crate) shut: bool,
-    /// What it does with posts that find no capacity.
+    /// The policy for posts that exceed the capacity.
     pub(crate) when_slow: WhenSlow,
-    /// A post of its callback found its receiver full: it is to be told that it can try again.
+    /// A `try_post` of the link's callback failed with `Full`: `on_writable` is due after a delay.
     pub(crate) post_refused: bool,
-    /// The place stands among those that are to be told; the link of which it was so may have ended.
+    /// The slot is in `Pending::refused`, perhaps for an earlier link of the slot.
     pub(crate) awaits_retry: bool,
-    /// The link has ended while its reply was being written: the place waits for the buffers.
+    /// The link has ended while another thread wrote its reply: the slot waits for the reply's buffers.
     pub(crate) cancelled: bool,
-    /// A drain has read all that had arrived.
+    /// The drain has received all that had arrived when it began.
     pub(crate) drained: bool,
-    /// The last call with what is unread took nothing: it waits for more bytes, or for more room.
+    /// The last call with input took nothing: the next one needs more bytes or more capacity.
     pub(crate) handled: bool,
-    /// Sending has failed, and why: what had come before is still handled, what is sent is thrown away.
+    /// The reason with which sending has failed: input that had arrived is still handled, output is
+    /// discarded.
     pub(crate) broken: Option<DisconnectReason>,
-    /// The place is in the list of those that go on in the next turn, whoever has it then.
+    /// The slot is in `Worker::again`, perhaps for an earlier link of the slot.
     pub(crate) goes_on: bool,
-    /// Something is owed to the peer: see `heard`.
+    /// The server owes the peer something: see `heard`.
     pub(crate) owes: bool,
-    /// It shares a posted message, as its shard's count knows it.
+    /// Whether `Sharing` counts the link as one that shares a posted message.
     pub(crate) shares: bool,
-    /// What the peer has acknowledged was looked at since the send in flight began.
+    /// `acknowledged` was read since the send in flight began.
     pub(crate) looked: bool,
     pub(crate) socket: Option<Socket>,
-    /// Received and not consumed.
+    /// Unread input.
     pub(crate) input: Chain,
-    /// What waits behind the send in flight.
+    /// The send queue, behind the send in flight.
     pub(crate) queue: Chain,
-    /// Bytes that must be unread before the next call is of use; 0 if any number is.
+    /// Unread bytes that the handler asked for; 0 if it asked for none.
     pub(crate) wanted: u32,
-    /// The most of which the message consists that the handler waits for.
+    /// The maximum length of the message that the handler waits for.
     pub(crate) message: u32,
-    /// How far a search in the input has come.
+    /// The progress of a search in the input.
     pub(crate) search: Search,
-    /// The most bytes that may be unsent.
+    /// The output limit: maximum of unsent and reserved bytes.
     pub(crate) limit: u32,
-    /// Buffers that posts of its callbacks may still take, and the turn for which that holds.
+    /// Buffers that posts of the link's callbacks may still take in turn `budget_turn`.
     pub(crate) post_budget: u32,
     pub(crate) budget_turn: u32,
-    /// Bytes of posts that may come to it, as others have been told.
+    /// Capacity for posts in bytes, as published in [`Quotas`](crate::shared::quota::Quotas).
     pub(crate) room: u32,
-    /// Entries of posts in its queue that were accepted beforehand.
+    /// Message entries in the queue for which posts were accepted by `Quotas::accept`.
     pub(crate) accepted_entries: u32,
-    /// Bytes that the handler has asked to be free when `on_writable` comes.
+    /// Bytes that `Output::ensure` asked for.
     pub(crate) ensured: u32,
-    /// The reply that comes later.
+    /// The deferred reply.
     pub(crate) deferral: Option<Deferral>,
-    /// Its idle time-out in milliseconds; 0: none.
+    /// The idle timeout in milliseconds; 0: none.
     pub(crate) idle_ms: u32,
-    /// The listener that accepted it.
+    /// The id of the listener that accepted the link.
     pub(crate) listener: u16,
-    /// Bytes of the send in flight, and buffers of this link that it holds.
+    /// Bytes of the send in flight, and buffers of the link in it.
     pub(crate) in_flight: u32,
     pub(crate) in_flight_buffers: u32,
-    /// Messages of the send in flight.
+    /// Shared messages in the send in flight.
     pub(crate) in_flight_messages: u32,
-    /// Buffers of input that a callback has in its hands.
+    /// Input buffers that the running callback holds.
     pub(crate) in_call: u32,
-    /// Buffers lent for input that a receive has not filled yet.
+    /// Buffers lent for input that no receive has filled yet.
     pub(crate) promised: u32,
-    /// What the link holds, as its shard's account knows it.
+    /// The buffers of the link, as counted in `ShardState::shares`.
     pub(crate) held: Held,
-    /// The loan that it waits for, and whether the callback that runs has asked for it.
+    /// The loan that the link waits for, and whether the running callback asked for it.
     pub(crate) wish: Option<Wish>,
     pub(crate) wished: bool,
-    /// Since when.
+    /// The time of the request for the loan.
     pub(crate) wishes_since: Time,
-    /// The turn in which it was called last, and how often.
+    /// The last turn with a call of `on_receive` or `on_writable`, and the number of these calls in it.
     pub(crate) turn: u32,
     pub(crate) calls: u8,
-    /// Bytes that had come when the link began to drain and are still to be received, once that is
-    /// known.
+    /// Bytes that had arrived when the drain began and are not received yet; `None` before the engine
+    /// has asked the port.
     pub(crate) owed: Option<u32>,
-    /// Bytes taken in since the link began to drain or linger, and sent since it began to drain.
+    /// Bytes received since the link entered `Draining` or `Flushing`, plus bytes sent while draining.
     pub(crate) late_bytes: u32,
-    /// When the peer was last heard. While something is owed to it, which does not count: how long it
-    /// had been silent when that began, as a time since zero.
+    /// The time of the peer's last activity. While `owes` is set, in which time does not count: how
+    /// long the peer had been silent when that began, as a time since zero.
     pub(crate) heard: Time,
-    /// When the system or the peer last took some of the output.
+    /// The last progress of the output: queued to an idle link, sent, or acknowledged.
     pub(crate) moved: Time,
-    /// Bytes that the peer had acknowledged when that was last looked at.
+    /// Bytes that the peer had acknowledged when the engine last asked the port.
     pub(crate) acknowledged: u64,
-    /// When what it holds of input last became less than its loan.
+    /// The last progress with borrowed input buffers.
     pub(crate) eased: Time,
     pub(crate) totals: Totals,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
-    /// Its place in the list of live links.
+    /// Index in `Slots::live`.
     pub(crate) live_at: u32,
-    /// When its time-outs are looked at next.
+    /// When the timer wheel expires the link.
     pub(crate) due: Time,
-    /// Its neighbours in its bucket of the timer wheel, and the bucket.
+    /// The link's node in the timer wheel.
     pub(crate) timer: super::wheel::Hook,
 }
 
-// With what the port keeps for its socket an idle link is half a kilobyte.
+// A slot and the port's entry for its socket take about 512 bytes.
 const _: () = assert!(size_of::<Slot>() <= 424);
 
 impl Slot {
-    /// The link goes on to another phase of its life.
+    /// Changes the phase.
     ///
     /// # Panics
     ///
@@ -294,99 +297,100 @@ impl Slot {
         }
     }
 
-    /// Bytes that the peer has not taken yet, as far as the server knows.
+    /// Bytes that are queued or in flight.
     pub(crate) fn backlog(&self) -> usize {
         self.queue.len() + self.in_flight as usize
     }
 
-    /// Bytes of the limit that are taken: those, and what is set aside for a deferred reply.
+    /// Used bytes of the output limit: unsent ones, and those reserved for a deferred reply.
     pub(crate) fn used(&self) -> usize {
         self.backlog() + self.deferral.map_or(0, |deferral| deferral.bytes as usize)
     }
 
-    /// Bytes of unsent output above which it is not called with input, and takes no posts.
+    /// The high-water mark: above so many used bytes `on_receive` is not called, and no post is queued.
     pub(crate) fn high_water_bytes(&self) -> usize {
         (self.limit / 2).max(1) as usize
     }
 
-    /// Bytes of its output that posts may have together: the upper half is the handler's, or as much
-    /// as it has asked for.
+    /// Maximum bytes of posts in the output: half of the limit, rounded down. The rest is for the
+    /// handler.
     pub(crate) fn post_room_max(&self) -> u32 {
         self.limit - self.limit.div_ceil(2)
     }
 
-    /// What of it is left.
+    /// Bytes that posts may still take; less if the handler asked for more than half of the limit.
     pub(crate) fn post_room(&self) -> u32 {
         let kept = self.limit.div_ceil(2).max(self.ensured.min(self.limit));
         let used = u32::try_from(self.used()).unwrap_or(u32::MAX);
         (self.limit - kept).saturating_sub(used)
     }
 
-    /// Whether posts are a part of what it holds, or its own output leaves them less room.
+    /// Whether the published capacity for posts is less than its maximum, or accepted posts are queued.
     #[inline]
     pub(crate) fn has_posts(&self) -> bool {
         self.room != self.post_room_max() || self.accepted_entries > 0
     }
 
-    /// Whether nothing of its output is taken, or nothing more will ever be queued there.
+    /// Whether nothing is unsent or deferred, or nothing more will be queued.
     #[inline]
     pub(crate) fn holds_no_output(&self) -> bool {
         !(self.has_output() || self.deferral.is_some()) || self.is_output_over()
     }
 
-    /// Whether what the handler sends is thrown away, or refused.
+    /// Whether what the handler sends is discarded or refused.
     #[inline]
     pub(crate) fn is_output_over(&self) -> bool {
         self.broken.is_some() || self.finished
     }
 
-    /// The peer was heard.
+    /// Notes an activity of the peer.
     pub(crate) fn hear(&mut self, now: Time) {
         self.heard = if self.owes { Time::default() } else { now };
     }
 
-    /// Something is owed to the peer: its silence does not count until that is over.
+    /// The server owes the peer something: from now on the peer's silence does not count.
     pub(crate) fn owe(&mut self, now: Time) {
         if !self.owes {
             (self.owes, self.heard) = (true, Time(now.0.saturating_sub(self.heard.0)));
         }
     }
 
-    /// If nothing is owed to the peer any more, its silence goes on from where it was.
+    /// If the server owes the peer nothing any more, the peer's silence counts on from where it
+    /// stopped.
     pub(crate) fn owe_no_more(&mut self, now: Time) {
         if self.owes && !self.has_output() && self.deferral.is_none() && !self.paused {
             (self.owes, self.heard) = (false, Time(now.0.saturating_sub(self.heard.0)));
         }
     }
 
-    /// A pause ends, if there is one, and a call comes for what is unread.
+    /// Ends a pause and has `on_receive` called for unread input.
     pub(crate) fn resume(&mut self, now: Time) {
         (self.paused, self.woken) = (false, true);
         self.owe_no_more(now);
     }
 
-    /// The send in flight is over.
+    /// Clears the counts of the send in flight.
     pub(crate) fn end_send(&mut self) {
         self.sending = false;
         (self.in_flight, self.in_flight_buffers, self.in_flight_messages) = (0, 0, 0);
     }
 
-    /// Posted messages that it shares with others and has not sent.
+    /// Unsent posted messages that the link shares with others.
     pub(crate) fn messages(&self) -> u32 {
         self.queue.messages() + self.in_flight_messages
     }
 
-    /// Whether its handler waits for more bytes than have come.
+    /// Whether the handler asked for more bytes than are unread.
     pub(crate) fn is_incomplete(&self) -> bool {
         self.wanted as usize > self.input.len()
     }
 
-    /// Whether something is to be sent.
+    /// Whether bytes are queued or in flight.
     pub(crate) fn has_output(&self) -> bool {
         self.sending || !self.queue.is_empty()
     }
 
-    /// The buffers that it holds.
+    /// Counts the buffers that the link holds.
     pub(crate) fn holds(&self) -> Held {
         Held {
             input: self.input.buffers() + self.in_call + self.promised,
@@ -396,65 +400,66 @@ impl Slot {
         }
     }
 
-    /// Whether there is no cause for a call with input: nothing is unread, or the last call took
-    /// nothing and nothing has changed since.
+    /// Whether no call with input is due: nothing is unread, or the last call took nothing and nothing
+    /// has changed since.
     pub(crate) fn is_handled(&self) -> bool {
         self.input.is_empty() || (self.handled && !self.woken)
     }
 
-    /// Whether all that came is handled for good, if nothing more comes: a call that took nothing asked
-    /// for bytes that are not there, or had nothing queued that could make room.
+    /// Whether no call with input will follow if no more bytes arrive: nothing is unread, or the last
+    /// call took nothing, and it asked for bytes that are not there or no unsent bytes can free
+    /// capacity.
     pub(crate) fn has_handled_all(&self) -> bool {
         let waits_for_room = !self.is_incomplete() && self.has_output();
         self.input.is_empty() || (self.is_handled() && !waits_for_room)
     }
 
-    /// Whether calls with input are held off.
+    /// Whether a pause or a deferred reply holds back calls with input.
     pub(crate) fn is_held(&self) -> bool {
         self.paused || self.deferral.is_some()
     }
 
-    /// Whether no more input is waited for.
+    /// Whether the engine receives no more input for the handler.
     pub(crate) fn has_all_input(&self) -> bool {
         self.input_over || (self.drained && self.phase == Phase::Draining)
     }
 
-    /// Whether a callback is owed that is not about input.
+    /// Whether a call of `on_writable` or `on_drain` is due.
     #[inline]
     pub(crate) fn owes_call(&self) -> bool {
         self.owes_writable || self.owes_drain()
     }
 
-    /// Whether its handler is to be told that the server stops.
+    /// Whether the call of `on_drain` is due.
     pub(crate) fn owes_drain(&self) -> bool {
         self.phase == Phase::Draining && self.drain.is_none()
     }
 
-    /// Whether the handler is still called for it.
+    /// Whether callbacks other than `on_disconnect` are still called for the link.
     pub(crate) fn is_served(&self) -> bool {
         matches!(self.phase, Phase::Open | Phase::Draining)
     }
 }
 
-/// A time-out in milliseconds, rounded up: what is not zero stays so.
+/// A timeout in milliseconds, rounded up, so that a nonzero timeout stays nonzero.
 pub(crate) fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
-/// Of a place that no link has.
+/// The addresses of a free slot.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// No time-out is to be looked at.
+/// `due` of a link without a timer.
 pub(crate) const NEVER: Time = Time(u64::MAX);
 
-/// All places of one shard.
+/// All slots of one shard.
 #[derive(Debug)]
 pub(crate) struct Slots {
     slots: Box<[Slot]>,
     free: Vec<u32>,
-    /// The places that are not free, in no order.
+    /// The slots that are not free, in no order.
     live: Vec<u32>,
-    /// What each link begins with.
+    /// The settings with which each link begins.
     limit: u32,
     when_slow: WhenSlow,
     idle_ms: u32,
@@ -472,7 +477,7 @@ impl Slots {
         }
     }
 
-    /// Takes a place, with a generation that it never had before.
+    /// Takes a free slot and gives it the next generation, which wraps after 2^32 - 1 to 1.
     #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 places")]
     pub(crate) fn open(&mut self, peer: SocketAddr, listener: u16, now: Time) -> Option<u32> {
         let index = self.free.pop()?;
@@ -500,7 +505,7 @@ impl Slots {
         Some(index)
     }
 
-    /// Gives a place back.
+    /// Frees a slot.
     pub(crate) fn release(&mut self, index: u32) {
         let Slot { generation, live_at, goes_on, awaits_retry, .. } = self[index];
         self.live.swap_remove(live_at as usize);
@@ -511,18 +516,18 @@ impl Slots {
         self.free.push(index);
     }
 
-    /// The place of the link that has this generation now.
+    /// The slot, if a link of this generation has it.
     pub(crate) fn find(&self, index: u32, generation: u32) -> Option<&Slot> {
         let slot = self.slots.get(index as usize)?;
         (slot.generation == generation && slot.phase != Phase::Free).then_some(slot)
     }
 
-    /// The `n`th live place; each has a number below [`live_count`](Self::live_count).
+    /// The index of the `n`th live slot, `n` below [`live_count`](Self::live_count).
     pub(crate) fn live(&self, n: usize) -> u32 {
         self.live[n]
     }
 
-    /// Places that are free, as the list of them says.
+    /// The list of free slots.
     #[cfg(feature = "sim")]
     pub(crate) fn free(&self) -> &[u32] {
         &self.free

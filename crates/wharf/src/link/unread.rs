@@ -1,27 +1,27 @@
-//! A link's unread bytes, in the buffers that they were received into.
+//! A link's unread bytes, in the buffers into which they were received.
 
 use wharf_port::memory::{Buffer, BufferPool, Chain, Owner};
 
-/// What of a link's input is unread while its handler is called.
+/// The unread bytes of a link during a callback.
 #[derive(Debug, Default)]
 pub(crate) struct Unread {
-    /// A buffer that has just come, behind nothing: most of them are consumed at once, and never
-    /// become part of a chain. Then the chain is empty.
+    /// A received buffer, if nothing was unread before it; then the chain is empty. Most of these
+    /// buffers are consumed in one callback and need no chain.
     fresh: Option<Buffer>,
-    /// Bytes of it that are consumed.
+    /// Consumed bytes of `fresh`.
     skipped: usize,
     chain: Chain,
-    /// Bytes of the link's stream before these; the count wraps.
+    /// Bytes of the link's stream before the unread ones; wraps.
     before: u32,
 }
 
 impl Unread {
-    /// A buffer that has just come.
+    /// Of a received buffer behind nothing unread.
     pub(crate) fn fresh(buffer: Buffer, before: u32) -> Self {
         Self { fresh: Some(buffer), before, ..Self::default() }
     }
 
-    /// What was unread already.
+    /// Of input that was kept.
     pub(crate) fn kept(chain: Chain, before: u32) -> Self {
         Self { chain, before, ..Self::default() }
     }
@@ -30,12 +30,12 @@ impl Unread {
         self.fresh.as_ref().map_or(self.chain.len(), |buffer| buffer.len() - self.skipped)
     }
 
-    /// Buffers that it holds.
+    /// Number of buffers.
     pub(crate) fn buffers(&self) -> u32 {
         u32::from(self.fresh.is_some()) + self.chain.buffers()
     }
 
-    /// Where in the link's stream the byte at `at` is.
+    /// The position in the link's stream of the byte at `at`; wraps.
     #[expect(clippy::cast_possible_truncation, reason = "counts wrap")]
     pub(crate) fn position(&self, at: usize) -> u32 {
         self.before.wrapping_add(at as u32)
@@ -48,7 +48,7 @@ impl Unread {
         fresh.into_iter().chain(self.chain.slices_from(at))
     }
 
-    /// The first bytes from `at` on that lie together; empty if there are none.
+    /// The bytes from `at` to the end of their buffer; empty if there are none.
     #[inline]
     pub(crate) fn front(&self, at: usize) -> &[u8] {
         match &self.fresh {
@@ -58,8 +58,7 @@ impl Unread {
         }
     }
 
-    /// `len` bytes from `at` on in one slice; they are copied together into `scratch` if they lie in
-    /// several buffers.
+    /// `len` bytes from `at` on in one slice; if they lie in several buffers, a copy in `scratch`.
     pub(crate) fn slice<'a>(&'a self, at: usize, len: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
         if let Some(slice) = self.front(at).get(..len) {
             return slice;
@@ -84,7 +83,7 @@ impl Unread {
         }
     }
 
-    /// Puts the fresh buffer into the chain, where all the others are.
+    /// Moves the fresh buffer into the chain.
     pub(crate) fn settle(&mut self, pool: &BufferPool) {
         if let Some(buffer) = self.fresh.take() {
             assert!(
@@ -95,8 +94,8 @@ impl Unread {
         }
     }
 
-    /// Moves the buffer that has just come to the end of `to`, if all of it is unread and may move, and it
-    /// is none that is scarce; returns how many bytes.
+    /// Moves the fresh buffer to the end of `to` and returns its length, if all of it is unread, it has
+    /// at most `len_max` bytes, and it is not a large buffer while those are scarce.
     #[inline]
     pub(crate) fn move_fresh(
         &mut self,
@@ -142,7 +141,7 @@ impl Unread {
         self.fresh.is_none() && self.chain.is_empty()
     }
 
-    /// What is left; the fresh buffer is in the chain.
+    /// The unread bytes as one chain.
     pub(crate) fn into_chain(mut self, pool: &BufferPool) -> Chain {
         self.settle(pool);
         self.chain

@@ -1,20 +1,20 @@
-//! The timer wheel: which links may have run out of time, without looking at all of them.
+//! The timer wheel: finds the links whose timeout may have expired, without a scan of all links.
 //!
-//! Every link hangs in the bucket of the tick at which its time-out could end at the earliest.
-//! Receiving does not touch the wheel: it only notes the time. When a bucket's tick has come, each
-//! of its links is looked at, and one that was active meanwhile is hung up again, so the
-//! price is one look a link and time-out, whatever the traffic. (Hashed timing wheels: G. Varghese
-//! and T. Lauck, 1987, scheme 6.)
+//! A link is in the bucket of the tick of its earliest expiry. A receive only stores the time. When the
+//! tick of a bucket has come, the engine checks each of its links and reschedules those that were
+//! active, so that the cost is one check for each link and timeout, independent of the traffic. (Hashed
+//! timing wheels: G. Varghese and T. Lauck, 1987, scheme 6.)
 
 use crate::link::slot::{NEVER, Slots};
 use std::time::Duration;
 use wharf_port::port::Time;
 
-/// Buckets; a deadline further away than a turn of the wheel is looked at once a turn.
+/// Number of buckets. A link whose deadline is further away than a revolution of 256 ticks expires once
+/// per revolution.
 const BUCKETS: u32 = 256;
 const NONE: u32 = u32::MAX;
 
-/// Where a slot hangs.
+/// A link's bucket and its neighbours in it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hook {
     bucket: u32,
@@ -30,7 +30,7 @@ impl Default for Hook {
 
 #[cfg(feature = "sim")]
 impl Hook {
-    /// Whether the link hangs in the wheel.
+    /// Whether the link is in the wheel.
     pub(crate) fn hangs(&self) -> bool {
         self.bucket != NONE
     }
@@ -41,17 +41,18 @@ impl Hook {
 pub(crate) struct Wheel {
     heads: [u32; BUCKETS as usize],
     tick: Duration,
-    /// The tick whose bucket is looked at next.
+    /// The tick of the next bucket to check.
     current: u64,
-    /// No bucket before this tick's has a link.
+    /// All buckets before this tick's are empty.
     earliest: u64,
-    /// Links that hang in it.
+    /// Number of scheduled links.
     count: u32,
 }
 
 impl Wheel {
-    /// A wheel that is right for time-outs of about `timeout`: one tick late at most, and a tick is
-    /// a hundredth of it, within 1 ms to 1 s.
+    /// A wheel whose tick is a hundredth of `timeout`, clamped to 1 ms to 1 s. A link expires at its
+    /// deadline or up to two ticks later, never before, unless its deadline is further away than a
+    /// revolution.
     pub(crate) fn new(timeout: Duration, now: Time) -> Self {
         let tick = (timeout / 100).clamp(Duration::from_millis(1), Duration::from_secs(1));
         let mut wheel =
@@ -60,11 +61,11 @@ impl Wheel {
         wheel
     }
 
-    /// Hangs a link up for `deadline`, after taking it from where it hung.
+    /// Schedules the link for `deadline`, in place of an earlier one.
     pub(crate) fn set(&mut self, slots: &mut Slots, index: u32, deadline: Time) {
         self.clear(slots, index);
         slots[index].due = deadline;
-        // The tick after the deadline: when that has begun, the deadline is over.
+        // The tick after the deadline: when it has begun, the deadline has passed.
         let due = (self.tick_of(deadline) + 1).max(self.current);
         let due = due.min(self.current + u64::from(BUCKETS) - 1);
         let bucket = bucket_of(due);
@@ -78,7 +79,7 @@ impl Wheel {
         self.count += 1;
     }
 
-    /// Takes a link down, if it hangs.
+    /// Removes the link from the wheel, if it is scheduled.
     pub(crate) fn clear(&mut self, slots: &mut Slots, index: u32) {
         let Hook { bucket, next, previous } = slots[index].timer;
         if bucket == NONE {
@@ -97,11 +98,11 @@ impl Wheel {
         self.count -= 1;
     }
 
-    /// Takes down and gives the next link whose bucket's tick has come; `None` if there is none.
+    /// Removes and returns a link whose bucket's tick has come; `None` if there is none.
     pub(crate) fn next_due(&mut self, slots: &mut Slots, now: Time) -> Option<u32> {
         let now = self.tick_of(now);
         if now.saturating_sub(self.current) > u64::from(BUCKETS) {
-            // Time has jumped by more than a turn: one turn looks at all.
+            // Time has jumped by more than a revolution: one revolution checks all buckets.
             self.current = now - u64::from(BUCKETS);
         }
         while self.current <= now {
@@ -118,7 +119,7 @@ impl Wheel {
         None
     }
 
-    /// How long until the next bucket with links is due; `None` if no link hangs.
+    /// Time until the tick of the next bucket with links; `None` if no link is scheduled.
     pub(crate) fn wait(&mut self, now: Time) -> Option<Duration> {
         if self.count == 0 {
             return None;

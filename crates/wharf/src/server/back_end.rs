@@ -1,14 +1,14 @@
-//! Which port carries the server: asked for, or found out.
+//! The choice of the back end.
 
 use crate::vocabulary::back_end::BackEnd;
 use crate::vocabulary::error::StartError;
 
 impl BackEnd {
-    /// Whether this machine has it.
+    /// Probes whether this machine supports the back end.
     ///
     /// # Errors
     ///
-    /// Why not, with the usual cause.
+    /// The reason why it is unavailable.
     pub fn available(self) -> Result<(), String> {
         match self {
             #[cfg(target_os = "linux")]
@@ -24,17 +24,19 @@ impl BackEnd {
     }
 }
 
-/// The back end that a server runs on, and why not a better one.
+/// The back end that a server runs on, and the reason if it is the fallback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Chosen {
     /// The back end.
     pub back_end: BackEnd,
-    /// Why the best one was not taken, if it was not.
+    /// Why the preferred back end is unavailable; `None` if it was selected, or if the program or
+    /// `WHARF_BACKEND` named the back end.
     pub fallback: Option<String>,
 }
 
-/// What was asked for, or else what the variable `WHARF_BACKEND` says, or else the best that works.
+/// Selects `asked`, else the back end that the variable `WHARF_BACKEND` names, else [`BEST`] if its
+/// probe succeeds, else [`NEXT`].
 pub(super) fn choose(asked: Option<BackEnd>) -> Result<Chosen, StartError> {
     let variable = std::env::var("WHARF_BACKEND").unwrap_or_default();
     let asked = match (asked, variable.as_str()) {
@@ -54,7 +56,7 @@ pub(super) fn choose(asked: Option<BackEnd>) -> Result<Chosen, StartError> {
     }
 }
 
-/// The back end that is taken if it works, and the one that is taken else.
+/// The preferred back end of the system, and its fallback.
 #[cfg(not(windows))]
 const BEST: BackEnd = BackEnd::Uring;
 #[cfg(not(windows))]

@@ -1,4 +1,4 @@
-//! Settings, one method each, and the start.
+//! The builder: one method for each setting, and `start`.
 
 use crate::engine;
 use crate::handler::Handler;
@@ -23,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The entry: [`Server::builder`].
+/// The entry point of the crate: [`Server::builder`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Server;
@@ -41,7 +41,8 @@ impl Server {
     }
 }
 
-/// The settings of a server. Nothing is checked, allocated or opened before [`start`](Self::start).
+/// The settings of a server. Only [`start`](Self::start) checks them, allocates memory and opens
+/// sockets.
 #[must_use]
 pub struct Builder<H, S, W> {
     pub(crate) handler: H,
@@ -50,7 +51,7 @@ pub struct Builder<H, S, W> {
     types: PhantomData<fn() -> (S, W)>,
 }
 
-/// How long [`Builder::serve`] lets links finish.
+/// Drain timeout of [`Builder::serve`].
 const DRAIN: Duration = Duration::from_secs(10);
 
 impl<H, S, W> Builder<H, S, W>
@@ -59,8 +60,8 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    /// Adds an address to listen on, such as `127.0.0.1:9527`, `[::1]:9527` or `localhost:9527`;
-    /// port 0 lets the system choose. At least one is needed.
+    /// Adds an address to listen on, such as `127.0.0.1:9527`, `[::1]:9527` or `localhost:9527`; with
+    /// port 0 the system chooses a port. A server needs at least one address.
     pub fn listen(self, address: impl Into<String>) -> Self {
         self.listen_as(ListenerId(0), address)
     }
@@ -72,66 +73,70 @@ where
         self
     }
 
-    /// The most open links; 1 to 16,777,215. Default 3,000.
+    /// Maximum number of open links, 1 to 16,777,215, and at least one for each shard. Default 3,000.
     pub fn links_max(mut self, links: u32) -> Self {
         self.settings.links = links;
         self
     }
 
-    /// How many buffers there are for links and posts, for all shards together; those that wait to be
-    /// received into come on top. Default 10,000, or more where the other settings need more.
+    /// Number of buffers for links and posts, of all shards together, 1 to 16,777,216; the port's
+    /// receive buffers are added to it. Default 10,000, or more where the other settings need more.
     ///
     /// Each link is guaranteed one for its input, and the [grant](Self::grant_bytes), rounded up to
-    /// buffers, for its output. An eighth is for posts, in smaller pieces: see
-    /// [`Recipients::post`](crate::Recipients::post). The rest, the surplus, is lent to links, in both
-    /// directions: see [`loan_wait`](Self::loan_wait). [`plan`](Self::plan) shows the figures;
-    /// [`start`](Self::start) refuses, with the figures, if it is not enough for one link of each shard
-    /// to hold [`input_bytes`](Self::input_bytes) and [`output_bytes`](Self::output_bytes) at once.
+    /// buffers, for its output. An eighth, or what the longest post needs if that is more, is for posts
+    /// and divided into smaller buffers: see [`Recipients::post`](crate::Recipients::post). The rest is
+    /// the surplus, which links borrow for input and for output: see [`loan_wait`](Self::loan_wait).
+    /// [`plan`](Self::plan) shows the numbers. [`start`](Self::start) fails with the numbers if in each
+    /// shard one link could not hold [`input_bytes`](Self::input_bytes) and
+    /// [`output_bytes`](Self::output_bytes) at once.
     pub fn buffer_count(mut self, buffers: u32) -> Self {
         self.settings.buffers = Some(buffers);
         self
     }
 
-    /// Bytes of a buffer, 64 to 1,048,576. Default 2,048.
+    /// Size of a buffer in bytes, 64 to 1,048,576. Default 2,048.
     pub fn buffer_size_bytes(mut self, bytes: u32) -> Self {
         self.settings.buffer_size_bytes = bytes;
         self
     }
 
-    /// How long a link may wait for a loan while the surplus is used up. Then the links that have held
-    /// most for the longest without progress are closed, as many as it takes:
-    /// [`Limit`](crate::DisconnectReason::Limit) if that is unread input,
-    /// [`SlowReader`](crate::DisconnectReason::SlowReader) if it is unsent output. A link that waits for
-    /// nothing but a loan for its own reply is spared. Loans are granted in order of waiting. Default 1 s.
+    /// Time that a link waits for a loan before the server revokes loans of other links. It then closes
+    /// the links whose borrowed buffers, times the time without progress, are most, until the waiting
+    /// links can borrow: with [`Limit`](crate::DisconnectReason::Limit) if more of these buffers hold
+    /// unread input than unsent output, else with [`SlowReader`](crate::DisconnectReason::SlowReader).
+    /// A link that only waits for a loan for its own reply is not closed, unless all that hold loans
+    /// do. Loans are granted in the order of the requests. Default 1 s.
     pub fn loan_wait(mut self, time: Duration) -> Self {
         self.settings.loan_wait = time;
         self
     }
 
-    /// How many bytes a link may hold unread before it is not read from, and so the longest message that
-    /// [`Input::take`](crate::Input::take) can return; 1 to 1 GiB. Default 65,536.
+    /// Unread bytes of a link at which the server stops reading from it. That is also the longest
+    /// message that [`Input::take`](crate::Input::take) can return. 1 to 1 GiB; default 65,536.
     pub fn input_bytes(mut self, bytes: u32) -> Self {
         self.settings.input_bytes = bytes;
         self
     }
 
-    /// How many bytes can be queued on a link; at least two grants and two buffers, at most 1 GiB. Half
-    /// of it is the high-water mark: posts stop there, and above it `on_receive` is not called. Default
-    /// 262,144.
+    /// Maximum of unsent bytes of a link: at least two grants and two buffers, at most 1 GiB. Half of
+    /// it is the high-water mark: a post must not exceed it, and above it `on_receive` is not called.
+    /// Default 262,144.
     pub fn output_bytes(mut self, bytes: u32) -> Self {
         self.settings.send_queue_bytes = bytes;
         self
     }
 
-    /// The grant: the spare capacity that callbacks find whatever others do, and so the longest reply that
-    /// needs no care. (One of up to half of [`output_bytes`](Self::output_bytes) is refused only when
-    /// buffers are short.) Default: one buffer. A larger one raises what each link is guaranteed.
+    /// The grant: the spare capacity that each callback with input finds, whatever other links hold. A
+    /// reply of up to the grant cannot fail with [`Full`](crate::SendError::Full); a longer one, of up
+    /// to half of [`output_bytes`](Self::output_bytes), fails only if no buffers can be borrowed. 1
+    /// byte to half of `output_bytes`; default: one buffer. A larger grant raises the guaranteed
+    /// buffers of each link.
     pub fn grant_bytes(mut self, bytes: u32) -> Self {
         self.settings.grant_bytes = Some(bytes);
         self
     }
 
-    /// Declares frames that the handler takes: `start` refuses if the longest is longer than
+    /// Declares frames that the handler takes: `start` fails if the longest frame has more than
     /// [`input_bytes`](Self::input_bytes).
     pub fn frames(mut self, decoder: impl Decoder) -> Self {
         let max = decoder.frame_max().unwrap_or(0);
@@ -139,78 +144,85 @@ where
         self
     }
 
-    /// How long a link may wait for its peer before [`Handler::on_idle`]. Default 60 s; zero disables it.
+    /// Time that a link waits for its peer before the server calls [`Handler::on_idle`]. Default 60 s;
+    /// zero disables it.
     ///
-    /// Only what the peer sends ends the wait. A server that pushes to peers which listen and say nothing
-    /// disables it, or has `on_idle` answer `Keep`.
+    /// Received bytes restart it; while the link has unsent bytes, a deferred reply or a pause, it
+    /// stands still. A server whose peers only receive disables it, or returns `Keep` from `on_idle`.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.idle = timeout;
         self
     }
 
-    /// How long a peer may take nothing of what is queued before the link is closed as a slow reader.
-    /// Default 30 s; zero disables it for links that are open (closing ones always have 30 s).
+    /// Time in which the peer acknowledges none of the unsent bytes, before the server closes the link
+    /// with [`SlowReader`](crate::DisconnectReason::SlowReader). Default 30 s. Zero disables it for
+    /// open links; a closing link then has 30 s.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.settings.stall = timeout;
         self
     }
 
-    /// How long a [`Reply`](crate::Reply) may be out before its link is closed with
+    /// Time from [`Input::defer`](crate::Input::defer) in which the [`Reply`](crate::Reply) must be
+    /// sent, before the server closes its link with
     /// [`HandlerError`](crate::DisconnectReason::HandlerError). Default 60 s; zero disables it.
     pub fn answer_timeout(mut self, timeout: Duration) -> Self {
         self.settings.answer = timeout;
         self
     }
 
-    /// What happens to posts that find no capacity on a link. Default [`WhenSlow::Skip`].
+    /// What the server does with a post that exceeds the capacity of a link. Default
+    /// [`WhenSlow::Skip`].
     pub fn when_slow(mut self, policy: WhenSlow) -> Self {
         self.settings.when_slow = policy;
         self
     }
 
-    /// What to do with connections while all links are taken. Default [`WhenFull::Wait`].
+    /// What the server does with connections while all links are in use. Default [`WhenFull::Wait`].
     pub fn when_full(mut self, policy: WhenFull) -> Self {
         self.settings.when_full = policy;
         self
     }
 
-    /// How many shards, each a thread with its own port, links and buffers; 1 to 256. Default:
-    /// one for each core.
+    /// Number of shards, 1 to 256; each is a thread with its own port, links and buffers. Default: one
+    /// for each core, at most 256.
     pub fn shards(mut self, shards: u32) -> Self {
         self.settings.shards = shards;
         self
     }
 
-    /// How many connections the system completes before they are accepted. Default 1,024; the
-    /// system has a limit of its own (`net.core.somaxconn`).
+    /// The backlog of listen(2): connections that the kernel completes before the server accepts them;
+    /// 1 to 65,535. Default 1,024. Linux reduces it to `net.core.somaxconn`.
     pub fn backlog(mut self, connections: u32) -> Self {
         self.settings.backlog = connections;
         self
     }
 
-    /// Insists on a back end. Default: what the variable `WHARF_BACKEND` says, or else io_uring
-    /// where it works, and epoll elsewhere.
+    /// Selects a back end; `start` fails if it is unavailable. Default: the value of the variable
+    /// `WHARF_BACKEND`; without it, on Linux io_uring if its probe succeeds, else epoll, and on Windows
+    /// IOCP.
     pub fn back_end(mut self, back_end: BackEnd) -> Self {
         self.settings.back_end = Some(back_end);
         self
     }
 
-    /// The memory that the start will allocate, as a sum with named terms.
+    /// The memory that `start` will allocate, as a sum with named terms.
     #[must_use]
     pub fn plan(&self) -> MemoryPlan {
         let listeners = u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
         self.settings.plan(engine::link_size_bytes::<S>(), listeners)
     }
 
-    /// Starts the server and returns when it accepts links.
+    /// Starts the server and returns when its shards run.
     ///
     /// # Errors
     ///
-    /// [`StartError`], whose text says what to do. Nothing is left behind then.
+    /// [`StartError`], whose text names the remedy. The threads that `start` had started have ended
+    /// then, and its sockets are closed.
     ///
     /// # Platforms
     ///
-    /// The soft limit for open files is raised to the hard one if the links need it.
+    /// On Unix `start` raises the soft limit for open files to the hard limit if the links need more
+    /// than the soft one.
     pub fn start(self) -> Result<RunningServer, StartError> {
         self.settings.check()?;
         if self.addresses.is_empty() {
@@ -247,7 +259,7 @@ where
         let _set_once = shared.listeners.set(bound.into());
         let handler = Arc::clone(&started.handler);
         let started: Alive = Arc::new(started);
-        // Each thread has a part of it: the last one that ends calls `on_stop`.
+        // Each thread holds a clone of it; the last thread that ends drops it, which calls `on_stop`.
         let threads = start_shards::<ServiceOf<H, S, W>>(
             chosen.back_end,
             &shared,
@@ -258,8 +270,9 @@ where
         Ok(RunningServer { shared, chosen, addresses, plan, files_raised, threads })
     }
 
-    /// Serves until SIGINT or SIGTERM, for programs that do nothing else: then drains for up to 10 s; a
-    /// second signal ends the process.
+    /// Starts the server and blocks until it has stopped, for programs that do nothing else. The first
+    /// SIGINT or SIGTERM starts a drain of at most 10 s; the second ends the process with status 128 +
+    /// its number.
     ///
     /// # Errors
     ///
@@ -322,7 +335,7 @@ where
     W: 'static,
 {
     fn drop(&mut self) {
-        // A panic here is reported by the hook, and changes nothing.
+        // The panic hook reports a panic in `on_stop`; the stop continues.
         let _reported = catch_unwind(AssertUnwindSafe(|| self.handler.on_stop(&self.server)));
     }
 }

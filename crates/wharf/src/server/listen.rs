@@ -1,4 +1,4 @@
-//! Listening sockets, and the errors that are worth a text of their own.
+//! Listening sockets.
 
 use crate::vocabulary::error::StartError;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -6,14 +6,14 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
-/// How long a taken address is tried again.
+/// Time for which `listen` retries an address that is in use.
 ///
-/// After a kill the kernel holds an io_uring server's socket for some ten milliseconds more. Less
-/// than a second, so that a real conflict is reported while the user still looks.
+/// After a kill the kernel keeps an io_uring server's socket for tens of milliseconds. Below a second,
+/// so that a real conflict is reported soon.
 const RETRY_FOR: Duration = Duration::from_millis(800);
 const RETRY_EVERY: Duration = Duration::from_millis(20);
 
-/// The addresses that `text` means.
+/// Resolves `text` to addresses, without adjacent duplicates.
 pub(super) fn resolve(text: &str) -> Result<Vec<SocketAddr>, StartError> {
     let fault = |source| StartError::address(text, source);
     let mut found: Vec<SocketAddr> = text.to_socket_addrs().map_err(fault)?.collect();
@@ -24,7 +24,7 @@ pub(super) fn resolve(text: &str) -> Result<Vec<SocketAddr>, StartError> {
     Ok(found)
 }
 
-/// Binds and listens on `address`.
+/// Binds a socket to `address` and listens on it, with [`RETRY_FOR`] for an address that is in use.
 pub(super) fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, StartError> {
     let mut waited = Duration::ZERO;
     loop {
@@ -45,16 +45,16 @@ pub(super) fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, S
 fn try_listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    // On Unix this frees the address of links in TIME_WAIT, and two listeners still exclude each
-    // other. On Windows it would let a second program take the port, so it stays off there.
+    // On Unix SO_REUSEADDR allows to bind an address with connections in TIME_WAIT; two listeners still
+    // exclude each other. On Windows a second program could take the port, so it is not set there.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     if domain == Domain::IPV6 {
-        // 0.0.0.0 and [::] can then be listened on side by side, on every system.
+        // With IPV6_V6ONLY, 0.0.0.0 and [::] can be listened on with the same port on every system.
         socket.set_only_v6(true)?;
     }
-    // Accepted sockets inherit it. The engine sends once a turn what a turn has queued, so there is
-    // nothing for Nagle's algorithm to gather.
+    // Accepted sockets inherit TCP_NODELAY. The engine submits one send for each link and turn, so
+    // Nagle's algorithm would only delay it.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;

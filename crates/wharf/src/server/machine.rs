@@ -1,17 +1,17 @@
-//! What the machine allows: open files and memory.
+//! Limits of the machine: open files and memory.
 
 use crate::vocabulary::error::StartError;
 #[cfg(unix)]
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit for open files to the hard one if fewer than `needed` are allowed, and
-/// says from where to where.
+/// Raises the soft limit for open files to the hard limit if it is below `needed`; returns the old and
+/// the new soft limit if it did.
 ///
-/// To the hard limit and not to the figure, because the program itself opens files, too.
+/// It raises to the hard limit and not to `needed`, because the program opens files as well.
 #[cfg(unix)]
 pub(super) fn ensure_files(needed: u64) -> Result<Option<(u64, u64)>, StartError> {
     let limit = getrlimit(Resource::Nofile);
-    // No figure means no limit.
+    // `None` means no limit.
     let soft = limit.current.unwrap_or(u64::MAX);
     let hard = limit.maximum.unwrap_or(u64::MAX);
     if soft >= needed {
@@ -25,15 +25,15 @@ pub(super) fn ensure_files(needed: u64) -> Result<Option<(u64, u64)>, StartError
     Ok(Some((soft, hard)))
 }
 
-/// Windows has no such limit: sockets are bounded by memory.
+/// Windows has no limit for open sockets except memory.
 #[cfg(windows)]
 #[expect(clippy::unnecessary_wraps, reason = "the same as on other systems")]
 pub(super) fn ensure_files(_: u64) -> Result<Option<(u64, u64)>, StartError> {
     Ok(None)
 }
 
-/// Bytes of memory that the machine, or the control group the process is in, can still give;
-/// `None` where the system does not say so in a file.
+/// Available bytes of memory: the minimum over the machine and the control groups of the process.
+/// `None` on systems without these files.
 pub(super) fn memory_available() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
@@ -45,7 +45,7 @@ pub(super) fn memory_available() -> Option<u64> {
     [machine, group].into_iter().flatten().min()
 }
 
-/// The limit of one line of `/proc/self/cgroup` (cgroups(7)), less what the group uses already.
+/// The limit minus the usage of the control group in one line of `/proc/self/cgroup` (cgroups(7)).
 fn group_limit(line: &str) -> Option<u64> {
     let mut parts = line.splitn(3, ':');
     let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
@@ -60,7 +60,7 @@ fn group_limit(line: &str) -> Option<u64> {
         let text = std::fs::read_to_string(group.join(file)).ok()?;
         text.trim().parse::<u64>().ok()
     };
-    // A limit on any group above counts, too.
+    // The limits of all ancestor groups apply as well.
     let group = std::path::PathBuf::from(format!("{root}{path}"));
     group
         .ancestors()

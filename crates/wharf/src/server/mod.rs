@@ -1,4 +1,4 @@
-//! The server: settings in, threads and a handle out.
+//! The server: a builder collects the settings, starts one thread for each shard and returns a handle.
 
 mod back_end;
 mod builder;

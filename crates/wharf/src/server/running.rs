@@ -1,4 +1,4 @@
-//! Threads: one a shard, started together, ended together.
+//! The shards' threads: start them, wait for their end.
 
 use crate::engine::{Turn, Worker};
 use crate::limits::MemoryPlan;
@@ -29,10 +29,10 @@ use wharf_port::port::{PortConfig, PortError, Poster};
 #[cfg(target_os = "linux")]
 use wharf_port::uring::UringPort;
 
-/// A server that runs, and what it runs on.
+/// A running server.
 ///
-/// Dropping it does not stop the server; [`Handle::stop`] does, and [`wait`](Self::wait) then says
-/// how it ended.
+/// Dropping it does not stop the server. [`Handle::stop`] does; [`wait`](Self::wait) then returns the
+/// result.
 pub struct RunningServer {
     pub(super) shared: Arc<Shared>,
     pub(super) chosen: Chosen,
@@ -55,30 +55,31 @@ impl fmt::Debug for RunningServer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StopReport {
-    /// The counters at the end; [`Stats::cut`] is how many links the drain did not finish.
+    /// The counters at the end; [`Stats::cut`] is the number of links that the drain timeout
+    /// force-closed.
     pub stats: Stats,
 }
 
 impl RunningServer {
-    /// The handle, to send, look and stop from any thread.
+    /// A handle of the server, for any thread.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(&self.shared))
     }
 
-    /// The addresses that the server listens on, with the ports that the system chose.
+    /// The addresses on which the server listens; for port 0 with the port that the system chose.
     #[must_use]
     pub fn local_addresses(&self) -> &[(ListenerId, Address)] {
         &self.addresses
     }
 
-    /// The back end, and why it is not a better one.
+    /// The selected back end, and the reason if it is the fallback.
     #[must_use]
     pub fn back_end(&self) -> &Chosen {
         &self.chosen
     }
 
-    /// The memory that was taken at start.
+    /// The memory that the server allocated at start.
     #[must_use]
     pub fn plan(&self) -> &MemoryPlan {
         &self.plan
@@ -90,7 +91,7 @@ impl RunningServer {
         self.files_raised
     }
 
-    /// Whether every thread has ended.
+    /// Whether all threads of the server have ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
@@ -100,7 +101,8 @@ impl RunningServer {
     ///
     /// # Errors
     ///
-    /// Why it stopped by itself: a port broke, or no worker context could be made after a panic.
+    /// The server stopped by itself: a port failed, a shard's thread panicked, or `on_worker_start`
+    /// failed after a panic of the handler.
     pub fn wait(self) -> Result<StopReport> {
         let mut failures = Vec::new();
         for thread in self.threads {
@@ -120,20 +122,20 @@ impl RunningServer {
     }
 }
 
-/// What a shard's thread tells when it is ready.
+/// A shard's report that its worker is made.
 struct Ready {
     shard: usize,
     poster: Poster<Command<TcpStream>>,
     buffers: LedgerView,
 }
 
-/// What it is told when all are.
+/// The answer, when all shards have reported.
 struct Begin {
     listeners: Vec<TcpListener>,
     posters: Box<[Poster<Command<TcpStream>>]>,
 }
 
-/// Starts the shards' threads on the chosen back end, and returns when all are running.
+/// Starts the shards' threads on the selected back end, and returns when all workers are made.
 pub(super) fn start_shards<V: Service>(
     back_end: BackEnd,
     shared: &Arc<Shared>,
@@ -148,12 +150,12 @@ pub(super) fn start_shards<V: Service>(
         BackEnd::Epoll => start_on::<_, V>(EpollPort::new, shared, handler, alive, listeners),
         #[cfg(windows)]
         BackEnd::Iocp => start_on::<_, V>(IocpPort::new, shared, handler, alive, listeners),
-        // `choose` has asked `available` before.
+        // `choose` has called `available` before.
         other => Err(StartError::back_end(&other.to_string(), "it is one of another system")),
     }
 }
 
-/// What lives until the last thread has ended.
+/// A value that is dropped when the last thread has ended.
 pub(super) type Alive = Arc<dyn Send + Sync>;
 type Make<P> = fn(PortConfig, BufferPool) -> std::result::Result<P, PortError>;
 type Threads = Vec<JoinHandle<std::result::Result<(), String>>>;
@@ -182,9 +184,9 @@ where
         let config = shared.settings.port(listener_count);
         let alive = Arc::clone(alive);
         let body = move || {
-            // Dropped when the worker is gone.
+            // Dropped after the worker.
             let _alive = alive;
-            // Whatever user code panics here, the starter hears of it.
+            // A panic of the handler here becomes an error of `start`.
             let made =
                 AssertUnwindSafe(|| make_worker::<P, V>(number, make, config, &handler, &shared));
             let worker = catch_unwind(made).unwrap_or_else(|_| Err(died()));
@@ -202,7 +204,7 @@ where
     drop(report);
     let begun = started.and_then(|()| begin_all(shared, &reports, begins, listeners));
     if begun.is_err() {
-        // Those that are ready were told nothing, so they end.
+        // Their `Begin` senders are dropped, so the threads that wait for `Begin` end.
         for thread in threads.drain(..) {
             let _its_error_is_not_the_first = thread.join();
         }
@@ -210,7 +212,7 @@ where
     begun.map(|()| threads)
 }
 
-/// Waits until every shard is ready, and lets them all begin.
+/// Waits until every shard has reported, and then sends `Begin` to all.
 fn begin_all(
     shared: &Shared,
     reports: &Receiver<Result<Ready, StartError>>,
@@ -232,7 +234,7 @@ fn begin_all(
     Ok(())
 }
 
-/// What a panic said, behind a colon, if that was text.
+/// The text of a panic behind a colon; empty if its payload is no text.
 fn said(payload: &Box<dyn Any + Send>) -> String {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
@@ -262,7 +264,7 @@ where
         .map_err(|reason| StartError::handler(&reason))
 }
 
-/// A shard's thread: ten lines around `turn`.
+/// The body of a shard's thread: a loop around `turn`.
 fn run<P, V>(
     shard: u8,
     worker: Result<Worker<P, V>, StartError>,
@@ -285,7 +287,7 @@ where
     let _nobody_waits = report.send(Ok(Ready { shard: shard.into(), poster, buffers }));
     drop(report);
     let Ok(begin) = begun.recv() else { return Ok(()) };
-    // If this thread ends for whatever reason, the server does.
+    // When this thread ends, also by a panic, the server stops.
     let _guard = StopOnDrop { shared, shard };
     worker.listen(begin.listeners, begin.posters)?;
     while worker.turn().map_err(|error| error.to_string())? == Turn::GoOn {}

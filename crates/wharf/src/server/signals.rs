@@ -1,22 +1,22 @@
-//! The signals that ask a program to stop.
+//! The signals that stop a program.
 
 #[cfg(unix)]
 pub use unix::StopSignals;
 #[cfg(windows)]
 pub use windows::StopSignals;
 
-/// A signal that asks for the end.
+/// A stop signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopSignal {
-    /// SIGINT: Ctrl-C. On Windows also Ctrl-Break, and the closing of the console.
+    /// SIGINT (Ctrl-C). On Windows Ctrl-C, Ctrl-Break and the closing of the console.
     Interrupt,
-    /// SIGTERM: what a service manager sends.
+    /// SIGTERM, which service managers send. Never on Windows.
     Terminate,
 }
 
 impl StopSignal {
-    /// The signal's usual name.
+    /// The signal's name, such as `SIGINT`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -25,7 +25,7 @@ impl StopSignal {
         }
     }
 
-    /// The signal's number, which is the same on every Unix.
+    /// The signal's number, which is the same on every Unix: 2 or 15.
     #[must_use]
     pub fn number(self) -> i32 {
         match self {
@@ -47,9 +47,9 @@ mod unix {
     /// The stop signals of this process, from now on: they no longer end it, they are given here.
     #[derive(Debug)]
     pub struct StopSignals {
-        /// A byte for each signal that came.
+        /// Holds one byte for each caught signal.
         bytes: UnixStream,
-        /// The number of the last one.
+        /// The number of the last signal.
         last: Arc<AtomicUsize>,
     }
 
@@ -63,7 +63,8 @@ mod unix {
             let (bytes, writer) = UnixStream::pair()?;
             let last = Arc::new(AtomicUsize::new(0));
             for signal in [StopSignal::Interrupt, StopSignal::Terminate] {
-                // In this order: who reads the byte then finds the number.
+                // Handlers run in the order of registration: the number is stored before the byte is
+                // written.
                 let value = signal.number().unsigned_abs() as usize;
                 signal_hook::flag::register_usize(signal.number(), Arc::clone(&last), value)?;
                 signal_hook::low_level::pipe::register(signal.number(), writer.try_clone()?)?;
