@@ -1,13 +1,13 @@
-//! What handlers and others ask for by the interface, told to a simulation that watches.
+//! Requests through the public interface, reported to a simulation.
 //!
-//! A simulation's contract keeps a book of its own and trusts nothing that the engine keeps: each
-//! method of the interface that asks for something tells it here, before the engine notes it.
-//! Without the feature `sim` nothing is told, and the lines are gone.
+//! A simulation keeps records of its own to check the engine: each method of the interface that
+//! requests something reports it here, before it changes the engine's state. Without the feature `sim`
+//! the reports compile to nothing.
 
 use crate::vocabulary::id::LinkId;
 use std::time::Duration;
 
-/// What was asked for.
+/// A request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
     /// `Link::pause`.
@@ -20,45 +20,45 @@ pub(crate) enum Act {
     Abort,
     /// `Link::set_idle_timeout`.
     IdleTimeout(Duration),
-    /// `Input::take` and its like returned `None`: they want so many bytes, counted from the first
+    /// `Input::take` or a like method returned `None`: it needs so many bytes, counted from the first
     /// that was unread when the callback began.
     Wants(usize),
     /// `Input::defer` returned a reply, with so many bytes unread behind what it replies to.
     Defers { unread: usize },
     /// `Output::ensure` returned `false` for so many bytes.
     Ensures(usize),
-    /// An `on_writable` is owed: `Full`, `send_some`, `read_from`, `notify`.
+    /// An `on_writable` is due, by `Full`, `send_some`, `read_from` or `notify`.
     Owes,
-    /// An `on_writable` is owed because `Recipients::try_post` found others full.
+    /// An `on_writable` is due, because `Recipients::try_post` failed with `Full`.
     PostRefused,
     /// `Output::finish`.
     Finish,
-    /// `Output::set_limit_bytes` has set this.
+    /// `Output::set_limit_bytes` has set this limit.
     Limit(usize),
     /// `Reply::send` of so many bytes; `Reply::none` is one of 0 bytes.
     Reply(usize),
     /// `Reply::close` with so many bytes.
     ReplyAndClose(usize),
-    /// A reply was dropped, or was longer than what was set aside.
+    /// A reply was dropped, or was longer than the reserved bytes.
     ReplyDropped,
 }
 
-/// Of which link.
+/// The link of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whom {
-    /// That of the callback that runs.
+    /// The link of the running callback.
     Own,
     Link(LinkId),
     AllBut(Option<LinkId>),
 }
 
-/// The callback that runs asks for something of its own link.
+/// Reports a request of the running callback to its own link.
 #[inline]
 pub(crate) fn tell(act: Act) {
     tell_of(Whom::Own, act);
 }
 
-/// Something is asked for of a link, from wherever.
+/// Reports a request to a link, from any code.
 #[cfg(not(feature = "sim"))]
 #[inline]
 pub(crate) fn tell_of(_: Whom, _: Act) {}
@@ -86,7 +86,7 @@ mod told {
         }
     }
 
-    /// The links that the engine closed because they held what others waited for.
+    /// The links that the engine closed to revoke their loans or messages.
     #[derive(Debug, Default)]
     pub(crate) struct Revoked(Lock<Vec<LinkId>>);
 
@@ -100,7 +100,8 @@ mod told {
         }
     }
 
-    /// A simulation of this thread listens while it lives. Two at a time hear each other.
+    /// While it lives, requests on this thread are recorded. Two simulations on one thread would record
+    /// each other's.
     #[derive(Debug)]
     pub(crate) struct Watch(());
 
@@ -110,7 +111,7 @@ mod told {
             Self(())
         }
 
-        /// What was told since the last time.
+        /// Takes the recorded requests.
         #[expect(clippy::unused_self, reason = "only one that listens may ask")]
         pub(crate) fn take(&self) -> Vec<(Whom, Act)> {
             TOLD.take()

@@ -7,10 +7,10 @@
 //!   other links, other threads:  Handle ─► link(id) | all() ─► post
 //! ```
 //!
-//! A server has a fixed table of links (connections) and a fixed pool of buffers, divided among
-//! shards. A shard is a thread with a completion port of its own (io_uring or epoll on Linux, IOCP on
-//! Windows) and a worker context that your handler made on that thread. What a callback queues leaves
-//! at the end of the shard's turn: on io_uring in one system call for all links.
+//! A server has a fixed table of links (connections) and a fixed pool of buffers, divided among shards.
+//! A shard is a thread with its own completion port (io_uring or epoll on Linux, IOCP on Windows) and a
+//! worker context that your handler makes on that thread. At the end of its turn the shard submits what
+//! callbacks have queued; on io_uring one system call does that for all links.
 //!
 //! # Quickstart
 //!
@@ -18,7 +18,7 @@
 #![doc = include_str!("../examples/echo.rs")]
 //! ```
 //!
-//! A function is a handler, too:
+//! A function or a closure is a handler as well:
 //!
 //! ```no_run
 //! use wharf::{Input, Link, Result, Server};
@@ -32,8 +32,8 @@
 //! }
 //! ```
 //!
-//! `Builder::serve` is for programs that do nothing else. [`Builder::start`] returns at once with a
-//! [`RunningServer`], and its [`Handle`] works from any thread:
+//! `Builder::serve` is for programs that do nothing else. [`Builder::start`] returns a
+//! [`RunningServer`], whose [`Handle`] works from any thread:
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -76,19 +76,19 @@
 //!
 //! # The calling rule
 //!
-//! Take one message from the input, reply, return. What is left stays with the link, up to
-//! [`Builder::input_bytes`]; then the link is not read from. The handler is called again for it
+//! Take one message from the input, reply, return. The rest stays unread; at [`Builder::input_bytes`]
+//! of it the server stops reading from the link. The handler is called again for it
 //!
 //! - at once, if it took something;
-//! - when there is what it asked for: bytes by [`Input::take`] and its like, capacity by
+//! - when what it asked for is there: bytes by [`Input::take`] and its like, capacity by
 //!   [`Output::ensure`];
-//! - if it asked for nothing: when more came, or more may be queued.
+//! - if it asked for nothing: when more bytes arrived, or the output has more capacity.
 //!
 //! Each call finds the *grant*, capacity for a reply of [`Builder::grant_bytes`], whatever other links
-//! do. It follows that nothing is lost when an output is full, and that pausing and deferring need no
-//! queue of their own. [`Handler::on_receive`] has the rule in full.
+//! hold. So no input is lost when an output is full, and a pause or a deferred reply needs no queue of
+//! its own. [`Handler::on_receive`] has the rule in full.
 //!
-//! A handler that takes what is not whole keeps it in its state, and one that replies with more than
+//! A handler that takes part of a message keeps it in its state. A handler that replies with more than
 //! the grant asks for the capacity first:
 //!
 //! ```
@@ -113,30 +113,30 @@
 //!
 //! | to | see |
 //! | --- | --- |
-//! | write what a server does | [`Handler`]: when each callback is called, and what its error means |
+//! | write the server's callbacks | [`Handler`]: when each is called, and what its error does |
 //! | take messages | [`Input`]: [`line`](Input::line), [`take`](Input::take), [`frame`](Input::frame) |
 //! | cut a stream into frames | [`LengthPrefix`], [`Delimiter`], [`Lines`], [`FixedSize`], or a [`Decoder`] of one's own |
 //! | reply | [`Output`], and [`Payload`] for what can be sent |
 //! | reply later, from any thread | [`Input::defer`], [`Reply`] |
-//! | know and steer one link | [`Link`] |
+//! | inspect, pause or close a link | [`Link`] |
 //! | reach other links, from callbacks and any thread | [`Handle`], [`Recipients`], [`Message`] |
 //! | set limits, start | [`Server::builder`], [`Builder`], [`RunningServer`] |
-//! | know the memory beforehand | [`Builder::plan`], [`MemoryPlan`] |
+//! | compute the memory before the start | [`Builder::plan`], [`MemoryPlan`] |
 //! | know why a link ended | [`DisconnectReason`] |
-//! | watch | [`Stats`] |
+//! | read the counters | [`Stats`] |
 //! | handle errors | [`Error`], [`SendError`], [`PostError`], [`StartError`] |
 //!
 //! # When something runs out
 //!
 //! | what | what happens |
 //! | --- | --- |
-//! | links | connections wait in the system's backlog, or are closed at once: [`WhenFull`] |
-//! | an input ([`Builder::input_bytes`]) | the link is not read from until its handler takes some; a message that can never fit is [`TooLong`], which closes the link with [`Limit`](DisconnectReason::Limit) |
+//! | links | connections wait in the backlog of listen(2), or are closed: [`WhenFull`] |
+//! | an input ([`Builder::input_bytes`]) | the server stops reading from the link until its handler takes bytes; a longer message fails with [`TooLong`], which closes the link with [`Limit`](DisconnectReason::Limit) |
 //! | the lower half of an output | the handler is not called with input, which stays unread; posts are skipped and counted, or close the link: [`WhenSlow`] |
 //! | an output ([`Builder::output_bytes`]) | [`SendError::Full`]; returned by `?`, it closes the link with [`OutputFull`](DisconnectReason::OutputFull), after what is queued is sent |
-//! | buffers | each link still has one for input, and the grant for a reply; the rest is lent in order of waiting, and links that hold most without progress while others wait are closed: [`Builder::loan_wait`] |
-//! | buffers for posts | the post is skipped and counted; [`try_post`](Recipients::try_post) says so |
-//! | time | a link whose peer owes something for [`Builder::idle_timeout`] is closed, and one whose peer takes nothing of what is sent ([`Builder::stall_timeout`]), and one whose [`Reply`] does not come ([`Builder::answer_timeout`]); a peer that reads steadily, however slowly, is not |
+//! | buffers | each link still has one for input, and the grant for a reply; further ones are lent in the order of the requests, and when a link has waited for the loan wait, those that hold most without progress are closed: [`Builder::loan_wait`] |
+//! | buffers for posts | the post is skipped and counted; [`try_post`](Recipients::try_post) fails with [`Full`](PostError::Full) |
+//! | time | the server closes a link whose peer sends nothing for [`Builder::idle_timeout`] (unless `on_idle` keeps it), takes nothing of the output for [`Builder::stall_timeout`], or whose [`Reply`] is not sent for [`Builder::answer_timeout`]; a peer that reads slowly without a stop is not closed |
 //! | descriptors | accepting pauses for 10 ms, then retries; open links are not affected |
 //! | a panic in a callback | its link is reset, and the worker goes on with a new context |
 //!
@@ -144,23 +144,25 @@
 //!
 //! - Allocate on the message path after start: receive, take, send, post, defer, close, accept. What the
 //!   handler's own code allocates is its own.
-//! - Grow: each table, queue and pool has its limit from the start.
-//! - Call a handler under a lock, or twice at once for one link, or after `on_disconnect`.
+//! - Grow: each table, queue and pool has a fixed size.
+//! - Call a handler under a lock, run two callbacks of one link at the same time, or call one after
+//!   `on_disconnect`.
 //! - Send what a callback queued before the callback has returned.
-//! - Leave out a part of what a link's own handler queued, and go on.
+//! - Drop a part of what a link's own handler queued, and continue.
 //! - Close a socket that the kernel still writes to.
 //!
 //! # What it cannot do yet
 //!
-//! Connect to others: links are accepted only. A proxy uses sockets of std in threads of its own. Bytes
-//! that such a thread cannot take yet stay unread with their link, until it calls
-//! [`resume`](Recipients::resume); a post that is [`Full`](PostError::Full) it tries again later, since
-//! nothing tells a thread that a link has capacity again.
+//! Open connections: links are accepted only. A proxy uses sockets of std in threads of its own. Bytes
+//! that such a thread cannot take stay unread with their link, until it calls
+//! [`resume`](Recipients::resume). It retries a post that failed with [`Full`](PostError::Full) later:
+//! wharf does not notify threads of new capacity.
 //!
 //! # Logs
 //!
-//! The crate reports by `tracing`. At `DEBUG` it tells the error that a callback returned, with its
-//! text, of which `on_disconnect` has the kind; at `ERROR` why a server stops by itself.
+//! The crate logs with `tracing`. `DEBUG`: the text of each error that a callback returned
+//! (`on_disconnect` gets only its kind), and accepts that failed. `ERROR`: why a server stops, when
+//! `on_worker_start` has failed after a panic.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -205,7 +207,7 @@ pub use vocabulary::totals::Totals;
 pub use wharf_port::memory::Ledger;
 pub use worker::Worker;
 
-/// What may go to other threads.
+/// The types that may go to other threads.
 const _: () = {
     const fn send<T: Send + 'static>() {}
     const fn shared<T: Send + Sync + 'static>() {}
@@ -216,7 +218,7 @@ const _: () = {
     shared::<Error>();
 };
 
-/// The README's code is compiled with the documentation's.
+/// Compiles the README's code with the documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

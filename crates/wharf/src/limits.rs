@@ -1,4 +1,4 @@
-//! Every limit of a server, and the sum of the memory that they make.
+//! The settings of a server: defaults, ranges, and the memory that they add up to.
 
 use crate::shares::{Division, Needs};
 use crate::vocabulary::back_end::BackEnd;
@@ -16,7 +16,7 @@ pub(crate) struct Settings {
     pub(crate) back_end: Option<BackEnd>,
     pub(crate) shards: u32,
     pub(crate) links: u32,
-    /// `None`: as many as [`Needs::buffers_default`] says.
+    /// `None`: [`Needs::buffers_default`].
     pub(crate) buffers: Option<u32>,
     pub(crate) buffer_size_bytes: u32,
     pub(crate) input_bytes: u32,
@@ -26,38 +26,36 @@ pub(crate) struct Settings {
     pub(crate) loan_wait: Duration,
     pub(crate) stall: Duration,
     pub(crate) idle: Duration,
-    /// How long a deferred reply may be out.
+    /// The answer timeout.
     pub(crate) answer: Duration,
     pub(crate) when_slow: WhenSlow,
     /// The longest frame that the handler has declared.
     pub(crate) frame_max: usize,
     pub(crate) when_full: WhenFull,
     pub(crate) backlog: u32,
-    /// Packets that wait for one shard: posts from other threads, and connections from the
-    /// accepting shard.
+    /// Maximum of packets in a shard's inbox: posts, and connections from the accepting shard.
     pub(crate) inbox_capacity: u32,
 }
 
-/// Connections that the system completes before they are accepted; it caps it at
-/// net.core.somaxconn, 4,096 by default.
+/// The backlog of listen(2). Linux reduces it to net.core.somaxconn, 4,096 by default.
 const BACKLOG: u32 = 1024;
 const INBOX_CAPACITY: u32 = 4096;
-/// Messages that one link's queue can share with others; what comes above that is copied into
-/// buffers that the link can borrow, or left out.
+/// Maximum of shared messages in one link's queue. Further posts are copied into buffers that the link
+/// borrows, or skipped.
 pub(crate) const MESSAGES_PER_LINK: u32 = 4;
-/// So many links of a shard can share as many messages each; of more links each shares one, and the
-/// others while there are entries.
+/// Links of a shard for which there are entries for [`MESSAGES_PER_LINK`] messages each. Each further
+/// link has one entry.
 const LINKS_WITH_ALL_MESSAGES: u32 = 1_024;
-/// Bytes in a buffer for posts, where the others have more; but as one of the others there are no more
-/// of these than so many.
+/// Size of a buffer for posts, at most that of the others; at least an eighth of that, so that at most
+/// `POST_BUFFERS_MAX` take the memory of one other buffer.
 const POST_BUFFER_SIZE: u32 = 512;
 const POST_BUFFERS_MAX: u32 = 8;
-/// Posts to single links that one shard accepts at a time.
+/// Maximum of posts to single links that one shard has accepted and not sent.
 const POSTS_ACCEPTED_MAX: u32 = 2_048;
-/// A large buffer, to receive into, is so many others long, but no longer than that.
+/// A large receive buffer has the size of `LARGE_TIMES` others, at most `LARGE_SIZE_MAX`.
 const LARGE_TIMES: u32 = 16;
 const LARGE_SIZE_MAX: u32 = 32 * 1024;
-/// What all shards have of them.
+/// Memory of the large buffers of all shards: 3.5 MiB.
 const LARGE_BYTES: u32 = 14 << 18;
 const SHARDS_MAX: u32 = 256;
 const BUFFERS_MAX: u32 = 1 << 24;
@@ -90,7 +88,7 @@ impl Default for Settings {
 impl Settings {
     /// # Errors
     ///
-    /// All faults at once.
+    /// One error that names all faults.
     pub(crate) fn check(&self) -> Result<(), StartError> {
         let mut faults = Vec::new();
         let mut range = |name: &str, value: u32, low: u32, high: u32| {
@@ -112,8 +110,8 @@ impl Settings {
                 self.links, self.shards
             ));
         }
-        // Twice the grant: a callback comes while no more than half of the queue is unsent, and an
-        // echo of the buffer that it is given must fit then.
+        // Twice the grant: `on_receive` is called while up to half of the output limit is used, and the
+        // grant must fit then.
         let (name, grant) = match self.grant_bytes {
             Some(grant) if grant > self.buffer_size_bytes => ("grant_bytes", grant),
             _ => ("buffer_size_bytes", self.buffer_size_bytes),
@@ -137,7 +135,7 @@ impl Settings {
         if faults.is_empty() { Ok(()) } else { Err(StartError::settings(&faults)) }
     }
 
-    /// Says with figures that there are too few buffers, if so.
+    /// The fault of too few or too many buffers, with the numbers.
     fn buffers_that_lack(&self) -> Option<String> {
         let needs = self.needs();
         let (there, least) = (self.buffers(), needs.buffers_min());
@@ -158,49 +156,50 @@ impl Settings {
         self.links.div_ceil(self.shards)
     }
 
-    /// Bytes of unsent output above which a link is not called with input, and takes no posts.
+    /// The high-water mark: above so many used bytes of a link's output `on_receive` is not called, and
+    /// no post is queued.
     pub(crate) fn high_water_bytes(&self) -> u32 {
         (self.send_queue_bytes / 2).max(1)
     }
 
-    /// The grant, as callbacks have it: at least a whole buffer.
+    /// The grant in bytes; by default one buffer.
     pub(crate) fn grant_bytes(&self) -> u32 {
         self.grant_bytes.unwrap_or(self.buffer_size_bytes)
     }
 
-    /// Bytes in a buffer for posts. Each post takes whole ones, and most are short: so they are smaller
-    /// than the others, in as much memory.
+    /// Size of a buffer for posts. A post takes whole buffers and most posts are short, so these are
+    /// smaller than the others.
     pub(crate) fn post_buffer_size(&self) -> u32 {
         (self.buffer_size_bytes / POST_BUFFERS_MAX)
             .max(self.buffer_size_bytes.min(POST_BUFFER_SIZE))
     }
 
-    /// How many of them each sender of posts has: a shard, or all other threads together.
+    /// Number of buffers for posts of each sender: a shard, or all other threads together.
     pub(crate) fn post_buffers(&self) -> u32 {
         let bytes = u64::from(self.division().posts) * u64::from(self.buffer_size_bytes);
         let count = bytes.div_ceil(u64::from(self.post_buffer_size()));
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// Those that posts of one link's callbacks may take in a turn: the longest message, and a quarter of
-    /// what its shard has for posts.
+    /// Buffers that posts of one link's callbacks may take in a turn: a quarter of the shard's, or what
+    /// the longest post needs if that is more.
     pub(crate) fn post_budget(&self) -> u32 {
         let longest = self.high_water_bytes().div_ceil(self.post_buffer_size());
         (self.post_buffers() / 4).max(longest)
     }
 
-    /// Posts to single links that one shard accepts before it has queued and sent them: as many as
-    /// there can be messages, each of which takes a buffer, but no more than so many.
+    /// Maximum of posts to single links that one shard has accepted and not sent: as many as there are
+    /// buffers for posts, at most [`POSTS_ACCEPTED_MAX`].
     pub(crate) fn post_entries(&self) -> u32 {
         self.post_buffers().saturating_mul(self.shards + 1).min(POSTS_ACCEPTED_MAX)
     }
 
-    /// The longest message that can be posted.
+    /// The longest post in bytes.
     pub(crate) fn post_bytes_max(&self) -> usize {
         self.high_water_bytes() as usize
     }
 
-    /// Buffers for links and posts, the windows apart.
+    /// Buffers for links and posts, without those of the ports.
     pub(crate) fn buffers(&self) -> u32 {
         self.buffers.unwrap_or_else(|| self.needs().buffers_default())
     }
@@ -221,21 +220,22 @@ impl Settings {
         self.needs().divide(self.buffers())
     }
 
-    /// The buffers of one sender of posts: a shard, or all other threads together.
+    /// The pool of one sender of posts: a shard, or all other threads together.
     pub(crate) fn post_pool(&self) -> MessagePoolConfig {
         let mut pool = MessagePoolConfig::new(self.post_buffers());
         pool.buffer_size_bytes = self.post_buffer_size();
         pool
     }
 
-    /// How many large buffers a shard has to receive into, and their size: its part of 3.5 MiB, at
-    /// most a quarter of what its other buffers have. None if those are as large.
+    /// Number and size of a shard's large receive buffers: its part of [`LARGE_BYTES`], at most a
+    /// quarter of the memory of its other buffers. None if they would be less than twice as large as
+    /// the others.
     fn large_buffers(&self) -> (u32, u32) {
         let size = (LARGE_TIMES * self.buffer_size_bytes).min(LARGE_SIZE_MAX);
         let others = u64::from(self.division().pool()) * u64::from(self.buffer_size_bytes);
         let most = u32::try_from(others / 4 / u64::from(size)).unwrap_or(u32::MAX);
         let count = (LARGE_BYTES / size / self.shards).min(most);
-        // A port may lend half of them.
+        // A port uses half of them at most, so it needs two.
         let are_of_use = size >= 2 * self.buffer_size_bytes && count >= 2;
         if are_of_use { (count, size) } else { (0, 0) }
     }
@@ -258,14 +258,14 @@ impl Settings {
         port
     }
 
-    /// Descriptors that the server may have open at once.
+    /// Maximum of descriptors that the server has open.
     pub(crate) fn files(&self, listeners: u32) -> u64 {
-        // Standard streams and what the program itself opens; a ring or epoll and an eventfd a
-        // shard; and as many connections as can be between the system and the table.
+        // 64 for the program's own files; 4 for each shard: a ring or an epoll, an eventfd, and
+        // accepted connections that have no slot yet.
         64 + u64::from(self.links) + u64::from(listeners) + 4 * u64::from(self.shards)
     }
 
-    /// These settings, each within its range.
+    /// These settings, each clamped to its range.
     fn in_range(&self) -> Self {
         let bytes = |bytes: u32| bytes.clamp(1, 1 << 30);
         Self {
@@ -280,7 +280,7 @@ impl Settings {
         }
     }
 
-    /// A plan can be asked for before anything is checked, so it is made of settings in range.
+    /// The memory of these settings, clamped to their ranges, because `Builder::plan` checks nothing.
     pub(crate) fn plan(&self, link_size_bytes: usize, listeners: u32) -> MemoryPlan {
         self.in_range().plan_in_range(link_size_bytes, listeners)
     }
@@ -308,14 +308,15 @@ impl Settings {
                 ("ports", shards * wharf_port::table_size_bytes(&self.port(listeners))),
                 ("room to copy a message together", shards * u64::from(self.input_bytes)),
                 ("inboxes", shards * u64::from(self.inbox_capacity) * 96),
-                // Touched pages of a thread that handles messages; what handlers do comes on top.
+                // The pages that a shard's thread touches; those of the handler's own calls are added
+                // to it.
                 ("stacks", shards * 64 * 1024),
             ],
         }
     }
 }
 
-/// The memory that a server takes at start, as a sum with named terms.
+/// The memory that a server allocates at start, as a sum with named terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
     terms: Vec<(&'static str, u64)>,
@@ -324,18 +325,18 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// What for, and how many bytes.
+    /// The terms: the purpose and the bytes.
     pub fn terms(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.terms.iter().copied()
     }
 
-    /// Buffers that are guaranteed to links, all together.
+    /// Number of buffers that are guaranteed to links.
     #[must_use]
     pub fn guaranteed_buffers(&self) -> u64 {
         self.guaranteed_buffers
     }
 
-    /// Buffers that are lent to links.
+    /// Number of buffers that can be lent to links.
     #[must_use]
     pub fn surplus_buffers(&self) -> u64 {
         self.surplus_buffers

@@ -1,18 +1,18 @@
-//! The types that a server's handler brings with it, under one name.
+//! The types of a server's handler, under one name.
 
 use crate::handler::Handler;
 use std::marker::PhantomData;
 
-/// What the engine is generic over.
+/// The parameter over which the engine is generic.
 pub(crate) trait Service: 'static {
     type Handler: Handler<Self::State, Self::Context>;
-    /// What the handler keeps for a link.
+    /// The state of a link.
     type State: Send + 'static;
-    /// What it keeps for a worker thread.
+    /// The context of a worker.
     type Context: 'static;
 }
 
-/// The types of a handler with this link state and this worker context.
+/// The types of the handler `H` with link state `S` and worker context `W`.
 pub(crate) struct ServiceOf<H, S, W>(PhantomData<H>, PhantomData<fn() -> (S, W)>);
 
 impl<H, S, W> Service for ServiceOf<H, S, W>

@@ -1,6 +1,6 @@
-//! Who may use which buffer: guarantee and loan. Every rule about it is on this page.
+//! The division of a shard's buffers: guarantees and loans. All rules about it are in this comment.
 //!
-//! The buffers of a shard are divided once, at start:
+//! The start divides the buffers of a shard:
 //!
 //! ```text
 //!   receive window  +  guarantees  +  surplus  =  the shard's pool
@@ -9,95 +9,97 @@
 //!                       output, for each link)
 //! ```
 //!
-//! 1. Each link is **guaranteed** one buffer of unread input and the *grant* of unsent output,
-//!    whatever other links do. Nobody else ever takes these.
-//! 2. What a link holds beyond its guarantee is a **loan** out of the surplus. Loans of input are at
-//!    most half of the surplus, and always leave what the longest output needs: so a link that
-//!    holds a whole message can borrow what the answer needs, and never waits for one that waits
-//!    for it.
-//! 3. While there is plenty ([`Shares::is_tight`] says no), links receive as fast as bytes come,
-//!    up to their input credit, and what that takes is charged afterwards. What is lent so always
-//!    leaves what the longest message needs: else many links could hold parts of messages of which
-//!    none can be completed. What can come before a link is told to stop is twice the window, so loans
-//!    are *tight* from the moment when less than that is left; until all have stopped the port gets no
-//!    more buffers than can be lent. Then a link receives one buffer at a time: the guaranteed one
-//!    freely, further ones against a loan. What the message needs that its handler waits for is lent
-//!    as a whole, or not at all; to a handler that waits for none, buffer by buffer.
-//! 4. Where a loan is refused the link **waits**, in order of asking; one that needs a loan for its
-//!    answer and holds one of input, which it will then give back, comes before all others. What the
-//!    first one needs is set aside for it; others may borrow the rest.
-//! 5. When a link has waited for `loan_wait`, those that have held most beyond their guarantee for
-//!    the longest without progress are closed, as many as it takes ([`choose_victims`]). Progress is
-//!    a loan of input that shrinks, and output that the peer's system acknowledges. A link that
-//!    waits for nothing but a loan for its own answer is spared, unless all that hold loans do;
-//!    those that wait for a loan to receive the rest of a message are closed last, and only as many
-//!    as the first of them needs.
-//! 6. Posted messages and broadcasts have an account of their own, divided equally among those that
-//!    post: each shard, and all other threads together. A receiver pays one entry, whatever the
-//!    length. A post never takes a guarantee: where no room would be left for the grant, it is left
-//!    out and counted. A link that reads too slowly shares few messages, and has copies of the
-//!    others as loans. Where a post is refused because messages do not come home, the link that
-//!    keeps one and has made no progress for longest is closed, if that is `loan_wait` at least.
-//! 7. If loans have gone beyond the surplus all the same, the window pays: it is not refilled
-//!    beyond what is left of it ([`Shares::window`]), and guarantees stay whole.
+//! 1. Each link is **guaranteed** one buffer of unread input and the *grant* of unsent output, whatever
+//!    other links hold. No other link takes these.
+//! 2. What a link holds beyond its guarantee is a **loan** from the surplus. Loans of input are limited
+//!    to half of the surplus, or to what the longest message needs (plus 3 buffers) if that is more,
+//!    and always leave what the longest output needs. So a link that holds a whole message can borrow
+//!    the buffers for its reply, and two links do not wait for each other.
+//! 3. While loans are not *tight* ([`Shares::is_tight`]), links receive without a request, up to their
+//!    input credit, and the received buffers are counted as loans afterwards. These loans must leave
+//!    what the longest message needs: otherwise many links could hold parts of messages of which none
+//!    can be completed. Before a cancelled receive ends, up to twice the window can arrive, so loans
+//!    become tight when less than that is left, and until all cancelled receives have ended the port
+//!    gets only buffers that can be lent. While loans are tight, a link receives one buffer at a time:
+//!    the guaranteed one without a request, further ones against a loan. The loan for a message that a
+//!    handler waits for is granted whole or not at all; a handler that waits for no message is lent one
+//!    buffer at a time.
+//! 4. A link whose loan cannot be granted **waits**; loans are granted in the order of the requests. A
+//!    link that needs a loan for its reply and holds one of input, which it releases with the reply,
+//!    goes to the front. What the first waiter needs is reserved for it; others may borrow the rest.
+//! 5. When a link has waited for `loan_wait`, the shard closes the links with the greatest product of
+//!    borrowed buffers and time without progress, until the waiting links can borrow
+//!    ([`choose_victims`]). Progress is that the handler takes input or that borrowed input shrinks,
+//!    and output that the peer's system acknowledges. A link that waits only for a loan for its own
+//!    reply, or for a deferred reply, is not closed, unless all that hold loans do. Links that wait for
+//!    a loan to receive the rest of a message are closed last, and only as many as the first waiter
+//!    needs.
+//! 6. Posted messages and broadcasts have pools of their own, of equal size: one for each shard and one
+//!    for all other threads. A receiver with nothing unsent shares the message, for one entry of its
+//!    shard's table. A receiver with unsent bytes gets a copy in buffers that it borrows; if it cannot
+//!    borrow, it shares up to four messages and misses the others. A copy leaves the grant free. If a
+//!    pool is used up, each shard closes the link that holds a shared message and has made no progress
+//!    for longest, if that is at least `loan_wait`.
+//! 7. If loans exceed the surplus nevertheless, the port gets fewer buffers: the excess is subtracted
+//!    from the window ([`Shares::window`]), and guarantees are not affected.
 
 use std::time::Duration;
 
-/// How the buffers of a server are divided. All figures are buffers.
+/// The division of a server's buffers. All numbers are buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Division {
     pub(crate) shards: u32,
     /// Links in one shard.
     pub(crate) links: u32,
-    /// What each link is guaranteed for unsent output.
+    /// Guaranteed to each link for unsent output.
     pub(crate) grant: u32,
-    /// What one shard lends to its links.
+    /// Lent by one shard to its links.
     pub(crate) surplus: u32,
-    /// The most of it that is lent for input.
+    /// Maximum of the surplus that is lent for input.
     pub(crate) surplus_input: u32,
     /// The longest loan for a message.
     pub(crate) message: u32,
-    /// What one shard lends to its port.
+    /// For the port of one shard, to receive into.
     pub(crate) window: u32,
-    /// What each of the senders of posts has: every shard, and all other threads together.
+    /// For posts of each sender: a shard, or all other threads together.
     pub(crate) posts: u32,
 }
 
-/// What the division is made from, all of it in buffers.
+/// The parameters of the division, in buffers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs {
     pub(crate) shards: u32,
     /// Links in one shard.
     pub(crate) links: u32,
     pub(crate) grant: u32,
-    /// The most input and the most output that one link can hold.
+    /// Maximum input and output of one link.
     pub(crate) input_max: u32,
     pub(crate) output_max: u32,
-    /// The longest message that can be posted.
+    /// The longest post.
     pub(crate) post_max: u32,
 }
 
-/// The window is this part of what is lent for input unasked, so that loans are not tight at rest:
-/// they cease to be when three times the window can be lent so.
+/// The window is a quarter of the loans without a request, so that a shard without loans is not tight:
+/// loans cease to be tight when three windows can be lent without a request.
 const WINDOW_PART: u32 = 4;
-/// Some hundred buffers keep a core busy and stay in its cache.
+/// Maximum of the window: 256 buffers keep a core busy and stay in its cache.
 const WINDOW_MAX: u32 = 256;
-/// The default leaves each shard this surplus, so that a bulk transfer does not meet its end.
+/// The surplus of a shard by default, so that a bulk transfer does not exhaust it.
 const SURPLUS_DEFAULT: u32 = 512;
 
 impl Needs {
-    /// The smallest surplus: one link can have full input and full output.
+    /// The smallest surplus: one link can hold full input and full output.
     fn surplus_min(&self) -> u32 {
         self.output_loan().saturating_add(self.surplus_input_min())
     }
 
-    /// One message can be lent what it needs, and beside that loans are not tight at rest.
+    /// The longest message can be lent, and a shard without loans is not tight.
     fn surplus_input_min(&self) -> u32 {
         self.message_loan().saturating_add(WINDOW_PART - 1)
     }
 
-    /// The longest loan for a message: of the buffer in which it begins, which is guaranteed, as good as
-    /// all can be consumed.
+    /// The longest loan for a message. The guaranteed buffer does not count: all but one byte of it may
+    /// belong to the message before.
     fn message_loan(&self) -> u32 {
         self.input_max
     }
@@ -115,22 +117,22 @@ impl Needs {
         self.shards + 1
     }
 
-    /// The fewest buffers with which a server of this shape starts.
+    /// The fewest buffers with which a server with these parameters starts.
     pub(crate) fn buffers_min(&self) -> u32 {
         self.with_surplus(self.surplus_min())
     }
 
-    /// How many buffers a server of this shape has by default: 10,000, or what its guarantees, a
-    /// surplus for each shard and the posts' account add up to.
+    /// The default number of buffers: 10,000, or if that is more, the sum of the guarantees, the
+    /// default surplus of each shard and the buffers for posts.
     pub(crate) fn buffers_default(&self) -> u32 {
         self.with_surplus(self.surplus_min().max(SURPLUS_DEFAULT)).max(10_000)
     }
 
-    /// The fewest buffers of which this surplus is left for each shard.
+    /// The fewest buffers with this surplus for each shard.
     fn with_surplus(&self, surplus: u32) -> u32 {
         let links = self.guarantees().saturating_add(self.shards.saturating_mul(surplus));
         let posts = self.senders().saturating_mul(self.post_max);
-        // Posts have an eighth of all, or what they need at least.
+        // Posts have an eighth of all buffers, or what the longest post needs for each sender.
         links.saturating_add(posts).max(links.saturating_add(links.div_ceil(7)).saturating_add(1))
     }
 
@@ -150,12 +152,12 @@ impl Needs {
 }
 
 impl Division {
-    /// What the links of one shard are guaranteed.
+    /// Buffers guaranteed to the links of one shard.
     pub(crate) fn guarantees(&self) -> u32 {
         self.links.saturating_mul(1 + self.grant)
     }
 
-    /// The buffers of one shard's pool: one more than the shares, which the port can always have.
+    /// The buffers of one shard's pool: the shares, and one that is always for the port.
     pub(crate) fn pool(&self) -> u32 {
         let shares = self.guarantees().saturating_add(self.surplus);
         self.window.saturating_add(shares).saturating_add(1)
@@ -165,13 +167,13 @@ impl Division {
 /// The buffers that one link holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// Of unread input, and promised to a receive.
+    /// Of unread input, and lent to a receive that has not filled them.
     pub(crate) input: u32,
     /// Of unsent output.
     pub(crate) output: u32,
 }
 
-/// What of it is lent.
+/// The buffers that a link has borrowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Loan {
     pub(crate) input: u32,
@@ -184,17 +186,17 @@ impl Loan {
     }
 }
 
-/// What a look at the account has found.
+/// A change of the tight state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     None,
     /// Loans have just become tight.
     Tight,
-    /// Loans are plenty again.
+    /// Loans have ceased to be tight.
     Plenty,
 }
 
-/// The account of one shard: what is lent, and what can be.
+/// The loans of one shard.
 #[derive(Debug)]
 pub(crate) struct Shares {
     division: Division,
@@ -212,7 +214,7 @@ impl Shares {
         self.division.grant
     }
 
-    /// What of it is a loan.
+    /// The part of `held` that is a loan.
     pub(crate) fn loan(&self, held: Held) -> Loan {
         Loan {
             input: held.input.saturating_sub(1),
@@ -220,63 +222,63 @@ impl Shares {
         }
     }
 
-    /// A link that held `before` holds `after`.
+    /// Counts a link that held `before` and now holds `after`.
     pub(crate) fn settle(&mut self, before: Held, after: Held) {
         let (old, new) = (self.loan(before), self.loan(after));
         self.lent.input = self.lent.input + new.input - old.input;
         self.lent.output = self.lent.output + new.output - old.output;
     }
 
-    /// What can be lent, beside `reserved` that somebody waits for.
+    /// Buffers that can be lent, `reserved` for a waiter excluded.
     pub(crate) fn lendable(&self, reserved: u32) -> u32 {
         self.division.surplus.saturating_sub(self.lent.total()).saturating_sub(reserved)
     }
 
-    /// What of that can be lent for input.
+    /// Buffers that can be lent for input.
     pub(crate) fn lendable_input(&self, reserved: u32) -> u32 {
         self.lendable(reserved).min(self.division.surplus_input.saturating_sub(self.lent.input))
     }
 
-    /// What of that can be lent to who does not say what its message needs: the longest message finds
-    /// its loan all the same.
+    /// Buffers that can be lent for input without a request, so that the loan for the longest message
+    /// remains.
     pub(crate) fn lendable_unasked(&self, reserved: u32) -> u32 {
         self.lendable_input(reserved).saturating_sub(self.division.message)
     }
 
-    /// The longest loan for input that a link can be lent beside what it holds.
+    /// The longest further loan for input of a link that holds `held`.
     pub(crate) fn input_loan_max(&self, held: Held) -> u32 {
         self.division.surplus_input.saturating_sub(self.loan(held).input)
     }
 
-    /// How many more buffers of output a link may take.
+    /// Buffers of output that the link may still take.
     pub(crate) fn output_allowance(&self, held: Held, reserved: u32) -> u32 {
         self.division.grant.saturating_sub(held.output) + self.lendable(reserved)
     }
 
-    /// Whether a callback for the link finds its grant.
+    /// Whether the link may still take the grant.
     pub(crate) fn has_grant(&self, held: Held, reserved: u32) -> bool {
         self.output_allowance(held, reserved) >= self.division.grant
     }
 
-    /// How many more buffers of output a post to the link may take: the grant stays free.
+    /// Buffers of output that a post may take, so that the grant stays free.
     pub(crate) fn post_allowance(&self, held: Held, reserved: u32) -> u32 {
         self.output_allowance(held, reserved).saturating_sub(self.division.grant)
     }
 
-    /// How many more buffers of output the link needs to be lent to take `buffers`.
+    /// The further loan of a link that takes `buffers` of output.
     pub(crate) fn output_need(&self, held: Held, buffers: u32) -> u32 {
         let with = Held { output: held.output.saturating_add(buffers), ..held };
         self.loan(with).output - self.loan(held).output
     }
 
-    /// Whether loans are short, so that links take turns and ask for each buffer.
+    /// Whether loans are tight: links receive one buffer at a time, against loans.
     pub(crate) fn is_tight(&self) -> bool {
         self.tight
     }
 
-    /// Looks whether loans have become tight, or plenty again.
+    /// Updates the tight state.
     pub(crate) fn look(&mut self) -> Change {
-        // Half as much again ends it, so that it does not come and go.
+        // Hysteresis: begins below 2 windows, ends at 3.
         let margin = self.division.window * if self.tight { 3 } else { 2 };
         let was_tight = self.tight;
         self.tight = self.lendable_unasked(0) < margin;
@@ -287,7 +289,7 @@ impl Shares {
         }
     }
 
-    /// How many buffers the port may have now.
+    /// Buffers that the port may have now.
     pub(crate) fn window(&self) -> u32 {
         let beyond = self.lent.total().saturating_sub(self.division.surplus);
         self.division.window.saturating_sub(beyond).max(1)
@@ -298,7 +300,7 @@ impl Shares {
         self.lent
     }
 
-    /// What lacks so that all of `needed` can be lent.
+    /// Buffers that must be released before all of `needed` can be lent.
     pub(crate) fn lack(&self, needed: Loan) -> Lack {
         Lack {
             input: needed.input.saturating_sub(self.lendable_input(0)),
@@ -307,17 +309,17 @@ impl Shares {
     }
 }
 
-/// Buffers that must come back before somebody who waits can borrow.
+/// Buffers that must be released before a waiter can borrow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lack {
     /// Of loans for input.
     pub(crate) input: u32,
-    /// Of loans in either direction, the former among them.
+    /// Of loans in either direction, `input` included.
     pub(crate) all: u32,
 }
 
 impl Lack {
-    /// Whether it is less once `loan` comes back.
+    /// Whether the release of `loan` reduces it.
     fn shrinks_by(self, loan: Loan) -> bool {
         (self.input > 0 && loan.input > 0) || (self.all > 0 && loan.total() > 0)
     }
@@ -335,19 +337,19 @@ impl Lack {
 pub(crate) struct Borrower {
     pub(crate) index: u32,
     pub(crate) loan: Loan,
-    /// How long it has made no progress.
+    /// Time without progress.
     pub(crate) stalled: Duration,
     pub(crate) standing: Standing,
 }
 
-/// What keeps a link from giving back what it was lent; who comes first here is closed first.
+/// Why a link does not release its loan, in the order in which links are closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Standing {
-    /// Its peer.
+    /// Its peer or its handler.
     Holds,
-    /// A loan to receive the rest of a message.
+    /// It waits for a loan to receive the rest of a message.
     WaitsForInput,
-    /// Nothing but a loan for its own answer.
+    /// It waits for a loan for its own reply, or for a deferred reply.
     WaitsToAnswer,
 }
 
@@ -357,11 +359,12 @@ impl Borrower {
     }
 }
 
-/// Chooses those that are closed so that others can borrow: most buffers × time first, as many as
-/// it takes, and none that would not help. Moves them to the front and says how many they are.
+/// Chooses the links to close so that others can borrow: by standing, then by buffers × time without
+/// progress, until nothing lacks, and none whose loan would not help. Moves them to the front and
+/// returns their number.
 ///
-/// `lack` is what all lack that have waited too long, and `first` what the first of them does. Those
-/// that wait for a loan themselves are closed for the first only: they make room for each other.
+/// `lack` is for all waiters that have waited for `loan_wait`, `first` for the first waiter. Links that
+/// wait for a loan themselves are closed only for the first waiter.
 pub(crate) fn choose_victims(borrowers: &mut [Borrower], lack: Lack, first: Lack) -> usize {
     borrowers.sort_unstable_by_key(|borrower| {
         (borrower.standing, std::cmp::Reverse(borrower.weight()), borrower.index)

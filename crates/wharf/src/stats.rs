@@ -1,4 +1,4 @@
-//! Live counters: each shard writes its own, anybody reads the sum.
+//! Live counters: each shard writes its own, any thread reads the sum.
 
 use crate::vocabulary::reason::DisconnectReason;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,12 +33,12 @@ pub(crate) struct ShardStats {
     pub(crate) waits: Counter,
 }
 
-/// A number that one thread raises and all may read.
+/// A counter that one thread writes and all threads may read.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
-    /// Raises the count; only the owner thread calls this, so a plain load and store do.
+    /// Only the owner thread calls this, so a load and a store suffice.
     pub(crate) fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Relaxed);
     }
@@ -52,78 +52,79 @@ impl Counter {
     }
 }
 
-/// What a server has counted since it started. Counts only rise; a reader who wants a rate
-/// subtracts two readings.
+/// The counters of a server since its start. They only rise, except the current numbers of links and
+/// buffers; for a rate, subtract two readings.
 ///
-/// The figures are read one after another while the shards go on, so they may be a moment apart.
+/// The counters are read one after another while the shards run, so they are not of the same instant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Links that are open or closing now.
+    /// Slots in use now: links that are open or closing, and connections on the way to their shard.
     pub links: u32,
-    /// The most links there can be.
+    /// Maximum number of links.
     pub links_limit: u32,
-    /// Who holds the shards' buffers now; large ones, to receive bulk into, are not among them.
+    /// The shards' buffers by owner now, without the large receive buffers.
     pub buffers: Ledger,
-    /// Who holds the buffers for posted and broadcast messages now.
+    /// The buffers for posts and broadcasts by owner now.
     pub post_buffers: Ledger,
-    /// Connections taken from the system.
+    /// Accepted connections.
     pub accepted: u64,
-    /// Connections closed at once because the table was full, or a shard too far behind.
+    /// Connections closed without a link because no slot was free or a shard's inbox was full.
     pub refused_full: u64,
-    /// Connections closed at once because the server was stopping.
+    /// Connections closed without a link because the server was stopping.
     pub refused_stopping: u64,
-    /// Accepts that the system refused, for want of descriptors for example.
+    /// Accepts that failed, for lack of descriptors for example, and connections that the port could
+    /// not take.
     pub accept_failures: u64,
-    /// Connections that were gone before they were accepted.
+    /// Connections that the peer aborted before they were accepted.
     pub accept_aborts: u64,
     /// Connections for which `on_connect` succeeded.
     pub connects: u64,
-    /// Connections that `on_connect` refused.
+    /// Connections whose `on_connect` failed or panicked.
     pub rejects: u64,
     /// Links closed, by reason, in the order of [`DisconnectReason::ALL`].
     pub(crate) closes: [u64; DisconnectReason::ALL.len()],
-    /// Links closed by force because a drain ran out of time.
+    /// Links force-closed at the drain timeout.
     pub cut: u64,
     /// Calls of `on_receive`.
     pub received_messages: u64,
     /// Bytes received.
     pub received_bytes: u64,
-    /// Messages queued to links, one for each receiver of a broadcast.
+    /// Messages queued on links; a broadcast counts once for each receiver.
     pub sent_messages: u64,
-    /// Bytes handed to the system to be sent.
+    /// Bytes that sends passed to the kernel.
     pub sent_bytes: u64,
-    /// Messages of handlers to their own links that found no capacity.
+    /// Sends of handlers to their own links that failed, with any [`SendError`](crate::SendError).
     pub send_refusals: u64,
-    /// Posts that links missed for want of capacity, each counted for each link.
+    /// Posts that links missed for lack of capacity, counted once for each link.
     pub missed: u64,
-    /// Links closed because they held buffers beyond their guarantee without progress, while
-    /// others waited for some: see [`Builder::loan_wait`](crate::Builder::loan_wait).
+    /// Links closed because they held borrowed buffers or posted messages without progress while others
+    /// lacked buffers: see [`Builder::loan_wait`](crate::Builder::loan_wait).
     pub loans_revoked: u64,
-    /// Panics in the handler.
+    /// Panics of callbacks and of drops of link states.
     pub handler_panics: u64,
-    /// Receives that waited because no buffer was free.
+    /// Receives that waited for a free buffer.
     pub receive_pauses: u64,
     /// One entry for each worker.
     pub workers: Vec<WorkerStats>,
 }
 
-/// What one worker has done.
+/// The counters of one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerStats {
-    /// Links it has now.
+    /// Slots in use now: see [`Stats::links`].
     pub links: u32,
-    /// Turns: batches of completions.
+    /// Turns of the worker's loop; each handles one batch of completions.
     pub turns: u64,
-    /// Completions that they brought.
+    /// Completions that the port returned.
     pub completions: u64,
-    /// Handler calls.
+    /// Calls of the handler for links.
     pub calls: u64,
-    /// Nanoseconds of wall time outside of the port's dequeue. What the kernel does for sends and
-    /// receives is in it on epoll and mostly not on io_uring, so compare it with itself only.
+    /// Wall time outside of the port's dequeue, in nanoseconds. It includes the kernel's work for sends
+    /// and receives on epoll, and mostly not on io_uring, so do not compare it between back ends.
     pub busy_ns: u64,
-    /// System calls that waited for or looked for completions.
+    /// System calls to wait or poll for completions.
     pub waits: u64,
 }
 

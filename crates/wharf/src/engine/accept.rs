@@ -1,7 +1,7 @@
-//! Accepting: one shard accepts for all and hands each connection to the shard with the fewest.
+//! Accepting: shard 0 accepts for all, and assigns each connection to the shard with the fewest links.
 //!
-//! So the table's limit is exact for the server as a whole, whichever shard a link lands on, and
-//! full shards never leave connections waiting that another one has room for.
+//! So the limit of links is exact for the server as a whole, and no connection waits while another
+//! shard has free slots.
 
 pub(super) mod acceptor;
 
@@ -15,12 +15,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use wharf_port::port::{End, Key, Operation, OperationKind, Outcome, Poster, Shots, Socket};
 
-/// How long accepting rests after the system has run out of descriptors or memory: tried again at
-/// once it would fail again, some hundred thousand times a second.
+/// Delay before the next accept after one failed (EMFILE, ENOMEM): an immediate retry would fail again,
+/// and use up the CPU.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Gives the listening sockets, and every shard's inbox, to this shard.
+    /// Sets the listening sockets and the posters of all shards; only shard 0 gets listeners.
     pub(crate) fn listen(
         &mut self,
         listeners: Vec<P::Listener>,
@@ -28,7 +28,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     ) -> Result<(), String> {
         self.acceptor.posters = posters;
         for (number, listener) in (0_u64..).zip(listeners) {
-            // Links' keys have a generation in their upper half, which is never 0.
+            // Keys of links have a generation above 0 in their upper half, keys of listeners 0.
             let socket = self
                 .port
                 .associate_listener(listener, Key(number))
@@ -40,8 +40,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 retry_at: None,
             });
         }
-        // As many as can be accepted before a cancel takes effect, about: what one turn brings, and
-        // the backlog.
+        // About as many as can be accepted before a cancel takes effect: one turn's completions and the
+        // backlog.
         let listeners = self.acceptor.listeners.len();
         let backlog = self.core.shared.settings.backlog as usize;
         self.acceptor.waiting.reserve(if listeners == 0 { 0 } else { listeners + backlog + BATCH });
@@ -49,10 +49,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         Ok(())
     }
 
-    /// Gives places to connections that wait for one, and arms the listeners if there are more.
+    /// Assigns waiting connections, and submits accepts while slots are free.
     ///
-    /// With plenty of room an accept stays armed for as many as come. Near the limit each takes
-    /// one connection at a time, so that the others stay in the backlog.
+    /// With more free slots than the backlogs hold, the accepts are multishot. Near the limit each
+    /// accepts one connection, so that the others stay in the backlog.
     pub(super) fn accept_more(&mut self) {
         if self.acceptor.listeners.is_empty() || self.drain.is_due() {
             return;
@@ -64,7 +64,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let at_once = settings.backlog.saturating_mul(listeners);
         let mut room = self.core.shared.room();
         if waits && (room == 0 || !self.acceptor.waiting.is_empty()) {
-            // Say that room is wanted, then look again: see `Shared::give_place_back`.
+            // Store the flag, then count again: see `Shared::release_slot`.
             self.core.shared.room_wanted.store(true, Ordering::SeqCst);
             room = self.core.shared.room();
             self.place_waiting();
@@ -78,7 +78,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 listener.cancelling = true;
                 self.port.cancel(socket, OperationKind::Accept);
             }
-            // A rest that is over is forgotten, also where there is no room: nobody waits for it.
+            // Clear an expired retry time also without free slots, or it keeps waking the shard.
             listener.retry_at = listener.retry_at.filter(|time| *time > now);
             if listener.armed.is_some() || listener.retry_at.is_some() || !may_take {
                 continue;
@@ -89,7 +89,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Gives places to connections that wait for one, those first that came first.
+    /// Assigns waiting connections in their order.
     fn place_waiting(&mut self) {
         self.acceptor.place_at = None;
         for _ in 0..self.acceptor.waiting.len() {
@@ -120,7 +120,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 if let End::Failed(error) = end {
                     listener.retry_at = Some(self.core.now.after(RETRY_AFTER));
                     self.core.stats().accept_failures.add(1);
-                    tracing::debug!(%error, "accepting rests");
+                    tracing::debug!(%error, "accept failed, retrying in 10 ms");
                 }
             }
             Outcome::Closed => listener.socket = None,
@@ -128,10 +128,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// A place for a connection, now or when there is one; or it is closed, as the setting says.
+    /// Assigns a connection to a shard. Without a free slot it waits, or is closed, as `when_full`
+    /// says.
     fn admit(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
         if self.drain.is_due() {
-            // None would get a place any more.
+            // A stopping server opens no links; the drop closes the connection.
             return self.core.stats().refused_stopping.add(1);
         }
         let others_wait = !self.acceptor.waiting.is_empty();
@@ -145,7 +146,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Finds a place for a connection, here or in another shard; gives it back without one.
+    /// Opens a link for a connection here, or posts it to the shard with the fewest links; returns it
+    /// if no slot is free or that shard's inbox is full.
     fn place(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) -> Option<P::Stream> {
         let Some(shard) = self.core.shared.take_place() else { return Some(stream) };
         if shard == usize::from(self.core.shard) {
@@ -154,7 +156,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let refused =
             self.acceptor.posters[shard].post(Command::Adopt { stream, peer, listener }).err()?;
-        // That shard is far behind, or gone. It tells nobody when it has room in its inbox.
+        // The shard's inbox is full or closed. It does not report free capacity, so retry later.
         self.core.shared.leave_place(shard);
         self.acceptor.place_at = Some(self.core.now.after(RETRY_AFTER));
         match refused.into_packet() {
@@ -163,7 +165,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Makes a link of a connection for which a place has been counted.
+    /// Opens a link for a connection, for which a slot is reserved.
     pub(super) fn adopt(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
         let shard = usize::from(self.core.shard);
         if self.drain.is_due() {
@@ -207,7 +209,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.steer(index);
     }
 
-    /// The address of this end: the listener's, or, if that is any, what the system says.
+    /// The local address: the listener's, or, if that is unspecified, the socket's.
     fn local_address(&mut self, socket: Socket, listener: SocketAddr) -> SocketAddr {
         if listener.ip().is_unspecified() {
             self.port.local_address(socket).unwrap_or(listener)

@@ -1,4 +1,4 @@
-//! How a callback is run, and what its answer does to its link.
+//! Runs callbacks, and applies their results to the links.
 
 use crate::engine::callbacks::guarded;
 use crate::engine::close::How;
@@ -16,7 +16,7 @@ use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Runs a callback for a link; `None` if it panicked.
+    /// Runs a callback of a link; `None` if it panicked.
     #[inline]
     pub(super) fn call<R>(
         &mut self,
@@ -27,8 +27,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.called_back(index, result)
     }
 
-    /// Runs a callback with what is unread; says what it has answered, and what it asks for. `None`: it
-    /// panicked.
+    /// Runs a callback with unread input; returns its result (`None` if it panicked) and what it asked
+    /// for.
     #[inline]
     pub(super) fn call_with<R>(
         &mut self,
@@ -55,14 +55,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         (result.and_then(|result| self.called_back(index, result)), asked)
     }
 
-    /// Runs `on_connect` for a link, which makes its state; `None` if it panicked.
+    /// Runs `on_connect` of a link, and stores the state; `None` if it panicked.
     pub(super) fn call_connect(&mut self, index: u32) -> Option<Result> {
         let result = self.callbacks.run_connect(&mut self.core, index)?;
         let state = self.called_back(index, result)?;
         Some(state.map(|state| self.callbacks.states[index as usize] = Some(state)))
     }
 
-    /// A callback is over.
+    /// After each callback: notes its posts, and makes a new context if it panicked.
     #[inline]
     fn called_back<R>(&mut self, index: u32, result: std::thread::Result<R>) -> Option<R> {
         let current::Ended { left, refused } = current::end();
@@ -81,10 +81,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Gives the thread a worker context, in place of the one it may have.
+    /// Makes a worker context, and drops the old one.
     pub(super) fn make_context(&mut self) -> Result<(), String> {
         let old = self.callbacks.context.take();
-        // The old context may be what the panic left behind; its drop must not stop the worker.
+        // After a panic the old context may be inconsistent; a panic of its drop must not end the
+        // worker.
         guarded(|| drop(old));
         let id = WorkerId::of_shard(self.core.shard);
         let mut worker = crate::worker::Worker {
@@ -112,13 +113,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn renew_context(&mut self) {
         self.core.stats().handler_panics.add(1);
         if let Err(reason) = self.make_context() {
-            tracing::error!(reason, "no fresh worker context after a panic: stopping the server");
+            tracing::error!(reason, "on_worker_start failed after a panic, stopping the server");
             self.failure = Some(reason);
             self.core.shared.stop(std::time::Duration::ZERO);
         }
     }
 
-    /// Does what a callback's answer asks for.
+    /// Closes the link if the callback failed, panicked or requested it.
     #[inline]
     pub(super) fn after_callback(&mut self, index: u32, answer: Option<Result>) {
         if !matches!(answer, Some(Ok(()))) || self.core.slots[index].close_asked {
@@ -126,8 +127,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// The same for a callback that says whether the link stays; returns what it has said, if the link
-    /// is still there.
+    /// As [`apply_result`](Self::apply_result), for a callback with a verdict; returns the verdict if
+    /// the link is still open.
     pub(super) fn after_verdict(
         &mut self,
         index: u32,
@@ -151,12 +152,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Some(Err(error)) => {
                 let reason = DisconnectReason::of_error(&error);
                 let link = self.core.key(index);
-                // To show an error and to drop it may be the user's code.
+                // `Display` and drop of an error may be user code.
                 guarded(move || {
-                    tracing::debug!(%link, %error, "the handler closes a link");
+                    tracing::debug!(%link, %error, "a callback failed, closing the link");
                     drop(error);
                 });
-                // Its reply is not waited for.
+                // The close does not wait for a deferred reply.
                 self.core.cancel_reply(index);
                 self.close(index, reason, How::Flush);
             }

@@ -1,4 +1,4 @@
-//! The handler and what it keeps, and how user code is run.
+//! Runs the handler's code, and stores its states and context.
 
 use crate::handler::Handler;
 use crate::link::Link;
@@ -11,19 +11,19 @@ use crate::vocabulary::error::Result;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// What callbacks belong to: the handler, and what it keeps.
+/// The handler with its states and context.
 pub(super) struct Callbacks<V: Service> {
     pub(super) handler: Arc<V::Handler>,
-    /// The server, as callbacks reach it.
+    /// The server's handle, for callbacks.
     pub(super) server: Handle,
-    /// `None` after a panic, if no fresh one could be made.
+    /// `None` after a panic, if `on_worker_start` failed.
     pub(super) context: Option<V::Context>,
-    /// The links' states, by place; `None` until `on_connect` has made one.
+    /// The links' states, by slot; `None` until `on_connect` has returned one.
     pub(super) states: Box<[Option<V::State>]>,
 }
 
 impl<V: Service> Callbacks<V> {
-    /// Runs a callback for a link; `None` if there is nothing to run it with.
+    /// Runs a callback of a link; `None` if there is no context or no state.
     #[inline]
     pub(super) fn run<R>(
         &mut self,
@@ -36,13 +36,13 @@ impl<V: Service> Callbacks<V> {
         let handler = &*self.handler;
         current::begin(core.shared.id, core.shard, core.post_budget(index));
         let mut link = Link { out: Output { core, index }, state, worker, server: &self.server };
-        // What a panic leaves half done is the handler's own state: the link is closed and the
-        // context made anew; the engine's state changes only through `Link`, which is consistent
-        // after each of its calls.
+        // A panic can leave only the handler's own state inconsistent: the link is closed and the
+        // context made anew. The callback changes the engine's state through `Link`, whose methods
+        // leave it consistent.
         Some(catch_unwind(AssertUnwindSafe(|| callback(handler, &mut link))))
     }
 
-    /// Runs `on_connect`, for a link that has no state yet.
+    /// Runs `on_connect` of a link.
     pub(super) fn run_connect(
         &mut self,
         core: &mut Core,
@@ -57,13 +57,13 @@ impl<V: Service> Callbacks<V> {
     }
 }
 
-/// Runs what may be the user's code, outside of callbacks; a panic in it is reported by the panic
-/// hook and changes nothing. Says whether there was none.
+/// Runs user code outside of callbacks, such as a drop, and catches its panic, which the panic hook
+/// reports. Returns whether there was none.
 pub(super) fn guarded(act: impl FnOnce()) -> bool {
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(()) => true,
         Err(payload) => {
-            // Its own drop could panic again.
+            // The drop of the payload could panic again.
             let _leaked = std::mem::ManuallyDrop::new(payload);
             false
         }

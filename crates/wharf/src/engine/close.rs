@@ -1,4 +1,4 @@
-//! How links end, one by one or all together. The phases are drawn in `link/slot.rs`.
+//! Closes single links, and drains all of them. The phases are drawn in `link/slot.rs`.
 
 pub(super) mod drain;
 
@@ -12,38 +12,38 @@ use std::time::Duration;
 use wharf_port::memory::Chain;
 use wharf_port::port::Operation;
 
-/// How long a closing link waits for its peer to take something, if no stall time-out is set.
+/// Stall timeout of a closing link, if the stall timeout is disabled.
 pub(super) const FLUSH_MAX: Duration = Duration::from_secs(30);
-/// How long a link that has sent its end waits for the peer's.
+/// Maximum time of a lingering close, from the shutdown of the sending side.
 pub(super) const LINGER_MAX: Duration = Duration::from_secs(2);
-/// Bytes that a lingering link throws away before it is closed all the same.
+/// Bytes that a closing link discards, before a lingering link is closed immediately.
 pub(super) const LINGER_BYTES_MAX: u32 = 64 << 20;
-/// Bytes that a draining link still handles and still sends, at most: a peer that never stops sending
-/// does not hold the server.
+/// Maximum of bytes that a draining link receives and sends together, so that a peer that continues to
+/// send does not prolong the drain.
 pub(super) const DRAIN_BYTES_MAX: u32 = 8 << 20;
 
-/// How a link is closed.
+/// How `close` closes a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
-    /// What is queued is sent first, and the peer hears the end before the socket goes.
+    /// Flush the queue, shut down the sending side, linger, close.
     Flush,
-    /// At once; the peer sees a reset if something that was queued is lost.
+    /// Close without sending the queue; with a reset if bytes are unsent.
     Now,
-    /// At once, with a reset.
+    /// Close without sending the queue, with a reset.
     Reset,
 }
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Ends a link; the first reason is the one that counts.
+    /// Closes a link; the first reason is kept.
     pub(super) fn close(&mut self, index: u32, reason: DisconnectReason, how: How) {
         if self.core.slots[index].phase == Phase::Free {
             return;
         }
         let slot = &mut self.core.slots[index];
         slot.reason.get_or_insert(reason);
-        // Nothing can be sent any more, so nothing is.
+        // A broken link cannot flush.
         let how = if slot.broken.is_some() && how == How::Flush { How::Now } else { how };
-        // From here on other threads are told that it is gone; a reply is still waited for.
+        // From here on other threads get `Closed`; a graceful close still takes a deferred reply.
         if how != How::Flush {
             self.core.marks().close(index);
         } else if slot.deferral.is_none() {
@@ -80,7 +80,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// A closing link has nothing left to send.
+    /// After the flush, and after a deferred reply: shuts down the sending side and lingers; closes if
+    /// the peer has ended its stream.
     pub(super) fn flushed(&mut self, index: u32) {
         if self.core.slots[index].deferral.is_some() {
             return;
@@ -101,7 +102,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.steer(index);
     }
 
-    /// The port has let go of a link: tells the handler, and gives the place back.
+    /// Handles `Outcome::Closed`, the socket's last completion: calls `on_disconnect` and frees the
+    /// slot.
     pub(super) fn closed(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
         let reason = slot.reason.unwrap_or(DisconnectReason::SystemError);
@@ -117,25 +119,25 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Gives a place back, to the table and to whoever waits for one.
+    /// Frees the slot, in the table and in the server's count.
     pub(super) fn free_place(&mut self, index: u32) {
         self.core.release(index);
         self.core.shared.give_place_back(usize::from(self.core.shard));
     }
 
-    /// Begins to drain when the server is asked to stop, and ends it by force in time.
+    /// Drains the shard when the server is stopping, and force-closes the links at the drain timeout.
     ///
-    /// Draining, a link still handles what had arrived when it began, then sends all answers and
-    /// closes. So nothing that reached the server is left unanswered, and clients that never stop
-    /// sending cannot hold the server.
+    /// A draining link handles the input that had arrived when the drain began, sends all replies and
+    /// closes. So requests that had arrived get replies, and a client that continues to send does not
+    /// prolong the drain.
     ///
-    /// What was posted before the stop is in the inbox before it, so links begin to drain when
-    /// that has been seen empty.
+    /// Posts from before the stop are in the inbox by then, so links begin to drain when these are
+    /// handled.
     pub(super) fn check_stop(&mut self) {
         let Some(drain) = self.core.shared.stopping() else { return };
-        // The clock itself: a handler may have taken its time before it asked for the stop.
+        // Read anew: a handler may have run for long before it called `stop`.
         let deadline = self.port.now().after(drain);
-        // A later call may have shortened the time.
+        // A later call can only shorten the timeout.
         let deadline = self.drain.until.map_or(deadline, |until| until.min(deadline));
         let sees_it_first = self.drain.until.is_none();
         if sees_it_first {
@@ -149,7 +151,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.drain.has_begun = true;
             self.for_each_live(|worker, index| worker.drain(index));
         } else if !self.drain.has_begun {
-            // The next turn does not sleep: it looks into the inbox.
+            // Wakes itself, so that the next turn does not sleep.
             self.port.poster().wake();
         }
         if deadline <= self.core.clock {
@@ -158,7 +160,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 if slot.phase == Phase::Closing {
                     return;
                 }
-                // One that only waits for its peer's end has got everything out.
+                // A lingering link has sent everything and is not counted.
                 if slot.phase != Phase::Lingering {
                     worker.core.stats().cut.add(1);
                 }
@@ -181,15 +183,15 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     pub(super) fn for_each_live(&mut self, mut act: impl FnMut(&mut Self, u32)) {
-        // None of the acts releases a place: that happens when the port says Closed.
+        // `act` must not free a slot; only `finish_close` does, on `Outcome::Closed`.
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live(n);
             act(self, index);
         }
     }
 
-    /// Whether the shard has nothing left to do; `saw_all` says that its inbox was empty after the
-    /// last connection had been handed over.
+    /// Whether the shard has ended; `inbox_emptied`: it has handled all connections that the accepting
+    /// shard posted.
     pub(super) fn is_done(&self, saw_all: bool) -> bool {
         if !self.drain.is_due() || !self.acceptor.is_closed() {
             return false;

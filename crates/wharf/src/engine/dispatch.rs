@@ -1,4 +1,4 @@
-//! From a completion to what it is about.
+//! Dispatches a completion to its link, its listener or its command.
 
 use crate::engine::worker::Worker;
 use crate::service::Service;
@@ -37,7 +37,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// The place of the link that a completion is about.
+    /// The slot of a completion's link.
     #[inline]
     fn link_of(&self, key: Key) -> Option<u32> {
         let link = LinkKey::from_key(key)?;
@@ -47,7 +47,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 }
 
-/// Who ended a link whose operation failed.
+/// The reason for the end of a link whose operation failed.
 pub(super) fn reason_of(error: OsError) -> DisconnectReason {
     match error.kind() {
         ErrorKind::ConnectionReset

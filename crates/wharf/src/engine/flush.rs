@@ -1,4 +1,4 @@
-//! From send queues to the port: one send in flight a link, with all that was queued behind it.
+//! Submits the links' send queues: one send in flight for each link.
 
 use crate::engine::close::How;
 use crate::engine::dispatch::reason_of;
@@ -10,11 +10,12 @@ use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use wharf_port::memory::Chain;
 use wharf_port::port::{End, Operation};
 
-/// Bytes of one send. A peer that takes as many before a time-out ends shows that it reads; it is
-/// about what a socket's send buffer takes at once.
+/// Maximum bytes of one send. Where the port does not report acknowledged bytes, only completed sends
+/// are progress, so a peer must take these bytes within the stall timeout. About the size of a socket's
+/// send buffer.
 const SEND_BYTES_MAX: usize = 128 * 1024;
-/// The same while loans are tight: a send keeps its buffers until all of it is done, so that of a
-/// slow reader would give none back for long.
+/// The same while loans are tight: a send releases its buffers only when it completes, which takes long
+/// with a slow reader.
 const SEND_BYTES_TIGHT: usize = 16 * 1024;
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
@@ -43,7 +44,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// All is sent: if the handler has finished the output, the peer hears that nothing follows.
+    /// Shuts down the sending side, if the handler has finished the output and all of it is sent.
     #[inline]
     fn end_output(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
@@ -58,8 +59,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.end_if_answered(index);
     }
 
-    /// Closes a link that will get no more input, once all of it is handled and answered: nothing is
-    /// deferred, and the handler waits for no room to queue more.
+    /// Closes a link that gets no more input, when all of it is handled, no reply is deferred, and the
+    /// handler waits for no capacity.
     #[inline]
     pub(super) fn end_if_answered(&mut self, index: u32) {
         if self.core.slots[index].has_all_input() {
@@ -80,7 +81,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return;
         }
         let waits_to_answer = slot.owes_writable || matches!(slot.wish, Some(Wish::Output(_)));
-        // What is paused is the calls for what is unread.
+        // A pause holds back calls for unread input.
         let is_held = slot.deferral.is_some() || (slot.paused && !slot.input.is_empty());
         if is_held || waits_to_answer || slot.owes_drain() {
             return;
@@ -97,7 +98,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let is_over = match (slot.phase, slot.end) {
             (Phase::Draining, _) | (_, Some(Verdict::Close)) => true,
-            // It was kept for what its other half has to say.
+            // `Keep`: open until the handler has finished the output and all is sent.
             (_, Some(Verdict::Keep)) => slot.shut && !slot.has_output(),
             (_, None) => false,
         };
@@ -111,20 +112,21 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// The peer takes nothing any more. What had come from it is still handled, and what is sent
-    /// to it is thrown away; when all is handled the link ends.
+    /// Sending has failed. The input that has arrived is still handled, output is discarded, and the
+    /// link closes when the input is handled.
     pub(super) fn break_output(&mut self, index: u32, reason: DisconnectReason) {
         let slot = &mut self.core.slots[index];
         slot.broken.get_or_insert(reason);
         slot.queue = Chain::new();
-        // What waited for room has it, and the end of its input has its time from now on.
+        // A handler that waited for capacity has it now. The timeout for the rest of the input starts
+        // now.
         slot.handled &= slot.is_incomplete();
         (slot.owes, slot.heard) = (false, self.core.now);
         (slot.owes_writable, slot.ensured) = (false, 0);
         self.core.end_wish(index);
         self.core.settle(index);
-        // Whether the receive hears of it, too, is the system's affair: what is there is taken, and
-        // where nothing is, that is the end.
+        // The receive in flight need not fail as well, so it is cancelled; an if-ready receive then
+        // takes what has arrived, and `NotReady` ends the input.
         self.stop_receiving(index);
         self.start_time_out(index);
     }
@@ -141,11 +143,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             (slot.moved, slot.looked) = (self.core.now, false);
         }
         if sent == chain.len() {
-            // What was queued meanwhile is all there is.
+            // The queue holds only what was queued meanwhile.
             drop(chain);
         } else if slot.phase != Phase::Closing && slot.broken.is_none() {
             chain.advance(sent);
-            // A short send: the rest goes before what was queued behind it.
+            // A short send: the rest goes to the front of the queue.
             chain.append_chain(std::mem::take(&mut slot.queue));
             slot.queue = chain;
         } else {
@@ -178,7 +180,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.is_served() {
             self.break_output(index, reason);
         } else {
-            // A reset can show as an end of input first; what then fails to be sent tells.
+            // A reset can complete the receive as an end of stream first; the failed send then shows
+            // it.
             if slot.reason == Some(DisconnectReason::PeerClosed) {
                 slot.reason = Some(reason);
             }

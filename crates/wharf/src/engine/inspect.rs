@@ -1,4 +1,4 @@
-//! What must hold in a shard between two turns; only simulations ask.
+//! Checks a shard's invariants between two turns, for simulations.
 
 use crate::engine::worker::Worker;
 use crate::link::slot::{Phase, Receiving, Slot};
@@ -7,14 +7,14 @@ use crate::shared::ShardPort;
 use crate::shares::Loan;
 use wharf_port::port::Time;
 
-/// A shard's links, counted.
+/// The counts of a shard's slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Census {
-    /// Places that are not free.
+    /// Slots that are not free.
     pub(crate) live: u32,
-    /// Those of them for which `on_disconnect` is still to come.
+    /// Slots whose `on_disconnect` is due at the end.
     pub(crate) connected: u32,
-    /// Connections that were accepted and wait for a place.
+    /// Accepted connections that wait for a slot.
     pub(crate) parked: u32,
 }
 
@@ -28,11 +28,11 @@ macro_rules! ensure {
 pub(crate) use ensure;
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Looks at every live place.
+    /// Checks every live slot, and the loans.
     ///
     /// # Errors
     ///
-    /// What does not hold.
+    /// The invariant that does not hold.
     pub(crate) fn inspect(&self) -> Result<Census, String> {
         let slots = &self.core.slots;
         let (live, free) = (slots.live_count(), slots.free().len());
@@ -53,7 +53,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let known = self.core.shares.lent();
         ensure!(lent == known, "{lent:?} is lent, but the account says {known:?}");
-        // The places that are free have their grants, too.
+        // Free slots have their grants as well.
         let free = u32::try_from(free).unwrap_or(u32::MAX);
         self.inspect_guarantees(unused + free * self.core.shares.grant())?;
         let [live, parked] = [live, self.acceptor.waiting_count()]
@@ -65,10 +65,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &self.core.slots[index];
         let phase = slot.phase;
         ensure!(phase != Phase::Free, "live and free");
-        // A place can wait for the buffers of a reply whose link has ended.
+        // A slot whose link has ended may wait for the buffers of its reply.
         ensure!(slot.socket.is_some() || slot.cancelled, "has no socket");
         let limit = self.core.shared.settings.send_queue_bytes as usize;
-        // What is in flight on a broken link counts for nothing any more.
+        // The send in flight of a broken link does not count.
         ensure!(
             slot.broken.is_some() || slot.used() <= limit,
             "{} bytes wait, of {limit}",
@@ -120,15 +120,16 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         Ok(())
     }
 
-    /// Whether input may stay with a link for now: its output has no room, or its calls are used up.
+    /// Whether unread input need not be handled now: the output has no capacity, or the calls of the
+    /// turn are used up.
     fn may_wait(&self, index: u32) -> bool {
-        // One whose room came from others' loans still waits for its own send.
+        // A link with unsent output is called when its send completes.
         self.core.slots[index].goes_on
             || !self.core.has_room(index)
             || self.core.slots[index].has_output()
     }
 
-    /// That the grants of all links are there, whatever others hold.
+    /// Checks that the unused grants of all links are free.
     fn inspect_guarantees(&self, unused: u32) -> Result<(), String> {
         let pool = &self.core.pool;
         ensure!(pool.ledger().free == pool.free(), "{:?}, {} free", pool.ledger(), pool.free());
@@ -137,19 +138,19 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         Ok(())
     }
 
-    /// Whether a listener waits for room in the table, and nothing else.
+    /// Whether a listener waits for a free slot.
     pub(crate) fn wants_room(&self) -> bool {
         !self.drain.is_due() && self.acceptor.wants_room()
     }
 
-    /// When the shard wants to turn again, whatever comes.
+    /// When the shard's next turn is due without a completion.
     pub(crate) fn wakes_at(&mut self) -> Option<Time> {
         let now = self.port.now();
         let at_once = !self.again.is_empty() || self.pending.has_marks();
         if at_once { Some(now) } else { self.wait(now).map(|wait| now.after(wait)) }
     }
 
-    /// What the shard has done and has now, for a trace.
+    /// The shard's counters and links as text, for a trace.
     pub(crate) fn describe(&self) -> String {
         use std::fmt::Write;
         let stats = self.core.stats();
@@ -182,12 +183,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         &self.port
     }
 
-    /// Completions that named no live operation.
+    /// Completions that matched no operation in flight.
     pub(crate) fn stale(&self) -> u64 {
         self.port.counters().stale
     }
 
-    /// That every place is either live or free, and none is both.
+    /// Checks that every slot is in exactly one of the lists of live and free slots.
     pub(crate) fn inspect_places(&self) -> Result<(), String> {
         let slots = &self.core.slots;
         let mut seen = vec![false; slots.capacity() as usize];

@@ -1,5 +1,5 @@
-//! Loans, as the engine wires them: who waits is served in order, and who holds too long is closed.
-//! The rules and their arithmetic are in `shares.rs`.
+//! Grants loans in the order of the requests, and revokes those without progress. The rules and their
+//! arithmetic are in `shares.rs`.
 
 pub(super) mod lending;
 
@@ -14,11 +14,11 @@ use crate::vocabulary::reason::DisconnectReason;
 use std::time::Duration;
 use wharf_port::port::Time;
 
-/// How often loans are looked at while somebody waits for one, at least.
+/// Maximum interval of the checks for loans to revoke, while a link waits.
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(100);
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Grants what can be granted, and lets the port have what buffers are left for it.
+    /// Grants and revokes loans, and sets the number of the port's buffers.
     pub(super) fn share_buffers(&mut self) {
         self.grant_loans();
         self.revoke_loans();
@@ -32,8 +32,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.port.set_window(window);
     }
 
-    /// How many buffers the port may have: while receives are being cancelled, because loans have
-    /// become tight, no more than can be lent, since what still comes was not asked for.
+    /// Buffers that the port may have. While receives are being cancelled because loans have become
+    /// tight, only as many as can be lent, because these receives still complete without a request.
     fn window(&mut self) -> u32 {
         let window = self.core.shares.window();
         if !self.lending.stops_receives {
@@ -45,7 +45,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         window.min(self.core.shares.lendable_input(0))
     }
 
-    /// Loans have become tight: links that receive without having asked take turns from now on.
+    /// Loans have become tight: cancels receives that take more than the guaranteed buffer without a
+    /// loan.
     fn let_all_take_turns(&mut self) {
         self.lending.stops_receives = true;
         self.for_each_live(|worker, index| {
@@ -58,11 +59,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         });
     }
 
-    /// Loans are plenty again: who waits for one to receive into goes on without.
+    /// Loans have ceased to be tight: links that wait for a loan of input receive without one.
     fn let_all_receive(&mut self) {
         for _ in 0..self.core.waiters.len() {
             let Some(index) = self.core.waiters.pop() else { return };
-            // Behind those that were behind it, so that all keep their order.
+            // The loop moves every link once, so the order stays.
             self.core.waiters.push(index);
             if matches!(self.core.slots[index].wish, Some(Wish::Input(_) | Wish::Part)) {
                 self.core.end_wish(index);
@@ -71,7 +72,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Lends to those that wait, the first one first, as far as it goes.
+    /// Grants loans to the waiters in their order, until one cannot be granted.
     pub(super) fn grant_loans(&mut self) {
         for _ in 0..self.core.waiters.len() {
             let Some(index) = self.core.waiters.first() else { return };
@@ -94,21 +95,21 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Has a link receive so many buffers more.
+    /// Lends a link `buffers` to receive into.
     fn lend_for_input(&mut self, index: u32, buffers: u32) {
         let slot = &mut self.core.slots[index];
-        // It has had no chance yet to make progress with it.
+        // The time without progress starts now.
         slot.eased = self.core.now;
         slot.promised = buffers;
         self.core.settle(index);
         self.steer(index);
     }
 
-    /// Tells a handler that was refused buffers that it can have them.
+    /// Calls the handler of a link that waited for buffers of output.
     fn offer_room(&mut self, index: u32) {
         self.core.granting = Some(index);
         if self.core.slots[index].is_served() {
-            // One whose call was paid meanwhile has what it asked for.
+            // Without a due `on_writable`, the handler has got what it asked for.
             if self.core.slots[index].owes_writable {
                 self.room_has_grown(index);
             } else {
@@ -121,7 +122,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.steer(index);
     }
 
-    /// Closes links that have held most for the longest, if others have waited too long.
+    /// Closes the links with the greatest loan × time without progress, if a link has waited for
+    /// `loan_wait`.
     fn revoke_loans(&mut self) {
         let now = self.core.now;
         let wait = self.core.shared.settings.loan_wait;
@@ -134,17 +136,17 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return;
         }
         self.lending.due = Some(now.after(every));
-        // The first one may have come before others that have waited longer.
+        // A link that was moved to the front may have waited less than others.
         let since = |index| self.core.slots[index].wishes_since;
         let oldest = self.core.waiters.iter().map(since).min().unwrap_or(now);
         let waited = now.since(oldest);
         if waited < wait / LOOKS || !self.clock.may_time_out() {
             return;
         }
-        // The first look at what a link's peer has acknowledged is only to compare with.
+        // The first read of the acknowledged bytes is only the base for the next.
         self.list_borrowers(wait);
         if self.lending.borrowers.len() > 1 {
-            // It is not closed for itself.
+            // The first waiter is not closed for its own loan.
             self.lending
                 .borrowers
                 .retain(|borrower| borrower.index != first || borrower.standing == Standing::Holds);
@@ -176,16 +178,15 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.close(index, reason, How::Now);
     }
 
-    /// Whether a post was refused since messages were last looked at, and it is time again, by the
-    /// links' clock.
+    /// Whether a post has failed for lack of buffers since the last check, and the next check is due.
     pub(super) fn is_to_look_at_posts(&self, now: Time) -> bool {
         self.core.shared.posts_refused() != self.lending.posts_refused
             && now >= self.lending.posts_due
     }
 
-    /// Closes the link that has taken nothing for longest of those that keep posted messages from
-    /// coming home, if a post was refused for want of buffers: one in each `loan_wait`, because it
-    /// is not known whose messages they are.
+    /// If a post has failed for lack of buffers, closes the link that shares posted messages and has
+    /// made no progress for longest. At most one in each `loan_wait`, because the pool of its messages
+    /// is not known.
     fn revoke_messages(&mut self) {
         let refused = self.core.shared.posts_refused();
         let is_due =
@@ -214,7 +215,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// What those lack that have waited for `loan_wait`.
+    /// The sum of the loans of the links that have waited for `loan_wait`.
     fn overdue_needs(&self, wait: Duration) -> Loan {
         let now = self.core.now;
         let overdue = |index: &u32| now.since(self.core.slots[*index].wishes_since) >= wait;
@@ -227,8 +228,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         })
     }
 
-    /// Lists the links that hold a loan and have made no progress for `wait`. Those that wait for
-    /// nothing but a loan for their own answer are spared, unless all that is lent is held so.
+    /// Lists the links that hold a loan and have made no progress for `wait`. Those that wait for their
+    /// own reply are left out, unless all that hold loans do.
     fn list_borrowers(&mut self, wait: Duration) {
         self.lending.borrowers.clear();
         let mut all_wait_to_answer = true;
@@ -248,7 +249,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// The link, if it makes no progress with what it was lent.
+    /// The link's entry, if it has made no progress with its loan for `wait`.
     fn stalled_borrower(&mut self, index: u32, mut loan: Loan, wait: Duration) -> Option<Borrower> {
         let output_stalled = if self.core.slots[index].has_output() {
             let moved = self.look_at_progress(index);
@@ -258,17 +259,17 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         };
         let slot = &self.core.slots[index];
         if output_stalled.is_some_and(|stalled| stalled < wait) {
-            // Input waits for output that goes on, and will then go on, too; but not where the
-            // handler waits for the rest of a message.
+            // The output makes progress, and the input will when the output is sent, unless the handler
+            // waits for the rest of a message.
             if !slot.is_incomplete() {
                 return None;
             }
             loan.output = 0;
         }
         let standing = match slot.wish {
-            // What it holds it gives back with a reply that is the handler's to send.
+            // It releases its loan with the deferred reply, which the handler must send.
             _ if slot.deferral.is_some() => Standing::WaitsToAnswer,
-            // Nothing but a loan is in the way of its own answer.
+            // Only the loan is lacking for its reply.
             Some(Wish::Output(_)) if output_stalled.is_none() => Standing::WaitsToAnswer,
             Some(Wish::Input(_) | Wish::Part) => Standing::WaitsForInput,
             Some(Wish::Output(_)) | None => Standing::Holds,
@@ -284,9 +285,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         is_stalled.then_some(Borrower { index, loan, stalled, standing })
     }
 
-    /// Looks at what the peer has acknowledged; says when output last made progress.
+    /// Reads how many bytes the peer has acknowledged; returns when the output last made progress.
     ///
-    /// Where the system does not tell, sends that complete are the progress.
+    /// Where the port does not report acknowledged bytes, completed sends are the progress.
     pub(super) fn look_at_progress(&mut self, index: u32) -> Time {
         let now = self.core.now;
         let slot = &mut self.core.slots[index];

@@ -1,4 +1,4 @@
-//! The engine: what a shard does with completions. It knows the port's contract and no back end.
+//! The engine: handles the completions of a shard's port. It uses the port's contract and no back end.
 
 mod accept;
 mod call;
@@ -20,8 +20,8 @@ pub(crate) use inspect::{Census, ensure};
 pub(crate) use time_out::timeout_scale;
 pub(crate) use worker::{Turn, Worker};
 
-/// Bytes that one link takes in the engine's tables: its place, its state, and its entries in the
-/// lists of free, live, dirty, waiting and busy links.
+/// Bytes of one link in the engine's tables: its slot, state, reply cell and marks, and its entries in
+/// the lists of links.
 pub(crate) fn link_size_bytes<S>() -> usize {
     size_of::<crate::link::slot::Slot>()
         + size_of::<Option<S>>()

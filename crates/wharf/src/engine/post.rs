@@ -1,4 +1,4 @@
-//! What other threads, and the callbacks of other links, have for links: posts, and marks.
+//! Handles posts and requests of other threads and of other links' callbacks.
 
 pub(super) mod pending;
 
@@ -18,11 +18,12 @@ use crate::vocabulary::reason::DisconnectReason;
 use std::time::Duration;
 use wharf_port::memory::Message;
 
-/// When a link whose post was refused may try again: nobody tells that the receiver has room.
+/// Delay before the `on_writable` of a link whose `try_post` failed: the receiver does not report new
+/// capacity.
 const RETRY_AFTER: Duration = Duration::from_millis(5);
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Does what another thread asked for.
+    /// Handles a command of another thread.
     pub(super) fn obey(&mut self, command: Command<P::Stream>) {
         self.deliver_held();
         match command {
@@ -39,7 +40,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             Command::Broadcast { message, except, when_slow, number } => {
                 let broadcast = Broadcast { message, except, when_slow, number };
-                // Whoever reads it could post an answer that overtakes it elsewhere.
+                // Held until it is in every inbox: a post in response could otherwise overtake it in
+                // another inbox.
                 if self.core.shared.is_broadcast(number) {
                     self.broadcast(&broadcast);
                 } else {
@@ -49,7 +51,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Delivers the broadcast that was held until it is in every inbox, if that is so.
+    /// Delivers the held broadcast, if it is in every inbox by now.
     pub(super) fn deliver_held(&mut self) {
         let published =
             self.pending.held.take_if(|held| self.core.shared.is_broadcast(held.number));
@@ -78,8 +80,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Does what other threads have asked of single links. Replies come at once; all else comes after
-    /// what was in the inbox before, because who closes a link may have posted to it.
+    /// Handles the marks of links. Replies are handled at once; other marks after the packets that were
+    /// in the inbox before, because a thread may have posted to a link before it closed it.
     pub(super) fn obey_marks(&mut self) {
         self.deliver_held();
         if !self.pending.marked.is_empty() {
@@ -107,7 +109,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let shared = std::sync::Arc::clone(&self.core.shared);
         let marks = &shared.shards[usize::from(self.core.shard)].marks;
         marks.take(|index, generation, mark| {
-            // One that comes with a close finds the link closing.
+            // A reply together with a close is handled after the close, in `handle_mark`.
             if !mark.closes() && (mark.has(Mark::REPLY) || mark.has(Mark::RETURNED)) {
                 self.reply_came(index);
             }
@@ -137,7 +139,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// A deferred reply was sent, or given up; or its buffers come back to a link that has ended.
+    /// Handles the end of a deferral: queues the reply, or releases the buffers of a cancelled one.
     fn reply_came(&mut self, index: u32) {
         let shard = &self.core.shared.shards[usize::from(self.core.shard)];
         let Some((parcel, outcome)) = shard.replies[index as usize].take() else { return };
@@ -164,7 +166,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             drop(chain);
             slot.owe_no_more(now);
             self.core.settle(index);
-            // A finished output may have waited for this.
+            // A finished output may now shut down.
             self.core.mark_dirty(index);
         }
         let slot = &mut self.core.slots[index];
@@ -191,7 +193,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// The link's handler may go on; and if it is at its end, it ends.
+    /// Makes the calls that are due, closes the link if it is done, and updates its timeout and its
+    /// receive.
     pub(super) fn go_on(&mut self, index: u32) {
         self.serve(index);
         self.end_if_answered(index);
@@ -199,7 +202,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.steer(index);
     }
 
-    /// A post of the link's callback found its receiver full.
+    /// Notes that a `try_post` of the link's callback failed with `Full`.
     #[cold]
     pub(super) fn note_refused_post(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
@@ -211,14 +214,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Tells those whose posts were refused that they can try again.
+    /// Calls `on_writable` of the links whose `try_post` failed, after the delay.
     pub(super) fn retry_posts(&mut self) {
         if self.pending.retry_at.is_none_or(|at| at > self.core.now) {
             return;
         }
         self.pending.retry_at = None;
         for _ in 0..self.pending.refused.len() {
-            // What is refused again comes behind those.
+            // A link whose post fails again is appended and not handled in this loop.
             let Some(index) = self.pending.refused.pop_front() else { return };
             let slot = &mut self.core.slots[index];
             slot.awaits_retry = false;
@@ -229,7 +232,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Drops a link's state; that is the user's code.
+    /// Drops a link's state, which runs user code.
     pub(super) fn drop_state(&mut self, index: u32) {
         let state = self.callbacks.states[index as usize].take();
         if !guarded(|| drop(state)) {

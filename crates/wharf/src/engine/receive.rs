@@ -1,4 +1,4 @@
-//! From the port to a link's input, and when a link is read from.
+//! Received bytes to a link's input; starts and stops receiving.
 
 use crate::engine::close::{DRAIN_BYTES_MAX, How, LINGER_BYTES_MAX};
 use crate::engine::dispatch::reason_of;
@@ -11,7 +11,8 @@ use wharf_port::memory::Buffer;
 use wharf_port::port::{End, Operation, OperationKind, Shots, Socket};
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Puts what came behind what is unread, and calls the handler if its answer has room.
+    /// Handles received bytes: appends them to the unread input, and calls the handler if the output
+    /// has capacity.
     pub(super) fn received(&mut self, index: u32, buffer: Buffer, last: bool) {
         let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
         let now = self.core.now;
@@ -65,7 +66,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             End::Failed(error) => {
                 let reason = reason_of(error);
                 if slot.is_served() {
-                    // What came before the reset is handled first.
+                    // The handler gets the input that arrived before the reset.
                     self.break_output(index, reason);
                     self.core.slots[index].input_over = true;
                     self.input_is_over(index);
@@ -73,15 +74,15 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                     self.close(index, reason, How::Now);
                 }
             }
-            // Draining: all that had arrived is in.
+            // Draining: all that had arrived is received.
             End::NotReady => {
                 slot.drained = true;
                 slot.input_over |= slot.broken.is_some();
                 self.input_is_over(index);
-                // It may have been closing already, and lingers without a receive.
+                // The link may be lingering by now, and then needs a receive.
                 self.steer(index);
             }
-            // More than its guarantee holds is there, so it asks for a loan.
+            // The peer has sent more than the guaranteed buffer holds, so the link asks for a loan.
             End::Readable if looked => {
                 let slot = &self.core.slots[index];
                 if slot.is_served() && slot.wish.is_none() && !slot.input.is_empty() {
@@ -95,8 +96,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// The buffers that the link lacks for the message that its handler waits for, within its credit: a
-    /// wish beyond that could never be granted, and would keep all others waiting.
+    /// The loan for the rest of the message that the handler waits for, within the input credit: a
+    /// larger loan could never be granted and would block all waiters behind it.
     fn lacking_input(&self, index: u32) -> Wish {
         let slot = &self.core.slots[index];
         if !slot.is_incomplete() {
@@ -111,22 +112,23 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         Wish::Input(lacking.div_ceil(size).min(most).max(1))
     }
 
-    /// No more input will come: ends the link once all of it is handled and answered.
+    /// Handles the end of the input: calls the handler for the rest, and closes the link if it is done.
     fn input_is_over(&mut self, index: u32) {
         self.start_time_out(index);
         self.serve(index);
         self.end_if_answered(index);
     }
 
-    /// Starts, pauses or resumes receiving, as the link's phase and its input ask for.
+    /// Submits or cancels the link's receive, depending on its phase, its unread input and the loans.
     ///
-    /// While loans are plenty a link receives up to its credit. When they are tight it receives
-    /// one buffer at a time: one when nothing is unread, and more against a loan, for which it
-    /// asks when its peer has more and nothing but the input is in the way.
+    /// While loans are not tight, a multishot receive takes up to the input credit. While they are
+    /// tight, a receive takes one buffer: the first without a request, further ones against a loan. The
+    /// link asks for the loan when its peer has sent more and its output does not hold back the
+    /// handler.
     #[inline]
     pub(super) fn steer(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        // Most of the time a receive is armed, and what it brought is consumed.
+        // Fast path: a multishot receive is armed, and the input is consumed.
         if slot.receiving != Receiving::Many || !slot.input.is_empty() {
             self.steer_anew(index);
         }
@@ -150,14 +152,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return self.measure_drain(index, socket);
         }
         if slot.phase == Phase::Draining && free == 0 && slot.has_handled_all() && !slot.is_held() {
-            // What is still to be received waits behind what nobody will take.
+            // The rest cannot be received, because the handler takes nothing of a full input.
             self.core.slots[index].drained = true;
             return self.end_if_answered(index);
         }
         let slot = &self.core.slots[index];
         let owed = slot.owed.unwrap_or(u32::MAX);
         let room = u32::try_from(slot.input.room()).unwrap_or(u32::MAX);
-        // What is there is taken, and where nothing is, that is the end.
+        // Receive what has arrived; `NotReady` then ends the input.
         let ends_when_dry = slot.phase == Phase::Draining || slot.broken.is_some();
         let shots = if ends_when_dry { Shots::IfReady } else { Shots::One };
         let (shots, bytes_max, receiving) = match slot.phase {
@@ -167,7 +169,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Phase::Open | Phase::Draining if unread == 0 || slot.promised > 0 || !tight => {
                 (shots, free.min(size).min(owed), Receiving::One)
             }
-            // What fits into the last buffer takes no other.
+            // Bytes that fit the spare capacity of the last buffer need no loan.
             Phase::Open | Phase::Draining if room > 0 => {
                 (shots, free.min(room).min(owed), Receiving::One)
             }
@@ -180,15 +182,15 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Phase::Free | Phase::Flushing | Phase::Closing => return,
         };
         if receiving == Receiving::Many {
-            // While loans are plenty nobody asks.
+            // Without tight loans a link receives without a request.
             self.core.forget_input_loan(index);
         }
         submit(&mut self.port, socket, Operation::Receive { shots, bytes_max });
         self.core.slots[index].receiving = receiving;
     }
 
-    /// A link begins to drain: finds out how much has come from its peer, which is all that it will
-    /// still receive. A peer that goes on sending could keep it from ever running dry.
+    /// Begins to drain: asks the port how many bytes have arrived, and receives no more than these, so
+    /// that a peer that continues to send does not prolong the drain.
     fn measure_drain(&mut self, index: u32, socket: Socket) {
         let unread = self.port.unread_bytes(socket).unwrap_or(u64::MAX);
         let slot = &mut self.core.slots[index];
@@ -201,7 +203,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Cancels the receive that is armed; its last completion comes later.
+    /// Cancels the receive in flight; its last completion follows.
     pub(super) fn stop_receiving(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
         if matches!(slot.receiving, Receiving::Many | Receiving::One | Receiving::Look)

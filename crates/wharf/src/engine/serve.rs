@@ -1,8 +1,8 @@
-//! From a link's input to its handler, and from room in its output: a call comes only when its answer
-//! has room.
+//! Decides which callback of a link is next. `on_receive` is called only while the output has capacity
+//! for a reply.
 //!
-//! The order of a link's callbacks in a turn: `on_drain` once, `on_writable` if it is owed, `on_receive`
-//! for what is unread, `on_end` when that is handled.
+//! The order of a link's callbacks: `on_drain` once, `on_writable` if it is due, `on_receive` for
+//! unread input, `on_end` when that is handled.
 
 use crate::engine::worker::Worker;
 use crate::handler::Handler;
@@ -15,12 +15,13 @@ use crate::vocabulary::reason::Verdict;
 use std::mem;
 use wharf_port::memory::Buffer;
 
-/// Calls that one link gets in a turn; then others have theirs.
+/// Maximum of calls of `on_receive` and `on_writable` for one link in one turn; other links are then
+/// called before it.
 const CALLS_MAX: u8 = 64;
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Gives the handler what has just come, if nothing is unread before it and the answer has room.
-    /// What is not consumed stays with the link.
+    /// Calls the handler with a received buffer, if nothing is unread before it and the output has
+    /// capacity; the rest stays unread.
     pub(super) fn serve_fresh(&mut self, index: u32, buffer: Buffer) {
         let slot = &self.core.slots[index];
         let waits = !slot.input.is_empty() || slot.is_held() || slot.owes_call();
@@ -34,8 +35,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.serve(index);
     }
 
-    /// Puts a buffer behind what is unread. The last buffer is filled up first: a message that comes
-    /// in pieces pins one buffer more than it needs, at most.
+    /// Appends a received buffer to the unread input, and counts the buffers that fulfil a loan.
     pub(super) fn keep(&mut self, index: u32, buffer: Buffer) {
         let before = self.core.slots[index].input.buffers();
         self.core.keep(index, buffer);
@@ -44,8 +44,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.promised = slot.promised.saturating_sub(more);
     }
 
-    /// Calls the handler for what it is owed and for what is unread, again and again, while it takes
-    /// something and its answers have room. What is left waits for room, or for the next turn.
+    /// Makes all calls that are due for a link, until the handler takes nothing, the output has no
+    /// capacity, or the calls of this turn are used up.
     #[inline]
     pub(super) fn serve(&mut self, index: u32) {
         let slot = &self.core.slots[index];
@@ -55,7 +55,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     fn serve_in_order(&mut self, index: u32) {
-        // What a call has given back may be what the next one needs.
+        // Buffers that a call has released may be those that the next call needs.
         self.core.settle(index);
         while self.core.slots[index].is_served() && self.serve_once(index) {
             self.core.settle(index);
@@ -65,10 +65,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Makes the call that is next in order; says whether there was one.
+    /// Makes the next call; returns whether there was one.
     fn serve_once(&mut self, index: u32) -> bool {
         let slot = &self.core.slots[index];
-        // First, because a handler that fills what room there is would leave none for it.
+        // Before the others, because a handler that uses up the capacity would leave no grant for it.
         if slot.owes_drain() && self.core.has_grant(index) {
             return self.tell_drain(index);
         }
@@ -87,8 +87,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         true
     }
 
-    /// Counts a call of this turn, if there is one left; a link whose calls are used up goes on in the
-    /// next turn.
+    /// Counts a call if the link has one left in this turn; else has the next turn continue with the
+    /// link.
     fn counts_call(&mut self, index: u32) -> bool {
         let turn = self.core.turn;
         let slot = &mut self.core.slots[index];
@@ -106,7 +106,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         true
     }
 
-    /// Calls the handler with what is unread, and keeps what it leaves.
+    /// Calls `on_receive` with the unread input, and stores what it leaves.
     fn call_with_input(&mut self, index: u32, unread: &mut Unread) {
         let slot = &mut self.core.slots[index];
         (slot.woken, slot.wished) = (false, false);
@@ -123,7 +123,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Puts back what a callback has left.
+    /// Stores what a callback has left unread.
     #[inline]
     fn keep_unread(&mut self, index: u32, unread: &mut Unread) {
         if !unread.is_empty() {
@@ -131,20 +131,20 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Notes what a call with input has done.
+    /// Notes the result of an `on_receive`.
     fn called(&mut self, index: u32, took: bool, wanted: Wanted) {
         self.core.stats().received_messages.add(1);
         let slot = &mut self.core.slots[index];
         (slot.wanted, slot.message) = if took { (0, 0) } else { (wanted.least, wanted.most) };
         slot.handled = !took;
         if took {
-            // Progress with what it was lent.
+            // Progress with borrowed input.
             slot.eased = self.core.now;
         }
-        // One that waited for a part now knows what it waits for.
+        // A link that waited for one buffer now waits for a message.
         let asks = slot.wish == Some(Wish::Part) && slot.wanted > 0;
         if took || asks || slot.input.is_empty() {
-            // What was promised for the rest of a message is not needed: it has come.
+            // The rest of the loan for the message is not needed.
             slot.promised = 0;
             if slot.wish.is_some() {
                 self.core.forget_input_loan(index);
@@ -152,7 +152,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Makes the call that is owed for want of room.
+    /// Calls the `on_writable` that is due.
     fn pay_writable(&mut self, index: u32) -> bool {
         let slot = &mut self.core.slots[index];
         (slot.owes_writable, slot.woken, slot.wished) = (false, true, false);
@@ -161,7 +161,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let answer = self.call(index, |handler, link| handler.on_writable(link));
         self.after_callback(index, answer);
-        // What was lent for this call is there for the call with input that it wakes, too.
+        // Buffers that were lent for this call are also for the `on_receive` that it makes due.
         let slot = &self.core.slots[index];
         if slot.wish.is_some() && (slot.input.is_empty() || slot.is_held()) {
             self.core.end_stale_wish(index);
@@ -169,13 +169,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         true
     }
 
-    /// Tells the handler that the server stops.
+    /// Calls `on_drain`.
     fn tell_drain(&mut self, index: u32) -> bool {
         self.core.slots[index].drain = Some(Verdict::Close);
         let answer = self.call(index, |handler, link| handler.on_drain(link));
         if self.after_verdict(index, answer) == Some(Verdict::Keep) {
             let slot = &mut self.core.slots[index];
-            // As before the stop, until its handler closes it, or the drain ends.
+            // The link stays open until its handler closes it or the drain timeout.
             slot.enter(Phase::Open);
             slot.drain = Some(Verdict::Keep);
             (slot.owed, slot.drained) = (None, false);
@@ -183,7 +183,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         true
     }
 
-    /// Tells the handler that nothing more will come, and that all that came is handled.
+    /// Calls `on_end`.
     pub(super) fn tell_end(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
         slot.end = Some(Verdict::Close);
@@ -205,7 +205,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Goes on with links whose budget of calls was used up in an earlier turn.
+    /// Continues with the links that used up their calls in an earlier turn.
     pub(super) fn serve_again(&mut self) {
         for _ in 0..self.again.len() {
             let Some(index) = self.again.pop_front() else { return };
@@ -216,11 +216,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// The link's output has more room, or it was lent what it waited for: the handler may go on.
+    /// Calls the handler after the output's capacity has grown, or a loan was granted.
     #[inline]
     pub(super) fn room_has_grown(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        // What was asked for, bytes or room, is to be there.
+        // A handler that asked for bytes or capacity is called only when these are there.
         let waits = slot.is_incomplete()
             || (slot.owes_writable && slot.ensured > 0 && !self.core.can_pay_writable(index));
         if !waits {

@@ -1,5 +1,4 @@
-//! Links that have run out of time: idle ones, those whose peer takes nothing of what is sent, and
-//! closing ones whose peer does not do its part.
+//! Timeouts of links: idle, stall, answer, and those of closing.
 
 pub(super) mod timers;
 
@@ -15,14 +14,14 @@ use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use std::time::Duration;
 use wharf_port::port::Time;
 
-/// The time-out that the timer wheel is made for.
+/// The shortest timeout, from which the timer wheel derives its tick.
 pub(crate) fn timeout_scale(settings: &Settings) -> Duration {
     let spans = [settings.idle, settings.stall, settings.answer, FLUSH_MAX];
     spans.into_iter().filter(|span| !span.is_zero()).min().unwrap_or(FLUSH_MAX)
 }
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Hangs the link into the wheel for the time-out of its phase.
+    /// Schedules the link's timer for its next timeout, or cancels it.
     pub(super) fn start_time_out(&mut self, index: u32) {
         match self.deadline(&self.core.slots[index]) {
             Some(deadline) => self.timers.wheel.set(&mut self.core.slots, index, deadline),
@@ -30,7 +29,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// When the link is to be looked at next.
+    /// The link's next timeout, or the next check of its progress.
     fn deadline(&self, slot: &Slot) -> Option<Time> {
         if slot.phase == Phase::Lingering {
             return Some(slot.heard.after(LINGER_MAX));
@@ -45,7 +44,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         answer.or_else(|| self.idle_deadline(slot))
     }
 
-    /// When the link's deferred reply is too late.
+    /// The answer timeout of the link's deferred reply.
     fn answer_deadline(&self, slot: &Slot) -> Option<Time> {
         let answer = self.core.shared.settings.answer;
         let never = answer.is_zero() || slot.cancelled;
@@ -53,7 +52,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         Some(deferral.since.after(answer))
     }
 
-    /// When the link is idle: its peer owes it something, and nothing is owed to the peer.
+    /// The idle timeout, while the link waits for its peer only; of a broken link the limit of 30 s for
+    /// the rest of its input.
     pub(super) fn idle_deadline(&self, slot: &Slot) -> Option<Time> {
         let may_come = !slot.input_over || slot.end == Some(Verdict::Keep);
         let owes = slot.has_output() || slot.is_held();
@@ -61,12 +61,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if counts && !owes && may_come {
             return Some(slot.heard.after(Duration::from_millis(slot.idle_ms.into())));
         }
-        // One whose sending has failed waits for the end of its input, which is near.
+        // A broken link waits for the end of its input.
         let is_broken = slot.phase == Phase::Open && slot.broken.is_some() && !slot.is_held();
         is_broken.then(|| slot.heard.after(FLUSH_MAX))
     }
 
-    /// How long the peer may take nothing; `None` if for as long as it likes.
+    /// The stall timeout in a phase; `None` if it has none.
     pub(super) fn stall_of(&self, phase: Phase) -> Option<Duration> {
         let stall = self.core.shared.settings.stall;
         match phase {
@@ -74,14 +74,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Phase::Flushing if !self.drain.is_due() => {
                 Some(if stall.is_zero() { FLUSH_MAX } else { stall })
             }
-            // A drain has its own end, and a closing link is the port's business.
+            // A drain has its own timeout, and the close of a closing link is the port's.
             Phase::Free | Phase::Draining | Phase::Flushing | Phase::Lingering | Phase::Closing => {
                 None
             }
         }
     }
 
-    /// Nothing is to be sent: has the link looked at in time, should its peer say nothing.
+    /// All is sent: schedules the idle timeout, if the timer expires later.
     pub(super) fn watch_idle(&mut self, index: u32) {
         let slot = &self.core.slots[index];
         if self.idle_deadline(slot).is_some_and(|deadline| slot.due > deadline) {
@@ -89,13 +89,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// A send begins: has the link looked at in time, should its peer take nothing of it.
+    /// A send begins: schedules the check of its progress, if the timer expires later.
     pub(super) fn watch_output(&mut self, index: u32) {
         let now = self.core.now;
         let slot = &mut self.core.slots[index];
         (slot.moved, slot.looked) = (now, false);
         if slot.phase == Phase::Open {
-            // Reckoned once: this comes with each message.
+            // Computed at start, because this runs for each send.
             let Some(every_ns) = self.timers.look_every_ns else { return };
             if slot.due.0 > now.0 + 2 * every_ns {
                 self.timers.wheel.set(&mut self.core.slots, index, Time(now.0 + every_ns));
@@ -103,7 +103,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Looks at the links whose time may be over.
+    /// Checks the links whose timers have expired.
     pub(super) fn expire(&mut self) {
         if !self.clock.may_time_out() {
             return;
@@ -125,7 +125,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return;
         }
         match slot.phase {
-            // Its reason is known.
+            // `close` keeps the link's first reason.
             Phase::Lingering => self.close(index, DisconnectReason::Idle, How::Now),
             Phase::Open | Phase::Flushing if sends => self.look_at_stall(index),
             Phase::Open if slot.broken.is_some() && slot.wish.is_none() => {
@@ -136,7 +136,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Something is to be sent, and nothing of it went for long: cuts who takes nothing.
+    /// Closes the link if its output has made no progress for the stall timeout.
     fn look_at_stall(&mut self, index: u32) {
         let moved = self.look_at_progress(index);
         let phase = self.core.slots[index].phase;
@@ -148,7 +148,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     fn idle(&mut self, index: u32) {
         if self.core.slots[index].wish.is_some() {
-            // What it waits for is not its peer's to give.
+            // The link waits for a loan and not for its peer.
             let now = self.core.now;
             self.core.slots[index].hear(now);
             return;
@@ -158,7 +158,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.core.slots[index].hear(now);
         match self.after_verdict(index, answer) {
             Some(Verdict::Close) => {
-                // A last word is sent.
+                // What `on_idle` queued is sent.
                 let how = if self.core.slots[index].has_output() { How::Flush } else { How::Now };
                 self.close(index, DisconnectReason::Idle, how);
             }
@@ -167,7 +167,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// A deferred reply has not come in time: later ones would be taken for it.
+    /// Closes a link at its answer timeout: its peer would take a later reply for the missing one.
     fn give_up_reply(&mut self, index: u32) {
         self.core.cancel_reply(index);
         let slot = &mut self.core.slots[index];

@@ -1,4 +1,4 @@
-//! One shard: a port, its links, and the thread's worker context. `turn` is the whole circle.
+//! One shard: a port, its links, and the thread's worker context. `turn` is the whole cycle.
 //!
 //! ```text
 //!   socket ─► kernel ─► port.dequeue ─► dispatch ─► Handler ─► send queue ─► flush ─► port.submit
@@ -6,8 +6,8 @@
 //!      └───────────────────────────────── kernel ◄────────────────────────────────────────┘
 //! ```
 //!
-//! A callback never reaches the port: it queues, and the flush at the end of the turn submits for
-//! all links at once. So no callback is entered again while it runs.
+//! A callback cannot call the port: it queues, and the flush at the end of the turn submits for all
+//! links. So no callback runs within another.
 
 mod clock;
 
@@ -28,18 +28,17 @@ use std::time::{Duration, Instant};
 use wharf_port::memory::LedgerView;
 use wharf_port::port::{Completions, Operation, Port, PortError, Poster, Socket, Time};
 
-/// Completions that one turn takes; the rest waits for the next turn, which does not sleep.
+/// Maximum of completions in one turn; the next turn takes the rest without sleeping.
 ///
-/// Enough that a system call is shared by many messages; few enough that what they touch stays in
-/// the cache.
+/// 256 completions share one system call, and the memory that they use fits the cache.
 pub(super) const BATCH: usize = 256;
-/// One shard's engine, generic over its port.
+/// One shard's engine, generic over its port and its handler's types.
 pub(crate) struct Worker<P: ShardPort, V: Service> {
     pub(super) port: P,
     /// The links.
     pub(super) core: Core,
     pub(super) callbacks: Callbacks<V>,
-    /// Where a callback's input is copied together (`call.rs`).
+    /// Memory for input slices that lie in several buffers (`call.rs`).
     pub(super) scratch: Vec<u8>,
     pub(super) acceptor: Acceptor<P::Stream>,
     pub(super) pending: Pending,
@@ -47,23 +46,23 @@ pub(crate) struct Worker<P: ShardPort, V: Service> {
     pub(super) lending: Lending,
     pub(super) drain: Drain,
     pub(super) clock: Clock,
-    /// Links whose budget of calls was used up in an earlier turn (`serve.rs`).
+    /// Links that used up their calls in an earlier turn (`serve.rs`).
     pub(super) again: VecDeque<u32>,
-    /// Why the shard stopped the server.
+    /// The error with which the shard stopped the server.
     pub(super) failure: Option<String>,
     completions: Completions<P>,
 }
 
-/// Whether there is more to do.
+/// Whether the shard continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     GoOn,
-    /// The server is stopping and this shard has no links left.
+    /// The server is stopping, and this shard has no links.
     Done,
 }
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Makes the shard and, by `on_worker_start`, its context.
+    /// Makes the shard, and its context by `on_worker_start`.
     pub(crate) fn new(
         shard: u8,
         port: P,
@@ -72,7 +71,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     ) -> Result<Self, String> {
         let places = shared.settings.links_per_shard();
         let scale = super::timeout_scale(&shared.settings);
-        // The moment first, so that no link's time lies in the future.
+        // The instant is read first, so that no `Link::now` is in the future.
         #[expect(clippy::disallowed_methods, reason = "once: what the port's clock counts from")]
         let zero = (Instant::now(), port.now());
         let (now, pool) = (port.now(), port.pool().clone());
@@ -102,13 +101,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         Ok(worker)
     }
 
-    /// One round: waits, handles what has completed, and sends what that has queued.
+    /// One turn: waits for completions, handles them, and submits what callbacks have queued.
     ///
     /// # Errors
     ///
-    /// The port is broken; the worker is to be dropped.
+    /// The port has failed; drop the worker.
     pub(crate) fn turn(&mut self) -> Result<Turn, PortError> {
-        // Asked before the dequeue, which then has all that was handed over.
+        // Loaded before the dequeue: if the accepting shard has ended, the dequeue gets all connections
+        // that it posted.
         let nothing_is_handed_over = !self.core.shared.is_accepting();
         self.dequeue(nothing_is_handed_over)?;
         self.dispatch_all();
@@ -124,7 +124,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         Ok(if self.is_done(saw_all) { Turn::Done } else { Turn::GoOn })
     }
 
-    /// Takes completions from the port, and waits for some if nothing else is to be done.
+    /// Dequeues completions; waits for them if the shard has nothing else to do.
     fn dequeue(&mut self, nothing_is_handed_over: bool) -> Result<(), PortError> {
         let began = self.port.now();
         self.account(began);
@@ -165,8 +165,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Whether what was in the inbox so many turns ago has been handed out: the inbox was empty, or
-    /// each turn was full, of which every second one begins with packets.
+    /// Whether all packets that were in the inbox `turns` turns ago are handled: the last dequeue was
+    /// short, or there were enough full turns, of which every second one begins with packets.
     pub(super) fn has_handed_out(&self, turns: u32) -> bool {
         let packets = self.core.shared.settings.inbox_capacity as usize;
         let turns_max = 2 * u32::try_from(packets.div_ceil(BATCH)).unwrap_or(u32::MAX / 4) + 2;
@@ -178,7 +178,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.core.now.after(self.clock.passed(now))
     }
 
-    /// How long the port may wait: until the next time-out; `None` if there is none.
+    /// Time until the next timeout, for which the port may wait; `None` if there is none.
     pub(super) fn wait(&mut self, now: Time) -> Option<Duration> {
         let link_time = self.link_time(now);
         let drain = self.drain.until().map(|time| time.since(now));
@@ -188,7 +188,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         waits.into_iter().chain([drain, timers]).flatten().min()
     }
 
-    /// Publishes the counts of the turn that is over.
+    /// Publishes the counters of the previous turn.
     fn account(&mut self, now: Time) {
         let stats = self.core.stats();
         stats.turns.add(1);
@@ -199,22 +199,23 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         stats.waits.set(port.waits);
     }
 
-    /// How other threads reach this shard, and what they see of its buffers.
+    /// The sending side of the shard's inbox, and the counts of its buffers.
     pub(crate) fn reached_by(&self) -> (Poster<Command<P::Stream>>, LedgerView) {
         (self.port.poster(), self.core.pool.ledger_view())
     }
 
-    /// Why the shard stopped the server, if it did.
+    /// Takes the error with which the shard stopped the server, if it did.
     pub(crate) fn failure(&mut self) -> Option<String> {
         self.failure.take()
     }
 }
 
-/// Hands an operation to the port.
+/// Submits an operation.
 ///
 /// # Panics
 ///
-/// If the port refuses it: of each kind only one is in flight on a socket, and none on one that closes.
+/// If the port rejects it, which would be a bug: the engine keeps at most one operation of each kind in
+/// flight on a socket, and none on a closing one.
 pub(super) fn submit<P: Port>(port: &mut P, socket: Socket, operation: Operation) {
     if let Err(error) = port.submit(socket, operation) {
         unreachable!("the port refuses an operation: {error}");

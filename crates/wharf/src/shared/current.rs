@@ -1,6 +1,6 @@
-//! Whose callback this thread runs: a handle knows no link, but posts of a callback are made out of its
-//! shard's buffers, one link takes no more than its part of these in a turn, and one whose post is refused
-//! is owed a call.
+//! The callback that this thread runs. A handle names no sender, but a post of a callback takes buffers
+//! of its shard and of its link's budget for the turn, and a refused `try_post` makes an `on_writable`
+//! due.
 
 use crate::vocabulary::id::ServerId;
 use std::cell::Cell;
@@ -9,18 +9,18 @@ use std::cell::Cell;
 struct Current {
     server: ServerId,
     shard: u8,
-    /// Buffers that posts of this callback's link may still take in this turn.
+    /// The rest of the link's budget of buffers for posts in this turn.
     left: u32,
-    /// A post of this callback found its receiver full.
+    /// A `try_post` of this callback failed with `Full`.
     refused: bool,
 }
 
-/// What a callback has posted.
+/// What a callback's posts have used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended {
-    /// Buffers that are left of what it could take.
+    /// The rest of the budget.
     pub(crate) left: u32,
-    /// A post was refused as full.
+    /// A `try_post` failed with `Full`.
     pub(crate) refused: bool,
 }
 
@@ -28,13 +28,13 @@ thread_local! {
     static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
 }
 
-/// A callback of this shard begins on this thread, whose posts may take so many buffers.
+/// Begins a callback of a shard on this thread, whose posts may take `left` buffers.
 #[inline]
 pub(crate) fn begin(server: ServerId, shard: u8, left: u32) {
     CURRENT.set(Some(Current { server, shard, left, refused: false }));
 }
 
-/// It is over.
+/// Ends the callback.
 #[inline]
 pub(crate) fn end() -> Ended {
     match CURRENT.take() {
@@ -43,13 +43,13 @@ pub(crate) fn end() -> Ended {
     }
 }
 
-/// The shard of this server whose callback this thread runs.
+/// The shard whose callback this thread runs, if it is one of this server.
 pub(crate) fn shard_of(server: ServerId) -> Option<usize> {
     Some(of(server)?.shard.into())
 }
 
-/// Takes so many buffers of what a callback's posts may take; says whether there were as many, or this
-/// is no callback.
+/// Takes buffers of the callback's budget; returns whether it sufficed. Outside of callbacks always
+/// `true`.
 pub(crate) fn take(server: ServerId, buffers: u32) -> bool {
     let Some(current) = of(server) else { return true };
     let left = current.left.checked_sub(buffers);
@@ -59,7 +59,7 @@ pub(crate) fn take(server: ServerId, buffers: u32) -> bool {
     left.is_some()
 }
 
-/// A post to one link was refused as full.
+/// Notes a `try_post` that failed with `Full`.
 pub(crate) fn note_refusal(server: ServerId) {
     if let Some(current) = of(server) {
         CURRENT.set(Some(Current { refused: true, ..current }));

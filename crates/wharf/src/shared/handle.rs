@@ -1,4 +1,4 @@
-//! The handle: what any thread, and any callback, can do with a server.
+//! The handle of a server, for any thread and any callback.
 
 use crate::acts;
 use crate::acts::{Act, tell, tell_of};
@@ -16,10 +16,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A server: say whom, then what. `server.link(id).post("hello\n")`.
+/// A handle of a server: name the recipients, then the action, as in `server.link(id).post("hello\n")`.
 ///
-/// The same in a callback (as [`Link::server`](crate::Link::server)) and in any thread. Cheap to
-/// clone; dropping it stops nothing. A thread takes a clone of it and the link's id with it:
+/// Callbacks (by [`Link::server`](crate::Link::server)) and all threads use the same handle. A clone is
+/// one reference count; dropping it does not stop the server. A thread takes a clone and the link's id:
 ///
 /// ```
 /// # use wharf::{Link, Result};
@@ -30,9 +30,8 @@ use std::time::Duration;
 /// # }
 /// ```
 ///
-/// A thread that posts for as long as the server runs is started by
-/// [`Handler::on_start`](crate::Handler::on_start), asks [`is_stopping`](Self::is_stopping), and ends
-/// when that is so.
+/// Start a thread that posts while the server runs in [`Handler::on_start`](crate::Handler::on_start),
+/// and end it when [`is_stopping`](Self::is_stopping) returns `true`.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -48,7 +47,7 @@ impl Handle {
         self.recipients(Whom::Link(link.key_in(self.shared.id)))
     }
 
-    /// Every open link, when the post is delivered.
+    /// All links that are open when the post is delivered.
     pub fn all(&self) -> Recipients<'_> {
         self.recipients(Whom::All)
     }
@@ -57,17 +56,17 @@ impl Handle {
         Recipients { shared: &self.shared, whom, except: None, when_slow: None }
     }
 
-    /// Copies a payload into shared buffers once, to be sent many times.
+    /// Copies a payload into shared buffers, to send it many times.
     ///
     /// # Errors
     ///
-    /// [`PostError::Full`] if the shared buffers are used up; [`PostError::TooLarge`] if no output could
-    /// ever hold it as a post.
+    /// [`PostError::Full`] if the buffers for posts are used up; [`PostError::TooLarge`] if the payload
+    /// is longer than half of [`Builder::output_bytes`](crate::Builder::output_bytes).
     pub fn message(&self, payload: impl Payload) -> Result<Message, PostError> {
         self.shared.message(&payload).map(|inner| Message { inner })
     }
 
-    /// The workers, of which each shard has one.
+    /// The ids of the workers, one for each shard.
     pub fn workers(&self) -> impl Iterator<Item = WorkerId> + use<> {
         // There are at most 256 shards.
         let count = u16::try_from(self.shared.shards.len()).unwrap_or(u16::MAX);
@@ -78,24 +77,26 @@ impl Handle {
     ///
     /// # Cost
     ///
-    /// Looks at every buffer's owner tag: some ten microseconds for 10,000 buffers.
+    /// Reads every buffer's owner tag: tens of microseconds for 10,000 buffers.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared.stats()
     }
 
-    /// Whether the server has been asked to stop.
+    /// Whether [`stop`](Self::stop) was called, or the server stops by itself.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.shared.stopping().is_some()
     }
 
-    /// Asks the server to stop, and returns at once: it accepts no more;
-    /// [`on_drain`](crate::Handler::on_drain) is called for each link; what has arrived is handled; links
-    /// that are open after `drain` are force-closed. Posts that began before are delivered, later ones
-    /// are refused. A link whose last bytes are sent waits for its peer to close, for 2 s at most.
+    /// Stops the server; returns at once. The server stops accepting, calls
+    /// [`on_drain`](crate::Handler::on_drain) for each link, handles the input that has arrived,
+    /// flushes and closes the links. At the drain timeout it force-closes those that are still open.
+    /// Posts from before the call are delivered; later ones fail with [`PostError::Stopping`]. A link
+    /// whose last bytes are sent waits at most 2 s for its peer to close.
     ///
-    /// A later call can shorten the time; with [`Duration::ZERO`] links are force-closed at once.
+    /// A later call can only shorten the timeout. With [`Duration::ZERO`] the links are force-closed at
+    /// once.
     pub fn stop(&self, drain: impl Into<Drain>) {
         self.shared.stop(drain.into().timeout);
     }
@@ -109,16 +110,16 @@ impl fmt::Debug for Handle {
 
 #[derive(Clone, Copy)]
 enum Whom {
-    /// `None`: a link of another server, which is none here.
+    /// `None`: a link of another server.
     Link(Option<LinkKey>),
     All,
 }
 
-/// Whom something is for. `Copy`: nothing happens before its last method.
+/// The recipients of a post or a request. It is `Copy`; only its last method has an effect.
 ///
-/// Posts of one thread to one link keep their order, broadcasts among them. A post to the link whose
-/// callback makes it is delivered after all that the callback queues. Broadcasts reach all links of the
-/// server in one order, and what is posted as an answer to one comes after it.
+/// Posts of one thread to one link keep their order, broadcasts included. A post of a callback to its
+/// own link is delivered after what the callback queues. All links get broadcasts in the same order,
+/// and a post in response to a broadcast comes after it.
 #[derive(Clone, Copy)]
 #[must_use = "it says whom; `post` or `close` says what"]
 pub struct Recipients<'a> {
@@ -129,39 +130,40 @@ pub struct Recipients<'a> {
 }
 
 impl Recipients<'_> {
-    /// All of them but one. A second call replaces the first.
+    /// Excludes one link. A second call replaces the first.
     pub fn except(self, link: LinkId) -> Self {
         Self { except: Some(link), ..self }
     }
 
-    /// What happens to the post where there is no capacity, instead of what the link says
-    /// ([`Output::set_when_slow`](crate::Output::set_when_slow)).
+    /// What the server does with this post if it exceeds the capacity of a link, in place of the link's
+    /// own policy ([`Output::set_when_slow`](crate::Output::set_when_slow)).
     pub fn when_slow(self, policy: WhenSlow) -> Self {
         Self { when_slow: Some(policy), ..self }
     }
 
-    /// Posts a payload to them, after what is queued there. One copy serves all.
+    /// Posts a payload, behind what is queued on each recipient.
     ///
-    /// It fits if the output stays within its high-water mark, half of its limit: a post never takes
-    /// the capacity that the link's own handler was promised. Where it does not fit, or the shared
-    /// buffers or an inbox are used up, it is skipped as the policy says, and counted in
-    /// [`Totals::missed`](crate::Totals::missed) and [`Stats::missed`]. So posts are lossy: a peer that
-    /// reads, but less fast than others post, misses some, and nothing slows the sender. A protocol
-    /// that needs each message acknowledges them, or closes who missed one
-    /// ([`WhenSlow::Disconnect`]).
+    /// A post must not raise a link's output above its high-water mark, half of its limit, so it never
+    /// takes the capacity that the link's own handler was promised. A link for which it does is skipped
+    /// or closed, as the policy says. Without free buffers for posts, or with a full inbox, the post is
+    /// skipped. A skip is counted in [`Totals::missed`](crate::Totals::missed) and [`Stats::missed`].
+    /// So posts are lossy: a peer that reads more slowly than others post to it misses posts, and the
+    /// sender is not slowed. A protocol that needs each message acknowledges them, or closes links that
+    /// missed one ([`WhenSlow::Disconnect`]).
     ///
-    /// Each post takes whole buffers of those that are for posts, of 512 bytes or an eighth of
-    /// [`Builder::buffer_size_bytes`](crate::Builder::buffer_size_bytes), until all its recipients have
-    /// sent it. Of these each shard has a part, and all other threads together have one; the callbacks of
-    /// one link can take a quarter of their shard's part in a turn. With default settings and two shards
-    /// a thread can have 1,664 short posts out at once, and a callback makes 416. Who has the same for
-    /// many links posts one [`Message`]; who has more raises
+    /// A post takes whole buffers for posts, of 512 bytes or an eighth of
+    /// [`Builder::buffer_size_bytes`](crate::Builder::buffer_size_bytes) if that is more, until all
+    /// recipients have sent it. Each shard has a pool of these buffers, and all other threads share
+    /// one; the callbacks of one link can take a quarter of their shard's pool in a turn. With default
+    /// settings and two shards, threads can have 1,664 posts of up to 512 bytes unsent, and a callback
+    /// can make 416. To post the same bytes to many links, use one [`Message`]; for more posts, raise
     /// [`Builder::buffer_count`](crate::Builder::buffer_count).
     ///
     /// # Cost
     ///
-    /// One copy of the bytes (of a [`Message`] none), and one entry for each recipient, whatever the
-    /// length. A system call only if a shard sleeps.
+    /// One copy of the bytes into buffers for posts (none for a [`Message`]), and one entry for each
+    /// recipient. A recipient with unsent bytes gets a copy of its own in buffers that it borrows, and
+    /// shares the message only if it cannot borrow. One system call for each shard that sleeps.
     pub fn post(self, payload: impl Payload) {
         let posted = match self.one() {
             Some(link) => self.post_to(link, &payload),
@@ -174,16 +176,17 @@ impl Recipients<'_> {
         }
     }
 
-    /// As [`post`](Self::post), and says whether it was posted. For several links, each that has no
-    /// capacity skips it, and counts.
+    /// As [`post`](Self::post), and returns whether it was posted. With several recipients, links
+    /// without capacity skip it and are counted, and the result is `Ok`.
     ///
     /// # Errors
     ///
-    /// - [`PostError::Full`]: the one link's half for posts, shared buffers or an inbox are used up;
-    ///   with several recipients, some may have it.
-    /// - [`PostError::Closed`]: the one link is closed, or the server has stopped.
+    /// - [`PostError::Full`]: the capacity of the one link, the buffers for posts or an inbox are used
+    ///   up. With several recipients, other shards may have accepted it.
+    /// - [`PostError::Closed`]: the one link is closed or closing, or the server has stopped.
     /// - [`PostError::Stopping`]: the server is stopping.
-    /// - [`PostError::TooLarge`]: no output could ever hold it as a post.
+    /// - [`PostError::TooLarge`]: the payload is longer than half of
+    ///   [`Builder::output_bytes`](crate::Builder::output_bytes), or its body does not fit its frame.
     pub fn try_post(self, payload: impl Payload) -> Result<(), PostError> {
         let Some(link) = self.one() else { return self.broadcast(&payload, false) };
         self.post_to(link, &payload).inspect_err(|error| {
@@ -204,8 +207,7 @@ impl Recipients<'_> {
         self.shared.post(link, message, self.when_slow)
     }
 
-    /// Posts to all; links that miss it are counted, and if `counts` says so, also where there were no
-    /// buffers for it at all.
+    /// Posts to all links. `counts`: if no message can be made, count it as missed by all links.
     fn broadcast(self, payload: &impl Payload, counts: bool) -> Result<(), PostError> {
         self.check_stopping()?;
         let message = self.shared.message(payload).inspect_err(|error| {
@@ -227,7 +229,7 @@ impl Recipients<'_> {
         }
     }
 
-    /// The one link that is meant, if it is one; `None` in it if it is none of this server's.
+    /// The one recipient; `None` for all links, `Some(None)` for a link of another server.
     fn one(&self) -> Option<Option<LinkKey>> {
         match self.whom {
             Whom::Link(link) => Some(link),
@@ -239,25 +241,26 @@ impl Recipients<'_> {
         self.except?.key_in(self.shared.id)
     }
 
-    /// What `writeln!(server.link(id), …)` calls: [`post`](Self::post).
+    /// `writeln!(server.link(id), …)` calls this; as [`post`](Self::post).
     pub fn write_fmt(self, text: fmt::Arguments<'_>) {
         self.post(text);
     }
 
-    /// Closes them in good order, with [`DisconnectReason::Kicked`](crate::DisconnectReason::Kicked),
-    /// after what this thread posted to them before; `on_disconnect` comes as after
-    /// [`Link::close`](crate::Link::close). Cannot fail: a bit in the link's place.
+    /// Closes the recipients gracefully with
+    /// [`DisconnectReason::Kicked`](crate::DisconnectReason::Kicked), after what this thread posted to
+    /// them before; `on_disconnect` is called as after [`Link::close`](crate::Link::close). It sets a
+    /// bit and cannot fail.
     pub fn close(self) {
         self.mark(Mark::CLOSE, Act::Close);
     }
 
-    /// Closes them at once, without sending what is queued, those that [`close`](Self::close) has
-    /// begun to close, too. Cannot fail.
+    /// Resets the recipients without sending what is queued, also those that are closing gracefully. It
+    /// cannot fail.
     pub fn abort(self) {
         self.mark(Mark::ABORT, Act::Abort);
     }
 
-    /// Ends their pauses and has `on_receive` called for what is unread, paused or not. Cannot fail.
+    /// Ends pauses of the recipients, and has `on_receive` called for unread input. It cannot fail.
     pub fn resume(self) {
         self.mark(Mark::RESUME, Act::Resume);
     }
@@ -284,11 +287,11 @@ impl fmt::Debug for Recipients<'_> {
     }
 }
 
-/// How a server stops: how long its links have to finish.
+/// The parameters of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drain {
-    /// After this, links that are still open are force-closed.
+    /// The drain timeout, at which the server force-closes the links that are still open.
     pub timeout: Duration,
 }
 

@@ -1,32 +1,32 @@
-//! What other threads ask of single links, as bits: asking cannot fail, and nothing is queued.
+//! Requests of other threads to single links, as bits: a request cannot fail and takes no memory.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// What is asked; several may be at once.
+/// A set of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark(u8);
 
 impl Mark {
-    /// Close in good order.
+    /// Close gracefully.
     pub(crate) const CLOSE: Self = Self(1);
-    /// Close at once.
+    /// Reset the link.
     pub(crate) const ABORT: Self = Self(2);
     /// End the pause.
     pub(crate) const RESUME: Self = Self(4);
-    /// A deferred reply is there.
+    /// A deferred reply is done.
     pub(crate) const REPLY: Self = Self(8);
-    /// The buffers of a reply are back whose link had ended while it was written.
+    /// The buffers of a reply are returned, whose link ended during the write.
     pub(crate) const RETURNED: Self = Self(16);
 
-    /// A post found no room, and the link is to be closed for that.
+    /// A post exceeded the capacity, and the policy is to close the link.
     pub(crate) const TOO_SLOW: Self = Self(32);
 
     const ALL: u64 = 63;
 
-    /// The link ends: only an abort can be asked of it any more. Not taken with the marks.
+    /// The link is closing: it takes only `ABORT`. `take` leaves this bit.
     const ENDING: u64 = 64;
 
-    /// Whether the link is to be closed.
+    /// Whether it includes a close or an abort.
     pub(crate) fn closes(self) -> bool {
         self.has(Self::CLOSE) || self.has(Self::ABORT)
     }
@@ -36,16 +36,17 @@ impl Mark {
     }
 }
 
-/// The marks of one shard's places, and which generation of link each place has.
+/// The marks of one shard's slots, and the generation of the live link in each.
 ///
-/// A mark is set together with a look at the generation, so it never strikes the place's next owner.
+/// One atomic operation compares the generation and sets a mark, so a mark never reaches a later link
+/// of the slot.
 #[derive(Debug)]
 pub(crate) struct Marks {
-    /// The generation in the upper half, 0 if there is no link; `ENDING` and marks in the lower.
+    /// The generation in the upper half, 0 without a link; `ENDING` and marks in the lower half.
     places: Box<[AtomicU64]>,
-    /// Which places have marks, a bit for each.
+    /// One bit for each slot: whether it has marks.
     marked: Box<[AtomicU64]>,
-    /// Whether any has.
+    /// Whether any slot has marks.
     any: AtomicBool,
 }
 
@@ -59,30 +60,29 @@ impl Marks {
         }
     }
 
-    /// A place has a link of this generation.
+    /// A link of this generation opens in a slot.
     pub(crate) fn open(&self, index: u32, generation: u32) {
         self.places[index as usize].store(u64::from(generation) << 32, Ordering::Release);
     }
 
-    /// The link of a place is closing in good order, which an abort cuts short.
+    /// The link of a slot closes gracefully; only an abort is taken from now on.
     pub(crate) fn end(&self, index: u32) {
         self.places[index as usize].fetch_or(Mark::ENDING, Ordering::AcqRel);
     }
 
-    /// The link of a place has ended: it takes no marks any more.
+    /// The link of a slot has ended: it takes no marks any more.
     pub(crate) fn close(&self, index: u32) {
-        // What came back after the link's end is not forgotten.
+        // `RETURNED` belongs to the slot and stays set.
         self.places[index as usize].fetch_and(u64::from(Mark::RETURNED.0), Ordering::AcqRel);
     }
 
-    /// Whether a place has the link of this generation, and it is not closing, as far as another
-    /// thread can know.
+    /// Whether the link of this generation is in the slot and not closing; that may change at any time.
     pub(crate) fn is_alive(&self, index: u32, generation: u32) -> bool {
         let place = self.places.get(index as usize);
         place.is_some_and(|place| is_alive(place.load(Ordering::Acquire), generation))
     }
 
-    /// Marks the link of a place; says whether it is still there.
+    /// Sets a mark of a link; returns whether the link takes it.
     pub(crate) fn set(&self, index: u32, generation: u32, mark: Mark) -> bool {
         let Some(place) = self.places.get(index as usize) else { return false };
         let with_mark = |word: u64| {
@@ -97,13 +97,13 @@ impl Marks {
         is_there
     }
 
-    /// Marks a place, whichever link it has.
+    /// Sets a mark of a slot, independent of its link.
     pub(crate) fn set_place(&self, index: u32, mark: Mark) {
         self.places[index as usize].fetch_or(u64::from(mark.0), Ordering::AcqRel);
         self.note(index);
     }
 
-    /// Marks every link but the one of this place and generation.
+    /// Sets a mark of every link but the one of this slot and generation.
     pub(crate) fn set_all(&self, except: Option<(u32, u32)>, mark: Mark) {
         for (index, place) in (0..).zip(&*self.places) {
             let generation = generation_of(place.load(Ordering::Acquire));
@@ -115,17 +115,17 @@ impl Marks {
 
     fn note(&self, index: u32) {
         self.marked[index as usize / 64].fetch_or(1 << (index % 64), Ordering::AcqRel);
-        // Release: who sees this sees the marks.
+        // Release: a thread that loads `true` sees the marks.
         self.any.store(true, Ordering::Release);
     }
 
-    /// Whether something is marked.
+    /// Whether any slot has marks.
     #[inline]
     pub(crate) fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)
     }
 
-    /// Takes all marks, with the places and the generations that they were set for.
+    /// Takes all marks, with their slots and the generations of the links.
     pub(crate) fn take(&self, mut each: impl FnMut(u32, u32, Mark)) {
         self.any.store(false, Ordering::SeqCst);
         for (word, marked) in (0_u32..).zip(&*self.marked) {

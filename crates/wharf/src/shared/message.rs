@@ -1,17 +1,17 @@
-//! Bytes that many links are sent.
+//! Messages that many links share.
 
 use std::fmt;
 use wharf_port::memory;
 
-/// Bytes in shared buffers: made once by [`Handle::message`](crate::Handle::message), sent often,
-/// released with the last clone.
+/// Bytes in shared buffers, made by [`Handle::message`](crate::Handle::message). The buffers are
+/// released with the last clone, and when the last link has sent them.
 #[derive(Clone)]
 pub struct Message {
     pub(crate) inner: memory::Message,
 }
 
 impl Message {
-    /// Its length in bytes.
+    /// The length in bytes.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "an empty one is of no use")]
     pub fn len(&self) -> usize {

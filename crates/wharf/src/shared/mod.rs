@@ -1,4 +1,4 @@
-//! What the shards of one server and its handles share.
+//! The state that the shards and handles of one server share.
 
 pub(crate) mod current;
 pub(crate) mod handle;
@@ -32,19 +32,19 @@ use wharf_port::port::{Port, Poster};
 )]
 type Lock<T> = std::sync::Mutex<T>;
 
-/// A port whose packets are commands: what a shard runs on.
+/// A port whose packets are commands.
 pub(crate) trait ShardPort: Port<Packet = Command<<Self as Port>::Stream>> {}
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>>> ShardPort for P {}
 
-/// A command from one thread to a shard. `S` is a connection.
+/// A command to a shard. `S` is the type of a connection.
 #[derive(Debug)]
 pub(crate) enum Command<S> {
-    /// Take over this connection, for which a place has been counted.
+    /// Open a link for this connection, for which a slot is reserved.
     Adopt { stream: S, peer: SocketAddr, listener: u16 },
     /// Queue a message on a link.
     Post { link: LinkKey, message: Message },
-    /// Queue a message on every open link, in the order of these numbers in all shards.
+    /// Queue a message on every open link. All shards handle broadcasts in the order of `number`.
     Broadcast {
         message: Message,
         except: Option<LinkKey>,
@@ -53,7 +53,7 @@ pub(crate) enum Command<S> {
     },
 }
 
-/// A shard's inbox, without the type of its connections.
+/// The sending side of a shard's inbox, independent of the type of its connections.
 pub(crate) trait Inlet: Send + Sync {
     fn post(&self, link: LinkKey, message: Message) -> Result<(), PostError>;
     /// Without waking the shard.
@@ -95,49 +95,49 @@ fn refusal<T>(error: &wharf_port::port::PostError<T>) -> PostError {
     }
 }
 
-/// One server.
+/// The shared state of one server.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) id: ServerId,
     pub(crate) settings: Settings,
-    /// Where the listeners listen.
+    /// The listeners' ids and addresses.
     pub(crate) listeners: OnceLock<Box<[(ListenerId, SocketAddr)]>>,
-    /// Gives broadcasts their order: held while one is put into all inboxes.
+    /// The number of the last broadcast; locked while a broadcast is posted to all inboxes, which
+    /// orders them.
     broadcasting: Lock<u64>,
-    /// The last one that is in all of them.
+    /// The number of the last broadcast that is in all inboxes.
     broadcast: AtomicU64,
-    /// Posts that were skipped before they came to a link.
+    /// Posts that were skipped before they reached a shard, counted for each link.
     missed: AtomicU64,
     pub(crate) shards: Box<[Shard]>,
-    /// Buffers for messages that cross threads or go to many links: each shard's own, and those
-    /// of all other threads.
+    /// The pools for posted messages: one for each shard, and the last for all other threads.
     pub(crate) posts: Box<[MessagePool]>,
-    /// How often a message was refused because its sender's buffers were used up.
+    /// Number of messages that failed with `Full` because their sender's buffers were used up.
     posts_refused: AtomicU64,
-    /// The accepting shard waits for a place to become free.
+    /// The accepting shard waits for a free slot.
     pub(crate) room_wanted: AtomicBool,
-    /// Links that the loan rule has closed.
+    /// Links that were closed to revoke their loans.
     #[cfg(feature = "sim")]
     pub(crate) revoked: crate::acts::Revoked,
     stopping: AtomicBool,
-    /// The accepting shard may still hand connections over.
+    /// The accepting shard may still post connections to other shards.
     accepting: AtomicBool,
-    /// How long the drain may take, in nanoseconds.
+    /// The drain timeout in nanoseconds.
     drain_ns: AtomicU64,
 }
 
-/// What others see of a shard.
+/// The part of a shard that other threads use.
 pub(crate) struct Shard {
     pub(crate) stats: Arc<ShardStats>,
-    /// Places taken or promised.
+    /// Slots that are in use or reserved for a connection.
     pub(crate) open: AtomicU32,
     /// Its thread has ended.
     pub(crate) ended: AtomicBool,
-    /// What other threads ask of its links, and which of them are alive.
+    /// Requests to the shard's links, and the generations of the live links.
     pub(crate) marks: Marks,
-    /// What posts may take of each link's output.
+    /// The capacity for posts of each link.
     pub(crate) quotas: Quotas,
-    /// Where its links' deferred replies are handed over.
+    /// The cells through which threads return deferred replies.
     pub(crate) replies: Box<[ReplyCell]>,
     reached: OnceLock<(Box<dyn Inlet>, LedgerView)>,
 }
@@ -180,7 +180,7 @@ impl Shared {
         })
     }
 
-    /// Says how a shard is reached; once, before the server is running.
+    /// Sets a shard's poster and ledger; once, before the shard's first turn.
     pub(crate) fn connect(&self, shard: usize, inlet: Box<dyn Inlet>, buffers: LedgerView) {
         let _set_once = self.shards[shard].reached.set((inlet, buffers));
     }
@@ -189,21 +189,21 @@ impl Shared {
         Some(&*self.shards.get(shard)?.reached.get()?.0)
     }
 
-    /// The name that the program gave to a listener, and where it listens.
+    /// A listener's id and address.
     pub(crate) fn listener(&self, number: u16) -> (ListenerId, SocketAddr) {
         let nowhere = (ListenerId(0), SocketAddr::from(([0, 0, 0, 0], 0)));
         let listeners = self.listeners.get();
         listeners.and_then(|all| all.get(usize::from(number))).copied().unwrap_or(nowhere)
     }
 
-    /// Whether the link is alive, as far as another thread can know.
+    /// Whether the link is alive; it may end at any time after the call.
     pub(crate) fn is_alive(&self, link: LinkKey) -> bool {
         self.shards
             .get(link.shard())
             .is_some_and(|shard| shard.marks.is_alive(link.index(), link.generation()))
     }
 
-    /// Asks something of a link, which may have ended.
+    /// Sets a mark of a link and wakes its shard, unless the link has ended.
     pub(crate) fn mark(&self, link: LinkKey, mark: Mark) {
         if let Some(shard) = self.shards.get(link.shard())
             && shard.marks.set(link.index(), link.generation(), mark)
@@ -212,7 +212,7 @@ impl Shared {
         }
     }
 
-    /// Asks something of every link but one.
+    /// Sets a mark of every link but one, and wakes all shards.
     pub(crate) fn mark_all(&self, except: Option<LinkKey>, mark: Mark) {
         for (shard, others) in self.shards.iter().enumerate() {
             let except = except.filter(|link| link.shard() == shard);
@@ -227,8 +227,8 @@ impl Shared {
         }
     }
 
-    /// A copy of the payload that any shard can send, out of the buffers of the shard whose thread
-    /// this is, or of those of all other threads.
+    /// Copies a payload into a message that any shard can send, in buffers of the pool of this thread's
+    /// shard, or of the pool for all other threads.
     pub(crate) fn message(&self, payload: &impl Payload) -> Result<Message, PostError> {
         if let Some(message) = payload.message() {
             return self.check_post_len(message.len()).map(|()| message.inner.clone());
@@ -246,7 +246,8 @@ impl Shared {
         };
         made.inspect_err(|error| {
             if *error == PostError::Full {
-                // The shards look who keeps messages from coming home.
+                // The shards then close a link that holds messages without progress: see
+                // `revoke_messages`.
                 self.posts_refused.fetch_add(1, Ordering::Relaxed);
                 self.wake_all();
             }
@@ -267,8 +268,8 @@ impl Shared {
         building.message.map(MessageBuilder::finish).ok_or(PostError::Full)
     }
 
-    /// Takes the buffers of so many bytes from what a callback's link may post in this turn, if this is
-    /// a callback.
+    /// In a callback, takes the buffers for `len` bytes from the link's budget of posts for this turn;
+    /// returns whether it sufficed.
     fn takes_budget(&self, len: usize) -> bool {
         let buffers = len.div_ceil(self.settings.post_buffer_size() as usize).max(1);
         current::take(self.id, u32::try_from(buffers).unwrap_or(u32::MAX))
@@ -283,18 +284,18 @@ impl Shared {
         self.posts_refused.load(Ordering::Relaxed)
     }
 
-    /// Counts a post that a link has missed.
+    /// Counts a post that a link missed.
     pub(crate) fn note_missed(&self, link: LinkKey) {
         self.count_missed(1);
         self.shards[link.shard()].quotas.note_missed(link.index(), link.generation());
     }
 
-    /// Whether no shard runs any more.
+    /// Whether all shards' threads have ended.
     pub(crate) fn has_stopped(&self) -> bool {
         self.shards.iter().all(|shard| shard.ended.load(Ordering::Acquire))
     }
 
-    /// Counts a post that all links but one have missed.
+    /// Counts a post that all links but one missed.
     pub(crate) fn note_all_missed(&self, except: Option<LinkKey>) {
         for shard in 0..self.shards.len() {
             self.note_all_of_shard_missed(shard, except);
@@ -311,7 +312,7 @@ impl Shared {
         self.missed.fetch_add(links, Ordering::Relaxed);
     }
 
-    /// Posts a message to one link: what is accepted will be queued there, unless the link ends.
+    /// Posts a message to one link. An accepted message will be queued there, unless the link ends.
     pub(crate) fn post(
         &self,
         link: LinkKey,
@@ -339,8 +340,8 @@ impl Shared {
 
     /// Posts a message to every link.
     ///
-    /// Broadcasts come to all links of the server in one order. Nobody is told of one before it is in
-    /// every inbox: so what is posted as an answer to it stands behind it, wherever that goes.
+    /// All links get broadcasts in the same order. No shard handles a broadcast before it is in every
+    /// inbox, so a post in response to it is behind it in every inbox.
     pub(crate) fn broadcast(
         &self,
         message: &Message,
@@ -351,7 +352,7 @@ impl Shared {
         let mut last = self.broadcasting.lock().unwrap_or_else(PoisonError::into_inner);
         *last += 1;
         for number in 0..self.shards.len() {
-            // Before the start there are no links.
+            // Before the start a shard has no poster and no links.
             let Some(inlet) = self.inlet(number) else { continue };
             let posted = inlet.broadcast(message.clone(), except, when_slow, *last);
             if posted == Err(PostError::Full) {
@@ -359,7 +360,8 @@ impl Shared {
             }
             result = result.and(posted);
         }
-        // Release: who sees this number finds the broadcast in its inbox, before what came later.
+        // Release: a shard that loads this number finds the broadcast in its inbox, before later
+        // packets.
         self.broadcast.store(*last, Ordering::Release);
         drop(last);
         self.wake_all();
@@ -371,14 +373,14 @@ impl Shared {
         self.broadcast.load(Ordering::Acquire) >= number
     }
 
-    /// Places that are free in all shards together.
+    /// Number of free slots of all shards together.
     pub(crate) fn room(&self) -> u32 {
-        // SeqCst: ordered with `room_wanted`, see `give_place_back`.
+        // SeqCst: ordered with `slot_wanted`, see `release_slot`.
         let open: u32 = self.shards.iter().map(|shard| shard.open.load(Ordering::SeqCst)).sum();
         self.settings.links.saturating_sub(open)
     }
 
-    /// Takes a place in the shard with the fewest links; `None` if every place is taken.
+    /// Reserves a slot of the shard with the fewest links; `None` if no slot is free.
     pub(crate) fn take_place(&self) -> Option<usize> {
         if self.room() == 0 {
             return None;
@@ -393,15 +395,16 @@ impl Shared {
         Some(shard)
     }
 
-    /// Gives back a place that was not used after all; nobody waits for that but who took it.
+    /// Releases a reserved slot that was not used. Only the accepting shard calls it, so it needs no
+    /// wake-up.
     pub(crate) fn leave_place(&self, shard: usize) {
         self.shards[shard].open.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Gives a place back, and wakes the accepting shard if it waits for one.
+    /// Releases a slot, and wakes the accepting shard if it waits for one.
     ///
-    /// That shard first says that it wants room and then counts; here the count changes first and
-    /// the wish is read after. All four are `SeqCst`, so one of the two sees the other.
+    /// `arm_listeners` stores `slot_wanted` and then counts; this function decrements the count and
+    /// then loads the flag. All four are `SeqCst`, so one of the two sees the other's store.
     pub(crate) fn give_place_back(&self, shard: usize) {
         self.shards[shard].open.fetch_sub(1, Ordering::SeqCst);
         if self.room_wanted.load(Ordering::SeqCst)
@@ -412,7 +415,8 @@ impl Shared {
         }
     }
 
-    /// Asks all shards to drain within `drain`; a later call changes how long that may take.
+    /// Starts the drain of all shards with the timeout `drain`; a later call can only shorten it, see
+    /// `check_stop`.
     pub(crate) fn stop(&self, drain: Duration) {
         let drain_ns = u64::try_from(drain.as_nanos()).unwrap_or(u64::MAX);
         self.drain_ns.store(drain_ns, Ordering::Relaxed);
@@ -421,9 +425,9 @@ impl Shared {
         self.wake_all();
     }
 
-    /// The accepting shard hands nothing over any more: the others may end.
+    /// The accepting shard posts no more connections, so the other shards may end.
     pub(crate) fn end_accepting(&self) {
-        // AcqRel: what was handed over before is in the inboxes for whoever sees it.
+        // AcqRel: a shard that loads `false` finds all posted connections in its inbox.
         if self.accepting.swap(false, Ordering::AcqRel) {
             self.wake_all();
         }
@@ -441,7 +445,7 @@ impl Shared {
         }
     }
 
-    /// How long the drain may take, if the server is stopping.
+    /// The drain timeout, if the server is stopping.
     pub(crate) fn stopping(&self) -> Option<Duration> {
         let stopping = self.stopping.load(Ordering::Acquire);
         stopping.then(|| Duration::from_nanos(self.drain_ns.load(Ordering::Relaxed)))
@@ -466,15 +470,15 @@ impl Shared {
         stats
     }
 
-    /// Counts a link's end.
+    /// Counts the end of a link.
     pub(crate) fn count_close(&self, shard: u8, reason: DisconnectReason) {
         self.shards[usize::from(shard)].stats.closes[reason as usize].add(1);
     }
 }
 
-/// A message of several parts that is being made.
+/// A message that is built from several parts.
 struct Building {
-    /// `None`: there were too few buffers.
+    /// `None` if the pool had too few buffers.
     message: Option<MessageBuilder>,
     len: usize,
 }

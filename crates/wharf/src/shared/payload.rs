@@ -1,30 +1,30 @@
-//! What can be sent and posted.
+//! Payloads: what can be sent and posted.
 
 use crate::shared::message::Message;
 use std::fmt::{self, Write};
 
-/// What can be sent and posted: bytes and text, borrowed or owned, and arrays; `format_args!(…)`, which
-/// is formatted straight into the buffers; a shared [`Message`]; a frame, such as
-/// [`LengthPrefix::of`](crate::LengthPrefix::of); a tuple of up to four of these, which is one
-/// message of several parts. Sealed. A number or a `char` is sent by `write!(link.out, "{number}")`.
+/// What can be sent and posted: bytes and text, borrowed or owned; arrays of bytes; `format_args!(…)`,
+/// which is formatted into the buffers; a shared [`Message`]; a frame, such as
+/// [`LengthPrefix::of`](crate::LengthPrefix::of); a tuple of two to four of these, as one message.
+/// Sealed. To send a number or a `char`, use `write!(link.out, "{number}")`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent",
     note = "bytes, text and tuples of them can be sent; anything else by `write!(link.out, …)` or `format_args!(…)`"
 )]
 pub trait Payload: sealed::Sealed {}
 
-/// A body is too long for its frame, or does not have the length that the frame asks for.
+/// A body is too long for its frame, or has another length than its frame requires.
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "that is what seals `Payload`")]
 pub struct DoesNotFit;
 
-/// Where a payload's bytes go, one part after the other.
+/// The destination of a payload's bytes, part by part.
 #[expect(unnameable_types, reason = "that is what seals `Payload`")]
 pub trait Parts {
     fn add(&mut self, bytes: &[u8]);
 }
 
-/// Counts them.
+/// Counts the bytes of a payload.
 #[derive(Debug, Default)]
 pub(crate) struct Count(pub(crate) usize);
 
@@ -39,17 +39,17 @@ pub(crate) mod sealed {
 
     #[expect(unnameable_types, reason = "that is what seals it")]
     pub trait Sealed {
-        /// All of its bytes, if they lie in one piece.
+        /// All of its bytes, if they lie in one slice.
         fn piece(&self) -> Option<&[u8]> {
             None
         }
 
-        /// The message that it is.
+        /// The shared message, if it is one.
         fn message(&self) -> Option<&Message> {
             None
         }
 
-        /// Hands out its bytes, in order.
+        /// Writes its bytes to `to`, in order.
         fn write(&self, to: &mut dyn Parts) -> Result<(), DoesNotFit>;
     }
 }
@@ -102,7 +102,7 @@ impl sealed::Sealed for fmt::Arguments<'_> {
 
     /// # Panics
     ///
-    /// If a `Display` in it returns an error without reason, as `format!` does.
+    /// If a `Display` in it returns an error, as `format!` does.
     fn write(&self, to: &mut dyn Parts) -> Result<(), DoesNotFit> {
         let written = Text(to).write_fmt(*self);
         assert!(written.is_ok(), "a Display returned an error, though nothing failed");
@@ -110,7 +110,7 @@ impl sealed::Sealed for fmt::Arguments<'_> {
     }
 }
 
-/// Takes text for bytes.
+/// Writes text as bytes.
 struct Text<'a>(&'a mut dyn Parts);
 
 impl Write for Text<'_> {

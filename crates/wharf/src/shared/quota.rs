@@ -1,40 +1,41 @@
-//! What posts may take of each link's output: who posts takes it before, so that what was accepted will
-//! be queued.
+//! The capacity for posts of each link. A posting thread reserves it before it posts, so that an
+//! accepted post can be queued.
 //!
-//! A post to one link is counted here, in bytes and as one entry of its shard's table, until the shard
-//! has queued it. The shard says how many bytes posts may take of a link: exactly while posts are
-//! unsent there or its own output is long, and all of the lower half else, so that a link which nobody
-//! posts to pays nothing for it.
+//! A post to one link is counted here from its acceptance, in bytes until the shard has queued it, and
+//! as one entry of the shard's table until it is sent. The shard publishes how many bytes posts may
+//! take of a link: the exact number while posts are unsent or more than a quarter of the limit is
+//! queued, else the maximum, so that a link without posts costs no updates.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// Why nothing was taken.
+/// Why a post was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// The link has ended.
     Ended,
-    /// It has no room; and whether it is to be closed for that.
+    /// The capacity is used up; `disconnects`: the link's policy is to be closed then.
     Full { disconnects: bool },
 }
 
-/// The quotas of one shard's links.
+/// The capacities of one shard's links.
 #[derive(Debug)]
 pub(crate) struct Quotas {
     places: Box<[Quota]>,
-    /// Entries of the shard's table that accepted posts have, and how many they may have.
+    /// Entries of the shard's table that accepted posts take, and their maximum.
     entries: AtomicU32,
     entries_max: u32,
 }
 
 #[derive(Debug)]
 struct Quota {
-    /// The generation of the link, and the bytes that are accepted and not yet queued.
+    /// The generation of the link in the upper half; in the lower the bytes that are accepted and not
+    /// queued yet.
     accepted: AtomicU64,
-    /// Bytes that these may be.
+    /// Maximum of these bytes.
     room: AtomicU32,
-    /// Posts that it has missed because they were not accepted.
+    /// Posts that the link missed because they were not accepted.
     missed: AtomicU32,
-    /// The link is closed when one is.
+    /// The link's policy is [`WhenSlow::Disconnect`](crate::WhenSlow::Disconnect).
     disconnects: AtomicBool,
 }
 
@@ -50,16 +51,16 @@ impl Quotas {
         Self { places, entries: AtomicU32::new(0), entries_max }
     }
 
-    /// A place has a link of this generation.
+    /// A link of this generation opens in a slot.
     pub(crate) fn open(&self, index: u32, generation: u32, room: u32) {
         let place = &self.places[index as usize];
         place.missed.store(0, Ordering::Relaxed);
         place.room.store(room, Ordering::Relaxed);
-        // Release: who sees the generation sees the room.
+        // Release: a thread that loads the generation sees the capacity.
         place.accepted.store(u64::from(generation) << 32, Ordering::Release);
     }
 
-    /// The link of a place has ended.
+    /// The link of a slot has ended.
     pub(crate) fn close(&self, index: u32) {
         self.places[index as usize].accepted.store(0, Ordering::Release);
     }
@@ -72,17 +73,17 @@ impl Quotas {
         self.places[index as usize].disconnects.store(disconnects, Ordering::Relaxed);
     }
 
-    /// Posts that the link of a place has missed because they were not accepted.
+    /// Posts that the link of a slot missed because they were not accepted.
     pub(crate) fn missed(&self, index: u32) -> u64 {
         self.places[index as usize].missed.load(Ordering::Relaxed).into()
     }
 
-    /// Bytes that are accepted for a link and not queued yet.
+    /// Bytes of posts that are accepted for a link and not queued yet.
     pub(crate) fn accepted(&self, index: u32) -> usize {
         bytes_of(self.places[index as usize].accepted.load(Ordering::Relaxed))
     }
 
-    /// Accepts a post of so many bytes.
+    /// Reserves `len` bytes and an entry for a post.
     pub(crate) fn accept(&self, index: u32, generation: u32, len: usize) -> Result<(), Refusal> {
         let Some(place) = self.places.get(index as usize) else { return Err(Refusal::Ended) };
         let full = || Refusal::Full { disconnects: place.disconnects.load(Ordering::Relaxed) };
@@ -113,7 +114,7 @@ impl Quotas {
         Err(Refusal::Full { disconnects: false })
     }
 
-    /// Counts a post that the link of a place has missed.
+    /// Counts a post that a link missed.
     pub(crate) fn note_missed(&self, index: u32, generation: u32) {
         if let Some(place) = self.places.get(index as usize)
             && place.accepted.load(Ordering::Acquire) >> 32 == u64::from(generation)
@@ -122,8 +123,8 @@ impl Quotas {
         }
     }
 
-    /// Counts a post that all links have missed, but the one of this place and generation; says how many
-    /// have.
+    /// Counts a post that all links missed but the one of this slot and generation; returns their
+    /// number.
     pub(crate) fn note_all_missed(&self, except: Option<(u32, u32)>) -> u64 {
         let mut count = 0;
         for (index, place) in (0..).zip(&self.places) {
@@ -136,17 +137,18 @@ impl Quotas {
         count
     }
 
-    /// An accepted post is queued, or will not be. Its entry is given back apart.
+    /// Releases the reserved bytes of a post that is queued or dropped. `free_entries` releases its
+    /// entry.
     pub(crate) fn forget(&self, index: u32, generation: u32, len: usize) {
         let less = |word: u64| {
-            // The next link of the place has accepted others.
+            // A later link of the slot has its own count.
             (word >> 32 == u64::from(generation)).then(|| word.saturating_sub(len as u64))
         };
         let accepted = &self.places[index as usize].accepted;
         let _ended = accepted.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
     }
 
-    /// Gives entries back.
+    /// Releases entries.
     pub(crate) fn free_entries(&self, count: u32) {
         if count > 0 {
             self.entries.fetch_sub(count, Ordering::AcqRel);
@@ -154,7 +156,7 @@ impl Quotas {
     }
 }
 
-/// 0: no link has the place.
+/// 0: no link is in the slot.
 fn generation_of(word: u64) -> u32 {
     u32::try_from(word >> 32).unwrap_or_default()
 }

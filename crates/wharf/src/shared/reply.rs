@@ -1,4 +1,4 @@
-//! Replies that come later, from any thread.
+//! Deferred replies, which any thread can send.
 //!
 //! ```text
 //!            defer                send begins            written              the shard takes it
@@ -6,10 +6,9 @@
 //!                       └── the link ends: its buffers go home, and the reply finds Closed
 //! ```
 //!
-//! The buffers of a reply are set aside when it is promised, out of the link's own, so that writing it
-//! cannot fail for want of them, and it is sent without a copy. The cell of a link's place is where they
-//! are handed over. Its lock is held for as long as it takes to move a few words: who writes has the
-//! buffers in hand, not the lock.
+//! `defer` reserves the buffers of a reply, so that its sender cannot lack buffers and the shard sends
+//! it without a copy. The cell of the link's slot passes the buffers from the shard to the sender and
+//! back. A thread holds the cell's lock only to move a few words: the sender writes without the lock.
 
 use crate::acts::{Act, Whom, tell_of};
 use crate::shared::Shared;
@@ -29,23 +28,23 @@ use wharf_port::memory::Parcel;
 )]
 type Lock<T> = std::sync::Mutex<T>;
 
-/// A reply that comes later: [`Input::defer`](crate::Input::defer). Its last methods consume it.
+/// A deferred reply, made by [`Input::defer`](crate::Input::defer). `send`, `write!`, `none` and
+/// `close` consume it.
 ///
-/// Dropping it unsent closes the link with
-/// [`HandlerError`](crate::DisconnectReason::HandlerError): later replies would be taken for this one.
+/// Dropping it unsent closes the link with [`HandlerError`](crate::DisconnectReason::HandlerError): the
+/// peer would take a later reply for this one.
 ///
 /// # Cost
 ///
-/// Its buffers are set aside beforehand, so that sending does not fail for want of them. The end of the
-/// link takes them back; a reply that is kept longer holds nothing. A system call only if the shard
-/// sleeps.
+/// Its buffers are reserved, so that sending cannot fail for lack of buffers. The end of the link
+/// releases them, also if the reply still exists. One system call if the shard sleeps.
 #[must_use = "dropping a reply unsent closes its link"]
 pub struct Reply {
     shared: Arc<Shared>,
     link: LinkKey,
-    /// Which of the shard's deferrals it is.
+    /// The number of the shard's deferral.
     number: u32,
-    /// The most bytes that it may have.
+    /// Maximum length in bytes.
     max: usize,
     is_over: bool,
 }
@@ -55,17 +54,17 @@ impl Reply {
         Self { shared, link, number, max, is_over: false }
     }
 
-    /// Sends the reply; the input goes on.
+    /// Sends the reply; the link's input is available again.
     ///
     /// # Errors
     ///
-    /// [`PostError::Closed`] if the link has ended; [`PostError::TooLarge`] if it is longer than what
-    /// was set aside, which closes the link as a drop does.
+    /// [`PostError::Closed`] if the link has ended; [`PostError::TooLarge`] if the payload is longer
+    /// than the reserved bytes, which closes the link as a drop does.
     pub fn send(mut self, payload: impl Payload) -> Result<(), PostError> {
         self.finish(&payload, Outcome::Send)
     }
 
-    /// What `write!(reply, …)` calls: [`send`](Self::send).
+    /// `write!(reply, …)` calls this; as [`send`](Self::send).
     ///
     /// # Errors
     ///
@@ -74,13 +73,13 @@ impl Reply {
         self.send(text)
     }
 
-    /// There is no reply; the input goes on.
+    /// Ends the deferral without a reply; the link's input is available again.
     pub fn none(mut self) {
         let _the_link_may_have_ended = self.finish(&[0_u8; 0], Outcome::Send);
     }
 
-    /// Sends a last reply, which may be empty, and closes the link as [`Link::close`](crate::Link::close)
-    /// does.
+    /// Sends a last reply, which may be empty, and closes the link gracefully, as
+    /// [`Link::close`](crate::Link::close).
     ///
     /// # Errors
     ///
@@ -89,7 +88,7 @@ impl Reply {
         self.finish(&payload, Outcome::Close)
     }
 
-    /// The link that waits for it.
+    /// The link that waits for the reply.
     #[must_use]
     pub fn link(&self) -> LinkId {
         LinkId::new(self.shared.id, self.link)
@@ -101,7 +100,7 @@ impl Reply {
             tell_of(Whom::Link(self.link()), Act::ReplyDropped);
             return Err(PostError::Closed);
         };
-        // A panic of the payload's own code hands the buffers back, too.
+        // If the payload's code panics, the drop of `writing` returns the buffers.
         let mut writing = Writing { reply: self, parcel: Some(parcel), len: 0, is_too_long: false };
         let fits = payload.write(&mut writing).is_ok() && !writing.is_too_long;
         let act = match outcome {
@@ -143,17 +142,17 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// A reply that is being written.
+/// A reply during the write; its drop returns the buffers.
 struct Writing<'a> {
     reply: &'a Reply,
     parcel: Option<Parcel>,
-    /// Bytes of it so far.
+    /// Bytes written so far.
     len: usize,
     is_too_long: bool,
 }
 
 impl Writing<'_> {
-    /// Gives the buffers back to the shard; says whether the link is still there.
+    /// Returns the buffers to the shard; returns whether the link is still alive.
     fn hand_back(&mut self, outcome: Outcome) -> bool {
         let Some(parcel) = self.parcel.take() else { return false };
         let Reply { shared, link, .. } = self.reply;
@@ -174,7 +173,7 @@ impl Parts for Writing<'_> {
         if let Some(parcel) = &mut self.parcel
             && !self.is_too_long
         {
-            // One that will be thrown away has no buffers.
+            // A parcel of a broken link has no buffers: its reply is discarded.
             let written = parcel.write(bytes);
             debug_assert!(written.is_ok() || parcel.len_max() == 0, "there is room for all of it");
         }
@@ -187,18 +186,18 @@ impl Drop for Writing<'_> {
     }
 }
 
-/// How a reply ended.
+/// The result of a deferral.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// What was written, which may be nothing, is sent.
+    /// The shard sends what was written, which may be empty.
     Send,
-    /// The same, and the link is closed.
+    /// The same, and the shard closes the link.
     Close,
-    /// It was dropped, or was too long, or writing it panicked.
+    /// The reply was dropped or too long, or its payload panicked.
     Failed,
 }
 
-/// Where a link's deferred reply is handed over.
+/// The cell through which a link's deferred reply passes.
 #[derive(Debug)]
 pub(crate) struct ReplyCell(Lock<State>);
 
@@ -210,12 +209,12 @@ enum State {
     Done { parcel: Parcel, outcome: Outcome },
 }
 
-/// What the end of a link finds of its reply.
+/// The state of a link's reply when the link ends.
 #[derive(Debug)]
 pub(crate) enum Cancelled {
-    /// Its buffers; the reply will find the link closed.
+    /// The buffers; the reply's `send` will fail with `Closed`.
     Home(Parcel),
-    /// It is being written: its buffers come back, with a mark for the place.
+    /// A thread is writing the reply; it returns the buffers and sets `Mark::RETURNED` of the slot.
     Writing,
 }
 
@@ -225,16 +224,16 @@ impl ReplyCell {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A reply is promised, with the buffers for it.
+    /// Starts a deferral, with its buffers.
     pub(crate) fn promise(&self, number: u32, parcel: Parcel) {
         *self.state() = State::Waiting { number, parcel };
     }
 
-    /// The buffers of the reply with this number, to be written to.
+    /// Takes the buffers of the deferral with this number, to write to them.
     fn begin(&self, number: u32) -> Option<Parcel> {
         let mut state = self.state();
         match &*state {
@@ -247,7 +246,7 @@ impl ReplyCell {
         }
     }
 
-    /// It is written; says whether its link is still there.
+    /// Returns the written buffers; returns whether the link is still alive.
     fn end(&self, parcel: Parcel, outcome: Outcome) -> bool {
         let mut state = self.state();
         let is_there = matches!(*state, State::Writing { is_cancelled: false });
@@ -255,7 +254,7 @@ impl ReplyCell {
         is_there
     }
 
-    /// What was written, if it is done.
+    /// Takes the written buffers and the result, if the reply is done.
     pub(crate) fn take(&self) -> Option<(Parcel, Outcome)> {
         let mut state = self.state();
         if !matches!(*state, State::Done { .. }) {
@@ -267,7 +266,7 @@ impl ReplyCell {
         }
     }
 
-    /// The link has ended before its reply came.
+    /// Cancels the deferral of a link that ends.
     pub(crate) fn cancel(&self) -> Option<Cancelled> {
         let mut state = self.state();
         match mem::replace(&mut *state, State::Empty) {

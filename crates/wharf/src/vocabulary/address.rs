@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// The address of one end of a link.
+/// A local or a peer's address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
@@ -24,7 +24,7 @@ impl Address {
         self.socket_addr().map(|address| address.port())
     }
 
-    /// The address as std's type, if it is an IP address and a port.
+    /// The address as a `SocketAddr`, if it is an IP address and a port.
     #[must_use]
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self {

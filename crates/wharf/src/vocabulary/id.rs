@@ -1,4 +1,4 @@
-//! Ids of links: they can be copied and kept, and never reach another link.
+//! Ids of links and servers.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -6,13 +6,14 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wharf_port::port::Key;
 
-/// The id of a link. One that is kept after the link's end reaches no link: not the place's next
-/// owner, and no link of another server, be it in the same process, before it or after it.
+/// The id of a link. After the link's end it reaches no link, neither a later link of the slot nor a
+/// link of another server, until the slot's generation wraps after 2^32 - 1 links.
 ///
-/// Opaque, 16 bytes. `{}` shows a short form for logs, which is unique among the links of one server.
+/// Opaque, 16 bytes. `{}` shows shard, slot and generation, which are unique among the links of one
+/// server.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinkId {
-    /// Which server.
+    /// The link's server.
     server: ServerId,
     key: LinkKey,
 }
@@ -22,12 +23,12 @@ impl LinkId {
         Self { server, key }
     }
 
-    /// Which of this server's links it is; `None` if it is another server's.
+    /// The key of the link in this server; `None` if it is a link of another server.
     pub(crate) fn key_in(self, server: ServerId) -> Option<LinkKey> {
         (self.server == server).then_some(self.key)
     }
 
-    /// Which link of its server it is.
+    /// The key of the link in its server.
     #[cfg(feature = "sim")]
     pub(crate) fn key(self) -> LinkKey {
         self.key
@@ -46,12 +47,12 @@ impl fmt::Debug for LinkId {
     }
 }
 
-/// Which server, of all that this process starts; others hardly ever have the same.
+/// The id of a server: unique in this process, and random between processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ServerId(u64);
 
 impl ServerId {
-    /// One that no server of this process has had.
+    /// A new id.
     pub(crate) fn next() -> Self {
         static FIRST: OnceLock<u64> = OnceLock::new();
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -61,12 +62,12 @@ impl ServerId {
     }
 }
 
-/// Which link of a server: its shard, its place in that shard's table, and a generation that rises
-/// each time that the place is used again.
+/// The key of a link in its server: the generation (32 bits), the shard (8) and the slot (24). The
+/// generation rises with each use of a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct LinkKey(u64);
 
-/// Links in one shard: the place has 24 bits.
+/// Maximum of links in one shard: a slot has 24 bits.
 pub(crate) const LINKS_PER_SHARD_MAX: u32 = (1 << 24) - 1;
 
 impl LinkKey {

@@ -1,4 +1,4 @@
-//! The words that everything else is said in: plain types that know nothing of links, shards or threads.
+//! Plain types that all other modules use; they import nothing from the rest of the crate.
 
 pub(crate) mod address;
 pub(crate) mod back_end;

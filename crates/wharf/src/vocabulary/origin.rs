@@ -1,12 +1,12 @@
-//! Where a link comes from, and which thread serves it.
+//! The origin of a link, and the worker that runs its callbacks.
 
 use std::fmt;
 
-/// Where a link comes from.
+/// How a link came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// A client connected.
+    /// The server accepted a connection.
     #[non_exhaustive]
     Accepted {
         /// The listener that accepted it.
@@ -14,14 +14,14 @@ pub enum Origin {
     },
 }
 
-/// A listener, by a number that the program chooses
-/// ([`Builder::listen_as`](crate::Builder::listen_as)); that of [`Builder::listen`](crate::Builder::listen)
-/// is 0.
+/// The id of a listener, a number that the program chooses
+/// ([`Builder::listen_as`](crate::Builder::listen_as)). [`Builder::listen`](crate::Builder::listen)
+/// uses 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "a number that the program chooses")]
 pub struct ListenerId(pub u16);
 
-/// A thread that runs callbacks.
+/// The id of a worker, which is a thread that runs callbacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId {
     pub(crate) index: u16,

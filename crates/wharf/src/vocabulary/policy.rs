@@ -1,22 +1,23 @@
-//! What happens where something is full.
+//! Policies for links and tables that are full.
 
-/// What happens to a post that finds no capacity on a link. Always to a whole message, never to one
-/// that has begun to leave.
+/// What the server does with a post that exceeds the capacity of a link. It never sends a part of a
+/// post.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhenSlow {
-    /// It is skipped, and counted in [`Totals::missed`](crate::Totals::missed).
+    /// The link misses the post, counted in [`Totals::missed`](crate::Totals::missed).
     Skip,
     /// The link is closed as a slow reader.
     Disconnect,
 }
 
-/// What to do with connections while the table is full.
+/// What the server does with connections while all links are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhenFull {
-    /// Leave them in the system's backlog until there is room.
+    /// It stops accepting until a link ends; connections wait in the backlog of listen(2), and a few
+    /// accepted ones in the server.
     Wait,
-    /// Accept them and close them at once.
+    /// It accepts and closes them.
     Refuse,
 }

@@ -1,51 +1,56 @@
-//! Why a link ends, and whether it stays.
+//! The reasons for the end of a link, and the verdicts of callbacks.
 
 use crate::vocabulary::error::{Error, ErrorKind};
 use std::fmt;
 
-/// What happens to a link.
+/// The result of `on_end`, `on_idle` and `on_drain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It is closed, after what the callback's contract says.
+    /// The link closes, when the conditions that the callback names are met.
     Close,
-    /// It stays.
+    /// The link stays open.
     Keep,
 }
 
-/// Why a link ended. The variants say who ended it.
+/// Why a link ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DisconnectReason {
-    /// The peer closed in good order.
+    /// The peer ended its stream.
     PeerClosed,
-    /// The peer's system reset the connection, or the network lost it.
+    /// The peer's system reset the connection, or the network failed.
     PeerReset,
-    /// The peer sent more than a limit allows, or held borrowed buffers with an incomplete message.
+    /// A message exceeded a limit ([`TooLong`](crate::TooLong)), or the link held borrowed buffers with
+    /// unread input while others waited ([`Builder::loan_wait`](crate::Builder::loan_wait)).
     Limit,
     /// The peer sent nothing for the idle timeout.
     Idle,
-    /// The peer took nothing for the stall timeout, held borrowed buffers with unsent output, or
-    /// missed a post under [`WhenSlow::Disconnect`](crate::WhenSlow::Disconnect).
+    /// The peer took nothing for the stall timeout, held borrowed buffers with unsent output or posted
+    /// messages while others lacked buffers, or missed a post under
+    /// [`WhenSlow::Disconnect`](crate::WhenSlow::Disconnect).
     SlowReader,
-    /// The handler queued more than there was capacity for, and returned that error.
+    /// The handler returned [`SendError::Full`](crate::SendError::Full).
     OutputFull,
-    /// The handler closed it.
+    /// The handler closed or aborted the link, or sent a last reply
+    /// ([`Reply::close`](crate::Reply::close)).
     HandlerClosed,
-    /// The handler returned an error, or a [`Reply`](crate::Reply) was dropped or never sent.
+    /// The handler returned another error, or a [`Reply`](crate::Reply) was dropped, too long, or not
+    /// sent within the answer timeout.
     HandlerError,
     /// The handler panicked.
     HandlerPanic,
-    /// Another link or thread closed it.
+    /// [`Recipients::close`](crate::Recipients::close) or [`abort`](crate::Recipients::abort) closed
+    /// the link.
     Kicked,
     /// The server is stopping.
     ServerStopping,
-    /// The system refused an operation on it.
+    /// A system call on the link failed.
     SystemError,
 }
 
 impl DisconnectReason {
-    /// All reasons, in the order in which statistics count them. A slice: its length may grow.
+    /// All reasons; more may be added.
     pub const ALL: &'static [Self] = &[
         Self::PeerClosed,
         Self::PeerReset,
@@ -61,7 +66,7 @@ impl DisconnectReason {
         Self::SystemError,
     ];
 
-    /// A word for logs and metrics.
+    /// A name for logs and metrics, such as `peer_closed`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -80,7 +85,7 @@ impl DisconnectReason {
         }
     }
 
-    /// What an error that a callback returned means for its link.
+    /// The reason for an error that a callback returned.
     pub(crate) fn of_error(error: &Error) -> Self {
         match error.kind() {
             ErrorKind::OutputFull => Self::OutputFull,

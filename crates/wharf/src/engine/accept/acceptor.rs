@@ -1,29 +1,29 @@
-//! What a shard that accepts knows of its listeners, and of connections that wait for a place.
+//! The listeners of the accepting shard, and connections that wait for a slot.
 
 use crate::shared::Command;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use wharf_port::port::{Poster, Shots, Socket, Time};
 
-/// The listeners of a shard; only the first shard has some. `S` is a connection.
+/// The state of accepting; only shard 0 has listeners. `S` is the type of a connection.
 pub(in crate::engine) struct Acceptor<S> {
-    /// Every shard's inbox.
+    /// The posters of all shards.
     pub(super) posters: Box<[Poster<Command<S>>]>,
     pub(super) listeners: Vec<Listener>,
-    /// Connections that were accepted and found no place: with one place left and two listeners
-    /// armed, two may come. They wait for one as if they were still in the backlog.
+    /// Accepted connections that wait for a slot: with one free slot, two armed listeners can accept
+    /// two.
     pub(super) waiting: VecDeque<(S, SocketAddr, u16)>,
-    /// A shard's inbox was full: connections that wait are tried again at this moment.
+    /// When waiting connections are assigned again, after a shard's inbox was full.
     pub(super) place_at: Option<Time>,
 }
 
 #[derive(Debug)]
 pub(super) struct Listener {
-    /// `None` once it is closed.
+    /// `None` when it is closed.
     pub(super) socket: Option<Socket>,
     pub(super) armed: Option<Shots>,
     pub(super) cancelling: bool,
-    /// Not before this moment.
+    /// The earliest time of the next accept, after one failed.
     pub(super) retry_at: Option<Time>,
 }
 
@@ -42,8 +42,8 @@ impl<S> Acceptor<S> {
         listeners.chain(self.place_at).min()
     }
 
-    /// Whether a listener takes no connections, though it is neither closed nor at rest, and no
-    /// connection is to be placed at a moment that is known.
+    /// Whether an open listener has no accept armed and no retry is scheduled, so that it waits for a
+    /// free slot.
     #[cfg(feature = "sim")]
     pub(in crate::engine) fn wants_room(&self) -> bool {
         let waits = |listener: &Listener| {
@@ -52,7 +52,7 @@ impl<S> Acceptor<S> {
         self.place_at.is_none() && self.listeners.iter().any(waits)
     }
 
-    /// How many connections wait for a place.
+    /// Number of connections that wait for a slot.
     #[cfg(feature = "sim")]
     pub(in crate::engine) fn waiting_count(&self) -> usize {
         self.waiting.len()

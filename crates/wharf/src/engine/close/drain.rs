@@ -1,26 +1,26 @@
-//! How far a shard has come with the stop of its server.
+//! The state of a shard's drain.
 
 use wharf_port::port::Time;
 
 /// The drain of a shard.
 #[derive(Default)]
 pub(in crate::engine) struct Drain {
-    /// When it ends by force; `None` until the shard has seen that the server stops.
+    /// The drain timeout's end; `None` until the shard has seen the stop.
     pub(super) until: Option<Time>,
-    /// Links have begun to drain: what was posted before the stop has been handed out.
+    /// Whether the links have begun to drain: posts from before the stop are handled.
     pub(super) has_begun: bool,
-    /// Turns from the one that saw the stop to the one that drains.
+    /// Turns since the shard saw the stop.
     pub(super) turns: u32,
 }
 
 impl Drain {
-    /// Whether the shard has seen that the server stops.
+    /// Whether the shard has seen the stop.
     #[inline]
     pub(in crate::engine) fn is_due(&self) -> bool {
         self.until.is_some()
     }
 
-    /// When it ends by force.
+    /// When the shard force-closes its links.
     #[inline]
     pub(in crate::engine) fn until(&self) -> Option<Time> {
         self.until

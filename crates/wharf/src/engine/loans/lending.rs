@@ -1,23 +1,23 @@
-//! When loans are looked at, and what of that goes on from turn to turn.
+//! The state of the checks of loans.
 
 use crate::shares::Borrower;
 use wharf_port::port::Time;
 
-/// What a shard notes of its loans.
+/// The state of a shard's checks of loans.
 pub(in crate::engine) struct Lending {
-    /// Room to list those that hold loans.
+    /// Memory for the list of links that hold loans without progress.
     pub(super) borrowers: Vec<Borrower>,
     /// When loans are looked at next, while somebody waits for one.
     pub(super) due: Option<Time>,
     /// Receives are being cancelled because loans have become tight.
     pub(super) stops_receives: bool,
-    /// Refused posts that the shard has looked at, and when it does so again.
+    /// The count of refused posts at the last check, and the earliest time of the next.
     pub(super) posts_refused: u64,
     pub(super) posts_due: Time,
 }
 
 impl Lending {
-    /// For a shard of so many places.
+    /// For a shard with `places` slots.
     pub(in crate::engine) fn new(places: u32) -> Self {
         Self {
             borrowers: Vec::with_capacity(places as usize),

@@ -1,4 +1,4 @@
-//! What a shard has heard from other threads and not done yet.
+//! Posts and requests that a shard has not handled yet.
 
 use crate::shared::marks::Mark;
 use crate::vocabulary::id::LinkKey;
@@ -7,15 +7,15 @@ use std::collections::VecDeque;
 use wharf_port::memory::Message;
 use wharf_port::port::Time;
 
-/// Requests and posts that wait for their time.
+/// Requests and posts that wait.
 pub(in crate::engine) struct Pending {
-    /// What other threads have asked of links, until all that they posted before is delivered.
+    /// Marks that wait until earlier packets of the inbox are handled: slot, generation, mark.
     pub(super) marked: Vec<(u32, u32, Mark)>,
-    /// Turns since the first of that was seen.
+    /// Turns since these marks were taken.
     pub(super) turns_to_marks: u32,
     /// A broadcast that is not in every inbox yet.
     pub(super) held: Option<Broadcast>,
-    /// Links of which a post to others was refused, and when they are told that they can try again.
+    /// Links whose `try_post` failed with `Full`, and the time of their `on_writable`.
     pub(super) refused: VecDeque<u32>,
     pub(super) retry_at: Option<Time>,
 }
@@ -30,7 +30,7 @@ pub(super) struct Broadcast {
 }
 
 impl Pending {
-    /// For a shard of so many places.
+    /// For a shard with `places` slots.
     pub(in crate::engine) fn new(places: u32) -> Self {
         Self {
             marked: Vec::with_capacity(places as usize),
@@ -41,12 +41,12 @@ impl Pending {
         }
     }
 
-    /// Whether marks were collected that are not obeyed yet.
+    /// Whether marks wait.
     pub(in crate::engine) fn has_marks(&self) -> bool {
         !self.marked.is_empty()
     }
 
-    /// When refused posts are tried again.
+    /// When `on_writable` of the refused links is called.
     pub(in crate::engine) fn retry_at(&self) -> Option<Time> {
         self.retry_at
     }

@@ -6,15 +6,15 @@ use crate::link::wheel::Wheel;
 use std::time::Duration;
 use wharf_port::port::Time;
 
-/// The timer wheel, and how often it has an open link's progress looked at.
+/// The timer wheel, and the interval of the checks of an open link's progress.
 pub(in crate::engine) struct Timers {
     pub(super) wheel: Wheel,
-    /// In nanoseconds; `None` if it never is.
+    /// In nanoseconds; `None` without a stall timeout.
     pub(super) look_every_ns: Option<u64>,
 }
 
-/// Progress is what is acknowledged between two looks. One is taken each time that this part of the
-/// time-out has passed, so who takes nothing is cut after 1 ⅛ of it at most, and nobody before.
+/// Checks of a link's progress in one stall timeout. Progress is that the acknowledged bytes have
+/// changed since the last check, so a peer that takes nothing is closed after 1 to 1 ⅛ of the timeout.
 pub(in crate::engine) const LOOKS: u32 = 8;
 
 impl Timers {
@@ -27,12 +27,12 @@ impl Timers {
         }
     }
 
-    /// How long until the next one is due; `None` if there is none.
+    /// Time until the next timer expires; `None` if none is scheduled.
     pub(in crate::engine) fn wait(&mut self, now: Time) -> Option<Duration> {
         self.wheel.wait(now)
     }
 
-    /// The link has none any more.
+    /// Cancels the link's timer.
     pub(in crate::engine) fn clear(&mut self, slots: &mut Slots, index: u32) {
         self.wheel.clear(slots, index);
     }

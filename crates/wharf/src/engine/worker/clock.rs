@@ -1,34 +1,34 @@
-//! The links' clock. It runs with the port's, but leaves out what no link is to blame for: callbacks
-//! that take long, and pauses of the process.
+//! The links' clock. It follows the port's clock, without the shard's own delays: long callbacks, and
+//! pauses of the process.
 
 use std::time::Duration;
 use wharf_port::port::Time;
 
-/// A turn that takes longer, or a wait that lasts longer than it was asked to, has been held up.
+/// The links' clock counts at most 100 ms of a turn, and of a wait beyond its timeout.
 const LAG_MAX: Duration = Duration::from_millis(100);
 
-/// What a shard knows of its last dequeue.
+/// The state of the links' clock since the last dequeue.
 pub(in crate::engine) struct Clock {
-    /// When it came back, by the port's clock.
+    /// When the dequeue returned, by the port's clock.
     woke: Time,
-    /// What was left of the wait when it came back with nothing; `None`: it had no end.
+    /// The rest of the timeout when the dequeue returned without completions; `None`: it had none.
     unslept: Option<Duration>,
-    /// It came back with less than one turn takes: there was no more.
+    /// The dequeue returned fewer completions than its maximum, so none are left.
     is_short: bool,
-    /// Full dequeues in a row.
+    /// Number of consecutive full dequeues.
     full_turns: u32,
-    /// What there was to hear of links has been heard.
+    /// All completions that were there have been dequeued.
     may_time_out: bool,
 }
 
-/// A dequeue that has come back.
+/// The data of a dequeue that has returned.
 pub(super) struct Dequeued {
     pub(super) began: Time,
     pub(super) asked: Option<Duration>,
     pub(super) woke: Time,
     pub(super) is_empty: bool,
     pub(super) is_short: bool,
-    /// After so many full turns in a row each link has had its own.
+    /// After so many consecutive full turns each link's completion has been dequeued.
     pub(super) full_turns_max: usize,
 }
 
@@ -43,7 +43,7 @@ impl Clock {
         }
     }
 
-    /// When the last dequeue came back, by the port's clock.
+    /// When the last dequeue returned, by the port's clock.
     pub(super) fn woke(&self) -> Time {
         self.woke
     }
@@ -52,32 +52,31 @@ impl Clock {
         self.is_short
     }
 
-    /// Whether time-outs may end links now: not while more is to be heard of them, because a
-    /// callback or a pause of the process may have held it up. Nor for ever: after so many full
-    /// turns each link has had its own.
+    /// Whether timeouts may close links now. Not while completions are left, which a long callback or a
+    /// pause of the process may have delayed; but again after `full_turns_max` full turns.
     pub(in crate::engine) fn may_time_out(&self) -> bool {
         self.may_time_out
     }
 
-    /// How far the links' clock has come since the last dequeue, at `now`.
+    /// The links' time since the last dequeue, at `now`.
     pub(super) fn passed(&self, now: Time) -> Duration {
         let passed = now.since(self.woke);
         self.unslept.map_or(passed, |unslept| passed.min(unslept + LAG_MAX))
     }
 
-    /// The turn does something of its own, which takes its time, as a callback of a completion does.
+    /// The turn has work without a completion, whose time counts as that of a callback.
     pub(super) fn note_work(&mut self) {
         self.unslept = Some(Duration::ZERO);
     }
 
-    /// The port has waited: for as long as it was asked to, or longer if the process was held up. How
-    /// much of it the links' clock counts.
+    /// Notes a dequeue; returns how much of its wait the links' clock counts: at most its timeout and
+    /// 100 ms.
     pub(super) fn dequeued(&mut self, dequeued: &Dequeued) -> Duration {
         let Dequeued { began, asked, woke, is_empty, is_short, full_turns_max } = *dequeued;
         let waited = woke.since(began);
         (self.woke, self.is_short) = (woke, is_short);
-        // One that came back early with nothing has not looked: a signal, or a wake-up, ended it. It
-        // goes on waiting in the next turn.
+        // A dequeue that returned early and empty was ended by a signal or a wake-up, and may not have
+        // collected completions. The next turn continues the wait.
         let came_early = is_empty && asked.is_none_or(|asked| waited < asked);
         self.unslept = if is_empty {
             asked.map(|asked| asked.saturating_sub(waited))
