@@ -101,7 +101,7 @@
 //!         if link.out.ensure(reply.len())? {
 //!             link.out.send(reply)?;
 //!         } else {
-//!             // The same line comes again when there is capacity.
+//!             // When there is capacity, `on_receive` is called again with the same line.
 //!             input.rewind();
 //!         }
 //!         Ok(())
@@ -138,7 +138,7 @@
 //! | buffers for posts | the post is skipped and counted; [`try_post`](Recipients::try_post) fails with [`Full`](PostError::Full) |
 //! | time | the server closes a link whose peer sends nothing for [`Builder::idle_timeout`] (unless `on_idle` keeps it), takes nothing of the output for [`Builder::stall_timeout`], or whose [`Reply`] is not sent for [`Builder::answer_timeout`]; a peer that reads slowly without a stop is not closed |
 //! | descriptors | accepting pauses for 10 ms, then retries; open links are not affected |
-//! | a panic in a callback | its link is reset, and the worker goes on with a new context |
+//! | a panic in a callback | its link is reset, and the worker continues with a new context |
 //!
 //! # What it will not do
 //!

@@ -440,7 +440,8 @@ mod tests {
             assert!(links + senders * u64::from(division.posts) <= u64::from(buffers), "{told}");
             // Not tight at rest.
             assert_eq!((shares.look(), shares.is_tight()), (Change::None, false), "{told}");
-            // A message of the stated maximum both ways at once, whatever the shard count.
+            // A message of the maximum length in both directions at the same time, with any number of
+            // shards.
             let full = Held { input: needs.input_max, output: needs.output_max };
             assert!(shares.lendable_input(0) >= full.input, "{told}");
             shares.settle(Held::default(), Held { input: full.input, output: 0 });
@@ -456,7 +457,7 @@ mod tests {
         assert!(count > 1_000, "{count}");
     }
 
-    /// Links borrow, in turn and at random, whatever they are allowed; some hold it for ever.
+    /// Links borrow at random what they may; two of them never release it.
     #[test]
     fn each_guarantee_is_kept_whatever_others_hold() {
         let mut chance = 1_u32;
@@ -473,7 +474,7 @@ mod tests {
                 let before = held[at];
                 let mut after = before;
                 match below(4) {
-                    // What comes before a link can be told to stop is a window at most.
+                    // Before a cancelled receive ends, one window can arrive.
                     0 if !shares.is_tight() => after.input += below(division.window + 1),
                     0 => {
                         after.input +=
@@ -508,7 +509,7 @@ mod tests {
 
     #[test]
     fn whole_messages_of_many_links_never_keep_the_longest_answer_from_each_other() {
-        // On the smallest shard there can be, too.
+        // Also on the smallest shard.
         for (needs, buffers) in shapes() {
             let division = needs.divide(buffers);
             let mut shares = Shares::new(division);
@@ -542,7 +543,7 @@ mod tests {
 
     #[test]
     fn a_dozen_whole_messages_leave_room_for_their_answers() {
-        // Each of a dozen links holds 64 KiB and wants to answer as much, on 8 shards by default.
+        // Each of 12 links holds 64 KiB and replies as much, on 8 shards with default settings.
         let needs =
             Needs { shards: 8, links: 375, grant: 1, input_max: 32, output_max: 128, post_max: 64 };
         let mut shares = Shares::new(needs.divide(needs.buffers_default()));
@@ -569,7 +570,7 @@ mod tests {
 
     #[test]
     fn nobody_goes_who_would_not_help() {
-        // Input alone is short: who holds unsent output is not closed for it.
+        // Only loans for input are lacking: links with unsent output are not closed.
         let mut borrowers = [borrower(1, 0, 500, 9), borrower(2, 3, 0, 1)];
         let chosen = choose(&mut borrowers, 1, 0);
         assert_eq!((chosen, borrowers[0].index), (1, 2));

@@ -166,7 +166,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Whether all packets that were in the inbox `turns` turns ago are handled: the last dequeue was
-    /// short, or there were enough full turns, of which every second one begins with packets.
+    /// short, or there were more full turns than the inbox has packets for, of which every second one
+    /// begins with packets.
     pub(super) fn has_handed_out(&self, turns: u32) -> bool {
         let packets = self.core.shared.settings.inbox_capacity as usize;
         let turns_max = 2 * u32::try_from(packets.div_ceil(BATCH)).unwrap_or(u32::MAX / 4) + 2;

@@ -381,13 +381,13 @@ pub(crate) mod tests {
 
     #[test]
     fn links_that_wait_for_loans_and_have_output_are_closed_in_linear_time() {
-        // A search, from either end, would find one of the two at once.
+        // A search from either end would find one of the two in its first step.
         for last_goes_first in [false, true] {
             let least =
                 |links| (0..3).map(|_| time_to_close(links, last_goes_first)).min().unwrap();
             let (few, many) = (least(1_000), least(16_000));
-            // Sixteen times as many take about sixteen times as long; 256 times if each looks at
-            // all others.
+            // Sixteen times as many take about sixteen times as long; 256 times if each step scans all
+            // others.
             let most = few * 64 + Duration::from_millis(5);
             assert!(many < most, "{few:?}, sixteen times as many: {many:?}");
         }

@@ -437,7 +437,7 @@ mod tests {
         payload.write(&mut all).ok().map(|()| all.0)
     }
 
-    /// What a decoder says of `data`, which lies in buffers of 64 bytes.
+    /// The result of a decoder for `data` in buffers of 64 bytes.
     fn extent(mut decoder: impl Decoder, data: &[u8]) -> Result<Extent> {
         let mut config = PoolConfig::new(64);
         config.buffer_size_bytes = 64;
@@ -473,7 +473,7 @@ mod tests {
                 assert_eq!(extent(prefix, &framed).unwrap(), frame(header, len, 0), "{prefix:?}");
                 let whole = extent(prefix.with_header(), &framed).unwrap();
                 assert_eq!(whole, frame(0, header + len, 0));
-                // Any part of the header is too little to know.
+                // No part of the header suffices.
                 let part = &framed[..header - 1];
                 assert_eq!(extent(prefix, part).unwrap(), Extent::More(header), "{prefix:?}");
             }
@@ -495,7 +495,7 @@ mod tests {
     fn a_body_that_is_too_long_or_has_no_length_fits_no_frame() {
         assert!(bytes(&LengthPrefix::new(4, 3).of("abcd")).is_none());
         assert!(bytes(&LengthPrefix::new(1, 1_000).of([0; 256])).is_none());
-        // Three bytes of header are to come before the length.
+        // Three bytes of header precede the length.
         assert!(bytes(&LengthPrefix::new(4, 100).offset(3).of("ab")).is_none());
         assert!(bytes(&LengthPrefix::new(4, 100).adjustment(3).of("ab")).is_none());
         assert!(bytes(&Lines::new(3).of("abcd")).is_none());

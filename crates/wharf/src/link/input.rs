@@ -25,7 +25,7 @@ pub struct Input<'a> {
     gone: usize,
     /// What the callback asked for, counted from the first byte of `unread`.
     wanted: Wanted,
-    /// The most that may be unread.
+    /// Maximum of unread bytes of a link.
     limit: usize,
     is_ended: bool,
     /// A reply is deferred: the input yields nothing.
@@ -65,7 +65,7 @@ impl Wanted {
 /// The state of an input beside its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
-    /// The most that may be unread.
+    /// Maximum of unread bytes of a link.
     pub(crate) limit: usize,
     /// The peer has ended its stream.
     pub(crate) is_ended: bool,

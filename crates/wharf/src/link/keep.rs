@@ -47,8 +47,8 @@ mod tests {
     use crate::link::core::tests::core_with;
     use crate::shares::Held;
 
-    /// A shard of one link, with small buffers of 64 bytes and large ones of 1,024; and what came in a
-    /// large one.
+    /// A shard of one link, with small buffers of 64 bytes and large ones of 1,024; and input received
+    /// in a large one.
     fn received() -> (Core, Buffer, Vec<u8>) {
         let settings = Settings { links: 1, buffers: Some(400), ..core_settings() };
         let core = core_with(settings);

@@ -165,7 +165,7 @@ mod tests {
                     let peek = Peek::new(&unread, 0, &search);
                     assert_eq!(peek.find(needle), here, "{needle:?} at {begin}, {len} bytes");
                     if here.is_none() {
-                        // Not a byte at which it cannot begin is looked at again.
+                        // No byte at which it cannot begin is searched again.
                         let passed = (len + 1).saturating_sub(needle.len());
                         assert_eq!(search.get().passed as usize, passed);
                     }

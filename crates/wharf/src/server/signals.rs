@@ -74,7 +74,7 @@ mod unix {
 
         /// Waits for the next signal, at most for `timeout`; without end if that is `None`.
         pub fn wait(&mut self, timeout: Option<Duration>) -> Option<StopSignal> {
-            // The only refusal is of a time-out of zero, which would mean none.
+            // `set_read_timeout` fails only for zero.
             let timeout = timeout.map(|timeout| timeout.max(Duration::from_millis(1)));
             self.bytes.set_read_timeout(timeout).ok()?;
             loop {
@@ -113,7 +113,7 @@ mod windows {
         pub fn catch() -> io::Result<Self> {
             let (sender, signals) = sync_channel(8);
             wharf_port::console::on_stop(move || {
-                // With eight signals waiting, one more says nothing new.
+                // Eight signals are queued; one more changes nothing.
                 let _enough = sender.try_send(());
             })?;
             Ok(Self { signals })

@@ -190,7 +190,7 @@ mod tests {
         let expected: Vec<_> =
             (0..66).step_by(3).chain([69]).map(|index| (index, 2, Mark::ABORT)).collect();
         assert_eq!(taken(&marks), expected);
-        // Another link has its place now, so nobody is left out.
+        // Another link is in its slot, so no link is excluded.
         marks.set_all(Some((66, 1)), Mark::ABORT);
         assert_eq!(taken(&marks).len(), 24);
     }

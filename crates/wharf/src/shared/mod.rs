@@ -495,7 +495,7 @@ mod tests {
     use super::*;
     use wharf_port::memory::{BufferPool, PoolConfig};
 
-    /// What an inbox was given, and whether the broadcast was said to be in all inboxes then.
+    /// The packets of an inbox, each with whether the broadcast was published when it arrived.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Seen {
         Broadcast { number: u64, is_published: bool },
@@ -531,7 +531,7 @@ mod tests {
         ) -> Result<(), PostError> {
             let is_published = self.is_published(number);
             self.note(Seen::Broadcast { number, is_published });
-            // Time for others to come in between, if they can.
+            // Time for other threads to post in between, if they could.
             std::thread::yield_now();
             Ok(())
         }

@@ -189,7 +189,7 @@ mod tests {
         quotas.accept(1, 5, 10).unwrap();
         quotas.set_disconnects(1, true);
         assert_eq!(quotas.accept(1, 5, 1), Err(Refusal::Full { disconnects: true }));
-        // Another link has the place: nothing is taken from it.
+        // Another link is in the slot: its count does not change.
         quotas.close(1);
         quotas.open(1, 6, 10);
         quotas.accept(1, 6, 10).unwrap();

@@ -3,7 +3,7 @@
 //! ```text
 //!            defer                send begins            written              the shard takes it
 //!   Empty ─────────► Waiting ──────────────► Writing ──────────► Done ──────────────────────► Empty
-//!                       └── the link ends: its buffers go home, and the reply finds Closed
+//!                       └── the link ends: the buffers are released, and `send` fails with Closed
 //! ```
 //!
 //! `defer` reserves the buffers of a reply, so that its sender cannot lack buffers and the shard sends

@@ -1,8 +1,8 @@
-//! Bugs of the engine that can be planted, to prove that the simulation finds them.
+//! Bugs of the engine that a test plants, to show that the simulation finds them.
 //!
-//! None is in the engine's own code. A bug shows where the engine meets something else: at its port
-//! (`buggy_port.rs`), at its handler (`buggy_handler.rs`), or in settings that are not those that the
-//! checks know.
+//! No bug is in the engine's code. It is between the engine and its port (`buggy_port.rs`), between the
+//! engine and its handler (`buggy_handler.rs`), or in settings of the engine that differ from those of
+//! the checks.
 
 use crate::limits::Settings;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,17 +16,17 @@ pub enum EngineBug {
     LeakSlot,
     /// A closed link's slot still counts for the limit of links.
     KeepSlotCount,
-    /// The shard that waits for a free slot is not woken when there is one.
+    /// The release of a slot does not wake the shard that waits for one.
     LoseSlotWake,
-    /// A listener that is to accept one connection accepts all that come.
+    /// An accept of one connection is a multishot accept.
     AcceptPastLimit,
-    /// A post reaches whichever link has the slot when it is handed out.
+    /// A post reaches the link that has the slot when it is delivered, of any generation.
     SkipGeneration,
-    /// What a short send leaves over is not sent.
+    /// The rest of a short send is not sent.
     LoseRest,
-    /// Now and then a receive is not submitted.
+    /// Every eighth receive is not submitted.
     ForgetReceive,
-    /// Now and then a send is not submitted.
+    /// Every eighth send is not submitted.
     ForgetSend,
     /// A link queues more than its limit.
     IgnoreQueueLimit,
@@ -38,49 +38,49 @@ pub enum EngineBug {
     ForgetClose,
     /// A graceful close discards what is queued.
     DropQueueAtClose,
-    /// A broadcast reaches the link that it is to leave out.
+    /// A broadcast reaches the link that it excludes.
     BroadcastToSender,
-    /// The handler is called with input though its reply has no room.
+    /// The handler is called with input although the output lacks the grant.
     CallWithoutRoom,
-    /// The handler is called with input though its output is above the high-water mark.
+    /// The handler is called with input although its output is above the high-water mark.
     CallAboveHighWater,
     /// The handler is called with input while its link is paused.
     CallWhilePaused,
     /// The handler is called with input while a reply is deferred.
     CallWhileDeferred,
-    /// The handler is called again before the bytes that it asked for have come.
+    /// The handler is called again before the bytes that it asked for have arrived.
     IgnoresTake,
-    /// Posts are handed out late, after the drain has begun.
+    /// Posts are delivered late, after the drain has begun.
     LatePosts,
-    /// Now and then a post that was accepted is lost.
+    /// Every eighth accepted post is lost.
     ForgetAccepted,
     /// After a failed send what arrives is discarded.
     DropInputAtSendFailure,
-    /// Others hold the buffers that are guaranteed to a link.
+    /// Other links hold the buffers that are guaranteed to a link.
     NoGuarantee,
     /// The handler is not called again for input that it has left unread.
     ForgetUnread,
     /// Loans are never revoked.
     NeverRevoke,
-    /// The clock of the time-outs is twice as fast.
+    /// The clock of the timeouts is twice as fast.
     FastClock,
-    /// The clock of the time-outs is far too slow.
+    /// The clock of the timeouts is 1,000 times too slow.
     SlowClock,
     /// Posts find no buffers.
     HoldPostBuffers,
-    /// `on_writable` does not come when it is owed.
+    /// A due `on_writable` is not called.
     NeverWritable,
-    /// `on_end` comes twice.
+    /// `on_end` is called twice.
     EndTwice,
-    /// The peer of a handler that queues more than there is room for counts as a slow reader.
+    /// A link whose handler returns `Full` is closed as a slow reader.
     FullBlamesPeer,
     /// A link's state is not dropped with it.
     KeepState,
     /// A graceful close does not wait for the deferred reply.
     CloseDropsDeferred,
-    /// A deferred reply may be out for ever.
+    /// A deferred reply has no answer timeout.
     NeverAnswerTimeout,
-    /// The handler is not told that the server stops.
+    /// `on_drain` is not called.
     SkipDrain,
     /// A message that is too long counts as an error of the handler.
     TooLongIsHandlers,
@@ -89,7 +89,7 @@ pub enum EngineBug {
 }
 
 impl EngineBug {
-    /// Every bug that can be planted.
+    /// All bugs.
     pub const ALL: [Self; 37] = [
         Self::LeakSlot,
         Self::KeepSlotCount,
@@ -130,7 +130,7 @@ impl EngineBug {
         Self::ErrorKeeps,
     ];
 
-    /// The settings that the engine gets; the checks know others.
+    /// The engine's settings, which a bug may change; the checks use the original ones.
     pub(super) fn settings_of_engine(bug: Option<Self>, settings: &Settings) -> Settings {
         let mut changed = settings.clone();
         match bug {
@@ -141,7 +141,7 @@ impl EngineBug {
             Some(Self::NeverAnswerTimeout) => changed.answer = Duration::ZERO,
             _ => {}
         }
-        // One that needs more than there is cannot be planted here.
+        // The bug is not planted if the changed settings are invalid.
         if changed.check().is_ok() { changed } else { settings.clone() }
     }
 }
@@ -166,8 +166,8 @@ impl ActiveBug {
         self.bug == Some(bug)
     }
 
-    /// Whether `bug` is planted and shows now: each eighth time, because a server that never does its
-    /// work shows less than one that mostly does.
+    /// Whether `bug` is planted and takes effect in this call: every eighth one, because more checks
+    /// apply to a server that mostly works than to one that never does.
     pub(super) fn strikes(&self, bug: EngineBug) -> bool {
         self.is(bug) && self.asked.fetch_add(1, Ordering::Relaxed) % 8 == 7
     }

@@ -1,5 +1,5 @@
-//! The handler between the engine and the checked one: it passes every callback on, but for the planted
-//! bug. What it asks of a link itself, the checks do not hear of.
+//! A handler between the engine and the checked one. It passes every callback on, except for the
+//! planted bug. Its own requests to links are not reported to the checks.
 
 use crate::handler::Handler;
 use crate::link::Link;
@@ -20,14 +20,14 @@ pub(super) struct Buggy<H> {
     pub(super) inner: H,
     pub(super) bug: ActiveBug,
     pub(super) shared: Arc<Shared>,
-    /// Buffers for posts that nobody else gets.
+    /// Buffers for posts that the bug withholds.
     pub(super) held: Lock<Vec<Message>>,
 }
 
 #[expect(clippy::disallowed_types, reason = "one handler serves all shards of a simulation")]
 type Lock<T> = std::sync::Mutex<T>;
 
-/// A link's state, until the bug keeps it beyond the link's end.
+/// A link's state; a bug can keep it beyond the link's end.
 #[derive(Debug)]
 pub(super) struct Kept<S>(Option<S>);
 
@@ -42,7 +42,8 @@ impl<H> Buggy<H> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a callback of the inner handler, and then has the engine wrong about it.
+    /// Runs a callback of the inner handler, and then corrupts the engine's state if a bug takes
+    /// effect.
     fn run<S, W, R>(
         &self,
         link: &mut BuggyLink<'_, S, W>,
@@ -70,7 +71,7 @@ impl<H> Buggy<H> {
         }
     }
 
-    /// What the engine makes of an error.
+    /// Replaces the error of a callback, if a bug takes effect.
     fn spoil_error<S, W>(&self, link: &BuggyLink<'_, S, W>, error: Error) -> Result {
         let reason = DisconnectReason::of_error(&error);
         if reason == DisconnectReason::Limit && self.bug.is(EngineBug::TooLongIsHandlers) {
@@ -83,7 +84,7 @@ impl<H> Buggy<H> {
         if self.bug.strikes(EngineBug::ErrorKeeps) { Ok(()) } else { Err(error) }
     }
 
-    /// Calls the inner handler once more with what is unread, if the engine ought not to.
+    /// Calls the inner handler once more with the unread input, where the engine must not call it.
     fn call_again<S, W>(&self, link: &mut BuggyLink<'_, S, W>, input: &mut Input<'_>) -> Result
     where
         H: Handler<S, W>,
@@ -107,13 +108,13 @@ impl<H> Buggy<H> {
             return self.inner.on_receive(&mut inner_of(link), input);
         }
         if may_call && !input.is_empty() && self.bug.strikes(EngineBug::ForgetUnread) {
-            // As if the handler had asked for more.
+            // Pretends that the handler asked for more bytes.
             input.peek(input.len() + 1)?;
         }
         Ok(())
     }
 
-    /// Takes all buffers that are free, if others are to have what is guaranteed to a link.
+    /// Takes all free buffers, if the bug `NoGuarantee` takes effect.
     fn take_guarantee<S, W>(&self, link: &BuggyLink<'_, S, W>) -> Vec<Buffer> {
         let pool = &link.out.core.pool;
         let strikes = self.bug.strikes(EngineBug::NoGuarantee);

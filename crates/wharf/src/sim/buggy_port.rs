@@ -1,4 +1,4 @@
-//! The port between the engine and the simulated one: it passes everything on, but for the planted bug.
+//! A port between the engine and the simulated one. It passes all calls on, except for the planted bug.
 
 use crate::shared::Command;
 use crate::sim::bug::{ActiveBug, EngineBug};
@@ -18,18 +18,18 @@ type Packet = Command<SimStream>;
 pub(super) struct BuggyPort {
     pub(super) inner: SimPort<Packet>,
     bug: ActiveBug,
-    /// Packets that are held back, and the dequeue that brings them.
+    /// Delayed packets, each with the number of the dequeue that returns it.
     late: VecDeque<(u64, Packet)>,
     dequeues: u64,
     /// The last generation of each slot.
     generations: BTreeMap<u32, LinkKey>,
-    /// Links of which a send has failed.
+    /// Links with a failed send.
     broken: BTreeSet<u64>,
 }
 
-/// For so many dequeues a packet is held back.
+/// Dequeues by which a packet is delayed.
 const LATE_DEQUEUES: u64 = 40;
-/// How much too slow a clock can be.
+/// The factor of the slow clock.
 const SLOWNESS: u64 = 1_000;
 
 impl BuggyPort {
@@ -44,7 +44,7 @@ impl BuggyPort {
         }
     }
 
-    /// What the engine gets of a completion, if anything.
+    /// The completion as the engine gets it; `None` if the bug drops it.
     fn spoil(
         &mut self,
         completion: Completion<SimStream, Packet>,
@@ -88,7 +88,7 @@ impl BuggyPort {
         }
     }
 
-    /// The next packet that was held back long enough.
+    /// The next delayed packet that is due.
     fn due_packet(&mut self) -> Option<Packet> {
         let (due, _) = self.late.front()?;
         if *due > self.dequeues {

@@ -1,4 +1,4 @@
-//! What must hold after each step.
+//! The invariants of a simulation.
 
 use crate::engine::ensure;
 use crate::handler::Handler;
@@ -12,7 +12,9 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    /// Looks at all that must hold now. A shard's links were looked at after its turn.
+    /// Checks the invariants after a step: the callbacks' records each time, the counters and the free
+    /// slots every 8 steps (fewer with many shards), the tables, buffers and waits every 64. A shard's
+    /// links were checked after its turn.
     pub(super) fn check(&mut self) -> Result<(), String> {
         self.contract.listen();
         if let Some(fault) = self.contract.fault() {
@@ -30,7 +32,7 @@ where
         Ok(())
     }
 
-    /// Notes since when whoever comes has a place.
+    /// Notes since when there has been a free slot.
     fn note_room(&mut self) {
         let is_room = self.shared.room() > 0 && self.shared.stopping().is_none();
         if is_room != self.room_since_ns.is_some() {
@@ -38,7 +40,7 @@ where
         }
     }
 
-    /// The counters agree with each other, with the tables, and with what the handler saw.
+    /// The counters agree with each other, with the tables, and with the callbacks.
     pub(super) fn check_counters(&self) -> Result<(), String> {
         let sum = |counter: fn(&ShardStats) -> &Counter| -> u64 {
             self.shared.shards.iter().map(|shard| counter(&shard.stats).get()).sum()
@@ -49,7 +51,7 @@ where
         ensure!(open <= limit, "{open} links, of {limit}");
         let live: u64 = self.shards.iter().map(|shard| u64::from(shard.census.live)).sum();
         ensure!(open >= live, "{live} links live, but {open} counted");
-        // What is on its way to its shard has been promised a place.
+        // A connection on the way to its shard has a reserved slot.
         let parked: u64 = self.shards.iter().map(|shard| u64::from(shard.census.parked)).sum();
         let pending = open - live + parked;
         let [accepted, refused, rejects, connects] = [
@@ -82,7 +84,7 @@ where
         Ok(())
     }
 
-    /// While there is room in the table, the accepting shard does not sleep without accepting.
+    /// While there is a free slot, the accepting shard does not sleep without an accept.
     fn check_room(&self) -> Result<(), String> {
         let wants = self.shards[0].worker.as_ref().is_some_and(SimWorker::wants_room);
         let sleeps = wants && self.shared.stopping().is_none() && !self.is_runnable(0);
@@ -90,7 +92,7 @@ where
         Ok(())
     }
 
-    /// Every place and every buffer is where it belongs.
+    /// Every slot is in one list, and the counts of the buffers agree with their owner tags.
     pub(super) fn check_tables(&self) -> Result<(), String> {
         for (number, shard) in self.shards.iter().enumerate() {
             let Some(worker) = &shard.worker else { continue };
@@ -105,6 +107,6 @@ where
     }
 }
 
-/// Steps between two looks: a look costs about as much as a step.
+/// Steps between two checks: a check costs about as much as a step.
 const COUNTERS_EACH: u64 = 8;
 const BUFFERS_EACH: u64 = 64;

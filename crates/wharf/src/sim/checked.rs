@@ -1,4 +1,4 @@
-//! A handler around the one under test: it watches the callbacks, and passes them on.
+//! A handler around the one under test, which reports the callbacks to the checks and passes them on.
 
 use crate::handler::Handler;
 use crate::link::Link;
@@ -14,8 +14,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-/// What a handler panics with, by `resume_unwind`, when the panic is part of the test: it is then
-/// no failure, and costs its own link.
+/// The payload of a handler's panic, by `resume_unwind`, that is part of the test: it is no failure and
+/// resets the link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a mark")]
 pub struct PlannedPanic;
@@ -27,14 +27,14 @@ pub(super) struct Checked<H> {
     pub(super) shared: Arc<Shared>,
 }
 
-/// The state of the handler under test, and whose it is.
+/// The state of the handler under test, and its owner.
 #[derive(Debug)]
 pub(super) struct CheckedState<S> {
     inner: S,
     owner: Owner,
 }
 
-/// Tells the contract that a link's state lives.
+/// Counts a link's state as alive; its drop reports the end of the state.
 #[derive(Debug)]
 struct Owner {
     connection: usize,
@@ -49,7 +49,7 @@ impl Drop for Owner {
 
 type CheckedLink<'a, S, W> = Link<'a, CheckedState<S>, W>;
 
-/// The input of a callback, if it is shown one.
+/// The input of a callback, if it has one.
 trait Look {
     fn look(&self) -> (usize, bool);
 }
@@ -120,7 +120,7 @@ impl<H> Checked<H> {
         }
     }
 
-    /// That the state is the one that was made for this link.
+    /// Checks that the state is the one that was made for this link.
     fn check_state<S, W>(&self, link: &CheckedLink<'_, S, W>) {
         let owner = link.state.owner.connection;
         if owner != number_of(link.peer().ip()) {
@@ -144,7 +144,7 @@ impl<H> Checked<H> {
     }
 }
 
-/// An error closes its link, for this reason.
+/// The outcome of an error: its link is closed for this reason.
 fn fails(error: &Error) -> Outcome {
     Outcome::Closes(DisconnectReason::of_error(error))
 }
@@ -255,7 +255,7 @@ where
     }
 }
 
-/// What a panic said.
+/// The text of a panic.
 pub(super) fn panic_text(payload: &(dyn Any + Send)) -> String {
     payload
         .downcast_ref::<String>()

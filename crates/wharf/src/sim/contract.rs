@@ -1,7 +1,7 @@
-//! The callbacks' contract: which link each belongs to, and what went on at each connection.
+//! Checks the callbacks: which link each belongs to, and what happened on each connection.
 //!
-//! What is promised for the calls of one link is in `rules.rs`. Both are kept beside the engine, and
-//! trust nothing that it keeps.
+//! The promises for the calls of one link are in `rules.rs`. Both keep records of their own and use
+//! none of the engine's.
 
 use crate::acts::{Act, Watch, Whom};
 use crate::engine::ensure;
@@ -24,76 +24,76 @@ pub(super) enum Event {
     Disconnect(DisconnectReason),
 }
 
-/// How a client's connection went at the server.
+/// The state of a client's connection at the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// The handler has not seen it.
+    /// No callback of it was called.
     #[default]
     Unseen,
     Open(LinkId),
     Over(DisconnectReason),
 }
 
-/// What happened to one connection at the server.
+/// The record of one connection at the server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Story {
     pub(super) fate: Fate,
-    /// Its name, once it was open.
+    /// The link's id, after it was opened.
     pub(super) link: Option<LinkId>,
     /// Bytes that the handler has taken.
     pub(super) received: u64,
-    /// Bytes that it has seen, taken or not.
+    /// Bytes that the handler was called with, taken or not.
     seen: u64,
-    /// It was last called with more, or the link was opened, on the links' clock.
+    /// The last call with new bytes, or the opening of the link, on the links' clock.
     heard_link_ns: u64,
-    /// What of the unread bytes counts as handled.
+    /// The unread bytes that count as handled.
     rest: Rest,
-    /// Its handler leaves input unread, and has not said why.
+    /// The handler left input unread and asked for nothing.
     pub(super) leaves_input: bool,
-    /// Its own handler keeps it from being called, or from ending.
+    /// The handler itself holds back calls, or the end of the link.
     pub(super) is_held: bool,
-    /// Somebody else has asked for its close.
+    /// Another link or thread has requested its close.
     pub(super) is_kicked: bool,
-    /// The longest time that a reply was out, on the links' clock.
+    /// The longest time of a deferred reply, on the links' clock.
     pub(super) reply_ns: u64,
-    /// A planned panic struck one of its callbacks.
+    /// One of its callbacks panicked as planned.
     pub(super) panicked: bool,
-    /// When the link was opened, on the steady clock: in the backlog nobody waits for a handler.
+    /// When the link was opened, on the steady clock; time in the backlog does not count.
     pub(super) opened_steady_ns: u64,
-    /// The last time that it was taken for idle.
+    /// The last call of `on_idle`.
     pub(super) idle: Option<IdleNote>,
 }
 
 impl Story {
-    /// Whether its handler waits for the rest of what it has left unread.
+    /// Whether the handler waits for the rest of a message.
     pub(super) fn is_incomplete(&self) -> bool {
         matches!(self.rest, Rest::Wants(wants) if wants > 0)
     }
 
-    /// How many of the first `delivered` bytes the handler should have had a call for.
+    /// How many of the first `delivered` bytes the handler must have been called with.
     pub(super) fn unhandled(&self, delivered: u64) -> u64 {
         let unread = delivered.saturating_sub(self.received);
         let is_handled = match self.rest {
             Rest::Wants(wants) => unread < wants,
-            // What is behind what it left cannot be reached.
+            // Bytes behind those that it left cannot be received.
             Rest::Left(left) => left > 0 || unread == 0,
         };
         if is_handled { 0 } else { unread }
     }
 }
 
-/// How a link stood when its handler was told that it is idle.
+/// The state of a link at a call of `on_idle`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct IdleNote {
-    /// How long the handler had been given nothing, on the links' clock.
+    /// Time without new bytes for the handler, on the links' clock.
     pub(super) silent_ns: u64,
-    /// Bytes that had reached the server, but not the handler.
+    /// Bytes that had arrived at the server, but not at the handler.
     pub(super) unhandled: u64,
-    /// How long nothing had moved, on the steady clock.
+    /// Time without any transfer, on the steady clock.
     pub(super) rested_ns: u64,
 }
 
-/// Whose callback it is, and where it runs.
+/// A callback's link and its worker.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
     pub(super) event: Event,
@@ -123,19 +123,19 @@ type Lock<T> = std::sync::Mutex<T>;
 
 #[derive(Debug, Default)]
 struct Book {
-    /// By shard and place.
+    /// By shard and slot.
     lives: Vec<Vec<Life>>,
     /// By the connections' numbers.
     stories: Vec<Story>,
     watches: Vec<TrafficWatch>,
     /// By shard.
     turns: Vec<u64>,
-    /// The shard that turns.
+    /// The shard whose turn runs.
     turning: Option<usize>,
-    /// When a stop's time is over.
+    /// The end of the drain timeout.
     drained_out_at: Option<Time>,
     tally: Tally,
-    /// What was called and asked for, if somebody wants to read it.
+    /// A log of calls and requests, if one was asked for.
     log: Option<Vec<String>>,
 }
 
@@ -144,20 +144,20 @@ pub(super) struct Tally {
     pub(super) connects: u64,
     pub(super) disconnects: u64,
     pub(super) planned_panics: u64,
-    /// Links' states that were made and not dropped.
+    /// Number of links' states that were made and not dropped.
     pub(super) states: u64,
 }
 
-/// The last link in a place.
+/// The last link of a slot.
 #[derive(Debug, Default)]
 struct Life {
     generation: u32,
     connection: usize,
     /// Between a successful `on_connect` and `on_disconnect`.
     open: bool,
-    /// A callback runs.
+    /// Whether a callback runs.
     busy: bool,
-    /// Since `on_connect` has begun.
+    /// Since the begin of `on_connect`.
     rules: Option<Rules>,
 }
 
@@ -170,12 +170,12 @@ impl Contract {
         Self { world, limits, fault: OnceLock::new(), watch: Watch::new(), book }
     }
 
-    /// Another client has connected.
+    /// Adds a client that has connected.
     pub(super) fn watch(&self, traffic: TrafficWatch) {
         self.book().watches.push(traffic);
     }
 
-    /// A shard turns, or `None` does any more.
+    /// Notes the shard whose turn runs; `None` after it.
     pub(super) fn note_turn(&self, shard: Option<usize>) {
         let mut book = self.book();
         book.turning = shard;
@@ -184,22 +184,22 @@ impl Contract {
         }
     }
 
-    /// The server was asked to stop, and this is when its links are closed by force.
+    /// Notes a stop, and when the server force-closes its links.
     pub(super) fn note_stop(&self, until: Time) {
         self.book().drained_out_at = Some(until);
     }
 
-    /// From now on there is a log.
+    /// Starts the log.
     pub(super) fn keep_log(&self) {
         self.book().log = Some(Vec::new());
     }
 
-    /// What was called and asked for since the last time.
+    /// Takes the log.
     pub(super) fn take_log(&self) -> Vec<String> {
         self.book().log.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Takes up what was asked for outside of callbacks.
+    /// Handles the requests from outside of callbacks.
     pub(super) fn listen(&self) {
         let told = self.watch.take();
         if !told.is_empty() {
@@ -253,13 +253,13 @@ impl Contract {
         life.rules.as_mut().map_or(Ok(()), |rules| rules.begin(call.event, at, facts))
     }
 
-    /// A callback has returned; a connect may have been refused.
+    /// Handles the return of a callback; a failed connect ends the link.
     pub(super) fn leave(&self, call: &Call, mut at: Glance, outcome: Outcome) {
         let told = self.watch.take();
         let mut book = self.book();
         for (whom, act) in told {
             if let (Whom::Own, Act::Defers { unread }) = (whom, act) {
-                // It is hidden from then on.
+                // No callback follows.
                 at.unread = unread;
             }
             self.hear(&mut book, Some(call), whom, act);
@@ -301,7 +301,7 @@ impl Contract {
         }
     }
 
-    /// Somebody asks for something, in the callback `by` or outside of any.
+    /// Handles a request, from the callback `by` or from outside of callbacks.
     fn hear(&self, book: &mut Book, by: Option<&Call>, whom: Whom, act: Act) {
         book.log(|| format!("  {whom:?} {act:?}"));
         match whom {
@@ -332,7 +332,7 @@ impl Contract {
         if matches!(act, Act::Reply(_) | Act::ReplyAndClose(_) | Act::Resume)
             && let Some(traffic) = book.watches.get(connection)
         {
-            // From now on the server owes it something.
+            // From now on the server owes the link something.
             traffic.asked(self.world.steady_ns());
         }
         let life = &mut book.lives[key.shard()][key.index() as usize];
@@ -368,7 +368,7 @@ impl Contract {
         }
     }
 
-    /// The clock by which the link's shard may measure it.
+    /// The clock of the link's shard.
     fn link_ns(&self, link: LinkKey) -> u64 {
         // Shards and their ports are made in the same order.
         self.world.link_ns(u32::try_from(link.shard()).unwrap_or(0))
@@ -380,13 +380,13 @@ impl Contract {
         story_of(&mut book.stories, connection).panicked = true;
     }
 
-    /// A link's state was made or dropped.
+    /// Counts a link's state that was made or dropped.
     pub(super) fn note_state(&self, is_made: bool) {
         let states = &mut self.book().tally.states;
         *states = if is_made { *states + 1 } else { states.saturating_sub(1) };
     }
 
-    /// Notes the first thing that did not hold.
+    /// Stores the first failure.
     pub(super) fn fail(&self, what: String) {
         let _only_the_first_counts = self.fault.set(what);
     }
@@ -443,7 +443,7 @@ fn story_of(stories: &mut Vec<Story>, connection: usize) -> &mut Story {
     &mut stories[connection]
 }
 
-/// The world gives the nth connection the address 10.0.0.0 plus n.
+/// The connection's number: the world gives the nth connection the address 10.0.0.0 plus n.
 pub(super) fn number_of(peer: Option<IpAddr>) -> usize {
     match peer {
         Some(IpAddr::V4(address)) => (u32::from(address) & 0x00FF_FFFF) as usize,

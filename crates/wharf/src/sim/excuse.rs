@@ -1,9 +1,8 @@
-//! When a client's early end is nobody's fault but that of the world or of the client itself.
+//! When a client's early end is caused by a fault of the world or by the client itself.
 //!
-//! Each excuse asks for the cause of *this* end: that something struck this connection, that this
-//! client was silent or did not read for as long as the time-out that ended it, and so on. All
-//! times are the world's, so a jump of the clock excuses an end whose time-out it really crossed,
-//! and no other.
+//! Each excuse requires a cause of this client's end: a fault of its connection, silence or unread
+//! bytes for as long as the timeout that ended it, and so on. All times are the world's, so a jump of
+//! the clock excuses an end only if it crossed the end's timeout.
 
 use crate::engine::ensure;
 use crate::handler::Handler;
@@ -16,17 +15,17 @@ use std::time::Duration;
 use wharf_port::port::Time;
 use wharf_port::sim::Traffic;
 
-/// What is known of a stop that was asked for.
+/// The state at a stop.
 #[derive(Clone, Debug)]
 pub(super) struct StopNote {
     pub(super) at: Time,
     pub(super) drain: Duration,
-    /// Bytes that had reached the server by then, by client.
+    /// Bytes that had arrived at the server by then, by client.
     pub(super) delivered: Vec<u64>,
 }
 
 impl StopNote {
-    /// How many bytes of this client had reached the server by then.
+    /// Bytes of this client that had arrived at the server by then.
     pub(super) fn delivered_by(&self, client: usize) -> u64 {
         self.delivered.get(client).copied().unwrap_or(0)
     }
@@ -38,8 +37,8 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    /// Looks whether each client that was cut off has an excuse, and whether the handler was given
-    /// all that had arrived where the peer ended the link.
+    /// Checks that each client that ended early has an excuse, and that the handler was called with all
+    /// that had arrived where the peer ended the link.
     pub(super) fn judge(&self) -> Result<ExcuseCounts, String> {
         let mut counts = ExcuseCounts::default();
         for (number, peer) in self.clients.iter().enumerate() {
@@ -62,8 +61,8 @@ where
         Ok(counts)
     }
 
-    /// What had reached the server before the peer ended or reset the link is handled; if the server
-    /// stopped before, what had reached it before the stop.
+    /// Checks that the handler was called with all bytes that had arrived before the peer ended or
+    /// reset the link, or before the stop if that was earlier.
     fn judge_input(&self, number: usize, traffic: &Traffic, story: &Story) -> Result<(), String> {
         use DisconnectReason::{PeerClosed, PeerReset};
         let by_peer = matches!(story.fate, Fate::Over(PeerClosed | PeerReset));
@@ -108,8 +107,8 @@ where
         }
     }
 
-    /// The excuse of a client that reached no handler; whether the server has counted as many is
-    /// looked at for all together.
+    /// The excuse of a client without callbacks; `check_counters` compares their number with the
+    /// server's counters.
     fn unseen(&self, traffic: &Traffic) -> Option<Excuse> {
         let refuses = self.settings.when_full == WhenFull::Refuse;
         if refuses && !traffic.turned_away && self.stats().refused_full > 0 {
@@ -118,7 +117,8 @@ where
         self.stop_note.as_ref().map(|_| Excuse::Stopped)
     }
 
-    /// Who reached no handler, and was not turned away by the system, was refused and counted.
+    /// Checks that the clients without callbacks, except those that the system rejected, were refused
+    /// and counted.
     fn check_refusals(&self) -> Result<(), String> {
         let is_refused = |(number, peer): &(usize, &Peer)| {
             let lost = peer.harmed || peer.traffic.get().turned_away;
@@ -135,11 +135,10 @@ where
         Ok(())
     }
 
-    /// The excuse of a client whose link was closing: that keeps the reason that it had when its
-    /// peer then does not do its part.
+    /// The excuse of a client whose link was closing: the link keeps its first reason.
     fn closing(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
         if story.is_kicked {
-            // It was to be closed in good order, but then at once.
+            // A graceful close that became an immediate one.
             return Some(Excuse::Kicked);
         }
         let traffic = peer.traffic.get();
@@ -160,8 +159,8 @@ where
         did_not_read.then_some(Excuse::SlowReader).or_else(|| self.is_loan_excuse(peer, story))
     }
 
-    /// Whether it was the client's turn for the idle time: all that had come from it was handed to
-    /// the handler, but for what had only just come, and it lacks no answer to that.
+    /// Whether the server waited for the client for the idle timeout: the handler was called with all
+    /// that had arrived, except for the latest bytes, and the client lacks no reply to these.
     fn was_idle(&self, peer: &Peer, story: &Story) -> bool {
         let (idle_ns, way_max_ns) = (nanos(self.settings.idle), self.faults.way_max_ns());
         let is_over = |note: &IdleNote| {
@@ -171,36 +170,37 @@ where
         idle_ns > 0 && story.idle.as_ref().is_some_and(is_over) && peer.lacks_of_handled == 0
     }
 
-    /// Whether its handler's reply was out for so long that the link was closed for it.
+    /// Whether a reply was deferred for the answer timeout.
     fn was_late(&self, story: &Story) -> bool {
         let answer_ns = nanos(self.settings.answer);
         answer_ns > 0 && story.reply_ns >= answer_ns
     }
 
-    /// Whether the loan rule closed this very link, and its client had not read for as long as others
-    /// have to wait, or held the beginning of what was not whole.
+    /// Whether the engine revoked the loans of this link, and its client had not read for `loan_wait`,
+    /// or had sent only a part of a message.
     fn is_loan_excuse(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
         let is_revoked = story.link.is_some_and(|link| self.shared.revoked.contains(link));
         let is_incomplete =
             story.fate == Fate::Over(DisconnectReason::Limit) && story.is_incomplete();
         let wait = self.settings.loan_wait;
         let traffic = peer.traffic.get();
-        // Or the network did not let anything through, which the server cannot tell from that.
+        // Or the network transferred nothing, which looks the same to the server.
         let is_slow = self.faults.way_max_ns() >= nanos(wait)
             && traffic.given_up.is_some_and(|then| then.untaken_ns >= nanos(wait));
-        // Its handler holds it; its peer is not to blame, but who can know.
+        // The handler holds the link back, which looks the same to the server.
         let keeps = story.is_held || story.leaves_input;
         let holds = is_incomplete || is_slow || was_unread_for(&traffic, wait) || keeps;
         (is_revoked && holds).then_some(Excuse::Loan)
     }
 
-    /// Whether a drain may cut the link: it still made progress, or waited for its client.
+    /// Whether the drain timeout may force-close the link: it still made progress, or waited for its
+    /// client.
     fn may_force(&self, traffic: &Traffic) -> bool {
         let wait_max_ns = nanos(self.wait_max());
         traffic.given_up.is_some_and(|then| then.unread || then.rested_ns <= wait_max_ns)
     }
 
-    /// How long a client that reads may have to wait for the server's next step, on the steady
+    /// Maximum time for which a client that reads waits for the server's next step, on the steady
     /// clock:
     ///
     /// ```text
@@ -208,11 +208,11 @@ where
     ///     + links of a shard × what replies take
     /// ```
     ///
-    /// A step is to receive, to send (twice, beginning and end) and to be under way, each of which
-    /// can be delayed. In the queue for a buffer each link of the shard may be before it with one
-    /// such step. Links that hold what others wait for are closed after `loan_wait`, and those that
-    /// follow after as much again; where a handler leaves input unread, each link of the shard may be
-    /// such a one in turn. The rest is for timers, which are late, and for time in turns.
+    /// A step is a receive, a send (begin and end) and the transfer, each of which can be delayed. Each
+    /// link of the shard may precede the client's in the queue for buffers, with one such step. Loans
+    /// are revoked after `loan_wait`, and those of the next links after as much again; where a handler
+    /// leaves input unread, that may be each link of the shard. The rest is for late timers and for
+    /// time in turns.
     pub(super) fn wait_max(&self) -> Duration {
         let latency = Duration::from_nanos(self.faults.latency_ns);
         let step = 2 * latency + 4 * Duration::from_nanos(self.faults.step_max_ns());
@@ -223,8 +223,8 @@ where
         Duration::from_secs(2) + (3 + holders) * settings.loan_wait + (8 + links) * step + replies
     }
 
-    /// No client waits longer than [`wait_max`](Self::wait_max) for a server that has something to
-    /// do for it: bytes that have arrived, or an answer that is owed.
+    /// Checks that no client waits longer than [`wait_max`](Self::wait_max) for a server that has
+    /// something to do for it: bytes that have arrived, or a reply.
     pub(super) fn check_waits(&self) -> Result<(), String> {
         let steady_ns = self.world.steady_ns();
         let wait_max_ns = nanos(self.wait_max());
@@ -239,7 +239,7 @@ where
             }
             let unread = traffic.to_server - traffic.by_server;
             let story = self.contract.story(number);
-            // Where its own handler holds it, nobody else can do anything.
+            // While its own handler holds the link back, the server can do nothing.
             if !matches!(story.fate, Fate::Open(_)) || story.is_held {
                 continue;
             }
@@ -255,7 +255,7 @@ where
         Ok(())
     }
 
-    /// While there is a place, nobody waits for it longer than for a step of the server's.
+    /// Checks that no connection waits longer than for a step of the server while a slot is free.
     fn check_door(&self, number: usize, peer: &Peer, steady_ns: u64) -> Result<(), String> {
         let Some(room_since_ns) = self.room_since_ns else { return Ok(()) };
         let traffic = peer.traffic.get();
@@ -269,20 +269,20 @@ where
         Ok(())
     }
 
-    /// How long a client may leave bytes unread before its link is a slow reader's.
+    /// Time for which a client may leave bytes unread before its link is closed as a slow reader.
     fn stall_max(&self) -> Duration {
         let stall = self.settings.stall;
         if stall.is_zero() { CLOSING_STALL } else { stall.min(CLOSING_STALL) }
     }
 }
 
-/// Whether the server gave the link up when the drain's time was over.
+/// Whether the server force-closed the link at the drain timeout.
 fn was_forced(stop: &StopNote, traffic: &Traffic) -> bool {
     let until = stop.at.after(stop.drain);
     traffic.given_up.is_some_and(|then| then.at_ns >= until.0)
 }
 
-/// Reasons that a link has before the last of its bytes has left.
+/// Reasons of links that were closing gracefully.
 fn is_closing(fate: Fate) -> bool {
     use DisconnectReason::{
         HandlerClosed, HandlerError, Limit, OutputFull, PeerClosed, ServerStopping,
@@ -296,7 +296,7 @@ fn has_lingered(traffic: &Traffic) -> bool {
     lingered_ns.is_some_and(|lingered_ns| lingered_ns >= nanos(LINGER))
 }
 
-/// Whether bytes had waited at the client for so long when the server gave it up.
+/// Whether bytes had been unread at the client for so long when the server closed the link.
 fn was_unread_for(traffic: &Traffic, time: Duration) -> bool {
     traffic.given_up.is_some_and(|then| then.unread_ns >= nanos(time))
 }
@@ -305,7 +305,7 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// How long a closing link waits for its peer to read, at most.
+/// Maximum time for which a closing link waits for its peer to read.
 const CLOSING_STALL: Duration = Duration::from_secs(30);
-/// How long a link that has sent its end waits for its peer's.
+/// Maximum time of a lingering close.
 const LINGER: Duration = Duration::from_secs(2);

@@ -1,27 +1,27 @@
-//! How a simulation ended, and why clients may have ended before they got what they waited for.
+//! The results of a simulation, and the excuses of clients that ended early.
 
 use crate::sim::{FaultCounts, Time};
 use crate::stats::Stats;
 use std::fmt;
 
-/// Something did not hold. The text has all that is needed to see it again.
+/// A failure of a run, with all that is needed to replay it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SimFailure {
-    /// What the run's chance came from.
+    /// The seed of the run.
     pub seed: u64,
-    /// After how many steps.
+    /// Steps before the failure.
     pub step: u64,
-    /// At which time of the simulated clock.
+    /// The simulated time of the failure.
     pub time: Time,
-    /// What did not hold.
+    /// What failed.
     pub what: String,
-    /// The command that replays the run, if the program said one.
+    /// The command that replays the run, if the program set one.
     pub replay: Option<String>,
 }
 
 impl SimFailure {
-    /// A failure that was seen after the end of a run.
+    /// A failure that was found after the end of a run.
     #[must_use]
     pub fn new(seed: u64, what: &str, replay: Option<String>) -> Self {
         Self { seed, step: 0, time: Time::default(), what: what.to_owned(), replay }
@@ -38,7 +38,7 @@ impl fmt::Display for SimFailure {
 
 impl std::error::Error for SimFailure {}
 
-/// What a run that went well was made of.
+/// The counts of a run without a failure.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SimReport {
@@ -48,51 +48,51 @@ pub struct SimReport {
     pub completions: u64,
     /// Clients that got all that they waited for.
     pub clients_whole: u64,
-    /// Clients that were cut off.
+    /// Clients that ended early.
     pub clients_cut: u64,
-    /// Why they may have been.
+    /// Their excuses.
     pub excused: ExcuseCounts,
     /// The simulated clock at the end.
     pub time: Time,
-    /// What went wrong on the way.
+    /// The faults that took effect.
     pub faults: FaultCounts,
     /// The server's counters at the end.
     pub stats: Stats,
-    /// A number that two runs share if, in all likelihood, they were the same.
+    /// A hash of the run: equal hashes mean with high probability that two runs were the same.
     pub trace: u64,
 }
 
-/// Why a client may have ended before it got what it waited for.
+/// A cause for which a client may end early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Excuse {
-    /// A fault of the world struck its connection: a reset, a black hole, deafness.
+    /// A fault of the world on its connection: a reset, a black hole, a peer that never reads.
     Harmed,
-    /// The handler panicked for it, as planned.
+    /// The handler panicked in one of its callbacks, as planned.
     Panicked,
-    /// The workload kicked it.
+    /// The workload closed its link.
     Kicked,
-    /// It sent nothing for the idle time, while the server owed it nothing.
+    /// It sent nothing for the idle timeout, while the server owed it nothing.
     Idle,
-    /// It did not read for the stall time.
+    /// It did not read for the stall timeout.
     SlowReader,
-    /// It held buffers that others waited for.
+    /// Its link held buffers for which others waited.
     Loan,
-    /// Its handler's reply was out for the answer timeout.
+    /// Its handler deferred a reply for the answer timeout.
     LateReply,
-    /// The table was full, and the server refuses then.
+    /// No slot was free, and the policy is to refuse.
     Refused,
-    /// The link lingered for its whole time, and the client did not end its side: the reset that
-    /// followed cost it bytes that had all been sent.
+    /// The lingering close reached its timeout, because the client did not end its stream: the reset
+    /// then discarded bytes that had been sent.
     Lingered,
-    /// The server stopped, and it has the answers to all that had arrived before.
+    /// The server stopped, and the client has the replies to all that had arrived before.
     Stopped,
-    /// The drain's time was over while the link still made progress, or bytes waited at the client.
+    /// The drain timeout ended while the link still made progress, or the client had unread bytes.
     DrainedOut,
 }
 
 impl Excuse {
-    /// Every excuse.
+    /// All excuses.
     pub const ALL: [Self; 11] = [
         Self::Harmed,
         Self::Panicked,
@@ -108,20 +108,20 @@ impl Excuse {
     ];
 }
 
-/// How many clients were excused, by cause.
+/// Numbers of excused clients, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExcuseCounts {
     counts: [u64; Excuse::ALL.len()],
 }
 
 impl ExcuseCounts {
-    /// How many clients had this excuse.
+    /// The number of clients with this excuse.
     #[must_use]
     pub fn of(&self, excuse: Excuse) -> u64 {
         self.counts[excuse as usize]
     }
 
-    /// How many had any.
+    /// The number of clients with any excuse.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()

@@ -1,28 +1,31 @@
-//! The real engine on simulated ports: a seed is a run, with whatever can go wrong on the way.
+//! Simulations: the real engine on simulated ports, with injected faults. A seed determines a run.
 //!
-//! Shards, tables, buffers, timers and the handler under test are those of a real server; the
-//! kernel, the network, the clients and the clock are a model in one thread. Nothing sleeps, and
-//! an hour of the model's time may take a millisecond. What goes wrong, when, and who runs first
-//! comes from the seed, so a failure can be replayed as often as is needed to understand it.
+//! Shards, tables, buffers, timers and the handler under test are those of a real server; the kernel,
+//! the network, the clients and the clock are a model in one thread. Nothing sleeps, so an hour of
+//! simulated time may take a millisecond. The seed determines the faults, their times and the order of
+//! execution, so that a failure can be replayed.
 //!
 //! ```text
 //!   Client ──► World (network, clock, chance) ──► SimPort ──► engine ──► Handler under test
 //!      └───────────────── Simulation::step: one of them goes on, then all is checked ──┘
 //! ```
 //!
-//! Checked after each step: the callbacks' contract, in a book of its own (one `on_connect` first, one
-//! `on_disconnect` last with a reason that has a cause, never two at once; `on_receive` only with input,
-//! with a grant and for a reason, and not while the link is paused, or a reply is deferred;
-//! `on_writable` only when it is owed; `on_end` and `on_drain` once; `on_idle` not too early), the table
-//! (no place lost, none both free and live), queues within their limit, buffers where they belong,
-//! counters that agree, and that nobody waits too long for a server that has something to do for
-//! it; a panic of the handler is a failure, too. At the end every client must have got what it waits
-//! for, unless it has an [`Excuse`] of its own, the server must stop in time, and every buffer must be
-//! home.
+//! The simulation checks with each callback, against records of its own: one `on_connect` first, one
+//! `on_disconnect` last with a reason that has a cause, never two callbacks of a link at the same time;
+//! `on_receive` only with input, with a grant and for a reason, and not while the link is paused or a
+//! reply is deferred; `on_writable` only when it is due; `on_end` and `on_drain` once; `on_idle` not
+//! too early. After each turn it checks the links of the shard: queues within their limit, loans,
+//! timers. Every 8 steps (fewer with many shards) it checks that the counters agree and that free slots
+//! are used, and every 64 that each slot is in one list, that the counts of the buffers agree, and that
+//! no client waits too long for a server that has something to do for it. A panic of the handler is a
+//! failure unless it is planned.
+//!
+//! At the end every client must have got what it waits for, unless it has an [`Excuse`], the server
+//! must stop within the drain timeout and the injected delays, and all buffers must be free.
 //!
 //! # Examples
 //!
-//! An echo handler, twenty clients, two hundred seeds of trouble:
+//! An echo handler, twenty clients, two hundred seeds with faults:
 //!
 //! ```
 //! use wharf::sim::{Faults, Rng, Script, Simulation};
@@ -45,7 +48,7 @@
 //! # Ok::<(), wharf::sim::SimFailure>(())
 //! ```
 //!
-//! No promise of stability: this module follows the engine.
+//! This module follows the engine, without a promise of stability.
 
 mod bug;
 mod buggy_handler;

@@ -1,4 +1,4 @@
-//! The end of a run: everybody gets what was promised, the server stops, and all is home.
+//! Ends a run: clients finish, the server stops, and all slots and buffers must be free.
 
 use crate::engine::ensure;
 use crate::handler::Handler;
@@ -15,12 +15,13 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    /// Ends all trouble and waits until every client has ended: whoever is not damaged must get
-    /// what it waits for. Damaged clients go, and links that the network has swallowed are closed.
+    /// Ends all faults and waits until every client has ended: clients without a fault must get what
+    /// they wait for. It removes clients with a fault, and closes links whose connection the network
+    /// has lost.
     ///
     /// # Errors
     ///
-    /// A client that waits for ever, or was cut off without a reason; or as [`step`](Self::step).
+    /// A client that waits without end, or ended early without an excuse; or as [`step`](Self::step).
     pub fn settle(&mut self) -> Result<(), SimFailure> {
         let latency_ns = self.world.faults().latency_ns;
         self.world.set_faults(Faults::none().with_latency_ns(latency_ns));
@@ -35,7 +36,7 @@ where
                 continue;
             }
             if late || !self.give_up_damaged() {
-                // Damage may have been done where nobody could see it yet: once more, then.
+                // A fault may show only now: repeat.
                 if late && (gave_up || self.give_up_damaged()) && chances > 0 {
                     chances -= 1;
                     deadline = self.now().after(SETTLE_MAX);
@@ -48,11 +49,12 @@ where
         self.judge().map(drop).map_err(|what| self.fail(what))
     }
 
-    /// Asks the server to stop, and waits until it has.
+    /// Stops the server, and waits until it has stopped.
     ///
     /// # Errors
     ///
-    /// It did not stop in time, or something was lost; or as [`step`](Self::step).
+    /// The server did not stop within the drain timeout and the injected delays, or its final state is
+    /// wrong; or as [`step`](Self::step).
     pub fn stop(&mut self, drain: Duration) -> Result<(), SimFailure> {
         self.handle().stop(drain);
         self.note_stop();
@@ -72,11 +74,12 @@ where
         Ok(())
     }
 
-    /// [Settles](Self::settle), [stops](Self::stop) the server, and looks whether all is home.
+    /// [Settles](Self::settle), [stops](Self::stop) the server, and checks that all slots and buffers
+    /// are free.
     ///
     /// # Errors
     ///
-    /// What did not hold.
+    /// What failed.
     pub fn finish(mut self) -> Result<SimReport, SimFailure> {
         if self.shared.stopping().is_none() {
             self.settle()?;
@@ -111,7 +114,7 @@ where
         })
     }
 
-    /// A shard says that it is done: nothing of its own may be left.
+    /// Checks a shard that is done: it must have no links, and all its buffers must be free.
     pub(super) fn shard_done(&mut self, number: usize) -> Result<(), String> {
         let shard = &mut self.shards[number];
         let (ledger, entries) = (shard.pool.ledger(), shard.pool.free_entries());
@@ -147,9 +150,8 @@ where
         Ok(())
     }
 
-    /// Damaged clients will never get what they wait for; the links of those that are gone without
-    /// the server's hearing of it are closed, as an operator would.
-    /// `false`: there was nobody to give up.
+    /// Removes clients with a fault, which cannot get what they wait for, and closes the links of those
+    /// whose end the server cannot see, as an operator would. `false`: there was none.
     fn give_up_damaged(&mut self) -> bool {
         let swallows = self.world.counts().of(FaultKind::BlackHole) > 0;
         let handle = self.handle();
@@ -202,10 +204,10 @@ where
     }
 }
 
-/// Trouble is over: this is enough for all that is left, and for a few flush time-outs of 10 s.
+/// Simulated time in which all clients must end after the faults: several flush timeouts of 30 s.
 const SETTLE_MAX: Duration = Duration::from_secs(300);
 const SETTLE_STEPS_MAX: u64 = 4_000_000;
-/// How long [`Simulation::finish`] lets links drain.
+/// The drain timeout of [`Simulation::finish`].
 const DRAIN: Duration = Duration::from_secs(5);
-/// How much longer than its drain a stop may take: delays of single operations.
+/// Time that a stop may take beyond its drain timeout, for delays of single operations.
 const STOP_SLACK: Duration = Duration::from_secs(5);

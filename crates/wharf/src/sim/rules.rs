@@ -1,7 +1,7 @@
-//! What is promised for the calls of one link.
+//! Checks the promises for the calls of one link.
 //!
-//! A book of its own: it knows what each callback was given and what it asked for, and what the world
-//! has moved, and trusts nothing that the engine keeps.
+//! The records contain what each callback was called with, what it requested, and what the world has
+//! transferred; nothing of the engine's.
 
 use crate::acts::Act;
 use crate::engine::ensure;
@@ -10,7 +10,7 @@ use crate::vocabulary::reason::DisconnectReason;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// The settings that the promises are about.
+/// The settings that the promises depend on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) grant_bytes: usize,
@@ -18,18 +18,18 @@ pub(super) struct Limits {
     pub(super) idle: Duration,
 }
 
-/// What a callback sees of its link when it begins or ends.
+/// What a callback sees of its link at its begin or end.
 #[derive(Clone, Copy)]
 pub(super) struct Glance {
     /// The links' clock.
     pub(super) now: Instant,
-    /// Bytes that are unread; 0 in a callback that is shown no input.
+    /// Unread bytes; 0 in a callback without input.
     pub(super) unread: usize,
     pub(super) is_ended: bool,
     pub(super) unsent: usize,
     pub(super) spare: usize,
     pub(super) has_grant: bool,
-    /// Bytes that have left, as the link counts them.
+    /// Sent bytes, as the link counts them.
     pub(super) sent_bytes: u64,
 }
 
@@ -41,47 +41,47 @@ impl fmt::Debug for Glance {
     }
 }
 
-/// What the world says meanwhile.
+/// The state of the world at the same time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
-    /// The links' clock as the link's shard may measure it.
+    /// The clock of the link's shard.
     pub(super) link_ns: u64,
     /// The clock that does not jump.
     pub(super) steady_ns: u64,
     /// The turn of the link's shard.
     pub(super) turn: u64,
-    /// Bytes that the system has taken from the server.
+    /// Bytes that the simulated kernel has taken from the server.
     pub(super) from_server: u64,
-    /// The peer's end has arrived, after all of its bytes.
+    /// The end of the peer's stream has arrived.
     pub(super) peer_has_ended: bool,
-    /// The connection was reset, or struck by something like it.
+    /// The connection was reset, or has a fault with the same effect.
     pub(super) is_broken: bool,
-    /// The server was asked to stop, and the time for that is over.
+    /// The drain timeout has ended.
     pub(super) is_stopping: bool,
     pub(super) is_drained_out: bool,
-    /// The loan rule has closed it.
+    /// The engine has revoked the link's loans.
     pub(super) is_revoked: bool,
 }
 
-/// How a callback ended.
+/// The outcome of a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The link goes on.
+    /// The link stays open.
     Stays,
-    /// The link ends for this reason once all is handled and sent.
+    /// The link closes for this reason when all is handled and sent.
     Ends(DisconnectReason),
     /// Only `on_disconnect` follows, with this reason.
     Closes(DisconnectReason),
 }
 
-/// A reply that was deferred.
+/// The state of a deferred reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Deferred {
     #[default]
     No,
-    /// It is out.
+    /// It is not sent yet.
     Out,
-    /// It has come with so many bytes, and is or will be queued.
+    /// It was sent with so many bytes, and is or will be queued.
     Came(usize),
     /// It closes the link for this reason.
     Closes(DisconnectReason),
@@ -91,57 +91,56 @@ enum Deferred {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pause {
     No,
-    /// A resume from elsewhere may have ended it: whether it was applied before or after it, nobody
-    /// knows.
+    /// A resume of another thread may have ended it; the order of the two is unknown.
     Perhaps,
     Yes,
 }
 
-/// Why `on_writable` may be called.
+/// Why an `on_writable` is due.
 #[derive(Clone, Copy, Debug, Default)]
 struct Owed {
     is_owed: bool,
-    /// Because its own output had too little, or the handler asked for it.
+    /// The output had too little capacity, or the handler called `notify`.
     is_for_capacity: bool,
-    /// What `ensure` asked for.
+    /// Bytes that `ensure` asked for.
     ensures: usize,
-    /// What was asked for was not there when the callback had returned.
+    /// The capacity was not there when the callback had returned.
     is_short: bool,
 }
 
-/// How the last `on_receive` left things.
+/// The state after the last `on_receive`.
 #[derive(Clone, Copy, Debug)]
 struct LastCall {
     took: bool,
-    /// Bytes from the first unread one on that it asked for; 0: it did not.
+    /// Bytes that it asked for, from the first unread one; 0: none.
     wants: usize,
     ensures: usize,
-    /// Nothing was queued when it began and when it ended.
+    /// Nothing was unsent at its begin and at its end.
     output_is_idle: bool,
     end: Glance,
     from_server: u64,
 }
 
-/// The book of one link.
+/// The record of one link.
 #[derive(Debug)]
 pub(super) struct Rules {
     limits: Limits,
     begin: Glance,
-    /// What the callback that runs asked for.
+    /// The requests of the running callback.
     wants: usize,
     ensures: usize,
     pause: Pause,
-    /// A resume from elsewhere may be applied until this turn.
+    /// A resume of another thread may be applied until this turn.
     resumes_until: u64,
     deferred: Deferred,
-    /// Since when a reply is out, and the longest time that one was.
+    /// Since when a reply is deferred, and the longest time of one.
     deferred_since_ns: Option<u64>,
     reply_ns: u64,
-    /// A reply was out when the link was closed.
+    /// A reply was deferred when the link was closed.
     closes_deferred: bool,
     is_finished: bool,
     is_kicked: bool,
-    /// When an abort was first asked for.
+    /// When an abort was first requested.
     aborted_ns: Option<u64>,
     closes: Option<DisconnectReason>,
     ends: Option<DisconnectReason>,
@@ -150,16 +149,16 @@ pub(super) struct Rules {
     last: Option<LastCall>,
     end_called: bool,
     drain_called: bool,
-    /// `on_drain` has kept it.
+    /// `on_drain` has returned `Keep`.
     is_kept: bool,
     turn: u64,
     calls: u32,
     /// Bytes that callbacks and replies have queued.
     queued: u64,
-    /// When something last came, or `on_idle` was called.
+    /// The last time of new bytes, or of a call of `on_idle`.
     heard: Instant,
     heard_ns: u64,
-    /// Since when the peer owes nothing, and how long that was before.
+    /// Since when the peer owes nothing, and the time of that before.
     blocked_since_ns: Option<u64>,
     blocked_ns: u64,
 }
@@ -198,7 +197,7 @@ impl Rules {
         }
     }
 
-    /// A callback begins.
+    /// Handles the begin of a callback.
     pub(super) fn begin(&mut self, event: Event, at: Glance, facts: &Facts) -> Result<(), String> {
         (self.begin, self.wants, self.ensures) = (at, 0, 0);
         if let Event::Disconnect(reason) = event {
@@ -207,7 +206,7 @@ impl Rules {
         if let Some(reason) = self.closes {
             return Err(format!("though the link was closed ({reason:?})"));
         }
-        // What a callback has queued can have left only by the world.
+        // Queued bytes can have been sent only through the world.
         let least = self.queued.saturating_sub(facts.from_server);
         ensure!(
             facts.is_broken || at.unsent as u64 >= least,
@@ -264,13 +263,13 @@ impl Rules {
         Ok(())
     }
 
-    /// That the call is not one for nothing.
+    /// Checks that the call has a cause.
     fn check_cause(&self, at: Glance, facts: &Facts) -> Result<(), String> {
         let Some(last) = &self.last else { return Ok(()) };
         let is_ensured = last.ensures > 0 && at.spare >= last.ensures;
-        // A resume from elsewhere may be applied only now.
+        // A resume of another thread may be applied only now.
         let wakes = self.wakes || facts.turn <= self.resumes_until;
-        // What is broken takes all that is sent.
+        // The output of a broken link takes everything.
         if last.took || wakes || is_ensured || facts.is_broken {
             return Ok(());
         }
@@ -353,7 +352,7 @@ impl Rules {
             PeerReset, ServerStopping, SlowReader,
         };
         let by_reply = match self.deferred {
-            // It was not sent in time.
+            // The answer timeout has ended.
             Deferred::Out => Some(HandlerError),
             Deferred::Closes(reason) => Some(reason),
             Deferred::No | Deferred::Came(_) => None,
@@ -385,7 +384,7 @@ impl Rules {
         Ok(())
     }
 
-    /// That neither a pause nor a reply holds the input.
+    /// Checks that neither a pause nor a deferred reply holds back the input.
     fn check_held(&self) -> Result<(), String> {
         ensure!(self.pause != Pause::Yes, "though the link is paused");
         let is_out = matches!(self.deferred, Deferred::Out | Deferred::Closes(_));
@@ -403,7 +402,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Whether all that is owed is what `ensure` asked for, which `on_receive` may have used.
+    /// Whether the only due `on_writable` is for `ensure`, whose capacity `on_receive` may have used.
     fn ensures_only(&self) -> bool {
         self.owed.ensures > 0
     }
@@ -412,14 +411,14 @@ impl Rules {
         (self.heard, self.heard_ns, self.blocked_ns) = (at.now, facts.link_ns, 0);
     }
 
-    /// The longest time that a reply was out.
+    /// The longest time of a deferred reply.
     pub(super) fn reply_ns(&self, facts: &Facts) -> u64 {
         let is_out_ns =
             self.deferred_since_ns.map_or(0, |since_ns| facts.link_ns.saturating_sub(since_ns));
         self.reply_ns.max(is_out_ns)
     }
 
-    /// What the callback that runs, or somebody else, asked for.
+    /// Handles a request of the running callback or of other code.
     pub(super) fn hear_of(&mut self, act: Act, is_own: bool, facts: &Facts) {
         if matches!(act, Act::Reply(_) | Act::ReplyAndClose(_) | Act::ReplyDropped) {
             self.reply_ns = self.reply_ns(facts);
@@ -470,7 +469,7 @@ impl Rules {
         }
     }
 
-    /// The callback has returned, and what it asked for is known.
+    /// Handles the return of a callback, after its requests.
     pub(super) fn end(
         &mut self,
         event: Event,
@@ -484,7 +483,7 @@ impl Rules {
         self.queued += (at.unsent - begin.unsent) as u64;
         self.owed.is_short = at.spare < self.owed.ensures.max(self.limits.grant_bytes);
         if event == Event::Receive {
-            // What is deferred holds the input, so that nothing is shown of it any more.
+            // A deferred reply holds back the input, which then yields nothing.
             let took = at.unread < begin.unread;
             self.last = Some(LastCall {
                 took,
@@ -499,7 +498,7 @@ impl Rules {
             Outcome::Stays => self.is_kept |= event == Event::Drain,
             Outcome::Ends(reason) => self.ends = self.ends.or(Some(reason)),
             Outcome::Closes(reason) => {
-                // It does not wait for its reply.
+                // The close does not wait for a deferred reply.
                 self.deferred = Deferred::No;
                 self.closes = None;
                 self.close(reason);
@@ -516,7 +515,7 @@ impl Rules {
         }
     }
 
-    /// Notes whether it is the peer's turn from now on.
+    /// Notes whether the server waits for the peer from now on.
     fn note_blocked(&mut self, facts: &Facts) {
         let is_blocked = self.pause == Pause::Yes || self.deferred == Deferred::Out;
         match (is_blocked, self.blocked_since_ns) {
@@ -534,7 +533,7 @@ impl Rules {
         self.begin.unread
     }
 
-    /// What of the unread bytes is handled by the last `on_receive`, which has left it.
+    /// The unread bytes that count as handled by the last `on_receive`.
     pub(super) fn rest(&self) -> Rest {
         match &self.last {
             Some(last) if !last.took && last.wants > 0 => Rest::Wants(last.wants as u64),
@@ -543,7 +542,7 @@ impl Rules {
         }
     }
 
-    /// Whether the last `on_receive` left something for no reason that it said.
+    /// Whether the last `on_receive` left bytes and asked for nothing.
     pub(super) fn leaves_input(&self) -> bool {
         let left = |last: LastCall| {
             let asked = last.wants > 0 || last.ensures > 0;
@@ -556,18 +555,18 @@ impl Rules {
         self.is_kicked
     }
 
-    /// Whether its own handler keeps it from being called, or from ending.
+    /// Whether the handler itself holds back calls, or the end of the link.
     pub(super) fn is_held(&self) -> bool {
         self.pause != Pause::No || self.is_kept || self.deferred == Deferred::Out
     }
 }
 
-/// What of the unread bytes counts as handled.
+/// The unread bytes that count as handled.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Rest {
     /// Any number below this.
     Wants(u64),
-    /// So many.
+    /// Exactly this number.
     Left(u64),
 }
 
@@ -577,11 +576,10 @@ impl Default for Rest {
     }
 }
 
-/// Calls of `on_receive` for one link in one turn.
+/// Maximum of calls of `on_receive` for one link in one turn.
 const CALLS_A_TURN: u32 = 64;
-/// A shard has looked at what others ask for after so many turns: its inbox is handed out then.
-/// The longest time from an abort to the end: it waits for no peer, but the system may take its
-/// time over the close.
+/// Turns after which a shard has handled the requests of other threads. Maximum time from an abort to
+/// the end of the link: it does not wait for the peer, but the close may be delayed.
 const ABORT_NS: u64 = 1_500_000_000;
 
 const RESUME_TURNS: u64 = 64;

@@ -1,4 +1,4 @@
-//! A client that follows a list.
+//! A client that executes a list of steps.
 
 use crate::sim::client::{Client, Next};
 use std::collections::VecDeque;
@@ -7,12 +7,12 @@ use std::time::Duration;
 use wharf_port::port::Time;
 use wharf_port::sim::SimClient;
 
-/// A client that does one thing after the other, and closes at the end of the list.
+/// A client that executes a list of steps in order, and closes at the end.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Script {
     steps: VecDeque<Step>,
-    /// Bytes of the current step that are done.
+    /// Transferred bytes of the current step.
     done: usize,
     wakes_at: Option<Time>,
 }
@@ -28,37 +28,37 @@ enum Step {
 }
 
 impl Script {
-    /// An empty list: connects and closes.
+    /// An empty list: the client connects and closes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Writes `bytes`, however long that takes.
+    /// Writes `bytes`, without a timeout.
     pub fn send(self, bytes: impl Into<Vec<u8>>) -> Self {
         self.then(Step::Send(bytes.into()))
     }
 
-    /// Reads as many bytes as there are in `bytes`; others are a failure.
+    /// Reads `bytes.len()` bytes; others than `bytes` are a failure.
     pub fn expect(self, bytes: impl Into<Vec<u8>>) -> Self {
         self.then(Step::Expect(bytes.into()))
     }
 
-    /// Reads the server's end; bytes before it are a failure.
+    /// Reads the end of the server's stream; bytes before it are a failure.
     pub fn expect_end(self) -> Self {
         self.then(Step::ExpectEnd)
     }
 
-    /// Does nothing for a while, not even read.
+    /// Neither reads nor writes for this time.
     pub fn pause(self, time: Duration) -> Self {
         self.then(Step::Pause(time))
     }
 
-    /// Tells the server that no more bytes come; it can still be read from.
+    /// Ends the client's stream; it can still read.
     pub fn finish(self) -> Self {
         self.then(Step::Finish)
     }
 
-    /// Breaks the connection off.
+    /// Resets the connection.
     pub fn reset(self) -> Self {
         self.then(Step::Reset)
     }
@@ -68,7 +68,7 @@ impl Script {
         self
     }
 
-    /// Goes on with the first step; `None` if that is done.
+    /// Continues with the first step; `None` if it is done.
     fn go_on(&mut self, connection: &mut SimClient, now: Time) -> Result<Option<Next>, String> {
         match self.steps.front() {
             None => Ok(Some(Next::Close)),

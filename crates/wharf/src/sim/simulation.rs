@@ -1,4 +1,4 @@
-//! The simulation itself: who is there, and one step after the other.
+//! The simulation: its parts, and the execution of a step.
 
 use crate::engine::{Census, Turn, Worker};
 use crate::handler::Handler;
@@ -29,33 +29,33 @@ use wharf_port::memory::BufferPool;
 use wharf_port::port::Poster;
 use wharf_port::sim::{SimPort, World, WorldConfig};
 
-/// What a simulation is made of, beside the server.
+/// The parameters of a simulation beside the server's settings.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SimConfig {
-    /// What all chance comes from.
+    /// The seed of all random decisions.
     pub seed: u64,
-    /// How many sockets listen, all at one address.
+    /// Number of listeners, all at one address.
     pub listeners: u32,
-    /// What can go wrong.
+    /// The faults that can be injected.
     pub faults: Faults,
-    /// Ports take the buffers that they receive into in advance, as io_uring does, and not when
-    /// bytes are there, as epoll does.
+    /// Ports acquire receive buffers in advance, as io_uring, and not when bytes are there, as epoll.
     pub lends_window: bool,
-    /// The most buffers that a port receives into at once, if fewer than the server would have.
+    /// Maximum of a port's receive buffers, if less than the server's setting.
     pub receive_window: Option<u32>,
-    /// Packets that can wait in a port's inbox, if others than the server would have.
+    /// Capacity of a port's inbox, if not the server's setting.
     pub inbox_capacity: Option<u32>,
-    /// The handler leaves input unread until there is more of it, so that each link of a shard can
-    /// hold for its time what the next one waits for.
+    /// The handler leaves input unread until more has arrived, so that each link of a shard can hold
+    /// buffers for which the next one waits.
     pub holds_input: bool,
-    /// How long the handler lets replies wait at most: they hold for their time what others wait for.
+    /// Maximum time for which the handler defers replies, which hold buffers for which other links
+    /// wait.
     pub replies_take: Duration,
-    /// A fault of the port that is planted.
+    /// The planted bug of the port.
     pub plant: Option<Plant>,
-    /// A bug of the engine that is planted.
+    /// The planted bug of the engine.
     pub engine_bug: Option<EngineBug>,
-    /// The command that replays this run; failures show it.
+    /// The command that replays this run, for the text of a failure.
     pub replay: Option<String>,
 }
 
@@ -79,7 +79,7 @@ impl SimConfig {
     }
 }
 
-/// Whether a server can have these settings.
+/// Whether these settings are valid.
 #[must_use]
 pub fn fits<H, S, W>(builder: &Builder<H, S, W>) -> bool
 where
@@ -90,8 +90,7 @@ where
     builder.settings.check().is_ok()
 }
 
-/// A client's number: connections are counted from 0, and the server sees the address 10.0.0.0
-/// plus the number.
+/// A client's number, counted from 0. The server sees the address 10.0.0.0 plus the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub(super) u32);
 
@@ -103,7 +102,7 @@ impl ClientId {
     }
 }
 
-/// A server with a handler under test, its clients, and the world around them.
+/// A simulation: a server with a handler under test, its clients, and the simulated world.
 pub struct Simulation<H, S = (), W = ()>
 where
     H: Handler<S, W>,
@@ -114,7 +113,7 @@ where
     pub(super) replay: Option<String>,
     pub(super) world: World,
     pub(super) rng: Rng,
-    /// What the server was asked to be like.
+    /// The settings of the server.
     pub(super) settings: Settings,
     pub(super) shared: Arc<Shared>,
     pub(super) contract: Arc<Contract>,
@@ -124,21 +123,21 @@ where
     pub(super) clients: Vec<Peer>,
     pub(super) clients_open: u32,
     woken: VecDeque<u32>,
-    /// Shards that have something to do in this step.
+    /// The shards that are runnable in this step.
     runnable: Vec<usize>,
     alarms: BinaryHeap<Reverse<(Time, u32)>>,
     pub(super) steps: u64,
-    /// Whether a jump of the clock can end what waits.
+    /// Whether a jump of the clock can expire a timeout.
     pub(super) jumps: bool,
-    /// Since when there has been a place for whoever comes, on the steady clock.
+    /// Since when there has been a free slot, on the steady clock.
     pub(super) room_since_ns: Option<u64>,
     pub(super) holds_input: bool,
     pub(super) replies_take: Duration,
-    /// The faults that the run began with.
+    /// The faults at the begin of the run.
     pub(super) faults: Faults,
-    /// A stop that was asked for, once that is known.
+    /// The state at the stop, after it was requested.
     pub(super) stop_note: Option<StopNote>,
-    /// Another thread of the program, and when it wants to go on.
+    /// A simulated thread of the program, and when it runs next.
     beside: Option<Thread>,
     beside_at: Option<Time>,
     tracer: Option<Tracer>,
@@ -156,37 +155,37 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    /// `None` once it is done.
+    /// `None` when it is done.
     pub(super) worker: Option<SimWorker<H, S, W>>,
     pub(super) pool: BufferPool,
     pub(super) entries: u32,
     pub(super) census: Census,
-    /// It turns again at once.
+    /// Its next turn is due now.
     again: bool,
 }
 
-/// A client as the simulation sees it.
+/// The simulation's record of a client.
 #[derive(Default)]
 pub(super) struct Peer {
-    /// Both `None` once it has ended.
+    /// Both are `None` after its end.
     pub(super) client: Option<Box<dyn Client>>,
     pub(super) connection: Option<SimClient>,
-    /// How it was cut off, until that is judged.
+    /// How it ended early, until the check of its excuse.
     pub(super) cut: Option<String>,
-    /// A fault of the world has struck its connection.
+    /// A fault was injected into its connection.
     pub(super) harmed: bool,
-    /// The workload has thrown it out.
+    /// The workload has closed its link.
     pub(super) kicked: bool,
-    /// Bytes that it lacked when it ended: of all answers,
+    /// Bytes that it lacked at its end: of all replies,
     pub(super) lacks: u64,
-    /// of those to what had arrived before the server's stop,
+    /// of the replies to what had arrived before the server's stop,
     pub(super) lacks_of_stop: u64,
-    /// and of those to what the handler had been given.
+    /// and of the replies to what the handler was called with.
     pub(super) lacks_of_handled: u64,
     pub(super) traffic: TrafficWatch,
     /// When it connected, on the steady clock.
     pub(super) connected_ns: u64,
-    /// The alarm that counts; earlier and later ones are stale.
+    /// The number of its current alarm; others are stale.
     alarm: Option<Time>,
 }
 
@@ -196,7 +195,7 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    /// A small server with `handler`, two shards with 64 links.
+    /// A small server with `handler`: two shards, 64 links.
     ///
     /// # Panics
     ///
@@ -211,14 +210,14 @@ where
         Self::with(SimConfig { faults, ..SimConfig::new(seed) }, builder)
     }
 
-    /// A server as `builder` says, in a world as `config` says.
+    /// A server with the settings of `builder`, in a world with the parameters `config`.
     ///
-    /// Set the number of shards: its default is that of the machine's cores, and then one seed would
-    /// be another run elsewhere. Addresses are not looked at.
+    /// Set the number of shards: its default is the machine's number of cores, so a seed would be
+    /// another run on another machine. The builder's addresses are ignored.
     ///
     /// # Panics
     ///
-    /// If the settings do not fit together, or `on_start` or `on_worker_start` fails.
+    /// If the settings are invalid, or `on_start` or `on_worker_start` fails.
     pub fn with(config: SimConfig, builder: Builder<H, S, W>) -> Self {
         match Self::start(config, builder) {
             Ok(simulation) => simulation,
@@ -284,7 +283,7 @@ where
         Ok(simulation)
     }
 
-    /// As `server::running` does with threads.
+    /// Does what `server::running` does with threads.
     fn start_shards(
         &mut self,
         listener_count: u32,
@@ -346,12 +345,12 @@ where
         ClientId(number)
     }
 
-    /// Lets one of those who can go on do so, or time go by; then looks at everything. `false` if
-    /// nothing can happen any more.
+    /// Runs one shard, client or thread that is runnable, or advances the time; then checks the
+    /// invariants. `false` if nothing is left to happen.
     ///
     /// # Errors
     ///
-    /// What did not hold. The simulation is over then: each further step gives the same.
+    /// What failed. The simulation has ended then, and each further step returns the same failure.
     pub fn step(&mut self) -> Result<bool, SimFailure> {
         if let Some(failure) = &self.failed {
             return Err(failure.clone());
@@ -362,7 +361,7 @@ where
         went_on.map_err(|what| self.fail(what))
     }
 
-    /// Steps until `condition` holds. `false` if nothing can happen any more before that.
+    /// Steps until `condition` holds. `false` if nothing is left to happen before that.
     ///
     /// # Errors
     ///
@@ -379,43 +378,43 @@ where
         Ok(true)
     }
 
-    /// Another thread of the program. It is called between two steps, now and then and before time
-    /// goes by, and says when it wants to be called again at the latest; now, if it did something.
+    /// Sets a simulated thread of the program. The simulation calls it between steps, at random and
+    /// before it advances the time. It returns the latest time of its next call, or the current time if
+    /// it did something.
     pub fn run_beside(&mut self, thread: impl FnMut(Time) -> Option<Time> + 'static) {
         self.beside = Some(Box::new(thread));
     }
 
-    /// Has each step told to `tracer`.
+    /// Has `tracer` called with a text for each step.
     pub fn trace(&mut self, tracer: impl FnMut(&str) + 'static) {
         self.contract.keep_log();
         self.tracer = Some(Box::new(tracer));
     }
 
-    /// From now on other faults can strike.
+    /// Replaces the faults that can be injected from now on.
     pub fn set_faults(&mut self, faults: Faults) {
         self.world.set_faults(faults);
     }
 
-    /// The handle of the server, as another thread would have it.
+    /// The handle of the server.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(&self.shared))
     }
 
-    /// The clock.
+    /// The simulated time.
     #[must_use]
     pub fn now(&self) -> Time {
         self.world.now()
     }
 
-    /// Clients that have not ended.
+    /// Number of clients that have not ended.
     #[must_use]
     pub fn clients_open(&self) -> u32 {
         self.clients_open
     }
 
-    /// The server owes this client something from now on that no bytes of its own asked for: a post,
-    /// for example.
+    /// Notes that the server owes this client bytes that it did not ask for, such as a post.
     pub fn owe(&self, client: ClientId) {
         self.clients[client.index()].traffic.asked(self.world.steady_ns());
     }
@@ -426,13 +425,13 @@ where
         self.clients[client.index()].client.is_none()
     }
 
-    /// Whether something has struck the client's connection that no server could mend.
+    /// Whether a fault was injected into the client's connection that a server cannot repair.
     #[must_use]
     pub fn is_harmed(&self, client: ClientId) -> bool {
         self.clients[client.index()].traffic.get().harmed
     }
 
-    /// Steps taken.
+    /// Number of steps so far.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.steps
@@ -444,13 +443,13 @@ where
         self.shared.stats()
     }
 
-    /// What went wrong so far.
+    /// The faults that took effect so far.
     #[must_use]
     pub fn faults_struck(&self) -> FaultCounts {
         self.world.counts()
     }
 
-    /// One goes on. `Ok(false)`: nobody could, and time stands still.
+    /// Runs one step. `Ok(false)`: nothing is runnable, and no event is left.
     fn act(&mut self) -> Result<bool, String> {
         self.wake_clients();
         let mut runnable = std::mem::take(&mut self.runnable);
@@ -489,7 +488,7 @@ where
         shard.worker.as_ref().is_some_and(|worker| shard.again || worker.port().inner.is_runnable())
     }
 
-    /// Notes what had arrived when the server was asked to stop, by whomever.
+    /// Notes what had arrived when the stop was requested.
     pub(super) fn note_stop(&mut self) {
         let Some(drain) = self.shared.stopping() else { return };
         let now = self.world.now();
@@ -497,7 +496,7 @@ where
             let delivered = self.clients.iter().map(|peer| peer.traffic.get().to_server).collect();
             StopNote { at: now, drain, delivered }
         });
-        // A later call may have shortened the time.
+        // A later call may have shortened the timeout.
         let until = stop.at.after(stop.drain).min(now.after(drain));
         stop.drain = until.since(stop.at);
         self.contract.note_stop(until);
@@ -548,7 +547,7 @@ where
         if let Some(reason) = worker.failure() {
             return Err(format!("shard {shard} has no worker context: {reason}"));
         }
-        // A real port that was merely woken does not wait on with the time-out it had before.
+        // A wake-up ends the wait of a real port, and the next wait has a new timeout.
         let now = self.world.now();
         let again = worker
             .wakes_at()
@@ -558,7 +557,7 @@ where
         if turn == Turn::Done {
             self.shard_done(shard)?;
         }
-        // A turn takes time, now and then a lot: another program had the core.
+        // A turn takes time; at random more, as if another program used the core.
         let hiccup = self.rng.below(HICCUP_EACH) == 0;
         let cost_ns = 1_000 + self.rng.below(if hiccup { 1_000_000 } else { 4_000 });
         self.world.advance_to(self.world.now().after(Duration::from_nanos(cost_ns)));
@@ -577,7 +576,7 @@ where
         match next {
             Next::Wait => return Ok(()),
             Next::Sleep(until) => {
-                // One that does not sleep at all would stop the clock.
+                // A client that never sleeps would stop the clock.
                 let until = until.max(now.after(Duration::from_nanos(1)));
                 let alarm = &mut self.clients[number as usize].alarm;
                 if alarm.is_none_or(|time| until < time) {
@@ -647,7 +646,7 @@ where
     }
 }
 
-/// What the contract's promises depend on.
+/// The settings that the promises depend on.
 fn limits(settings: &Settings) -> Limits {
     Limits {
         grant_bytes: settings.grant_bytes() as usize,
@@ -660,13 +659,13 @@ fn address() -> SocketAddr {
     SocketAddr::from(([10, 255, 255, 255], 9527))
 }
 
-/// Connections of a world at once, those half closed included.
+/// Maximum of open connections of a world, half-closed ones included.
 const CONNECTIONS_MAX: u32 = 4_096;
-/// Clients that go on in one step, at most.
+/// Maximum of clients that run in one step.
 const CLIENTS_A_STEP: u64 = 4;
-/// Before one step of so many the other thread goes on.
+/// The simulated thread runs before one of so many steps, at random.
 const BESIDE_EACH: u64 = 16;
-/// One in so many turns takes up to a millisecond.
+/// One of so many turns takes up to 1 ms.
 const HICCUP_EACH: u64 = 512;
-/// A jump of the clock that is shorter ends no link: the shortest time-out is two seconds.
+/// A shorter jump of the clock expires no timeout: the shortest is 2 s.
 const JUMP_THAT_MATTERS_NS: u64 = 100_000_000;

@@ -7,7 +7,7 @@ use wharf_port::port::Time;
 pub(in crate::engine) struct Lending {
     /// Memory for the list of links that hold loans without progress.
     pub(super) borrowers: Vec<Borrower>,
-    /// When loans are looked at next, while somebody waits for one.
+    /// When loans are checked next, while a link waits for one.
     pub(super) due: Option<Time>,
     /// Receives are being cancelled because loans have become tight.
     pub(super) stops_receives: bool,
@@ -28,7 +28,7 @@ impl Lending {
         }
     }
 
-    /// When loans are looked at next, while somebody waits for one.
+    /// When loans are checked next, while a link waits for one.
     pub(in crate::engine) fn due(&self) -> Option<Time> {
         self.due
     }
