@@ -4,8 +4,8 @@
 //!
 //! ```text
 //!   receive window  +  guarantees  +  surplus  =  the shard's pool
-//!   (lent to the       (one buffer of input     (lent to links, in both
-//!    port)              and the grant of         directions, by one rule)
+//!   (for the port,     (one buffer of input     (lent to links, for
+//!    and one more)      and the grant of         input and output)
 //!                       output, for each link)
 //! ```
 //!

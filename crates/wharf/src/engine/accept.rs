@@ -151,22 +151,23 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn place(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) -> Option<P::Stream> {
         let Some(shard) = self.core.shared.take_place() else { return Some(stream) };
         if shard == usize::from(self.core.shard) {
-            self.adopt(stream, peer, listener);
+            self.open_link(stream, peer, listener);
             return None;
         }
-        let refused =
-            self.acceptor.posters[shard].post(Command::Adopt { stream, peer, listener }).err()?;
+        let refused = self.acceptor.posters[shard]
+            .post(Command::OpenLink { stream, peer, listener })
+            .err()?;
         // The shard's inbox is full or closed. It does not report free capacity, so retry later.
         self.core.shared.leave_place(shard);
         self.acceptor.place_at = Some(self.core.now.after(RETRY_AFTER));
         match refused.into_packet() {
-            Command::Adopt { stream, .. } => Some(stream),
+            Command::OpenLink { stream, .. } => Some(stream),
             _ => None,
         }
     }
 
     /// Opens a link for a connection, for which a slot is reserved.
-    pub(super) fn adopt(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
+    pub(super) fn open_link(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
         let shard = usize::from(self.core.shard);
         if self.drain.is_due() {
             self.core.stats().refused_stopping.add(1);
@@ -206,7 +207,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 self.after_callback(index, refused);
             }
         }
-        self.steer(index);
+        self.update_receiving(index);
     }
 
     /// The local address: the listener's, or, if that is unspecified, the socket's.

@@ -99,7 +99,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.port.shutdown(socket);
         }
         self.start_time_out(index);
-        self.steer(index);
+        self.update_receiving(index);
     }
 
     /// Handles `Outcome::Closed`, the socket's last completion: calls `on_disconnect` and frees the
@@ -178,7 +178,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.late_bytes = 0;
         self.stop_receiving(index);
         self.serve(index);
-        self.steer(index);
+        self.update_receiving(index);
         self.end_if_answered(index);
     }
 

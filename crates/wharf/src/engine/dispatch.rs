@@ -32,7 +32,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                     self.closed(index);
                 }
             }
-            Outcome::Posted(command) => self.obey(command),
+            Outcome::Posted(command) => self.handle_command(command),
             outcome => self.listener_completed(key, outcome),
         }
     }

@@ -91,7 +91,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         if slot.input_over && slot.end.is_none() && !slot.paused {
             if self.core.has_grant(index) {
-                self.tell_end(index);
+                self.call_on_end(index);
                 self.end_if_answered(index);
             }
             return;
@@ -172,7 +172,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.flushed(index);
         }
         self.room_has_grown(index);
-        self.steer(index);
+        self.update_receiving(index);
     }
 
     fn send_failed(&mut self, index: u32, reason: DisconnectReason) {

@@ -67,7 +67,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.waiters.push(index);
             if matches!(self.core.slots[index].wish, Some(Wish::Input(_) | Wish::Part)) {
                 self.core.end_wish(index);
-                self.steer(index);
+                self.update_receiving(index);
             }
         }
     }
@@ -102,7 +102,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.eased = self.core.now;
         slot.promised = buffers;
         self.core.settle(index);
-        self.steer(index);
+        self.update_receiving(index);
     }
 
     /// Calls the handler of a link that waited for buffers of output.
@@ -119,7 +119,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         self.core.granting = None;
         self.core.settle(index);
-        self.steer(index);
+        self.update_receiving(index);
     }
 
     /// Closes the links with the greatest loan × time without progress, if a link has waited for

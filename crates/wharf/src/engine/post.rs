@@ -24,10 +24,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(5);
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Handles a command of another thread.
-    pub(super) fn obey(&mut self, command: Command<P::Stream>) {
+    pub(super) fn handle_command(&mut self, command: Command<P::Stream>) {
         self.deliver_held();
         match command {
-            Command::Adopt { stream, peer, listener } => self.adopt(stream, peer, listener),
+            Command::OpenLink { stream, peer, listener } => self.open_link(stream, peer, listener),
             Command::Post { link, message } => {
                 let found = self.core.slots.find(link.index(), link.generation()).is_some();
                 let quotas = self.core.quotas();
@@ -82,7 +82,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Handles the marks of links. Replies are handled at once; other marks after the packets that were
     /// in the inbox before, because a thread may have posted to a link before it closed it.
-    pub(super) fn obey_marks(&mut self) {
+    pub(super) fn handle_marks(&mut self) {
         self.deliver_held();
         if !self.pending.marked.is_empty() {
             self.pending.turns_to_marks = self.pending.turns_to_marks.saturating_add(1);
@@ -93,17 +93,17 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             let mut marked = std::mem::take(&mut self.pending.marked);
             for (index, generation, mark) in marked.drain(..) {
                 if self.core.slots.find(index, generation).is_some() {
-                    self.obey_mark(index, mark);
+                    self.handle_mark(index, mark);
                 }
             }
             self.pending.marked = marked;
         }
         if self.core.marks().any() {
-            self.collect_marks();
+            self.take_marks();
         }
     }
 
-    fn collect_marks(&mut self) {
+    fn take_marks(&mut self) {
         self.pending.turns_to_marks = 0;
         let mut marked = std::mem::take(&mut self.pending.marked);
         let shared = std::sync::Arc::clone(&self.core.shared);
@@ -111,21 +111,21 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         marks.take(|index, generation, mark| {
             // A reply together with a close is handled after the close, in `handle_mark`.
             if !mark.closes() && (mark.has(Mark::REPLY) || mark.has(Mark::RETURNED)) {
-                self.reply_came(index);
+                self.finish_deferral(index);
             }
             marked.push((index, generation, mark));
         });
         self.pending.marked = marked;
     }
 
-    fn obey_mark(&mut self, index: u32, mark: Mark) {
+    fn handle_mark(&mut self, index: u32, mark: Mark) {
         if mark.has(Mark::ABORT) {
             self.close(index, DisconnectReason::Kicked, How::Reset);
         } else if mark.has(Mark::CLOSE) {
             self.close(index, DisconnectReason::Kicked, How::Flush);
         }
         if mark.closes() && mark.has(Mark::REPLY) {
-            self.reply_came(index);
+            self.finish_deferral(index);
         }
         if !self.core.slots[index].is_served() {
             return;
@@ -140,7 +140,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Handles the end of a deferral: queues the reply, or releases the buffers of a cancelled one.
-    fn reply_came(&mut self, index: u32) {
+    fn finish_deferral(&mut self, index: u32) {
         let shard = &self.core.shared.shards[usize::from(self.core.shard)];
         let Some((parcel, outcome)) = shard.replies[index as usize].take() else { return };
         let chain = parcel.into_chain(&self.core.pool);
@@ -199,7 +199,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.serve(index);
         self.end_if_answered(index);
         self.start_time_out(index);
-        self.steer(index);
+        self.update_receiving(index);
     }
 
     /// Notes that a `try_post` of the link's callback failed with `Full`.

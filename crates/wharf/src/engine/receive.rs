@@ -29,7 +29,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             if slot.phase == Phase::Lingering && slot.late_bytes > LINGER_BYTES_MAX {
                 self.close(index, DisconnectReason::ServerStopping, How::Now);
             }
-            return self.steer(index);
+            return self.update_receiving(index);
         }
         slot.hear(now);
         if slot.phase == Phase::Draining {
@@ -46,7 +46,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         self.core.settle(index);
         self.end_if_answered(index);
-        self.steer(index);
+        self.update_receiving(index);
     }
 
     pub(super) fn receive_ended(&mut self, index: u32, end: End) {
@@ -80,7 +80,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 slot.input_over |= slot.broken.is_some();
                 self.input_is_over(index);
                 // The link may be lingering by now, and then needs a receive.
-                self.steer(index);
+                self.update_receiving(index);
             }
             // The peer has sent more than the guaranteed buffer holds, so the link asks for a loan.
             End::Readable if looked => {
@@ -90,9 +90,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                     self.core.wish(index, wish);
                 }
                 self.grant_loans();
-                self.steer(index);
+                self.update_receiving(index);
             }
-            _ => self.steer(index),
+            _ => self.update_receiving(index),
         }
     }
 
@@ -126,15 +126,15 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// link asks for the loan when its peer has sent more and its output does not hold back the
     /// handler.
     #[inline]
-    pub(super) fn steer(&mut self, index: u32) {
+    pub(super) fn update_receiving(&mut self, index: u32) {
         let slot = &self.core.slots[index];
         // Fast path: a multishot receive is armed, and the input is consumed.
         if slot.receiving != Receiving::Many || !slot.input.is_empty() {
-            self.steer_anew(index);
+            self.choose_receive(index);
         }
     }
 
-    fn steer_anew(&mut self, index: u32) {
+    fn choose_receive(&mut self, index: u32) {
         let slot = &self.core.slots[index];
         let Some(socket) = slot.socket else { return };
         let credit = self.core.shared.settings.input_bytes;
@@ -199,7 +199,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.drained {
             self.input_is_over(index);
         } else {
-            self.steer_anew(index);
+            self.choose_receive(index);
         }
     }
 

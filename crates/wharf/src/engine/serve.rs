@@ -70,7 +70,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &self.core.slots[index];
         // Before the others, because a handler that uses up the capacity would leave no grant for it.
         if slot.owes_drain() && self.core.has_grant(index) {
-            return self.tell_drain(index);
+            return self.call_on_drain(index);
         }
         if slot.owes_writable && self.core.can_pay_writable(index) {
             return self.counts_call(index) && self.pay_writable(index);
@@ -170,7 +170,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Calls `on_drain`.
-    fn tell_drain(&mut self, index: u32) -> bool {
+    fn call_on_drain(&mut self, index: u32) -> bool {
         self.core.slots[index].drain = Some(Verdict::Close);
         let answer = self.call(index, |handler, link| handler.on_drain(link));
         if self.after_verdict(index, answer) == Some(Verdict::Keep) {
@@ -184,7 +184,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Calls `on_end`.
-    pub(super) fn tell_end(&mut self, index: u32) {
+    pub(super) fn call_on_end(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
         slot.end = Some(Verdict::Close);
         let chain = mem::take(&mut slot.input);
@@ -212,7 +212,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.slots[index].goes_on = false;
             self.serve(index);
             self.end_if_answered(index);
-            self.steer(index);
+            self.update_receiving(index);
         }
     }
 

@@ -112,7 +112,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let nothing_is_handed_over = !self.core.shared.is_accepting();
         self.dequeue(nothing_is_handed_over)?;
         self.dispatch_all();
-        self.obey_marks();
+        self.handle_marks();
         self.serve_again();
         self.retry_posts();
         self.expire();

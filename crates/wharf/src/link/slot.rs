@@ -1,12 +1,12 @@
 //! The table of links: slots allocated at start, each reused under a new generation.
 //!
 //! ```text
-//!           adopt                 close, queue empty          end of input, or time
+//!         open_link               close, queue empty        end of stream, timeout
 //!   Free ──────────► Open ──► Flushing ──────────► Lingering ──────────┐
-//!    ▲               │ ▲ ╲       │ time                                ▼
-//!    │      stopping ▼ │ kept ───┴──────── reset, error, cut ──────► Closing
-//!    │             Draining ── input dry ──► Flushing                  │
-//!    └────────────────────────── the port says Closed ─────────────────┘
+//!    ▲               │ ▲ ╲       │ timeout                             ▼
+//!    │      stopping ▼ │ Keep ───┴────── failure, force-close ──────► Closing
+//!    │             Draining ── input handled ──► Flushing              │
+//!    └────────────────────────── Outcome::Closed ──────────────────────┘
 //! ```
 //!
 //! A graceful close first sends the queue, then shuts down the sending side, and then reads and

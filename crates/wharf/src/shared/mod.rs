@@ -41,7 +41,7 @@ impl<P: Port<Packet = Command<<P as Port>::Stream>>> ShardPort for P {}
 #[derive(Debug)]
 pub(crate) enum Command<S> {
     /// Open a link for this connection, for which a slot is reserved.
-    Adopt { stream: S, peer: SocketAddr, listener: u16 },
+    OpenLink { stream: S, peer: SocketAddr, listener: u16 },
     /// Queue a message on a link.
     Post { link: LinkKey, message: Message },
     /// Queue a message on every open link. All shards handle broadcasts in the order of `number`.

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   Client ──► World (network, clock, chance) ──► SimPort ──► engine ──► Handler under test
-//!      └───────────────── Simulation::step: one of them goes on, then all is checked ──┘
+//!      └──────────────── Simulation::step: one of them runs, then checks follow ────────┘
 //! ```
 //!
 //! The simulation checks with each callback, against records of its own: one `on_connect` first, one
