@@ -194,7 +194,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.core.quotas().open(index, key.generation(), slot.room);
         self.core.quotas().set_disconnects(index, disconnects);
         self.core.marks().open(index, key.generation());
-        self.start_time_out(index);
+        self.start_timeout(index);
         match self.call_connect(index) {
             Some(Ok(())) => {
                 self.core.slots[index].connected = true;

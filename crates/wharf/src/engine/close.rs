@@ -59,7 +59,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 let slot = &mut self.core.slots[index];
                 slot.late_bytes = 0;
                 let has_output = slot.has_output();
-                self.start_time_out(index);
+                self.start_timeout(index);
                 if !has_output {
                     self.flushed(index);
                 }
@@ -98,7 +98,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if let Some(socket) = socket {
             self.port.shutdown(socket);
         }
-        self.start_time_out(index);
+        self.start_timeout(index);
         self.update_receiving(index);
     }
 
@@ -113,7 +113,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.call(index, |handler, link| handler.on_disconnect(link, reason));
         }
         self.drop_state(index);
-        self.timers.clear(&mut self.core.slots, index);
+        self.timers.cancel(&mut self.core.slots, index);
         if !self.core.slots[index].cancelled {
             self.free_place(index);
         }

@@ -39,7 +39,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             slot.in_flight_buffers = chain.buffers();
             slot.in_flight_messages = chain.messages();
             slot.sending = true;
-            self.watch_output(index);
+            self.schedule_progress_check(index);
             submit(&mut self.port, socket, Operation::Send(chain));
         }
     }
@@ -128,7 +128,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         // The receive in flight need not fail as well, so it is cancelled; an if-ready receive then
         // takes what has arrived, and `NotReady` ends the input.
         self.stop_receiving(index);
-        self.start_time_out(index);
+        self.start_timeout(index);
     }
 
     pub(super) fn sent(&mut self, index: u32, mut chain: Chain, sent: usize, end: Option<End>) {
@@ -167,7 +167,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         } else if slot.is_served() && slot.broken.is_none() {
             slot.owe_no_more(self.core.now);
             self.end_output(index);
-            self.watch_idle(index);
+            self.schedule_idle(index);
         } else if slot.phase == Phase::Flushing {
             self.flushed(index);
         }

@@ -116,7 +116,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Phase::Flushing => !self.drain.is_due(),
             Phase::Free | Phase::Draining | Phase::Closing => false,
         };
-        ensure!(!timed || slot.timer.hangs(), "{phase:?} without a time-out");
+        ensure!(!timed || slot.timer.is_scheduled(), "{phase:?} without a time-out");
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 pub(super) mod lending;
 
 use crate::engine::close::How;
-use crate::engine::time_out::timers::LOOKS;
+use crate::engine::timeout::timers::CHECKS_PER_STALL;
 use crate::engine::worker::Worker;
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::service::Service;
@@ -140,7 +140,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let since = |index| self.core.slots[index].wishes_since;
         let oldest = self.core.waiters.iter().map(since).min().unwrap_or(now);
         let waited = now.since(oldest);
-        if waited < wait / LOOKS || !self.clock.may_time_out() {
+        if waited < wait / CHECKS_PER_STALL || !self.clock.may_time_out() {
             return;
         }
         // The first read of the acknowledged bytes is only the base for the next.
@@ -204,7 +204,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             if slot.messages() == 0 || slot.phase == Phase::Closing || !may_stall {
                 continue;
             }
-            let stalled = self.core.now.since(self.look_at_progress(index));
+            let stalled = self.core.now.since(self.read_progress(index));
             if stalled >= wait && longest.is_none_or(|(_, other)| stalled > other) {
                 longest = Some((index, stalled));
             }
@@ -252,7 +252,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// The link's entry, if it has made no progress with its loan for `wait`.
     fn stalled_borrower(&mut self, index: u32, mut loan: Loan, wait: Duration) -> Option<Borrower> {
         let output_stalled = if self.core.slots[index].has_output() {
-            let moved = self.look_at_progress(index);
+            let moved = self.read_progress(index);
             Some(self.core.now.since(moved))
         } else {
             None
@@ -288,7 +288,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Reads how many bytes the peer has acknowledged; returns when the output last made progress.
     ///
     /// Where the port does not report acknowledged bytes, completed sends are the progress.
-    pub(super) fn look_at_progress(&mut self, index: u32) -> Time {
+    pub(super) fn read_progress(&mut self, index: u32) -> Time {
         let now = self.core.now;
         let slot = &mut self.core.slots[index];
         let acknowledged = slot.socket.and_then(|socket| self.port.acknowledged_bytes(socket));

@@ -12,12 +12,12 @@ mod loans;
 mod post;
 mod receive;
 mod serve;
-mod time_out;
+mod timeout;
 mod worker;
 
 #[cfg(feature = "sim")]
 pub(crate) use inspect::{Census, ensure};
-pub(crate) use time_out::timeout_scale;
+pub(crate) use timeout::timeout_scale;
 pub(crate) use worker::{Turn, Worker};
 
 /// Bytes of one link in the engine's tables: its slot, state, reply cell and marks, and its entries in

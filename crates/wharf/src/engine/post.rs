@@ -184,7 +184,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                     slot.reason = Some(DisconnectReason::HandlerError);
                 }
                 if slot.has_output() {
-                    self.start_time_out(index);
+                    self.start_timeout(index);
                 } else {
                     self.flushed(index);
                 }
@@ -198,7 +198,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn go_on(&mut self, index: u32) {
         self.serve(index);
         self.end_if_answered(index);
-        self.start_time_out(index);
+        self.start_timeout(index);
         self.update_receiving(index);
     }
 

@@ -114,7 +114,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Handles the end of the input: calls the handler for the rest, and closes the link if it is done.
     fn input_is_over(&mut self, index: u32) {
-        self.start_time_out(index);
+        self.start_timeout(index);
         self.serve(index);
         self.end_if_answered(index);
     }

@@ -119,7 +119,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.end_stale_wish(index);
         }
         if self.core.slots[index].deferral.is_some() {
-            self.start_time_out(index);
+            self.start_timeout(index);
         }
     }
 
@@ -200,7 +200,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.slots[index].end = Some(verdict);
             let now = self.core.now;
             self.core.slots[index].hear(now);
-            self.start_time_out(index);
+            self.start_timeout(index);
             self.serve(index);
         }
     }

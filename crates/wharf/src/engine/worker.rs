@@ -16,7 +16,7 @@ use crate::engine::callbacks::Callbacks;
 use crate::engine::close::drain::Drain;
 use crate::engine::loans::lending::Lending;
 use crate::engine::post::pending::Pending;
-use crate::engine::time_out::timers::Timers;
+use crate::engine::timeout::timers::Timers;
 use crate::link::core::Core;
 use crate::service::Service;
 use crate::shared::handle::Handle;
@@ -115,7 +115,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.handle_marks();
         self.serve_again();
         self.retry_posts();
-        self.expire();
+        self.expire_timeouts();
         self.check_stop();
         self.accept_more();
         self.share_buffers();
@@ -185,7 +185,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let drain = self.drain.until().map(|time| time.since(now));
         let dues = [self.acceptor.retry_at(), self.lending.due(), self.pending.retry_at()];
         let waits = dues.map(|due| due.map(|time| time.since(link_time)));
-        let timers = self.timers.wait(link_time);
+        let timers = self.timers.time_to_next(link_time);
         waits.into_iter().chain([drain, timers]).flatten().min()
     }
 

@@ -209,7 +209,7 @@ pub(crate) struct Slot {
     /// When the timer wheel expires the link.
     pub(crate) due: Time,
     /// The link's node in the timer wheel.
-    pub(crate) timer: super::wheel::Hook,
+    pub(crate) timer: super::wheel::TimerNode,
 }
 
 // A slot and the port's entry for its socket take about 512 bytes.
@@ -293,7 +293,7 @@ impl Slot {
             local: NOWHERE,
             live_at: 0,
             due: NEVER,
-            timer: super::wheel::Hook::default(),
+            timer: super::wheel::TimerNode::default(),
         }
     }
 

@@ -16,22 +16,22 @@ const NONE: u32 = u32::MAX;
 
 /// A link's bucket and its neighbours in it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Hook {
+pub(crate) struct TimerNode {
     bucket: u32,
     next: u32,
     previous: u32,
 }
 
-impl Default for Hook {
+impl Default for TimerNode {
     fn default() -> Self {
         Self { bucket: NONE, next: NONE, previous: NONE }
     }
 }
 
 #[cfg(feature = "sim")]
-impl Hook {
+impl TimerNode {
     /// Whether the link is in the wheel.
-    pub(crate) fn hangs(&self) -> bool {
+    pub(crate) fn is_scheduled(&self) -> bool {
         self.bucket != NONE
     }
 }
@@ -62,15 +62,15 @@ impl Wheel {
     }
 
     /// Schedules the link for `deadline`, in place of an earlier one.
-    pub(crate) fn set(&mut self, slots: &mut Slots, index: u32, deadline: Time) {
-        self.clear(slots, index);
+    pub(crate) fn schedule(&mut self, slots: &mut Slots, index: u32, deadline: Time) {
+        self.cancel(slots, index);
         slots[index].due = deadline;
         // The tick after the deadline: when it has begun, the deadline has passed.
         let due = (self.tick_of(deadline) + 1).max(self.current);
         let due = due.min(self.current + u64::from(BUCKETS) - 1);
         let bucket = bucket_of(due);
         let head = self.heads[bucket as usize];
-        slots[index].timer = Hook { bucket, next: head, previous: NONE };
+        slots[index].timer = TimerNode { bucket, next: head, previous: NONE };
         if head != NONE {
             slots[head].timer.previous = index;
         }
@@ -80,8 +80,8 @@ impl Wheel {
     }
 
     /// Removes the link from the wheel, if it is scheduled.
-    pub(crate) fn clear(&mut self, slots: &mut Slots, index: u32) {
-        let Hook { bucket, next, previous } = slots[index].timer;
+    pub(crate) fn cancel(&mut self, slots: &mut Slots, index: u32) {
+        let TimerNode { bucket, next, previous } = slots[index].timer;
         if bucket == NONE {
             return;
         }
@@ -93,13 +93,13 @@ impl Wheel {
         if next != NONE {
             slots[next].timer.previous = previous;
         }
-        slots[index].timer = Hook::default();
+        slots[index].timer = TimerNode::default();
         slots[index].due = NEVER;
         self.count -= 1;
     }
 
     /// Removes and returns a link whose bucket's tick has come; `None` if there is none.
-    pub(crate) fn next_due(&mut self, slots: &mut Slots, now: Time) -> Option<u32> {
+    pub(crate) fn pop_expired(&mut self, slots: &mut Slots, now: Time) -> Option<u32> {
         let now = self.tick_of(now);
         if now.saturating_sub(self.current) > u64::from(BUCKETS) {
             // Time has jumped by more than a revolution: one revolution checks all buckets.
@@ -108,7 +108,7 @@ impl Wheel {
         while self.current <= now {
             let head = self.heads[bucket_of(self.current) as usize];
             if head != NONE {
-                self.clear(slots, head);
+                self.cancel(slots, head);
                 return Some(head);
             }
             if self.current == now {
@@ -120,7 +120,7 @@ impl Wheel {
     }
 
     /// Time until the tick of the next bucket with links; `None` if no link is scheduled.
-    pub(crate) fn wait(&mut self, now: Time) -> Option<Duration> {
+    pub(crate) fn time_to_next(&mut self, now: Time) -> Option<Duration> {
         if self.count == 0 {
             return None;
         }
@@ -159,7 +159,7 @@ mod tests {
 
     fn due(wheel: &mut Wheel, slots: &mut Slots, now: u64) -> Vec<u32> {
         let mut due: Vec<_> =
-            std::iter::from_fn(|| wheel.next_due(slots, Time(now * MS))).collect();
+            std::iter::from_fn(|| wheel.pop_expired(slots, Time(now * MS))).collect();
         due.sort_unstable();
         due
     }
@@ -168,24 +168,24 @@ mod tests {
     fn a_link_is_due_after_its_deadline_and_at_most_two_ticks_late() {
         let mut slots = slots(3);
         let mut wheel = Wheel::new(Duration::from_millis(1000), Time(0));
-        wheel.set(&mut slots, 0, Time(100 * MS));
-        wheel.set(&mut slots, 1, Time(105 * MS));
-        wheel.set(&mut slots, 2, Time(1500 * MS));
-        assert_eq!(wheel.wait(Time(0)), Some(Duration::from_millis(110)));
+        wheel.schedule(&mut slots, 0, Time(100 * MS));
+        wheel.schedule(&mut slots, 1, Time(105 * MS));
+        wheel.schedule(&mut slots, 2, Time(1500 * MS));
+        assert_eq!(wheel.time_to_next(Time(0)), Some(Duration::from_millis(110)));
         assert_eq!(due(&mut wheel, &mut slots, 105), []);
         assert_eq!(due(&mut wheel, &mut slots, 120), [0, 1]);
         assert_eq!(due(&mut wheel, &mut slots, 1500), []);
         assert_eq!(due(&mut wheel, &mut slots, 1515), [2]);
-        assert_eq!(wheel.wait(Time(0)), None);
+        assert_eq!(wheel.time_to_next(Time(0)), None);
     }
 
     #[test]
     fn a_link_can_be_taken_down_and_moved() {
         let mut slots = slots(3);
         let mut wheel = Wheel::new(Duration::from_millis(1000), Time(0));
-        (0..3).for_each(|i| wheel.set(&mut slots, i, Time(50 * MS)));
-        wheel.clear(&mut slots, 1);
-        wheel.set(&mut slots, 2, Time(500 * MS));
+        (0..3).for_each(|i| wheel.schedule(&mut slots, i, Time(50 * MS)));
+        wheel.cancel(&mut slots, 1);
+        wheel.schedule(&mut slots, 2, Time(500 * MS));
         assert_eq!(due(&mut wheel, &mut slots, 70), [0]);
         assert_eq!(due(&mut wheel, &mut slots, 520), [2]);
     }
@@ -194,7 +194,7 @@ mod tests {
     fn a_jump_of_the_clock_finds_every_link_once() {
         let mut slots = slots(3);
         let mut wheel = Wheel::new(Duration::from_millis(1000), Time(0));
-        (0..3).for_each(|i| wheel.set(&mut slots, i, Time(u64::from(i) * 900 * MS)));
+        (0..3).for_each(|i| wheel.schedule(&mut slots, i, Time(u64::from(i) * 900 * MS)));
         assert_eq!(due(&mut wheel, &mut slots, 3_600_000), [0, 1, 2]);
     }
 }

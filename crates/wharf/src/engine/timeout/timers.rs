@@ -10,30 +10,30 @@ use wharf_port::port::Time;
 pub(in crate::engine) struct Timers {
     pub(super) wheel: Wheel,
     /// In nanoseconds; `None` without a stall timeout.
-    pub(super) look_every_ns: Option<u64>,
+    pub(super) progress_interval_ns: Option<u64>,
 }
 
 /// Checks of a link's progress in one stall timeout. Progress is that the acknowledged bytes have
 /// changed since the last check, so a peer that takes nothing is closed after 1 to 1 ⅛ of the timeout.
-pub(in crate::engine) const LOOKS: u32 = 8;
+pub(in crate::engine) const CHECKS_PER_STALL: u32 = 8;
 
 impl Timers {
     pub(in crate::engine) fn new(settings: &Settings, scale: Duration, now: Time) -> Self {
-        let every = settings.stall / LOOKS;
+        let every = settings.stall / CHECKS_PER_STALL;
         let every_ns = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX >> 2);
         Self {
             wheel: Wheel::new(scale, now),
-            look_every_ns: (!every.is_zero()).then_some(every_ns),
+            progress_interval_ns: (!every.is_zero()).then_some(every_ns),
         }
     }
 
     /// Time until the next timer expires; `None` if none is scheduled.
-    pub(in crate::engine) fn wait(&mut self, now: Time) -> Option<Duration> {
-        self.wheel.wait(now)
+    pub(in crate::engine) fn time_to_next(&mut self, now: Time) -> Option<Duration> {
+        self.wheel.time_to_next(now)
     }
 
     /// Cancels the link's timer.
-    pub(in crate::engine) fn clear(&mut self, slots: &mut Slots, index: u32) {
-        self.wheel.clear(slots, index);
+    pub(in crate::engine) fn cancel(&mut self, slots: &mut Slots, index: u32) {
+        self.wheel.cancel(slots, index);
     }
 }

@@ -3,7 +3,7 @@
 pub(super) mod timers;
 
 use crate::engine::close::{FLUSH_MAX, How, LINGER_MAX};
-use crate::engine::time_out::timers::LOOKS;
+use crate::engine::timeout::timers::CHECKS_PER_STALL;
 use crate::engine::worker::Worker;
 use crate::handler::Handler;
 use crate::limits::Settings;
@@ -22,10 +22,10 @@ pub(crate) fn timeout_scale(settings: &Settings) -> Duration {
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Schedules the link's timer for its next timeout, or cancels it.
-    pub(super) fn start_time_out(&mut self, index: u32) {
+    pub(super) fn start_timeout(&mut self, index: u32) {
         match self.deadline(&self.core.slots[index]) {
-            Some(deadline) => self.timers.wheel.set(&mut self.core.slots, index, deadline),
-            None => self.timers.wheel.clear(&mut self.core.slots, index),
+            Some(deadline) => self.timers.wheel.schedule(&mut self.core.slots, index, deadline),
+            None => self.timers.wheel.cancel(&mut self.core.slots, index),
         }
     }
 
@@ -36,9 +36,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let answer = self.answer_deadline(slot);
         if slot.has_output() {
-            let stall = self
-                .stall_of(slot.phase)
-                .map(|stall| slot.moved.after(stall).min(self.core.now.after(stall / LOOKS)));
+            let stall = self.stall_timeout(slot.phase).map(|stall| {
+                slot.moved.after(stall).min(self.core.now.after(stall / CHECKS_PER_STALL))
+            });
             return stall.into_iter().chain(answer).min();
         }
         answer.or_else(|| self.idle_deadline(slot))
@@ -67,7 +67,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// The stall timeout in a phase; `None` if it has none.
-    pub(super) fn stall_of(&self, phase: Phase) -> Option<Duration> {
+    pub(super) fn stall_timeout(&self, phase: Phase) -> Option<Duration> {
         let stall = self.core.shared.settings.stall;
         match phase {
             Phase::Open => (!stall.is_zero()).then_some(stall),
@@ -82,43 +82,43 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// All is sent: schedules the idle timeout, if the timer expires later.
-    pub(super) fn watch_idle(&mut self, index: u32) {
+    pub(super) fn schedule_idle(&mut self, index: u32) {
         let slot = &self.core.slots[index];
         if self.idle_deadline(slot).is_some_and(|deadline| slot.due > deadline) {
-            self.start_time_out(index);
+            self.start_timeout(index);
         }
     }
 
     /// A send begins: schedules the check of its progress, if the timer expires later.
-    pub(super) fn watch_output(&mut self, index: u32) {
+    pub(super) fn schedule_progress_check(&mut self, index: u32) {
         let now = self.core.now;
         let slot = &mut self.core.slots[index];
         (slot.moved, slot.looked) = (now, false);
         if slot.phase == Phase::Open {
             // Computed at start, because this runs for each send.
-            let Some(every_ns) = self.timers.look_every_ns else { return };
+            let Some(every_ns) = self.timers.progress_interval_ns else { return };
             if slot.due.0 > now.0 + 2 * every_ns {
-                self.timers.wheel.set(&mut self.core.slots, index, Time(now.0 + every_ns));
+                self.timers.wheel.schedule(&mut self.core.slots, index, Time(now.0 + every_ns));
             }
         }
     }
 
     /// Checks the links whose timers have expired.
-    pub(super) fn expire(&mut self) {
+    pub(super) fn expire_timeouts(&mut self) {
         if !self.clock.may_time_out() {
             return;
         }
-        while let Some(index) = self.timers.wheel.next_due(&mut self.core.slots, self.core.now) {
-            self.look_at_time(index);
-            self.start_time_out(index);
+        while let Some(index) = self.timers.wheel.pop_expired(&mut self.core.slots, self.core.now) {
+            self.check_timeouts(index);
+            self.start_timeout(index);
         }
     }
 
-    fn look_at_time(&mut self, index: u32) {
+    fn check_timeouts(&mut self, index: u32) {
         let now = self.core.now;
         let slot = &self.core.slots[index];
         if self.answer_deadline(slot).is_some_and(|deadline| deadline <= now) {
-            return self.give_up_reply(index);
+            return self.answer_timed_out(index);
         }
         let sends = matches!(slot.phase, Phase::Open | Phase::Flushing) && slot.has_output();
         if !sends && self.deadline(slot).is_none_or(|deadline| deadline > now) {
@@ -127,26 +127,26 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         match slot.phase {
             // `close` keeps the link's first reason.
             Phase::Lingering => self.close(index, DisconnectReason::Idle, How::Now),
-            Phase::Open | Phase::Flushing if sends => self.look_at_stall(index),
+            Phase::Open | Phase::Flushing if sends => self.check_stall(index),
             Phase::Open if slot.broken.is_some() && slot.wish.is_none() => {
                 self.close(index, DisconnectReason::PeerReset, How::Now);
             }
-            Phase::Open => self.idle(index),
+            Phase::Open => self.call_on_idle(index),
             Phase::Free | Phase::Draining | Phase::Flushing | Phase::Closing => {}
         }
     }
 
     /// Closes the link if its output has made no progress for the stall timeout.
-    fn look_at_stall(&mut self, index: u32) {
-        let moved = self.look_at_progress(index);
+    fn check_stall(&mut self, index: u32) {
+        let moved = self.read_progress(index);
         let phase = self.core.slots[index].phase;
-        let Some(stall) = self.stall_of(phase) else { return };
+        let Some(stall) = self.stall_timeout(phase) else { return };
         if self.core.now.since(moved) >= stall {
             self.close(index, DisconnectReason::SlowReader, How::Now);
         }
     }
 
-    fn idle(&mut self, index: u32) {
+    fn call_on_idle(&mut self, index: u32) {
         if self.core.slots[index].wish.is_some() {
             // The link waits for a loan and not for its peer.
             let now = self.core.now;
@@ -168,7 +168,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Closes a link at its answer timeout: its peer would take a later reply for the missing one.
-    fn give_up_reply(&mut self, index: u32) {
+    fn answer_timed_out(&mut self, index: u32) {
         self.core.cancel_reply(index);
         let slot = &mut self.core.slots[index];
         if slot.phase == Phase::Flushing {
