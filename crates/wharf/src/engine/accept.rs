@@ -195,16 +195,16 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.core.quotas().set_disconnects(index, disconnects);
         self.core.marks().open(index, key.generation());
         self.start_timeout(index);
-        match self.call_connect(index) {
+        match self.run_on_connect(index) {
             Some(Ok(())) => {
                 self.core.slots[index].connected = true;
                 self.core.stats().connects.add(1);
-                self.after_callback(index, Some(Ok(())));
+                self.apply_result(index, Some(Ok(())));
                 self.serve(index);
             }
             refused => {
                 self.core.stats().rejects.add(1);
-                self.after_callback(index, refused);
+                self.apply_result(index, refused);
             }
         }
         self.update_receiving(index);

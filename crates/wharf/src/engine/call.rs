@@ -1,6 +1,6 @@
 //! Runs callbacks, and applies their results to the links.
 
-use crate::engine::callbacks::guarded;
+use crate::engine::callbacks::catch_user_panic;
 use crate::engine::close::How;
 use crate::engine::worker::Worker;
 use crate::handler::Handler;
@@ -18,19 +18,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Runs a callback of a link; `None` if it panicked.
     #[inline]
-    pub(super) fn call<R>(
+    pub(super) fn run_callback<R>(
         &mut self,
         index: u32,
         callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>) -> R,
     ) -> Option<R> {
         let result = self.callbacks.run(&mut self.core, index, callback)?;
-        self.called_back(index, result)
+        self.finish_callback(index, result)
     }
 
     /// Runs a callback with unread input; returns its result (`None` if it panicked) and what it asked
     /// for.
     #[inline]
-    pub(super) fn call_with<R>(
+    pub(super) fn run_input_callback<R>(
         &mut self,
         index: u32,
         unread: &mut Unread,
@@ -52,19 +52,19 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &mut self.core.slots[index];
         slot.in_call = 0;
         slot.search = asked.search;
-        (result.and_then(|result| self.called_back(index, result)), asked)
+        (result.and_then(|result| self.finish_callback(index, result)), asked)
     }
 
     /// Runs `on_connect` of a link, and stores the state; `None` if it panicked.
-    pub(super) fn call_connect(&mut self, index: u32) -> Option<Result> {
+    pub(super) fn run_on_connect(&mut self, index: u32) -> Option<Result> {
         let result = self.callbacks.run_connect(&mut self.core, index)?;
-        let state = self.called_back(index, result)?;
+        let state = self.finish_callback(index, result)?;
         Some(state.map(|state| self.callbacks.states[index as usize] = Some(state)))
     }
 
     /// After each callback: notes its posts, and makes a new context if it panicked.
     #[inline]
-    fn called_back<R>(&mut self, index: u32, result: std::thread::Result<R>) -> Option<R> {
+    fn finish_callback<R>(&mut self, index: u32, result: std::thread::Result<R>) -> Option<R> {
         let current::Ended { left, refused } = current::end();
         self.core.slots[index].post_budget = left;
         if refused {
@@ -74,7 +74,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         match result {
             Ok(answer) => Some(answer),
             Err(payload) => {
-                guarded(|| drop(payload));
+                catch_user_panic(|| drop(payload));
                 self.renew_context();
                 None
             }
@@ -86,7 +86,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let old = self.callbacks.context.take();
         // After a panic the old context may be inconsistent; a panic of its drop must not end the
         // worker.
-        guarded(|| drop(old));
+        catch_user_panic(|| drop(old));
         let id = WorkerId::of_shard(self.core.shard);
         let mut worker = crate::worker::Worker {
             context: &mut (),
@@ -103,7 +103,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             Ok(Err(error)) => Err(format!("on_worker_start of worker {id} failed: {error:?}")),
             Err(payload) => {
-                guarded(|| drop(payload));
+                catch_user_panic(|| drop(payload));
                 Err(format!("on_worker_start of worker {id} panicked"))
             }
         }
@@ -121,15 +121,15 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Closes the link if the callback failed, panicked or requested it.
     #[inline]
-    pub(super) fn after_callback(&mut self, index: u32, answer: Option<Result>) {
+    pub(super) fn apply_result(&mut self, index: u32, answer: Option<Result>) {
         if !matches!(answer, Some(Ok(()))) || self.core.slots[index].close_asked {
-            self.close_as_answered(index, answer);
+            self.close_on_result(index, answer);
         }
     }
 
     /// As [`apply_result`](Self::apply_result), for a callback with a verdict; returns the verdict if
     /// the link is still open.
-    pub(super) fn after_verdict(
+    pub(super) fn apply_verdict(
         &mut self,
         index: u32,
         answer: Option<Result<Verdict>>,
@@ -138,11 +138,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Some(Ok(verdict)) => Some(*verdict),
             _ => None,
         };
-        self.after_callback(index, answer.map(|answer| answer.map(|_| ())));
+        self.apply_result(index, answer.map(|answer| answer.map(|_| ())));
         verdict.filter(|_| self.core.slots[index].is_served())
     }
 
-    fn close_as_answered(&mut self, index: u32, answer: Option<Result>) {
+    fn close_on_result(&mut self, index: u32, answer: Option<Result>) {
         match answer {
             Some(Ok(())) => {
                 let aborts = self.core.slots[index].abort_asked;
@@ -153,7 +153,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 let reason = DisconnectReason::of_error(&error);
                 let link = self.core.key(index);
                 // `Display` and drop of an error may be user code.
-                guarded(move || {
+                catch_user_panic(move || {
                     tracing::debug!(%link, %error, "a callback failed, closing the link");
                     drop(error);
                 });

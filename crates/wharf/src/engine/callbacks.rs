@@ -59,7 +59,7 @@ impl<V: Service> Callbacks<V> {
 
 /// Runs user code outside of callbacks, such as a drop, and catches its panic, which the panic hook
 /// reports. Returns whether there was none.
-pub(super) fn guarded(act: impl FnOnce()) -> bool {
+pub(super) fn catch_user_panic(act: impl FnOnce()) -> bool {
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(()) => true,
         Err(payload) => {

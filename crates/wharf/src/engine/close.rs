@@ -110,7 +110,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.socket = None;
         if slot.connected {
             self.core.shared.count_close(self.core.shard, reason);
-            self.call(index, |handler, link| handler.on_disconnect(link, reason));
+            self.run_callback(index, |handler, link| handler.on_disconnect(link, reason));
         }
         self.drop_state(index);
         self.timers.cancel(&mut self.core.slots, index);
@@ -135,7 +135,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// handled.
     pub(super) fn check_stop(&mut self) {
         let Some(drain) = self.core.shared.stopping() else { return };
-        // Read anew: a handler may have run for long before it called `stop`.
+        // Read anew: a handler may have run for long before it note_receive `stop`.
         let deadline = self.port.now().after(drain);
         // A later call can only shorten the timeout.
         let deadline = self.drain.until.map_or(deadline, |until| until.min(deadline));

@@ -48,7 +48,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 }
 
 /// The reason for the end of a link whose operation failed.
-pub(super) fn reason_of(error: OsError) -> DisconnectReason {
+pub(super) fn disconnect_reason(error: OsError) -> DisconnectReason {
     match error.kind() {
         ErrorKind::ConnectionReset
         | ErrorKind::ConnectionAborted

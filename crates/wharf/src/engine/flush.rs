@@ -1,7 +1,7 @@
 //! Submits the links' send queues: one send in flight for each link.
 
 use crate::engine::close::How;
-use crate::engine::dispatch::reason_of;
+use crate::engine::dispatch::disconnect_reason;
 use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Wish};
 use crate::service::Service;
@@ -155,7 +155,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         self.core.stats().sent_bytes.add(sent as u64);
         if let Some(End::Failed(error)) = end {
-            self.send_failed(index, reason_of(error));
+            self.send_failed(index, disconnect_reason(error));
         }
         self.core.settle(index);
         let slot = &mut self.core.slots[index];

@@ -87,10 +87,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         ensure!(slot.sending || slot.queue.is_empty(), "bytes are queued, and nothing is sent");
         let is_due = slot.is_served() && !slot.is_handled() && !slot.is_held();
-        ensure!(!is_due || self.may_wait(index), "is not called");
-        let is_owed = slot.is_served() && slot.owes_writable && self.core.can_pay_writable(index);
+        ensure!(!is_due || self.may_wait(index), "is not note_receive");
+        let is_owed = slot.is_served() && slot.owes_writable && self.core.can_call_writable(index);
         let waits = slot.goes_on || slot.has_output() || slot.wish.is_some();
-        ensure!(!is_owed || waits, "is owed on_writable, and not called: {slot:?}");
+        ensure!(!is_owed || waits, "is owed on_writable, and not note_receive: {slot:?}");
         let credit = self.core.shared.settings.input_bytes as usize;
         let reads = slot.receiving != Receiving::Off || slot.has_all_input();
         let is_read = phase == Phase::Lingering || (slot.is_served() && slot.input.is_empty());
@@ -123,7 +123,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Whether unread input need not be handled now: the output has no capacity, or the calls of the
     /// turn are used up.
     fn may_wait(&self, index: u32) -> bool {
-        // A link with unsent output is called when its send completes.
+        // A link with unsent output is note_receive when its send completes.
         self.core.slots[index].goes_on
             || !self.core.has_room(index)
             || self.core.slots[index].has_output()

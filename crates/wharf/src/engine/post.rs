@@ -2,7 +2,7 @@
 
 pub(super) mod pending;
 
-use crate::engine::callbacks::guarded;
+use crate::engine::callbacks::catch_user_panic;
 use crate::engine::close::How;
 use crate::engine::post::pending::Broadcast;
 use crate::engine::worker::Worker;
@@ -235,7 +235,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Drops a link's state, which runs user code.
     pub(super) fn drop_state(&mut self, index: u32) {
         let state = self.callbacks.states[index as usize].take();
-        if !guarded(|| drop(state)) {
+        if !catch_user_panic(|| drop(state)) {
             self.core.stats().handler_panics.add(1);
         }
     }

@@ -1,7 +1,7 @@
 //! Received bytes to a link's input; starts and stops receiving.
 
 use crate::engine::close::{DRAIN_BYTES_MAX, How, LINGER_BYTES_MAX};
-use crate::engine::dispatch::reason_of;
+use crate::engine::dispatch::disconnect_reason;
 use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::service::Service;
@@ -40,7 +40,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.handled &= !is_of_use;
         self.core.stats().received_bytes.add(u64::from(len));
         if is_of_use {
-            self.serve_fresh(index, buffer);
+            self.serve_received(index, buffer);
         } else {
             self.keep(index, buffer);
         }
@@ -64,7 +64,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 }
             }
             End::Failed(error) => {
-                let reason = reason_of(error);
+                let reason = disconnect_reason(error);
                 if slot.is_served() {
                     // The handler gets the input that arrived before the reset.
                     self.break_output(index, reason);

@@ -1,4 +1,4 @@
-//! Decides which callback of a link is next. `on_receive` is called only while the output has capacity
+//! Decides which callback of a link is next. `on_receive` is note_receive only while the output has capacity
 //! for a reply.
 //!
 //! The order of a link's callbacks: `on_drain` once, `on_writable` if it is due, `on_receive` for
@@ -16,13 +16,13 @@ use std::mem;
 use wharf_port::memory::Buffer;
 
 /// Maximum of calls of `on_receive` and `on_writable` for one link in one turn; other links are then
-/// called before it.
+/// note_receive before it.
 const CALLS_MAX: u8 = 64;
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Calls the handler with a received buffer, if nothing is unread before it and the output has
     /// capacity; the rest stays unread.
-    pub(super) fn serve_fresh(&mut self, index: u32, buffer: Buffer) {
+    pub(super) fn serve_received(&mut self, index: u32, buffer: Buffer) {
         let slot = &self.core.slots[index];
         let waits = !slot.input.is_empty() || slot.is_held() || slot.owes_call();
         if waits || !self.core.has_room(index) || !self.counts_call(index) {
@@ -72,8 +72,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.owes_drain() && self.core.has_grant(index) {
             return self.call_on_drain(index);
         }
-        if slot.owes_writable && self.core.can_pay_writable(index) {
-            return self.counts_call(index) && self.pay_writable(index);
+        if slot.owes_writable && self.core.can_call_writable(index) {
+            return self.counts_call(index) && self.call_on_writable(index);
         }
         let slot = &self.core.slots[index];
         let is_due = !slot.input.is_empty() && !slot.is_handled() && !slot.is_held();
@@ -110,11 +110,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn call_with_input(&mut self, index: u32, unread: &mut Unread) {
         let slot = &mut self.core.slots[index];
         (slot.woken, slot.wished) = (false, false);
-        let (answer, asked) =
-            self.call_with(index, unread, |handler, link, input| handler.on_receive(link, input));
+        let (answer, asked) = self.run_input_callback(index, unread, |handler, link, input| {
+            handler.on_receive(link, input)
+        });
         self.keep_unread(index, unread);
-        self.called(index, asked.took, asked.wanted);
-        self.after_callback(index, answer);
+        self.note_receive(index, asked.took, asked.wanted);
+        self.apply_result(index, answer);
         if self.core.slots[index].wish.is_some() {
             self.core.end_stale_wish(index);
         }
@@ -132,7 +133,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Notes the result of an `on_receive`.
-    fn called(&mut self, index: u32, took: bool, wanted: Wanted) {
+    fn note_receive(&mut self, index: u32, took: bool, wanted: Wanted) {
         self.core.stats().received_messages.add(1);
         let slot = &mut self.core.slots[index];
         (slot.wanted, slot.message) = if took { (0, 0) } else { (wanted.least, wanted.most) };
@@ -153,14 +154,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Calls the `on_writable` that is due.
-    fn pay_writable(&mut self, index: u32) -> bool {
+    fn call_on_writable(&mut self, index: u32) -> bool {
         let slot = &mut self.core.slots[index];
         (slot.owes_writable, slot.woken, slot.wished) = (false, true, false);
         if mem::take(&mut slot.ensured) > 0 {
             self.core.publish_room(index);
         }
-        let answer = self.call(index, |handler, link| handler.on_writable(link));
-        self.after_callback(index, answer);
+        let answer = self.run_callback(index, |handler, link| handler.on_writable(link));
+        self.apply_result(index, answer);
         // Buffers that were lent for this call are also for the `on_receive` that it makes due.
         let slot = &self.core.slots[index];
         if slot.wish.is_some() && (slot.input.is_empty() || slot.is_held()) {
@@ -172,8 +173,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Calls `on_drain`.
     fn call_on_drain(&mut self, index: u32) -> bool {
         self.core.slots[index].drain = Some(Verdict::Close);
-        let answer = self.call(index, |handler, link| handler.on_drain(link));
-        if self.after_verdict(index, answer) == Some(Verdict::Keep) {
+        let answer = self.run_callback(index, |handler, link| handler.on_drain(link));
+        if self.apply_verdict(index, answer) == Some(Verdict::Keep) {
             let slot = &mut self.core.slots[index];
             // The link stays open until its handler closes it or the drain timeout.
             slot.enter(Phase::Open);
@@ -191,12 +192,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let before = slot.totals.received_bytes - chain.len() as u64;
         let mut unread = Unread::kept(chain, wrapped(before));
         let (answer, asked) =
-            self.call_with(index, &mut unread, |handler, link, input| handler.on_end(link, input));
+            self.run_input_callback(index, &mut unread, |handler, link, input| {
+                handler.on_end(link, input)
+            });
         self.keep_unread(index, &mut unread);
         if asked.took {
             self.core.slots[index].handled = false;
         }
-        if let Some(verdict) = self.after_verdict(index, answer) {
+        if let Some(verdict) = self.apply_verdict(index, answer) {
             self.core.slots[index].end = Some(verdict);
             let now = self.core.now;
             self.core.slots[index].hear(now);
@@ -220,9 +223,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     #[inline]
     pub(super) fn room_has_grown(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        // A handler that asked for bytes or capacity is called only when these are there.
+        // A handler that asked for bytes or capacity is note_receive only when these are there.
         let waits = slot.is_incomplete()
-            || (slot.owes_writable && slot.ensured > 0 && !self.core.can_pay_writable(index));
+            || (slot.owes_writable && slot.ensured > 0 && !self.core.can_call_writable(index));
         if !waits {
             self.core.slots[index].handled = false;
         }

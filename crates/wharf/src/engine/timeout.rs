@@ -153,10 +153,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.slots[index].hear(now);
             return;
         }
-        let answer = self.call(index, |handler, link| handler.on_idle(link));
+        let answer = self.run_callback(index, |handler, link| handler.on_idle(link));
         let now = self.core.now;
         self.core.slots[index].hear(now);
-        match self.after_verdict(index, answer) {
+        match self.apply_verdict(index, answer) {
             Some(Verdict::Close) => {
                 // What `on_idle` queued is sent.
                 let how = if self.core.slots[index].has_output() { How::Flush } else { How::Now };

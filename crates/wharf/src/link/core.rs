@@ -170,7 +170,7 @@ impl Core {
     }
 
     /// Whether the `on_writable` that is due can be called.
-    pub(crate) fn can_pay_writable(&self, index: u32) -> bool {
+    pub(crate) fn can_call_writable(&self, index: u32) -> bool {
         let ensured = self.slots[index].ensured as usize;
         self.has_grant(index) && (ensured == 0 || self.spare_capacity(index) >= ensured)
     }
