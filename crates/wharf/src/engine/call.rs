@@ -1,7 +1,7 @@
 //! Runs callbacks, and applies their results to the links.
 
 use crate::engine::callbacks::catch_user_panic;
-use crate::engine::close::How;
+use crate::engine::close::CloseMode;
 use crate::engine::worker::Worker;
 use crate::handler::Handler;
 use crate::link::Link;
@@ -146,8 +146,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         match answer {
             Some(Ok(())) => {
                 let aborts = self.core.slots[index].abort_asked;
-                let how = if aborts { How::Reset } else { How::Flush };
-                self.close(index, DisconnectReason::HandlerClosed, how);
+                let mode = if aborts { CloseMode::Abortive } else { CloseMode::Graceful };
+                self.close(index, DisconnectReason::HandlerClosed, mode);
             }
             Some(Err(error)) => {
                 let reason = DisconnectReason::of_error(&error);
@@ -159,9 +159,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 });
                 // The close does not wait for a deferred reply.
                 self.core.cancel_reply(index);
-                self.close(index, reason, How::Flush);
+                self.close(index, reason, CloseMode::Graceful);
             }
-            None => self.close(index, DisconnectReason::HandlerPanic, How::Reset),
+            None => self.close(index, DisconnectReason::HandlerPanic, CloseMode::Abortive),
         }
     }
 }

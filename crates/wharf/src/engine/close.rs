@@ -22,38 +22,42 @@ pub(super) const LINGER_BYTES_MAX: u32 = 64 << 20;
 /// send does not prolong the drain.
 pub(super) const DRAIN_BYTES_MAX: u32 = 8 << 20;
 
-/// How `close` closes a link.
+/// CloseMode `close` closes a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How {
+pub(super) enum CloseMode {
     /// Flush the queue, shut down the sending side, linger, close.
-    Flush,
+    Graceful,
     /// Close without sending the queue; with a reset if bytes are unsent.
-    Now,
+    Immediate,
     /// Close without sending the queue, with a reset.
-    Reset,
+    Abortive,
 }
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Closes a link; the first reason is kept.
-    pub(super) fn close(&mut self, index: u32, reason: DisconnectReason, how: How) {
+    pub(super) fn close(&mut self, index: u32, reason: DisconnectReason, mode: CloseMode) {
         if self.core.slots[index].phase == Phase::Free {
             return;
         }
         let slot = &mut self.core.slots[index];
         slot.reason.get_or_insert(reason);
         // A broken link cannot flush.
-        let how = if slot.broken.is_some() && how == How::Flush { How::Now } else { how };
+        let mode = if slot.broken.is_some() && mode == CloseMode::Graceful {
+            CloseMode::Immediate
+        } else {
+            mode
+        };
         // From here on other threads get `Closed`; a graceful close still takes a deferred reply.
-        if how != How::Flush {
+        if mode != CloseMode::Graceful {
             self.core.marks().close(index);
         } else if slot.deferral.is_none() {
             self.core.marks().end(index);
         }
         let slot = &mut self.core.slots[index];
-        match (slot.phase, how) {
+        match (slot.phase, mode) {
             (Phase::Free | Phase::Closing, _) => {}
-            (Phase::Flushing | Phase::Lingering, How::Flush) => {}
-            (Phase::Open | Phase::Draining, How::Flush) => {
+            (Phase::Flushing | Phase::Lingering, CloseMode::Graceful) => {}
+            (Phase::Open | Phase::Draining, CloseMode::Graceful) => {
                 slot.enter(Phase::Flushing);
                 self.core.drop_input(index);
                 let slot = &mut self.core.slots[index];
@@ -61,11 +65,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 let has_output = slot.has_output();
                 self.start_timeout(index);
                 if !has_output {
-                    self.flushed(index);
+                    self.start_lingering_close(index);
                 }
             }
-            (_, How::Now | How::Reset) => {
-                let resets = slot.has_output() || how == How::Reset;
+            (_, CloseMode::Immediate | CloseMode::Abortive) => {
+                let resets = slot.has_output() || mode == CloseMode::Abortive;
                 slot.enter(Phase::Closing);
                 slot.queue = Chain::new();
                 let socket = slot.socket;
@@ -82,7 +86,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// After the flush, and after a deferred reply: shuts down the sending side and lingers; closes if
     /// the peer has ended its stream.
-    pub(super) fn flushed(&mut self, index: u32) {
+    pub(super) fn start_lingering_close(&mut self, index: u32) {
         if self.core.slots[index].deferral.is_some() {
             return;
         }
@@ -90,7 +94,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &mut self.core.slots[index];
         let reason = slot.reason.unwrap_or(DisconnectReason::HandlerClosed);
         if slot.input_over {
-            return self.close(index, reason, How::Now);
+            return self.close(index, reason, CloseMode::Immediate);
         }
         slot.enter(Phase::Lingering);
         (slot.owes, slot.heard) = (false, self.core.now);
@@ -104,7 +108,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Handles `Outcome::Closed`, the socket's last completion: calls `on_disconnect` and frees the
     /// slot.
-    pub(super) fn closed(&mut self, index: u32) {
+    pub(super) fn finish_close(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
         let reason = slot.reason.unwrap_or(DisconnectReason::SystemError);
         slot.socket = None;
@@ -164,7 +168,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 if slot.phase != Phase::Lingering {
                     worker.core.stats().cut.add(1);
                 }
-                worker.close(index, DisconnectReason::ServerStopping, How::Now);
+                worker.close(index, DisconnectReason::ServerStopping, CloseMode::Immediate);
             });
         }
     }
@@ -179,7 +183,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.stop_receiving(index);
         self.serve(index);
         self.update_receiving(index);
-        self.end_if_answered(index);
+        self.close_after_replies(index);
     }
 
     pub(super) fn for_each_live(&mut self, mut act: impl FnMut(&mut Self, u32)) {

@@ -29,7 +29,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             Outcome::Closed if LinkKey::from_key(key).is_some() => {
                 if let Some(index) = self.link_of(key) {
-                    self.closed(index);
+                    self.finish_close(index);
                 }
             }
             Outcome::Posted(command) => self.handle_command(command),

@@ -1,6 +1,6 @@
 //! Submits the links' send queues: one send in flight for each link.
 
-use crate::engine::close::How;
+use crate::engine::close::CloseMode;
 use crate::engine::dispatch::disconnect_reason;
 use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Wish};
@@ -31,7 +31,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 continue;
             }
             if slot.queue.is_empty() {
-                self.end_output(index);
+                self.shut_down_output(index);
                 continue;
             }
             let chain = slot.queue.take_front(send_bytes_max);
@@ -46,7 +46,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Shuts down the sending side, if the handler has finished the output and all of it is sent.
     #[inline]
-    fn end_output(&mut self, index: u32) {
+    fn shut_down_output(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
         let is_over = slot.finished && slot.deferral.is_none();
         if !is_over || slot.shut || !slot.is_served() {
@@ -56,27 +56,27 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if let Some(socket) = slot.socket {
             self.port.shutdown(socket);
         }
-        self.end_if_answered(index);
+        self.close_after_replies(index);
     }
 
     /// Closes a link that gets no more input, when all of it is handled, no reply is deferred, and the
     /// handler waits for no capacity.
     #[inline]
-    pub(super) fn end_if_answered(&mut self, index: u32) {
+    pub(super) fn close_after_replies(&mut self, index: u32) {
         if self.core.slots[index].has_all_input() {
-            self.end_if_handled(index);
+            self.close_if_handled(index);
         }
     }
 
     #[inline(never)]
-    fn end_if_handled(&mut self, index: u32) {
+    fn close_if_handled(&mut self, index: u32) {
         let slot = &self.core.slots[index];
         if !slot.is_served() || !slot.has_handled_all() {
             return;
         }
         if let Some(reason) = slot.broken {
             if slot.input.is_empty() || !slot.is_held() {
-                self.close(index, reason, How::Now);
+                self.close(index, reason, CloseMode::Immediate);
             }
             return;
         }
@@ -92,7 +92,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.input_over && slot.end.is_none() && !slot.paused {
             if self.core.has_grant(index) {
                 self.call_on_end(index);
-                self.end_if_answered(index);
+                self.close_after_replies(index);
             }
             return;
         }
@@ -108,7 +108,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             } else {
                 DisconnectReason::PeerClosed
             };
-            self.close(index, reason, How::Flush);
+            self.close(index, reason, CloseMode::Graceful);
         }
     }
 
@@ -166,12 +166,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.mark_dirty(index);
         } else if slot.is_served() && slot.broken.is_none() {
             slot.owe_no_more(self.core.now);
-            self.end_output(index);
+            self.shut_down_output(index);
             self.schedule_idle(index);
         } else if slot.phase == Phase::Flushing {
-            self.flushed(index);
+            self.start_lingering_close(index);
         }
-        self.room_has_grown(index);
+        self.capacity_has_grown(index);
         self.update_receiving(index);
     }
 
@@ -185,7 +185,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             if slot.reason == Some(DisconnectReason::PeerClosed) {
                 slot.reason = Some(reason);
             }
-            self.close(index, reason, How::Now);
+            self.close(index, reason, CloseMode::Immediate);
         }
     }
 }

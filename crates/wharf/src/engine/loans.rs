@@ -3,7 +3,7 @@
 
 pub(super) mod lending;
 
-use crate::engine::close::How;
+use crate::engine::close::CloseMode;
 use crate::engine::timeout::timers::CHECKS_PER_STALL;
 use crate::engine::worker::Worker;
 use crate::link::slot::{Phase, Receiving, Wish};
@@ -111,10 +111,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if self.core.slots[index].is_served() {
             // Without a due `on_writable`, the handler has got what it asked for.
             if self.core.slots[index].owes_writable {
-                self.room_has_grown(index);
+                self.capacity_has_grown(index);
             } else {
                 self.serve(index);
-                self.end_if_answered(index);
+                self.close_after_replies(index);
             }
         }
         self.core.granting = None;
@@ -175,7 +175,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.core.stats().loans_revoked.add(1);
         #[cfg(feature = "sim")]
         self.core.shared.revoked.note(self.core.id(index));
-        self.close(index, reason, How::Now);
+        self.close(index, reason, CloseMode::Immediate);
     }
 
     /// Whether a post has failed for lack of buffers since the last check, and the next check is due.

@@ -3,7 +3,7 @@
 pub(super) mod pending;
 
 use crate::engine::callbacks::catch_user_panic;
-use crate::engine::close::How;
+use crate::engine::close::CloseMode;
 use crate::engine::post::pending::Broadcast;
 use crate::engine::worker::Worker;
 use crate::link::posts::Posted;
@@ -76,7 +76,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     fn deliver(&mut self, index: u32, message: &Message, when_slow: Option<WhenSlow>) {
         if self.core.post(index, message, when_slow) == Posted::TooSlow {
-            self.close(index, DisconnectReason::SlowReader, How::Now);
+            self.close(index, DisconnectReason::SlowReader, CloseMode::Immediate);
         }
     }
 
@@ -120,9 +120,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     fn handle_mark(&mut self, index: u32, mark: Mark) {
         if mark.has(Mark::ABORT) {
-            self.close(index, DisconnectReason::Kicked, How::Reset);
+            self.close(index, DisconnectReason::Kicked, CloseMode::Abortive);
         } else if mark.has(Mark::CLOSE) {
-            self.close(index, DisconnectReason::Kicked, How::Flush);
+            self.close(index, DisconnectReason::Kicked, CloseMode::Graceful);
         }
         if mark.closes() && mark.has(Mark::REPLY) {
             self.finish_deferral(index);
@@ -131,11 +131,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return;
         }
         if mark.has(Mark::TOO_SLOW) {
-            self.close(index, DisconnectReason::SlowReader, How::Now);
+            self.close(index, DisconnectReason::SlowReader, CloseMode::Immediate);
         } else if mark.has(Mark::RESUME) {
             let now = self.core.now;
             self.core.slots[index].resume(now);
-            self.go_on(index);
+            self.resume_link(index);
         }
     }
 
@@ -154,7 +154,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             if slot.phase == Phase::Closing && slot.socket.is_none() {
                 self.free_place(index);
             } else if slot.phase == Phase::Flushing && !slot.has_output() {
-                self.flushed(index);
+                self.start_lingering_close(index);
             }
             return;
         }
@@ -172,12 +172,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &mut self.core.slots[index];
         slot.woken = true;
         match (slot.phase, outcome) {
-            (Phase::Open | Phase::Draining, Outcome::Send) => self.go_on(index),
+            (Phase::Open | Phase::Draining, Outcome::Send) => self.resume_link(index),
             (Phase::Open | Phase::Draining, Outcome::Close) => {
-                self.close(index, DisconnectReason::HandlerClosed, How::Flush);
+                self.close(index, DisconnectReason::HandlerClosed, CloseMode::Graceful);
             }
             (Phase::Open | Phase::Draining, Outcome::Failed) => {
-                self.close(index, DisconnectReason::HandlerError, How::Flush);
+                self.close(index, DisconnectReason::HandlerError, CloseMode::Graceful);
             }
             (Phase::Flushing, outcome) => {
                 if outcome == Outcome::Failed {
@@ -186,7 +186,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 if slot.has_output() {
                     self.start_timeout(index);
                 } else {
-                    self.flushed(index);
+                    self.start_lingering_close(index);
                 }
             }
             (Phase::Free | Phase::Lingering | Phase::Closing, _) => {}
@@ -195,9 +195,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Makes the calls that are due, closes the link if it is done, and updates its timeout and its
     /// receive.
-    pub(super) fn go_on(&mut self, index: u32) {
+    pub(super) fn resume_link(&mut self, index: u32) {
         self.serve(index);
-        self.end_if_answered(index);
+        self.close_after_replies(index);
         self.start_timeout(index);
         self.update_receiving(index);
     }
@@ -227,7 +227,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             slot.awaits_retry = false;
             if std::mem::take(&mut slot.post_refused) && slot.is_served() {
                 slot.owes_writable = true;
-                self.go_on(index);
+                self.resume_link(index);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Received bytes to a link's input; starts and stops receiving.
 
-use crate::engine::close::{DRAIN_BYTES_MAX, How, LINGER_BYTES_MAX};
+use crate::engine::close::{CloseMode, DRAIN_BYTES_MAX, LINGER_BYTES_MAX};
 use crate::engine::dispatch::disconnect_reason;
 use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Receiving, Wish};
@@ -27,7 +27,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if !slot.is_served() {
             drop(buffer);
             if slot.phase == Phase::Lingering && slot.late_bytes > LINGER_BYTES_MAX {
-                self.close(index, DisconnectReason::ServerStopping, How::Now);
+                self.close(index, DisconnectReason::ServerStopping, CloseMode::Immediate);
             }
             return self.update_receiving(index);
         }
@@ -45,7 +45,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.keep(index, buffer);
         }
         self.core.settle(index);
-        self.end_if_answered(index);
+        self.close_after_replies(index);
         self.update_receiving(index);
     }
 
@@ -58,9 +58,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 slot.input_over = true;
                 slot.hear(self.core.now);
                 if slot.phase == Phase::Lingering {
-                    self.close(index, DisconnectReason::PeerClosed, How::Now);
+                    self.close(index, DisconnectReason::PeerClosed, CloseMode::Immediate);
                 } else {
-                    self.input_is_over(index);
+                    self.finish_input(index);
                 }
             }
             End::Failed(error) => {
@@ -69,16 +69,16 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                     // The handler gets the input that arrived before the reset.
                     self.break_output(index, reason);
                     self.core.slots[index].input_over = true;
-                    self.input_is_over(index);
+                    self.finish_input(index);
                 } else {
-                    self.close(index, reason, How::Now);
+                    self.close(index, reason, CloseMode::Immediate);
                 }
             }
             // Draining: all that had arrived is received.
             End::NotReady => {
                 slot.drained = true;
                 slot.input_over |= slot.broken.is_some();
-                self.input_is_over(index);
+                self.finish_input(index);
                 // The link may be lingering by now, and then needs a receive.
                 self.update_receiving(index);
             }
@@ -113,10 +113,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Handles the end of the input: calls the handler for the rest, and closes the link if it is done.
-    fn input_is_over(&mut self, index: u32) {
+    fn finish_input(&mut self, index: u32) {
         self.start_timeout(index);
         self.serve(index);
-        self.end_if_answered(index);
+        self.close_after_replies(index);
     }
 
     /// Submits or cancels the link's receive, depending on its phase, its unread input and the loans.
@@ -154,7 +154,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.phase == Phase::Draining && free == 0 && slot.has_handled_all() && !slot.is_held() {
             // The rest cannot be received, because the handler takes nothing of a full input.
             self.core.slots[index].drained = true;
-            return self.end_if_answered(index);
+            return self.close_after_replies(index);
         }
         let slot = &self.core.slots[index];
         let owed = slot.owed.unwrap_or(u32::MAX);
@@ -197,7 +197,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.owed = Some(u32::try_from(unread).unwrap_or(u32::MAX));
         slot.drained = unread == 0;
         if slot.drained {
-            self.input_is_over(index);
+            self.finish_input(index);
         } else {
             self.choose_receive(index);
         }

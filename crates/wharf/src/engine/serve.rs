@@ -214,14 +214,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             let Some(index) = self.again.pop_front() else { return };
             self.core.slots[index].goes_on = false;
             self.serve(index);
-            self.end_if_answered(index);
+            self.close_after_replies(index);
             self.update_receiving(index);
         }
     }
 
     /// Calls the handler after the output's capacity has grown, or a loan was granted.
     #[inline]
-    pub(super) fn room_has_grown(&mut self, index: u32) {
+    pub(super) fn capacity_has_grown(&mut self, index: u32) {
         let slot = &self.core.slots[index];
         // A handler that asked for bytes or capacity is note_receive only when these are there.
         let waits = slot.is_incomplete()
@@ -230,7 +230,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.slots[index].handled = false;
         }
         self.serve(index);
-        self.end_if_answered(index);
+        self.close_after_replies(index);
     }
 }
 

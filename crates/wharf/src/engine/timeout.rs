@@ -2,7 +2,7 @@
 
 pub(super) mod timers;
 
-use crate::engine::close::{FLUSH_MAX, How, LINGER_MAX};
+use crate::engine::close::{CloseMode, FLUSH_MAX, LINGER_MAX};
 use crate::engine::timeout::timers::CHECKS_PER_STALL;
 use crate::engine::worker::Worker;
 use crate::handler::Handler;
@@ -126,10 +126,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         match slot.phase {
             // `close` keeps the link's first reason.
-            Phase::Lingering => self.close(index, DisconnectReason::Idle, How::Now),
+            Phase::Lingering => self.close(index, DisconnectReason::Idle, CloseMode::Immediate),
             Phase::Open | Phase::Flushing if sends => self.check_stall(index),
             Phase::Open if slot.broken.is_some() && slot.wish.is_none() => {
-                self.close(index, DisconnectReason::PeerReset, How::Now);
+                self.close(index, DisconnectReason::PeerReset, CloseMode::Immediate);
             }
             Phase::Open => self.call_on_idle(index),
             Phase::Free | Phase::Draining | Phase::Flushing | Phase::Closing => {}
@@ -142,7 +142,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let phase = self.core.slots[index].phase;
         let Some(stall) = self.stall_timeout(phase) else { return };
         if self.core.now.since(moved) >= stall {
-            self.close(index, DisconnectReason::SlowReader, How::Now);
+            self.close(index, DisconnectReason::SlowReader, CloseMode::Immediate);
         }
     }
 
@@ -159,8 +159,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         match self.apply_verdict(index, answer) {
             Some(Verdict::Close) => {
                 // What `on_idle` queued is sent.
-                let how = if self.core.slots[index].has_output() { How::Flush } else { How::Now };
-                self.close(index, DisconnectReason::Idle, how);
+                let mode = if self.core.slots[index].has_output() {
+                    CloseMode::Graceful
+                } else {
+                    CloseMode::Immediate
+                };
+                self.close(index, DisconnectReason::Idle, mode);
             }
             Some(Verdict::Keep) => self.serve(index),
             None => {}
@@ -174,10 +178,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.phase == Phase::Flushing {
             slot.reason = Some(DisconnectReason::HandlerError);
             if !slot.has_output() && !slot.cancelled {
-                self.flushed(index);
+                self.start_lingering_close(index);
             }
             return;
         }
-        self.close(index, DisconnectReason::HandlerError, How::Flush);
+        self.close(index, DisconnectReason::HandlerError, CloseMode::Graceful);
     }
 }
