@@ -45,7 +45,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let listeners = self.acceptor.listeners.len();
         let backlog = self.core.shared.settings.backlog as usize;
         self.acceptor.waiting.reserve(if listeners == 0 { 0 } else { listeners + backlog + BATCH });
-        self.accept_more();
+        self.arm_listeners();
         Ok(())
     }
 
@@ -53,23 +53,23 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     ///
     /// With more free slots than the backlogs hold, the accepts are multishot. Near the limit each
     /// accepts one connection, so that the others stay in the backlog.
-    pub(super) fn accept_more(&mut self) {
+    pub(super) fn arm_listeners(&mut self) {
         if self.acceptor.listeners.is_empty() || self.drain.is_due() {
             return;
         }
-        self.place_waiting();
+        self.assign_waiting();
         let listeners = u32::try_from(self.acceptor.listeners.len()).unwrap_or(u32::MAX);
         let settings = &self.core.shared.settings;
         let waits = settings.when_full == WhenFull::Wait;
-        let at_once = settings.backlog.saturating_mul(listeners);
+        let backlogs = settings.backlog.saturating_mul(listeners);
         let mut room = self.core.shared.room();
         if waits && (room == 0 || !self.acceptor.waiting.is_empty()) {
             // Store the flag, then count again: see `Shared::release_slot`.
             self.core.shared.room_wanted.store(true, Ordering::SeqCst);
             room = self.core.shared.room();
-            self.place_waiting();
+            self.assign_waiting();
         }
-        let plenty = !waits || (room > at_once && self.acceptor.waiting.is_empty());
+        let plenty = !waits || (room > backlogs && self.acceptor.waiting.is_empty());
         let may_take = plenty || (room > 0 && self.acceptor.waiting.is_empty());
         let now = self.core.now;
         for listener in &mut self.acceptor.listeners {
@@ -90,12 +90,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Assigns waiting connections in their order.
-    fn place_waiting(&mut self) {
-        self.acceptor.place_at = None;
+    fn assign_waiting(&mut self) {
+        self.acceptor.assign_at = None;
         for _ in 0..self.acceptor.waiting.len() {
             let Some((stream, peer, listener)) = self.acceptor.waiting.pop_front() else { return };
-            if let Some(back) = self.place(stream, peer, listener) {
-                self.acceptor.waiting.push_front((back, peer, listener));
+            if let Some(stream) = self.assign_shard(stream, peer, listener) {
+                self.acceptor.waiting.push_front((stream, peer, listener));
                 return;
             }
         }
@@ -113,7 +113,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 }
                 self.core.stats().accepted.add(1);
                 let number = u16::try_from(number).unwrap_or(u16::MAX);
-                self.admit(stream, peer, number);
+                self.assign_or_queue(stream, peer, number);
             }
             Outcome::AcceptEnded(end) => {
                 listener.armed = None;
@@ -130,14 +130,15 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Assigns a connection to a shard. Without a free slot it waits, or is closed, as `when_full`
     /// says.
-    fn admit(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
+    fn assign_or_queue(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
         if self.drain.is_due() {
             // A stopping server opens no links; the drop closes the connection.
             return self.core.stats().refused_stopping.add(1);
         }
         let others_wait = !self.acceptor.waiting.is_empty();
-        let back = if others_wait { Some(stream) } else { self.place(stream, peer, listener) };
-        let Some(stream) = back else { return };
+        let unassigned =
+            if others_wait { Some(stream) } else { self.assign_shard(stream, peer, listener) };
+        let Some(stream) = unassigned else { return };
         let waits = self.core.shared.settings.when_full == WhenFull::Wait;
         if waits && self.acceptor.waiting.len() < self.acceptor.waiting.capacity() {
             self.acceptor.waiting.push_back((stream, peer, listener));
@@ -148,7 +149,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Opens a link for a connection here, or posts it to the shard with the fewest links; returns it
     /// if no slot is free or that shard's inbox is full.
-    fn place(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) -> Option<P::Stream> {
+    fn assign_shard(
+        &mut self,
+        stream: P::Stream,
+        peer: SocketAddr,
+        listener: u16,
+    ) -> Option<P::Stream> {
         let Some(shard) = self.core.shared.take_place() else { return Some(stream) };
         if shard == usize::from(self.core.shard) {
             self.open_link(stream, peer, listener);
@@ -159,7 +165,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             .err()?;
         // The shard's inbox is full or closed. It does not report free capacity, so retry later.
         self.core.shared.leave_place(shard);
-        self.acceptor.place_at = Some(self.core.now.after(RETRY_AFTER));
+        self.acceptor.assign_at = Some(self.core.now.after(RETRY_AFTER));
         match refused.into_packet() {
             Command::OpenLink { stream, .. } => Some(stream),
             _ => None,

@@ -139,8 +139,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Whether a listener waits for a free slot.
-    pub(crate) fn wants_room(&self) -> bool {
-        !self.drain.is_due() && self.acceptor.wants_room()
+    pub(crate) fn waits_for_slot(&self) -> bool {
+        !self.drain.is_due() && self.acceptor.waits_for_slot()
     }
 
     /// When the shard's next turn is due without a completion.

@@ -117,7 +117,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.retry_posts();
         self.expire_timeouts();
         self.check_stop();
-        self.accept_more();
+        self.arm_listeners();
         self.share_buffers();
         self.flush();
         let saw_all = nothing_is_handed_over && self.clock.is_short();

@@ -86,7 +86,7 @@ where
 
     /// While there is a free slot, the accepting shard does not sleep without an accept.
     fn check_room(&self) -> Result<(), String> {
-        let wants = self.shards[0].worker.as_ref().is_some_and(SimWorker::wants_room);
+        let wants = self.shards[0].worker.as_ref().is_some_and(SimWorker::waits_for_slot);
         let sleeps = wants && self.shared.stopping().is_none() && !self.is_runnable(0);
         ensure!(!sleeps || self.shared.room() == 0, "shard 0 waits for room, but there is some");
         Ok(())

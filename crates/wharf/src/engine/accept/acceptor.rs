@@ -14,7 +14,7 @@ pub(in crate::engine) struct Acceptor<S> {
     /// two.
     pub(super) waiting: VecDeque<(S, SocketAddr, u16)>,
     /// When waiting connections are assigned again, after a shard's inbox was full.
-    pub(super) place_at: Option<Time>,
+    pub(super) assign_at: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -33,23 +33,23 @@ impl<S> Acceptor<S> {
             posters: Box::default(),
             listeners: Vec::new(),
             waiting: VecDeque::new(),
-            place_at: None,
+            assign_at: None,
         }
     }
 
     pub(in crate::engine) fn retry_at(&self) -> Option<Time> {
         let listeners = self.listeners.iter().filter_map(|listener| listener.retry_at);
-        listeners.chain(self.place_at).min()
+        listeners.chain(self.assign_at).min()
     }
 
     /// Whether an open listener has no accept armed and no retry is scheduled, so that it waits for a
     /// free slot.
     #[cfg(feature = "sim")]
-    pub(in crate::engine) fn wants_room(&self) -> bool {
+    pub(in crate::engine) fn waits_for_slot(&self) -> bool {
         let waits = |listener: &Listener| {
             listener.socket.is_some() && listener.armed.is_none() && listener.retry_at.is_none()
         };
-        self.place_at.is_none() && self.listeners.iter().any(waits)
+        self.assign_at.is_none() && self.listeners.iter().any(waits)
     }
 
     /// Number of connections that wait for a slot.
