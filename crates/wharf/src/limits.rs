@@ -288,7 +288,7 @@ impl Settings {
     fn plan_in_range(&self, link_size_bytes: usize, listeners: u32) -> MemoryPlan {
         let division = self.division();
         let shards = u64::from(self.shards);
-        let places = u64::from(self.links_per_shard()) + u64::from(listeners);
+        let slots = u64::from(self.links_per_shard()) + u64::from(listeners);
         let pool = self.shard_pool();
         let size_bytes = u64::from(self.buffer_size_bytes).next_multiple_of(64);
         let buffers = |count: u32| shards * u64::from(count) * size_bytes;
@@ -304,7 +304,7 @@ impl Settings {
                 ("large buffers to receive into", large),
                 ("tables of these buffers", tables),
                 ("buffers for posts and broadcasts", (shards + 1) * self.post_pool().size_bytes()),
-                ("links", shards * places * link_size_bytes as u64),
+                ("links", shards * slots * link_size_bytes as u64),
                 ("ports", shards * wharf_port::table_size_bytes(&self.port(listeners))),
                 ("room to copy a message together", shards * u64::from(self.input_bytes)),
                 ("inboxes", shards * u64::from(self.inbox_capacity) * 96),

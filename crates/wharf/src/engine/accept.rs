@@ -62,15 +62,15 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let settings = &self.core.shared.settings;
         let waits = settings.when_full == WhenFull::Wait;
         let backlogs = settings.backlog.saturating_mul(listeners);
-        let mut room = self.core.shared.room();
-        if waits && (room == 0 || !self.acceptor.waiting.is_empty()) {
+        let mut free_slots = self.core.shared.free_slots();
+        if waits && (free_slots == 0 || !self.acceptor.waiting.is_empty()) {
             // Store the flag, then count again: see `Shared::release_slot`.
-            self.core.shared.room_wanted.store(true, Ordering::SeqCst);
-            room = self.core.shared.room();
+            self.core.shared.slot_wanted.store(true, Ordering::SeqCst);
+            free_slots = self.core.shared.free_slots();
             self.assign_waiting();
         }
-        let plenty = !waits || (room > backlogs && self.acceptor.waiting.is_empty());
-        let may_take = plenty || (room > 0 && self.acceptor.waiting.is_empty());
+        let plenty = !waits || (free_slots > backlogs && self.acceptor.waiting.is_empty());
+        let may_take = plenty || (free_slots > 0 && self.acceptor.waiting.is_empty());
         let now = self.core.now;
         for listener in &mut self.acceptor.listeners {
             let Some(socket) = listener.socket else { continue };
@@ -155,7 +155,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         peer: SocketAddr,
         listener: u16,
     ) -> Option<P::Stream> {
-        let Some(shard) = self.core.shared.take_place() else { return Some(stream) };
+        let Some(shard) = self.core.shared.reserve_slot() else { return Some(stream) };
         if shard == usize::from(self.core.shard) {
             self.open_link(stream, peer, listener);
             return None;
@@ -164,7 +164,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             .post(Command::OpenLink { stream, peer, listener })
             .err()?;
         // The shard's inbox is full or closed. It does not report free capacity, so retry later.
-        self.core.shared.leave_place(shard);
+        self.core.shared.cancel_slot(shard);
         self.acceptor.assign_at = Some(self.core.now.after(RETRY_AFTER));
         match refused.into_packet() {
             Command::OpenLink { stream, .. } => Some(stream),
@@ -177,11 +177,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let shard = usize::from(self.core.shard);
         if self.drain.is_due() {
             self.core.stats().refused_stopping.add(1);
-            return self.core.shared.give_place_back(shard);
+            return self.core.shared.release_slot(shard);
         }
         let (name, address) = self.core.shared.listener(listener);
         let Some(index) = self.core.slots.open(peer, name.0, self.core.now) else {
-            unreachable!("a place was counted for it");
+            unreachable!("a slot is reserved for it");
         };
         let key = self.core.key(index);
         match self.port.associate(stream, key.key()) {
@@ -192,7 +192,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Err(_) => {
                 self.core.stats().accept_failures.add(1);
                 self.core.slots.release(index);
-                return self.core.shared.give_place_back(shard);
+                return self.core.shared.release_slot(shard);
             }
         }
         let slot = &self.core.slots[index];

@@ -119,14 +119,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.drop_state(index);
         self.timers.cancel(&mut self.core.slots, index);
         if !self.core.slots[index].cancelled {
-            self.free_place(index);
+            self.release_slot(index);
         }
     }
 
     /// Frees the slot, in the table and in the server's count.
-    pub(super) fn free_place(&mut self, index: u32) {
+    pub(super) fn release_slot(&mut self, index: u32) {
         self.core.release(index);
-        self.core.shared.give_place_back(usize::from(self.core.shard));
+        self.core.shared.release_slot(usize::from(self.core.shard));
     }
 
     /// Drains the shard when the server is stopping, and force-closes the links at the drain timeout.

@@ -36,7 +36,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(crate) fn inspect(&self) -> Result<Census, String> {
         let slots = &self.core.slots;
         let (live, free) = (slots.live_count(), slots.free().len());
-        ensure!(live + free == slots.capacity() as usize, "{live} places live, {free} free");
+        ensure!(live + free == slots.capacity() as usize, "{live} slots live, {free} free");
         ensure!(self.core.dirty.is_empty(), "links are left dirty after the flush");
         let (mut lent, mut unused) = (Loan::default(), 0);
         let mut connected = 0;
@@ -196,10 +196,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let free = slots.free().iter().map(|index| (*index, true));
         for (index, is_free) in live.chain(free) {
             let twice = std::mem::replace(&mut seen[index as usize], true);
-            ensure!(!twice, "place {index} is in two lists");
+            ensure!(!twice, "slot {index} is in two lists");
             ensure!(
                 (slots[index].phase == Phase::Free) == is_free,
-                "place {index} is in the wrong list"
+                "slot {index} is in the wrong list"
             );
         }
         Ok(())

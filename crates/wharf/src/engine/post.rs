@@ -152,7 +152,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.settle(index);
             let slot = &self.core.slots[index];
             if slot.phase == Phase::Closing && slot.socket.is_none() {
-                self.free_place(index);
+                self.release_slot(index);
             } else if slot.phase == Phase::Flushing && !slot.has_output() {
                 self.start_lingering_close(index);
             }

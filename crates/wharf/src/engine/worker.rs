@@ -69,7 +69,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         handler: Arc<V::Handler>,
         shared: Arc<Shared>,
     ) -> Result<Self, String> {
-        let places = shared.settings.links_per_shard();
+        let slots = shared.settings.links_per_shard();
         let scale = super::timeout_scale(&shared.settings);
         // The instant is read first, so that no `Link::now` is in the future.
         #[expect(clippy::disallowed_methods, reason = "once: what the port's clock counts from")]
@@ -80,19 +80,19 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 server: Handle::new(Arc::clone(&shared)),
                 handler,
                 context: None,
-                states: (0..places).map(|_| None).collect(),
+                states: (0..slots).map(|_| None).collect(),
             },
             scratch: Vec::with_capacity(shared.settings.input_bytes as usize),
             acceptor: Acceptor::new(),
-            pending: Pending::new(places),
+            pending: Pending::new(slots),
             timers: Timers::new(&shared.settings, scale, now),
-            lending: Lending::new(places),
+            lending: Lending::new(slots),
             drain: Drain::default(),
             clock: Clock::new(now),
-            again: VecDeque::with_capacity(places as usize),
+            again: VecDeque::with_capacity(slots as usize),
             failure: None,
             completions: Completions::<P>::with_capacity(BATCH),
-            core: Core::new(shard, places, pool, shared, zero),
+            core: Core::new(shard, slots, pool, shared, zero),
             port,
         };
         (worker.core.now, worker.core.clock) = (now, now);

@@ -478,7 +478,7 @@ impl Slots {
     }
 
     /// Takes a free slot and gives it the next generation, which wraps after 2^32 - 1 to 1.
-    #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 places")]
+    #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 slots")]
     pub(crate) fn open(&mut self, peer: SocketAddr, listener: u16, now: Time) -> Option<u32> {
         let index = self.free.pop()?;
         let live_at = self.live.len() as u32;
@@ -538,7 +538,7 @@ impl Slots {
     }
 
     #[cfg(feature = "sim")]
-    #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 places")]
+    #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 slots")]
     pub(crate) fn capacity(&self) -> u32 {
         self.slots.len() as u32
     }

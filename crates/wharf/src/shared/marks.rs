@@ -43,7 +43,7 @@ impl Mark {
 #[derive(Debug)]
 pub(crate) struct Marks {
     /// The generation in the upper half, 0 without a link; `ENDING` and marks in the lower half.
-    places: Box<[AtomicU64]>,
+    slots: Box<[AtomicU64]>,
     /// One bit for each slot: whether it has marks.
     marked: Box<[AtomicU64]>,
     /// Whether any slot has marks.
@@ -51,46 +51,42 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    pub(crate) fn new(places: u32) -> Self {
+    pub(crate) fn new(slots: u32) -> Self {
         let zeros = |count: u32| (0..count).map(|_| AtomicU64::new(0)).collect();
-        Self {
-            places: zeros(places),
-            marked: zeros(places.div_ceil(64)),
-            any: AtomicBool::new(false),
-        }
+        Self { slots: zeros(slots), marked: zeros(slots.div_ceil(64)), any: AtomicBool::new(false) }
     }
 
     /// A link of this generation opens in a slot.
     pub(crate) fn open(&self, index: u32, generation: u32) {
-        self.places[index as usize].store(u64::from(generation) << 32, Ordering::Release);
+        self.slots[index as usize].store(u64::from(generation) << 32, Ordering::Release);
     }
 
     /// The link of a slot closes gracefully; only an abort is taken from now on.
     pub(crate) fn end(&self, index: u32) {
-        self.places[index as usize].fetch_or(Mark::ENDING, Ordering::AcqRel);
+        self.slots[index as usize].fetch_or(Mark::ENDING, Ordering::AcqRel);
     }
 
     /// The link of a slot has ended: it takes no marks any more.
     pub(crate) fn close(&self, index: u32) {
         // `RETURNED` belongs to the slot and stays set.
-        self.places[index as usize].fetch_and(u64::from(Mark::RETURNED.0), Ordering::AcqRel);
+        self.slots[index as usize].fetch_and(u64::from(Mark::RETURNED.0), Ordering::AcqRel);
     }
 
     /// Whether the link of this generation is in the slot and not closing; that may change at any time.
     pub(crate) fn is_alive(&self, index: u32, generation: u32) -> bool {
-        let place = self.places.get(index as usize);
-        place.is_some_and(|place| is_alive(place.load(Ordering::Acquire), generation))
+        let slot = self.slots.get(index as usize);
+        slot.is_some_and(|slot| is_alive(slot.load(Ordering::Acquire), generation))
     }
 
     /// Sets a mark of a link; returns whether the link takes it.
     pub(crate) fn set(&self, index: u32, generation: u32, mark: Mark) -> bool {
-        let Some(place) = self.places.get(index as usize) else { return false };
+        let Some(slot) = self.slots.get(index as usize) else { return false };
         let with_mark = |word: u64| {
             let is_it = generation_of(word) == generation;
             let takes_it = is_it && (word & Mark::ENDING == 0 || mark.has(Mark::ABORT));
             takes_it.then_some(word | u64::from(mark.0))
         };
-        let is_there = place.fetch_update(Ordering::AcqRel, Ordering::Acquire, with_mark).is_ok();
+        let is_there = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, with_mark).is_ok();
         if is_there {
             self.note(index);
         }
@@ -98,15 +94,15 @@ impl Marks {
     }
 
     /// Sets a mark of a slot, independent of its link.
-    pub(crate) fn set_place(&self, index: u32, mark: Mark) {
-        self.places[index as usize].fetch_or(u64::from(mark.0), Ordering::AcqRel);
+    pub(crate) fn set_slot_mark(&self, index: u32, mark: Mark) {
+        self.slots[index as usize].fetch_or(u64::from(mark.0), Ordering::AcqRel);
         self.note(index);
     }
 
     /// Sets a mark of every link but the one of this slot and generation.
     pub(crate) fn set_all(&self, except: Option<(u32, u32)>, mark: Mark) {
-        for (index, place) in (0..).zip(&*self.places) {
-            let generation = generation_of(place.load(Ordering::Acquire));
+        for (index, slot) in (0..).zip(&*self.slots) {
+            let generation = generation_of(slot.load(Ordering::Acquire));
             if generation != 0 && except != Some((index, generation)) {
                 self.set(index, generation, mark);
             }
@@ -133,7 +129,7 @@ impl Marks {
             while bits != 0 {
                 let index = word * 64 + bits.trailing_zeros();
                 bits &= bits - 1;
-                let word = self.places[index as usize].fetch_and(!Mark::ALL, Ordering::AcqRel);
+                let word = self.slots[index as usize].fetch_and(!Mark::ALL, Ordering::AcqRel);
                 each(index, generation_of(word), Mark(u8::try_from(word & Mark::ALL).unwrap_or(0)));
             }
         }
@@ -177,7 +173,7 @@ mod tests {
         assert!(!marks.is_alive(130, 7), "taking the marks does not revive it");
         marks.close(130);
         assert!(!marks.set(130, 7, Mark::ABORT) && !marks.is_alive(130, 7));
-        marks.set_place(130, Mark::RETURNED);
+        marks.set_slot_mark(130, Mark::RETURNED);
         marks.close(130);
         assert_eq!(taken(&marks), [(130, 0, Mark::RETURNED)]);
     }

@@ -115,7 +115,7 @@ pub(crate) struct Shared {
     /// Number of messages that failed with `Full` because their sender's buffers were used up.
     posts_refused: AtomicU64,
     /// The accepting shard waits for a free slot.
-    pub(crate) room_wanted: AtomicBool,
+    pub(crate) slot_wanted: AtomicBool,
     /// Links that were closed to revoke their loans.
     #[cfg(feature = "sim")]
     pub(crate) revoked: crate::acts::Revoked,
@@ -130,7 +130,7 @@ pub(crate) struct Shared {
 pub(crate) struct Shard {
     pub(crate) stats: Arc<ShardStats>,
     /// Slots that are in use or reserved for a connection.
-    pub(crate) open: AtomicU32,
+    pub(crate) slots_taken: AtomicU32,
     /// Its thread has ended.
     pub(crate) ended: AtomicBool,
     /// Requests to the shard's links, and the generations of the live links.
@@ -144,20 +144,20 @@ pub(crate) struct Shard {
 
 impl std::fmt::Debug for Shard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shard").field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("Shard").field("slots_taken", &self.slots_taken).finish_non_exhaustive()
     }
 }
 
 impl Shared {
     pub(crate) fn new(settings: Settings) -> Result<Self, MemoryError> {
-        let places = settings.links_per_shard();
+        let slots = settings.links_per_shard();
         let shard = |_| Shard {
             stats: Arc::default(),
-            open: AtomicU32::new(0),
+            slots_taken: AtomicU32::new(0),
             ended: AtomicBool::new(false),
-            marks: Marks::new(places),
-            quotas: Quotas::new(places, settings.post_entries()),
-            replies: (0..places).map(|_| ReplyCell::new()).collect(),
+            marks: Marks::new(slots),
+            quotas: Quotas::new(slots, settings.post_entries()),
+            replies: (0..slots).map(|_| ReplyCell::new()).collect(),
             reached: OnceLock::new(),
         };
         let posts = (0..=settings.shards).map(|_| MessagePool::new(settings.post_pool()));
@@ -171,7 +171,7 @@ impl Shared {
             posts: posts.collect::<Result<_, _>>()?,
             settings,
             posts_refused: AtomicU64::new(0),
-            room_wanted: AtomicBool::new(false),
+            slot_wanted: AtomicBool::new(false),
             #[cfg(feature = "sim")]
             revoked: crate::acts::Revoked::default(),
             stopping: AtomicBool::new(false),
@@ -374,41 +374,42 @@ impl Shared {
     }
 
     /// Number of free slots of all shards together.
-    pub(crate) fn room(&self) -> u32 {
+    pub(crate) fn free_slots(&self) -> u32 {
         // SeqCst: ordered with `slot_wanted`, see `release_slot`.
-        let open: u32 = self.shards.iter().map(|shard| shard.open.load(Ordering::SeqCst)).sum();
-        self.settings.links.saturating_sub(open)
+        let taken: u32 =
+            self.shards.iter().map(|shard| shard.slots_taken.load(Ordering::SeqCst)).sum();
+        self.settings.links.saturating_sub(taken)
     }
 
     /// Reserves a slot of the shard with the fewest links; `None` if no slot is free.
-    pub(crate) fn take_place(&self) -> Option<usize> {
-        if self.room() == 0 {
+    pub(crate) fn reserve_slot(&self) -> Option<usize> {
+        if self.free_slots() == 0 {
             return None;
         }
-        let places = self.settings.links_per_shard();
-        let open = |shard: &usize| self.shards[*shard].open.load(Ordering::Relaxed);
-        let shard = (0..self.shards.len()).min_by_key(open)?;
-        if open(&shard) >= places {
+        let slots = self.settings.links_per_shard();
+        let taken = |shard: &usize| self.shards[*shard].slots_taken.load(Ordering::Relaxed);
+        let shard = (0..self.shards.len()).min_by_key(taken)?;
+        if taken(&shard) >= slots {
             return None;
         }
-        self.shards[shard].open.fetch_add(1, Ordering::SeqCst);
+        self.shards[shard].slots_taken.fetch_add(1, Ordering::SeqCst);
         Some(shard)
     }
 
     /// Releases a reserved slot that was not used. Only the accepting shard calls it, so it needs no
     /// wake-up.
-    pub(crate) fn leave_place(&self, shard: usize) {
-        self.shards[shard].open.fetch_sub(1, Ordering::SeqCst);
+    pub(crate) fn cancel_slot(&self, shard: usize) {
+        self.shards[shard].slots_taken.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Releases a slot, and wakes the accepting shard if it waits for one.
     ///
     /// `arm_listeners` stores `slot_wanted` and then counts; this function decrements the count and
     /// then loads the flag. All four are `SeqCst`, so one of the two sees the other's store.
-    pub(crate) fn give_place_back(&self, shard: usize) {
-        self.shards[shard].open.fetch_sub(1, Ordering::SeqCst);
-        if self.room_wanted.load(Ordering::SeqCst)
-            && self.room_wanted.swap(false, Ordering::SeqCst)
+    pub(crate) fn release_slot(&self, shard: usize) {
+        self.shards[shard].slots_taken.fetch_sub(1, Ordering::SeqCst);
+        if self.slot_wanted.load(Ordering::SeqCst)
+            && self.slot_wanted.swap(false, Ordering::SeqCst)
             && let Some(inlet) = self.inlet(0)
         {
             inlet.wake();
@@ -462,7 +463,7 @@ impl Shared {
             ..Stats::default()
         };
         for shard in &self.shards {
-            stats.add(&shard.stats, shard.open.load(Ordering::Relaxed));
+            stats.add(&shard.stats, shard.slots_taken.load(Ordering::Relaxed));
             let ledger =
                 shard.reached.get().map_or(Ledger::default(), |(_, buffers)| buffers.ledger());
             stats.buffers = sum(stats.buffers, ledger);

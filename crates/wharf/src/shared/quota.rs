@@ -20,7 +20,7 @@ pub(crate) enum Refusal {
 /// The capacities of one shard's links.
 #[derive(Debug)]
 pub(crate) struct Quotas {
-    places: Box<[Quota]>,
+    slots: Box<[Quota]>,
     /// Entries of the shard's table that accepted posts take, and their maximum.
     entries: AtomicU32,
     entries_max: u32,
@@ -40,63 +40,63 @@ struct Quota {
 }
 
 impl Quotas {
-    pub(crate) fn new(places: u32, entries_max: u32) -> Self {
+    pub(crate) fn new(slots: u32, entries_max: u32) -> Self {
         let quota = |_| Quota {
             accepted: AtomicU64::new(0),
             room: AtomicU32::new(0),
             missed: AtomicU32::new(0),
             disconnects: AtomicBool::new(false),
         };
-        let places = (0..places).map(quota).collect();
-        Self { places, entries: AtomicU32::new(0), entries_max }
+        let slots = (0..slots).map(quota).collect();
+        Self { slots, entries: AtomicU32::new(0), entries_max }
     }
 
     /// A link of this generation opens in a slot.
     pub(crate) fn open(&self, index: u32, generation: u32, room: u32) {
-        let place = &self.places[index as usize];
-        place.missed.store(0, Ordering::Relaxed);
-        place.room.store(room, Ordering::Relaxed);
+        let slot = &self.slots[index as usize];
+        slot.missed.store(0, Ordering::Relaxed);
+        slot.room.store(room, Ordering::Relaxed);
         // Release: a thread that loads the generation sees the capacity.
-        place.accepted.store(u64::from(generation) << 32, Ordering::Release);
+        slot.accepted.store(u64::from(generation) << 32, Ordering::Release);
     }
 
     /// The link of a slot has ended.
     pub(crate) fn close(&self, index: u32) {
-        self.places[index as usize].accepted.store(0, Ordering::Release);
+        self.slots[index as usize].accepted.store(0, Ordering::Release);
     }
 
     pub(crate) fn set_room(&self, index: u32, room: u32) {
-        self.places[index as usize].room.store(room, Ordering::Relaxed);
+        self.slots[index as usize].room.store(room, Ordering::Relaxed);
     }
 
     pub(crate) fn set_disconnects(&self, index: u32, disconnects: bool) {
-        self.places[index as usize].disconnects.store(disconnects, Ordering::Relaxed);
+        self.slots[index as usize].disconnects.store(disconnects, Ordering::Relaxed);
     }
 
     /// Posts that the link of a slot missed because they were not accepted.
     pub(crate) fn missed(&self, index: u32) -> u64 {
-        self.places[index as usize].missed.load(Ordering::Relaxed).into()
+        self.slots[index as usize].missed.load(Ordering::Relaxed).into()
     }
 
     /// Bytes of posts that are accepted for a link and not queued yet.
     pub(crate) fn accepted(&self, index: u32) -> usize {
-        bytes_of(self.places[index as usize].accepted.load(Ordering::Relaxed))
+        bytes_of(self.slots[index as usize].accepted.load(Ordering::Relaxed))
     }
 
     /// Reserves `len` bytes and an entry for a post.
     pub(crate) fn accept(&self, index: u32, generation: u32, len: usize) -> Result<(), Refusal> {
-        let Some(place) = self.places.get(index as usize) else { return Err(Refusal::Ended) };
-        let full = || Refusal::Full { disconnects: place.disconnects.load(Ordering::Relaxed) };
-        let mut word = place.accepted.load(Ordering::Acquire);
+        let Some(slot) = self.slots.get(index as usize) else { return Err(Refusal::Ended) };
+        let full = || Refusal::Full { disconnects: slot.disconnects.load(Ordering::Relaxed) };
+        let mut word = slot.accepted.load(Ordering::Acquire);
         loop {
             if word >> 32 != u64::from(generation) {
                 return Err(Refusal::Ended);
             }
-            if bytes_of(word) + len > place.room.load(Ordering::Relaxed) as usize {
+            if bytes_of(word) + len > slot.room.load(Ordering::Relaxed) as usize {
                 return Err(full());
             }
             let more = word + len as u64;
-            match place.accepted.compare_exchange_weak(
+            match slot.accepted.compare_exchange_weak(
                 word,
                 more,
                 Ordering::AcqRel,
@@ -116,10 +116,10 @@ impl Quotas {
 
     /// Counts a post that a link missed.
     pub(crate) fn note_missed(&self, index: u32, generation: u32) {
-        if let Some(place) = self.places.get(index as usize)
-            && place.accepted.load(Ordering::Acquire) >> 32 == u64::from(generation)
+        if let Some(slot) = self.slots.get(index as usize)
+            && slot.accepted.load(Ordering::Acquire) >> 32 == u64::from(generation)
         {
-            place.missed.fetch_add(1, Ordering::Relaxed);
+            slot.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -127,10 +127,10 @@ impl Quotas {
     /// number.
     pub(crate) fn note_all_missed(&self, except: Option<(u32, u32)>) -> u64 {
         let mut count = 0;
-        for (index, place) in (0..).zip(&self.places) {
-            let generation = generation_of(place.accepted.load(Ordering::Acquire));
+        for (index, slot) in (0..).zip(&self.slots) {
+            let generation = generation_of(slot.accepted.load(Ordering::Acquire));
             if generation != 0 && except != Some((index, generation)) {
-                place.missed.fetch_add(1, Ordering::Relaxed);
+                slot.missed.fetch_add(1, Ordering::Relaxed);
                 count += 1;
             }
         }
@@ -144,7 +144,7 @@ impl Quotas {
             // A later link of the slot has its own count.
             (word >> 32 == u64::from(generation)).then(|| word.saturating_sub(len as u64))
         };
-        let accepted = &self.places[index as usize].accepted;
+        let accepted = &self.slots[index as usize].accepted;
         let _ended = accepted.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
     }
 

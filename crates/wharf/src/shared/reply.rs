@@ -159,7 +159,7 @@ impl Writing<'_> {
         let is_there = self.reply.cell().end(parcel, outcome);
         let marks = &shared.shards[link.shard()].marks;
         if !(is_there && marks.set(link.index(), link.generation(), Mark::REPLY)) {
-            marks.set_place(link.index(), Mark::RETURNED);
+            marks.set_slot_mark(link.index(), Mark::RETURNED);
         }
         shared.wake(link.shard());
         is_there

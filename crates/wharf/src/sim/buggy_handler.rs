@@ -202,9 +202,9 @@ where
             link.out.core.slots[link.out.index].cancelled = true;
         } else if self.bug.strikes(EngineBug::KeepSlotCount) {
             let shard = usize::from(link.out.core.shard);
-            self.shared.shards[shard].open.fetch_add(1, Ordering::SeqCst);
+            self.shared.shards[shard].slots_taken.fetch_add(1, Ordering::SeqCst);
         } else if self.bug.is(EngineBug::LoseSlotWake) {
-            self.shared.room_wanted.store(false, Ordering::SeqCst);
+            self.shared.slot_wanted.store(false, Ordering::SeqCst);
         } else if self.bug.strikes(EngineBug::KeepState) {
             let _kept = std::mem::ManuallyDrop::new(link.state.0.take());
         }

@@ -20,10 +20,10 @@ where
         if let Some(fault) = self.contract.fault() {
             return Err(fault.clone());
         }
-        self.note_room();
+        self.note_free_slots();
         if self.steps.is_multiple_of(COUNTERS_EACH * (1 + self.shards.len() as u64 / 4)) {
             self.check_counters()?;
-            self.check_room()?;
+            self.check_free_slots()?;
         }
         if self.steps.is_multiple_of(BUFFERS_EACH) {
             self.check_tables()?;
@@ -33,10 +33,10 @@ where
     }
 
     /// Notes since when there has been a free slot.
-    fn note_room(&mut self) {
-        let is_room = self.shared.room() > 0 && self.shared.stopping().is_none();
-        if is_room != self.room_since_ns.is_some() {
-            self.room_since_ns = is_room.then(|| self.world.steady_ns());
+    fn note_free_slots(&mut self) {
+        let has_free_slot = self.shared.free_slots() > 0 && self.shared.stopping().is_none();
+        if has_free_slot != self.free_slot_since_ns.is_some() {
+            self.free_slot_since_ns = has_free_slot.then(|| self.world.steady_ns());
         }
     }
 
@@ -45,8 +45,12 @@ where
         let sum = |counter: fn(&ShardStats) -> &Counter| -> u64 {
             self.shared.shards.iter().map(|shard| counter(&shard.stats).get()).sum()
         };
-        let open: u64 =
-            self.shared.shards.iter().map(|s| u64::from(s.open.load(Ordering::SeqCst))).sum();
+        let open: u64 = self
+            .shared
+            .shards
+            .iter()
+            .map(|s| u64::from(s.slots_taken.load(Ordering::SeqCst)))
+            .sum();
         let limit = u64::from(self.settings.links);
         ensure!(open <= limit, "{open} links, of {limit}");
         let live: u64 = self.shards.iter().map(|shard| u64::from(shard.census.live)).sum();
@@ -63,7 +67,7 @@ where
         ensure!(
             accepted == refused + rejects + connects + pending,
             "{accepted} accepted, but {refused} refused, {rejects} rejected, {connects} connected \
-             and {pending} places promised"
+             and {pending} slots reserved"
         );
         let connected: u64 = self.shards.iter().map(|s| u64::from(s.census.connected)).sum();
         let shards = self.shared.shards.iter();
@@ -85,10 +89,13 @@ where
     }
 
     /// While there is a free slot, the accepting shard does not sleep without an accept.
-    fn check_room(&self) -> Result<(), String> {
+    fn check_free_slots(&self) -> Result<(), String> {
         let wants = self.shards[0].worker.as_ref().is_some_and(SimWorker::waits_for_slot);
         let sleeps = wants && self.shared.stopping().is_none() && !self.is_runnable(0);
-        ensure!(!sleeps || self.shared.room() == 0, "shard 0 waits for room, but there is some");
+        ensure!(
+            !sleeps || self.shared.free_slots() == 0,
+            "shard 0 waits for a slot, but one is free"
+        );
         Ok(())
     }
 

@@ -162,9 +162,9 @@ struct Life {
 }
 
 impl Contract {
-    pub(super) fn new(world: World, shards: u32, places: u32, limits: Limits) -> Self {
-        let places = || (0..places).map(|_| Life::default()).collect();
-        let lives = (0..shards).map(|_| places()).collect();
+    pub(super) fn new(world: World, shards: u32, slots: u32, limits: Limits) -> Self {
+        let records = || (0..slots).map(|_| Life::default()).collect();
+        let lives = (0..shards).map(|_| records()).collect();
         let turns = (0..shards).map(|_| 0).collect();
         let book = Lock::new(Book { lives, turns, ..Book::default() });
         Self { world, limits, fault: OnceLock::new(), watch: Watch::new(), book }
@@ -228,15 +228,15 @@ impl Contract {
 
     fn begin(&self, book: &mut Book, call: &Call, at: Glance, facts: &Facts) -> Result<(), String> {
         let key = call.link.key();
-        let (shard, place) = (key.shard(), key.index() as usize);
+        let (shard, slot) = (key.shard(), key.index() as usize);
         ensure!(book.turning == Some(shard), "in the turn of shard {:?}", book.turning);
         ensure!(call.worker == shard, "by worker {}", call.worker);
-        let life = &mut book.lives[shard][place];
+        let life = &mut book.lives[shard][slot];
         let was_busy = std::mem::replace(&mut life.busy, true);
         ensure!(!was_busy, "while another callback runs");
         if call.event == Event::Connect {
             let is_next = !life.open && key.generation() > life.generation;
-            ensure!(is_next, "but its place has generation {}, {}", life.generation, life.state());
+            ensure!(is_next, "but its slot has generation {}, {}", life.generation, life.state());
             life.generation = key.generation();
             life.connection = call.connection;
             life.rules = Some(Rules::new(self.limits, at, facts));
@@ -245,7 +245,7 @@ impl Contract {
         let is_open = life.open || call.event == Event::Connect;
         ensure!(
             is_it && is_open,
-            "but its place has generation {}, {}",
+            "but its slot has generation {}, {}",
             life.generation,
             life.state()
         );
@@ -325,8 +325,8 @@ impl Contract {
 
     fn hear_of(&self, book: &mut Book, link: LinkId, act: Act, is_own: bool) {
         let key = link.key();
-        let place = book.lives.get(key.shard()).and_then(|of| of.get(key.index() as usize));
-        let Some(life) = place.filter(|life| life.generation == key.generation()) else { return };
+        let slot = book.lives.get(key.shard()).and_then(|of| of.get(key.index() as usize));
+        let Some(life) = slot.filter(|life| life.generation == key.generation()) else { return };
         let connection = life.connection;
         let facts = self.facts_of(book, key, connection);
         if matches!(act, Act::Reply(_) | Act::ReplyAndClose(_) | Act::Resume)

@@ -257,13 +257,13 @@ where
 
     /// Checks that no connection waits longer than for a step of the server while a slot is free.
     fn check_door(&self, number: usize, peer: &Peer, steady_ns: u64) -> Result<(), String> {
-        let Some(room_since_ns) = self.room_since_ns else { return Ok(()) };
+        let Some(free_slot_since_ns) = self.free_slot_since_ns else { return Ok(()) };
         let traffic = peer.traffic.get();
         let waits = self.contract.fate(number) == Fate::Unseen && !traffic.closed;
-        let waited_ns = steady_ns.saturating_sub(room_since_ns.max(peer.connected_ns));
+        let waited_ns = steady_ns.saturating_sub(free_slot_since_ns.max(peer.connected_ns));
         ensure!(
             !waits || traffic.harmed || waited_ns <= nanos(self.wait_max()),
-            "client {number} waits at the door: for {:.3} s there has been a place",
+            "client {number} waits for a slot, although one has been free for {:.3} s",
             waited_ns as f64 / 1e9
         );
         Ok(())

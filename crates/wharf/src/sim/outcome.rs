@@ -139,7 +139,7 @@ where
     fn check_all_home(&self) -> Result<(), String> {
         self.check_counters()?;
         let open = self.links_open();
-        ensure!(open == 0, "{open} places are still counted");
+        ensure!(open == 0, "{open} slots are still counted");
         for (sender, posts) in self.shared.posts.iter().enumerate() {
             let ledger = posts.ledger();
             let all = ledger.free == posts.capacity();
@@ -175,7 +175,7 @@ where
     }
 
     fn links_open(&self) -> u32 {
-        self.shared.shards.iter().map(|shard| shard.open.load(Ordering::SeqCst)).sum()
+        self.shared.shards.iter().map(|shard| shard.slots_taken.load(Ordering::SeqCst)).sum()
     }
 
     fn who_waits(&self, how_long: &str) -> String {

@@ -130,7 +130,7 @@ where
     /// Whether a jump of the clock can expire a timeout.
     pub(super) jumps: bool,
     /// Since when there has been a free slot, on the steady clock.
-    pub(super) room_since_ns: Option<u64>,
+    pub(super) free_slot_since_ns: Option<u64>,
     pub(super) holds_input: bool,
     pub(super) replies_take: Duration,
     /// The faults at the begin of the run.
@@ -236,8 +236,8 @@ where
         world_config.lends_window = config.lends_window;
         world_config.backlog_max = CONNECTIONS_MAX;
         let world = World::new(world_config);
-        let (shards, places) = (settings.shards, settings.links_per_shard());
-        let contract = Contract::new(world.clone(), shards, places, limits(&settings));
+        let (shards, slots) = (settings.shards, settings.links_per_shard());
+        let contract = Contract::new(world.clone(), shards, slots, limits(&settings));
         let contract = Arc::new(contract);
         let bug = config.engine_bug;
         let engines = EngineBug::settings_of_engine(bug, &settings);
@@ -266,7 +266,7 @@ where
             alarms: BinaryHeap::new(),
             steps: 0,
             jumps,
-            room_since_ns: None,
+            free_slot_since_ns: None,
             holds_input: config.holds_input,
             replies_take: config.replies_take,
             faults: config.faults,

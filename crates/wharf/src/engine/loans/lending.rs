@@ -17,10 +17,10 @@ pub(in crate::engine) struct Lending {
 }
 
 impl Lending {
-    /// For a shard with `places` slots.
-    pub(in crate::engine) fn new(places: u32) -> Self {
+    /// For a shard with `slots` slots.
+    pub(in crate::engine) fn new(slots: u32) -> Self {
         Self {
-            borrowers: Vec::with_capacity(places as usize),
+            borrowers: Vec::with_capacity(slots as usize),
             due: None,
             stops_receives: false,
             posts_refused: 0,

@@ -30,13 +30,13 @@ pub(super) struct Broadcast {
 }
 
 impl Pending {
-    /// For a shard with `places` slots.
-    pub(in crate::engine) fn new(places: u32) -> Self {
+    /// For a shard with `slots` slots.
+    pub(in crate::engine) fn new(slots: u32) -> Self {
         Self {
-            marked: Vec::with_capacity(places as usize),
+            marked: Vec::with_capacity(slots as usize),
             turns_to_marks: 0,
             held: None,
-            refused: VecDeque::with_capacity(places as usize),
+            refused: VecDeque::with_capacity(slots as usize),
             retry_at: None,
         }
     }
