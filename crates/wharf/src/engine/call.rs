@@ -40,7 +40,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.in_call = unread.buffers();
         let terms = Terms {
             limit: self.core.input_bytes,
-            is_ended: slot.input_over,
+            is_ended: slot.end_of_stream,
             is_held: slot.deferral.is_some(),
             search: slot.search,
         };
@@ -122,7 +122,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Closes the link if the callback failed, panicked or requested it.
     #[inline]
     pub(super) fn apply_result(&mut self, index: u32, answer: Option<Result>) {
-        if !matches!(answer, Some(Ok(()))) || self.core.slots[index].close_asked {
+        if !matches!(answer, Some(Ok(()))) || self.core.slots[index].close_requested {
             self.close_on_result(index, answer);
         }
     }
@@ -139,13 +139,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             _ => None,
         };
         self.apply_result(index, answer.map(|answer| answer.map(|_| ())));
-        verdict.filter(|_| self.core.slots[index].is_served())
+        verdict.filter(|_| self.core.slots[index].runs_callbacks())
     }
 
     fn close_on_result(&mut self, index: u32, answer: Option<Result>) {
         match answer {
             Some(Ok(())) => {
-                let aborts = self.core.slots[index].abort_asked;
+                let aborts = self.core.slots[index].abort_requested;
                 let mode = if aborts { CloseMode::Abortive } else { CloseMode::Graceful };
                 self.close(index, DisconnectReason::HandlerClosed, mode);
             }

@@ -61,7 +61,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 slot.enter(Phase::Flushing);
                 self.core.drop_input(index);
                 let slot = &mut self.core.slots[index];
-                slot.late_bytes = 0;
+                slot.phase_bytes = 0;
                 let has_output = slot.has_output();
                 self.start_timeout(index);
                 if !has_output {
@@ -93,7 +93,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.core.marks().end(index);
         let slot = &mut self.core.slots[index];
         let reason = slot.reason.unwrap_or(DisconnectReason::HandlerClosed);
-        if slot.input_over {
+        if slot.end_of_stream {
             return self.close(index, reason, CloseMode::Immediate);
         }
         slot.enter(Phase::Lingering);
@@ -179,7 +179,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return;
         }
         slot.enter(Phase::Draining);
-        slot.late_bytes = 0;
+        slot.phase_bytes = 0;
         self.stop_receiving(index);
         self.serve(index);
         self.update_receiving(index);
@@ -189,7 +189,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn for_each_live(&mut self, mut act: impl FnMut(&mut Self, u32)) {
         // `act` must not free a slot; only `finish_close` does, on `Outcome::Closed`.
         for n in 0..self.core.slots.live_count() {
-            let index = self.core.slots.live(n);
+            let index = self.core.slots.live_index(n);
             act(self, index);
         }
     }

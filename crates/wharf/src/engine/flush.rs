@@ -49,7 +49,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn shut_down_output(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
         let is_over = slot.finished && slot.deferral.is_none();
-        if !is_over || slot.shut || !slot.is_served() {
+        if !is_over || slot.shut || !slot.runs_callbacks() {
             return;
         }
         slot.shut = true;
@@ -71,7 +71,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     #[inline(never)]
     fn close_if_handled(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        if !slot.is_served() || !slot.has_handled_all() {
+        if !slot.runs_callbacks() || !slot.has_handled_all() {
             return;
         }
         if let Some(reason) = slot.broken {
@@ -89,7 +89,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.paused && slot.phase == Phase::Open {
             return;
         }
-        if slot.input_over && slot.end.is_none() && !slot.paused {
+        if slot.end_of_stream && slot.end.is_none() && !slot.paused {
             if self.core.has_grant(index) {
                 self.call_on_end(index);
                 self.close_after_replies(index);
@@ -137,7 +137,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.totals.sent_bytes += sent as u64;
         if slot.phase == Phase::Draining {
             let sent = u32::try_from(sent).unwrap_or(u32::MAX);
-            slot.late_bytes = slot.late_bytes.saturating_add(sent);
+            slot.phase_bytes = slot.phase_bytes.saturating_add(sent);
         }
         if sent > 0 {
             (slot.moved, slot.looked) = (self.core.now, false);
@@ -164,7 +164,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         if !slot.queue.is_empty() {
             self.core.mark_dirty(index);
-        } else if slot.is_served() && slot.broken.is_none() {
+        } else if slot.runs_callbacks() && slot.broken.is_none() {
             slot.owe_no_more(self.core.now);
             self.shut_down_output(index);
             self.schedule_idle(index);
@@ -177,7 +177,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     fn send_failed(&mut self, index: u32, reason: DisconnectReason) {
         let slot = &mut self.core.slots[index];
-        if slot.is_served() {
+        if slot.runs_callbacks() {
             self.break_output(index, reason);
         } else {
             // A reset can complete the receive as an end of stream first; the failed send then shows

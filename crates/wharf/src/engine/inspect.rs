@@ -41,7 +41,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let (mut lent, mut unused) = (Loan::default(), 0);
         let mut connected = 0;
         for n in 0..live {
-            let index = slots.live(n);
+            let index = slots.live_index(n);
             let slot = &slots[index];
             self.inspect_slot(index)
                 .map_err(|fault| format!("link {}: {fault}", self.core.id(index)))?;
@@ -74,7 +74,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             "{} bytes wait, of {limit}",
             slot.used()
         );
-        let (held, holds) = (slot.held, slot.holds());
+        let (held, holds) = (slot.held, slot.count_held());
         ensure!(held == holds, "holds {holds:?}, counted {held:?}");
         let shares = slot.messages() > 0;
         ensure!(slot.shares == shares, "shares a message: {shares}, counted: {}", slot.shares);
@@ -86,14 +86,15 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return Ok(());
         }
         ensure!(slot.sending || slot.queue.is_empty(), "bytes are queued, and nothing is sent");
-        let is_due = slot.is_served() && !slot.is_handled() && !slot.is_held();
+        let is_due = slot.runs_callbacks() && !slot.is_handled() && !slot.is_held();
         ensure!(!is_due || self.may_wait(index), "is not note_receive");
-        let is_owed = slot.is_served() && slot.owes_writable && self.core.can_call_writable(index);
+        let is_owed =
+            slot.runs_callbacks() && slot.owes_writable && self.core.can_call_writable(index);
         let waits = slot.goes_on || slot.has_output() || slot.wish.is_some();
         ensure!(!is_owed || waits, "is owed on_writable, and not note_receive: {slot:?}");
         let credit = self.core.shared.settings.input_bytes as usize;
         let reads = slot.receiving != Receiving::Off || slot.has_all_input();
-        let is_read = phase == Phase::Lingering || (slot.is_served() && slot.input.is_empty());
+        let is_read = phase == Phase::Lingering || (slot.runs_callbacks() && slot.input.is_empty());
         ensure!(!is_read || reads, "{phase:?}, but waits for nothing");
         let blocked = slot.input.len() >= credit
             || slot.wish.is_some()
@@ -101,7 +102,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             || slot.is_held();
         let tight = self.core.shares.is_tight();
         let waits = reads || blocked || tight;
-        ensure!(!slot.is_served() || waits, "{phase:?} with unread input, but waits for nothing");
+        ensure!(
+            !slot.runs_callbacks() || waits,
+            "{phase:?} with unread input, but waits for nothing"
+        );
         let flushes = slot.sending || slot.deferral.is_some();
         ensure!(phase != Phase::Flushing || flushes, "is to flush, but nothing is sent");
         let answer = self.core.shared.settings.answer;
@@ -111,7 +115,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             _ if slot.deferral.is_some() && phase != Phase::Closing => {
                 !answer.is_zero() && !slot.cancelled
             }
-            Phase::Open => slot.idle_ms != 0 && !slot.input_over && !slot.paused,
+            Phase::Open => slot.idle_ms != 0 && !slot.end_of_stream && !slot.paused,
             Phase::Lingering => true,
             Phase::Flushing => !self.drain.is_due(),
             Phase::Free | Phase::Draining | Phase::Closing => false,
@@ -165,7 +169,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.pool.ledger(),
         );
         for n in 0..self.core.slots.live_count() {
-            let index = self.core.slots.live(n);
+            let index = self.core.slots.live_index(n);
             let Slot { phase, receiving, sending, in_flight, queue, totals, .. } =
                 &self.core.slots[index];
             let (queued, received, sent) = (queue.len(), totals.received_bytes, totals.sent_bytes);
@@ -192,7 +196,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(crate) fn inspect_places(&self) -> Result<(), String> {
         let slots = &self.core.slots;
         let mut seen = vec![false; slots.capacity() as usize];
-        let live = (0..slots.live_count()).map(|n| (slots.live(n), false));
+        let live = (0..slots.live_count()).map(|n| (slots.live_index(n), false));
         let free = slots.free().iter().map(|index| (*index, true));
         for (index, is_free) in live.chain(free) {
             let twice = std::mem::replace(&mut seen[index as usize], true);

@@ -41,7 +41,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let slots = &self.core.slots;
         self.lending.stops_receives = (0..slots.live_count())
-            .any(|n| slots[slots.live(n)].receiving == Receiving::Cancelling);
+            .any(|n| slots[slots.live_index(n)].receiving == Receiving::Cancelling);
         window.min(self.core.shares.lendable_input(0))
     }
 
@@ -53,7 +53,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             let slot = &worker.core.slots[index];
             let borrows =
                 slot.receiving == Receiving::One && !slot.input.is_empty() && slot.promised == 0;
-            if slot.is_served() && (slot.receiving == Receiving::Many || borrows) {
+            if slot.runs_callbacks() && (slot.receiving == Receiving::Many || borrows) {
                 worker.stop_receiving(index);
             }
         });
@@ -108,7 +108,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Calls the handler of a link that waited for buffers of output.
     fn offer_room(&mut self, index: u32) {
         self.core.granting = Some(index);
-        if self.core.slots[index].is_served() {
+        if self.core.slots[index].runs_callbacks() {
             // Without a due `on_writable`, the handler has got what it asked for.
             if self.core.slots[index].owes_writable {
                 self.capacity_has_grown(index);
@@ -198,7 +198,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.lending.posts_refused = refused;
         let mut longest = None;
         for n in 0..self.core.slots.live_count() {
-            let index = self.core.slots.live(n);
+            let index = self.core.slots.live_index(n);
             let slot = &self.core.slots[index];
             let may_stall = self.core.now.since(slot.moved) >= wait;
             if slot.messages() == 0 || slot.phase == Phase::Closing || !may_stall {
@@ -234,7 +234,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.lending.borrowers.clear();
         let mut all_wait_to_answer = true;
         for n in 0..self.core.slots.live_count() {
-            let index = self.core.slots.live(n);
+            let index = self.core.slots.live_index(n);
             let slot = &self.core.slots[index];
             let loan = self.core.shares.loan(slot.held);
             if loan.total() > 0 && slot.phase != Phase::Closing {

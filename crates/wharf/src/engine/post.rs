@@ -68,7 +68,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         });
         let except = except.map(LinkKey::index);
         self.for_each_live(|worker, index| {
-            if Some(index) != except && worker.core.slots[index].is_served() {
+            if Some(index) != except && worker.core.slots[index].runs_callbacks() {
                 worker.deliver(index, message, *when_slow);
             }
         });
@@ -127,7 +127,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if mark.closes() && mark.has(Mark::REPLY) {
             self.finish_deferral(index);
         }
-        if !self.core.slots[index].is_served() {
+        if !self.core.slots[index].runs_callbacks() {
             return;
         }
         if mark.has(Mark::TOO_SLOW) {
@@ -225,7 +225,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             let Some(index) = self.pending.refused.pop_front() else { return };
             let slot = &mut self.core.slots[index];
             slot.awaits_retry = false;
-            if std::mem::take(&mut slot.post_refused) && slot.is_served() {
+            if std::mem::take(&mut slot.post_refused) && slot.runs_callbacks() {
                 slot.owes_writable = true;
                 self.resume_link(index);
             }

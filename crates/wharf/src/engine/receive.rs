@@ -22,11 +22,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         slot.totals.received_bytes += u64::from(len);
         if slot.phase != Phase::Open {
-            slot.late_bytes = slot.late_bytes.saturating_add(len);
+            slot.phase_bytes = slot.phase_bytes.saturating_add(len);
         }
-        if !slot.is_served() {
+        if !slot.runs_callbacks() {
             drop(buffer);
-            if slot.phase == Phase::Lingering && slot.late_bytes > LINGER_BYTES_MAX {
+            if slot.phase == Phase::Lingering && slot.phase_bytes > LINGER_BYTES_MAX {
                 self.close(index, DisconnectReason::ServerStopping, CloseMode::Immediate);
             }
             return self.update_receiving(index);
@@ -34,7 +34,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.hear(now);
         if slot.phase == Phase::Draining {
             slot.owed = slot.owed.map(|owed| owed.saturating_sub(len));
-            slot.drained = slot.owed == Some(0) || slot.late_bytes > DRAIN_BYTES_MAX;
+            slot.drained = slot.owed == Some(0) || slot.phase_bytes > DRAIN_BYTES_MAX;
         }
         let is_of_use = slot.input.len() + buffer.len() >= slot.wanted as usize;
         slot.handled &= !is_of_use;
@@ -55,7 +55,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.receiving = Receiving::Off;
         match end {
             End::PeerClosed => {
-                slot.input_over = true;
+                slot.end_of_stream = true;
                 slot.hear(self.core.now);
                 if slot.phase == Phase::Lingering {
                     self.close(index, DisconnectReason::PeerClosed, CloseMode::Immediate);
@@ -65,10 +65,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             End::Failed(error) => {
                 let reason = disconnect_reason(error);
-                if slot.is_served() {
+                if slot.runs_callbacks() {
                     // The handler gets the input that arrived before the reset.
                     self.break_output(index, reason);
-                    self.core.slots[index].input_over = true;
+                    self.core.slots[index].end_of_stream = true;
                     self.finish_input(index);
                 } else {
                     self.close(index, reason, CloseMode::Immediate);
@@ -77,7 +77,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             // Draining: all that had arrived is received.
             End::NotReady => {
                 slot.drained = true;
-                slot.input_over |= slot.broken.is_some();
+                slot.end_of_stream |= slot.broken.is_some();
                 self.finish_input(index);
                 // The link may be lingering by now, and then needs a receive.
                 self.update_receiving(index);
@@ -85,7 +85,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             // The peer has sent more than the guaranteed buffer holds, so the link asks for a loan.
             End::Readable if looked => {
                 let slot = &self.core.slots[index];
-                if slot.is_served() && slot.wish.is_none() && !slot.input.is_empty() {
+                if slot.runs_callbacks() && slot.wish.is_none() && !slot.input.is_empty() {
                     let wish = self.lacking_input(index);
                     self.core.wish(index, wish);
                 }
@@ -142,7 +142,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let size = self.core.pool.buffer_size_bytes();
         let free = credit.saturating_sub(unread);
         let tight = self.core.shares.is_tight();
-        if slot.receiving == Receiving::Many && slot.is_served() && free == 0 {
+        if slot.receiving == Receiving::Many && slot.runs_callbacks() && free == 0 {
             return self.stop_receiving(index);
         }
         if slot.receiving != Receiving::Off || slot.has_all_input() {

@@ -57,7 +57,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn serve_in_order(&mut self, index: u32) {
         // Buffers that a call has released may be those that the next call needs.
         self.core.settle(index);
-        while self.core.slots[index].is_served() && self.serve_once(index) {
+        while self.core.slots[index].runs_callbacks() && self.serve_once(index) {
             self.core.settle(index);
         }
         if self.core.slots[index].owes_writable {

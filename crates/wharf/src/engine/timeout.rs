@@ -55,7 +55,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// The idle timeout, while the link waits for its peer only; of a broken link the limit of 30 s for
     /// the rest of its input.
     pub(super) fn idle_deadline(&self, slot: &Slot) -> Option<Time> {
-        let may_come = !slot.input_over || slot.end == Some(Verdict::Keep);
+        let may_come = !slot.end_of_stream || slot.end == Some(Verdict::Keep);
         let owes = slot.has_output() || slot.is_held();
         let counts = slot.phase == Phase::Open && slot.idle_ms != 0 && slot.broken.is_none();
         if counts && !owes && may_come {

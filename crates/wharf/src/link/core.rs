@@ -133,7 +133,7 @@ impl Core {
             self.settle_posts(index);
         }
         let slot = &mut self.slots[index];
-        let (before, after) = (slot.held, slot.holds());
+        let (before, after) = (slot.held, slot.count_held());
         if before == after {
             return;
         }
@@ -183,7 +183,7 @@ impl Core {
         }
         // The link releases its borrowed input with its reply. Behind a link that waits for these
         // buffers it would wait without end, so it goes to the front.
-        let held = self.slots[index].holds();
+        let held = self.slots[index].count_held();
         if matches!(wish, Wish::Output(_)) && self.shares.loan(held).input > 0 {
             self.waiters.push_first(index);
         }

@@ -97,14 +97,14 @@ impl<S, W> Link<'_, S, W> {
     /// discard what the peer has not read. `on_disconnect` is called after that.
     pub fn close(&mut self) {
         tell(Act::Close);
-        self.slot_mut().close_asked = true;
+        self.slot_mut().close_requested = true;
     }
 
     /// Closes the link after this callback without sending what is queued; the peer gets a reset.
     pub fn abort(&mut self) {
         tell(Act::Abort);
         let slot = self.slot_mut();
-        (slot.close_asked, slot.abort_asked) = (true, true);
+        (slot.close_requested, slot.abort_requested) = (true, true);
     }
 
     /// Stops calls of `on_receive`. The server reads on up to

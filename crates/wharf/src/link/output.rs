@@ -136,7 +136,7 @@ impl Output<'_> {
     /// Bytes that are queued or in flight.
     #[must_use]
     pub fn unsent_bytes(&self) -> usize {
-        self.core.slots[self.index].backlog()
+        self.core.slots[self.index].unsent_bytes()
     }
 
     /// Ends the server's stream: when all that is queued and deferred is sent, the sending side is shut

@@ -21,7 +21,7 @@ impl Core {
     /// for it.
     pub(crate) fn post_accepted(&mut self, index: u32, message: Message) {
         let slot = &mut self.slots[index];
-        let takes = slot.is_served() && !slot.is_output_over() && !message.is_empty();
+        let takes = slot.runs_callbacks() && !slot.is_output_over() && !message.is_empty();
         if !takes || self.copy_post(index, &message) {
             self.quotas().free_entries(1);
             if takes {

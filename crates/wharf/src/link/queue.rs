@@ -121,7 +121,7 @@ impl Core {
     pub(crate) fn forward(&mut self, index: u32, unread: &mut Unread, max: usize) -> usize {
         // Fast path: the input is one received buffer, and nothing is unsent.
         let slot = &mut self.slots[index];
-        let is_open = slot.is_served() && !slot.close_asked;
+        let is_open = slot.runs_callbacks() && !slot.close_requested;
         if is_open && !slot.is_output_over() && slot.holds_no_output() && slot.wish.is_none() {
             let max = max.min(slot.limit as usize - slot.post_room_max() as usize);
             if let Some(len) = unread.move_fresh(&self.pool, &mut slot.queue, max) {
@@ -266,7 +266,7 @@ impl Core {
     pub(crate) fn finish(&mut self, index: u32) {
         tell(Act::Finish);
         let slot = &mut self.slots[index];
-        if slot.is_served() && !slot.finished {
+        if slot.runs_callbacks() && !slot.finished {
             slot.finished = true;
             self.mark_dirty(index);
         }
@@ -286,7 +286,7 @@ impl Core {
     /// Fails if the output takes nothing any more.
     fn open_output(&self, index: u32) -> Result<(), SendError> {
         let slot = &self.slots[index];
-        if !slot.is_served() || slot.close_asked || slot.finished {
+        if !slot.runs_callbacks() || slot.close_requested || slot.finished {
             Err(SendError::Closed)
         } else {
             Ok(())

@@ -100,10 +100,10 @@ pub(crate) struct Slot {
     /// The first reason to close the link.
     pub(crate) reason: Option<DisconnectReason>,
     /// The running callback has called `close` or `abort`.
-    pub(crate) close_asked: bool,
-    pub(crate) abort_asked: bool,
+    pub(crate) close_requested: bool,
+    pub(crate) abort_requested: bool,
     /// The peer has ended its stream, or receiving has failed.
-    pub(crate) input_over: bool,
+    pub(crate) end_of_stream: bool,
     /// The link is paused: `on_receive` is not called.
     pub(crate) paused: bool,
     /// `on_receive` is called for unread input, whatever the last call took or asked for.
@@ -191,7 +191,7 @@ pub(crate) struct Slot {
     /// has asked the port.
     pub(crate) owed: Option<u32>,
     /// Bytes received since the link entered `Draining` or `Flushing`, plus bytes sent while draining.
-    pub(crate) late_bytes: u32,
+    pub(crate) phase_bytes: u32,
     /// The time of the peer's last activity. While `owes` is set, in which time does not count: how
     /// long the peer had been silent when that began, as a time since zero.
     pub(crate) heard: Time,
@@ -205,7 +205,7 @@ pub(crate) struct Slot {
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
     /// Index in `Slots::live`.
-    pub(crate) live_at: u32,
+    pub(crate) live_position: u32,
     /// When the timer wheel expires the link.
     pub(crate) due: Time,
     /// The link's node in the timer wheel.
@@ -235,9 +235,9 @@ impl Slot {
             dirty: false,
             connected: false,
             reason: None,
-            close_asked: false,
-            abort_asked: false,
-            input_over: false,
+            close_requested: false,
+            abort_requested: false,
+            end_of_stream: false,
             paused: false,
             woken: false,
             owes_writable: false,
@@ -283,7 +283,7 @@ impl Slot {
             turn: 0,
             calls: 0,
             owed: None,
-            late_bytes: 0,
+            phase_bytes: 0,
             heard: Time::default(),
             moved: Time::default(),
             acknowledged: 0,
@@ -291,20 +291,20 @@ impl Slot {
             totals: Totals::default(),
             peer: NOWHERE,
             local: NOWHERE,
-            live_at: 0,
+            live_position: 0,
             due: NEVER,
             timer: super::wheel::TimerNode::default(),
         }
     }
 
     /// Bytes that are queued or in flight.
-    pub(crate) fn backlog(&self) -> usize {
+    pub(crate) fn unsent_bytes(&self) -> usize {
         self.queue.len() + self.in_flight as usize
     }
 
     /// Used bytes of the output limit: unsent ones, and those reserved for a deferred reply.
     pub(crate) fn used(&self) -> usize {
-        self.backlog() + self.deferral.map_or(0, |deferral| deferral.bytes as usize)
+        self.unsent_bytes() + self.deferral.map_or(0, |deferral| deferral.bytes as usize)
     }
 
     /// The high-water mark: above so many used bytes `on_receive` is not called, and no post is queued.
@@ -391,7 +391,7 @@ impl Slot {
     }
 
     /// Counts the buffers that the link holds.
-    pub(crate) fn holds(&self) -> Held {
+    pub(crate) fn count_held(&self) -> Held {
         Held {
             input: self.input.buffers() + self.in_call + self.promised,
             output: self.queue.buffers()
@@ -421,7 +421,7 @@ impl Slot {
 
     /// Whether the engine receives no more input for the handler.
     pub(crate) fn has_all_input(&self) -> bool {
-        self.input_over || (self.drained && self.phase == Phase::Draining)
+        self.end_of_stream || (self.drained && self.phase == Phase::Draining)
     }
 
     /// Whether a call of `on_writable` or `on_drain` is due.
@@ -436,7 +436,7 @@ impl Slot {
     }
 
     /// Whether callbacks other than `on_disconnect` are still called for the link.
-    pub(crate) fn is_served(&self) -> bool {
+    pub(crate) fn runs_callbacks(&self) -> bool {
         matches!(self.phase, Phase::Open | Phase::Draining)
     }
 }
@@ -481,7 +481,7 @@ impl Slots {
     #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 slots")]
     pub(crate) fn open(&mut self, peer: SocketAddr, listener: u16, now: Time) -> Option<u32> {
         let index = self.free.pop()?;
-        let live_at = self.live.len() as u32;
+        let live_position = self.live.len() as u32;
         let Self { limit, when_slow, idle_ms, .. } = *self;
         self.live.push(index);
         let slot = &mut self[index];
@@ -492,7 +492,7 @@ impl Slots {
             phase: Phase::Open,
             peer,
             heard: now,
-            live_at,
+            live_position,
             goes_on,
             awaits_retry,
             listener,
@@ -507,10 +507,10 @@ impl Slots {
 
     /// Frees a slot.
     pub(crate) fn release(&mut self, index: u32) {
-        let Slot { generation, live_at, goes_on, awaits_retry, .. } = self[index];
-        self.live.swap_remove(live_at as usize);
-        if let Some(moved) = self.live.get(live_at as usize).copied() {
-            self[moved].live_at = live_at;
+        let Slot { generation, live_position, goes_on, awaits_retry, .. } = self[index];
+        self.live.swap_remove(live_position as usize);
+        if let Some(moved) = self.live.get(live_position as usize).copied() {
+            self[moved].live_position = live_position;
         }
         self[index] = Slot { generation, goes_on, awaits_retry, ..Slot::free() };
         self.free.push(index);
@@ -523,7 +523,7 @@ impl Slots {
     }
 
     /// The index of the `n`th live slot, `n` below [`live_count`](Self::live_count).
-    pub(crate) fn live(&self, n: usize) -> u32 {
+    pub(crate) fn live_index(&self, n: usize) -> u32 {
         self.live[n]
     }
 
@@ -572,13 +572,13 @@ mod tests {
         let old = slots[a].generation;
         slots.release(a);
         assert!(slots.find(a, old).is_none());
-        assert_eq!((slots.live_count(), slots.live(0)), (1, b));
+        assert_eq!((slots.live_count(), slots.live_index(0)), (1, b));
         let again = slots.open(peer, 0, Time(2)).unwrap();
         assert_eq!((again, slots.live_count()), (a, 2));
         assert!(slots.find(a, old).is_none());
         assert!(slots.find(a, slots[a].generation).is_some());
         slots.release(b);
-        assert_eq!(slots[again].live_at, 0);
+        assert_eq!(slots[again].live_position, 0);
     }
 
     #[test]

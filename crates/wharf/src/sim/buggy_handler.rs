@@ -59,11 +59,11 @@ impl<H> Buggy<H> {
         let core = &mut *link.out.core;
         let slot = &mut core.slots[index];
         if self.bug.is(EngineBug::ForgetClose) {
-            slot.close_asked = false;
+            slot.close_requested = false;
         }
-        if slot.close_asked && self.bug.is(EngineBug::CloseDropsDeferred) {
+        if slot.close_requested && self.bug.is(EngineBug::CloseDropsDeferred) {
             core.cancel_reply(index);
-        } else if slot.close_asked && self.bug.strikes(EngineBug::DropQueueAtClose) {
+        } else if slot.close_requested && self.bug.strikes(EngineBug::DropQueueAtClose) {
             slot.queue = Chain::new();
             core.settle(index);
         } else if self.bug.strikes(EngineBug::Miscount) {
@@ -95,7 +95,7 @@ impl<H> Buggy<H> {
         let (is_paused, is_deferred) = (slot.paused, slot.deferral.is_some());
         let limit = self.shared.settings.send_queue_bytes as usize;
         let is_above = link.out.unsent_bytes() > limit / 2;
-        let is_free = !is_paused && !is_deferred && !slot.close_asked;
+        let is_free = !is_paused && !is_deferred && !slot.close_requested;
         let may_call = is_free && link.out.has_grant() && !is_above;
         let again = [
             (EngineBug::CallWhilePaused, is_paused && !input.is_empty()),
