@@ -9,13 +9,13 @@ use wharf_port::port::Time;
 
 /// The counts of a shard's slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Census {
+pub(crate) struct SlotCounts {
     /// Slots that are not free.
     pub(crate) live: u32,
     /// Slots whose `on_disconnect` is due at the end.
     pub(crate) connected: u32,
     /// Accepted connections that wait for a slot.
-    pub(crate) parked: u32,
+    pub(crate) waiting: u32,
 }
 
 macro_rules! ensure {
@@ -33,7 +33,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// # Errors
     ///
     /// The invariant that does not hold.
-    pub(crate) fn inspect(&self) -> Result<Census, String> {
+    pub(crate) fn check_invariants(&self) -> Result<SlotCounts, String> {
         let slots = &self.core.slots;
         let (live, free) = (slots.live_count(), slots.free().len());
         ensure!(live + free == slots.capacity() as usize, "{live} slots live, {free} free");
@@ -43,7 +43,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         for n in 0..live {
             let index = slots.live_index(n);
             let slot = &slots[index];
-            self.inspect_slot(index)
+            self.check_slot(index)
                 .map_err(|fault| format!("link {}: {fault}", self.core.id(index)))?;
             let loan = self.core.shares.loan(slot.held);
             lent.input += loan.input;
@@ -55,13 +55,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         ensure!(lent == known, "{lent:?} is lent, but the account says {known:?}");
         // Free slots have their grants as well.
         let free = u32::try_from(free).unwrap_or(u32::MAX);
-        self.inspect_guarantees(unused + free * self.core.shares.grant())?;
-        let [live, parked] = [live, self.acceptor.waiting_count()]
+        self.check_guarantees(unused + free * self.core.shares.grant())?;
+        let [live, waiting] = [live, self.acceptor.waiting_count()]
             .map(|count| u32::try_from(count).unwrap_or(u32::MAX));
-        Ok(Census { live, connected, parked })
+        Ok(SlotCounts { live, connected, waiting })
     }
 
-    fn inspect_slot(&self, index: u32) -> Result<(), String> {
+    fn check_slot(&self, index: u32) -> Result<(), String> {
         let slot = &self.core.slots[index];
         let phase = slot.phase;
         ensure!(phase != Phase::Free, "live and free");
@@ -134,7 +134,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Checks that the unused grants of all links are free.
-    fn inspect_guarantees(&self, unused: u32) -> Result<(), String> {
+    fn check_guarantees(&self, unused: u32) -> Result<(), String> {
         let pool = &self.core.pool;
         ensure!(pool.ledger().free == pool.free(), "{:?}, {} free", pool.ledger(), pool.free());
         let free = pool.free();
@@ -193,7 +193,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Checks that every slot is in exactly one of the lists of live and free slots.
-    pub(crate) fn inspect_places(&self) -> Result<(), String> {
+    pub(crate) fn check_slot_lists(&self) -> Result<(), String> {
         let slots = &self.core.slots;
         let mut seen = vec![false; slots.capacity() as usize];
         let live = (0..slots.live_count()).map(|n| (slots.live_index(n), false));

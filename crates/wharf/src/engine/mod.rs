@@ -16,7 +16,7 @@ mod timeout;
 mod worker;
 
 #[cfg(feature = "sim")]
-pub(crate) use inspect::{Census, ensure};
+pub(crate) use inspect::{SlotCounts, ensure};
 pub(crate) use timeout::timeout_scale;
 pub(crate) use worker::{Turn, Worker};
 

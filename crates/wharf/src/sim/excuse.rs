@@ -263,7 +263,7 @@ where
         let waited_ns = steady_ns.saturating_sub(free_slot_since_ns.max(peer.connected_ns));
         ensure!(
             !waits || traffic.harmed || waited_ns <= nanos(self.wait_max()),
-            "client {number} waits for a slot, although one has been free for {:.3} s",
+            "client {number} has waited for a slot for {:.3} s while one was free",
             waited_ns as f64 / 1e9
         );
         Ok(())

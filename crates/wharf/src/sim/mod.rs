@@ -53,12 +53,12 @@
 mod bug;
 mod buggy_handler;
 mod buggy_port;
-mod census;
 mod checked;
 mod client;
 mod contract;
 mod excuse;
 mod failure;
+mod invariants;
 mod outcome;
 mod rules;
 mod script;

@@ -118,7 +118,7 @@ where
     pub(super) fn shard_done(&mut self, number: usize) -> Result<(), String> {
         let shard = &mut self.shards[number];
         let (ledger, entries) = (shard.pool.ledger(), shard.pool.free_entries());
-        ensure!(shard.census.live == 0, "shard {number} is done with {:?}", shard.census);
+        ensure!(shard.slot_counts.live == 0, "shard {number} is done with {:?}", shard.slot_counts);
         let lent = shard.worker.as_ref().map_or(0, |worker| worker.port().inner.lent());
         let home = ledger.free + lent;
         ensure!(home == shard.pool.capacity(), "shard {number} has not all: {ledger:?}");

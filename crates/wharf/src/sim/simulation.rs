@@ -1,6 +1,6 @@
 //! The simulation: its parts, and the execution of a step.
 
-use crate::engine::{Census, Turn, Worker};
+use crate::engine::{SlotCounts, Turn, Worker};
 use crate::handler::Handler;
 use crate::limits::Settings;
 use crate::server::{Builder, Server};
@@ -159,7 +159,7 @@ where
     pub(super) worker: Option<SimWorker<H, S, W>>,
     pub(super) pool: BufferPool,
     pub(super) entries: u32,
-    pub(super) census: Census,
+    pub(super) slot_counts: SlotCounts,
     /// Its next turn is due now.
     again: bool,
 }
@@ -306,8 +306,14 @@ where
             let (poster, buffers) = worker.reached_by();
             self.shared.connect(number, Box::new(poster.clone()), buffers);
             posters.push(poster);
-            let census = Census::default();
-            self.shards.push(Shard { worker: Some(worker), pool, entries, census, again: false });
+            let slot_counts = SlotCounts::default();
+            self.shards.push(Shard {
+                worker: Some(worker),
+                pool,
+                entries,
+                slot_counts,
+                again: false,
+            });
         }
         let mut listeners = Vec::new();
         for _ in 0..listener_count {
@@ -552,8 +558,9 @@ where
         let again = worker
             .wakes_at()
             .is_some_and(|after| after <= now || before.is_none_or(|before| after < before));
-        let census = worker.inspect().map_err(|what| format!("shard {shard}: {what}"))?;
-        (self.shards[shard].census, self.shards[shard].again) = (census, again);
+        let slot_counts =
+            worker.check_invariants().map_err(|what| format!("shard {shard}: {what}"))?;
+        (self.shards[shard].slot_counts, self.shards[shard].again) = (slot_counts, again);
         if turn == Turn::Done {
             self.shard_done(shard)?;
         }

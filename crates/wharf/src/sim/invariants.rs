@@ -53,11 +53,12 @@ where
             .sum();
         let limit = u64::from(self.settings.links);
         ensure!(open <= limit, "{open} links, of {limit}");
-        let live: u64 = self.shards.iter().map(|shard| u64::from(shard.census.live)).sum();
+        let live: u64 = self.shards.iter().map(|shard| u64::from(shard.slot_counts.live)).sum();
         ensure!(open >= live, "{live} links live, but {open} counted");
         // A connection on the way to its shard has a reserved slot.
-        let parked: u64 = self.shards.iter().map(|shard| u64::from(shard.census.parked)).sum();
-        let pending = open - live + parked;
+        let waiting: u64 =
+            self.shards.iter().map(|shard| u64::from(shard.slot_counts.waiting)).sum();
+        let pending = open - live + waiting;
         let [accepted, refused, rejects, connects] = [
             sum(|stats| &stats.accepted),
             sum(|stats| &stats.refused_full) + sum(|stats| &stats.refused_stopping),
@@ -69,7 +70,7 @@ where
             "{accepted} accepted, but {refused} refused, {rejects} rejected, {connects} connected \
              and {pending} slots reserved"
         );
-        let connected: u64 = self.shards.iter().map(|s| u64::from(s.census.connected)).sum();
+        let connected: u64 = self.shards.iter().map(|s| u64::from(s.slot_counts.connected)).sum();
         let shards = self.shared.shards.iter();
         let closes: u64 = shards.flat_map(|shard| &shard.stats.closes).map(Counter::get).sum();
         ensure!(
@@ -104,7 +105,7 @@ where
         for (number, shard) in self.shards.iter().enumerate() {
             let Some(worker) = &shard.worker else { continue };
             let said = |what| format!("shard {number}: {what}");
-            worker.inspect_places().map_err(said)?;
+            worker.check_slot_lists().map_err(said)?;
         }
         for posts in &self.shared.posts {
             let ledger = posts.ledger();
