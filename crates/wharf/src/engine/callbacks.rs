@@ -2,7 +2,7 @@
 
 use crate::handler::Handler;
 use crate::link::Link;
-use crate::link::core::Core;
+use crate::link::core::ShardState;
 use crate::link::output::Output;
 use crate::service::Service;
 use crate::shared::current;
@@ -27,7 +27,7 @@ impl<V: Service> Callbacks<V> {
     #[inline]
     pub(super) fn run<R>(
         &mut self,
-        core: &mut Core,
+        core: &mut ShardState,
         index: u32,
         callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>) -> R,
     ) -> Option<std::thread::Result<R>> {
@@ -45,7 +45,7 @@ impl<V: Service> Callbacks<V> {
     /// Runs `on_connect` of a link.
     pub(super) fn run_connect(
         &mut self,
-        core: &mut Core,
+        core: &mut ShardState,
         index: u32,
     ) -> Option<std::thread::Result<Result<V::State>>> {
         let worker = self.context.as_mut()?;

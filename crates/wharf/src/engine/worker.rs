@@ -17,7 +17,7 @@ use crate::engine::close::drain::Drain;
 use crate::engine::loans::lending::Lending;
 use crate::engine::post::pending::Pending;
 use crate::engine::timeout::timers::Timers;
-use crate::link::core::Core;
+use crate::link::core::ShardState;
 use crate::service::Service;
 use crate::shared::handle::Handle;
 use crate::shared::{Command, ShardPort, Shared};
@@ -36,7 +36,7 @@ pub(super) const BATCH: usize = 256;
 pub(crate) struct Worker<P: ShardPort, V: Service> {
     pub(super) port: P,
     /// The links.
-    pub(super) core: Core,
+    pub(super) core: ShardState,
     pub(super) callbacks: Callbacks<V>,
     /// Memory for input slices that lie in several buffers (`call.rs`).
     pub(super) scratch: Vec<u8>,
@@ -92,7 +92,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             again: VecDeque::with_capacity(slots as usize),
             failure: None,
             completions: Completions::<P>::with_capacity(BATCH),
-            core: Core::new(shard, slots, pool, shared, zero),
+            core: ShardState::new(shard, slots, pool, shared, zero),
             port,
         };
         (worker.core.now, worker.core.clock) = (now, now);

@@ -17,7 +17,7 @@ use wharf_port::port::Time;
 
 /// One shard's links, loans and buffers.
 #[derive(Debug)]
-pub(crate) struct Core {
+pub(crate) struct ShardState {
     pub(crate) shard: u8,
     /// The links' clock, as of this turn: see `Worker::link_time`.
     pub(crate) now: Time,
@@ -53,7 +53,7 @@ pub(crate) struct Core {
     pub(crate) granting: Option<u32>,
 }
 
-impl Core {
+impl ShardState {
     /// Makes the state of a shard. `zero` is an instant, and the time of the port's clock just after
     /// it.
     pub(crate) fn new(
@@ -315,7 +315,7 @@ pub(crate) mod tests {
     use wharf_port::memory::Chain;
 
     /// A shard of so many links, all open, and of so many buffers.
-    fn core(links: u32, buffers: u32) -> Core {
+    fn core(links: u32, buffers: u32) -> ShardState {
         core_with(Settings {
             links,
             buffers: Some(buffers),
@@ -327,12 +327,12 @@ pub(crate) mod tests {
 
     /// A shard whose links are all open, of buffers of 64 bytes.
     #[expect(clippy::disallowed_methods, reason = "a test has no port whose clock it could ask")]
-    pub(crate) fn core_with(settings: Settings) -> Core {
+    pub(crate) fn core_with(settings: Settings) -> ShardState {
         let settings = Settings { shards: 1, buffer_size_bytes: 64, ..settings };
         settings.check().unwrap();
         let links = settings.links;
         let pool = BufferPool::new(settings.shard_pool()).unwrap();
-        let mut core = Core::new(
+        let mut core = ShardState::new(
             0,
             links,
             pool,
@@ -346,7 +346,7 @@ pub(crate) mod tests {
     }
 
     /// All that a link had queued has been sent.
-    fn send_all(core: &mut Core, index: u32) {
+    fn send_all(core: &mut ShardState, index: u32) {
         core.slots[index].queue = Chain::new();
         core.settle(index);
     }

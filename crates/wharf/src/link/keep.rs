@@ -4,11 +4,11 @@
 //! may borrow; if it can borrow none, they stay in the large buffer, and further receives use small
 //! buffers when large ones run out.
 
-use crate::link::core::Core;
+use crate::link::core::ShardState;
 use crate::link::unread::Unread;
 use wharf_port::memory::{Buffer, Chain, Owner};
 
-impl Core {
+impl ShardState {
     /// Appends a received buffer to the unread input. The last buffer is filled first, so that a
     /// message in small pieces takes at most one buffer more than it needs.
     pub(crate) fn keep(&mut self, index: u32, buffer: Buffer) {
@@ -49,7 +49,7 @@ mod tests {
 
     /// A shard of one link, with small buffers of 64 bytes and large ones of 1,024; and input received
     /// in a large one.
-    fn received() -> (Core, Buffer, Vec<u8>) {
+    fn received() -> (ShardState, Buffer, Vec<u8>) {
         let settings = Settings { links: 1, buffers: Some(400), ..core_settings() };
         let core = core_with(settings);
         let mut buffer = core.pool.acquire_large(Owner::Application).unwrap();
@@ -62,11 +62,11 @@ mod tests {
         Settings { input_bytes: 1_024, send_queue_bytes: 2_048, ..Settings::default() }
     }
 
-    fn unread(core: &Core) -> Vec<u8> {
+    fn unread(core: &ShardState) -> Vec<u8> {
         core.slots[0].input.slices().flatten().copied().collect()
     }
 
-    fn large_out(core: &Core) -> u32 {
+    fn large_out(core: &ShardState) -> u32 {
         let large = core.pool.large().unwrap();
         large.capacity() - large.free()
     }

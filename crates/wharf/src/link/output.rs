@@ -1,6 +1,6 @@
 //! A link's output, as a callback sees it: queue bytes, ask for the capacity.
 
-use crate::link::core::Core;
+use crate::link::core::ShardState;
 use crate::link::queue::Writer;
 use crate::link::unread::Unread;
 use crate::shared::payload::Payload;
@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 /// makes a system call. After a reset by the peer `send` succeeds and discards the bytes, so that the
 /// handler can handle the input that arrived before.
 pub struct Output<'a> {
-    pub(crate) core: &'a mut Core,
+    pub(crate) core: &'a mut ShardState,
     pub(crate) index: u32,
 }
 

@@ -1,7 +1,7 @@
 //! Posts to a link, from other links and other threads.
 
 use crate::limits::MESSAGES_PER_LINK;
-use crate::link::core::Core;
+use crate::link::core::ShardState;
 use crate::link::slot::Slot;
 use crate::vocabulary::policy::WhenSlow;
 use wharf_port::memory::{Message, Owner};
@@ -16,7 +16,7 @@ pub(crate) enum Posted {
     TooSlow,
 }
 
-impl Core {
+impl ShardState {
     /// Queues a post to one link that `Quotas::accept` accepted, which reserved capacity and an entry
     /// for it.
     pub(crate) fn post_accepted(&mut self, index: u32, message: Message) {

@@ -2,7 +2,7 @@
 //! buffers that the link may take.
 
 use crate::acts::{Act, tell};
-use crate::link::core::Core;
+use crate::link::core::ShardState;
 use crate::link::output::Copied;
 use crate::link::slot::{Deferral, Wish};
 use crate::link::unread::Unread;
@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use wharf_port::memory::{Chain, Owner, Parcel};
 
-impl Core {
+impl ShardState {
     /// Queues a copy of `data` on a link.
     pub(crate) fn queue(&mut self, index: u32, data: &[u8]) -> Result<(), SendError> {
         if data.is_empty() {
@@ -443,7 +443,7 @@ fn discard(
 
 /// Builds a message at the end of a link's queue; if it is not finished, all of it is removed.
 pub(crate) struct Writer<'a> {
-    core: &'a mut Core,
+    core: &'a mut ShardState,
     index: u32,
     /// Bytes that were queued before the message.
     before: usize,
@@ -460,7 +460,7 @@ pub(crate) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    pub(crate) fn new(core: &'a mut Core, index: u32) -> Result<Self, SendError> {
+    pub(crate) fn new(core: &'a mut ShardState, index: u32) -> Result<Self, SendError> {
         core.room_for(index, 0).or_else(|error| core.queued(index, 0, Err(error)))?;
         let slot = &core.slots[index];
         let (before, buffers_before) = (slot.queue.len(), slot.queue.buffers());
