@@ -149,8 +149,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         self.drain.until = Some(deadline);
         self.drain.turns = self.drain.turns.saturating_add(1);
-        let is_handed_out = self.has_handed_out(self.drain.turns);
-        let too_early = sees_it_first || !is_handed_out;
+        let inbox_is_handled = self.has_handled_inbox(self.drain.turns);
+        let too_early = sees_it_first || !inbox_is_handled;
         if !self.drain.has_begun && !too_early {
             self.drain.has_begun = true;
             self.for_each_live(|worker, index| worker.drain(index));
@@ -196,13 +196,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Whether the shard has ended; `inbox_emptied`: it has handled all connections that the accepting
     /// shard posted.
-    pub(super) fn is_done(&self, saw_all: bool) -> bool {
+    pub(super) fn is_done(&self, inbox_emptied: bool) -> bool {
         if !self.drain.is_due() || !self.acceptor.is_closed() {
             return false;
         }
         if self.core.shard == 0 {
             self.core.shared.end_accepting();
         }
-        self.core.slots.live_count() == 0 && (saw_all || self.core.shard == 0)
+        self.core.slots.live_count() == 0 && (inbox_emptied || self.core.shard == 0)
     }
 }

@@ -179,7 +179,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Whether a post has failed for lack of buffers since the last check, and the next check is due.
-    pub(super) fn is_to_look_at_posts(&self, now: Time) -> bool {
+    pub(super) fn must_check_posts(&self, now: Time) -> bool {
         self.core.shared.posts_refused() != self.lending.posts_refused
             && now >= self.lending.posts_due
     }

@@ -86,8 +86,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.deliver_held();
         if !self.pending.marked.is_empty() {
             self.pending.turns_to_marks = self.pending.turns_to_marks.saturating_add(1);
-            let is_handed_out = self.has_handed_out(self.pending.turns_to_marks);
-            if !is_handed_out || self.pending.held.is_some() {
+            let inbox_is_handled = self.has_handled_inbox(self.pending.turns_to_marks);
+            if !inbox_is_handled || self.pending.held.is_some() {
                 return;
             }
             let mut marked = std::mem::take(&mut self.pending.marked);

@@ -56,7 +56,7 @@ pub(crate) struct Worker<P: ShardPort, V: Service> {
 /// Whether the shard continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    GoOn,
+    Continue,
     /// The server is stopping, and this shard has no links.
     Done,
 }
@@ -109,8 +109,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(crate) fn turn(&mut self) -> Result<Turn, PortError> {
         // Loaded before the dequeue: if the accepting shard has ended, the dequeue gets all connections
         // that it posted.
-        let nothing_is_handed_over = !self.core.shared.is_accepting();
-        self.dequeue(nothing_is_handed_over)?;
+        let accepting_ended = !self.core.shared.is_accepting();
+        self.dequeue(accepting_ended)?;
         self.dispatch_all();
         self.handle_marks();
         self.serve_again();
@@ -120,21 +120,21 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.arm_listeners();
         self.share_buffers();
         self.flush();
-        let saw_all = nothing_is_handed_over && self.clock.is_short();
-        Ok(if self.is_done(saw_all) { Turn::Done } else { Turn::GoOn })
+        let inbox_emptied = accepting_ended && self.clock.is_short();
+        Ok(if self.is_done(inbox_emptied) { Turn::Done } else { Turn::Continue })
     }
 
     /// Dequeues completions; waits for them if the shard has nothing else to do.
-    fn dequeue(&mut self, nothing_is_handed_over: bool) -> Result<(), PortError> {
+    fn dequeue(&mut self, accepting_ended: bool) -> Result<(), PortError> {
         let began = self.port.now();
         self.account(began);
         // The wake-up from `end_accepting` may have ended the previous turn's wait, so this turn must
         // not wait.
-        let may_be_over = nothing_is_handed_over && self.is_done(true);
+        let may_be_over = accepting_ended && self.is_done(true);
         let at_once = may_be_over
             || !self.again.is_empty()
             || self.pending.has_marks()
-            || self.is_to_look_at_posts(self.link_time(began));
+            || self.must_check_posts(self.link_time(began));
         let asked = if at_once { Some(Duration::ZERO) } else { self.wait(began) };
         let link_time = self.link_time(began);
         self.port.dequeue(&mut self.completions, asked)?;
@@ -168,7 +168,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Whether all packets that were in the inbox `turns` turns ago are handled: the last dequeue was
     /// short, or there were more full turns than the inbox has packets for, of which every second one
     /// begins with packets.
-    pub(super) fn has_handed_out(&self, turns: u32) -> bool {
+    pub(super) fn has_handled_inbox(&self, turns: u32) -> bool {
         let packets = self.core.shared.settings.inbox_capacity as usize;
         let turns_max = 2 * u32::try_from(packets.div_ceil(BATCH)).unwrap_or(u32::MAX / 4) + 2;
         self.clock.is_short() || turns > turns_max
@@ -201,7 +201,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// The sending side of the shard's inbox, and the counts of its buffers.
-    pub(crate) fn reached_by(&self) -> (Poster<Command<P::Stream>>, LedgerView) {
+    pub(crate) fn poster_and_ledger(&self) -> (Poster<Command<P::Stream>>, LedgerView) {
         (self.port.poster(), self.core.pool.ledger_view())
     }
 

@@ -222,7 +222,7 @@ fn begin_all(
     let mut posters: Vec<Option<Poster<_>>> = begins.iter().map(|_| None).collect();
     for _ in 0..begins.len() {
         let ready: Ready = reports.recv().map_err(|_| died())??;
-        shared.connect(ready.shard, Box::new(ready.poster.clone()), ready.buffers);
+        shared.register_shard(ready.shard, Box::new(ready.poster.clone()), ready.buffers);
         posters[ready.shard] = Some(ready.poster);
     }
     let posters: Box<[_]> = posters.into_iter().flatten().collect();
@@ -283,14 +283,14 @@ where
             return Ok(());
         }
     };
-    let (poster, buffers) = worker.reached_by();
+    let (poster, buffers) = worker.poster_and_ledger();
     let _nobody_waits = report.send(Ok(Ready { shard: shard.into(), poster, buffers }));
     drop(report);
     let Ok(begin) = begun.recv() else { return Ok(()) };
     // When this thread ends, also by a panic, the server stops.
     let _guard = StopOnDrop { shared, shard };
     worker.listen(begin.listeners, begin.posters)?;
-    while worker.turn().map_err(|error| error.to_string())? == Turn::GoOn {}
+    while worker.turn().map_err(|error| error.to_string())? == Turn::Continue {}
     worker.failure().map_or(Ok(()), Err)
 }
 

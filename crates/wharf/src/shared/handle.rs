@@ -63,7 +63,7 @@ impl Handle {
     /// [`PostError::Full`] if the buffers for posts are used up; [`PostError::TooLarge`] if the payload
     /// is longer than half of [`Builder::output_bytes`](crate::Builder::output_bytes).
     pub fn message(&self, payload: impl Payload) -> Result<Message, PostError> {
-        self.shared.message(&payload).map(|inner| Message { inner })
+        self.shared.copy_to_post_pool(&payload).map(|inner| Message { inner })
     }
 
     /// The ids of the workers, one for each shard.
@@ -200,7 +200,7 @@ impl Recipients<'_> {
     fn post_to(self, link: Option<LinkKey>, payload: &impl Payload) -> Result<(), PostError> {
         let link = link.filter(|link| self.shared.is_alive(*link)).ok_or(PostError::Closed)?;
         self.check_stopping()?;
-        let message = self.shared.message(payload)?;
+        let message = self.shared.copy_to_post_pool(payload)?;
         if message.is_empty() || self.excepted() == Some(link) {
             return Ok(());
         }
@@ -210,7 +210,7 @@ impl Recipients<'_> {
     /// Posts to all links. `counts`: if no message can be made, count it as missed by all links.
     fn broadcast(self, payload: &impl Payload, counts: bool) -> Result<(), PostError> {
         self.check_stopping()?;
-        let message = self.shared.message(payload).inspect_err(|error| {
+        let message = self.shared.copy_to_post_pool(payload).inspect_err(|error| {
             if counts && matches!(error, PostError::Full | PostError::TooLarge) {
                 self.shared.note_all_missed(self.excepted());
             }

@@ -54,7 +54,7 @@ pub(crate) enum Command<S> {
 }
 
 /// The sending side of a shard's inbox, independent of the type of its connections.
-pub(crate) trait Inlet: Send + Sync {
+pub(crate) trait ShardPoster: Send + Sync {
     fn post(&self, link: LinkKey, message: Message) -> Result<(), PostError>;
     /// Without waking the shard.
     fn broadcast(
@@ -67,7 +67,7 @@ pub(crate) trait Inlet: Send + Sync {
     fn wake(&self);
 }
 
-impl<S: Send> Inlet for Poster<Command<S>> {
+impl<S: Send> ShardPoster for Poster<Command<S>> {
     fn post(&self, link: LinkKey, message: Message) -> Result<(), PostError> {
         self.post(Command::Post { link, message }).map_err(|error| refusal(&error))
     }
@@ -111,7 +111,7 @@ pub(crate) struct Shared {
     missed: AtomicU64,
     pub(crate) shards: Box<[Shard]>,
     /// The pools for posted messages: one for each shard, and the last for all other threads.
-    pub(crate) posts: Box<[MessagePool]>,
+    pub(crate) post_pools: Box<[MessagePool]>,
     /// Number of messages that failed with `Full` because their sender's buffers were used up.
     posts_refused: AtomicU64,
     /// The accepting shard waits for a free slot.
@@ -139,7 +139,7 @@ pub(crate) struct Shard {
     pub(crate) quotas: Quotas,
     /// The cells through which threads return deferred replies.
     pub(crate) replies: Box<[ReplyCell]>,
-    reached: OnceLock<(Box<dyn Inlet>, LedgerView)>,
+    poster_and_ledger: OnceLock<(Box<dyn ShardPoster>, LedgerView)>,
 }
 
 impl std::fmt::Debug for Shard {
@@ -158,7 +158,7 @@ impl Shared {
             marks: Marks::new(slots),
             quotas: Quotas::new(slots, settings.post_entries()),
             replies: (0..slots).map(|_| ReplyCell::new()).collect(),
-            reached: OnceLock::new(),
+            poster_and_ledger: OnceLock::new(),
         };
         let posts = (0..=settings.shards).map(|_| MessagePool::new(settings.post_pool()));
         Ok(Self {
@@ -168,7 +168,7 @@ impl Shared {
             broadcast: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             shards: (0..settings.shards).map(shard).collect(),
-            posts: posts.collect::<Result<_, _>>()?,
+            post_pools: posts.collect::<Result<_, _>>()?,
             settings,
             posts_refused: AtomicU64::new(0),
             slot_wanted: AtomicBool::new(false),
@@ -181,12 +181,17 @@ impl Shared {
     }
 
     /// Sets a shard's poster and ledger; once, before the shard's first turn.
-    pub(crate) fn connect(&self, shard: usize, inlet: Box<dyn Inlet>, buffers: LedgerView) {
-        let _set_once = self.shards[shard].reached.set((inlet, buffers));
+    pub(crate) fn register_shard(
+        &self,
+        shard: usize,
+        poster: Box<dyn ShardPoster>,
+        buffers: LedgerView,
+    ) {
+        let _set_once = self.shards[shard].poster_and_ledger.set((poster, buffers));
     }
 
-    pub(crate) fn inlet(&self, shard: usize) -> Option<&dyn Inlet> {
-        Some(&*self.shards.get(shard)?.reached.get()?.0)
+    pub(crate) fn poster(&self, shard: usize) -> Option<&dyn ShardPoster> {
+        Some(&*self.shards.get(shard)?.poster_and_ledger.get()?.0)
     }
 
     /// A listener's id and address.
@@ -222,18 +227,18 @@ impl Shared {
     }
 
     pub(crate) fn wake(&self, shard: usize) {
-        if let Some(inlet) = self.inlet(shard) {
-            inlet.wake();
+        if let Some(poster) = self.poster(shard) {
+            poster.wake();
         }
     }
 
     /// Copies a payload into a message that any shard can send, in buffers of the pool of this thread's
     /// shard, or of the pool for all other threads.
-    pub(crate) fn message(&self, payload: &impl Payload) -> Result<Message, PostError> {
+    pub(crate) fn copy_to_post_pool(&self, payload: &impl Payload) -> Result<Message, PostError> {
         if let Some(message) = payload.message() {
             return self.check_post_len(message.len()).map(|()| message.inner.clone());
         }
-        let pool = &self.posts[current::shard_of(self.id).unwrap_or(self.shards.len())];
+        let pool = &self.post_pools[current::shard_of(self.id).unwrap_or(self.shards.len())];
         let made = match payload.piece() {
             Some(piece) => {
                 self.check_post_len(piece.len())?;
@@ -320,7 +325,7 @@ impl Shared {
         when_slow: Option<WhenSlow>,
     ) -> Result<(), PostError> {
         let (index, generation, len) = (link.index(), link.generation(), message.len());
-        let inlet = self.inlet(link.shard()).ok_or(PostError::Closed)?;
+        let poster = self.poster(link.shard()).ok_or(PostError::Closed)?;
         let quotas = &self.shards[link.shard()].quotas;
         match quotas.accept(index, generation, len) {
             Ok(()) => {}
@@ -332,7 +337,7 @@ impl Shared {
                 return Err(PostError::Full);
             }
         }
-        inlet.post(link, message).inspect_err(|_| {
+        poster.post(link, message).inspect_err(|_| {
             quotas.forget(index, generation, len);
             quotas.free_entries(1);
         })
@@ -353,8 +358,8 @@ impl Shared {
         *last += 1;
         for number in 0..self.shards.len() {
             // Before the start a shard has no poster and no links.
-            let Some(inlet) = self.inlet(number) else { continue };
-            let posted = inlet.broadcast(message.clone(), except, when_slow, *last);
+            let Some(poster) = self.poster(number) else { continue };
+            let posted = poster.broadcast(message.clone(), except, when_slow, *last);
             if posted == Err(PostError::Full) {
                 self.note_all_of_shard_missed(number, except);
             }
@@ -410,9 +415,9 @@ impl Shared {
         self.shards[shard].slots_taken.fetch_sub(1, Ordering::SeqCst);
         if self.slot_wanted.load(Ordering::SeqCst)
             && self.slot_wanted.swap(false, Ordering::SeqCst)
-            && let Some(inlet) = self.inlet(0)
+            && let Some(poster) = self.poster(0)
         {
-            inlet.wake();
+            poster.wake();
         }
     }
 
@@ -440,8 +445,8 @@ impl Shared {
 
     fn wake_all(&self) {
         for shard in 0..self.shards.len() {
-            if let Some(inlet) = self.inlet(shard) {
-                inlet.wake();
+            if let Some(poster) = self.poster(shard) {
+                poster.wake();
             }
         }
     }
@@ -457,15 +462,17 @@ impl Shared {
             links_limit: self.settings.links,
             missed: self.missed.load(Ordering::Relaxed),
             post_buffers: self
-                .posts
+                .post_pools
                 .iter()
                 .fold(Ledger::default(), |all, posts| sum(all, posts.ledger())),
             ..Stats::default()
         };
         for shard in &self.shards {
             stats.add(&shard.stats, shard.slots_taken.load(Ordering::Relaxed));
-            let ledger =
-                shard.reached.get().map_or(Ledger::default(), |(_, buffers)| buffers.ledger());
+            let ledger = shard
+                .poster_and_ledger
+                .get()
+                .map_or(Ledger::default(), |(_, buffers)| buffers.ledger());
             stats.buffers = sum(stats.buffers, ledger);
         }
         stats
@@ -518,7 +525,7 @@ mod tests {
         }
     }
 
-    impl Inlet for Watching {
+    impl ShardPoster for Watching {
         fn post(&self, _: LinkKey, _: Message) -> Result<(), PostError> {
             Ok(())
         }
@@ -558,8 +565,8 @@ mod tests {
         let seen: Vec<Log> = (0..3).map(|_| Arc::default()).collect();
         for (shard, seen) in seen.iter().enumerate() {
             let (shared_later, seen) = (Arc::clone(&known), Arc::clone(seen));
-            let inlet = Watching { shared: shared_later, seen };
-            shared.connect(shard, Box::new(inlet), pool.ledger_view());
+            let poster = Watching { shared: shared_later, seen };
+            shared.register_shard(shard, Box::new(poster), pool.ledger_view());
         }
         (shared, seen)
     }
@@ -567,7 +574,7 @@ mod tests {
     #[test]
     fn a_broadcast_is_told_of_when_it_is_in_every_inbox() {
         let (shared, seen) = watched();
-        let message = shared.message(&"to all").unwrap();
+        let message = shared.copy_to_post_pool(&"to all").unwrap();
         shared.broadcast(&message, None, None).unwrap();
         let expected =
             [Seen::Broadcast { number: 1, is_published: false }, Seen::Wake { is_published: true }];
@@ -583,7 +590,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..100 {
-                        let message = shared.message(&"to all").unwrap();
+                        let message = shared.copy_to_post_pool(&"to all").unwrap();
                         shared.broadcast(&message, None, None).unwrap();
                     }
                 });

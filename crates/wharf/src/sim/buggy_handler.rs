@@ -138,7 +138,7 @@ where
 {
     fn on_start(&self, server: &Handle) -> Result {
         if self.bug.is(EngineBug::HoldPostBuffers) {
-            let pools = self.shared.posts.iter();
+            let pools = self.shared.post_pools.iter();
             let all = pools.flat_map(|pool| std::iter::from_fn(|| pool.message_of(&[0]).ok()));
             self.held().extend(all);
         }

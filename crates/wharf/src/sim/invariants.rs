@@ -107,7 +107,7 @@ where
             let said = |what| format!("shard {number}: {what}");
             worker.check_slot_lists().map_err(said)?;
         }
-        for posts in &self.shared.posts {
+        for posts in &self.shared.post_pools {
             let ledger = posts.ledger();
             ensure!(ledger.free == posts.free(), "posts: {ledger:?}, {} free", posts.free());
         }

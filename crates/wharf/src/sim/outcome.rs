@@ -140,7 +140,7 @@ where
         self.check_counters()?;
         let open = self.links_open();
         ensure!(open == 0, "{open} slots are still counted");
-        for (sender, posts) in self.shared.posts.iter().enumerate() {
+        for (sender, posts) in self.shared.post_pools.iter().enumerate() {
             let ledger = posts.ledger();
             let all = ledger.free == posts.capacity();
             ensure!(all, "not all posts of sender {sender} are home: {ledger:?}");

@@ -303,8 +303,8 @@ where
             let port = BuggyPort::new(port, self.bug);
             let worker =
                 Worker::new(shard, port, Arc::clone(&self.handler), Arc::clone(&self.shared))?;
-            let (poster, buffers) = worker.reached_by();
-            self.shared.connect(number, Box::new(poster.clone()), buffers);
+            let (poster, buffers) = worker.poster_and_ledger();
+            self.shared.register_shard(number, Box::new(poster.clone()), buffers);
             posters.push(poster);
             let slot_counts = SlotCounts::default();
             self.shards.push(Shard {
