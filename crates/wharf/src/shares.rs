@@ -251,18 +251,18 @@ impl Shares {
     }
 
     /// Buffers of output that the link may still take.
-    pub(crate) fn output_allowance(&self, held: Held, reserved: u32) -> u32 {
+    pub(crate) fn output_buffers_allowed(&self, held: Held, reserved: u32) -> u32 {
         self.division.grant.saturating_sub(held.output) + self.lendable(reserved)
     }
 
     /// Whether the link may still take the grant.
     pub(crate) fn has_grant(&self, held: Held, reserved: u32) -> bool {
-        self.output_allowance(held, reserved) >= self.division.grant
+        self.output_buffers_allowed(held, reserved) >= self.division.grant
     }
 
     /// Buffers of output that a post may take, so that the grant stays free.
-    pub(crate) fn post_allowance(&self, held: Held, reserved: u32) -> u32 {
-        self.output_allowance(held, reserved).saturating_sub(self.division.grant)
+    pub(crate) fn post_buffers_allowed(&self, held: Held, reserved: u32) -> u32 {
+        self.output_buffers_allowed(held, reserved).saturating_sub(self.division.grant)
     }
 
     /// The further loan of a link that takes `buffers` of output.
@@ -446,7 +446,7 @@ mod tests {
             assert!(shares.lendable_input(0) >= full.input, "{told}");
             shares.settle(Held::default(), Held { input: full.input, output: 0 });
             let held = Held { input: full.input, output: 0 };
-            assert!(shares.output_allowance(held, 0) >= full.output, "{told}");
+            assert!(shares.output_buffers_allowed(held, 0) >= full.output, "{told}");
             shares.settle(held, Held::default());
             // A post of the stated maximum by each sender, and an eighth of all by all together.
             assert!(division.posts >= needs.post_max, "{told}");
@@ -480,7 +480,7 @@ mod tests {
                         after.input +=
                             below(1 + shares.lendable_input(0)).max(u32::from(before.input == 0))
                     }
-                    1 | 2 => after.output += below(1 + shares.output_allowance(before, 0)),
+                    1 | 2 => after.output += below(1 + shares.output_buffers_allowed(before, 0)),
                     _ => after = Held::default(),
                 }
                 shares.settle(before, after);
@@ -517,7 +517,8 @@ mod tests {
                 let more = shares.lendable_input(0).min(needs.input_max.max(2) - 1);
                 shares.settle(Held::default(), Held { input: 1 + more, output: 0 });
             }
-            let longest = shares.output_allowance(Held { input: needs.input_max, output: 0 }, 0);
+            let longest =
+                shares.output_buffers_allowed(Held { input: needs.input_max, output: 0 }, 0);
             assert!(longest >= needs.output_max, "{needs:?} {division:?}");
         }
     }
@@ -552,7 +553,7 @@ mod tests {
             shares.settle(Held::default(), Held { input: 32, output: 0 });
             holders += 1;
         }
-        assert!(shares.output_allowance(Held { input: 32, output: 0 }, 0) >= 32);
+        assert!(shares.output_buffers_allowed(Held { input: 32, output: 0 }, 0) >= 32);
     }
 
     #[test]

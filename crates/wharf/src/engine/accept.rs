@@ -197,7 +197,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let slot = &self.core.slots[index];
         let disconnects = slot.when_slow == WhenSlow::Disconnect;
-        self.core.quotas().open(index, key.generation(), slot.room);
+        self.core.quotas().open(index, key.generation(), slot.published_capacity);
         self.core.quotas().set_disconnects(index, disconnects);
         self.core.marks().open(index, key.generation());
         self.start_timeout(index);

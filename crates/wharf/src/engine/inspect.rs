@@ -129,7 +129,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn may_wait(&self, index: u32) -> bool {
         // A link with unsent output is note_receive when its send completes.
         self.core.slots[index].goes_on
-            || !self.core.has_room(index)
+            || !self.core.has_capacity(index)
             || self.core.slots[index].has_output()
     }
 

@@ -25,8 +25,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.revoke_messages();
         match self.core.shares.look() {
             Change::None => {}
-            Change::Tight => self.let_all_take_turns(),
-            Change::Plenty => self.let_all_receive(),
+            Change::Tight => self.cancel_unlent_receives(),
+            Change::Plenty => self.end_input_waits(),
         }
         let window = self.window();
         self.port.set_window(window);
@@ -47,7 +47,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Loans have become tight: cancels receives that take more than the guaranteed buffer without a
     /// loan.
-    fn let_all_take_turns(&mut self) {
+    fn cancel_unlent_receives(&mut self) {
         self.lending.stops_receives = true;
         self.for_each_live(|worker, index| {
             let slot = &worker.core.slots[index];
@@ -60,7 +60,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Loans have ceased to be tight: links that wait for a loan of input receive without one.
-    fn let_all_receive(&mut self) {
+    fn end_input_waits(&mut self) {
         for _ in 0..self.core.waiters.len() {
             let Some(index) = self.core.waiters.pop() else { return };
             // The loop moves every link once, so the order stays.
@@ -87,16 +87,16 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             self.core.end_wish(index);
             match wish {
-                Some(Wish::Input(buffers)) => self.lend_for_input(index, buffers),
-                Some(Wish::Part) => self.lend_for_input(index, 1),
-                Some(Wish::Output(_)) => self.offer_room(index),
+                Some(Wish::Input(buffers)) => self.grant_input_loan(index, buffers),
+                Some(Wish::Part) => self.grant_input_loan(index, 1),
+                Some(Wish::Output(_)) => self.grant_output_loan(index),
                 None => unreachable!("who waits has a wish"),
             }
         }
     }
 
     /// Lends a link `buffers` to receive into.
-    fn lend_for_input(&mut self, index: u32, buffers: u32) {
+    fn grant_input_loan(&mut self, index: u32, buffers: u32) {
         let slot = &mut self.core.slots[index];
         // The time without progress starts now.
         slot.eased = self.core.now;
@@ -106,7 +106,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Calls the handler of a link that waited for buffers of output.
-    fn offer_room(&mut self, index: u32) {
+    fn grant_output_loan(&mut self, index: u32) {
         self.core.granting = Some(index);
         if self.core.slots[index].runs_callbacks() {
             // Without a due `on_writable`, the handler has got what it asked for.

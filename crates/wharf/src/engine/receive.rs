@@ -158,7 +158,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let slot = &self.core.slots[index];
         let owed = slot.owed.unwrap_or(u32::MAX);
-        let room = u32::try_from(slot.input.room()).unwrap_or(u32::MAX);
+        let spare = u32::try_from(slot.input.room()).unwrap_or(u32::MAX);
         // Receive what has arrived; `NotReady` then ends the input.
         let ends_when_dry = slot.phase == Phase::Draining || slot.broken.is_some();
         let shots = if ends_when_dry { Shots::IfReady } else { Shots::One };
@@ -170,11 +170,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 (shots, free.min(size).min(owed), Receiving::One)
             }
             // Bytes that fit the spare capacity of the last buffer need no loan.
-            Phase::Open | Phase::Draining if room > 0 => {
-                (shots, free.min(room).min(owed), Receiving::One)
+            Phase::Open | Phase::Draining if spare > 0 => {
+                (shots, free.min(spare).min(owed), Receiving::One)
             }
             Phase::Open | Phase::Draining
-                if slot.wish.is_some() || slot.is_held() || !self.core.has_room(index) =>
+                if slot.wish.is_some() || slot.is_held() || !self.core.has_capacity(index) =>
             {
                 return;
             }

@@ -25,7 +25,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn serve_received(&mut self, index: u32, buffer: Buffer) {
         let slot = &self.core.slots[index];
         let waits = !slot.input.is_empty() || slot.is_held() || slot.owes_call();
-        if waits || !self.core.has_room(index) || !self.counts_call(index) {
+        if waits || !self.core.has_capacity(index) || !self.counts_call(index) {
             self.keep(index, buffer);
             return self.serve(index);
         }
@@ -77,7 +77,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let slot = &self.core.slots[index];
         let is_due = !slot.input.is_empty() && !slot.is_handled() && !slot.is_held();
-        if !is_due || !self.core.has_room(index) || !self.counts_call(index) {
+        if !is_due || !self.core.has_capacity(index) || !self.counts_call(index) {
             return false;
         }
         let slot = &mut self.core.slots[index];
@@ -158,7 +158,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &mut self.core.slots[index];
         (slot.owes_writable, slot.woken, slot.wished) = (false, true, false);
         if mem::take(&mut slot.ensured) > 0 {
-            self.core.publish_room(index);
+            self.core.publish_capacity(index);
         }
         let answer = self.run_callback(index, |handler, link| handler.on_writable(link));
         self.apply_result(index, answer);

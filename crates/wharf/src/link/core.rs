@@ -148,13 +148,13 @@ impl ShardState {
     /// Whether `on_receive` may be called: the output is not above its high-water mark and has the
     /// grant, or nothing more will be queued.
     #[inline]
-    pub(crate) fn has_room(&self, index: u32) -> bool {
+    pub(crate) fn has_capacity(&self, index: u32) -> bool {
         let slot = &self.slots[index];
         // Fast path: most links have nothing unsent.
-        slot.holds_no_output() || self.has_room_beside(index)
+        slot.holds_no_output() || self.has_capacity_with_output(index)
     }
 
-    fn has_room_beside(&self, index: u32) -> bool {
+    fn has_capacity_with_output(&self, index: u32) -> bool {
         let slot = &self.slots[index];
         let is_below = slot.used() <= slot.high_water_bytes();
         is_below && self.has_grant(index)

@@ -112,7 +112,7 @@ impl Output<'_> {
     /// `on_receive`. Check it before each further message that one call takes.
     #[must_use]
     pub fn has_grant(&self) -> bool {
-        self.core.has_room(self.index)
+        self.core.has_capacity(self.index)
     }
 
     /// Whether `bytes` can be queued now, as [`Input::take`](crate::Input::take) for the output. If

@@ -39,7 +39,7 @@ impl ShardState {
     /// Notes a queued post, and publishes the exact capacity for posts.
     fn note_post(&mut self, index: u32) {
         self.note_queued(index);
-        self.publish_room(index);
+        self.publish_capacity(index);
     }
 
     /// Queues a message that goes to many links.
@@ -54,7 +54,7 @@ impl ShardState {
         message: &Message,
         when_slow: Option<WhenSlow>,
     ) -> Posted {
-        if self.room_for(index, message.len()).is_ok() && self.push_post(index, message) {
+        if self.check_capacity(index, message.len()).is_ok() && self.push_post(index, message) {
             self.note_post(index);
             return Posted::Queued;
         }
@@ -79,12 +79,12 @@ impl ShardState {
     }
 
     /// Publishes how many bytes posts may take of the link's output, if that has changed.
-    pub(crate) fn publish_room(&mut self, index: u32) {
+    pub(crate) fn publish_capacity(&mut self, index: u32) {
         let slot = &mut self.slots[index];
-        let room = slot.post_room();
-        if room != slot.room {
-            slot.room = room;
-            self.quotas().set_room(index, room);
+        let capacity = slot.post_capacity();
+        if capacity != slot.published_capacity {
+            slot.published_capacity = capacity;
+            self.quotas().set_capacity(index, capacity);
         }
     }
 
@@ -95,23 +95,24 @@ impl ShardState {
         slot.accepted_entries -= gone;
         self.accepted_entries -= gone;
         self.quotas().free_entries(gone);
-        self.publish_room(index);
+        self.publish_capacity(index);
     }
 
     /// Copies a post behind unsent bytes, if the link can borrow the buffers; returns whether it did.
     fn copy_post(&mut self, index: u32, message: &Message) -> bool {
         let reserved = self.reserved_beside(index);
         let slot = &mut self.slots[index];
-        let allowance = self.shares.post_allowance(slot.held, reserved);
+        let buffers_allowed = self.shares.post_buffers_allowed(slot.held, reserved);
         let owner = Owner::SendQueue;
         slot.has_output()
-            && slot.queue.append_copy_of(&self.pool, message, owner, allowance).is_ok()
+            && slot.queue.append_copy_of(&self.pool, message, owner, buffers_allowed).is_ok()
     }
 
     fn push_post(&mut self, index: u32, message: &Message) -> bool {
         let slot = &self.slots[index];
-        let room = (slot.post_room() as usize).saturating_sub(self.quotas().accepted(index));
-        if message.len() > room {
+        let capacity =
+            (slot.post_capacity() as usize).saturating_sub(self.quotas().accepted(index));
+        if message.len() > capacity {
             return false;
         }
         if self.slots[index].broken.is_some() || self.copy_post(index, message) {

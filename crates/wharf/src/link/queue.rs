@@ -19,13 +19,13 @@ impl ShardState {
         if data.is_empty() {
             return self.open_output(index);
         }
-        let result = self.room_for(index, data.len()).and_then(|()| {
+        let result = self.check_capacity(index, data.len()).and_then(|()| {
             if self.slots[index].broken.is_some() {
                 return Ok(());
             }
-            let allowance = self.allowance(index);
+            let buffers_allowed = self.buffers_allowed(index);
             let slot = &mut self.slots[index];
-            match slot.queue.append(&self.pool, data, Owner::SendQueue, allowance) {
+            match slot.queue.append(&self.pool, data, Owner::SendQueue, buffers_allowed) {
                 Ok(()) => {
                     self.end_output_wish(index, data.len());
                     Ok(())
@@ -61,7 +61,7 @@ impl ShardState {
         index: u32,
         message: &wharf_port::memory::Message,
     ) -> Result<(), SendError> {
-        let result = self.room_for(index, message.len()).and_then(|()| {
+        let result = self.check_capacity(index, message.len()).and_then(|()| {
             if self.slots[index].broken.is_some() || message.is_empty() {
                 return Ok(());
             }
@@ -70,9 +70,10 @@ impl ShardState {
             {
                 return Ok(());
             }
-            let allowance = self.allowance(index);
+            let buffers_allowed = self.buffers_allowed(index);
             let queue = &mut self.slots[index].queue;
-            let appended = queue.append_copy_of(&self.pool, message, Owner::SendQueue, allowance);
+            let appended =
+                queue.append_copy_of(&self.pool, message, Owner::SendQueue, buffers_allowed);
             appended.map_err(|_| self.wish_for_output(index, message.len()))
         });
         self.queued(index, message.len(), result)
@@ -93,13 +94,13 @@ impl ShardState {
         }
         let spare = self.spare_capacity(index);
         let most = usize::try_from(max).unwrap_or(usize::MAX);
-        let allowance = self.allowance(index);
+        let buffers_allowed = self.buffers_allowed(index);
         let queue = &mut self.slots[index].queue;
         let len_max = most.min(spare);
         let owner = Owner::SendQueue;
         // If `read` panics, the bytes that it read before stay queued; the reset of the link drops
         // them.
-        let filled = queue.append_from(&self.pool, owner, allowance, len_max, read);
+        let filled = queue.append_from(&self.pool, owner, buffers_allowed, len_max, read);
         if filled.len > 0 {
             self.end_output_wish(index, filled.len);
             self.note_queued(index);
@@ -123,7 +124,7 @@ impl ShardState {
         let slot = &mut self.slots[index];
         let is_open = slot.runs_callbacks() && !slot.close_requested;
         if is_open && !slot.is_output_over() && slot.holds_no_output() && slot.wish.is_none() {
-            let max = max.min(slot.limit as usize - slot.post_room_max() as usize);
+            let max = max.min(slot.limit as usize - slot.post_capacity_max() as usize);
             if let Some(len) = unread.move_fresh(&self.pool, &mut slot.queue, max) {
                 slot.in_call = 0;
                 self.note_queued(index);
@@ -142,9 +143,9 @@ impl ShardState {
             return max;
         }
         let len_max = max.min(self.left_of(index));
-        let allowance = self.allowance(index);
+        let buffers_allowed = self.buffers_allowed(index);
         let slot = &mut self.slots[index];
-        let len = unread.move_to(&self.pool, &mut slot.queue, len_max, allowance);
+        let len = unread.move_to(&self.pool, &mut slot.queue, len_max, buffers_allowed);
         slot.in_call = unread.buffers();
         if len < max {
             self.stats().send_refusals.add(1);
@@ -169,10 +170,10 @@ impl ShardState {
             self.note_refusal(index, 0, SendError::Full);
             return Err(SendError::Full);
         }
-        let result = self.room_for(index, max).and_then(|()| {
+        let result = self.check_capacity(index, max).and_then(|()| {
             // A reply that will be discarded needs no buffers.
             let max = if self.slots[index].broken.is_some() { 0 } else { max };
-            if self.buffers_of(max) > self.allowance(index) {
+            if self.buffers_of(max) > self.buffers_allowed(index) {
                 return Err(self.wish_for_output(index, max));
             }
             Parcel::new(&self.pool, Owner::SendQueue, max)
@@ -194,7 +195,7 @@ impl ShardState {
         slot.owe(now);
         self.end_output_wish(index, max);
         self.settle(index);
-        self.publish_room(index);
+        self.publish_capacity(index);
         let shard = &self.shared.shards[usize::from(self.shard)];
         shard.replies[index as usize].promise(number, parcel);
         Ok(Reply::new(Arc::clone(&self.shared), self.key(index), number, max))
@@ -230,7 +231,7 @@ impl ShardState {
         }
         let by_limit = self.left_of(index);
         let size = self.pool.buffer_size_bytes() as usize;
-        let by_buffers = slot.queue.room() + self.allowance(index) as usize * size;
+        let by_buffers = slot.queue.room() + self.buffers_allowed(index) as usize * size;
         by_limit.min(by_buffers)
     }
 
@@ -258,7 +259,7 @@ impl ShardState {
         slot.owes_writable = true;
         if bytes > slot.ensured as usize {
             slot.ensured = u32::try_from(bytes).unwrap_or(u32::MAX);
-            self.publish_room(index);
+            self.publish_capacity(index);
         }
     }
 
@@ -279,7 +280,7 @@ impl ShardState {
         let limit = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(least, most);
         tell(Act::Limit(limit as usize));
         self.slots[index].limit = limit;
-        self.publish_room(index);
+        self.publish_capacity(index);
         limit as usize
     }
 
@@ -293,7 +294,7 @@ impl ShardState {
         }
     }
 
-    pub(super) fn room_for(&self, index: u32, len: usize) -> Result<(), SendError> {
+    pub(super) fn check_capacity(&self, index: u32, len: usize) -> Result<(), SendError> {
         self.open_output(index)?;
         let slot = &self.slots[index];
         let limit = slot.limit as usize;
@@ -315,7 +316,7 @@ impl ShardState {
         let slot = &self.slots[index];
         // Accepted posts take half of the limit at most, so that often the atomic count need not be
         // read.
-        slot.used() + len + slot.post_room_max() as usize <= slot.limit as usize
+        slot.used() + len + slot.post_capacity_max() as usize <= slot.limit as usize
             || len <= self.left_of(index)
     }
 
@@ -327,9 +328,9 @@ impl ShardState {
     }
 
     /// Number of buffers of output that the link may still take.
-    pub(super) fn allowance(&self, index: u32) -> u32 {
+    pub(super) fn buffers_allowed(&self, index: u32) -> u32 {
         let reserved = self.reserved_beside(index);
-        self.shares.output_allowance(self.slots[index].held, reserved)
+        self.shares.output_buffers_allowed(self.slots[index].held, reserved)
     }
 
     /// Whether the limit leaves the grant, so that only buffers can be lacking.
@@ -381,7 +382,7 @@ impl ShardState {
         // With less than a quarter of the limit queued, the published capacity for posts is not
         // updated, to save the work.
         if slot.queue.len() > slot.limit as usize / 4 {
-            self.publish_room(index);
+            self.publish_capacity(index);
         }
         let slot = &mut self.slots[index];
         if !slot.sending && !slot.dirty {
@@ -426,12 +427,12 @@ fn discard(
     let mut left = usize::try_from(max).unwrap_or(usize::MAX).min(limit);
     let mut bytes = 0;
     while left > 0 {
-        let room = left.min(into.len());
-        match read(&mut into[..room]) {
+        let len_max = left.min(into.len());
+        match read(&mut into[..len_max]) {
             Ok(0) => return Ok(Copied { bytes, ended: true }),
             Ok(len) => {
-                bytes += len.min(room) as u64;
-                left -= len.min(room);
+                bytes += len.min(len_max) as u64;
+                left -= len.min(len_max);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -448,7 +449,7 @@ pub(crate) struct Writer<'a> {
     /// Bytes that were queued before the message.
     before: usize,
     buffers_before: u32,
-    allowance: u32,
+    buffers_allowed: u32,
     /// Bytes of the message so far, queued or not.
     len: usize,
     /// Bytes that the message may have.
@@ -461,13 +462,23 @@ pub(crate) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(core: &'a mut ShardState, index: u32) -> Result<Self, SendError> {
-        core.room_for(index, 0).or_else(|error| core.queued(index, 0, Err(error)))?;
+        core.check_capacity(index, 0).or_else(|error| core.queued(index, 0, Err(error)))?;
         let slot = &core.slots[index];
         let (before, buffers_before) = (slot.queue.len(), slot.queue.buffers());
         let spare = if slot.broken.is_some() { slot.limit as usize } else { core.left_of(index) };
-        let allowance = core.allowance(index);
+        let buffers_allowed = core.buffers_allowed(index);
         let (len, is_over, is_done) = (0, false, false);
-        Ok(Self { core, index, before, buffers_before, allowance, len, spare, is_over, is_done })
+        Ok(Self {
+            core,
+            index,
+            before,
+            buffers_before,
+            buffers_allowed,
+            len,
+            spare,
+            is_over,
+            is_done,
+        })
     }
 
     /// Whether the message exceeds the capacity.
@@ -515,9 +526,9 @@ impl Parts for Writer<'_> {
             return;
         }
         let taken = slot.queue.buffers() - self.buffers_before;
-        let allowance = self.allowance.saturating_sub(taken);
+        let buffers_allowed = self.buffers_allowed.saturating_sub(taken);
         let fits = self.len <= self.spare
-            && slot.queue.append(&self.core.pool, bytes, Owner::SendQueue, allowance).is_ok();
+            && slot.queue.append(&self.core.pool, bytes, Owner::SendQueue, buffers_allowed).is_ok();
         self.is_over = !fits;
     }
 }

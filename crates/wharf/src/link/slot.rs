@@ -157,7 +157,7 @@ pub(crate) struct Slot {
     pub(crate) post_budget: u32,
     pub(crate) budget_turn: u32,
     /// Capacity for posts in bytes, as published in [`Quotas`](crate::shared::quota::Quotas).
-    pub(crate) room: u32,
+    pub(crate) published_capacity: u32,
     /// Message entries in the queue for which posts were accepted by `Quotas::accept`.
     pub(crate) accepted_entries: u32,
     /// Bytes that `Output::ensure` asked for.
@@ -253,7 +253,7 @@ impl Slot {
             limit: 0,
             post_budget: 0,
             budget_turn: u32::MAX,
-            room: 0,
+            published_capacity: 0,
             accepted_entries: 0,
             ensured: 0,
             deferral: None,
@@ -314,12 +314,12 @@ impl Slot {
 
     /// Maximum bytes of posts in the output: half of the limit, rounded down. The rest is for the
     /// handler.
-    pub(crate) fn post_room_max(&self) -> u32 {
+    pub(crate) fn post_capacity_max(&self) -> u32 {
         self.limit - self.limit.div_ceil(2)
     }
 
     /// Bytes that posts may still take; less if the handler asked for more than half of the limit.
-    pub(crate) fn post_room(&self) -> u32 {
+    pub(crate) fn post_capacity(&self) -> u32 {
         let kept = self.limit.div_ceil(2).max(self.ensured.min(self.limit));
         let used = u32::try_from(self.used()).unwrap_or(u32::MAX);
         (self.limit - kept).saturating_sub(used)
@@ -328,7 +328,7 @@ impl Slot {
     /// Whether the published capacity for posts is less than its maximum, or accepted posts are queued.
     #[inline]
     pub(crate) fn has_posts(&self) -> bool {
-        self.room != self.post_room_max() || self.accepted_entries > 0
+        self.published_capacity != self.post_capacity_max() || self.accepted_entries > 0
     }
 
     /// Whether nothing is unsent or deferred, or nothing more will be queued.
@@ -410,8 +410,8 @@ impl Slot {
     /// call took nothing, and it asked for bytes that are not there or no unsent bytes can free
     /// capacity.
     pub(crate) fn has_handled_all(&self) -> bool {
-        let waits_for_room = !self.is_incomplete() && self.has_output();
-        self.input.is_empty() || (self.is_handled() && !waits_for_room)
+        let waits_for_capacity = !self.is_incomplete() && self.has_output();
+        self.input.is_empty() || (self.is_handled() && !waits_for_capacity)
     }
 
     /// Whether a pause or a deferred reply holds back calls with input.
@@ -497,7 +497,7 @@ impl Slots {
             awaits_retry,
             listener,
             limit,
-            room: limit - limit.div_ceil(2),
+            published_capacity: limit - limit.div_ceil(2),
             when_slow,
             idle_ms,
             ..Slot::free()

@@ -32,7 +32,7 @@ struct Quota {
     /// queued yet.
     accepted: AtomicU64,
     /// Maximum of these bytes.
-    room: AtomicU32,
+    capacity: AtomicU32,
     /// Posts that the link missed because they were not accepted.
     missed: AtomicU32,
     /// The link's policy is [`WhenSlow::Disconnect`](crate::WhenSlow::Disconnect).
@@ -43,7 +43,7 @@ impl Quotas {
     pub(crate) fn new(slots: u32, entries_max: u32) -> Self {
         let quota = |_| Quota {
             accepted: AtomicU64::new(0),
-            room: AtomicU32::new(0),
+            capacity: AtomicU32::new(0),
             missed: AtomicU32::new(0),
             disconnects: AtomicBool::new(false),
         };
@@ -52,10 +52,10 @@ impl Quotas {
     }
 
     /// A link of this generation opens in a slot.
-    pub(crate) fn open(&self, index: u32, generation: u32, room: u32) {
+    pub(crate) fn open(&self, index: u32, generation: u32, capacity: u32) {
         let slot = &self.slots[index as usize];
         slot.missed.store(0, Ordering::Relaxed);
-        slot.room.store(room, Ordering::Relaxed);
+        slot.capacity.store(capacity, Ordering::Relaxed);
         // Release: a thread that loads the generation sees the capacity.
         slot.accepted.store(u64::from(generation) << 32, Ordering::Release);
     }
@@ -65,8 +65,8 @@ impl Quotas {
         self.slots[index as usize].accepted.store(0, Ordering::Release);
     }
 
-    pub(crate) fn set_room(&self, index: u32, room: u32) {
-        self.slots[index as usize].room.store(room, Ordering::Relaxed);
+    pub(crate) fn set_capacity(&self, index: u32, capacity: u32) {
+        self.slots[index as usize].capacity.store(capacity, Ordering::Relaxed);
     }
 
     pub(crate) fn set_disconnects(&self, index: u32, disconnects: bool) {
@@ -92,7 +92,7 @@ impl Quotas {
             if word >> 32 != u64::from(generation) {
                 return Err(Refusal::Ended);
             }
-            if bytes_of(word) + len > slot.room.load(Ordering::Relaxed) as usize {
+            if bytes_of(word) + len > slot.capacity.load(Ordering::Relaxed) as usize {
                 return Err(full());
             }
             let more = word + len as u64;
@@ -184,7 +184,7 @@ mod tests {
         quotas.note_missed(1, 4);
         assert_eq!((quotas.accepted(1), quotas.missed(1)), (100, 1));
         quotas.forget(1, 5, 60);
-        quotas.set_room(1, 50);
+        quotas.set_capacity(1, 50);
         assert_eq!(quotas.accept(1, 5, 11), Err(FULL));
         quotas.accept(1, 5, 10).unwrap();
         quotas.set_disconnects(1, true);
