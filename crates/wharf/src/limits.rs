@@ -306,7 +306,7 @@ impl Settings {
                 ("buffers for posts and broadcasts", (shards + 1) * self.post_pool().size_bytes()),
                 ("links", shards * slots * link_size_bytes as u64),
                 ("ports", shards * wharf_port::table_size_bytes(&self.port(listeners))),
-                ("room to copy a message together", shards * u64::from(self.input_bytes)),
+                ("memory for messages in several buffers", shards * u64::from(self.input_bytes)),
                 ("inboxes", shards * u64::from(self.inbox_capacity) * 96),
                 // The pages that a shard's thread touches; those of the handler's own calls are added
                 // to it.

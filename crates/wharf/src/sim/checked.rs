@@ -5,8 +5,8 @@ use crate::link::Link;
 use crate::link::input::Input;
 use crate::shared::Shared;
 use crate::shared::handle::Handle;
-use crate::sim::contract::{Call, Contract, Event, number_of};
-use crate::sim::rules::{Glance, Outcome};
+use crate::sim::checker::{Call, CallbackChecker, Event, number_of};
+use crate::sim::rules::{LinkView, Outcome};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use crate::worker::Worker;
@@ -21,9 +21,9 @@ use std::sync::Arc;
 pub struct PlannedPanic;
 
 #[derive(Debug)]
-pub(super) struct Checked<H> {
+pub(super) struct CheckedHandler<H> {
     pub(super) inner: H,
-    pub(super) contract: Arc<Contract>,
+    pub(super) checker: Arc<CallbackChecker>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -38,37 +38,37 @@ pub(super) struct CheckedState<S> {
 #[derive(Debug)]
 struct Owner {
     connection: usize,
-    contract: Arc<Contract>,
+    checker: Arc<CallbackChecker>,
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.contract.note_state(false);
+        self.checker.note_state(false);
     }
 }
 
 type CheckedLink<'a, S, W> = Link<'a, CheckedState<S>, W>;
 
 /// The input of a callback, if it has one.
-trait Look {
-    fn look(&self) -> (usize, bool);
+trait InputView {
+    fn view(&self) -> (usize, bool);
 }
 
-impl Look for () {
-    fn look(&self) -> (usize, bool) {
+impl InputView for () {
+    fn view(&self) -> (usize, bool) {
         (0, false)
     }
 }
 
-impl Look for &mut Input<'_> {
-    fn look(&self) -> (usize, bool) {
+impl InputView for &mut Input<'_> {
+    fn view(&self) -> (usize, bool) {
         (self.len(), self.is_ended())
     }
 }
 
-fn glance<T, W>(link: &Link<'_, T, W>, input: &impl Look) -> Glance {
-    let (unread, is_ended) = input.look();
-    Glance {
+fn link_view<T, W>(link: &Link<'_, T, W>, input: &impl InputView) -> LinkView {
+    let (unread, is_ended) = input.view();
+    LinkView {
         now: link.now(),
         unread,
         is_ended,
@@ -79,8 +79,8 @@ fn glance<T, W>(link: &Link<'_, T, W>, input: &impl Look) -> Glance {
     }
 }
 
-impl<H> Checked<H> {
-    fn around<T, W, I: Look, R>(
+impl<H> CheckedHandler<H> {
+    fn around<T, W, I: InputView, R>(
         &self,
         event: Event,
         link: &mut Link<'_, T, W>,
@@ -98,22 +98,22 @@ impl<H> Checked<H> {
             is_revoked: self.shared.revoked.contains(id),
             is_stopping: link.server.is_stopping(),
         };
-        self.contract.enter(&call, glance(link, &input));
+        self.checker.enter(&call, link_view(link, &input));
         let result = catch_unwind(AssertUnwindSafe(|| callback(&self.inner, link, &mut input)));
-        let at = glance(link, &input);
+        let at = link_view(link, &input);
         match result {
             Ok(result) => {
-                self.contract.leave(&call, at, outcome(&result));
+                self.checker.leave(&call, at, outcome(&result));
                 result
             }
             Err(payload) => {
                 let reason = DisconnectReason::HandlerPanic;
-                self.contract.leave(&call, at, Outcome::Closes(reason));
+                self.checker.leave(&call, at, Outcome::Closes(reason));
                 if payload.is::<PlannedPanic>() {
-                    self.contract.note_planned_panic(connection);
+                    self.checker.note_planned_panic(connection);
                 } else {
                     let text = panic_text(&*payload);
-                    self.contract.fail(format!("the handler panicked in {event:?}: {text}"));
+                    self.checker.fail(format!("the handler panicked in {event:?}: {text}"));
                 }
                 resume_unwind(payload)
             }
@@ -124,11 +124,11 @@ impl<H> Checked<H> {
     fn check_state<S, W>(&self, link: &CheckedLink<'_, S, W>) {
         let owner = link.state.owner.connection;
         if owner != number_of(link.peer().ip()) {
-            self.contract.fail(format!("link {} has the state of client {owner}", link.id()));
+            self.checker.fail(format!("link {} has the state of client {owner}", link.id()));
         }
     }
 
-    fn with_inner<S, W, I: Look, R>(
+    fn with_inner<S, W, I: InputView, R>(
         &self,
         event: Event,
         link: &mut CheckedLink<'_, S, W>,
@@ -162,7 +162,7 @@ fn ends_for(reason: DisconnectReason) -> impl FnOnce(&Result<Verdict>) -> Outcom
     }
 }
 
-impl<H, S, W> Handler<CheckedState<S>, W> for Checked<H>
+impl<H, S, W> Handler<CheckedState<S>, W> for CheckedHandler<H>
 where
     H: Handler<S, W>,
     S: Send + 'static,
@@ -188,9 +188,9 @@ where
             |handler, link, ()| handler.on_connect(link),
             stays_or_fails,
         )?;
-        self.contract.note_state(true);
+        self.checker.note_state(true);
         let connection = number_of(link.peer().ip());
-        let owner = Owner { connection, contract: Arc::clone(&self.contract) };
+        let owner = Owner { connection, checker: Arc::clone(&self.checker) };
         Ok(CheckedState { inner, owner })
     }
 

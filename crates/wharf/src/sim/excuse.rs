@@ -6,7 +6,7 @@
 
 use crate::engine::ensure;
 use crate::handler::Handler;
-use crate::sim::contract::{Fate, IdleNote, Story};
+use crate::sim::checker::{ConnectionHistory, ConnectionStatus, IdleRecord};
 use crate::sim::failure::{Excuse, ExcuseCounts};
 use crate::sim::simulation::{Peer, Simulation};
 use crate::vocabulary::policy::WhenFull;
@@ -17,14 +17,14 @@ use wharf_port::sim::Traffic;
 
 /// The state at a stop.
 #[derive(Clone, Debug)]
-pub(super) struct StopNote {
+pub(super) struct StopRecord {
     pub(super) at: Time,
     pub(super) drain: Duration,
     /// Bytes that had arrived at the server by then, by client.
     pub(super) delivered: Vec<u64>,
 }
 
-impl StopNote {
+impl StopRecord {
     /// Bytes of this client that had arrived at the server by then.
     pub(super) fn delivered_by(&self, client: usize) -> u64 {
         self.delivered.get(client).copied().unwrap_or(0)
@@ -39,20 +39,20 @@ where
 {
     /// Checks that each client that ended early has an excuse, and that the handler was called with all
     /// that had arrived where the peer ended the link.
-    pub(super) fn judge(&self) -> Result<ExcuseCounts, String> {
+    pub(super) fn check_clients(&self) -> Result<ExcuseCounts, String> {
         let mut counts = ExcuseCounts::default();
         for (number, peer) in self.clients.iter().enumerate() {
-            let story = self.contract.story(number);
-            self.judge_input(number, &peer.traffic.get(), &story)?;
+            let history = self.checker.history(number);
+            self.check_input(number, &peer.traffic.get(), &history)?;
             let Some(how) = &peer.cut else { continue };
-            match self.excuse(peer, &story) {
+            match self.excuse(peer, &history) {
                 Some(excuse) => counts.add(excuse),
                 None => {
-                    let fate = story.fate;
-                    let idle = story.idle.map_or_else(String::new, |note| format!(", {note:?}"));
-                    let link = story.link.map_or_else(String::new, |link| format!(" {link}"));
+                    let status = history.status;
+                    let idle = history.idle.map_or_else(String::new, |note| format!(", {note:?}"));
+                    let link = history.link.map_or_else(String::new, |link| format!(" {link}"));
                     return Err(format!(
-                        "client {number} was cut off {how}; at the server: {fate:?}{link}{idle}"
+                        "client {number} was cut off {how}; at the server: {status:?}{link}{idle}"
                     ));
                 }
             }
@@ -63,10 +63,15 @@ where
 
     /// Checks that the handler was called with all bytes that had arrived before the peer ended or
     /// reset the link, or before the stop if that was earlier.
-    fn judge_input(&self, number: usize, traffic: &Traffic, story: &Story) -> Result<(), String> {
+    fn check_input(
+        &self,
+        number: usize,
+        traffic: &Traffic,
+        history: &ConnectionHistory,
+    ) -> Result<(), String> {
         use DisconnectReason::{PeerClosed, PeerReset};
-        let by_peer = matches!(story.fate, Fate::Over(PeerClosed | PeerReset));
-        if !by_peer || story.panicked {
+        let by_peer = matches!(history.status, ConnectionStatus::Over(PeerClosed | PeerReset));
+        if !by_peer || history.panicked {
             return Ok(());
         }
         let least = match &self.stop_note {
@@ -74,42 +79,46 @@ where
             None => traffic.to_server,
         };
         ensure!(
-            story.unhandled(least) == 0 && story.received <= traffic.to_server,
+            history.unhandled(least) == 0 && history.received <= traffic.to_server,
             "client {number}: {least} bytes had arrived when it left ({:?}), but {} were handled",
-            story.fate,
-            story.received
+            history.status,
+            history.received
         );
         Ok(())
     }
 
-    fn excuse(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
+    fn excuse(&self, peer: &Peer, history: &ConnectionHistory) -> Option<Excuse> {
         use DisconnectReason::{HandlerError, HandlerPanic, Idle, Kicked, Limit, SlowReader};
         if peer.harmed {
             return Some(Excuse::Harmed);
         }
         let traffic = peer.traffic.get();
         let did_not_read = was_unread_for(&traffic, self.stall_max());
-        match story.fate {
-            Fate::Open(_) => None,
-            Fate::Unseen => self.unseen(&traffic),
-            Fate::Over(HandlerPanic) => story.panicked.then_some(Excuse::Panicked),
-            Fate::Over(Kicked) => story.is_kicked.then_some(Excuse::Kicked),
-            Fate::Over(Idle) => self.was_idle(peer, story).then_some(Excuse::Idle),
-            Fate::Over(HandlerError) if self.was_late(story) => Some(Excuse::LateReply),
-            Fate::Over(SlowReader) if did_not_read => Some(Excuse::SlowReader),
-            Fate::Over(SlowReader) if peer.kicked => Some(Excuse::Kicked),
-            Fate::Over(SlowReader) => self.is_loan_excuse(peer, story),
-            Fate::Over(Limit) => {
-                self.is_loan_excuse(peer, story).or_else(|| self.closing(peer, story))
+        match history.status {
+            ConnectionStatus::Open(_) => None,
+            ConnectionStatus::Unseen => self.excuse_unseen(&traffic),
+            ConnectionStatus::Over(HandlerPanic) => history.panicked.then_some(Excuse::Panicked),
+            ConnectionStatus::Over(Kicked) => history.is_kicked.then_some(Excuse::Kicked),
+            ConnectionStatus::Over(Idle) => self.was_idle(peer, history).then_some(Excuse::Idle),
+            ConnectionStatus::Over(HandlerError) if self.was_late(history) => {
+                Some(Excuse::LateReply)
             }
-            fate @ Fate::Over(_) if is_closing(fate) => self.closing(peer, story),
-            Fate::Over(_) => None,
+            ConnectionStatus::Over(SlowReader) if did_not_read => Some(Excuse::SlowReader),
+            ConnectionStatus::Over(SlowReader) if peer.kicked => Some(Excuse::Kicked),
+            ConnectionStatus::Over(SlowReader) => self.is_loan_excuse(peer, history),
+            ConnectionStatus::Over(Limit) => {
+                self.is_loan_excuse(peer, history).or_else(|| self.excuse_closing(peer, history))
+            }
+            status @ ConnectionStatus::Over(_) if is_closing(status) => {
+                self.excuse_closing(peer, history)
+            }
+            ConnectionStatus::Over(_) => None,
         }
     }
 
     /// The excuse of a client without callbacks; `check_counters` compares their number with the
     /// server's counters.
-    fn unseen(&self, traffic: &Traffic) -> Option<Excuse> {
+    fn excuse_unseen(&self, traffic: &Traffic) -> Option<Excuse> {
         let refuses = self.settings.when_full == WhenFull::Refuse;
         if refuses && !traffic.turned_away && self.stats().refused_full > 0 {
             return Some(Excuse::Refused);
@@ -122,7 +131,7 @@ where
     fn check_refusals(&self) -> Result<(), String> {
         let is_refused = |(number, peer): &(usize, &Peer)| {
             let lost = peer.harmed || peer.traffic.get().turned_away;
-            peer.cut.is_some() && !lost && self.contract.fate(*number) == Fate::Unseen
+            peer.cut.is_some() && !lost && self.checker.status(*number) == ConnectionStatus::Unseen
         };
         let refused = self.clients.iter().enumerate().filter(is_refused).count() as u64;
         let stats = self.stats();
@@ -136,18 +145,18 @@ where
     }
 
     /// The excuse of a client whose link was closing: the link keeps its first reason.
-    fn closing(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
-        if story.is_kicked {
+    fn excuse_closing(&self, peer: &Peer, history: &ConnectionHistory) -> Option<Excuse> {
+        if history.is_kicked {
             // A graceful close that became an immediate one.
             return Some(Excuse::Kicked);
         }
         let traffic = peer.traffic.get();
-        let stops = story.fate == Fate::Over(DisconnectReason::ServerStopping);
+        let stops = history.status == ConnectionStatus::Over(DisconnectReason::ServerStopping);
         if stops && self.stop_note.is_some() && peer.lacks_of_stop == 0 {
             return Some(Excuse::Stopped);
         }
         let is_forced = self.stop_note.as_ref().is_some_and(|stop| was_forced(stop, &traffic));
-        if is_forced && (story.is_held || self.may_force(&traffic)) {
+        if is_forced && (history.is_held || self.may_force(&traffic)) {
             return Some(Excuse::DrainedOut);
         }
         let lacks = if stops { peer.lacks_of_stop } else { peer.lacks };
@@ -156,39 +165,39 @@ where
             return Some(Excuse::Lingered);
         }
         let did_not_read = was_unread_for(&traffic, self.stall_max());
-        did_not_read.then_some(Excuse::SlowReader).or_else(|| self.is_loan_excuse(peer, story))
+        did_not_read.then_some(Excuse::SlowReader).or_else(|| self.is_loan_excuse(peer, history))
     }
 
     /// Whether the server waited for the client for the idle timeout: the handler was called with all
     /// that had arrived, except for the latest bytes, and the client lacks no reply to these.
-    fn was_idle(&self, peer: &Peer, story: &Story) -> bool {
+    fn was_idle(&self, peer: &Peer, history: &ConnectionHistory) -> bool {
         let (idle_ns, way_max_ns) = (nanos(self.settings.idle), self.faults.way_max_ns());
-        let is_over = |note: &IdleNote| {
+        let is_over = |note: &IdleRecord| {
             let owes = note.unhandled > 0 && note.rested_ns > way_max_ns;
             note.silent_ns >= idle_ns && !owes
         };
-        idle_ns > 0 && story.idle.as_ref().is_some_and(is_over) && peer.lacks_of_handled == 0
+        idle_ns > 0 && history.idle.as_ref().is_some_and(is_over) && peer.lacks_of_handled == 0
     }
 
     /// Whether a reply was deferred for the answer timeout.
-    fn was_late(&self, story: &Story) -> bool {
+    fn was_late(&self, history: &ConnectionHistory) -> bool {
         let answer_ns = nanos(self.settings.answer);
-        answer_ns > 0 && story.reply_ns >= answer_ns
+        answer_ns > 0 && history.reply_ns >= answer_ns
     }
 
     /// Whether the engine revoked the loans of this link, and its client had not read for `loan_wait`,
     /// or had sent only a part of a message.
-    fn is_loan_excuse(&self, peer: &Peer, story: &Story) -> Option<Excuse> {
-        let is_revoked = story.link.is_some_and(|link| self.shared.revoked.contains(link));
-        let is_incomplete =
-            story.fate == Fate::Over(DisconnectReason::Limit) && story.is_incomplete();
+    fn is_loan_excuse(&self, peer: &Peer, history: &ConnectionHistory) -> Option<Excuse> {
+        let is_revoked = history.link.is_some_and(|link| self.shared.revoked.contains(link));
+        let is_incomplete = history.status == ConnectionStatus::Over(DisconnectReason::Limit)
+            && history.is_incomplete();
         let wait = self.settings.loan_wait;
         let traffic = peer.traffic.get();
         // Or the network transferred nothing, which looks the same to the server.
         let is_slow = self.faults.way_max_ns() >= nanos(wait)
             && traffic.given_up.is_some_and(|then| then.untaken_ns >= nanos(wait));
         // The handler holds the link back, which looks the same to the server.
-        let keeps = story.is_held || story.leaves_input;
+        let keeps = history.is_held || history.leaves_input;
         let holds = is_incomplete || is_slow || was_unread_for(&traffic, wait) || keeps;
         (is_revoked && holds).then_some(Excuse::Loan)
     }
@@ -231,16 +240,16 @@ where
         for (number, peer) in self.clients.iter().enumerate() {
             let Some(client) = &peer.client else { continue };
             let traffic = peer.traffic.get();
-            self.check_door(number, peer, steady_ns)?;
-            let opened_ns = self.contract.story(number).opened_steady_ns;
+            self.check_slot_wait(number, peer, steady_ns)?;
+            let opened_ns = self.checker.history(number).opened_steady_ns;
             let waited_ns = steady_ns.saturating_sub(traffic.moved_steady_ns.max(opened_ns));
             if waited_ns <= wait_max_ns || traffic.harmed || peer.traffic.waits_for_client() {
                 continue;
             }
             let unread = traffic.to_server - traffic.by_server;
-            let story = self.contract.story(number);
+            let history = self.checker.history(number);
             // While its own handler holds the link back, the server can do nothing.
-            if !matches!(story.fate, Fate::Open(_)) || story.is_held {
+            if !matches!(history.status, ConnectionStatus::Open(_)) || history.is_held {
                 continue;
             }
             ensure!(
@@ -249,17 +258,17 @@ where
                  arrived and it waits for {} (at the server: {:?})",
                 waited_ns as f64 / 1e9,
                 client.waits_for(),
-                story.fate
+                history.status
             );
         }
         Ok(())
     }
 
     /// Checks that no connection waits longer than for a step of the server while a slot is free.
-    fn check_door(&self, number: usize, peer: &Peer, steady_ns: u64) -> Result<(), String> {
+    fn check_slot_wait(&self, number: usize, peer: &Peer, steady_ns: u64) -> Result<(), String> {
         let Some(free_slot_since_ns) = self.free_slot_since_ns else { return Ok(()) };
         let traffic = peer.traffic.get();
-        let waits = self.contract.fate(number) == Fate::Unseen && !traffic.closed;
+        let waits = self.checker.status(number) == ConnectionStatus::Unseen && !traffic.closed;
         let waited_ns = steady_ns.saturating_sub(free_slot_since_ns.max(peer.connected_ns));
         ensure!(
             !waits || traffic.harmed || waited_ns <= nanos(self.wait_max()),
@@ -277,18 +286,18 @@ where
 }
 
 /// Whether the server force-closed the link at the drain timeout.
-fn was_forced(stop: &StopNote, traffic: &Traffic) -> bool {
+fn was_forced(stop: &StopRecord, traffic: &Traffic) -> bool {
     let until = stop.at.after(stop.drain);
     traffic.given_up.is_some_and(|then| then.at_ns >= until.0)
 }
 
 /// Reasons of links that were closing gracefully.
-fn is_closing(fate: Fate) -> bool {
+fn is_closing(status: ConnectionStatus) -> bool {
     use DisconnectReason::{
         HandlerClosed, HandlerError, Limit, OutputFull, PeerClosed, ServerStopping,
     };
     let closing = [HandlerClosed, HandlerError, Limit, OutputFull, PeerClosed, ServerStopping];
-    matches!(fate, Fate::Over(reason) if closing.contains(&reason))
+    matches!(status, ConnectionStatus::Over(reason) if closing.contains(&reason))
 }
 
 fn has_lingered(traffic: &Traffic) -> bool {

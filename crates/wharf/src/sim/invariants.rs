@@ -16,8 +16,8 @@ where
     /// slots every 8 steps (fewer with many shards), the tables, buffers and waits every 64. A shard's
     /// links were checked after its turn.
     pub(super) fn check(&mut self) -> Result<(), String> {
-        self.contract.listen();
-        if let Some(fault) = self.contract.fault() {
+        self.checker.handle_requests();
+        if let Some(fault) = self.checker.fault() {
             return Err(fault.clone());
         }
         self.note_free_slots();
@@ -77,7 +77,7 @@ where
             connects == closes + connected,
             "{connects} connects, {closes} closes, {connected}"
         );
-        let tally = self.contract.tally();
+        let tally = self.checker.tally();
         ensure!(
             (tally.connects, tally.disconnects) == (connects, closes),
             "the handler saw {tally:?}, the counters say {connects} and {closes}"

@@ -2,7 +2,7 @@
 
 use crate::engine::ensure;
 use crate::handler::Handler;
-use crate::sim::contract::Fate;
+use crate::sim::checker::ConnectionStatus;
 use crate::sim::failure::{SimFailure, SimReport};
 use crate::sim::simulation::Simulation;
 use crate::sim::{FaultKind, Faults, SimClient};
@@ -28,25 +28,25 @@ where
         let mut deadline = self.now().after(SETTLE_MAX);
         let mut chances = 2;
         let steps_max = self.steps + SETTLE_STEPS_MAX;
-        self.give_up_damaged();
+        self.close_faulted_clients();
         while self.clients_open > 0 || self.links_open() > 0 {
-            let gave_up = self.steps.is_multiple_of(64) && self.give_up_damaged();
+            let gave_up = self.steps.is_multiple_of(64) && self.close_faulted_clients();
             let late = self.now() > deadline || self.steps > steps_max;
             if !late && self.step()? {
                 continue;
             }
-            if late || !self.give_up_damaged() {
+            if late || !self.close_faulted_clients() {
                 // A fault may show only now: repeat.
-                if late && (gave_up || self.give_up_damaged()) && chances > 0 {
+                if late && (gave_up || self.close_faulted_clients()) && chances > 0 {
                     chances -= 1;
                     deadline = self.now().after(SETTLE_MAX);
                     continue;
                 }
-                let what = self.who_waits(if late { "too long" } else { "for ever" });
+                let what = self.describe_waiting(if late { "too long" } else { "for ever" });
                 return Err(self.fail(what));
             }
         }
-        self.judge().map(drop).map_err(|what| self.fail(what))
+        self.check_clients().map(drop).map_err(|what| self.fail(what))
     }
 
     /// Stops the server, and waits until it has stopped.
@@ -97,7 +97,8 @@ where
             self.end_client(number, cut, false);
         }
         while self.world.advance() {}
-        let verdict = self.judge().and_then(|excused| self.check_all_home().map(|()| excused));
+        let verdict =
+            self.check_clients().and_then(|excused| self.check_all_released().map(|()| excused));
         let excused = verdict.map_err(|what| self.fail(what))?;
         let stats = self.stats();
         let cut = excused.total();
@@ -136,7 +137,7 @@ where
         Ok(())
     }
 
-    fn check_all_home(&self) -> Result<(), String> {
+    fn check_all_released(&self) -> Result<(), String> {
         self.check_counters()?;
         let open = self.links_open();
         ensure!(open == 0, "{open} slots are still counted");
@@ -152,7 +153,7 @@ where
 
     /// Removes clients with a fault, which cannot get what they wait for, and closes the links of those
     /// whose end the server cannot see, as an operator would. `false`: there was none.
-    fn give_up_damaged(&mut self) -> bool {
+    fn close_faulted_clients(&mut self) -> bool {
         let swallows = self.world.counts().of(FaultKind::BlackHole) > 0;
         let handle = self.handle();
         let mut did_something = false;
@@ -165,7 +166,7 @@ where
             let peer = &self.clients[number as usize];
             if peer.connection.is_none()
                 && (peer.harmed || swallows)
-                && let Fate::Open(link) = self.contract.fate(number as usize)
+                && let ConnectionStatus::Open(link) = self.checker.status(number as usize)
             {
                 handle.link(link).close();
                 did_something = true;
@@ -178,25 +179,27 @@ where
         self.shared.shards.iter().map(|shard| shard.slots_taken.load(Ordering::SeqCst)).sum()
     }
 
-    fn who_waits(&self, how_long: &str) -> String {
+    fn describe_waiting(&self, how_long: &str) -> String {
         let waiting = self.clients.iter().enumerate();
         let mut waiting = waiting.filter_map(|(number, peer)| {
-            let fate = self.contract.fate(number);
-            peer.client.as_ref().map(|client| (number, client.waits_for(), fate))
+            let status = self.checker.status(number);
+            peer.client.as_ref().map(|client| (number, client.waits_for(), status))
         });
         match waiting.next() {
-            Some((number, what, fate)) => format!(
-                "client {number} waits {how_long} for {what} (at the server: {fate:?}), and {} more",
+            Some((number, what, status)) => format!(
+                "client {number} waits {how_long} for {what} (at the server: {status:?}), and {} more",
                 waiting.count()
             ),
             None => {
-                let open = |number: &usize| matches!(self.contract.fate(*number), Fate::Open(_));
+                let open = |number: &usize| {
+                    matches!(self.checker.status(*number), ConnectionStatus::Open(_))
+                };
                 let who = (0..self.clients.len()).find(open);
                 let harmed = who.is_some_and(|number| self.clients[number].harmed);
-                let fate = who.map(|number| self.contract.fate(number));
+                let status = who.map(|number| self.checker.status(number));
                 format!(
                     "all clients are gone, but {} links stay {how_long}, one of them that of \
-                     client {who:?} (harmed: {harmed}, at the server: {fate:?})",
+                     client {who:?} (harmed: {harmed}, at the server: {status:?})",
                     self.links_open()
                 )
             }

@@ -5,7 +5,7 @@
 
 use crate::acts::Act;
 use crate::engine::ensure;
-use crate::sim::contract::Event;
+use crate::sim::checker::Event;
 use crate::vocabulary::reason::DisconnectReason;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub(super) struct Limits {
 
 /// What a callback sees of its link at its begin or end.
 #[derive(Clone, Copy)]
-pub(super) struct Glance {
+pub(super) struct LinkView {
     /// The links' clock.
     pub(super) now: Instant,
     /// Unread bytes; 0 in a callback without input.
@@ -33,7 +33,7 @@ pub(super) struct Glance {
     pub(super) sent_bytes: u64,
 }
 
-impl fmt::Debug for Glance {
+impl fmt::Debug for LinkView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { unread, unsent, spare, .. } = self;
         let ended = if self.is_ended { ", ended" } else { "" };
@@ -117,7 +117,7 @@ struct LastCall {
     ensures: usize,
     /// Nothing was unsent at its begin and at its end.
     output_is_idle: bool,
-    end: Glance,
+    end: LinkView,
     from_server: u64,
 }
 
@@ -125,7 +125,7 @@ struct LastCall {
 #[derive(Debug)]
 pub(super) struct Rules {
     limits: Limits,
-    begin: Glance,
+    begin: LinkView,
     /// The requests of the running callback.
     wants: usize,
     ensures: usize,
@@ -164,7 +164,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub(super) fn new(limits: Limits, begin: Glance, facts: &Facts) -> Self {
+    pub(super) fn new(limits: Limits, begin: LinkView, facts: &Facts) -> Self {
         Self {
             limits,
             begin,
@@ -198,7 +198,12 @@ impl Rules {
     }
 
     /// Handles the begin of a callback.
-    pub(super) fn begin(&mut self, event: Event, at: Glance, facts: &Facts) -> Result<(), String> {
+    pub(super) fn begin(
+        &mut self,
+        event: Event,
+        at: LinkView,
+        facts: &Facts,
+    ) -> Result<(), String> {
         (self.begin, self.wants, self.ensures) = (at, 0, 0);
         if let Event::Disconnect(reason) = event {
             return self.begin_disconnect(reason, facts);
@@ -223,7 +228,7 @@ impl Rules {
         }
     }
 
-    fn begin_receive(&mut self, at: Glance, facts: &Facts) -> Result<(), String> {
+    fn begin_receive(&mut self, at: LinkView, facts: &Facts) -> Result<(), String> {
         ensure!(at.unread > 0, "without input");
         self.check_held()?;
         if let Deferred::Came(len) = std::mem::take(&mut self.deferred) {
@@ -257,14 +262,14 @@ impl Rules {
         );
         let is_more = self.last.is_none_or(|last| at.unread > last.end.unread);
         if is_more {
-            self.hear(at, facts);
+            self.note_input(at, facts);
         }
         self.wakes = false;
         Ok(())
     }
 
     /// Checks that the call has a cause.
-    fn check_cause(&self, at: Glance, facts: &Facts) -> Result<(), String> {
+    fn check_cause(&self, at: LinkView, facts: &Facts) -> Result<(), String> {
         let Some(last) = &self.last else { return Ok(()) };
         let is_ensured = last.ensures > 0 && at.spare >= last.ensures;
         // A resume of another thread may be applied only now.
@@ -296,7 +301,7 @@ impl Rules {
         Ok(())
     }
 
-    fn begin_writable(&mut self, at: Glance) -> Result<(), String> {
+    fn begin_writable(&mut self, at: LinkView) -> Result<(), String> {
         let Owed { is_owed, ensures, .. } = std::mem::take(&mut self.owed);
         ensure!(is_owed, "though none is owed");
         let needed = ensures.max(self.limits.grant_bytes);
@@ -309,7 +314,7 @@ impl Rules {
         Ok(())
     }
 
-    fn begin_end(&mut self, at: Glance, facts: &Facts) -> Result<(), String> {
+    fn begin_end(&mut self, at: LinkView, facts: &Facts) -> Result<(), String> {
         ensure!(!std::mem::replace(&mut self.end_called, true), "again");
         ensure!(at.is_ended, "though the input has not ended");
         ensure!(facts.peer_has_ended || facts.is_broken, "though the peer has not ended");
@@ -325,13 +330,13 @@ impl Rules {
         self.check_grant(at)
     }
 
-    fn begin_drain(&mut self, at: Glance, facts: &Facts) -> Result<(), String> {
+    fn begin_drain(&mut self, at: LinkView, facts: &Facts) -> Result<(), String> {
         ensure!(!std::mem::replace(&mut self.drain_called, true), "again");
         ensure!(facts.is_stopping, "though the server does not stop");
         self.check_grant(at)
     }
 
-    fn begin_idle(&mut self, at: Glance, facts: &Facts) -> Result<(), String> {
+    fn begin_idle(&mut self, at: LinkView, facts: &Facts) -> Result<(), String> {
         let idle = self.limits.idle;
         ensure!(!idle.is_zero(), "though there is no idle timeout");
         self.check_held()?;
@@ -342,7 +347,7 @@ impl Rules {
         let waited = Duration::from_nanos(waited_ns.saturating_sub(self.blocked_ns));
         ensure!(waited >= idle, "after {waited:?} in which the peer owed something");
         self.check_grant(at)?;
-        self.hear(at, facts);
+        self.note_input(at, facts);
         Ok(())
     }
 
@@ -392,7 +397,7 @@ impl Rules {
         Ok(())
     }
 
-    fn check_grant(&self, at: Glance) -> Result<(), String> {
+    fn check_grant(&self, at: LinkView) -> Result<(), String> {
         let grant = self.limits.grant_bytes;
         ensure!(
             self.is_finished || at.spare >= grant,
@@ -407,7 +412,7 @@ impl Rules {
         self.owed.ensures > 0
     }
 
-    fn hear(&mut self, at: Glance, facts: &Facts) {
+    fn note_input(&mut self, at: LinkView, facts: &Facts) {
         (self.heard, self.heard_ns, self.blocked_ns) = (at.now, facts.link_ns, 0);
     }
 
@@ -419,7 +424,7 @@ impl Rules {
     }
 
     /// Handles a request of the running callback or of other code.
-    pub(super) fn hear_of(&mut self, act: Act, is_own: bool, facts: &Facts) {
+    pub(super) fn handle_request(&mut self, act: Act, is_own: bool, facts: &Facts) {
         if matches!(act, Act::Reply(_) | Act::ReplyAndClose(_) | Act::ReplyDropped) {
             self.reply_ns = self.reply_ns(facts);
             self.deferred_since_ns = None;
@@ -474,7 +479,7 @@ impl Rules {
         &mut self,
         event: Event,
         outcome: Outcome,
-        at: Glance,
+        at: LinkView,
         facts: &Facts,
     ) -> Result<(), String> {
         let begin = self.begin;

@@ -90,7 +90,7 @@ impl Script {
                     self.done += count;
                     Ok(if self.done < bytes.len() { Some(Next::Wait) } else { None })
                 }
-                Err(error) => Ok(Some(blocked_or_cut(error.kind(), "while it was sending"))),
+                Err(error) => Ok(Some(blocked_or_ended(error.kind(), "while it was sending"))),
             },
             Some(Step::Expect(bytes)) => {
                 let mut room = [0; 2048];
@@ -114,19 +114,19 @@ impl Script {
                         }
                         Ok(None)
                     }
-                    Err(error) => Ok(Some(blocked_or_cut(error.kind(), "while it was reading"))),
+                    Err(error) => Ok(Some(blocked_or_ended(error.kind(), "while it was reading"))),
                 }
             }
             Some(Step::ExpectEnd) => match connection.try_read(&mut [0; 64]) {
                 Ok(0) => Ok(None),
                 Ok(count) => Err(format!("got {count} bytes more, not the end")),
-                Err(error) => Ok(Some(blocked_or_cut(error.kind(), "before the server's end"))),
+                Err(error) => Ok(Some(blocked_or_ended(error.kind(), "before the server's end"))),
             },
         }
     }
 }
 
-fn blocked_or_cut(kind: ErrorKind, when: &str) -> Next {
+fn blocked_or_ended(kind: ErrorKind, when: &str) -> Next {
     if kind == ErrorKind::WouldBlock { Next::Wait } else { Next::Cut(format!("{kind} {when}")) }
 }
 

@@ -10,10 +10,10 @@ use crate::shared::handle::Handle;
 use crate::sim::bug::EngineBug;
 use crate::sim::buggy_handler::{Buggy, Kept};
 use crate::sim::buggy_port::BuggyPort;
-use crate::sim::checked::{Checked, CheckedState, panic_text};
+use crate::sim::checked::{CheckedHandler, CheckedState, panic_text};
+use crate::sim::checker::CallbackChecker;
 use crate::sim::client::{Client, Next};
-use crate::sim::contract::Contract;
-use crate::sim::excuse::StopNote;
+use crate::sim::excuse::StopRecord;
 use crate::sim::failure::SimFailure;
 use crate::sim::rules::Limits;
 use crate::sim::{FaultCounts, Faults, Plant, Rng, SimClient, Time, TrafficWatch};
@@ -116,8 +116,8 @@ where
     /// The settings of the server.
     pub(super) settings: Settings,
     pub(super) shared: Arc<Shared>,
-    pub(super) contract: Arc<Contract>,
-    pub(super) handler: Arc<Buggy<Checked<H>>>,
+    pub(super) checker: Arc<CallbackChecker>,
+    pub(super) handler: Arc<Buggy<CheckedHandler<H>>>,
     bug: Option<EngineBug>,
     pub(super) shards: Vec<Shard<H, S, W>>,
     pub(super) clients: Vec<Peer>,
@@ -136,7 +136,7 @@ where
     /// The faults at the begin of the run.
     pub(super) faults: Faults,
     /// The state at the stop, after it was requested.
-    pub(super) stop_note: Option<StopNote>,
+    pub(super) stop_note: Option<StopRecord>,
     /// A simulated thread of the program, and when it runs next.
     beside: Option<Thread>,
     beside_at: Option<Time>,
@@ -147,7 +147,7 @@ where
 type Tracer = Box<dyn FnMut(&str)>;
 type Thread = Box<dyn FnMut(Time) -> Option<Time>>;
 pub(super) type SimWorker<H, S, W> =
-    Worker<BuggyPort, ServiceOf<Buggy<Checked<H>>, Kept<CheckedState<S>>, W>>;
+    Worker<BuggyPort, ServiceOf<Buggy<CheckedHandler<H>>, Kept<CheckedState<S>>, W>>;
 
 pub(super) struct Shard<H, S, W>
 where
@@ -237,14 +237,14 @@ where
         world_config.backlog_max = CONNECTIONS_MAX;
         let world = World::new(world_config);
         let (shards, slots) = (settings.shards, settings.links_per_shard());
-        let contract = Contract::new(world.clone(), shards, slots, limits(&settings));
-        let contract = Arc::new(contract);
+        let checker = CallbackChecker::new(world.clone(), shards, slots, limits(&settings));
+        let checker = Arc::new(checker);
         let bug = config.engine_bug;
         let engines = EngineBug::settings_of_engine(bug, &settings);
         let shared = Arc::new(Shared::new(engines).map_err(|error| error.to_string())?);
-        let checked = Checked {
+        let checked = CheckedHandler {
             inner: handler,
-            contract: Arc::clone(&contract),
+            checker: Arc::clone(&checker),
             shared: Arc::clone(&shared),
         };
         let handler = Arc::new(Buggy::new(checked, bug, Arc::clone(&shared)));
@@ -255,7 +255,7 @@ where
             rng: Rng::new(config.seed ^ 0x57E9_57E9),
             settings,
             shared,
-            contract,
+            checker,
             handler,
             bug,
             shards: Vec::new(),
@@ -338,7 +338,7 @@ where
             Err(error) => panic!("client {number} cannot connect: {error}"),
         };
         let traffic = connection.traffic();
-        self.contract.watch(traffic.clone());
+        self.checker.watch(traffic.clone());
         self.clients.push(Peer {
             traffic,
             connected_ns: self.world.steady_ns(),
@@ -393,7 +393,7 @@ where
 
     /// Has `tracer` called with a text for each step.
     pub fn trace(&mut self, tracer: impl FnMut(&str) + 'static) {
-        self.contract.keep_log();
+        self.checker.keep_log();
         self.tracer = Some(Box::new(tracer));
     }
 
@@ -500,12 +500,12 @@ where
         let now = self.world.now();
         let stop = self.stop_note.get_or_insert_with(|| {
             let delivered = self.clients.iter().map(|peer| peer.traffic.get().to_server).collect();
-            StopNote { at: now, drain, delivered }
+            StopRecord { at: now, drain, delivered }
         });
         // A later call may have shortened the timeout.
         let until = stop.at.after(stop.drain).min(now.after(drain));
         stop.drain = until.since(stop.at);
-        self.contract.note_stop(until);
+        self.checker.note_stop(until);
     }
 
     fn wake_clients(&mut self) {
@@ -541,13 +541,13 @@ where
     fn turn(&mut self, shard: usize) -> Result<(), String> {
         let Some(worker) = &mut self.shards[shard].worker else { return Ok(()) };
         let before = worker.wakes_at();
-        self.contract.note_turn(Some(shard));
+        self.checker.note_turn(Some(shard));
         let turn = catch_unwind(AssertUnwindSafe(|| worker.turn()))
             .map_err(|payload| format!("shard {shard} panicked: {}", panic_text(&*payload)))?
             .map_err(|error| format!("shard {shard}'s port broke: {error}"))?;
-        self.contract.note_turn(None);
+        self.checker.note_turn(None);
         if let Some(tracer) = &mut self.tracer {
-            self.contract.take_log().iter().for_each(|line| tracer(&format!("           {line}")));
+            self.checker.take_log().iter().for_each(|line| tracer(&format!("           {line}")));
             tracer(&format!("{:>8} shard {shard}: {}", self.steps, worker.describe()));
         }
         if let Some(reason) = worker.failure() {
@@ -600,7 +600,7 @@ where
     }
 
     pub(super) fn end_client(&mut self, number: u32, cut: Option<String>, reset: bool) {
-        let handled = self.contract.story(number as usize).received;
+        let handled = self.checker.history(number as usize).received;
         let peer = &mut self.clients[number as usize];
         let Some(connection) = peer.connection.take() else { return };
         peer.harmed |= connection.is_harmed();

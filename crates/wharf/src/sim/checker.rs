@@ -5,7 +5,7 @@
 
 use crate::acts::{Act, Watch, Whom};
 use crate::engine::ensure;
-use crate::sim::rules::{Facts, Glance, Limits, Outcome, Rest, Rules};
+use crate::sim::rules::{Facts, Limits, LinkView, Outcome, Rest, Rules};
 use crate::vocabulary::id::{LinkId, LinkKey};
 use crate::vocabulary::reason::DisconnectReason;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ pub(super) enum Event {
 
 /// The state of a client's connection at the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum ConnectionStatus {
     /// No callback of it was called.
     #[default]
     Unseen,
@@ -36,8 +36,8 @@ pub(super) enum Fate {
 
 /// The record of one connection at the server.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Story {
-    pub(super) fate: Fate,
+pub(super) struct ConnectionHistory {
+    pub(super) status: ConnectionStatus,
     /// The link's id, after it was opened.
     pub(super) link: Option<LinkId>,
     /// Bytes that the handler has taken.
@@ -61,10 +61,10 @@ pub(super) struct Story {
     /// When the link was opened, on the steady clock; time in the backlog does not count.
     pub(super) opened_steady_ns: u64,
     /// The last call of `on_idle`.
-    pub(super) idle: Option<IdleNote>,
+    pub(super) idle: Option<IdleRecord>,
 }
 
-impl Story {
+impl ConnectionHistory {
     /// Whether the handler waits for the rest of a message.
     pub(super) fn is_incomplete(&self) -> bool {
         matches!(self.rest, Rest::Wants(wants) if wants > 0)
@@ -84,7 +84,7 @@ impl Story {
 
 /// The state of a link at a call of `on_idle`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct IdleNote {
+pub(super) struct IdleRecord {
     /// Time without new bytes for the handler, on the links' clock.
     pub(super) silent_ns: u64,
     /// Bytes that had arrived at the server, but not at the handler.
@@ -107,12 +107,12 @@ pub(super) struct Call {
 }
 
 #[derive(Debug)]
-pub(super) struct Contract {
+pub(super) struct CallbackChecker {
     world: World,
     limits: Limits,
     fault: OnceLock<String>,
     watch: Watch,
-    book: Lock<Book>,
+    records: Lock<CheckerState>,
 }
 
 #[expect(
@@ -122,11 +122,11 @@ pub(super) struct Contract {
 type Lock<T> = std::sync::Mutex<T>;
 
 #[derive(Debug, Default)]
-struct Book {
+struct CheckerState {
     /// By shard and slot.
-    lives: Vec<Vec<Life>>,
+    slots: Vec<Vec<SlotRecord>>,
     /// By the connections' numbers.
-    stories: Vec<Story>,
+    histories: Vec<ConnectionHistory>,
     watches: Vec<TrafficWatch>,
     /// By shard.
     turns: Vec<u64>,
@@ -150,7 +150,7 @@ pub(super) struct Tally {
 
 /// The last link of a slot.
 #[derive(Debug, Default)]
-struct Life {
+struct SlotRecord {
     generation: u32,
     connection: usize,
     /// Between a successful `on_connect` and `on_disconnect`.
@@ -161,204 +161,221 @@ struct Life {
     rules: Option<Rules>,
 }
 
-impl Contract {
+impl CallbackChecker {
     pub(super) fn new(world: World, shards: u32, slots: u32, limits: Limits) -> Self {
-        let records = || (0..slots).map(|_| Life::default()).collect();
-        let lives = (0..shards).map(|_| records()).collect();
+        let records = || (0..slots).map(|_| SlotRecord::default()).collect();
+        let slots = (0..shards).map(|_| records()).collect();
         let turns = (0..shards).map(|_| 0).collect();
-        let book = Lock::new(Book { lives, turns, ..Book::default() });
-        Self { world, limits, fault: OnceLock::new(), watch: Watch::new(), book }
+        let records = Lock::new(CheckerState { slots, turns, ..CheckerState::default() });
+        Self { world, limits, fault: OnceLock::new(), watch: Watch::new(), records }
     }
 
     /// Adds a client that has connected.
     pub(super) fn watch(&self, traffic: TrafficWatch) {
-        self.book().watches.push(traffic);
+        self.records().watches.push(traffic);
     }
 
     /// Notes the shard whose turn runs; `None` after it.
     pub(super) fn note_turn(&self, shard: Option<usize>) {
-        let mut book = self.book();
-        book.turning = shard;
+        let mut records = self.records();
+        records.turning = shard;
         if let Some(shard) = shard {
-            book.turns[shard] += 1;
+            records.turns[shard] += 1;
         }
     }
 
     /// Notes a stop, and when the server force-closes its links.
     pub(super) fn note_stop(&self, until: Time) {
-        self.book().drained_out_at = Some(until);
+        self.records().drained_out_at = Some(until);
     }
 
     /// Starts the log.
     pub(super) fn keep_log(&self) {
-        self.book().log = Some(Vec::new());
+        self.records().log = Some(Vec::new());
     }
 
     /// Takes the log.
     pub(super) fn take_log(&self) -> Vec<String> {
-        self.book().log.as_mut().map(std::mem::take).unwrap_or_default()
+        self.records().log.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Handles the requests from outside of callbacks.
-    pub(super) fn listen(&self) {
+    pub(super) fn handle_requests(&self) {
         let told = self.watch.take();
         if !told.is_empty() {
-            let mut book = self.book();
-            told.into_iter().for_each(|(whom, act)| self.hear(&mut book, None, whom, act));
+            let mut records = self.records();
+            told.into_iter()
+                .for_each(|(whom, act)| self.take_request(&mut records, None, whom, act));
         }
     }
 
-    pub(super) fn enter(&self, call: &Call, at: Glance) {
-        self.listen();
-        let mut book = self.book();
-        book.log(|| format!("{} {:?}: {at:?}", call.link, call.event));
-        let facts = self.facts(&book, call);
-        if let Err(what) = self.begin(&mut book, call, at, &facts) {
+    pub(super) fn enter(&self, call: &Call, at: LinkView) {
+        self.handle_requests();
+        let mut records = self.records();
+        records.log(|| format!("{} {:?}: {at:?}", call.link, call.event));
+        let facts = self.facts(&records, call);
+        if let Err(what) = self.begin(&mut records, call, at, &facts) {
             self.fail(format!("link {}: {:?} {what}", call.link, call.event));
         }
         if call.event == Event::Idle {
-            book.note_idle(call.connection, facts.link_ns, self.world.steady_ns());
+            records.note_idle(call.connection, facts.link_ns, self.world.steady_ns());
         }
-        let story = story_of(&mut book.stories, call.connection);
-        let seen = story.received + at.unread as u64;
-        if seen > story.seen {
-            (story.seen, story.heard_link_ns) = (seen, facts.link_ns);
+        let history = history_of(&mut records.histories, call.connection);
+        let seen = history.received + at.unread as u64;
+        if seen > history.seen {
+            (history.seen, history.heard_link_ns) = (seen, facts.link_ns);
         }
     }
 
-    fn begin(&self, book: &mut Book, call: &Call, at: Glance, facts: &Facts) -> Result<(), String> {
+    fn begin(
+        &self,
+        records: &mut CheckerState,
+        call: &Call,
+        at: LinkView,
+        facts: &Facts,
+    ) -> Result<(), String> {
         let key = call.link.key();
         let (shard, slot) = (key.shard(), key.index() as usize);
-        ensure!(book.turning == Some(shard), "in the turn of shard {:?}", book.turning);
+        ensure!(records.turning == Some(shard), "in the turn of shard {:?}", records.turning);
         ensure!(call.worker == shard, "by worker {}", call.worker);
-        let life = &mut book.lives[shard][slot];
-        let was_busy = std::mem::replace(&mut life.busy, true);
+        let record = &mut records.slots[shard][slot];
+        let was_busy = std::mem::replace(&mut record.busy, true);
         ensure!(!was_busy, "while another callback runs");
         if call.event == Event::Connect {
-            let is_next = !life.open && key.generation() > life.generation;
-            ensure!(is_next, "but its slot has generation {}, {}", life.generation, life.state());
-            life.generation = key.generation();
-            life.connection = call.connection;
-            life.rules = Some(Rules::new(self.limits, at, facts));
+            let is_next = !record.open && key.generation() > record.generation;
+            ensure!(
+                is_next,
+                "but its slot has generation {}, {}",
+                record.generation,
+                record.state()
+            );
+            record.generation = key.generation();
+            record.connection = call.connection;
+            record.rules = Some(Rules::new(self.limits, at, facts));
         }
-        let is_it = life.generation == key.generation();
-        let is_open = life.open || call.event == Event::Connect;
+        let is_it = record.generation == key.generation();
+        let is_open = record.open || call.event == Event::Connect;
         ensure!(
             is_it && is_open,
             "but its slot has generation {}, {}",
-            life.generation,
-            life.state()
+            record.generation,
+            record.state()
         );
-        ensure!(life.connection == call.connection, "with the peer {}", call.connection);
-        life.rules.as_mut().map_or(Ok(()), |rules| rules.begin(call.event, at, facts))
+        ensure!(record.connection == call.connection, "with the peer {}", call.connection);
+        record.rules.as_mut().map_or(Ok(()), |rules| rules.begin(call.event, at, facts))
     }
 
     /// Handles the return of a callback; a failed connect ends the link.
-    pub(super) fn leave(&self, call: &Call, mut at: Glance, outcome: Outcome) {
+    pub(super) fn leave(&self, call: &Call, mut at: LinkView, outcome: Outcome) {
         let told = self.watch.take();
-        let mut book = self.book();
+        let mut records = self.records();
         for (whom, act) in told {
             if let (Whom::Own, Act::Defers { unread }) = (whom, act) {
                 // No callback follows.
                 at.unread = unread;
             }
-            self.hear(&mut book, Some(call), whom, act);
+            self.take_request(&mut records, Some(call), whom, act);
         }
-        book.log(|| format!("{} {:?} -> {outcome:?}: {at:?}", call.link, call.event));
-        let facts = self.facts(&book, call);
+        records.log(|| format!("{} {:?} -> {outcome:?}: {at:?}", call.link, call.event));
+        let facts = self.facts(&records, call);
         let steady_ns = self.world.steady_ns();
-        let Book { lives, stories, tally, .. } = &mut *book;
+        let CheckerState { slots, histories, tally, .. } = &mut *records;
         let key = call.link.key();
-        let life = &mut lives[key.shard()][key.index() as usize];
-        life.busy = false;
-        let story = story_of(stories, call.connection);
-        if let Some(rules) = &mut life.rules {
+        let record = &mut slots[key.shard()][key.index() as usize];
+        record.busy = false;
+        let history = history_of(histories, call.connection);
+        if let Some(rules) = &mut record.rules {
             let taken = rules.unread_at_begin().saturating_sub(at.unread);
             if let Err(what) = rules.end(call.event, outcome, at, &facts) {
                 self.fail(format!("link {}: {:?} {what}", call.link, call.event));
             }
             if matches!(call.event, Event::Receive | Event::End) {
-                story.received += taken as u64;
+                history.received += taken as u64;
             }
-            (story.rest, story.is_held) = (rules.rest(), rules.is_held());
-            story.leaves_input = rules.leaves_input();
-            story.reply_ns = rules.reply_ns(&facts);
+            (history.rest, history.is_held) = (rules.rest(), rules.is_held());
+            history.leaves_input = rules.leaves_input();
+            history.reply_ns = rules.reply_ns(&facts);
         }
         match (call.event, outcome) {
-            (Event::Connect, Outcome::Closes(reason)) => story.fate = Fate::Over(reason),
+            (Event::Connect, Outcome::Closes(reason)) => {
+                history.status = ConnectionStatus::Over(reason)
+            }
             (Event::Connect, _) => {
                 tally.connects += 1;
-                life.open = true;
-                (story.fate, story.link) = (Fate::Open(call.link), Some(call.link));
-                (story.opened_steady_ns, story.heard_link_ns) = (steady_ns, facts.link_ns);
+                record.open = true;
+                (history.status, history.link) =
+                    (ConnectionStatus::Open(call.link), Some(call.link));
+                (history.opened_steady_ns, history.heard_link_ns) = (steady_ns, facts.link_ns);
             }
             (Event::Disconnect(reason), _) => {
                 tally.disconnects += 1;
-                (life.open, life.rules) = (false, None);
-                story.fate = Fate::Over(reason);
+                (record.open, record.rules) = (false, None);
+                history.status = ConnectionStatus::Over(reason);
             }
             _ => {}
         }
     }
 
     /// Handles a request, from the callback `by` or from outside of callbacks.
-    fn hear(&self, book: &mut Book, by: Option<&Call>, whom: Whom, act: Act) {
-        book.log(|| format!("  {whom:?} {act:?}"));
+    fn take_request(&self, records: &mut CheckerState, by: Option<&Call>, whom: Whom, act: Act) {
+        records.log(|| format!("  {whom:?} {act:?}"));
         match whom {
             Whom::Own => {
                 if let Some(call) = by {
-                    self.hear_of(book, call.link, act, true);
+                    self.handle_request(records, call.link, act, true);
                 }
             }
-            Whom::Link(link) => self.hear_of(book, link, act, false),
+            Whom::Link(link) => self.handle_request(records, link, act, false),
             Whom::AllBut(except) => {
-                let all = book.stories.iter().filter_map(|story| match story.fate {
-                    Fate::Open(link) if Some(link) != except => Some(link),
+                let all = records.histories.iter().filter_map(|history| match history.status {
+                    ConnectionStatus::Open(link) if Some(link) != except => Some(link),
                     _ => None,
                 });
                 for link in all.collect::<Vec<_>>() {
-                    self.hear_of(book, link, act, false);
+                    self.handle_request(records, link, act, false);
                 }
             }
         }
     }
 
-    fn hear_of(&self, book: &mut Book, link: LinkId, act: Act, is_own: bool) {
+    fn handle_request(&self, records: &mut CheckerState, link: LinkId, act: Act, is_own: bool) {
         let key = link.key();
-        let slot = book.lives.get(key.shard()).and_then(|of| of.get(key.index() as usize));
-        let Some(life) = slot.filter(|life| life.generation == key.generation()) else { return };
-        let connection = life.connection;
-        let facts = self.facts_of(book, key, connection);
+        let slot = records.slots.get(key.shard()).and_then(|of| of.get(key.index() as usize));
+        let Some(record) = slot.filter(|record| record.generation == key.generation()) else {
+            return;
+        };
+        let connection = record.connection;
+        let facts = self.facts_of(records, key, connection);
         if matches!(act, Act::Reply(_) | Act::ReplyAndClose(_) | Act::Resume)
-            && let Some(traffic) = book.watches.get(connection)
+            && let Some(traffic) = records.watches.get(connection)
         {
             // From now on the server owes the link something.
             traffic.asked(self.world.steady_ns());
         }
-        let life = &mut book.lives[key.shard()][key.index() as usize];
-        if let Some(rules) = &mut life.rules {
-            rules.hear_of(act, is_own, &facts);
+        let record = &mut records.slots[key.shard()][key.index() as usize];
+        if let Some(rules) = &mut record.rules {
+            rules.handle_request(act, is_own, &facts);
             let (is_held, is_kicked) = (rules.is_held(), rules.is_kicked());
-            let story = story_of(&mut book.stories, connection);
-            (story.is_held, story.is_kicked) = (is_held, is_kicked);
+            let history = history_of(&mut records.histories, connection);
+            (history.is_held, history.is_kicked) = (is_held, is_kicked);
         }
     }
 
-    fn facts(&self, book: &Book, call: &Call) -> Facts {
+    fn facts(&self, records: &CheckerState, call: &Call) -> Facts {
         Facts {
             is_revoked: call.is_revoked,
             is_stopping: call.is_stopping,
-            ..self.facts_of(book, call.link.key(), call.connection)
+            ..self.facts_of(records, call.link.key(), call.connection)
         }
     }
 
-    fn facts_of(&self, book: &Book, link: LinkKey, connection: usize) -> Facts {
-        let traffic = book.watches.get(connection).map(TrafficWatch::get).unwrap_or_default();
-        let drained_out_at = book.drained_out_at;
+    fn facts_of(&self, records: &CheckerState, link: LinkKey, connection: usize) -> Facts {
+        let traffic = records.watches.get(connection).map(TrafficWatch::get).unwrap_or_default();
+        let drained_out_at = records.drained_out_at;
         Facts {
             link_ns: self.link_ns(link),
             steady_ns: self.world.steady_ns(),
-            turn: book.turns.get(link.shard()).copied().unwrap_or(0),
+            turn: records.turns.get(link.shard()).copied().unwrap_or(0),
             from_server: traffic.from_server,
             peer_has_ended: traffic.client_ended,
             is_broken: traffic.harmed || traffic.reset,
@@ -375,14 +392,14 @@ impl Contract {
     }
 
     pub(super) fn note_planned_panic(&self, connection: usize) {
-        let mut book = self.book();
-        book.tally.planned_panics += 1;
-        story_of(&mut book.stories, connection).panicked = true;
+        let mut records = self.records();
+        records.tally.planned_panics += 1;
+        history_of(&mut records.histories, connection).panicked = true;
     }
 
     /// Counts a link's state that was made or dropped.
     pub(super) fn note_state(&self, is_made: bool) {
-        let states = &mut self.book().tally.states;
+        let states = &mut self.records().tally.states;
         *states = if is_made { *states + 1 } else { states.saturating_sub(1) };
     }
 
@@ -395,30 +412,30 @@ impl Contract {
         self.fault.get()
     }
 
-    pub(super) fn fate(&self, connection: usize) -> Fate {
-        self.story(connection).fate
+    pub(super) fn status(&self, connection: usize) -> ConnectionStatus {
+        self.history(connection).status
     }
 
-    pub(super) fn story(&self, connection: usize) -> Story {
-        self.book().stories.get(connection).copied().unwrap_or_default()
+    pub(super) fn history(&self, connection: usize) -> ConnectionHistory {
+        self.records().histories.get(connection).copied().unwrap_or_default()
     }
 
     pub(super) fn tally(&self) -> Tally {
-        self.book().tally
+        self.records().tally
     }
 
-    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn records(&self) -> std::sync::MutexGuard<'_, CheckerState> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Life {
+impl SlotRecord {
     fn state(&self) -> &'static str {
         if self.open { "open" } else { "closed" }
     }
 }
 
-impl Book {
+impl CheckerState {
     fn log(&mut self, text: impl FnOnce() -> String) {
         if let Some(log) = &mut self.log {
             log.push(text());
@@ -427,20 +444,20 @@ impl Book {
 
     fn note_idle(&mut self, connection: usize, link_ns: u64, steady_ns: u64) {
         let Some(traffic) = self.watches.get(connection).map(TrafficWatch::get) else { return };
-        let story = story_of(&mut self.stories, connection);
-        story.idle = Some(IdleNote {
-            silent_ns: link_ns.saturating_sub(story.heard_link_ns),
-            unhandled: story.unhandled(traffic.to_server),
+        let history = history_of(&mut self.histories, connection);
+        history.idle = Some(IdleRecord {
+            silent_ns: link_ns.saturating_sub(history.heard_link_ns),
+            unhandled: history.unhandled(traffic.to_server),
             rested_ns: steady_ns.saturating_sub(traffic.moved_steady_ns),
         });
     }
 }
 
-fn story_of(stories: &mut Vec<Story>, connection: usize) -> &mut Story {
-    if stories.len() <= connection {
-        stories.resize(connection + 1, Story::default());
+fn history_of(histories: &mut Vec<ConnectionHistory>, connection: usize) -> &mut ConnectionHistory {
+    if histories.len() <= connection {
+        histories.resize(connection + 1, ConnectionHistory::default());
     }
-    &mut stories[connection]
+    &mut histories[connection]
 }
 
 /// The connection's number: the world gives the nth connection the address 10.0.0.0 plus n.
