@@ -22,7 +22,7 @@ pub(super) const LINGER_BYTES_MAX: u32 = 64 << 20;
 /// send does not prolong the drain.
 pub(super) const DRAIN_BYTES_MAX: u32 = 8 << 20;
 
-/// CloseMode `close` closes a link.
+/// How `close` closes a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CloseMode {
     /// Flush the queue, shut down the sending side, linger, close.
@@ -139,7 +139,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// handled.
     pub(super) fn check_stop(&mut self) {
         let Some(drain) = self.core.shared.stopping() else { return };
-        // Read anew: a handler may have run for long before it note_receive `stop`.
+        // Read anew: a handler may have run for long before it called `stop`.
         let deadline = self.port.now().after(drain);
         // A later call can only shorten the timeout.
         let deadline = self.drain.until.map_or(deadline, |until| until.min(deadline));

@@ -52,7 +52,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             connected += u32::from(slot.connected);
         }
         let known = self.core.shares.lent();
-        ensure!(lent == known, "{lent:?} is lent, but the account says {known:?}");
+        ensure!(lent == known, "{lent:?} is lent, but counted {known:?}");
         // Free slots have their grants as well.
         let free = u32::try_from(free).unwrap_or(u32::MAX);
         self.check_guarantees(unused + free * self.core.shares.grant())?;
@@ -71,14 +71,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         // The send in flight of a broken link does not count.
         ensure!(
             slot.broken.is_some() || slot.used() <= limit,
-            "{} bytes wait, of {limit}",
+            "{} bytes are used, of {limit}",
             slot.used()
         );
         let (held, holds) = (slot.held, slot.count_held());
         ensure!(held == holds, "holds {holds:?}, counted {held:?}");
         let shares = slot.messages() > 0;
         ensure!(slot.shares == shares, "shares a message: {shares}, counted: {}", slot.shares);
-        ensure!(slot.in_call == 0, "has input in a callback's hands");
+        ensure!(slot.in_call == 0, "has input in a callback");
         let waits = self.core.waiters.contains(index);
         ensure!(waits == slot.wish.is_some(), "wishes {:?}, in the queue: {waits}", slot.wish);
         ensure!(slot.sending || slot.in_flight == 0, "in flight without a send");
@@ -87,11 +87,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         ensure!(slot.sending || slot.queue.is_empty(), "bytes are queued, and nothing is sent");
         let is_due = slot.runs_callbacks() && !slot.is_handled() && !slot.is_held();
-        ensure!(!is_due || self.may_wait(index), "is not note_receive");
+        ensure!(!is_due || self.may_wait(index), "is not called");
         let is_owed =
             slot.runs_callbacks() && slot.owes_writable && self.core.can_call_writable(index);
         let waits = slot.goes_on || slot.has_output() || slot.wish.is_some();
-        ensure!(!is_owed || waits, "is owed on_writable, and not note_receive: {slot:?}");
+        ensure!(!is_owed || waits, "on_writable is due, and not called: {slot:?}");
         let credit = self.core.shared.settings.input_bytes as usize;
         let reads = slot.receiving != Receiving::Off || slot.has_all_input();
         let is_read = phase == Phase::Lingering || (slot.runs_callbacks() && slot.input.is_empty());
@@ -120,14 +120,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Phase::Flushing => !self.drain.is_due(),
             Phase::Free | Phase::Draining | Phase::Closing => false,
         };
-        ensure!(!timed || slot.timer.is_scheduled(), "{phase:?} without a time-out");
+        ensure!(!timed || slot.timer.is_scheduled(), "{phase:?} without a timeout");
         Ok(())
     }
 
     /// Whether unread input need not be handled now: the output has no capacity, or the calls of the
     /// turn are used up.
     fn may_wait(&self, index: u32) -> bool {
-        // A link with unsent output is note_receive when its send completes.
+        // A link with unsent output is called when its send completes.
         self.core.slots[index].goes_on
             || !self.core.has_capacity(index)
             || self.core.slots[index].has_output()

@@ -1,4 +1,4 @@
-//! Decides which callback of a link is next. `on_receive` is note_receive only while the output has capacity
+//! Decides which callback of a link is next. `on_receive` is called only while the output has capacity
 //! for a reply.
 //!
 //! The order of a link's callbacks: `on_drain` once, `on_writable` if it is due, `on_receive` for
@@ -16,7 +16,7 @@ use std::mem;
 use wharf_port::memory::Buffer;
 
 /// Maximum of calls of `on_receive` and `on_writable` for one link in one turn; other links are then
-/// note_receive before it.
+/// called before it.
 const CALLS_MAX: u8 = 64;
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
@@ -223,7 +223,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     #[inline]
     pub(super) fn capacity_has_grown(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        // A handler that asked for bytes or capacity is note_receive only when these are there.
+        // A handler that asked for bytes or capacity is called only when these are there.
         let waits = slot.is_incomplete()
             || (slot.owes_writable && slot.ensured > 0 && !self.core.can_call_writable(index));
         if !waits {

@@ -70,12 +70,12 @@ impl ConnectionHistory {
         matches!(self.rest, Rest::Wants(wants) if wants > 0)
     }
 
-    /// How many of the first `delivered` bytes the handler must have been called with.
+    /// The number of the first `delivered` bytes for which a call of the handler is due.
     pub(super) fn unhandled(&self, delivered: u64) -> u64 {
         let unread = delivered.saturating_sub(self.received);
         let is_handled = match self.rest {
             Rest::Wants(wants) => unread < wants,
-            // Bytes behind those that it left cannot be received.
+            // Bytes behind those that it left may never be received.
             Rest::Left(left) => left > 0 || unread == 0,
         };
         if is_handled { 0 } else { unread }
@@ -271,7 +271,7 @@ impl CallbackChecker {
         let mut records = self.records();
         for (whom, act) in told {
             if let (Whom::Own, Act::Defers { unread }) = (whom, act) {
-                // No callback follows.
+                // The input yields nothing after a deferral: use what was unread before it.
                 at.unread = unread;
             }
             self.take_request(&mut records, Some(call), whom, act);
@@ -349,7 +349,7 @@ impl CallbackChecker {
         if matches!(act, Act::Reply(_) | Act::ReplyAndClose(_) | Act::Resume)
             && let Some(traffic) = records.watches.get(connection)
         {
-            // From now on the server owes the link something.
+            // From now on the server owes the client something.
             traffic.asked(self.world.steady_ns());
         }
         let record = &mut records.slots[key.shard()][key.index() as usize];

@@ -62,7 +62,7 @@ where
     }
 
     /// Checks that the handler was called with all bytes that had arrived before the peer ended or
-    /// reset the link, or before the stop if that was earlier.
+    /// reset the link, or, if the server stops, before the stop.
     fn check_input(
         &self,
         number: usize,
@@ -116,7 +116,7 @@ where
         }
     }
 
-    /// The excuse of a client without callbacks; `check_counters` compares their number with the
+    /// The excuse of a client without callbacks; `check_refusals` compares their number with the
     /// server's counters.
     fn excuse_unseen(&self, traffic: &Traffic) -> Option<Excuse> {
         let refuses = self.settings.when_full == WhenFull::Refuse;
@@ -138,7 +138,7 @@ where
         let [full, stopping] = [stats.refused_full, stats.refused_stopping];
         ensure!(
             refused <= full + stopping,
-            "{refused} clients reached no handler, but {full} were refused for want of room, and \
+            "{refused} clients reached no handler, but {full} were refused for lack of a slot, and \
              {stopping} because of the stop"
         );
         Ok(())
@@ -193,10 +193,10 @@ where
             && history.is_incomplete();
         let wait = self.settings.loan_wait;
         let traffic = peer.traffic.get();
-        // Or the network transferred nothing, which looks the same to the server.
+        // If the network transferred nothing, that looks the same to the server.
         let is_slow = self.faults.way_max_ns() >= nanos(wait)
             && traffic.given_up.is_some_and(|then| then.untaken_ns >= nanos(wait));
-        // The handler holds the link back, which looks the same to the server.
+        // If the handler held the link back, that looks the same to the server.
         let keeps = history.is_held || history.leaves_input;
         let holds = is_incomplete || is_slow || was_unread_for(&traffic, wait) || keeps;
         (is_revoked && holds).then_some(Excuse::Loan)

@@ -42,7 +42,7 @@ where
                     deadline = self.now().after(SETTLE_MAX);
                     continue;
                 }
-                let what = self.describe_waiting(if late { "too long" } else { "for ever" });
+                let what = self.describe_waiting(if late { "too long" } else { "without end" });
                 return Err(self.fail(what));
             }
         }
@@ -121,11 +121,11 @@ where
         let (ledger, entries) = (shard.pool.ledger(), shard.pool.free_entries());
         ensure!(shard.slot_counts.live == 0, "shard {number} is done with {:?}", shard.slot_counts);
         let lent = shard.worker.as_ref().map_or(0, |worker| worker.port().inner.lent());
-        let home = ledger.free + lent;
-        ensure!(home == shard.pool.capacity(), "shard {number} has not all: {ledger:?}");
+        let free = ledger.free + lent;
+        ensure!(free == shard.pool.capacity(), "shard {number} has buffers in use: {ledger:?}");
         let large = shard.pool.large();
         let is_out = large.is_some_and(|large| large.free() < large.capacity());
-        ensure!(!is_out, "shard {number} has not all large buffers: {large:?}");
+        ensure!(!is_out, "shard {number} has large buffers in use: {large:?}");
         ensure!(entries == shard.entries, "shard {number} has {entries} of {}", shard.entries);
         let Some(worker) = shard.worker.take() else { return Ok(()) };
         let stale = worker.stale();
@@ -144,7 +144,7 @@ where
         for (sender, posts) in self.shared.post_pools.iter().enumerate() {
             let ledger = posts.ledger();
             let all = ledger.free == posts.capacity();
-            ensure!(all, "not all posts of sender {sender} are home: {ledger:?}");
+            ensure!(all, "sender {sender} has buffers for posts in use: {ledger:?}");
         }
         let connections = self.world.connections();
         ensure!(connections == 0, "{connections} connections are still open");

@@ -37,7 +37,7 @@ impl fmt::Debug for LinkView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { unread, unsent, spare, .. } = self;
         let ended = if self.is_ended { ", ended" } else { "" };
-        write!(f, "{unread} unread{ended}, {unsent} unsent, room for {spare}")
+        write!(f, "{unread} unread{ended}, {unsent} unsent, capacity for {spare}")
     }
 }
 
@@ -56,7 +56,7 @@ pub(super) struct Facts {
     pub(super) peer_has_ended: bool,
     /// The connection was reset, or has a fault with the same effect.
     pub(super) is_broken: bool,
-    /// The drain timeout has ended.
+    /// Whether the server is stopping, and whether the drain timeout has ended.
     pub(super) is_stopping: bool,
     pub(super) is_drained_out: bool,
     /// The engine has revoked the link's loans.
@@ -158,7 +158,7 @@ pub(super) struct Rules {
     /// The last time of new bytes, or of a call of `on_idle`.
     heard: Instant,
     heard_ns: u64,
-    /// Since when the peer owes nothing, and the time of that before.
+    /// Since when a pause or a deferred reply stops the idle timeout, and the time of earlier ones.
     blocked_since_ns: Option<u64>,
     blocked_ns: u64,
 }
@@ -257,7 +257,7 @@ impl Rules {
         let is_first = is_due && !facts.is_broken;
         ensure!(
             !is_first || self.is_finished || at.spare < self.limits.grant_bytes,
-            "before the on_writable that is owed, with room for {}",
+            "before the on_writable that is due, with capacity for {}",
             at.spare
         );
         let is_more = self.last.is_none_or(|last| at.unread > last.end.unread);
@@ -303,11 +303,11 @@ impl Rules {
 
     fn begin_writable(&mut self, at: LinkView) -> Result<(), String> {
         let Owed { is_owed, ensures, .. } = std::mem::take(&mut self.owed);
-        ensure!(is_owed, "though none is owed");
+        ensure!(is_owed, "though none is due");
         let needed = ensures.max(self.limits.grant_bytes);
         ensure!(
             self.is_finished || at.spare >= needed,
-            "with room for {}, but {needed} were asked for",
+            "with capacity for {}, but {needed} were asked for",
             at.spare
         );
         self.wakes = true;
@@ -320,7 +320,7 @@ impl Rules {
         ensure!(facts.peer_has_ended || facts.is_broken, "though the peer has not ended");
         self.check_held()?;
         let is_owed = self.owed.is_for_capacity && !self.ensures_only();
-        ensure!(!is_owed, "though on_writable is owed");
+        ensure!(!is_owed, "though on_writable is due");
         let is_handled = at.unread == 0
             || self.last.is_some_and(|last| {
                 let is_seen = at.unread == last.end.unread && last.output_is_idle;
@@ -401,7 +401,7 @@ impl Rules {
         let grant = self.limits.grant_bytes;
         ensure!(
             self.is_finished || at.spare >= grant,
-            "with room for {}, but {grant} are granted",
+            "with capacity for {}, but {grant} are granted",
             at.spare
         );
         Ok(())
@@ -520,7 +520,7 @@ impl Rules {
         }
     }
 
-    /// Notes whether the server waits for the peer from now on.
+    /// Notes whether a pause or a deferred reply stops the idle timeout from now on.
     fn note_blocked(&mut self, facts: &Facts) {
         let is_blocked = self.pause == Pause::Yes || self.deferred == Deferred::Out;
         match (is_blocked, self.blocked_since_ns) {
@@ -583,8 +583,8 @@ impl Default for Rest {
 
 /// Maximum of calls of `on_receive` for one link in one turn.
 const CALLS_A_TURN: u32 = 64;
-/// Turns after which a shard has handled the requests of other threads. Maximum time from an abort to
-/// the end of the link: it does not wait for the peer, but the close may be delayed.
+/// Maximum time from an abort to the end of the link: it does not wait for the peer, but the close may
+/// be delayed.
 const ABORT_NS: u64 = 1_500_000_000;
-
+/// Turns after which a shard has handled the requests of other threads.
 const RESUME_TURNS: u64 = 64;

@@ -185,7 +185,7 @@ pub(super) struct Peer {
     pub(super) traffic: TrafficWatch,
     /// When it connected, on the steady clock.
     pub(super) connected_ns: u64,
-    /// The number of its current alarm; others are stale.
+    /// The time of its current alarm; other alarms are stale.
     alarm: Option<Time>,
 }
 

@@ -46,7 +46,7 @@ impl Pending {
         !self.marked.is_empty()
     }
 
-    /// When `on_writable` of the refused links is note_receive.
+    /// When `on_writable` of the refused links is called.
     pub(in crate::engine) fn retry_at(&self) -> Option<Time> {
         self.retry_at
     }
