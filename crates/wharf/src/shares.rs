@@ -193,7 +193,7 @@ pub(crate) enum Change {
     /// Loans have just become tight.
     Tight,
     /// Loans have ceased to be tight.
-    Plenty,
+    Ended,
 }
 
 /// The loans of one shard.
@@ -277,14 +277,14 @@ impl Shares {
     }
 
     /// Updates the tight state.
-    pub(crate) fn look(&mut self) -> Change {
+    pub(crate) fn update_tight(&mut self) -> Change {
         // Hysteresis: begins below 2 windows, ends at 3.
         let margin = self.division.window * if self.tight { 3 } else { 2 };
         let was_tight = self.tight;
         self.tight = self.lendable_unasked(0) < margin;
         match (was_tight, self.tight) {
             (false, true) => Change::Tight,
-            (true, false) => Change::Plenty,
+            (true, false) => Change::Ended,
             (false, false) | (true, true) => Change::None,
         }
     }
@@ -439,7 +439,7 @@ mod tests {
             let links = u64::from(needs.shards) * u64::from(division.pool() - division.window - 1);
             assert!(links + senders * u64::from(division.posts) <= u64::from(buffers), "{told}");
             // Not tight at rest.
-            assert_eq!((shares.look(), shares.is_tight()), (Change::None, false), "{told}");
+            assert_eq!((shares.update_tight(), shares.is_tight()), (Change::None, false), "{told}");
             // A message of the maximum length in both directions at the same time, with any number of
             // shards.
             let full = Held { input: needs.input_max, output: needs.output_max };
@@ -485,7 +485,7 @@ mod tests {
                 }
                 shares.settle(before, after);
                 held[at] = after;
-                shares.look();
+                shares.update_tight();
                 let used: u32 = held.iter().map(|held| held.input + held.output).sum();
                 let unused: u32 = held
                     .iter()
@@ -593,10 +593,10 @@ mod tests {
         let mut shares = Shares::new(division);
         shares.settle(Held::default(), Held { input: 86, output: 0 });
         assert_eq!((shares.window(), shares.lendable(0)), (5, 0));
-        assert_eq!(shares.look(), Change::Tight);
+        assert_eq!(shares.update_tight(), Change::Tight);
         shares.settle(Held { input: 86, output: 0 }, Held { input: 200, output: 0 });
         assert_eq!(shares.window(), 1);
         shares.settle(Held { input: 200, output: 0 }, Held::default());
-        assert_eq!((shares.look(), shares.is_tight()), (Change::Plenty, false));
+        assert_eq!((shares.update_tight(), shares.is_tight()), (Change::Ended, false));
     }
 }

@@ -12,7 +12,8 @@ use std::time::Duration;
 use wharf_port::memory::Chain;
 use wharf_port::port::Operation;
 
-/// Stall timeout of a closing link, if the stall timeout is disabled.
+/// Stall timeout of a closing link, if the stall timeout is disabled; also the time that a broken link
+/// waits for the end of its input.
 pub(super) const FLUSH_MAX: Duration = Duration::from_secs(30);
 /// Maximum time of a lingering close, from the shutdown of the sending side.
 pub(super) const LINGER_MAX: Duration = Duration::from_secs(2);

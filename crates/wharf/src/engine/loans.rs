@@ -19,14 +19,14 @@ const LOOK_EVERY_MAX: Duration = Duration::from_millis(100);
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Grants and revokes loans, and sets the number of the port's buffers.
-    pub(super) fn share_buffers(&mut self) {
+    pub(super) fn update_loans(&mut self) {
         self.grant_loans();
         self.revoke_loans();
         self.revoke_messages();
-        match self.core.shares.look() {
+        match self.core.shares.update_tight() {
             Change::None => {}
             Change::Tight => self.cancel_unlent_receives(),
-            Change::Plenty => self.end_input_waits(),
+            Change::Ended => self.end_input_waits(),
         }
         let window = self.window();
         self.port.set_window(window);

@@ -96,7 +96,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             port,
         };
         (worker.core.now, worker.core.clock) = (now, now);
-        worker.share_buffers();
+        worker.update_loans();
         worker.make_context()?;
         Ok(worker)
     }
@@ -118,7 +118,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.expire_timeouts();
         self.check_stop();
         self.arm_listeners();
-        self.share_buffers();
+        self.update_loans();
         self.flush();
         let inbox_emptied = accepting_ended && self.clock.is_short();
         Ok(if self.is_done(inbox_emptied) { Turn::Done } else { Turn::Continue })
@@ -138,17 +138,17 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let asked = if at_once { Some(Duration::ZERO) } else { self.wait(began) };
         let link_time = self.link_time(began);
         self.port.dequeue(&mut self.completions, asked)?;
-        let woke = self.port.now();
+        let turn_start = self.port.now();
         let counted = self.clock.dequeued(&Dequeued {
             began,
             asked,
-            woke,
+            turn_start,
             is_empty: self.completions.is_empty(),
             is_short: self.completions.len() < BATCH,
             full_turns_max: 2 * self.core.slots.live_count() / BATCH + 2,
         });
         self.core.now = link_time.after(counted);
-        self.core.clock = woke;
+        self.core.clock = turn_start;
         self.core.turn = self.core.turn.wrapping_add(1);
         Ok(())
     }
@@ -193,7 +193,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn account(&mut self, now: Time) {
         let stats = self.core.stats();
         stats.turns.add(1);
-        stats.busy_ns.add(now.0.saturating_sub(self.clock.woke().0));
+        stats.busy_ns.add(now.0.saturating_sub(self.clock.turn_start().0));
         let port = self.port.counters();
         stats.receive_pauses.set(port.receive_pauses);
         stats.accept_aborts.set(port.accept_aborts);

@@ -10,9 +10,9 @@ const LAG_MAX: Duration = Duration::from_millis(100);
 /// The state of the links' clock since the last dequeue.
 pub(in crate::engine) struct Clock {
     /// When the dequeue returned, by the port's clock.
-    woke: Time,
+    turn_start: Time,
     /// The rest of the timeout when the dequeue returned without completions; `None`: it had none.
-    unslept: Option<Duration>,
+    unused_wait: Option<Duration>,
     /// The dequeue returned fewer completions than its maximum, so none are left.
     is_short: bool,
     /// Number of consecutive full dequeues.
@@ -25,7 +25,7 @@ pub(in crate::engine) struct Clock {
 pub(super) struct Dequeued {
     pub(super) began: Time,
     pub(super) asked: Option<Duration>,
-    pub(super) woke: Time,
+    pub(super) turn_start: Time,
     pub(super) is_empty: bool,
     pub(super) is_short: bool,
     /// After so many consecutive full turns each link's completion has been dequeued.
@@ -35,8 +35,8 @@ pub(super) struct Dequeued {
 impl Clock {
     pub(super) fn new(now: Time) -> Self {
         Self {
-            woke: now,
-            unslept: Some(Duration::ZERO),
+            turn_start: now,
+            unused_wait: Some(Duration::ZERO),
             is_short: true,
             full_turns: 0,
             may_time_out: true,
@@ -44,8 +44,8 @@ impl Clock {
     }
 
     /// When the last dequeue returned, by the port's clock.
-    pub(super) fn woke(&self) -> Time {
-        self.woke
+    pub(super) fn turn_start(&self) -> Time {
+        self.turn_start
     }
 
     pub(super) fn is_short(&self) -> bool {
@@ -60,25 +60,25 @@ impl Clock {
 
     /// The links' time since the last dequeue, at `now`.
     pub(super) fn passed(&self, now: Time) -> Duration {
-        let passed = now.since(self.woke);
-        self.unslept.map_or(passed, |unslept| passed.min(unslept + LAG_MAX))
+        let passed = now.since(self.turn_start);
+        self.unused_wait.map_or(passed, |unused_wait| passed.min(unused_wait + LAG_MAX))
     }
 
     /// The turn has work without a completion, whose time counts as that of a callback.
     pub(super) fn note_work(&mut self) {
-        self.unslept = Some(Duration::ZERO);
+        self.unused_wait = Some(Duration::ZERO);
     }
 
     /// Notes a dequeue; returns how much of its wait the links' clock counts: at most its timeout and
     /// 100 ms.
     pub(super) fn dequeued(&mut self, dequeued: &Dequeued) -> Duration {
-        let Dequeued { began, asked, woke, is_empty, is_short, full_turns_max } = *dequeued;
-        let waited = woke.since(began);
-        (self.woke, self.is_short) = (woke, is_short);
+        let Dequeued { began, asked, turn_start, is_empty, is_short, full_turns_max } = *dequeued;
+        let waited = turn_start.since(began);
+        (self.turn_start, self.is_short) = (turn_start, is_short);
         // A dequeue that returned early and empty was ended by a signal or a wake-up, and may not have
         // collected completions. The next turn continues the wait.
         let came_early = is_empty && asked.is_none_or(|asked| waited < asked);
-        self.unslept = if is_empty {
+        self.unused_wait = if is_empty {
             asked.map(|asked| asked.saturating_sub(waited))
         } else {
             Some(Duration::ZERO)
