@@ -98,8 +98,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return self.close(index, reason, CloseMode::Immediate);
         }
         slot.enter(Phase::Lingering);
-        (slot.owes, slot.heard) = (false, self.core.now);
-        let socket = slot.socket.filter(|_| !slot.shut);
+        (slot.idle_suspended, slot.active_at) = (false, self.core.now);
+        let socket = slot.socket.filter(|_| !slot.is_shut_down);
         if let Some(socket) = socket {
             self.port.shutdown(socket);
         }

@@ -49,10 +49,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn shut_down_output(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
         let is_over = slot.finished && slot.deferral.is_none();
-        if !is_over || slot.shut || !slot.runs_callbacks() {
+        if !is_over || slot.is_shut_down || !slot.runs_callbacks() {
             return;
         }
-        slot.shut = true;
+        slot.is_shut_down = true;
         if let Some(socket) = slot.socket {
             self.port.shutdown(socket);
         }
@@ -80,10 +80,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             return;
         }
-        let waits_to_answer = slot.owes_writable || matches!(slot.wish, Some(Wish::Output(_)));
+        let waits_to_answer = slot.writable_due || matches!(slot.wish, Some(Wish::Output(_)));
         // A pause holds back calls for unread input.
         let is_held = slot.deferral.is_some() || (slot.paused && !slot.input.is_empty());
-        if is_held || waits_to_answer || slot.owes_drain() {
+        if is_held || waits_to_answer || slot.is_drain_call_due() {
             return;
         }
         if slot.paused && slot.phase == Phase::Open {
@@ -99,7 +99,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let is_over = match (slot.phase, slot.end) {
             (Phase::Draining, _) | (_, Some(Verdict::Close)) => true,
             // `Keep`: open until the handler has finished the output and all is sent.
-            (_, Some(Verdict::Keep)) => slot.shut && !slot.has_output(),
+            (_, Some(Verdict::Keep)) => slot.is_shut_down && !slot.has_output(),
             (_, None) => false,
         };
         if is_over {
@@ -121,8 +121,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         // A handler that waited for capacity has it now. The timeout for the rest of the input starts
         // now.
         slot.handled &= slot.is_incomplete();
-        (slot.owes, slot.heard) = (false, self.core.now);
-        (slot.owes_writable, slot.ensured) = (false, 0);
+        (slot.idle_suspended, slot.active_at) = (false, self.core.now);
+        (slot.writable_due, slot.ensured) = (false, 0);
         self.core.end_wish(index);
         self.core.settle(index);
         // The receive in flight need not fail as well, so it is cancelled; an if-ready receive then
@@ -140,7 +140,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             slot.phase_bytes = slot.phase_bytes.saturating_add(sent);
         }
         if sent > 0 {
-            (slot.moved, slot.looked) = (self.core.now, false);
+            (slot.output_progress_at, slot.acknowledged_read) = (self.core.now, false);
         }
         if sent == chain.len() {
             // The queue holds only what was queued meanwhile.
@@ -165,7 +165,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if !slot.queue.is_empty() {
             self.core.mark_dirty(index);
         } else if slot.runs_callbacks() && slot.broken.is_none() {
-            slot.owe_no_more(self.core.now);
+            slot.resume_idle_time(self.core.now);
             self.shut_down_output(index);
             self.schedule_idle(index);
         } else if slot.phase == Phase::Flushing {

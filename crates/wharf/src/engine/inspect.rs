@@ -89,8 +89,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let is_due = slot.runs_callbacks() && !slot.is_handled() && !slot.is_held();
         ensure!(!is_due || self.may_wait(index), "is not called");
         let is_owed =
-            slot.runs_callbacks() && slot.owes_writable && self.core.can_call_writable(index);
-        let waits = slot.goes_on || slot.has_output() || slot.wish.is_some();
+            slot.runs_callbacks() && slot.writable_due && self.core.can_call_writable(index);
+        let waits = slot.awaits_turn || slot.has_output() || slot.wish.is_some();
         ensure!(!is_owed || waits, "on_writable is due, and not called: {slot:?}");
         let credit = self.core.shared.settings.input_bytes as usize;
         let reads = slot.receiving != Receiving::Off || slot.has_all_input();
@@ -128,7 +128,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// turn are used up.
     fn may_wait(&self, index: u32) -> bool {
         // A link with unsent output is called when its send completes.
-        self.core.slots[index].goes_on
+        self.core.slots[index].awaits_turn
             || !self.core.has_capacity(index)
             || self.core.slots[index].has_output()
     }

@@ -99,7 +99,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn grant_input_loan(&mut self, index: u32, buffers: u32) {
         let slot = &mut self.core.slots[index];
         // The time without progress starts now.
-        slot.eased = self.core.now;
+        slot.input_progress_at = self.core.now;
         slot.promised = buffers;
         self.core.settle(index);
         self.update_receiving(index);
@@ -110,7 +110,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.core.granting = Some(index);
         if self.core.slots[index].runs_callbacks() {
             // Without a due `on_writable`, the handler has got what it asked for.
-            if self.core.slots[index].owes_writable {
+            if self.core.slots[index].writable_due {
                 self.capacity_has_grown(index);
             } else {
                 self.serve(index);
@@ -200,7 +200,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live_index(n);
             let slot = &self.core.slots[index];
-            let may_stall = self.core.now.since(slot.moved) >= wait;
+            let may_stall = self.core.now.since(slot.output_progress_at) >= wait;
             if slot.messages() == 0 || slot.phase == Phase::Closing || !may_stall {
                 continue;
             }
@@ -274,7 +274,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Some(Wish::Input(_) | Wish::Part) => Standing::WaitsForInput,
             Some(Wish::Output(_)) | None => Standing::Holds,
         };
-        let input_stalled = self.core.now.since(slot.eased);
+        let input_stalled = self.core.now.since(slot.input_progress_at);
         if input_stalled < wait {
             loan.input = 0;
         }
@@ -293,12 +293,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &mut self.core.slots[index];
         let acknowledged = slot.socket.and_then(|socket| self.port.acknowledged_bytes(socket));
         if let Some(acknowledged) = acknowledged
-            && (!slot.looked || acknowledged != slot.acknowledged)
+            && (!slot.acknowledged_read || acknowledged != slot.acknowledged)
         {
             slot.acknowledged = acknowledged;
-            slot.moved = now;
+            slot.output_progress_at = now;
         }
-        slot.looked = true;
-        slot.moved
+        slot.acknowledged_read = true;
+        slot.output_progress_at
     }
 }

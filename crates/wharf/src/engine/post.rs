@@ -164,13 +164,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.queue_reply(index, chain);
         } else {
             drop(chain);
-            slot.owe_no_more(now);
+            slot.resume_idle_time(now);
             self.core.settle(index);
             // A finished output may now shut down.
             self.core.mark_dirty(index);
         }
         let slot = &mut self.core.slots[index];
-        slot.woken = true;
+        slot.receive_due = true;
         match (slot.phase, outcome) {
             (Phase::Open | Phase::Draining, Outcome::Send) => self.resume_link(index),
             (Phase::Open | Phase::Draining, Outcome::Close) => {
@@ -226,7 +226,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             let slot = &mut self.core.slots[index];
             slot.awaits_retry = false;
             if std::mem::take(&mut slot.post_refused) && slot.runs_callbacks() {
-                slot.owes_writable = true;
+                slot.writable_due = true;
                 self.resume_link(index);
             }
         }

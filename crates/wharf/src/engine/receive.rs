@@ -31,10 +31,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             return self.update_receiving(index);
         }
-        slot.hear(now);
+        slot.note_activity(now);
         if slot.phase == Phase::Draining {
             slot.owed = slot.owed.map(|owed| owed.saturating_sub(len));
-            slot.drained = slot.owed == Some(0) || slot.phase_bytes > DRAIN_BYTES_MAX;
+            slot.drain_received = slot.owed == Some(0) || slot.phase_bytes > DRAIN_BYTES_MAX;
         }
         let is_of_use = slot.input.len() + buffer.len() >= slot.wanted as usize;
         slot.handled &= !is_of_use;
@@ -56,7 +56,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         match end {
             End::PeerClosed => {
                 slot.end_of_stream = true;
-                slot.hear(self.core.now);
+                slot.note_activity(self.core.now);
                 if slot.phase == Phase::Lingering {
                     self.close(index, DisconnectReason::PeerClosed, CloseMode::Immediate);
                 } else {
@@ -76,7 +76,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             // Draining: all that had arrived is received.
             End::NotReady => {
-                slot.drained = true;
+                slot.drain_received = true;
                 slot.end_of_stream |= slot.broken.is_some();
                 self.finish_input(index);
                 // The link may be lingering by now, and then needs a receive.
@@ -153,7 +153,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         if slot.phase == Phase::Draining && free == 0 && slot.has_handled_all() && !slot.is_held() {
             // The rest cannot be received, because the handler takes nothing of a full input.
-            self.core.slots[index].drained = true;
+            self.core.slots[index].drain_received = true;
             return self.close_after_replies(index);
         }
         let slot = &self.core.slots[index];
@@ -195,8 +195,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let unread = self.port.unread_bytes(socket).unwrap_or(u64::MAX);
         let slot = &mut self.core.slots[index];
         slot.owed = Some(u32::try_from(unread).unwrap_or(u32::MAX));
-        slot.drained = unread == 0;
-        if slot.drained {
+        slot.drain_received = unread == 0;
+        if slot.drain_received {
             self.finish_input(index);
         } else {
             self.choose_receive(index);

@@ -24,7 +24,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// capacity; the rest stays unread.
     pub(super) fn serve_received(&mut self, index: u32, buffer: Buffer) {
         let slot = &self.core.slots[index];
-        let waits = !slot.input.is_empty() || slot.is_held() || slot.owes_call();
+        let waits = !slot.input.is_empty() || slot.is_held() || slot.has_due_call();
         if waits || !self.core.has_capacity(index) || !self.counts_call(index) {
             self.keep(index, buffer);
             return self.serve(index);
@@ -49,7 +49,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     #[inline]
     pub(super) fn serve(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        if !slot.input.is_empty() || slot.owes_call() {
+        if !slot.input.is_empty() || slot.has_due_call() {
             self.serve_in_order(index);
         }
     }
@@ -60,7 +60,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         while self.core.slots[index].runs_callbacks() && self.serve_once(index) {
             self.core.settle(index);
         }
-        if self.core.slots[index].owes_writable {
+        if self.core.slots[index].writable_due {
             self.core.wish_if_short(index);
         }
     }
@@ -69,10 +69,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn serve_once(&mut self, index: u32) -> bool {
         let slot = &self.core.slots[index];
         // Before the others, because a handler that uses up the capacity would leave no grant for it.
-        if slot.owes_drain() && self.core.has_grant(index) {
+        if slot.is_drain_call_due() && self.core.has_grant(index) {
             return self.call_on_drain(index);
         }
-        if slot.owes_writable && self.core.can_call_writable(index) {
+        if slot.writable_due && self.core.can_call_writable(index) {
             return self.counts_call(index) && self.call_on_writable(index);
         }
         let slot = &self.core.slots[index];
@@ -96,8 +96,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             (slot.turn, slot.calls) = (turn, 0);
         }
         if slot.calls == CALLS_MAX {
-            if !slot.goes_on {
-                slot.goes_on = true;
+            if !slot.awaits_turn {
+                slot.awaits_turn = true;
                 self.again.push_back(index);
             }
             return false;
@@ -109,7 +109,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Calls `on_receive` with the unread input, and stores what it leaves.
     fn call_with_input(&mut self, index: u32, unread: &mut Unread) {
         let slot = &mut self.core.slots[index];
-        (slot.woken, slot.wished) = (false, false);
+        (slot.receive_due, slot.wished) = (false, false);
         let (answer, asked) = self.run_input_callback(index, unread, |handler, link, input| {
             handler.on_receive(link, input)
         });
@@ -140,7 +140,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.handled = !took;
         if took {
             // Progress with borrowed input.
-            slot.eased = self.core.now;
+            slot.input_progress_at = self.core.now;
         }
         // A link that waited for one buffer now waits for a message.
         let asks = slot.wish == Some(Wish::Part) && slot.wanted > 0;
@@ -156,7 +156,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Calls the `on_writable` that is due.
     fn call_on_writable(&mut self, index: u32) -> bool {
         let slot = &mut self.core.slots[index];
-        (slot.owes_writable, slot.woken, slot.wished) = (false, true, false);
+        (slot.writable_due, slot.receive_due, slot.wished) = (false, true, false);
         if mem::take(&mut slot.ensured) > 0 {
             self.core.publish_capacity(index);
         }
@@ -179,7 +179,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             // The link stays open until its handler closes it or the drain timeout.
             slot.enter(Phase::Open);
             slot.drain = Some(Verdict::Keep);
-            (slot.owed, slot.drained) = (None, false);
+            (slot.owed, slot.drain_received) = (None, false);
         }
         true
     }
@@ -202,7 +202,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if let Some(verdict) = self.apply_verdict(index, answer) {
             self.core.slots[index].end = Some(verdict);
             let now = self.core.now;
-            self.core.slots[index].hear(now);
+            self.core.slots[index].note_activity(now);
             self.start_timeout(index);
             self.serve(index);
         }
@@ -212,7 +212,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn serve_again(&mut self) {
         for _ in 0..self.again.len() {
             let Some(index) = self.again.pop_front() else { return };
-            self.core.slots[index].goes_on = false;
+            self.core.slots[index].awaits_turn = false;
             self.serve(index);
             self.close_after_replies(index);
             self.update_receiving(index);
@@ -225,7 +225,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &self.core.slots[index];
         // A handler that asked for bytes or capacity is called only when these are there.
         let waits = slot.is_incomplete()
-            || (slot.owes_writable && slot.ensured > 0 && !self.core.can_call_writable(index));
+            || (slot.writable_due && slot.ensured > 0 && !self.core.can_call_writable(index));
         if !waits {
             self.core.slots[index].handled = false;
         }

@@ -32,12 +32,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// The link's next timeout, or the next check of its progress.
     fn deadline(&self, slot: &Slot) -> Option<Time> {
         if slot.phase == Phase::Lingering {
-            return Some(slot.heard.after(LINGER_MAX));
+            return Some(slot.active_at.after(LINGER_MAX));
         }
         let answer = self.answer_deadline(slot);
         if slot.has_output() {
             let stall = self.stall_timeout(slot.phase).map(|stall| {
-                slot.moved.after(stall).min(self.core.now.after(stall / CHECKS_PER_STALL))
+                slot.output_progress_at
+                    .after(stall)
+                    .min(self.core.now.after(stall / CHECKS_PER_STALL))
             });
             return stall.into_iter().chain(answer).min();
         }
@@ -59,11 +61,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let owes = slot.has_output() || slot.is_held();
         let counts = slot.phase == Phase::Open && slot.idle_ms != 0 && slot.broken.is_none();
         if counts && !owes && may_come {
-            return Some(slot.heard.after(Duration::from_millis(slot.idle_ms.into())));
+            return Some(slot.active_at.after(Duration::from_millis(slot.idle_ms.into())));
         }
         // A broken link waits for the end of its input.
         let is_broken = slot.phase == Phase::Open && slot.broken.is_some() && !slot.is_held();
-        is_broken.then(|| slot.heard.after(FLUSH_MAX))
+        is_broken.then(|| slot.active_at.after(FLUSH_MAX))
     }
 
     /// The stall timeout in a phase; `None` if it has none.
@@ -93,7 +95,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn schedule_progress_check(&mut self, index: u32) {
         let now = self.core.now;
         let slot = &mut self.core.slots[index];
-        (slot.moved, slot.looked) = (now, false);
+        (slot.output_progress_at, slot.acknowledged_read) = (now, false);
         if slot.phase == Phase::Open {
             // Computed at start, because this runs for each send.
             let Some(every_ns) = self.timers.progress_interval_ns else { return };
@@ -150,12 +152,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if self.core.slots[index].wish.is_some() {
             // The link waits for a loan and not for its peer.
             let now = self.core.now;
-            self.core.slots[index].hear(now);
+            self.core.slots[index].note_activity(now);
             return;
         }
         let answer = self.run_callback(index, |handler, link| handler.on_idle(link));
         let now = self.core.now;
-        self.core.slots[index].hear(now);
+        self.core.slots[index].note_activity(now);
         match self.apply_verdict(index, answer) {
             Some(Verdict::Close) => {
                 // What `on_idle` queued is sent.

@@ -139,7 +139,7 @@ impl ShardState {
         }
         if before.input <= 1 {
             // The loan of input begins now.
-            slot.eased = self.now;
+            slot.input_progress_at = self.now;
         }
         slot.held = after;
         self.shares.settle(before, after);
@@ -199,7 +199,7 @@ impl ShardState {
     pub(crate) fn end_stale_wish(&mut self, index: u32) {
         let slot = &self.slots[index];
         let is_stale = matches!(slot.wish, Some(Wish::Output(_))) && !slot.wished;
-        if is_stale && !slot.owes_writable {
+        if is_stale && !slot.writable_due {
             self.end_wish(index);
         }
     }
@@ -210,7 +210,7 @@ impl ShardState {
             self.parts -= u32::from(wish == Wish::Part);
             self.waiters.remove(index);
             // The idle timeout does not count the wait.
-            slot.hear(self.now);
+            slot.note_activity(self.now);
         }
     }
 
@@ -272,7 +272,7 @@ impl ShardState {
         self.end_wish(index);
         let slot = &mut self.slots[index];
         slot.input = wharf_port::memory::Chain::new();
-        (slot.promised, slot.owes_writable) = (0, false);
+        (slot.promised, slot.writable_due) = (0, false);
         self.settle(index);
     }
 

@@ -119,7 +119,7 @@ impl<S, W> Link<'_, S, W> {
         let now = self.out.core.now;
         let slot = self.slot_mut();
         slot.paused = true;
-        slot.owe(now);
+        slot.suspend_idle_time(now);
     }
 
     /// Ends a pause, if there is one, and has `on_receive` called for unread input. From other

@@ -85,7 +85,7 @@ impl Output<'_> {
         // `len` is within the spare capacity, so `queue` fails only on a closed output.
         let queued = if self.core.queue(self.index, &data[..len]).is_ok() { len } else { 0 };
         if queued < data.len() {
-            self.core.owe_writable(self.index, 0);
+            self.core.request_writable(self.index, 0);
         }
         queued
     }
@@ -130,7 +130,7 @@ impl Output<'_> {
     /// Asks for one call of [`on_writable`](crate::Handler::on_writable), after this callback if the
     /// output has the grant: for a handler that streams without input.
     pub fn notify(&mut self) {
-        self.core.owe_writable(self.index, 0);
+        self.core.request_writable(self.index, 0);
     }
 
     /// Bytes that are queued or in flight.

@@ -106,7 +106,7 @@ impl ShardState {
             self.note_queued(index);
         }
         if filled.len == len_max && len_max < most {
-            self.owe_writable(index, 0);
+            self.request_writable(index, 0);
             if self.is_short_of_buffers(index) {
                 let _what_is_told_is_how_much = self.wish_for_output(index, self.grant_bytes());
             }
@@ -192,7 +192,7 @@ impl ShardState {
         let slot = &mut self.slots[index];
         let bytes = u32::try_from(max).unwrap_or(u32::MAX);
         slot.deferral = Some(Deferral { bytes, buffers, since: now });
-        slot.owe(now);
+        slot.suspend_idle_time(now);
         self.end_output_wish(index, max);
         self.settle(index);
         self.publish_capacity(index);
@@ -211,7 +211,7 @@ impl ShardState {
     pub(crate) fn wish_if_short(&mut self, index: u32) {
         let slot = &self.slots[index];
         let wanted = (slot.ensured as usize).max(self.grant_bytes());
-        let is_short = slot.owes_writable
+        let is_short = slot.writable_due
             && !matches!(slot.wish, Some(Wish::Output(_)))
             && slot.used() + wanted <= slot.limit as usize
             && self.spare_capacity(index) < wanted;
@@ -245,7 +245,7 @@ impl ShardState {
             return Ok(true);
         }
         let is_short = self.slots[index].used() + bytes <= self.slots[index].limit as usize;
-        self.owe_writable(index, bytes);
+        self.request_writable(index, bytes);
         if is_short {
             let _is_told_by_false = self.wish_for_output(index, bytes);
         }
@@ -253,10 +253,10 @@ impl ShardState {
     }
 
     /// Makes an `on_writable` due, when at least `bytes` can be queued (0: the grant).
-    pub(crate) fn owe_writable(&mut self, index: u32, bytes: usize) {
+    pub(crate) fn request_writable(&mut self, index: u32, bytes: usize) {
         tell(if bytes == 0 { Act::Owes } else { Act::Ensures(bytes) });
         let slot = &mut self.slots[index];
-        slot.owes_writable = true;
+        slot.writable_due = true;
         if bytes > slot.ensured as usize {
             slot.ensured = u32::try_from(bytes).unwrap_or(u32::MAX);
             self.publish_capacity(index);
@@ -367,7 +367,7 @@ impl ShardState {
     fn note_refusal(&mut self, index: u32, len: usize, error: SendError) {
         self.stats().send_refusals.add(1);
         if error == SendError::Full {
-            self.owe_writable(index, len);
+            self.request_writable(index, len);
         }
     }
 
@@ -386,8 +386,8 @@ impl ShardState {
         }
         let slot = &mut self.slots[index];
         if !slot.sending && !slot.dirty {
-            (slot.moved, slot.looked) = (self.now, false);
-            slot.owe(self.now);
+            (slot.output_progress_at, slot.acknowledged_read) = (self.now, false);
+            slot.suspend_idle_time(self.now);
             slot.dirty = true;
             self.dirty.push(index);
         }

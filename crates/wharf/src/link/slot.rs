@@ -107,16 +107,16 @@ pub(crate) struct Slot {
     /// The link is paused: `on_receive` is not called.
     pub(crate) paused: bool,
     /// `on_receive` is called for unread input, whatever the last call took or asked for.
-    pub(crate) woken: bool,
+    pub(crate) receive_due: bool,
     /// A call of `on_writable` is due.
-    pub(crate) owes_writable: bool,
+    pub(crate) writable_due: bool,
     /// The results of `on_end` and `on_drain`; `None` before the call.
     pub(crate) end: Option<Verdict>,
     pub(crate) drain: Option<Verdict>,
     /// The handler has finished the output (`finished`), and the engine has shut down the sending side
-    /// (`shut`).
+    /// (`is_shut_down`).
     pub(crate) finished: bool,
-    pub(crate) shut: bool,
+    pub(crate) is_shut_down: bool,
     /// The policy for posts that exceed the capacity.
     pub(crate) when_slow: WhenSlow,
     /// A `try_post` of the link's callback failed with `Full`: `on_writable` is due after a delay.
@@ -126,20 +126,20 @@ pub(crate) struct Slot {
     /// The link has ended while another thread wrote its reply: the slot waits for the reply's buffers.
     pub(crate) cancelled: bool,
     /// The drain has received all that had arrived when it began.
-    pub(crate) drained: bool,
+    pub(crate) drain_received: bool,
     /// The last call with input took nothing: the next one needs more bytes or more capacity.
     pub(crate) handled: bool,
     /// The reason with which sending has failed: input that had arrived is still handled, output is
     /// discarded.
     pub(crate) broken: Option<DisconnectReason>,
     /// The slot is in `Worker::again`, perhaps for an earlier link of the slot.
-    pub(crate) goes_on: bool,
-    /// The server owes the peer something: see `heard`.
-    pub(crate) owes: bool,
+    pub(crate) awaits_turn: bool,
+    /// The idle timeout stands still: see `active_at`.
+    pub(crate) idle_suspended: bool,
     /// Whether `Sharing` counts the link as one that shares a posted message.
     pub(crate) shares: bool,
     /// `acknowledged` was read since the send in flight began.
-    pub(crate) looked: bool,
+    pub(crate) acknowledged_read: bool,
     pub(crate) socket: Option<Socket>,
     /// Unread input.
     pub(crate) input: Chain,
@@ -192,15 +192,15 @@ pub(crate) struct Slot {
     pub(crate) owed: Option<u32>,
     /// Bytes received since the link entered `Draining` or `Flushing`, plus bytes sent while draining.
     pub(crate) phase_bytes: u32,
-    /// The time of the peer's last activity. While `owes` is set, in which time does not count: how
+    /// The time of the peer's last activity. While `idle_suspended` is set, in which time does not count: how
     /// long the peer had been silent when that began, as a time since zero.
-    pub(crate) heard: Time,
+    pub(crate) active_at: Time,
     /// The last progress of the output: queued to an idle link, sent, or acknowledged.
-    pub(crate) moved: Time,
+    pub(crate) output_progress_at: Time,
     /// Bytes that the peer had acknowledged when the engine last asked the port.
     pub(crate) acknowledged: u64,
     /// The last progress with borrowed input buffers.
-    pub(crate) eased: Time,
+    pub(crate) input_progress_at: Time,
     pub(crate) totals: Totals,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
@@ -239,12 +239,12 @@ impl Slot {
             abort_requested: false,
             end_of_stream: false,
             paused: false,
-            woken: false,
-            owes_writable: false,
+            receive_due: false,
+            writable_due: false,
             end: None,
             drain: None,
             finished: false,
-            shut: false,
+            is_shut_down: false,
             when_slow: WhenSlow::Skip,
             post_refused: false,
             awaits_retry: false,
@@ -259,12 +259,12 @@ impl Slot {
             deferral: None,
             idle_ms: 0,
             listener: 0,
-            drained: false,
+            drain_received: false,
             handled: false,
             broken: None,
-            looked: false,
-            goes_on: false,
-            owes: false,
+            acknowledged_read: false,
+            awaits_turn: false,
+            idle_suspended: false,
             shares: false,
             socket: None,
             input: Chain::new(),
@@ -284,10 +284,10 @@ impl Slot {
             calls: 0,
             owed: None,
             phase_bytes: 0,
-            heard: Time::default(),
-            moved: Time::default(),
+            active_at: Time::default(),
+            output_progress_at: Time::default(),
             acknowledged: 0,
-            eased: Time::default(),
+            input_progress_at: Time::default(),
             totals: Totals::default(),
             peer: NOWHERE,
             local: NOWHERE,
@@ -344,29 +344,31 @@ impl Slot {
     }
 
     /// Notes an activity of the peer.
-    pub(crate) fn hear(&mut self, now: Time) {
-        self.heard = if self.owes { Time::default() } else { now };
+    pub(crate) fn note_activity(&mut self, now: Time) {
+        self.active_at = if self.idle_suspended { Time::default() } else { now };
     }
 
-    /// The server owes the peer something: from now on the peer's silence does not count.
-    pub(crate) fn owe(&mut self, now: Time) {
-        if !self.owes {
-            (self.owes, self.heard) = (true, Time(now.0.saturating_sub(self.heard.0)));
+    /// Stops the idle timeout: from now on the peer's silence does not count.
+    pub(crate) fn suspend_idle_time(&mut self, now: Time) {
+        if !self.idle_suspended {
+            (self.idle_suspended, self.active_at) =
+                (true, Time(now.0.saturating_sub(self.active_at.0)));
         }
     }
 
     /// If the server owes the peer nothing any more, the peer's silence counts on from where it
     /// stopped.
-    pub(crate) fn owe_no_more(&mut self, now: Time) {
-        if self.owes && !self.has_output() && self.deferral.is_none() && !self.paused {
-            (self.owes, self.heard) = (false, Time(now.0.saturating_sub(self.heard.0)));
+    pub(crate) fn resume_idle_time(&mut self, now: Time) {
+        if self.idle_suspended && !self.has_output() && self.deferral.is_none() && !self.paused {
+            (self.idle_suspended, self.active_at) =
+                (false, Time(now.0.saturating_sub(self.active_at.0)));
         }
     }
 
     /// Ends a pause and has `on_receive` called for unread input.
     pub(crate) fn resume(&mut self, now: Time) {
-        (self.paused, self.woken) = (false, true);
-        self.owe_no_more(now);
+        (self.paused, self.receive_due) = (false, true);
+        self.resume_idle_time(now);
     }
 
     /// Clears the counts of the send in flight.
@@ -403,7 +405,7 @@ impl Slot {
     /// Whether no call with input is due: nothing is unread, or the last call took nothing and nothing
     /// has changed since.
     pub(crate) fn is_handled(&self) -> bool {
-        self.input.is_empty() || (self.handled && !self.woken)
+        self.input.is_empty() || (self.handled && !self.receive_due)
     }
 
     /// Whether no call with input will follow if no more bytes arrive: nothing is unread, or the last
@@ -421,17 +423,17 @@ impl Slot {
 
     /// Whether the engine receives no more input for the handler.
     pub(crate) fn has_all_input(&self) -> bool {
-        self.end_of_stream || (self.drained && self.phase == Phase::Draining)
+        self.end_of_stream || (self.drain_received && self.phase == Phase::Draining)
     }
 
     /// Whether a call of `on_writable` or `on_drain` is due.
     #[inline]
-    pub(crate) fn owes_call(&self) -> bool {
-        self.owes_writable || self.owes_drain()
+    pub(crate) fn has_due_call(&self) -> bool {
+        self.writable_due || self.is_drain_call_due()
     }
 
     /// Whether the call of `on_drain` is due.
-    pub(crate) fn owes_drain(&self) -> bool {
+    pub(crate) fn is_drain_call_due(&self) -> bool {
         self.phase == Phase::Draining && self.drain.is_none()
     }
 
@@ -486,14 +488,14 @@ impl Slots {
         self.live.push(index);
         let slot = &mut self[index];
         let generation = slot.generation.wrapping_add(1).max(1);
-        let Slot { goes_on, awaits_retry, .. } = *slot;
+        let Slot { awaits_turn, awaits_retry, .. } = *slot;
         *slot = Slot {
             generation,
             phase: Phase::Open,
             peer,
-            heard: now,
+            active_at: now,
             live_position,
-            goes_on,
+            awaits_turn,
             awaits_retry,
             listener,
             limit,
@@ -507,12 +509,12 @@ impl Slots {
 
     /// Frees a slot.
     pub(crate) fn release(&mut self, index: u32) {
-        let Slot { generation, live_position, goes_on, awaits_retry, .. } = self[index];
+        let Slot { generation, live_position, awaits_turn, awaits_retry, .. } = self[index];
         self.live.swap_remove(live_position as usize);
         if let Some(moved) = self.live.get(live_position as usize).copied() {
             self[moved].live_position = live_position;
         }
-        self[index] = Slot { generation, goes_on, awaits_retry, ..Slot::free() };
+        self[index] = Slot { generation, awaits_turn, awaits_retry, ..Slot::free() };
         self.free.push(index);
     }
 
@@ -587,8 +589,8 @@ mod tests {
         let mut slots = Slots::new(1, &Settings::default());
         for at in 1..4 {
             let index = slots.open(peer, 0, Time(at)).unwrap();
-            assert_eq!((slots[index].goes_on, slots[index].awaits_retry), (at > 1, at > 1));
-            (slots[index].goes_on, slots[index].awaits_retry) = (true, true);
+            assert_eq!((slots[index].awaits_turn, slots[index].awaits_retry), (at > 1, at > 1));
+            (slots[index].awaits_turn, slots[index].awaits_retry) = (true, true);
             slots[index].post_refused = true;
             slots.release(index);
             assert!(!slots[index].post_refused);
