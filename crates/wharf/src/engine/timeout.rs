@@ -120,7 +120,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let now = self.core.now;
         let slot = &self.core.slots[index];
         if self.answer_deadline(slot).is_some_and(|deadline| deadline <= now) {
-            return self.answer_timed_out(index);
+            return self.expire_reply(index);
         }
         let sends = matches!(slot.phase, Phase::Open | Phase::Flushing) && slot.has_output();
         if !sends && self.deadline(slot).is_none_or(|deadline| deadline > now) {
@@ -174,7 +174,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// Closes a link at its answer timeout: its peer would take a later reply for the missing one.
-    fn answer_timed_out(&mut self, index: u32) {
+    fn expire_reply(&mut self, index: u32) {
         self.core.cancel_reply(index);
         let slot = &mut self.core.slots[index];
         if slot.phase == Phase::Flushing {

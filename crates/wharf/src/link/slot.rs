@@ -192,7 +192,7 @@ pub(crate) struct Slot {
     pub(crate) owed: Option<u32>,
     /// Bytes received since the link entered `Draining` or `Flushing`, plus bytes sent while draining.
     pub(crate) phase_bytes: u32,
-    /// The time of the peer's last activity. While `idle_suspended` is set, in which time does not count: how
+    /// The time of the peer's last activity. While `idle_suspended` is set, time does not count: how
     /// long the peer had been silent when that began, as a time since zero.
     pub(crate) active_at: Time,
     /// The last progress of the output: queued to an idle link, sent, or acknowledged.
@@ -356,8 +356,7 @@ impl Slot {
         }
     }
 
-    /// If the server owes the peer nothing any more, the peer's silence counts on from where it
-    /// stopped.
+    /// If nothing is unsent, deferred or paused, the peer's silence counts on from where it stopped.
     pub(crate) fn resume_idle_time(&mut self, now: Time) {
         if self.idle_suspended && !self.has_output() && self.deferral.is_none() && !self.paused {
             (self.idle_suspended, self.active_at) =
