@@ -10,7 +10,7 @@ use std::error::Error;
 use std::net::TcpListener;
 use wharf_port::SystemPort;
 use wharf_port::memory::{BufferPool, Owner, PoolConfig};
-use wharf_port::port::{Key, Operation, Outcome, Port, PortConfig, Shots, Socket};
+use wharf_port::port::{CompletionMode, Key, Operation, Outcome, Port, PortConfig, Socket};
 
 const LINKS: u32 = 1000;
 const LISTENER: Key = Key(u64::MAX);
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let listener = port.associate_listener(listener, LISTENER)?;
 
     // Step 5: accept, multishot: until the port is dropped. AcceptEx
-    port.submit(listener, Operation::Accept(Shots::Many))?;
+    port.submit(listener, Operation::Accept(CompletionMode::Multishot))?;
 
     // Per-handle data: the state of each socket. The key of a completion identifies the socket; here
     // it is the index in this table. PER_HANDLE_DATA
@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     sockets[index] = Some(socket);
                     // Step 8: the first operation. WSARecv
                     // The port has the per-operation data: the OVERLAPPED and the buffer.
-                    port.submit(socket, Operation::receive(Shots::One))?;
+                    port.submit(socket, Operation::receive(CompletionMode::Oneshot))?;
                 }
                 Outcome::Received { buffer, .. } => {
                     // Send the bytes back. WSASend
@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     chain.advance(sent);
                     let Some(socket) = socket else { continue };
                     let all = chain.is_empty();
-                    let receive = Operation::receive(Shots::One);
+                    let receive = Operation::receive(CompletionMode::Oneshot);
                     port.submit(socket, if all { receive } else { Operation::Send(chain) })?;
                 }
                 Outcome::Sent { .. } | Outcome::ReceiveEnded(_) => {

@@ -26,14 +26,14 @@
 //! use std::io::{Read, Write};
 //! use wharf_port::SystemPort;
 //! use wharf_port::memory::{BufferPool, Owner, PoolConfig};
-//! use wharf_port::port::{Key, Operation, Outcome, Port, PortConfig, Shots};
+//! use wharf_port::port::{Key, Operation, Outcome, Port, PortConfig, CompletionMode};
 //!
 //! let pool = BufferPool::new(PoolConfig::new(16))?;
 //! let mut port = SystemPort::<()>::new(PortConfig::new(2), pool.clone())?;
 //! let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
 //! let mut client = std::net::TcpStream::connect(listener.local_addr()?)?;
 //! let listener = port.associate_listener(listener, Key(0))?;
-//! port.submit(listener, Operation::Accept(Shots::One))?;
+//! port.submit(listener, Operation::Accept(CompletionMode::Oneshot))?;
 //! client.write_all(b"hello")?;
 //!
 //! let mut completions = Vec::with_capacity(8);
@@ -44,7 +44,7 @@
 //!         match completion.outcome {
 //!             Outcome::Accepted { stream, .. } => {
 //!                 let link = port.associate(stream, Key(1))?;
-//!                 port.submit(link, Operation::receive(Shots::Many))?;
+//!                 port.submit(link, Operation::receive(CompletionMode::Multishot))?;
 //!                 socket = Some(link);
 //!             }
 //!             Outcome::Received { buffer, .. } => {

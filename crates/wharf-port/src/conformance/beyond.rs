@@ -7,7 +7,7 @@
 use super::checker::{PortChecker, ROUND, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end, skip};
 use crate::memory::Owner;
-use crate::port::{End, Operation, OperationKind, Outcome, Port, Shots};
+use crate::port::{CompletionMode, End, Operation, OperationKind, Outcome, Port};
 use std::time::Duration;
 
 each_back_end!(
@@ -28,8 +28,8 @@ each_back_end!(
 fn a_wait_lasts_as_long_as_its_timeout<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, _peer) = checker.link();
-    checker.receive(link, Shots::Many);
-    checker.accept(Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
+    checker.accept(CompletionMode::Multishot);
     checker.stays_quiet("no peer sends");
     // Single waits may end early.
     let mut longest = Duration::ZERO;
@@ -47,7 +47,7 @@ fn a_wait_lasts_as_long_as_its_timeout<N: TestNetwork>() {
 fn a_timeout_of_zero_returns_at_once<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, _peer) = checker.link();
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     let start = checker.network.port().now();
     for _ in 0..1_000 {
         assert_eq!(checker.round(Duration::ZERO), 0);
@@ -64,7 +64,7 @@ fn a_dequeue_with_something_there_does_not_wait<N: TestNetwork>() {
     checker.network.port().poster().post(1).unwrap();
     assert_eq!(checker.round(Duration::MAX), 1, "the longest timeout");
     for part in 0..100 {
-        checker.receive(link, Shots::One);
+        checker.receive(link, CompletionMode::Oneshot);
         checker.peer_writes(&mut peer, &pattern(1, part, 1));
         while checker.of(link).received.len() <= part {
             checker.round(Duration::from_secs(3600));
@@ -74,7 +74,7 @@ fn a_dequeue_with_something_there_does_not_wait<N: TestNetwork>() {
             checker.round(Duration::from_secs(3600));
         }
         // A cancelled operation ends without a wait, too.
-        checker.receive(link, Shots::Many);
+        checker.receive(link, CompletionMode::Multishot);
         checker.cancel(link, OperationKind::Receive);
         while checker.in_flight(link, OperationKind::Receive) {
             checker.round(Duration::from_secs(3600));
@@ -93,7 +93,11 @@ fn completions_are_appended_up_to_the_capacity<N: TestNetwork>() {
     let mut links = checker.links(10);
     let mut completions = Vec::with_capacity(3);
     for (link, _) in &links {
-        checker.network.port().submit(link.socket, Operation::receive(Shots::Many)).unwrap();
+        checker
+            .network
+            .port()
+            .submit(link.socket, Operation::receive(CompletionMode::Multishot))
+            .unwrap();
     }
     checker.network.port().dequeue(&mut completions, Some(Duration::ZERO)).unwrap();
     for (link, peer) in &mut links {
@@ -134,7 +138,7 @@ fn completions_are_appended_up_to_the_capacity<N: TestNetwork>() {
 fn the_counters_and_the_clock_only_rise<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().buffers(2, 64));
     let (link, mut peer) = checker.link();
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     let mut counters = checker.network.port().counters();
     let mut now = checker.network.port().now();
     let waits = counters.waits;
@@ -158,7 +162,7 @@ fn the_counters_and_the_clock_only_rise<N: TestNetwork>() {
 fn a_link_whose_peer_has_shut_down_can_still_send<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().narrow().buffers(128, 1024));
     let (link, mut peer) = checker.link();
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     peer.shutdown_write();
     checker.until("the peer's end", |checker| checker.of(link).ends == [End::PeerClosed]);
     let mut read = Vec::new();
@@ -183,7 +187,7 @@ fn a_link_whose_peer_has_shut_down_can_still_send<N: TestNetwork>() {
 fn a_shutdown_ends_the_stream_after_the_last_byte<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     checker.send_whole(link, &pattern(1, 0, 5_000));
     checker.shutdown(link);
     let (read, end) = checker.peer_reads_to_end(&mut peer);
@@ -201,7 +205,7 @@ fn a_shutdown_ends_the_stream_after_the_last_byte<N: TestNetwork>() {
 fn a_link_that_has_shut_down_can_still_receive<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     checker.shutdown(link);
     assert_eq!(checker.peer_reads_to_end(&mut peer), (vec![], PeerRead::Eof));
     checker.peer_writes(&mut peer, &pattern(1, 0, 3_000));
@@ -233,7 +237,7 @@ fn unread_bytes_are_those_that_no_receive_has_taken<N: TestNetwork>() {
     assert_eq!(unread(&mut checker), Some(0));
     checker.peer_writes(&mut peer, &pattern(link.key, 0, 700));
     checker.until("all bytes to arrive", |checker| unread(checker) == Some(700));
-    checker.receive_max(link, Shots::One, 200);
+    checker.receive_max(link, CompletionMode::Oneshot, 200);
     checker.until("a receive", |checker| checker.of(link).received.len() == 200);
     assert_eq!(unread(&mut checker), Some(500));
     checker.close_and_wait(link);

@@ -6,7 +6,7 @@
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Setup, TestNetwork, each_back_end};
 use crate::memory::Buffer;
-use crate::port::{OperationKind, Shots};
+use crate::port::{CompletionMode, OperationKind};
 
 each_back_end!(
     a_stream_that_fills_buffers_comes_in_large_ones,
@@ -42,7 +42,7 @@ fn transfer<N: TestNetwork>(
         large += large_of(checker, link);
         checker.of(link).buffers.clear();
         if !checker.in_flight(link, OperationKind::Receive) {
-            checker.receive_max(link, Shots::Many, 2_048);
+            checker.receive_max(link, CompletionMode::Multishot, 2_048);
         }
         checker.of(link).received.len() == before + len
     });
@@ -87,7 +87,7 @@ fn while_no_large_buffer_is_free_small_ones_serve<N: TestNetwork>() {
                 let buffers = std::mem::take(&mut checker.of(link).buffers);
                 held.extend(buffers.into_iter().filter(|buffer| buffer.is_large(&pool)));
                 if !checker.in_flight(link, OperationKind::Receive) {
-                    checker.receive_max(link, Shots::Many, 2_048);
+                    checker.receive_max(link, CompletionMode::Multishot, 2_048);
                 }
                 checker.of(link).received.len() == before + 1_500
             });
@@ -115,7 +115,7 @@ fn a_large_buffer_keeps_to_the_limit_of_its_receive<N: TestNetwork>() {
             break;
         }
         // The checker counts its bytes.
-        checker.receive_max(link, Shots::One, bytes_max);
+        checker.receive_max(link, CompletionMode::Oneshot, bytes_max);
         checker.until("a receive to be over", |checker| {
             !checker.in_flight(link, OperationKind::Receive)
         });
@@ -135,7 +135,7 @@ fn links_that_wait_after_bulk_hold_no_large_buffer<N: TestNetwork>() {
             transfer(&mut checker, link, &mut peer, 512);
         }
         if !checker.in_flight(link, OperationKind::Receive) {
-            checker.receive(link, Shots::Many);
+            checker.receive(link, CompletionMode::Multishot);
         }
         checker.stays_quiet("nothing more was sent");
         // At most half of them are provided, for all links together.

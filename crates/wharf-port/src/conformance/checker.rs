@@ -8,8 +8,8 @@
 use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
 use crate::memory::{Buffer, BufferPool, Chain, Owner};
 use crate::port::{
-    Completion, Completions, End, Key, Operation, OperationKind, Outcome, Port, Refused, Shots,
-    Socket, SubmitError,
+    Completion, CompletionMode, Completions, End, Key, Operation, OperationKind, Outcome, Port,
+    Refused, Socket, SubmitError,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -77,7 +77,7 @@ pub(super) struct Sent {
 /// An operation in flight.
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
-    shots: Shots,
+    mode: CompletionMode,
     /// The bytes of a send, or a receive's limit.
     len: usize,
     /// Bytes that a receive has taken.
@@ -118,7 +118,7 @@ impl<N: TestNetwork> PortChecker<N> {
 
     /// A connection: its socket in the port, and its peer.
     pub(super) fn link(&mut self) -> (Link, N::Peer) {
-        self.accept(Shots::One);
+        self.accept(CompletionMode::Oneshot);
         let peer = self.network.connect();
         self.until("a connection to be accepted", |checker| !checker.accepted.is_empty());
         let (stream, address) = self.accepted.pop_front().unwrap();
@@ -145,15 +145,15 @@ impl<N: TestNetwork> PortChecker<N> {
     /// Submits an operation, and records that it is in flight.
     pub(super) fn submit(&mut self, link: Link, operation: Operation) -> Result<(), SubmitError> {
         let kind = operation.kind();
-        let (shots, len) = match &operation {
-            Operation::Accept(shots) => (*shots, 0),
-            Operation::Receive { shots, bytes_max } => (*shots, *bytes_max as usize),
-            Operation::Send(chain) => (Shots::One, chain.len()),
-            Operation::Close => (Shots::One, 0),
+        let (mode, len) = match &operation {
+            Operation::Accept(mode) => (*mode, 0),
+            Operation::Receive { mode, bytes_max } => (*mode, *bytes_max as usize),
+            Operation::Send(chain) => (CompletionMode::Oneshot, chain.len()),
+            Operation::Close => (CompletionMode::Oneshot, 0),
         };
         let result = self.network.port().submit(link.socket, operation);
         let outcome = result.as_ref().map_err(|error| error.kind);
-        self.note(format!("{}: submit {kind:?} {shots:?} {len}: {outcome:?}", link.key));
+        self.note(format!("{}: submit {kind:?} {mode:?} {len}: {outcome:?}", link.key));
         if let Err(error) = &result {
             assert_eq!(error.operation.kind(), kind, "an error returns the operation");
             return result;
@@ -164,26 +164,27 @@ impl<N: TestNetwork> PortChecker<N> {
             record.closing = true;
         } else {
             let one_buffer = self.pool.buffer_size_bytes() as usize;
-            let may_exceed = N::RECEIVES_AHEAD && shots == Shots::Many && len > one_buffer;
+            let may_exceed =
+                N::RECEIVES_AHEAD && mode == CompletionMode::Multishot && len > one_buffer;
             let ahead = if may_exceed { self.window as usize * one_buffer } else { 0 };
-            let in_flight = InFlight { shots, len, received: 0, ahead, cancelled: false };
+            let in_flight = InFlight { mode, len, received: 0, ahead, cancelled: false };
             let before = record.in_flight(kind).replace(in_flight);
             assert!(before.is_none(), "a second {kind:?} was submitted");
         }
         result
     }
 
-    pub(super) fn accept(&mut self, shots: Shots) {
-        self.submit(self.listener, Operation::Accept(shots)).unwrap();
+    pub(super) fn accept(&mut self, mode: CompletionMode) {
+        self.submit(self.listener, Operation::Accept(mode)).unwrap();
     }
 
-    pub(super) fn receive(&mut self, link: Link, shots: Shots) {
-        self.submit(link, Operation::receive(shots)).unwrap();
+    pub(super) fn receive(&mut self, link: Link, mode: CompletionMode) {
+        self.submit(link, Operation::receive(mode)).unwrap();
     }
 
     /// A receive of at most `bytes_max` bytes.
-    pub(super) fn receive_max(&mut self, link: Link, shots: Shots, bytes_max: u32) {
-        self.submit(link, Operation::Receive { shots, bytes_max }).unwrap();
+    pub(super) fn receive_max(&mut self, link: Link, mode: CompletionMode, bytes_max: u32) {
+        self.submit(link, Operation::Receive { mode, bytes_max }).unwrap();
     }
 
     /// Waits until the receive in flight on the link ends without bytes, and returns its end.
@@ -439,7 +440,7 @@ impl Record {
             kind == OperationKind::Accept || in_flight.received <= in_flight.len + in_flight.ahead,
             "{in_flight:?} exceeds its limit"
         );
-        if in_flight.shots != Shots::Many {
+        if in_flight.mode != CompletionMode::Multishot {
             assert!(last, "{in_flight:?} completes once");
         } else if last {
             let has_cause = in_flight.cancelled || closing || in_flight.is_whole();
@@ -465,7 +466,7 @@ impl Record {
                 let has_cause = in_flight.cancelled || closing || reached_its_limit;
                 assert!(has_cause, "{in_flight:?} was not cancelled");
             }
-            End::NotReady => assert_eq!(in_flight.shots, Shots::IfReady, "{in_flight:?}"),
+            End::NotReady => assert_eq!(in_flight.mode, CompletionMode::IfReady, "{in_flight:?}"),
             End::PeerClosed => assert_eq!(kind, OperationKind::Receive),
             End::Readable => assert!(is_zero_byte, "{in_flight:?} is not of 0 bytes"),
             End::Failed(_) => {}

@@ -9,7 +9,7 @@
 use super::checker::{Link, PortChecker, assert_pattern, overwrite_free_buffers, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
 use crate::memory::{Buffer, Chain, Owner};
-use crate::port::{Operation, OperationKind, Shots};
+use crate::port::{CompletionMode, Operation, OperationKind};
 use std::time::Duration;
 
 each_back_end!(a_crowd_of_links_keeps_every_promise);
@@ -103,7 +103,7 @@ impl<N: TestNetwork> Crowd<N> {
                 if !checker.in_flight(link, OperationKind::Receive)
                     && checker.of(link).received.len() < written
                 {
-                    checker.receive(link, Shots::Many);
+                    checker.receive(link, CompletionMode::Multishot);
                 }
                 checker.of(link).received.len() >= written
             });
@@ -157,9 +157,11 @@ impl<N: TestNetwork> Member<N> {
 
     fn receive(&self, checker: &mut PortChecker<N>, random: &mut Random) {
         if !checker.in_flight(self.link, OperationKind::Receive) {
-            let shots = [Shots::One, Shots::Many, Shots::IfReady][random.below(3)];
+            let mode =
+                [CompletionMode::Oneshot, CompletionMode::Multishot, CompletionMode::IfReady]
+                    [random.below(3)];
             let bytes_max = [0, 1, 300, 2_000, u32::MAX, u32::MAX][random.below(6)];
-            checker.receive_max(self.link, shots, bytes_max);
+            checker.receive_max(self.link, mode, bytes_max);
         }
     }
 

@@ -9,7 +9,7 @@
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use crate::memory::{Chain, Owner};
-use crate::port::{End, Operation, OperationKind, Port, Shots, SubmitErrorKind};
+use crate::port::{CompletionMode, End, Operation, OperationKind, Port, SubmitErrorKind};
 use std::time::Duration;
 
 each_back_end!(
@@ -36,7 +36,7 @@ each_back_end!(
 fn a_oneshot_receive_completes_once<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
-    checker.receive(link, Shots::One);
+    checker.receive(link, CompletionMode::Oneshot);
     checker.peer_writes(&mut peer, &pattern(1, 0, 100));
     checker.until("the receive", |checker| checker.of(link).receives == 1);
     let first = checker.of(link).received.len();
@@ -44,13 +44,13 @@ fn a_oneshot_receive_completes_once<N: TestNetwork>() {
     checker.stays_quiet("the receive has completed, and none was submitted since");
     while checker.of(link).received.len() < 150 {
         let before = checker.of(link).receives;
-        checker.receive(link, Shots::One);
+        checker.receive(link, CompletionMode::Oneshot);
         checker.until("the next receive", |checker| checker.of(link).receives == before + 1);
     }
     assert!(first <= 100);
     assert_pattern(1, 0, &checker.of(link).received);
     peer.shutdown_write();
-    checker.receive(link, Shots::One);
+    checker.receive(link, CompletionMode::Oneshot);
     checker.until("the end", |checker| checker.of(link).ends == [End::PeerClosed]);
     checker.finish();
 }
@@ -58,7 +58,7 @@ fn a_oneshot_receive_completes_once<N: TestNetwork>() {
 fn a_multishot_receive_completes_until_the_peer_ends<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     for part in 0..20 {
         checker.peer_writes(&mut peer, &pattern(1, part * 300, 300));
         let len = (part + 1) * 300;
@@ -76,7 +76,7 @@ fn a_receive_if_ready_completes_at_once_either_way<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
     let look = |checker: &mut PortChecker<N>| {
-        checker.receive(link, Shots::IfReady);
+        checker.receive(link, CompletionMode::IfReady);
         checker.until("an answer", |checker| !checker.in_flight(link, OperationKind::Receive));
     };
     look(&mut checker);
@@ -105,8 +105,16 @@ fn a_receive_if_ready_completes_at_once_either_way<N: TestNetwork>() {
 fn a_cancelled_receive_ends_once<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
-    for (round, shots) in [Shots::One, Shots::Many, Shots::One, Shots::Many].iter().enumerate() {
-        checker.receive(link, *shots);
+    for (round, mode) in [
+        CompletionMode::Oneshot,
+        CompletionMode::Multishot,
+        CompletionMode::Oneshot,
+        CompletionMode::Multishot,
+    ]
+    .iter()
+    .enumerate()
+    {
+        checker.receive(link, *mode);
         // Half of the receives are cancelled before a dequeue has started them.
         if round >= 2 {
             checker.stays_quiet("nothing was sent");
@@ -117,7 +125,7 @@ fn a_cancelled_receive_ends_once<N: TestNetwork>() {
         assert_eq!(checker.of(link).ends, vec![End::Cancelled; round + 1]);
     }
     checker.stays_quiet("all receives are over");
-    checker.receive(link, Shots::One);
+    checker.receive(link, CompletionMode::Oneshot);
     checker.peer_writes(&mut peer, b"later");
     checker.until("bytes after the cancels", |checker| checker.of(link).received == b"later");
     checker.finish();
@@ -131,7 +139,7 @@ fn a_cancel_of_nothing_changes_nothing<N: TestNetwork>() {
         kinds.iter().for_each(|kind| checker.network.port().cancel(of.socket, *kind));
         checker.network.port().cancel(of.socket, OperationKind::Close);
     }
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     kinds[..1].iter().for_each(|kind| checker.network.port().cancel(link.socket, *kind));
     checker.network.port().cancel(link.socket, OperationKind::Send);
     checker.network.port().cancel(link.socket, OperationKind::Close);
@@ -150,9 +158,10 @@ fn data_that_races_a_cancel_is_neither_lost_nor_doubled<N: TestNetwork>() {
     let (link, mut peer) = checker.link();
     let (mut written, mut cancelled) = (0, 0);
     for repetition in 0..2_000_usize {
-        let shots = if repetition % 2 == 0 { Shots::Many } else { Shots::One };
+        let mode =
+            if repetition % 2 == 0 { CompletionMode::Multishot } else { CompletionMode::Oneshot };
         let len = 1 + repetition % 7;
-        checker.receive(link, shots);
+        checker.receive(link, mode);
         // Data, cancel and dequeue occur in all orders.
         if repetition % 3 == 0 {
             checker.round(Duration::ZERO);
@@ -171,7 +180,7 @@ fn data_that_races_a_cancel_is_neither_lost_nor_doubled<N: TestNetwork>() {
         cancelled += std::mem::take(&mut checker.of(link).ends).len();
     }
     assert!(cancelled > 0, "no cancel succeeded, so nothing was tested");
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     peer.shutdown_write();
     checker.until("the end", |checker| checker.of(link).ends == [End::PeerClosed]);
     assert_eq!(checker.of(link).received.len(), written);
@@ -211,7 +220,7 @@ fn a_oneshot_accept_accepts_exactly_one<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let peers: Vec<_> = (0..3).map(|_| checker.network.connect()).collect();
     for count in 1..=3 {
-        checker.accept(Shots::One);
+        checker.accept(CompletionMode::Oneshot);
         checker.until("a connection", |checker| checker.accepted.len() == count);
         checker.stays_quiet("a oneshot accept accepts one connection");
     }
@@ -225,7 +234,7 @@ fn a_oneshot_accept_accepts_exactly_one<N: TestNetwork>() {
 
 fn a_multishot_accept_takes_300_connections<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().sockets(301));
-    checker.accept(Shots::Many);
+    checker.accept(CompletionMode::Multishot);
     let mut peers: Vec<_> = (0..300).map(|_| checker.network.connect()).collect();
     checker.until("300 connections", |checker| checker.accepted.len() == 300);
     assert!(checker.in_flight(checker.listener, OperationKind::Accept));
@@ -246,13 +255,17 @@ fn a_multishot_accept_takes_300_connections<N: TestNetwork>() {
 fn a_cancelled_accept_ends_once_and_loses_no_connection<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let listener = checker.listener;
-    checker.accept(Shots::Many);
+    checker.accept(CompletionMode::Multishot);
     checker.stays_quiet("no peer has connected");
     checker.cancel(listener, OperationKind::Accept);
     checker.until("the end", |checker| checker.of(listener).ends == [End::Cancelled]);
     let mut peers = Vec::new();
     for repetition in 0..200 {
-        checker.accept(if repetition % 2 == 0 { Shots::Many } else { Shots::One });
+        checker.accept(if repetition % 2 == 0 {
+            CompletionMode::Multishot
+        } else {
+            CompletionMode::Oneshot
+        });
         if repetition % 3 == 0 {
             checker.round(Duration::ZERO);
         }
@@ -263,7 +276,7 @@ fn a_cancelled_accept_ends_once_and_loses_no_connection<N: TestNetwork>() {
         checker.cancel(listener, OperationKind::Accept);
         checker.until("the accept", |checker| !checker.in_flight(listener, OperationKind::Accept));
     }
-    checker.accept(Shots::Many);
+    checker.accept(CompletionMode::Multishot);
     checker.until("every connection", |checker| checker.accepted.len() == 200);
     let mut addresses: Vec<_> = checker.accepted.iter().map(|(_, address)| *address).collect();
     addresses.sort();
@@ -274,9 +287,9 @@ fn a_cancelled_accept_ends_once_and_loses_no_connection<N: TestNetwork>() {
 
 fn a_close_ends_receive_and_send_before_it_completes<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().narrow().buffers(512, 2048));
-    for shots in [Shots::One, Shots::Many] {
+    for mode in [CompletionMode::Oneshot, CompletionMode::Multishot] {
         let (link, mut peer) = checker.link();
-        checker.receive(link, shots);
+        checker.receive(link, mode);
         checker.send(link, &pattern(1, 0, 500_000));
         checker.stays_quiet("the peer neither reads nor writes");
         checker.close_and_wait(link);
@@ -291,10 +304,10 @@ fn a_close_ends_receive_and_send_before_it_completes<N: TestNetwork>() {
 }
 
 fn a_close_of_a_listener_ends_its_accept<N: TestNetwork>() {
-    for shots in [Shots::One, Shots::Many] {
+    for mode in [CompletionMode::Oneshot, CompletionMode::Multishot] {
         let mut checker = PortChecker::<N>::new(Setup::small());
         let listener = checker.listener;
-        checker.accept(shots);
+        checker.accept(mode);
         checker.stays_quiet("no peer has connected");
         checker.close_and_wait(listener);
         assert_eq!(checker.of(listener).ends, [End::Cancelled]);
@@ -306,7 +319,10 @@ fn a_close_that_races_data_and_the_peers_end_completes_once<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     for repetition in 0..200 {
         let (link, mut peer) = checker.link();
-        checker.receive(link, if repetition % 2 == 0 { Shots::Many } else { Shots::One });
+        checker.receive(
+            link,
+            if repetition % 2 == 0 { CompletionMode::Multishot } else { CompletionMode::Oneshot },
+        );
         checker.send(link, b"ping");
         if repetition % 3 == 0 {
             checker.round(Duration::ZERO);
@@ -329,7 +345,7 @@ fn a_close_that_races_data_and_the_peers_end_completes_once<N: TestNetwork>() {
 fn a_peer_that_resets_ends_receive_and_send_once<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().narrow().buffers(512, 2048));
     let (link, peer) = checker.link();
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     checker.send(link, &pattern(1, 0, 500_000));
     checker.stays_quiet("the peer neither reads nor writes");
     peer.reset();
@@ -344,7 +360,7 @@ fn a_peer_that_resets_ends_receive_and_send_once<N: TestNetwork>() {
     checker.stays_quiet("both are over");
 
     let (idle, peer) = checker.link();
-    checker.receive(idle, Shots::One);
+    checker.receive(idle, CompletionMode::Oneshot);
     peer.reset();
     checker.until("the receive to end", |checker| !checker.in_flight(idle, OperationKind::Receive));
     assert!(matches!(checker.of(idle).ends[..], [End::Failed(_)]), "{:?}", checker.of(idle).ends);
@@ -358,9 +374,9 @@ fn a_peer_that_resets_ends_receive_and_send_once<N: TestNetwork>() {
 
 fn a_reset_is_told_to_at_least_one_operation<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().narrow().buffers(512, 2048));
-    for shots in [Shots::One, Shots::Many] {
+    for mode in [CompletionMode::Oneshot, CompletionMode::Multishot] {
         let (link, peer) = checker.link();
-        checker.receive(link, shots);
+        checker.receive(link, mode);
         checker.send(link, &pattern(1, 0, 500_000));
         checker.stays_quiet("the peer neither reads nor writes");
         peer.reset();
@@ -387,16 +403,16 @@ fn a_second_operation_of_a_kind_is_busy_and_comes_back<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().narrow().buffers(512, 2048));
     let (link, mut peer) = checker.link();
     let listener = checker.listener;
-    checker.accept(Shots::Many);
-    checker.receive(link, Shots::One);
+    checker.accept(CompletionMode::Multishot);
+    checker.receive(link, CompletionMode::Oneshot);
     checker.send(link, &pattern(1, 0, 500_000));
     let chain = checker.pool.chain_of(&pattern(2, 0, 5000), Owner::SendQueue).unwrap();
     let free = checker.pool.free();
-    for shots in [Shots::One, Shots::Many] {
-        assert_refused(&mut checker, listener, Operation::Accept(shots), &[SubmitErrorKind::Busy]);
+    for mode in [CompletionMode::Oneshot, CompletionMode::Multishot] {
+        assert_refused(&mut checker, listener, Operation::Accept(mode), &[SubmitErrorKind::Busy]);
     }
-    for shots in [Shots::One, Shots::Many, Shots::IfReady] {
-        assert_refused(&mut checker, link, Operation::receive(shots), &[SubmitErrorKind::Busy]);
+    for mode in [CompletionMode::Oneshot, CompletionMode::Multishot, CompletionMode::IfReady] {
+        assert_refused(&mut checker, link, Operation::receive(mode), &[SubmitErrorKind::Busy]);
     }
     let back = checker.submit(link, Operation::Send(chain)).unwrap_err();
     let (SubmitErrorKind::Busy, Operation::Send(chain)) = (back.kind, back.operation) else {
@@ -414,13 +430,13 @@ fn a_second_operation_of_a_kind_is_busy_and_comes_back<N: TestNetwork>() {
 fn a_closing_socket_takes_nothing_more<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, _peer) = checker.link();
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     checker.close(link);
     // A close is in flight, so both errors are right.
     let either = [SubmitErrorKind::Closing, SubmitErrorKind::Busy];
     assert_refused(&mut checker, link, Operation::Close, &either);
-    for shots in [Shots::One, Shots::Many, Shots::IfReady] {
-        assert_refused(&mut checker, link, Operation::receive(shots), &either);
+    for mode in [CompletionMode::Oneshot, CompletionMode::Multishot, CompletionMode::IfReady] {
+        assert_refused(&mut checker, link, Operation::receive(mode), &either);
     }
     let chain = checker.pool.chain_of(b"too late", Owner::SendQueue).unwrap();
     assert_refused(&mut checker, link, Operation::Send(chain), &[SubmitErrorKind::Closing]);
@@ -436,11 +452,16 @@ fn an_operation_that_does_not_fit_the_socket_comes_back<N: TestNetwork>() {
     let not_for_this = [SubmitErrorKind::NotForThisSocket];
     let chain = checker.pool.chain_of(b"for a link", Owner::SendQueue).unwrap();
     assert_refused(&mut checker, listener, Operation::Send(chain), &not_for_this);
-    assert_refused(&mut checker, listener, Operation::Accept(Shots::IfReady), &not_for_this);
+    assert_refused(
+        &mut checker,
+        listener,
+        Operation::Accept(CompletionMode::IfReady),
+        &not_for_this,
+    );
     assert_refused(&mut checker, link, Operation::Send(Chain::new()), &not_for_this);
-    for shots in [Shots::One, Shots::Many] {
-        assert_refused(&mut checker, listener, Operation::receive(shots), &not_for_this);
-        assert_refused(&mut checker, link, Operation::Accept(shots), &not_for_this);
+    for mode in [CompletionMode::Oneshot, CompletionMode::Multishot] {
+        assert_refused(&mut checker, listener, Operation::receive(mode), &not_for_this);
+        assert_refused(&mut checker, link, Operation::Accept(mode), &not_for_this);
     }
     checker.stays_quiet("nothing was submitted");
     checker.finish();

@@ -8,7 +8,7 @@
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use super::pool_empty::{exhaust, write_until_waiting};
-use crate::port::{Clock, End, OperationKind, Port, Shots};
+use crate::port::{Clock, CompletionMode, End, OperationKind, Port};
 use std::time::Duration;
 
 each_back_end!(
@@ -19,25 +19,25 @@ each_back_end!(
 );
 
 fn a_receive_armed_anew_waits_behind_those_that_wait<N: TestNetwork>() {
-    for shots in [Shots::One, Shots::Many, Shots::IfReady] {
+    for mode in [CompletionMode::Oneshot, CompletionMode::Multishot, CompletionMode::IfReady] {
         let mut checker = PortChecker::<N>::new(Setup::small());
         let mut links = checker.links(4);
         let mut held_buffers = exhaust(&mut checker);
         checker.keep_buffers = true;
         checker.peer_writes(&mut links[3].1, b"armed last");
         for (link, peer) in &mut links[..3] {
-            checker.receive(*link, Shots::Many);
+            checker.receive(*link, CompletionMode::Multishot);
             write_until_waiting(&mut checker, peer, b"waits");
         }
         checker.received_from.clear();
         // The same dequeue finds its bytes, its receive and a free buffer.
-        checker.receive(links[3].0, shots);
+        checker.receive(links[3].0, mode);
         for count in 1..=4 {
             drop(held_buffers.pop());
             checker.until("a link to be served", |checker| checker.received_from.len() == count);
         }
         let expected: Vec<_> = links.iter().map(|(link, _)| link.key).collect();
-        assert_eq!(checker.received_from, expected, "{shots:?}");
+        assert_eq!(checker.received_from, expected, "{mode:?}");
         drop(held_buffers);
         checker.finish();
     }
@@ -52,13 +52,13 @@ fn failed_attempts_keep_their_order<N: TestNetwork>() {
         checker.peer_writes(peer, b"armed last");
     }
     for (link, peer) in &mut links[..3] {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
         write_until_waiting(&mut checker, peer, b"waits");
     }
     checker.received_from.clear();
     // If a back end gives these three the buffers, the attempts of the others fail together.
     for (link, _) in &links[3..] {
-        checker.receive(*link, Shots::One);
+        checker.receive(*link, CompletionMode::Oneshot);
     }
     held_buffers.truncate(held_buffers.len() - 3);
     checker.until("three links to be served", |checker| checker.received_from.len() == 3);
@@ -85,7 +85,10 @@ fn links_that_are_rearmed_at_once_get_no_more_than_their_part<N: TestNetwork>() 
                 written[i] += peer.try_write(&pattern(link.key, written[i], 32 << 10));
             }
             if !checker.in_flight(*link, OperationKind::Receive) {
-                checker.receive(*link, if i < 4 { Shots::One } else { Shots::Many });
+                checker.receive(
+                    *link,
+                    if i < 4 { CompletionMode::Oneshot } else { CompletionMode::Multishot },
+                );
             }
         }
         checker.received_from.len() >= TOTAL
@@ -123,7 +126,7 @@ fn time_to_cancel<N: TestNetwork>(count: u32) -> Duration {
     for _ in 0..5 {
         let before = checker.network.port().counters().receive_pauses;
         for (link, _) in &links {
-            checker.receive(*link, Shots::Many);
+            checker.receive(*link, CompletionMode::Multishot);
         }
         checker.until("all to wait", |checker| {
             checker.network.port().counters().receive_pauses >= before + u64::from(count)

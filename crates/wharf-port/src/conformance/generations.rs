@@ -8,7 +8,7 @@
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
 use crate::memory::Owner;
-use crate::port::{Operation, OperationKind, Port, Shots, SubmitErrorKind};
+use crate::port::{CompletionMode, Operation, OperationKind, Port, SubmitErrorKind};
 use std::time::Duration;
 
 each_back_end!(
@@ -26,9 +26,9 @@ fn a_stale_socket_is_refused<N: TestNetwork>() {
     assert_eq!(checker.peer_reads_to_end(&mut peer), (vec![], PeerRead::Eof));
     let chain = checker.pool.chain_of(b"too late", Owner::SendQueue).unwrap();
     let operations = [
-        Operation::receive(Shots::One),
-        Operation::receive(Shots::Many),
-        Operation::receive(Shots::IfReady),
+        Operation::receive(CompletionMode::Oneshot),
+        Operation::receive(CompletionMode::Multishot),
+        Operation::receive(CompletionMode::IfReady),
         Operation::Send(chain),
         Operation::Close,
     ];
@@ -43,11 +43,11 @@ fn a_stale_socket_is_refused<N: TestNetwork>() {
 fn a_stale_handle_leaves_the_next_owner_of_its_slot_alone<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().sockets(2));
     let (stale, _peer) = checker.link();
-    checker.receive(stale, Shots::Many);
+    checker.receive(stale, CompletionMode::Multishot);
     checker.close_and_wait(stale);
     let (link, mut peer) = checker.link();
     assert_ne!(stale.socket, link.socket);
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     for kind in [OperationKind::Receive, OperationKind::Send, OperationKind::Close] {
         checker.network.port().cancel(stale.socket, kind);
     }
@@ -67,7 +67,10 @@ fn a_reused_slot_never_mixes_its_owners<N: TestNetwork>() {
     let mut before: Option<N::Peer> = None;
     for repetition in 0..200 {
         let (link, mut peer) = checker.link();
-        checker.receive(link, if repetition % 2 == 0 { Shots::Many } else { Shots::One });
+        checker.receive(
+            link,
+            if repetition % 2 == 0 { CompletionMode::Multishot } else { CompletionMode::Oneshot },
+        );
         // The slot's last peer still sends, to a closed connection.
         if let Some(mut before) = before.take() {
             before.try_write(b"late bytes of an earlier link");
@@ -93,7 +96,7 @@ fn nothing_follows_the_completion_of_a_close<N: TestNetwork>() {
     let mut peers = Vec::new();
     for repetition in 0..10 {
         let (link, mut peer) = checker.link();
-        checker.receive(link, Shots::Many);
+        checker.receive(link, CompletionMode::Multishot);
         checker.send(link, &pattern(1, 0, 400_000));
         for _ in 0..repetition % 3 {
             checker.round(Duration::ZERO);
@@ -116,7 +119,7 @@ fn nothing_follows_the_completion_of_a_close<N: TestNetwork>() {
 fn a_full_table_gives_the_stream_back<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().sockets(2));
     let (first, _peer) = checker.link();
-    checker.accept(Shots::One);
+    checker.accept(CompletionMode::Oneshot);
     let mut peer = checker.network.connect();
     checker.until("a connection", |checker| !checker.accepted.is_empty());
     let (stream, _) = checker.accepted.pop_front().unwrap();
@@ -124,7 +127,7 @@ fn a_full_table_gives_the_stream_back<N: TestNetwork>() {
     assert_eq!(refused.error, None, "the table is full, and no call failed");
     checker.close_and_wait(first);
     let link = checker.associate(refused.socket).ok().expect("there is a free slot");
-    checker.receive(link, Shots::One);
+    checker.receive(link, CompletionMode::Oneshot);
     checker.peer_writes(&mut peer, b"at last");
     checker.until("the bytes", |checker| checker.of(link).received == b"at last");
     checker.finish();

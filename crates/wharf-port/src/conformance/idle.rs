@@ -6,7 +6,7 @@
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Setup, TestNetwork, each_back_end};
 use crate::memory::{Ledger, Owner};
-use crate::port::{OperationKind, Shots};
+use crate::port::{CompletionMode, OperationKind};
 
 each_back_end!(
     two_hundred_idle_links_hold_no_more_than_one,
@@ -19,11 +19,14 @@ fn two_hundred_idle_links_hold_no_more_than_one<N: TestNetwork>() {
     let setup = Setup::small().sockets(256).buffers(128, 256);
     let mut checker = PortChecker::<N>::new(setup);
     let (first, _peer) = checker.link();
-    checker.receive(first, Shots::Many);
+    checker.receive(first, CompletionMode::Multishot);
     let with_one = quiet_ledger(&mut checker);
     let links = checker.links(199);
     for (i, (link, _)) in links.iter().enumerate() {
-        checker.receive(*link, if i % 2 == 0 { Shots::Many } else { Shots::One });
+        checker.receive(
+            *link,
+            if i % 2 == 0 { CompletionMode::Multishot } else { CompletionMode::Oneshot },
+        );
     }
     let with_all = quiet_ledger(&mut checker);
     assert_eq!(with_all, with_one);
@@ -36,7 +39,7 @@ fn links_that_were_busy_hold_nothing_when_they_are_idle_again<N: TestNetwork>() 
     let mut checker = PortChecker::<N>::new(Setup::small().sockets(64));
     let mut links = checker.links(40);
     for (link, _) in &links {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
     }
     let before = quiet_ledger(&mut checker);
     for (link, peer) in &mut links {
@@ -61,7 +64,7 @@ fn idle_links_leave_a_tiny_pool_to_the_program<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().sockets(64).buffers(4, 256));
     let mut links = checker.links(50);
     for (link, _) in &links {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
     }
     checker.stays_quiet("all links are idle");
     let held: Vec<_> = std::iter::from_fn(|| checker.pool.acquire(Owner::Application)).collect();
@@ -81,7 +84,7 @@ fn buffers_held_for_receives_are_at_most_those_configured_and_half_of_the_pool<N
         setup.port.receive_window = window;
         let mut checker = PortChecker::<N>::new(setup);
         let (link, mut peer) = checker.link();
-        checker.receive(link, Shots::Many);
+        checker.receive(link, CompletionMode::Multishot);
         checker.peer_writes(&mut peer, &pattern(1, 0, 3_000));
         checker.until("the bytes", |checker| checker.of(link).received.len() == 3_000);
         assert_pattern(1, 0, &checker.of(link).received);

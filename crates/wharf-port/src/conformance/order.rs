@@ -7,7 +7,7 @@
 use super::checker::{PortChecker, Sent, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
 use crate::memory::{Chain, MessagePool, MessagePoolConfig, Owner};
-use crate::port::{Operation, OperationKind, Shots, SubmitErrorKind};
+use crate::port::{CompletionMode, Operation, OperationKind, SubmitErrorKind};
 
 each_back_end!(
     four_mebibytes_of_short_sends_arrive_in_order,
@@ -161,7 +161,7 @@ fn sends_behind_many_receives_keep_their_own_bytes<N: TestNetwork>() {
             if checker.in_flight(link, OperationKind::Receive) {
                 checker.cancel(link, OperationKind::Receive);
             } else {
-                checker.receive(link, Shots::One);
+                checker.receive(link, CompletionMode::Oneshot);
             }
         }
         for (link, _) in &links[..SENDS] {
@@ -216,7 +216,7 @@ fn an_echo_in_both_directions_at_once_keeps_both_in_order<N: TestNetwork>() {
     checker.keep_buffers = true;
     let mut links = checker.links(2);
     for (link, _) in &links {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
     }
     let mut written = [0; 2];
     let mut read = [Vec::new(), Vec::new()];

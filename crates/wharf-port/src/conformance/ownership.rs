@@ -9,7 +9,7 @@
 use super::checker::{PortChecker, ROUND, assert_pattern, end_of, overwrite_free_buffers, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
 use crate::memory::{Ledger, Owner};
-use crate::port::{Operation, OperationKind, Port, Shots};
+use crate::port::{CompletionMode, Operation, OperationKind, Port};
 use std::time::Duration;
 
 each_back_end!(
@@ -59,9 +59,10 @@ fn late_data_never_lands_in_a_released_buffer<N: TestNetwork>() {
     let mut links = checker.links(4);
     let mut written = [0; 4];
     for repetition in 0..300 {
-        let shots = if repetition % 2 == 0 { Shots::One } else { Shots::Many };
+        let mode =
+            if repetition % 2 == 0 { CompletionMode::Oneshot } else { CompletionMode::Multishot };
         for (link, _) in &links {
-            checker.receive(*link, shots);
+            checker.receive(*link, mode);
         }
         checker.round(Duration::ZERO);
         for (i, (link, peer)) in links.iter_mut().enumerate() {
@@ -75,7 +76,7 @@ fn late_data_never_lands_in_a_released_buffer<N: TestNetwork>() {
         });
     }
     for ((link, _), written) in links.iter().zip(written) {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
         checker.until("the rest", |checker| checker.of(*link).received.len() == written);
         assert_pattern(link.key, 0, &checker.of(*link).received);
     }
@@ -87,8 +88,8 @@ fn a_received_buffer_is_the_programs_and_stays_as_it_is<N: TestNetwork>() {
     checker.keep_buffers = true;
     let (held, mut held_peer) = checker.link();
     let (busy, mut busy_peer) = checker.link();
-    checker.receive(held, Shots::Many);
-    checker.receive(busy, Shots::Many);
+    checker.receive(held, CompletionMode::Multishot);
+    checker.receive(busy, CompletionMode::Multishot);
     checker.peer_writes(&mut held_peer, &pattern(held.key, 0, 100));
     checker.until("bytes", |checker| checker.of(held).received.len() == 100);
     let buffers = std::mem::take(&mut checker.of(held).buffers);
@@ -113,7 +114,10 @@ fn a_dropped_port_with_receives_in_flight_frees_all_and_ends_its_links<N: TestNe
         let mut checker = PortChecker::<N>::new(Setup::small().buffers(8, 256));
         let mut links = checker.links(6);
         for (i, (link, _)) in links.iter().enumerate() {
-            checker.receive(*link, if i % 2 == 0 { Shots::Many } else { Shots::One });
+            checker.receive(
+                *link,
+                if i % 2 == 0 { CompletionMode::Multishot } else { CompletionMode::Oneshot },
+            );
         }
         if dequeued {
             checker.stays_quiet("nothing was sent");
@@ -136,7 +140,7 @@ fn a_dropped_port_with_blocked_sends_frees_all_and_ends_its_links<N: TestNetwork
         let mut checker = PortChecker::<N>::new(Setup::small().narrow().buffers(512, 2048));
         let mut links = checker.links(3);
         for (link, _) in &links {
-            checker.receive(*link, Shots::Many);
+            checker.receive(*link, CompletionMode::Multishot);
             checker.send(*link, &pattern(link.key, 0, 300_000));
         }
         if dequeued {
@@ -153,9 +157,14 @@ fn a_dropped_port_with_blocked_sends_frees_all_and_ends_its_links<N: TestNetwork
 }
 
 fn a_dropped_port_with_accepts_in_flight_ends_what_came_in<N: TestNetwork>() {
-    for (shots, rounds) in [(Shots::One, 0), (Shots::Many, 0), (Shots::One, 1), (Shots::Many, 1)] {
+    for (mode, rounds) in [
+        (CompletionMode::Oneshot, 0),
+        (CompletionMode::Multishot, 0),
+        (CompletionMode::Oneshot, 1),
+        (CompletionMode::Multishot, 1),
+    ] {
         let mut checker = PortChecker::<N>::new(Setup::small());
-        checker.accept(shots);
+        checker.accept(mode);
         for _ in 0..rounds {
             checker.round(ROUND);
         }
@@ -175,9 +184,9 @@ fn a_dropped_port_with_completions_not_dequeued_frees_all<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().buffers(16, 256));
     let mut links = checker.links(4);
     for (link, _) in &links {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
     }
-    checker.accept(Shots::Many);
+    checker.accept(CompletionMode::Multishot);
     checker.stays_quiet("nothing was sent");
     let mut one = Vec::with_capacity(1);
     for (link, peer) in &mut links {
@@ -205,7 +214,7 @@ fn buffers_in_hand_outlive_the_port<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().narrow().buffers(64, 256));
     checker.keep_buffers = true;
     let (link, mut peer) = checker.link();
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     checker.peer_writes(&mut peer, &pattern(1, 0, 600));
     checker.until("bytes", |checker| checker.of(link).received.len() == 600);
     checker.send(link, &pattern(2, 0, 1000));

@@ -7,7 +7,7 @@
 use super::checker::{PortChecker, ROUND, assert_pattern, end_of, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use crate::memory::{Buffer, Chain, Owner};
-use crate::port::{End, Operation, OperationKind, Outcome, Port, Shots};
+use crate::port::{CompletionMode, End, Operation, OperationKind, Outcome, Port};
 use std::time::Duration;
 
 each_back_end!(
@@ -30,7 +30,10 @@ fn receives_wait_while_the_pool_is_empty_and_none_fails<N: TestNetwork>() {
     let held_buffers = exhaust(&mut checker);
     let before = checker.network.port().counters().receive_pauses;
     for (i, (link, peer)) in links.iter_mut().enumerate() {
-        checker.receive(*link, if i % 2 == 0 { Shots::Many } else { Shots::One });
+        checker.receive(
+            *link,
+            if i % 2 == 0 { CompletionMode::Multishot } else { CompletionMode::Oneshot },
+        );
         checker.peer_writes(peer, &pattern(link.key, 0, 60));
     }
     checker.until("twelve receives to wait for a buffer", |checker| {
@@ -58,7 +61,7 @@ fn one_released_buffer_resumes_a_receive<N: TestNetwork>() {
     let (link, mut peer) = checker.link();
     let mut held_buffers = exhaust(&mut checker);
     checker.keep_buffers = true;
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     write_until_waiting(&mut checker, &mut peer, &pattern(1, 0, 256 * 10));
     for count in 1..=10 {
         drop(held_buffers.pop());
@@ -76,7 +79,7 @@ fn links_get_buffers_in_the_order_in_which_they_began_to_wait<N: TestNetwork>() 
     let mut checker = PortChecker::<N>::new(Setup::small());
     let mut links = checker.links(8);
     for (link, _) in &links {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
     }
     checker.stays_quiet("no peer has sent");
     let mut held_buffers = exhaust(&mut checker);
@@ -101,7 +104,7 @@ fn a_dequeue_serves_those_that_wait_before_it_sleeps<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
     let mut held_buffers = exhaust(&mut checker);
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     write_until_waiting(&mut checker, &mut peer, &pattern(1, 0, 1));
     let mut completions = Vec::with_capacity(8);
     for turn in 1..=50 {
@@ -140,7 +143,7 @@ fn flood<N: TestNetwork>(completions_max: usize) {
     checker.completions_max(completions_max);
     let mut links = checker.links(8);
     for (link, _) in &links {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
     }
     let mut written = [0; 8];
     checker.until("many receives", |checker| {
@@ -168,7 +171,7 @@ fn a_pool_of_one_buffer_serves_many_links<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().buffers(1, 64));
     let mut links = checker.links(8);
     for (link, peer) in &mut links {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
         checker.peer_writes(peer, &pattern(link.key, 0, 1_000));
     }
     checker.until("all bytes", |checker| {
@@ -185,7 +188,7 @@ fn a_receive_that_waits_for_a_buffer_can_be_cancelled_and_closed<N: TestNetwork>
     let mut links = checker.links(3);
     let mut held_buffers = exhaust(&mut checker);
     for (link, peer) in &mut links {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
         write_until_waiting(&mut checker, peer, &pattern(link.key, 0, 30));
     }
     let [first, second, third] = [links[0].0, links[1].0, links[2].0];
@@ -197,7 +200,7 @@ fn a_receive_that_waits_for_a_buffer_can_be_cancelled_and_closed<N: TestNetwork>
     drop(held_buffers.pop());
     checker.until("the third", |checker| checker.of(third).received.len() == 30);
     // The bytes that the cancelled receive did not take are still there.
-    checker.receive(first, Shots::One);
+    checker.receive(first, CompletionMode::Oneshot);
     checker.until("the first, again", |checker| checker.of(first).received.len() == 30);
     assert_pattern(first.key, 0, &checker.of(first).received);
     assert_eq!(checker.of(second).receives, 0);
@@ -211,7 +214,7 @@ fn a_receive_if_ready_on_an_empty_pool_completes_once_and_loses_nothing<N: TestN
     let held_buffers = exhaust(&mut checker);
     checker.peer_writes(&mut peer, b"there");
     // It may end as not ready or wait for a buffer.
-    checker.receive(link, Shots::IfReady);
+    checker.receive(link, CompletionMode::IfReady);
     for _ in 0..5 {
         checker.round(ROUND);
     }
@@ -220,7 +223,7 @@ fn a_receive_if_ready_on_an_empty_pool_completes_once_and_loses_nothing<N: TestN
     checker.until("an answer", |checker| !checker.in_flight(link, OperationKind::Receive));
     checker.until("the bytes", |checker| {
         if !checker.in_flight(link, OperationKind::Receive) && checker.of(link).receives == 0 {
-            checker.receive(link, Shots::IfReady);
+            checker.receive(link, CompletionMode::IfReady);
         }
         checker.of(link).received == b"there"
     });
@@ -231,7 +234,7 @@ fn a_link_whose_peer_ends_while_it_waits_for_a_buffer_still_gets_every_byte<N: T
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
     let held_buffers = exhaust(&mut checker);
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     write_until_waiting(&mut checker, &mut peer, &pattern(1, 0, 1_000));
     drop(peer);
     checker.stays_quiet("its bytes come before its end");
@@ -246,7 +249,7 @@ fn sends_and_accepts_go_on_while_the_pool_is_empty<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
     let mut held_buffers = exhaust(&mut checker);
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     write_until_waiting(&mut checker, &mut peer, b"waits");
     let empty = held_buffers.iter().position(|buffer| buffer.is_empty()).unwrap();
     let mut buffer = held_buffers.remove(empty);
@@ -270,7 +273,7 @@ fn a_port_that_is_dropped_while_receives_wait_for_buffers_frees_all<N: TestNetwo
     let mut links = checker.links(3);
     let held_buffers = exhaust(&mut checker);
     for (link, peer) in &mut links {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
         write_until_waiting(&mut checker, peer, b"never read");
     }
     let pool = checker.pool.clone();
@@ -295,7 +298,7 @@ pub(super) fn exhaust<N: TestNetwork>(checker: &mut PortChecker<N>) -> Vec<Buffe
         }
         // One byte fills one provided buffer.
         let receives = checker.of(filler).receives;
-        checker.receive(filler, Shots::One);
+        checker.receive(filler, CompletionMode::Oneshot);
         checker.peer_writes(&mut peer, b"x");
         checker.until("the filler's byte", |checker| checker.of(filler).receives == receives + 1);
         held_buffers.append(&mut checker.of(filler).buffers);

@@ -7,7 +7,7 @@
 
 use super::checker::{PortChecker, ROUND};
 use super::network::{Setup, TestNetwork, each_back_end, skip};
-use crate::port::{Completions, Outcome, Port, PostError, Shots};
+use crate::port::{CompletionMode, Completions, Outcome, Port, PostError};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -215,7 +215,7 @@ fn packets_that_do_not_fit_come_with_the_next_dequeue<N: TestNetwork>() {
 fn packets_and_bytes_come_side_by_side<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     let poster = checker.network.port().poster();
     let mut count = 0;
     // A port with a full inbox must also serve its sockets, and the other way round.

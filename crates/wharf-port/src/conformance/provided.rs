@@ -6,7 +6,7 @@
 
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
-use crate::port::{Port, Shots};
+use crate::port::{CompletionMode, Port};
 
 each_back_end!(
     a_lower_count_takes_effect_as_provided_buffers_are_used,
@@ -17,7 +17,7 @@ each_back_end!(
 fn a_lower_count_takes_effect_as_provided_buffers_are_used<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
-    checker.receive(link, Shots::Many);
+    checker.receive(link, CompletionMode::Multishot);
     checker.stays_quiet("no peer has sent");
     let mut lent = lent_with::<N>(&mut checker, 8);
     checker.network.port().set_window(2);
@@ -45,7 +45,7 @@ fn one_provided_buffer_serves_many_links<N: TestNetwork>() {
     checker.network.port().set_window(1);
     let mut links = checker.links(8);
     for (link, peer) in &mut links {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
         checker.peer_writes(peer, &pattern(link.key, 0, 1_500));
     }
     checker.until("all bytes", |checker| {
@@ -63,7 +63,7 @@ fn without_provided_buffers_receives_wait_until_the_count_is_raised<N: TestNetwo
     let mut links = checker.links(3);
     checker.network.port().set_window(0);
     for (link, peer) in &mut links {
-        checker.receive(*link, Shots::Many);
+        checker.receive(*link, CompletionMode::Multishot);
         checker.peer_writes(peer, &pattern(link.key, 0, 4_000));
     }
     for _ in 0..5 {

@@ -8,7 +8,7 @@
 use super::checker::{PortChecker, assert_pattern, end_of, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use super::pool_empty::{exhaust, write_until_waiting};
-use crate::port::{End, OperationKind, Port, Shots};
+use crate::port::{CompletionMode, End, OperationKind, Port};
 
 each_back_end!(
     a_receive_of_no_bytes_says_when_there_are_some,
@@ -23,21 +23,21 @@ each_back_end!(
 );
 
 fn a_receive_of_no_bytes_says_when_there_are_some<N: TestNetwork>() {
-    for shots in [Shots::One, Shots::Many] {
+    for mode in [CompletionMode::Oneshot, CompletionMode::Multishot] {
         let mut checker = PortChecker::<N>::new(Setup::small());
         let (link, mut peer) = checker.link();
-        checker.receive_max(link, shots, 0);
+        checker.receive_max(link, mode, 0);
         checker.stays_quiet("no peer has sent");
         checker.peer_writes(&mut peer, &pattern(1, 0, 600));
         checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
         // Each further one completes, while the bytes are there.
         for _ in 0..3 {
-            checker.receive_max(link, shots, 0);
+            checker.receive_max(link, mode, 0);
             assert_eq!(checker.receive_end(link), End::Readable);
         }
         assert_eq!(checker.of(link).ends, [End::Readable; 4]);
         checker.stays_quiet("it completes once");
-        checker.receive(link, Shots::Many);
+        checker.receive(link, CompletionMode::Multishot);
         checker.until("the bytes", |checker| checker.of(link).received.len() == 600);
         assert_pattern(1, 0, &checker.of(link).received);
         checker.finish();
@@ -47,18 +47,18 @@ fn a_receive_of_no_bytes_says_when_there_are_some<N: TestNetwork>() {
 fn a_receive_of_no_bytes_if_ready_answers_at_once<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
-    checker.receive_max(link, Shots::IfReady, 0);
+    checker.receive_max(link, CompletionMode::IfReady, 0);
     assert_eq!(checker.receive_end(link), End::NotReady);
     checker.peer_writes(&mut peer, b"there");
     checker.until("bytes to be there", |checker| {
-        checker.receive_max(link, Shots::IfReady, 0);
+        checker.receive_max(link, CompletionMode::IfReady, 0);
         checker.receive_end(link) == End::Readable
     });
-    checker.receive(link, Shots::One);
+    checker.receive(link, CompletionMode::Oneshot);
     checker.until("the bytes", |checker| checker.of(link).received == b"there");
     drop(peer);
     checker.until("the end", |checker| {
-        checker.receive_max(link, Shots::IfReady, 0);
+        checker.receive_max(link, CompletionMode::IfReady, 0);
         checker.receive_end(link) == End::PeerClosed
     });
     checker.finish();
@@ -72,13 +72,13 @@ fn what_was_received_is_not_there_any_more<N: TestNetwork>() {
     for (len, bytes_max) in [(256, u32::MAX), (100, u32::MAX), (50, 50)] {
         let before = checker.of(link).received.len();
         checker.peer_writes(&mut peer, &pattern(1, before, len));
-        checker.receive_max(link, Shots::One, bytes_max);
+        checker.receive_max(link, CompletionMode::Oneshot, bytes_max);
         checker.until("the bytes", |checker| checker.of(link).received.len() == before + len);
-        checker.receive_max(link, Shots::One, 0);
+        checker.receive_max(link, CompletionMode::Oneshot, 0);
         checker.stays_quiet("all was received");
         checker.peer_writes(&mut peer, &pattern(1, before + len, 1));
         checker.until("the answer", |checker| checker.of(link).ends.pop() == Some(End::Readable));
-        checker.receive(link, Shots::One);
+        checker.receive(link, CompletionMode::Oneshot);
         checker.until("the byte", |checker| checker.of(link).received.len() == before + len + 1);
     }
     assert_pattern(1, 0, &checker.of(link).received);
@@ -91,7 +91,7 @@ fn a_question_finds_the_end_of_the_stream<N: TestNetwork>() {
         for asked_before in [false, true] {
             let (link, mut peer) = checker.link();
             if asked_before {
-                checker.receive_max(link, Shots::One, 0);
+                checker.receive_max(link, CompletionMode::Oneshot, 0);
                 checker.stays_quiet("no peer has sent");
             }
             let peer = if leaves {
@@ -102,14 +102,14 @@ fn a_question_finds_the_end_of_the_stream<N: TestNetwork>() {
                 Some(peer)
             };
             if !asked_before {
-                checker.receive_max(link, Shots::One, 0);
+                checker.receive_max(link, CompletionMode::Oneshot, 0);
             }
             checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
             assert_eq!(checker.of(link).ends, [End::PeerClosed]);
             // Every further receive ends with it, too.
-            checker.receive_max(link, Shots::One, 0);
+            checker.receive_max(link, CompletionMode::Oneshot, 0);
             assert_eq!(checker.receive_end(link), End::PeerClosed);
-            checker.receive(link, Shots::Many);
+            checker.receive(link, CompletionMode::Multishot);
             assert_eq!(checker.receive_end(link), End::PeerClosed);
             drop(peer);
         }
@@ -122,12 +122,12 @@ fn a_question_finds_a_peer_that_has_reset<N: TestNetwork>() {
     for asked_before in [false, true] {
         let (link, peer) = checker.link();
         if asked_before {
-            checker.receive_max(link, Shots::One, 0);
+            checker.receive_max(link, CompletionMode::Oneshot, 0);
             checker.stays_quiet("no peer has sent");
         }
         peer.reset();
         if !asked_before {
-            checker.receive_max(link, Shots::One, 0);
+            checker.receive_max(link, CompletionMode::Oneshot, 0);
         }
         checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
         let ends = &checker.of(link).ends;
@@ -144,19 +144,19 @@ fn bytes_before_the_end_are_found_before_it<N: TestNetwork>() {
     checker.peer_writes(&mut peer, &pattern(1, 0, 300));
     drop(peer);
     for read in [256, 300] {
-        checker.receive_max(link, Shots::One, 0);
+        checker.receive_max(link, CompletionMode::Oneshot, 0);
         assert_eq!(checker.receive_end(link), End::Readable);
         checker.until("the bytes", |checker| {
             if !checker.in_flight(link, OperationKind::Receive)
                 && checker.of(link).received.len() < read
             {
                 let left = read - checker.of(link).received.len();
-                checker.receive_max(link, Shots::One, u32::try_from(left).unwrap());
+                checker.receive_max(link, CompletionMode::Oneshot, u32::try_from(left).unwrap());
             }
             checker.of(link).received.len() == read
         });
     }
-    checker.receive_max(link, Shots::One, 0);
+    checker.receive_max(link, CompletionMode::Oneshot, 0);
     assert_eq!(checker.receive_end(link), End::PeerClosed);
     assert_pattern(1, 0, &checker.of(link).received);
     checker.finish();
@@ -168,11 +168,11 @@ fn an_empty_pool_does_not_hold_a_question_up<N: TestNetwork>() {
     let held_buffers = exhaust(&mut checker);
     // One link waits for a buffer, and stays the first of the queue.
     let (first, first_peer) = &mut links[0];
-    checker.receive(*first, Shots::Many);
+    checker.receive(*first, CompletionMode::Multishot);
     write_until_waiting(&mut checker, first_peer, b"waits");
     let pauses = checker.network.port().counters().receive_pauses;
     for (link, _) in &links[1..] {
-        checker.receive_max(*link, Shots::One, 0);
+        checker.receive_max(*link, CompletionMode::Oneshot, 0);
     }
     checker.stays_quiet("no peer has sent");
     let (link, peer) = &mut links[1];
@@ -195,28 +195,28 @@ fn an_empty_pool_does_not_hold_a_question_up<N: TestNetwork>() {
 fn a_question_can_be_cancelled_and_closed_under<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
-    for shots in [Shots::One, Shots::Many] {
-        checker.receive_max(link, shots, 0);
+    for mode in [CompletionMode::Oneshot, CompletionMode::Multishot] {
+        checker.receive_max(link, mode, 0);
         checker.stays_quiet("no peer has sent");
         checker.cancel(link, OperationKind::Receive);
         assert_eq!(checker.receive_end(link), End::Cancelled);
         // Before a dequeue has started it.
-        checker.receive_max(link, shots, 0);
+        checker.receive_max(link, mode, 0);
         checker.cancel(link, OperationKind::Receive);
         assert_eq!(checker.receive_end(link), End::Cancelled);
     }
     // The cancel races the bytes: either end is right, and the bytes stay.
     for round in 0..20 {
-        checker.receive_max(link, Shots::One, 0);
+        checker.receive_max(link, CompletionMode::Oneshot, 0);
         checker.peer_writes(&mut peer, &pattern(1, round, 1));
         checker.cancel(link, OperationKind::Receive);
         checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
         assert!(matches!(checker.of(link).ends.pop(), Some(End::Readable | End::Cancelled)));
-        checker.receive(link, Shots::One);
+        checker.receive(link, CompletionMode::Oneshot);
         checker.until("the byte", |checker| checker.of(link).received.len() == round + 1);
     }
     assert_pattern(1, 0, &checker.of(link).received);
-    checker.receive_max(link, Shots::Many, 0);
+    checker.receive_max(link, CompletionMode::Multishot, 0);
     checker.stays_quiet("no peer has sent");
     checker.close_and_wait(link);
     assert_eq!(checker.of(link).ends.last(), Some(&End::Cancelled));
@@ -227,7 +227,7 @@ fn a_port_that_is_dropped_with_questions_ends_its_links<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let links = checker.links(3);
     for (link, _) in &links {
-        checker.receive_max(*link, Shots::One, 0);
+        checker.receive_max(*link, CompletionMode::Oneshot, 0);
     }
     checker.stays_quiet("no peer has sent");
     checker.drop_port();

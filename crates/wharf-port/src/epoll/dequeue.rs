@@ -5,8 +5,8 @@ use super::socket::{InputOperation, Role, SendEnd, SendOperation, SocketState};
 use super::supply::Supply;
 use super::{EpollPort, WAKE, socket_of};
 use crate::port::{
-    Completion, Completions, Counters, Demand, End, Entry, Key, Outcome, PortError, Shots, Socket,
-    is_full,
+    Completion, CompletionMode, Completions, Counters, Demand, End, Entry, Key, Outcome, PortError,
+    Socket, is_full,
 };
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
@@ -169,7 +169,7 @@ fn receive<T: Send>(
 ) {
     for received in 0..RECEIVES_MAX {
         let InputOperation::Armed(demand) = state.input else { return };
-        if is_full(completions) || (!state.readable && demand.shots != Shots::IfReady) {
+        if is_full(completions) || (!state.readable && demand.mode != CompletionMode::IfReady) {
             return;
         }
         if demand.is_zero_byte() {
@@ -196,13 +196,13 @@ fn accept<T: Send>(
     counters: &mut Counters,
 ) {
     for _ in 0..ACCEPTS_MAX {
-        let InputOperation::Armed(Demand { shots, .. }) = state.input else { return };
+        let InputOperation::Armed(Demand { mode, .. }) = state.input else { return };
         if !state.readable || is_full(completions) {
             return;
         }
         let outcome = match calls::accept(&state.fd) {
             Accept::Connection(stream, peer) => {
-                let last = shots != Shots::Many;
+                let last = mode != CompletionMode::Multishot;
                 if last {
                     state.input = InputOperation::Idle;
                 }

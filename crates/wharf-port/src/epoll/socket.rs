@@ -3,7 +3,7 @@
 use super::calls::{self, SendProgress};
 use crate::linux::{self, Peek};
 use crate::memory::{Buffer, BufferPool, Chain};
-use crate::port::{Bulk, Demand, End, OperationKind, Outcome, Shots, Socket, SocketUse};
+use crate::port::{Bulk, CompletionMode, Demand, End, OperationKind, Outcome, Socket, SocketUse};
 use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -96,7 +96,9 @@ impl SocketState {
     fn has_work(&self) -> bool {
         let has_input = match self.input {
             InputOperation::Idle | InputOperation::WaitingForBuffer(_) => false,
-            InputOperation::Armed(demand) => self.readable || demand.shots == Shots::IfReady,
+            InputOperation::Armed(demand) => {
+                self.readable || demand.mode == CompletionMode::IfReady
+            }
             InputOperation::Cancelled => true,
         };
         has_input
@@ -173,7 +175,7 @@ impl SocketState {
     fn found_nothing<S, T>(&mut self, demand: Demand) -> Option<Outcome<S, T>> {
         (self.readable, self.read_to_eagain) = (false, false);
         self.input = InputOperation::Armed(demand);
-        (demand.shots == Shots::IfReady).then(|| self.end_receive(End::NotReady))
+        (demand.mode == CompletionMode::IfReady).then(|| self.end_receive(End::NotReady))
     }
 
     pub(super) fn usage(&self) -> SocketUse {

@@ -18,9 +18,9 @@ impl<T: Send> EpollPort<T> {
         }
         let Some(Entry { state, .. }) = entry else { return Ok(()) };
         match operation {
-            Operation::Accept(shots) => state.input = InputOperation::Armed(Demand::accept(shots)),
-            Operation::Receive { shots, bytes_max } => {
-                state.input = InputOperation::Armed(Demand::new(shots, bytes_max));
+            Operation::Accept(mode) => state.input = InputOperation::Armed(Demand::accept(mode)),
+            Operation::Receive { mode, bytes_max } => {
+                state.input = InputOperation::Armed(Demand::new(mode, bytes_max));
             }
             Operation::Send(chain) => {
                 state.send = Some(SendOperation::new(chain));

@@ -4,8 +4,8 @@
 use super::EpollPort;
 use crate::memory::{BufferPool, Chain, Owner, PoolConfig};
 use crate::port::{
-    Completion, Completions, End, Key, Operation, OperationKind, Outcome, Port, PortConfig, Shots,
-    Socket, SubmitErrorKind,
+    Completion, CompletionMode, Completions, End, Key, Operation, OperationKind, Outcome, Port,
+    PortConfig, Socket, SubmitErrorKind,
 };
 use rustix::net::{SendFlags, sockopt};
 use std::fs::File;
@@ -76,8 +76,8 @@ fn assert_quiet(port: &mut TestPort) {
     }
 }
 
-fn receive(port: &mut TestPort, socket: Socket, shots: Shots) {
-    port.submit(socket, Operation::receive(shots)).unwrap();
+fn receive(port: &mut TestPort, socket: Socket, mode: CompletionMode) {
+    port.submit(socket, Operation::receive(mode)).unwrap();
 }
 
 fn chain(port: &TestPort, data: &[u8]) -> Chain {
@@ -96,7 +96,7 @@ fn what_is_behind_a_full_buffer_is_received_without_another_edge() {
     let sent = pattern(2 * SIZE + 5);
     peer.write_all(&sent).unwrap();
     let socket = port.associate(ours, Key(1)).unwrap();
-    receive(&mut port, socket, Shots::Many);
+    receive(&mut port, socket, CompletionMode::Multishot);
     let mut got = Vec::new();
     run(&mut port, |_, completion| {
         let Outcome::Received { buffer, last: false } = completion.outcome else { panic!() };
@@ -121,11 +121,11 @@ fn the_end_behind_a_short_receive_is_seen_without_another_edge() {
     peer.shutdown(Shutdown::Write).unwrap();
     let socket = port.associate(ours, Key(1)).unwrap();
     assert_quiet(&mut port);
-    receive(&mut port, socket, Shots::One);
+    receive(&mut port, socket, CompletionMode::Oneshot);
     assert!(matches!(next(&mut port).1, Outcome::Received { last: true, .. }));
     // Every further receive reports the end.
-    for shots in [Shots::One, Shots::Many, Shots::IfReady] {
-        receive(&mut port, socket, shots);
+    for mode in [CompletionMode::Oneshot, CompletionMode::Multishot, CompletionMode::IfReady] {
+        receive(&mut port, socket, mode);
         assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::PeerClosed)));
     }
 }
@@ -135,7 +135,7 @@ fn bytes_behind_an_urgent_one_are_received() {
     let mut port = port(1, 8);
     let (ours, mut peer) = pair();
     let socket = port.associate(ours, Key(1)).unwrap();
-    receive(&mut port, socket, Shots::Many);
+    receive(&mut port, socket, CompletionMode::Multishot);
     peer.write_all(b"before").unwrap();
     rustix::net::send(&peer, b"!", SendFlags::OOB).unwrap();
     peer.write_all(b"behind").unwrap();
@@ -154,7 +154,7 @@ fn a_reset_ends_the_receive_once_and_fails_the_send() {
     let mut port = port(1, 4);
     let (ours, peer) = pair();
     let socket = port.associate(ours, Key(1)).unwrap();
-    receive(&mut port, socket, Shots::Many);
+    receive(&mut port, socket, CompletionMode::Multishot);
     assert_quiet(&mut port);
     sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
     drop(peer);
@@ -176,12 +176,12 @@ fn if_ready_answers_at_once_and_sees_bytes_whose_edge_is_not_fetched_yet() {
     let mut port = port(1, 4);
     let (ours, mut peer) = pair();
     let socket = port.associate(ours, Key(1)).unwrap();
-    receive(&mut port, socket, Shots::IfReady);
+    receive(&mut port, socket, CompletionMode::IfReady);
     assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::NotReady)));
     peer.write_all(b"now").unwrap();
-    receive(&mut port, socket, Shots::IfReady);
+    receive(&mut port, socket, CompletionMode::IfReady);
     assert!(matches!(next(&mut port).1, Outcome::Received { last: true, .. }));
-    receive(&mut port, socket, Shots::IfReady);
+    receive(&mut port, socket, CompletionMode::IfReady);
     assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::NotReady)));
 }
 
@@ -244,9 +244,9 @@ fn a_shutdown_ends_a_send_that_waits_for_the_socket() {
 #[test]
 fn close_completes_everything_first_and_with_a_capacity_of_one() {
     let (mut port, socket, peer, data) = stuck(4 << 20);
-    receive(&mut port, socket, Shots::Many);
+    receive(&mut port, socket, CompletionMode::Multishot);
     port.submit(socket, Operation::Close).unwrap();
-    for operation in [Operation::Close, Operation::receive(Shots::One)] {
+    for operation in [Operation::Close, Operation::receive(CompletionMode::Oneshot)] {
         assert_eq!(port.submit(socket, operation).unwrap_err().kind, SubmitErrorKind::Closing);
     }
     let mut completions = Completions::<TestPort>::with_capacity(1);
@@ -270,15 +270,15 @@ fn an_ended_operation_is_in_flight_until_it_is_dequeued() {
     let mut port = port(1, 4);
     let (ours, _peer) = pair();
     let socket = port.associate(ours, Key(1)).unwrap();
-    receive(&mut port, socket, Shots::Many);
+    receive(&mut port, socket, CompletionMode::Multishot);
     for _ in 0..3 {
         port.cancel(socket, OperationKind::Receive);
-        let again = port.submit(socket, Operation::receive(Shots::Many)).unwrap_err();
+        let again = port.submit(socket, Operation::receive(CompletionMode::Multishot)).unwrap_err();
         assert_eq!(again.kind, SubmitErrorKind::Busy);
     }
     port.cancel(socket, OperationKind::Accept);
     assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::Cancelled)));
-    receive(&mut port, socket, Shots::Many);
+    receive(&mut port, socket, CompletionMode::Multishot);
     assert_quiet(&mut port);
 }
 
@@ -305,7 +305,7 @@ fn three_sockets_use_one_buffer_in_fifo_order() {
     for key in 0..3 {
         let (ours, mut peer) = pair();
         let socket = port.associate(ours, Key(key)).unwrap();
-        receive(&mut port, socket, Shots::Many);
+        receive(&mut port, socket, CompletionMode::Multishot);
         peer.write_all(&pattern(3 * SIZE)).unwrap();
         peers.push(peer);
     }
@@ -330,7 +330,7 @@ fn closed_sockets_do_not_fill_the_queue_for_buffers() {
         let (ours, mut peer) = pair();
         peer.write_all(b"x").unwrap();
         let socket = port.associate(ours, Key(1)).unwrap();
-        receive(&mut port, socket, Shots::Many);
+        receive(&mut port, socket, CompletionMode::Multishot);
         while !port.supply.waiting.contains(socket) {
             assert_quiet(&mut port);
         }
@@ -392,7 +392,7 @@ fn a_socket_that_always_has_work_does_not_keep_the_others_out() {
     let (quiet, mut quiet_peer) = pair();
     let busy = port.associate(ours, Key(1)).unwrap();
     let quiet = port.associate(quiet, Key(2)).unwrap();
-    receive(&mut port, quiet, Shots::Many);
+    receive(&mut port, quiet, CompletionMode::Multishot);
     std::thread::scope(|scope| {
         scope.spawn(move || std::io::copy(&mut reader, &mut std::io::sink()).unwrap());
         let bytes = chain(&port, &[0; 64]);
@@ -438,16 +438,16 @@ fn an_accept_without_descriptors_fails_once_and_can_be_tried_again() {
         std::iter::from_fn(|| File::open("/dev/null").ok()).take(99).collect();
     assert!(held_buffers.len() < 99, "the descriptors must run out");
     for _ in 0..2 {
-        port.submit(socket, Operation::Accept(Shots::Many)).unwrap();
+        port.submit(socket, Operation::Accept(CompletionMode::Multishot)).unwrap();
         let (_, outcome) = next(&mut port);
         let Outcome::AcceptEnded(End::Failed(error)) = outcome else { panic!("{outcome:?}") };
         assert_eq!((error.call(), error.is_exhaustion()), ("accept4", true));
         assert_quiet(&mut port);
     }
     drop(held_buffers);
-    port.submit(socket, Operation::Accept(Shots::One)).unwrap();
+    port.submit(socket, Operation::Accept(CompletionMode::Oneshot)).unwrap();
     assert!(matches!(next(&mut port).1, Outcome::Accepted { last: true, .. }));
-    port.submit(socket, Operation::Accept(Shots::Many)).unwrap();
+    port.submit(socket, Operation::Accept(CompletionMode::Multishot)).unwrap();
     assert!(matches!(next(&mut port).1, Outcome::Accepted { last: false, .. }));
     assert_quiet(&mut port);
 }
@@ -461,7 +461,7 @@ fn a_full_table_gives_the_stream_back_and_a_wrong_operation_is_refused() {
     let socket = port.associate(ours, Key(1)).unwrap();
     let refused = port.associate(other, Key(2)).unwrap_err();
     assert_eq!((refused.socket.local_addr().unwrap(), refused.error), (local, None));
-    for operation in [Operation::Accept(Shots::Many), Operation::Send(Chain::new())] {
+    for operation in [Operation::Accept(CompletionMode::Multishot), Operation::Send(Chain::new())] {
         let refused = port.submit(socket, operation).unwrap_err();
         assert_eq!(refused.kind, SubmitErrorKind::NotForThisSocket);
     }
@@ -489,7 +489,7 @@ impl Echo {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let listener = port.associate_listener(listener, Key(u64::MAX)).unwrap();
-        port.submit(listener, Operation::Accept(Shots::Many)).unwrap();
+        port.submit(listener, Operation::Accept(CompletionMode::Multishot)).unwrap();
         (Self { port, links: Vec::new(), opened: 0, closed: 0, on_pause: None }, address)
     }
 
@@ -524,7 +524,7 @@ impl Echo {
                 sockopt::set_socket_send_buffer_size(&stream, 16 << 10).unwrap();
                 let key = Key(self.links.len() as u64);
                 let socket = self.port.associate(stream, key).unwrap();
-                receive(&mut self.port, socket, Shots::Many);
+                receive(&mut self.port, socket, CompletionMode::Multishot);
                 self.links.push(Some(Link { socket, queue: Chain::new(), is_sending: false }));
                 self.opened += 1;
             }

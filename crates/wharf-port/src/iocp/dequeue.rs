@@ -12,7 +12,7 @@ use super::state::{Accept, Receive, Role, Send, connection_mut, listener_mut};
 use super::wake::{WAIT_MS_MAX, WAKE_KEY};
 use crate::memory::{Buffer, Owner};
 use crate::port::{
-    Completion, Completions, End, OsError, Outcome, PortError, Shots, Socket, is_full,
+    Completion, CompletionMode, Completions, End, OsError, Outcome, PortError, Socket, is_full,
 };
 use std::marker;
 use std::time::Duration;
@@ -270,7 +270,9 @@ impl<T: marker::Send> IocpPort<T> {
                 }
                 None
             }
-            (RecvResult::Nothing, _) if demand.shots == Shots::IfReady => Some(End::NotReady),
+            (RecvResult::Nothing, _) if demand.mode == CompletionMode::IfReady => {
+                Some(End::NotReady)
+            }
             (RecvResult::Nothing, _) => None,
             (RecvResult::EndOfStream, _) => Some(End::PeerClosed),
             (RecvResult::Failed(error), _) => Some(End::Failed(error)),
@@ -325,11 +327,11 @@ impl<T: marker::Send> IocpPort<T> {
             Some(_) => None,
         };
         self.accepts_free.push(accept);
-        let (Accept::Active(shots) | Accept::Ending(shots, _)) = listener.accept else { return };
+        let (Accept::Active(mode) | Accept::Ending(mode, _)) = listener.accept else { return };
         let failure = match (failure, stream, peer) {
             (None, Some(stream), Some(peer)) => match update_accept_context(&stream, overlapped) {
                 Ok(()) => {
-                    let last = shots != Shots::Many;
+                    let last = mode != CompletionMode::Multishot;
                     if last {
                         listener.accept = Accept::Idle;
                     }
@@ -350,7 +352,7 @@ impl<T: marker::Send> IocpPort<T> {
             if is_connection_error(error.code()) {
                 self.counters.accept_aborts += 1;
             } else {
-                listener.accept = Accept::Ending(shots, failure);
+                listener.accept = Accept::Ending(mode, failure);
                 overlapped.cancel_all();
             }
         }

@@ -14,7 +14,7 @@
 
 use super::operations::Started;
 use super::socket::{AcceptCalls, OverlappedSocket};
-use crate::port::{Bulk, Demand, End, Entry, Key, Shots, Socket, SocketTable, SocketUse};
+use crate::port::{Bulk, CompletionMode, Demand, End, Entry, Key, Socket, SocketTable, SocketUse};
 use std::collections::VecDeque;
 
 pub(super) type Table = SocketTable<SocketState>;
@@ -77,9 +77,9 @@ pub(super) struct Listener {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Accept {
     Idle,
-    Active(Shots),
+    Active(CompletionMode),
     /// No further accepts are posted; when none is in flight the accept ends with this.
-    Ending(Shots, End),
+    Ending(CompletionMode, End),
 }
 
 impl SocketState {

@@ -6,7 +6,7 @@ use super::socket::{accept_socket, is_connection_error};
 use super::state::{Accept, Receive, Role, Send, connection_mut, listener_mut};
 use crate::memory::Chain;
 use crate::port::{
-    Demand, End, Operation, OperationKind, Shots, Socket, SubmitError, check_submit,
+    CompletionMode, Demand, End, Operation, OperationKind, Socket, SubmitError, check_submit,
 };
 use std::marker;
 
@@ -21,9 +21,9 @@ impl<T: marker::Send> IocpPort<T> {
             return Err(SubmitError { kind, operation });
         }
         match operation {
-            Operation::Accept(shots) => self.start_accept(socket, shots),
-            Operation::Receive { shots, bytes_max } => {
-                self.start_receive(socket, Demand::new(shots, bytes_max));
+            Operation::Accept(mode) => self.start_accept(socket, mode),
+            Operation::Receive { mode, bytes_max } => {
+                self.start_receive(socket, Demand::new(mode, bytes_max));
             }
             Operation::Send(chain) => self.start_send(socket, chain),
             Operation::Close => self.start_close(socket),
@@ -50,9 +50,9 @@ impl<T: marker::Send> IocpPort<T> {
         let Some((_, overlapped, connection)) = connection_mut(&mut self.table, socket) else {
             return;
         };
-        connection.receive = match demand.shots {
-            Shots::IfReady => Receive::Ready(demand),
-            Shots::One | Shots::Many => {
+        connection.receive = match demand.mode {
+            CompletionMode::IfReady => Receive::Ready(demand),
+            CompletionMode::Oneshot | CompletionMode::Multishot => {
                 Receive::after(self.operations.receive(socket, overlapped), demand)
             }
         };
@@ -78,9 +78,9 @@ impl<T: marker::Send> IocpPort<T> {
         }
     }
 
-    fn start_accept(&mut self, socket: Socket, shots: Shots) {
+    fn start_accept(&mut self, socket: Socket, mode: CompletionMode) {
         let Some((_, _, listener)) = listener_mut(&mut self.table, socket) else { return };
-        listener.accept = Accept::Active(shots);
+        listener.accept = Accept::Active(mode);
         self.post_accepts(socket);
     }
 
@@ -98,8 +98,8 @@ impl<T: marker::Send> IocpPort<T> {
                 self.waiting.remove(socket);
             }
             Role::Listener(listener) => {
-                if let Accept::Active(shots) = listener.accept {
-                    listener.accept = Accept::Ending(shots, End::Cancelled);
+                if let Accept::Active(mode) = listener.accept {
+                    listener.accept = Accept::Ending(mode, End::Cancelled);
                 }
             }
         }
@@ -132,8 +132,8 @@ impl<T: marker::Send> IocpPort<T> {
 
     fn cancel_accept(&mut self, socket: Socket) {
         let Some((_, overlapped, listener)) = listener_mut(&mut self.table, socket) else { return };
-        if let Accept::Active(shots) = listener.accept {
-            listener.accept = Accept::Ending(shots, End::Cancelled);
+        if let Accept::Active(mode) = listener.accept {
+            listener.accept = Accept::Ending(mode, End::Cancelled);
             overlapped.cancel_all();
             self.ready.push_back(socket);
         }
@@ -143,8 +143,8 @@ impl<T: marker::Send> IocpPort<T> {
     /// fails it posts fewer; the accept ends only if none is in flight.
     pub(super) fn post_accepts(&mut self, socket: Socket) {
         let Some((_, overlapped, listener)) = listener_mut(&mut self.table, socket) else { return };
-        let Accept::Active(shots) = listener.accept else { return };
-        let wanted = if shots == Shots::Many { listener.accepts_max } else { 1 };
+        let Accept::Active(mode) = listener.accept else { return };
+        let wanted = if mode == CompletionMode::Multishot { listener.accepts_max } else { 1 };
         while listener.out() < wanted
             && let Some(accept) = self.accepts_free.pop()
         {
@@ -164,7 +164,7 @@ impl<T: marker::Send> IocpPort<T> {
                         self.counters.accept_aborts += 1;
                         self.ready.push_back(socket);
                     } else if listener.out() == 0 {
-                        listener.accept = Accept::Ending(shots, End::Failed(error));
+                        listener.accept = Accept::Ending(mode, End::Failed(error));
                         self.ready.push_back(socket);
                     }
                     // Else the next completed accept tries again. Trying in the next dequeue would

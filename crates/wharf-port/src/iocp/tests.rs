@@ -10,8 +10,8 @@ use super::socket::OverlappedSocket;
 use crate::conformance::network::skip;
 use crate::memory::{BufferPool, Chain, Ledger, Owner, PoolConfig};
 use crate::port::{
-    Completion, Completions, End, Key, Operation, OperationKind, Outcome, Port, PortConfig, Shots,
-    Socket, SubmitErrorKind,
+    Completion, CompletionMode, Completions, End, Key, Operation, OperationKind, Outcome, Port,
+    PortConfig, Socket, SubmitErrorKind,
 };
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -193,7 +193,7 @@ fn echo_returns(len: usize, may_skip: bool) {
     let mut rig = Rig::new(4, 4096, 2048);
     rig.port.may_skip = may_skip;
     let (socket, peer) = rig.link(1);
-    rig.submit(socket, Operation::receive(Shots::Many));
+    rig.submit(socket, Operation::receive(CompletionMode::Multishot));
     let data = pattern(len);
     thread::scope(|scope| {
         let mut writer = peer.try_clone().unwrap();
@@ -227,7 +227,7 @@ fn two_hundred_links_echo(may_skip: bool) {
     let mut rig = Rig::new(256, 1024, 256);
     rig.port.may_skip = may_skip;
     let (listener, address) = rig.listener(0);
-    rig.submit(listener, Operation::Accept(Shots::Many));
+    rig.submit(listener, Operation::Accept(CompletionMode::Multishot));
     thread::scope(|scope| {
         for part in 0..4_u8 {
             scope.spawn(move || {
@@ -251,7 +251,7 @@ fn two_hundred_links_echo(may_skip: bool) {
             assert_eq!((stream.peer_addr().unwrap(), last), (peer, false));
             let key = links.len() as u64 + 1;
             let socket = rig.port.associate(stream, Key(key)).unwrap();
-            rig.submit(socket, Operation::receive(Shots::Many));
+            rig.submit(socket, Operation::receive(CompletionMode::Multishot));
             links.insert(key, socket);
         }
         echo_until_all_ended(&mut rig, &links);
@@ -267,14 +267,14 @@ fn two_hundred_links_echo(may_skip: bool) {
 fn an_idle_link_holds_no_buffer_and_a_oneshot_receive_takes_one() {
     let mut rig = Rig::new(4, 4, 64);
     let (socket, mut peer) = rig.link(1);
-    rig.submit(socket, Operation::receive(Shots::One));
+    rig.submit(socket, Operation::receive(CompletionMode::Oneshot));
     rig.quiet();
     assert_eq!(rig.pool.free(), 4);
     peer.write_all(b"one").unwrap();
     assert_eq!(received(rig.next_of(1)), (b"one".to_vec(), true));
     peer.write_all(b"two").unwrap();
     rig.quiet();
-    rig.submit(socket, Operation::receive(Shots::One));
+    rig.submit(socket, Operation::receive(CompletionMode::Oneshot));
     assert_eq!(received(rig.next_of(1)), (b"two".to_vec(), true));
 }
 
@@ -282,16 +282,16 @@ fn an_idle_link_holds_no_buffer_and_a_oneshot_receive_takes_one() {
 fn if_ready_never_waits() {
     let mut rig = Rig::new(4, 4, 64);
     let (socket, mut peer) = rig.link(1);
-    rig.submit(socket, Operation::receive(Shots::IfReady));
+    rig.submit(socket, Operation::receive(CompletionMode::IfReady));
     assert_eq!(receive_end(rig.next_of(1)), End::NotReady);
     peer.write_all(b"there").unwrap();
-    rig.submit(socket, Operation::receive(Shots::One));
+    rig.submit(socket, Operation::receive(CompletionMode::Oneshot));
     let _arrived = rig.next_of(1);
     peer.write_all(b"more").unwrap();
     // The port decides that the completion is immediate, the network when the bytes arrive.
     let start = rig.port.now();
     loop {
-        rig.submit(socket, Operation::receive(Shots::IfReady));
+        rig.submit(socket, Operation::receive(CompletionMode::IfReady));
         rig.turn(DEADLINE);
         let event = rig.events.pop().expect("one dequeue completes it");
         if let Outcome::Received { buffer, last } = event.outcome {
@@ -306,7 +306,7 @@ fn if_ready_never_waits() {
 fn the_end_of_a_stream_and_a_reset_are_told_apart() {
     let mut rig = Rig::new(4, 4, 64);
     let (ending, peer) = rig.link(1);
-    rig.submit(ending, Operation::receive(Shots::Many));
+    rig.submit(ending, Operation::receive(CompletionMode::Multishot));
     peer.shutdown(Shutdown::Write).unwrap();
     assert_eq!(receive_end(rig.next_of(1)), End::PeerClosed);
     drop(peer);
@@ -315,7 +315,7 @@ fn the_end_of_a_stream_and_a_reset_are_told_apart() {
     let chain = rig.chain(b"never read");
     rig.submit(reset, Operation::Send(chain));
     assert!(matches!(rig.next_of(2), Outcome::Sent { sent: 10, end: None, .. }));
-    rig.submit(reset, Operation::receive(Shots::Many));
+    rig.submit(reset, Operation::receive(CompletionMode::Multishot));
     let mut first = [0; 1];
     peer.read_exact(&mut first).unwrap();
     drop(peer);
@@ -328,7 +328,7 @@ fn a_cancelled_receive_ends_once_and_loses_nothing() {
     let mut rig = Rig::new(4, 4, 64);
     let (socket, mut peer) = rig.link(1);
     for round in 0..20_u8 {
-        rig.submit(socket, Operation::receive(Shots::Many));
+        rig.submit(socket, Operation::receive(CompletionMode::Multishot));
         if round % 2 == 0 {
             peer.write_all(&[round]).unwrap();
         }
@@ -337,7 +337,7 @@ fn a_cancelled_receive_ends_once_and_loses_nothing() {
         assert_eq!(receive_end(rig.next_of(1)), End::Cancelled);
     }
     rig.quiet();
-    rig.submit(socket, Operation::receive(Shots::Many));
+    rig.submit(socket, Operation::receive(CompletionMode::Multishot));
     let mut bytes = Vec::new();
     while bytes.len() < 10 {
         bytes.extend(received(rig.next_of(1)).0);
@@ -377,12 +377,12 @@ fn a_send_that_the_peer_does_not_read_can_be_cancelled() {
 fn a_close_ends_what_is_in_flight_and_is_the_last_that_is_heard() {
     let mut rig = Rig::new(1, 512, 1 << 16);
     let (socket, mut peer) = rig.link(1);
-    rig.submit(socket, Operation::receive(Shots::Many));
+    rig.submit(socket, Operation::receive(CompletionMode::Multishot));
     let data = vec![7; 16 << 20];
     let chain = rig.chain(&data);
     rig.submit(socket, Operation::Send(chain));
     rig.submit(socket, Operation::Close);
-    let refused = rig.port.submit(socket, Operation::receive(Shots::One)).unwrap_err();
+    let refused = rig.port.submit(socket, Operation::receive(CompletionMode::Oneshot)).unwrap_err();
     assert_eq!(refused.kind, SubmitErrorKind::Closing);
     let (mut sends, mut receives) = (0, 0);
     loop {
@@ -406,7 +406,7 @@ fn a_close_ends_what_is_in_flight_and_is_the_last_that_is_heard() {
     // The slot is free, and its next socket gets only its own completions.
     let (next, mut peer) = rig.link(2);
     assert_eq!(next.index, socket.index);
-    rig.submit(next, Operation::receive(Shots::One));
+    rig.submit(next, Operation::receive(CompletionMode::Oneshot));
     peer.write_all(b"new").unwrap();
     assert_eq!(received(rig.next(|_| true).outcome), (b"new".to_vec(), true));
     rig.close(next, 2);
@@ -419,13 +419,13 @@ fn a_dropped_port_leaves_no_buffer_out_and_closes_its_sockets() {
     let mut peers = Vec::new();
     for key in 1..=4 {
         let (socket, peer) = rig.link(key);
-        rig.submit(socket, Operation::receive(Shots::Many));
+        rig.submit(socket, Operation::receive(CompletionMode::Multishot));
         let chain = rig.chain(&vec![7; 4 << 20]);
         rig.submit(socket, Operation::Send(chain));
         peers.push(peer);
     }
     let (listener, address) = rig.listener(9);
-    rig.submit(listener, Operation::Accept(Shots::Many));
+    rig.submit(listener, Operation::Accept(CompletionMode::Multishot));
     let (poster, pool) = (rig.port.poster(), rig.pool.clone());
     assert!(rig.port.operations.in_flight() > 4);
     drop(rig);
@@ -496,7 +496,7 @@ fn receives_wait_for_an_empty_pool_in_order_and_resume_before_a_sleep() {
     let mut links = Vec::new();
     for key in 1..=3 {
         let (socket, mut peer) = rig.link(key);
-        rig.submit(socket, Operation::receive(Shots::Many));
+        rig.submit(socket, Operation::receive(CompletionMode::Multishot));
         peer.write_all(&[u8::try_from(key).unwrap(); 100]).unwrap();
         // One after the other, so that the order in which they begin to wait is known.
         let pauses = rig.port.counters().receive_pauses;
@@ -508,7 +508,7 @@ fn receives_wait_for_an_empty_pool_in_order_and_resume_before_a_sleep() {
     rig.quiet();
     // An end needs no buffer.
     let (ending, peer) = rig.link(4);
-    rig.submit(ending, Operation::receive(Shots::Many));
+    rig.submit(ending, Operation::receive(CompletionMode::Multishot));
     drop(peer);
     assert_eq!(receive_end(rig.next_of(4)), End::PeerClosed);
     // Nor does a cancel, which removes the socket from the queue.
@@ -537,7 +537,7 @@ fn receives_wait_for_an_empty_pool_in_order_and_resume_before_a_sleep() {
 fn posted_accepts_take_a_burst_and_a_cancel_delivers_what_came() {
     let mut rig = Rig::new(128, 4, 64);
     let (listener, address) = rig.listener(1);
-    rig.submit(listener, Operation::Accept(Shots::Many));
+    rig.submit(listener, Operation::Accept(CompletionMode::Multishot));
     assert_eq!(rig.port.operations.in_flight(), 64);
     let peers: Vec<_> = (0..100).map(|_| TcpStream::connect(address).unwrap()).collect();
     let mut addresses: Vec<_> = peers.iter().map(|peer| peer.local_addr().unwrap()).collect();
@@ -562,7 +562,7 @@ fn posted_accepts_take_a_burst_and_a_cancel_delivers_what_came() {
     let late = TcpStream::connect(address).unwrap();
     addresses.push(late.local_addr().unwrap());
     while accepted.len() < addresses.len() {
-        rig.submit(listener, Operation::Accept(Shots::One));
+        rig.submit(listener, Operation::Accept(CompletionMode::Oneshot));
         let Outcome::Accepted { peer, last: true, .. } = rig.next_of(1) else { panic!() };
         accepted.push(peer);
     }
@@ -570,7 +570,7 @@ fn posted_accepts_take_a_burst_and_a_cancel_delivers_what_came() {
     addresses.sort();
     assert_eq!(accepted, addresses);
     rig.quiet();
-    rig.submit(listener, Operation::Accept(Shots::One));
+    rig.submit(listener, Operation::Accept(CompletionMode::Oneshot));
     rig.close(listener, 1);
     assert_eq!(rig.port.accepts_free.len(), 64 + 3 * 63 + 127);
 }
@@ -583,7 +583,7 @@ fn ipv6_peers_are_named() {
     };
     let address = listener.local_addr().unwrap();
     let socket = rig.port.associate_listener(listener, Key(1)).unwrap();
-    rig.submit(socket, Operation::Accept(Shots::One));
+    rig.submit(socket, Operation::Accept(CompletionMode::Oneshot));
     let client = TcpStream::connect(address).unwrap();
     let Outcome::Accepted { peer, .. } = rig.next_of(1) else { panic!() };
     assert_eq!(peer, client.local_addr().unwrap());
@@ -623,15 +623,15 @@ fn operations_that_do_not_fit_are_given_back() {
     let (listener, _) = rig.listener(2);
     let mut kind = |socket, operation| rig.port.submit(socket, operation).unwrap_err().kind;
     let wrong = SubmitErrorKind::NotForThisSocket;
-    assert_eq!(kind(link, Operation::Accept(Shots::One)), wrong);
+    assert_eq!(kind(link, Operation::Accept(CompletionMode::Oneshot)), wrong);
     assert_eq!(kind(link, Operation::Send(Chain::new())), wrong);
-    assert_eq!(kind(listener, Operation::Accept(Shots::IfReady)), wrong);
-    assert_eq!(kind(listener, Operation::receive(Shots::One)), wrong);
-    rig.submit(link, Operation::receive(Shots::One));
-    rig.submit(listener, Operation::Accept(Shots::Many));
+    assert_eq!(kind(listener, Operation::Accept(CompletionMode::IfReady)), wrong);
+    assert_eq!(kind(listener, Operation::receive(CompletionMode::Oneshot)), wrong);
+    rig.submit(link, Operation::receive(CompletionMode::Oneshot));
+    rig.submit(listener, Operation::Accept(CompletionMode::Multishot));
     let mut kind = |socket, operation| rig.port.submit(socket, operation).unwrap_err().kind;
-    assert_eq!(kind(link, Operation::receive(Shots::Many)), SubmitErrorKind::Busy);
-    assert_eq!(kind(listener, Operation::Accept(Shots::Many)), SubmitErrorKind::Busy);
+    assert_eq!(kind(link, Operation::receive(CompletionMode::Multishot)), SubmitErrorKind::Busy);
+    assert_eq!(kind(listener, Operation::Accept(CompletionMode::Multishot)), SubmitErrorKind::Busy);
 }
 
 #[test]
@@ -646,7 +646,7 @@ fn a_shutdown_lets_the_peer_read_to_the_end_and_answer() {
     peer.read_to_end(&mut bytes).unwrap();
     assert!(matches!(rig.next_of(1), Outcome::Sent { sent: 50_000, end: None, .. }));
     assert!(bytes == data);
-    rig.submit(socket, Operation::receive(Shots::One));
+    rig.submit(socket, Operation::receive(CompletionMode::Oneshot));
     peer.write_all(b"thanks").unwrap();
     assert_eq!(received(rig.next_of(1)).0, b"thanks");
 }
@@ -656,7 +656,7 @@ fn a_vector_of_one_serves_sockets_and_posts_alike() {
     let mut rig = Rig::new(4, 64, 64);
     rig.batch = Vec::with_capacity(1);
     let (socket, mut peer) = rig.link(1);
-    rig.submit(socket, Operation::receive(Shots::Many));
+    rig.submit(socket, Operation::receive(CompletionMode::Multishot));
     peer.write_all(&pattern(640)).unwrap();
     let poster = rig.port.poster();
     (0..20).for_each(|packet| poster.post(packet).unwrap());

@@ -1,6 +1,6 @@
 //! The check that every back end makes before it takes an operation.
 
-use super::operation::{Operation, Shots, SubmitErrorKind};
+use super::operation::{CompletionMode, Operation, SubmitErrorKind};
 
 /// The state of a socket that decides whether an operation can be submitted.
 ///
@@ -32,8 +32,8 @@ pub(crate) fn check_submit(
     }
     let is_link = !socket.is_listener;
     let (fits, in_flight) = match operation {
-        Operation::Accept(shots) => {
-            (socket.is_listener && *shots != Shots::IfReady, socket.accept_in_flight)
+        Operation::Accept(mode) => {
+            (socket.is_listener && *mode != CompletionMode::IfReady, socket.accept_in_flight)
         }
         Operation::Receive { .. } => (is_link, socket.receive_in_flight),
         Operation::Send(chain) => (is_link && !chain.is_empty(), socket.send_in_flight),
@@ -68,12 +68,15 @@ mod tests {
             receive_in_flight: true,
             send_in_flight: true,
         };
-        let receive = || Operation::receive(Shots::Many);
+        let receive = || Operation::receive(CompletionMode::Multishot);
         assert_eq!(check_submit(None, &receive()), Some(SubmitErrorKind::StaleSocket));
         assert_eq!(kind(all, receive()), Some(SubmitErrorKind::Closing));
         let open = SocketUse { is_closing: false, ..all };
         assert_eq!(kind(open, receive()), Some(SubmitErrorKind::NotForThisSocket));
-        assert_eq!(kind(open, Operation::Accept(Shots::One)), Some(SubmitErrorKind::Busy));
+        assert_eq!(
+            kind(open, Operation::Accept(CompletionMode::Oneshot)),
+            Some(SubmitErrorKind::Busy)
+        );
         assert_eq!(kind(open, Operation::Close), None);
     }
 
@@ -82,15 +85,15 @@ mod tests {
         let (link, listener) =
             (SocketUse::default(), SocketUse { is_listener: true, ..SocketUse::default() });
         let not_here = Some(SubmitErrorKind::NotForThisSocket);
-        assert_eq!(kind(link, Operation::Accept(Shots::One)), not_here);
-        assert_eq!(kind(listener, Operation::Accept(Shots::IfReady)), not_here);
-        assert_eq!(kind(listener, Operation::Accept(Shots::Many)), None);
+        assert_eq!(kind(link, Operation::Accept(CompletionMode::Oneshot)), not_here);
+        assert_eq!(kind(listener, Operation::Accept(CompletionMode::IfReady)), not_here);
+        assert_eq!(kind(listener, Operation::Accept(CompletionMode::Multishot)), None);
         assert_eq!(kind(link, Operation::Send(Chain::new())), not_here);
         let busy = SocketUse { send_in_flight: true, accept_in_flight: true, ..link };
-        assert_eq!(kind(busy, Operation::receive(Shots::IfReady)), None);
+        assert_eq!(kind(busy, Operation::receive(CompletionMode::IfReady)), None);
         let busy = SocketUse { receive_in_flight: true, ..link };
         assert_eq!(
-            kind(busy, Operation::Receive { shots: Shots::One, bytes_max: 0 }),
+            kind(busy, Operation::Receive { mode: CompletionMode::Oneshot, bytes_max: 0 }),
             Some(SubmitErrorKind::Busy)
         );
     }

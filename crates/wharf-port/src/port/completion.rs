@@ -68,7 +68,7 @@ pub enum End {
     /// The operation was cancelled, or its socket is being closed, or (a multishot receive on
     /// io_uring) it had received `bytes_max` bytes.
     Cancelled,
-    /// [`Shots::IfReady`](super::Shots::IfReady): there were no bytes.
+    /// [`CompletionMode::IfReady`](super::CompletionMode::IfReady): there were no bytes.
     NotReady,
     /// A receive of 0 bytes: there are bytes to receive.
     Readable,

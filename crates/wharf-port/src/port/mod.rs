@@ -15,7 +15,7 @@
 //! end.
 //!
 //! - **INV-PORT-1** Each submitted operation completes exactly once, also when it is cancelled or
-//!   its socket is closed. A multishot operation ([`Shots::Many`]) is one operation with many
+//!   its socket is closed. A multishot operation ([`CompletionMode::Multishot`]) is one operation with many
 //!   completions, of which exactly one, the last, is marked `last`.
 //! - **INV-PORT-2** A buffer in flight belongs to the port: no other code can read, write, free or
 //!   reuse it before its completion is dequeued. Dropping a port cancels, waits until nothing is in
@@ -35,7 +35,7 @@
 //!   is lost while the port exists.
 //! - **INV-PORT-8** A receive takes `bytes_max` bytes at most, in all its completions together.
 //!   When it has taken them it ends without a cancel by the program. Where the kernel receives
-//!   before the port has counted (io_uring, [`Shots::Many`]) it may take more, by as many buffers
+//!   before the port has counted (io_uring, [`CompletionMode::Multishot`]) it may take more, by as many buffers
 //!   as the kernel has; its last completion is then the last of these, or [`End::Cancelled`].
 //! - **INV-PORT-9** A receive of 0 bytes takes no bytes and no buffer, and does not wait for one.
 //!   It completes once: with [`End::Readable`] when there are bytes; when there are none and will
@@ -64,7 +64,7 @@ pub use contract::{Completions, Counters, Port, PortConfig, Time};
 pub use error::{OsError, PortError};
 pub use inbox::{PostError, Poster};
 pub use operation::{
-    Key, Operation, OperationKind, Refused, Shots, Socket, SubmitError, SubmitErrorKind,
+    CompletionMode, Key, Operation, OperationKind, Refused, Socket, SubmitError, SubmitErrorKind,
 };
 
 pub(crate) use admission::{SocketUse, check_submit};

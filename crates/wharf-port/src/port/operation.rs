@@ -24,12 +24,12 @@ pub struct Socket {
 /// How often an accept or a receive completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Shots {
+pub enum CompletionMode {
     /// Oneshot: once.
-    One,
+    Oneshot,
     /// Multishot: until it is cancelled, the stream ends, it fails, or a receive has received
     /// `bytes_max` bytes.
-    Many,
+    Multishot,
     /// At once: with the bytes that are there, or with [`End::NotReady`](super::End::NotReady). If
     /// there are bytes but no free buffer, it waits for a buffer, like the others.
     IfReady,
@@ -41,19 +41,19 @@ pub enum Shots {
 pub enum Operation {
     /// Accept connections on a listening socket.
     ///
-    /// [`Shots::IfReady`] is an error.
-    Accept(Shots),
+    /// [`CompletionMode::IfReady`] is an error.
+    Accept(CompletionMode),
     /// Receive into buffers of the port's pool. The operation holds no buffer before bytes are
     /// there.
     Receive {
         /// How often it completes.
-        shots: Shots,
+        mode: CompletionMode,
         /// The most bytes in all its completions together; the receive ends when it has received
-        /// them, also with [`Shots::Many`]. `u32::MAX` is no limit.
+        /// them, also with [`CompletionMode::Multishot`]. `u32::MAX` is no limit.
         ///
         /// 0 is a zero-byte receive: it takes no buffer and no bytes, and completes once. It ends
         /// with [`End::Readable`](super::End::Readable) when there are bytes, and with the stream's
-        /// end or error when there are none and will be none. With [`Shots::IfReady`] it completes
+        /// end or error when there are none and will be none. With [`CompletionMode::IfReady`] it completes
         /// at once, with [`End::NotReady`](super::End::NotReady) if neither is the case.
         ///
         /// # Platforms
@@ -77,8 +77,8 @@ pub enum Operation {
 impl Operation {
     /// A receive without a limit of bytes.
     #[must_use]
-    pub fn receive(shots: Shots) -> Self {
-        Self::Receive { shots, bytes_max: u32::MAX }
+    pub fn receive(mode: CompletionMode) -> Self {
+        Self::Receive { mode, bytes_max: u32::MAX }
     }
 
     /// The operation's kind.
@@ -126,7 +126,7 @@ pub enum SubmitErrorKind {
     /// The socket is being closed.
     Closing,
     /// An accept on a connection, a receive or send on a listener, an empty send, or an accept with
-    /// [`Shots::IfReady`].
+    /// [`CompletionMode::IfReady`].
     NotForThisSocket,
     /// An operation of this kind is in flight on the socket already.
     Busy,

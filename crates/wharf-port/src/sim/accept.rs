@@ -6,7 +6,7 @@ use super::faults::{FaultKind, Plant};
 use super::kernel::Kernel;
 use super::state::{Completed, Ready, SocketEnd};
 use super::world_state::{SideOwner, WorldState};
-use crate::port::{End, OsError, Shots, Socket};
+use crate::port::{CompletionMode, End, OsError, Socket};
 
 const EMFILE: i32 = 24;
 
@@ -40,7 +40,8 @@ impl Kernel {
         let Some(peer) = world.conn(conn, |conn| conn.peer) else { return };
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let key = entry.key;
-        let once = entry.state.accept.as_ref().is_none_or(|accept| accept.shots == Shots::One);
+        let once =
+            entry.state.accept.as_ref().is_none_or(|accept| accept.mode == CompletionMode::Oneshot);
         let last = last || once;
         if last {
             entry.state.accept = None;

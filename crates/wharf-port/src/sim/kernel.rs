@@ -6,7 +6,7 @@ use super::faults::{FaultKind, Plant};
 use super::state::{Completed, Ready, SocketEnd, SocketState};
 use super::world_state::WorldState;
 use crate::memory::{Buffer, BufferPool, Chain, Owner};
-use crate::port::{Counters, Key, OperationKind, Shots, Socket, SocketQueue, SocketTable};
+use crate::port::{CompletionMode, Counters, Key, OperationKind, Socket, SocketQueue, SocketTable};
 use std::collections::VecDeque;
 
 /// The operations of a port, and their completions.
@@ -91,7 +91,7 @@ impl Kernel {
         for step in due {
             let entry = self.sockets.get_mut(step.socket);
             let receive = entry.and_then(|entry| entry.state.receive.as_ref());
-            let is_anew = receive.is_some_and(|receive| receive.shots != Shots::Many);
+            let is_anew = receive.is_some_and(|receive| receive.mode != CompletionMode::Multishot);
             if is_anew && matches!(step.step, Step::Readable) && self.ready.len() < ready_max {
                 self.readable_step(world, step.socket);
             } else {
@@ -145,7 +145,7 @@ impl Kernel {
             return None;
         }
         let state = &mut self.sockets.get_mut(socket)?.state;
-        state.receive.as_ref().filter(|operation| operation.shots == Shots::Many)?;
+        state.receive.as_ref().filter(|operation| operation.mode == CompletionMode::Multishot)?;
         let mut buffer = self.pool.acquire(Owner::KernelReceive)?;
         buffer.append(b"bytes of the owner before");
         state.receive = None;

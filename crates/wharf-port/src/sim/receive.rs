@@ -19,7 +19,7 @@ use super::kernel::Kernel;
 use super::state::{Completed, Ready, ReceiveOperation, Stage};
 use super::world_state::{ECONNRESET, READ, Readable, WorldState};
 use crate::memory::{Buffer, Owner};
-use crate::port::{Demand, End, OsError, Shots, Socket};
+use crate::port::{CompletionMode, Demand, End, OsError, Socket};
 
 impl Kernel {
     /// Makes progress with the receive, as far as bytes, an end or a reset have arrived.
@@ -36,7 +36,7 @@ impl Kernel {
                 self.end_receive(world, socket, operation, end);
             }
             Readable::AtEnd => self.end_receive(world, socket, operation, End::PeerClosed),
-            Readable::Nothing if operation.shots == Shots::IfReady => {
+            Readable::Nothing if operation.mode == CompletionMode::IfReady => {
                 self.end_receive(world, socket, operation, End::NotReady);
             }
             Readable::Bytes(_) if operation.is_zero_byte() => {
@@ -67,7 +67,8 @@ impl Kernel {
             world.schedule(delay_ns, EventKind::Wake { port: self.port });
             return self.wait_for_buffer(world, socket, operation);
         }
-        let overtakes = world.has_bug(Plant::OvertakeWaiters) && operation.shots != Shots::Many;
+        let overtakes =
+            world.has_bug(Plant::OvertakeWaiters) && operation.mode != CompletionMode::Multishot;
         if !self.waiting.is_empty() && !overtakes {
             return self.wait_for_buffer(world, socket, operation);
         }
@@ -80,7 +81,7 @@ impl Kernel {
     /// Whether the receive uses a large buffer.
     fn wants_large(&mut self, socket: Socket, operation: &ReceiveOperation) -> bool {
         let bulk = self.sockets.get_mut(socket).map(|entry| entry.state.bulk).unwrap_or_default();
-        bulk.wants_large(Demand::new(operation.shots, operation.bytes_left), &self.pool)
+        bulk.wants_large(Demand::new(operation.mode, operation.bytes_left), &self.pool)
     }
 
     fn take_large(&mut self, socket: Socket, operation: &ReceiveOperation) -> Option<Buffer> {
@@ -208,7 +209,7 @@ impl Kernel {
             buffer.append(&[0]);
         }
         let is_used_up = operation.is_used_up();
-        let last = operation.shots != Shots::Many || is_used_up;
+        let last = operation.mode != CompletionMode::Multishot || is_used_up;
         let rest = world.readable(conn, SERVER) != Readable::Nothing;
         let end_too_early = rest && world.bug_triggers(Plant::EarlyEnd);
         if is_used_up && self.exceeds_limit(&operation, Some(&buffer)) {
@@ -231,7 +232,7 @@ impl Kernel {
     fn exceeds_limit(&self, operation: &ReceiveOperation, buffer: Option<&Buffer>) -> bool {
         let is_large = buffer.is_some_and(|buffer| buffer.is_large(&self.pool));
         self.provides_buffers
-            && operation.shots == Shots::Many
+            && operation.mode == CompletionMode::Multishot
             && !operation.is_zero_byte()
             && !is_large
     }

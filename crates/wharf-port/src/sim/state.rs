@@ -2,7 +2,7 @@
 
 use super::connection::ConnId;
 use crate::memory::{Buffer, Chain};
-use crate::port::{Bulk, End, Key, OperationKind, Shots, Socket, SocketUse};
+use crate::port::{Bulk, CompletionMode, End, Key, OperationKind, Socket, SocketUse};
 use std::net::SocketAddr;
 
 /// An associated socket.
@@ -46,13 +46,13 @@ pub(super) enum Completed {
 
 #[derive(Debug)]
 pub(super) struct AcceptOperation {
-    pub(super) shots: Shots,
+    pub(super) mode: CompletionMode,
     pub(super) cancelled: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct ReceiveOperation {
-    pub(super) shots: Shots,
+    pub(super) mode: CompletionMode,
     pub(super) bytes_max: u32,
     /// Bytes that the receive may still take.
     pub(super) bytes_left: u32,

@@ -22,14 +22,14 @@ impl<T: Send> SimPort<T> {
         }
         let Some(Entry { state, .. }) = entry else { return Ok(()) };
         let step = match operation {
-            Operation::Accept(shots) => {
-                state.accept = Some(AcceptOperation { shots, cancelled: false });
+            Operation::Accept(mode) => {
+                state.accept = Some(AcceptOperation { mode, cancelled: false });
                 Step::Acceptable
             }
-            Operation::Receive { shots, bytes_max } => {
+            Operation::Receive { mode, bytes_max } => {
                 let (cancelled, stage) = (false, Stage::Waiting);
                 let operation =
-                    ReceiveOperation { shots, bytes_max, bytes_left: bytes_max, cancelled, stage };
+                    ReceiveOperation { mode, bytes_max, bytes_left: bytes_max, cancelled, stage };
                 state.receive = Some(operation);
                 Step::Readable
             }

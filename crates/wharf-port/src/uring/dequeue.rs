@@ -8,8 +8,8 @@ use super::{InputOperation, Stage, UringPort};
 use crate::linux::{self, Peek};
 use crate::memory::{Buffer, Owner};
 use crate::port::{
-    Bulk, Completion, Completions, Demand, End, Key, OperationKind, OsError, Outcome, PortError,
-    Shots, Socket, SocketTable, is_full,
+    Bulk, Completion, CompletionMode, Completions, Demand, End, Key, OperationKind, OsError,
+    Outcome, PortError, Socket, SocketTable, is_full,
 };
 use io_uring::cqueue;
 use rustix::fd::{FromRawFd, OwnedFd};
@@ -99,7 +99,7 @@ impl<T: Send> UringPort<T> {
             else {
                 continue;
             };
-            let wants_many = entry.state.fills && demand.shots == Shots::Many;
+            let wants_many = entry.state.fills && demand.mode == CompletionMode::Multishot;
             if wants_many && left >= MULTISHOT_BUFFERS_MAX {
                 left -= MULTISHOT_BUFFERS_MAX;
                 self.waiting.remove(socket);
@@ -281,7 +281,7 @@ impl<T: Send> UringPort<T> {
             (result, _)
                 if result == -libc::EAGAIN
                     && stage == Stage::Attempt
-                    && running.demand.shots != Shots::IfReady =>
+                    && running.demand.mode != CompletionMode::IfReady =>
             {
                 // The attempt found no bytes: it waits for them without a buffer.
                 let demand = running.demand;
@@ -387,15 +387,15 @@ impl<T: Send> UringPort<T> {
         }
         let state = &mut self.sockets.get_mut(socket)?.state;
         let over = running.cancelled || state.closing;
-        let shots = running.demand.shots;
-        let go_on = shots == Shots::Many && !over;
+        let mode = running.demand.mode;
+        let go_on = mode == CompletionMode::Multishot && !over;
         if let Some(stream) = stream {
             match linux::peer_of(&stream) {
                 Ok(peer) => {
                     if !more {
                         state.input = None;
                         if go_on {
-                            self.arm_accept(socket, shots);
+                            self.arm_accept(socket, mode);
                         }
                     }
                     let last = !more && !go_on;
@@ -420,7 +420,7 @@ impl<T: Send> UringPort<T> {
             if over {
                 return Some((key, Outcome::AcceptEnded(End::Cancelled)));
             }
-            self.arm_accept(socket, shots);
+            self.arm_accept(socket, mode);
         }
         None
     }

@@ -140,7 +140,7 @@ struct InputOperation {
 /// What a receive or an accept waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Armed in the kernel, oneshot, multishot or nonblocking as its `Shots`.
+    /// Armed in the kernel, oneshot, multishot or nonblocking as its `CompletionMode`.
     Armed,
     /// A oneshot receive into a large buffer, in the kernel.
     ArmedLarge,
@@ -150,7 +150,7 @@ enum Stage {
     WaitingForBuffer,
     /// A poll in the kernel, for a zero-byte receive or while others wait for a buffer.
     Poll,
-    /// A `Shots::IfReady` receive, of 0 bytes or while others wait for a buffer: the next dequeue
+    /// A `CompletionMode::IfReady` receive, of 0 bytes or while others wait for a buffer: the next dequeue
     /// peeks.
     PeekPending,
     /// Cancelled while it was not in the kernel; the next dequeue completes it.

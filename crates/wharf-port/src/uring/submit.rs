@@ -3,7 +3,9 @@
 use super::buffer_ring::{LARGE_GROUP, SMALL_GROUP};
 use super::{InputOperation, SendOperation, SocketState, Stage, UringPort};
 use crate::memory::{Chain, Owner};
-use crate::port::{Demand, Operation, OperationKind, Shots, Socket, SubmitError, check_submit};
+use crate::port::{
+    CompletionMode, Demand, Operation, OperationKind, Socket, SubmitError, check_submit,
+};
 use io_uring::{opcode, squeue, types};
 use rustix::fd::{AsFd, AsRawFd};
 
@@ -50,11 +52,11 @@ impl<T: Send> UringPort<T> {
             return Err(SubmitError { kind, operation });
         }
         match operation {
-            Operation::Receive { shots, bytes_max } => {
-                self.start_receive(socket, Demand::new(shots, bytes_max));
+            Operation::Receive { mode, bytes_max } => {
+                self.start_receive(socket, Demand::new(mode, bytes_max));
             }
             Operation::Send(chain) => self.start_send(socket, chain),
-            Operation::Accept(shots) => self.arm_accept(socket, shots),
+            Operation::Accept(mode) => self.arm_accept(socket, mode),
             Operation::Close => self.start_close(socket),
         }
         Ok(())
@@ -66,7 +68,7 @@ impl<T: Send> UringPort<T> {
     pub(super) fn start_receive(&mut self, socket: Socket, demand: Demand) {
         if !demand.is_zero_byte() && self.waiting.is_empty() {
             self.arm_receive(socket, demand, Stage::Armed);
-        } else if demand.shots == Shots::IfReady {
+        } else if demand.mode == CompletionMode::IfReady {
             self.set_receive(socket, demand, Stage::PeekPending);
             self.report_later(socket);
         } else {
@@ -89,13 +91,14 @@ impl<T: Send> UringPort<T> {
         };
         let len = demand.len_max(size);
         // A limit that fits one buffer is kept by oneshot receives, whose length the kernel obeys.
-        let is_many = demand.shots == Shots::Many && demand.len_max(u32::MAX) > buffer_size;
+        let is_many =
+            demand.mode == CompletionMode::Multishot && demand.len_max(u32::MAX) > buffer_size;
         let entry = if is_many && stage == Stage::Armed {
             opcode::RecvMulti::new(fd, SMALL_GROUP).build()
         } else {
             // An attempt does not wait: without bytes it would take up a provided buffer that
             // another waiting socket can use.
-            let waits = demand.shots != Shots::IfReady && stage != Stage::Attempt;
+            let waits = demand.mode != CompletionMode::IfReady && stage != Stage::Attempt;
             let flags = if waits { 0 } else { libc::MSG_DONTWAIT };
             opcode::Recv::new(fd, std::ptr::null_mut(), len)
                 .buf_group(group)
@@ -141,17 +144,17 @@ impl<T: Send> UringPort<T> {
         }
     }
 
-    pub(super) fn arm_accept(&mut self, socket: Socket, shots: Shots) {
+    pub(super) fn arm_accept(&mut self, socket: Socket, mode: CompletionMode) {
         let Some(fd) = self.fd_of(socket) else { return };
         let flags = libc::SOCK_CLOEXEC;
-        let entry = if shots == Shots::Many && self.multishot_accept {
+        let entry = if mode == CompletionMode::Multishot && self.multishot_accept {
             opcode::AcceptMulti::new(fd).flags(flags).build()
         } else {
             let (no_address, no_length) = (std::ptr::null_mut(), std::ptr::null_mut());
             opcode::Accept::new(fd, no_address, no_length).flags(flags).build()
         };
         self.push_operation(socket, Tag::Accept, entry, |state| {
-            state.input = Some(InputOperation::new(Demand::accept(shots), Stage::Armed));
+            state.input = Some(InputOperation::new(Demand::accept(mode), Stage::Armed));
         });
     }
 

@@ -5,7 +5,7 @@ use super::{Stage, UringPort};
 use super::setup::probe;
 use crate::conformance::network::lacks;
 use crate::memory::{BufferPool, Owner, PoolConfig};
-use crate::port::{Completions, Key, Operation, Outcome, Port, PortConfig, Shots};
+use crate::port::{CompletionMode, Completions, Key, Operation, Outcome, Port, PortConfig};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
@@ -85,7 +85,7 @@ fn attempts_that_fail_in_one_dequeue_keep_their_order() {
     };
     // Three sockets that will wait, and one that takes their buffers.
     for socket in &sockets {
-        port.submit(*socket, Operation::receive(Shots::Many)).unwrap();
+        port.submit(*socket, Operation::receive(CompletionMode::Multishot)).unwrap();
     }
     // With one provided buffer, without which the receives would fail at once; then it is filled.
     port.set_window(1);
@@ -140,7 +140,7 @@ fn attempts_that_fail_in_one_dequeue_keep_their_order() {
 fn a_multishot_receive_keeps_one_operation_in_the_kernel() {
     let pool = BufferPool::new(PoolConfig::new(64)).unwrap();
     let Some((mut port, socket, mut peer)) = linked(&pool) else { return };
-    port.submit(socket, Operation::receive(Shots::Many)).unwrap();
+    port.submit(socket, Operation::receive(CompletionMode::Multishot)).unwrap();
     for round in 0..50 {
         peer.write_all(&[round; 10]).unwrap();
         let Outcome::Received { buffer, last: false } = next(&mut port) else { panic!("{port:?}") };

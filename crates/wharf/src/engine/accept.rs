@@ -13,7 +13,9 @@ use crate::vocabulary::policy::{WhenFull, WhenSlow};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use wharf_port::port::{End, Key, Operation, OperationKind, Outcome, Poster, Shots, Socket};
+use wharf_port::port::{
+    CompletionMode, End, Key, Operation, OperationKind, Outcome, Poster, Socket,
+};
 
 /// Delay before the next accept after one failed (EMFILE, ENOMEM): an immediate retry would fail again,
 /// and use up the CPU.
@@ -74,7 +76,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let now = self.core.now;
         for listener in &mut self.acceptor.listeners {
             let Some(socket) = listener.socket else { continue };
-            if listener.armed == Some(Shots::Many) && !plenty && !listener.cancelling {
+            if listener.armed == Some(CompletionMode::Multishot) && !plenty && !listener.cancelling
+            {
                 listener.cancelling = true;
                 self.port.cancel(socket, OperationKind::Accept);
             }
@@ -83,9 +86,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             if listener.armed.is_some() || listener.retry_at.is_some() || !may_take {
                 continue;
             }
-            let shots = if plenty { Shots::Many } else { Shots::One };
-            submit(&mut self.port, socket, Operation::Accept(shots));
-            (listener.armed, listener.cancelling) = (Some(shots), false);
+            let mode = if plenty { CompletionMode::Multishot } else { CompletionMode::Oneshot };
+            submit(&mut self.port, socket, Operation::Accept(mode));
+            (listener.armed, listener.cancelling) = (Some(mode), false);
         }
     }
 

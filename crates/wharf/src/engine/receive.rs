@@ -8,7 +8,7 @@ use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::vocabulary::reason::DisconnectReason;
 use wharf_port::memory::Buffer;
-use wharf_port::port::{End, Operation, OperationKind, Shots, Socket};
+use wharf_port::port::{CompletionMode, End, Operation, OperationKind, Socket};
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Handles received bytes: appends them to the unread input, and calls the handler if the output
@@ -161,31 +161,33 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let spare = u32::try_from(slot.input.room()).unwrap_or(u32::MAX);
         // Receive what has arrived; `NotReady` then ends the input.
         let ends_when_dry = slot.phase == Phase::Draining || slot.broken.is_some();
-        let shots = if ends_when_dry { Shots::IfReady } else { Shots::One };
-        let (shots, bytes_max, receiving) = match slot.phase {
-            Phase::Lingering => (Shots::Many, u32::MAX, Receiving::Many),
+        let mode = if ends_when_dry { CompletionMode::IfReady } else { CompletionMode::Oneshot };
+        let (mode, bytes_max, receiving) = match slot.phase {
+            Phase::Lingering => (CompletionMode::Multishot, u32::MAX, Receiving::Many),
             Phase::Open | Phase::Draining if free == 0 => return,
-            Phase::Open if !tight && !ends_when_dry => (Shots::Many, free, Receiving::Many),
+            Phase::Open if !tight && !ends_when_dry => {
+                (CompletionMode::Multishot, free, Receiving::Many)
+            }
             Phase::Open | Phase::Draining if unread == 0 || slot.promised > 0 || !tight => {
-                (shots, free.min(size).min(owed), Receiving::One)
+                (mode, free.min(size).min(owed), Receiving::One)
             }
             // Bytes that fit the spare capacity of the last buffer need no loan.
             Phase::Open | Phase::Draining if spare > 0 => {
-                (shots, free.min(spare).min(owed), Receiving::One)
+                (mode, free.min(spare).min(owed), Receiving::One)
             }
             Phase::Open | Phase::Draining
                 if slot.wish.is_some() || slot.is_held() || !self.core.has_capacity(index) =>
             {
                 return;
             }
-            Phase::Open | Phase::Draining => (shots, 0, Receiving::Look),
+            Phase::Open | Phase::Draining => (mode, 0, Receiving::Look),
             Phase::Free | Phase::Flushing | Phase::Closing => return,
         };
         if receiving == Receiving::Many {
             // Without tight loans a link receives without a request.
             self.core.forget_input_loan(index);
         }
-        submit(&mut self.port, socket, Operation::Receive { shots, bytes_max });
+        submit(&mut self.port, socket, Operation::Receive { mode, bytes_max });
         self.core.slots[index].receiving = receiving;
     }
 

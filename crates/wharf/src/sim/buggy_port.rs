@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use wharf_port::memory::BufferPool;
 use wharf_port::port::{
-    Completion, Completions, Counters, End, Key, Operation, OperationKind, Outcome, Port,
-    PortError, Poster, Refused, Shots, Socket, SubmitError, Time,
+    Completion, CompletionMode, Completions, Counters, End, Key, Operation, OperationKind, Outcome,
+    Port, PortError, Poster, Refused, Socket, SubmitError, Time,
 };
 use wharf_port::sim::{SimListener, SimPort, SimStream};
 
@@ -132,7 +132,7 @@ impl Port for BuggyPort {
             }
             Operation::Send(_) if self.bug.strikes(EngineBug::ForgetSend) => return Ok(()),
             Operation::Accept(_) if self.bug.is(EngineBug::AcceptPastLimit) => {
-                Operation::Accept(Shots::Many)
+                Operation::Accept(CompletionMode::Multishot)
             }
             operation => operation,
         };

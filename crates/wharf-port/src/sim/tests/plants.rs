@@ -3,7 +3,7 @@
 use super::super::*;
 use super::rig::{ADDRESS, Plan, run};
 use crate::memory::{BufferPool, PoolConfig};
-use crate::port::{Key, Operation, Outcome, Port, PortConfig, Shots};
+use crate::port::{CompletionMode, Key, Operation, Outcome, Port, PortConfig};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 #[test]
@@ -47,7 +47,7 @@ fn served_in_order(plant: Option<Plant>) -> bool {
     let mut port = SimPort::<()>::new(&world, PortConfig::new(8), pool.clone()).unwrap();
     let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
     let listener = port.associate_listener(listener, Key(0)).unwrap();
-    port.submit(listener, Operation::Accept(Shots::Many)).unwrap();
+    port.submit(listener, Operation::Accept(CompletionMode::Multishot)).unwrap();
     let mut clients: Vec<_> =
         (0..5).map(|tag| world.connect(ADDRESS.parse().unwrap(), tag).unwrap()).collect();
     let mut completions = Vec::with_capacity(8);
@@ -55,7 +55,7 @@ fn served_in_order(plant: Option<Plant>) -> bool {
     for (completion, key) in completions.drain(..).zip(1..) {
         let Outcome::Accepted { stream, .. } = completion.outcome else { panic!("{completion:?}") };
         let socket = port.associate(stream, Key(key)).unwrap();
-        port.submit(socket, Operation::receive(Shots::Many)).unwrap();
+        port.submit(socket, Operation::receive(CompletionMode::Multishot)).unwrap();
     }
     let held = pool.acquire(crate::memory::Owner::Application);
     for index in [2, 0, 4, 1, 3] {
@@ -85,7 +85,7 @@ fn armed_anew_waits(plant: Option<Plant>) -> bool {
     let config = WorldConfig { plant, lends_window: true, ..WorldConfig::new(1) };
     let (mut port, mut clients, sockets) = super::provided::links(config, 2, 2, 1);
     let mut completions = Vec::with_capacity(8);
-    let receive = || Operation::receive(Shots::One);
+    let receive = || Operation::receive(CompletionMode::Oneshot);
     let rest = port.pool().acquire(crate::memory::Owner::Application);
     for (client, socket) in clients.iter_mut().zip(&sockets) {
         client.try_write(&[7; 256]).unwrap();

@@ -4,7 +4,8 @@ use super::super::*;
 use super::rig::ADDRESS;
 use crate::memory::{BufferPool, Owner, PoolConfig};
 use crate::port::{
-    Completion, End, Key, Operation, OperationKind, Outcome, Port, PortConfig, Shots, Socket,
+    Completion, CompletionMode, End, Key, Operation, OperationKind, Outcome, Port, PortConfig,
+    Socket,
 };
 
 type TestPort = SimPort<()>;
@@ -22,7 +23,7 @@ pub(super) fn links(
     let mut port = SimPort::new(&world, ports, BufferPool::new(pool).unwrap()).unwrap();
     let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
     let listener = port.associate_listener(listener, Key(0)).unwrap();
-    port.submit(listener, Operation::Accept(Shots::Many)).unwrap();
+    port.submit(listener, Operation::Accept(CompletionMode::Multishot)).unwrap();
     let connect = |tag| world.connect(ADDRESS.parse().unwrap(), tag).unwrap();
     let clients: Vec<_> = (0..count).map(connect).collect();
     let mut completions = Vec::with_capacity(8);
@@ -69,7 +70,7 @@ fn summary(completions: &[Completion<SimStream, ()>]) -> (Vec<u32>, Option<Optio
 fn buffers_are_provided_in_advance_and_one_link_can_fill_all_of_them() {
     let (mut port, mut clients, sockets) = links(lending(1), 1, 16, 4);
     assert_eq!((port.lent(), port.pool().free(), port.buffers_wanted()), (4, 12, 0));
-    port.submit(sockets[0], Operation::receive(Shots::Many)).unwrap();
+    port.submit(sockets[0], Operation::receive(CompletionMode::Multishot)).unwrap();
     clients[0].try_write(&[1; 1_000]).unwrap();
     let first = dequeue(&mut port);
     assert_eq!(summary(&first), (vec![64; 4], None));
@@ -83,7 +84,7 @@ fn the_count_of_provided_buffers_can_be_lowered_and_raised() {
     let (mut port, mut clients, sockets) = links(lending(1), 1, 16, 4);
     port.set_window(1);
     assert_eq!((port.lent(), port.buffers_wanted()), (4, 0));
-    port.submit(sockets[0], Operation::receive(Shots::Many)).unwrap();
+    port.submit(sockets[0], Operation::receive(CompletionMode::Multishot)).unwrap();
     clients[0].try_write(&[1; 1_000]).unwrap();
     assert_eq!(summary(&dequeue(&mut port)), (vec![64; 4], None));
     assert_eq!(port.buffers_wanted(), 1);
@@ -97,7 +98,7 @@ fn a_cancelled_receive_fills_no_more_than_the_provided_buffers() {
     let mut most = 0;
     for seed in 0..100 {
         let (mut port, mut clients, sockets) = links(lending(seed), 1, 16, 4);
-        port.submit(sockets[0], Operation::receive(Shots::Many)).unwrap();
+        port.submit(sockets[0], Operation::receive(CompletionMode::Multishot)).unwrap();
         assert!(dequeue(&mut port).is_empty());
         clients[0].try_write(&[1; 1_000]).unwrap();
         port.cancel(sockets[0], OperationKind::Receive);
@@ -111,15 +112,19 @@ fn a_cancelled_receive_fills_no_more_than_the_provided_buffers() {
 
 #[test]
 fn a_receive_brings_no_more_than_it_may() {
-    for (shots, lends) in [(Shots::One, false), (Shots::One, true), (Shots::Many, false)] {
+    for (mode, lends) in [
+        (CompletionMode::Oneshot, false),
+        (CompletionMode::Oneshot, true),
+        (CompletionMode::Multishot, false),
+    ] {
         let config = WorldConfig { lends_window: lends, ..WorldConfig::new(1) };
         let (mut port, mut clients, sockets) = links(config, 1, 16, 4);
         clients[0].try_write(&[1; 1_000]).unwrap();
         for bytes_max in [1, 64, 100] {
-            let receive = Operation::Receive { shots, bytes_max };
+            let receive = Operation::Receive { mode, bytes_max };
             port.submit(sockets[0], receive).unwrap();
-            let sizes = match (shots, bytes_max) {
-                (Shots::Many, 100) => vec![64, 36],
+            let sizes = match (mode, bytes_max) {
+                (CompletionMode::Multishot, 100) => vec![64, 36],
                 (_, 100) => vec![64],
                 _ => vec![bytes_max],
             };
@@ -134,7 +139,7 @@ fn a_multishot_receive_may_exceed_its_limit_by_the_provided_buffers() {
     for seed in 0..100 {
         let (mut port, mut clients, sockets) = links(lending(seed), 1, 16, 4);
         clients[0].try_write(&[1; 1_000]).unwrap();
-        let receive = Operation::Receive { shots: Shots::Many, bytes_max: 64 };
+        let receive = Operation::Receive { mode: CompletionMode::Multishot, bytes_max: 64 };
         port.submit(sockets[0], receive).unwrap();
         let completions = dequeue(&mut port);
         let (sizes, end) = summary(&completions);
@@ -146,7 +151,7 @@ fn a_multishot_receive_may_exceed_its_limit_by_the_provided_buffers() {
 
 #[test]
 fn a_zero_byte_receive_takes_no_bytes_and_no_buffer() {
-    let look = || Operation::Receive { shots: Shots::One, bytes_max: 0 };
+    let look = || Operation::Receive { mode: CompletionMode::Oneshot, bytes_max: 0 };
     let (mut port, mut clients, sockets) = links(WorldConfig::new(1), 2, 1, 1);
     let held = port.pool().acquire(Owner::Application);
     port.submit(sockets[0], look()).unwrap();
@@ -154,7 +159,7 @@ fn a_zero_byte_receive_takes_no_bytes_and_no_buffer() {
     clients[0].try_write(b"there").unwrap();
     assert_eq!(summary(&dequeue(&mut port)), (vec![], Some(Some(End::Readable))));
     drop(held);
-    port.submit(sockets[0], Operation::receive(Shots::One)).unwrap();
+    port.submit(sockets[0], Operation::receive(CompletionMode::Oneshot)).unwrap();
     assert_eq!(summary(&dequeue(&mut port)), (vec![5], Some(None)));
     port.submit(sockets[0], look()).unwrap();
     port.cancel(sockets[0], OperationKind::Receive);
@@ -175,7 +180,7 @@ fn what_arrived_before_a_reset_is_received_first() {
     let traffic = client.traffic();
     client.try_write(b"last words").unwrap();
     client.reset();
-    port.submit(sockets[0], Operation::receive(Shots::Many)).unwrap();
+    port.submit(sockets[0], Operation::receive(CompletionMode::Multishot)).unwrap();
     let (sizes, end) = summary(&dequeue(&mut port));
     assert!(sizes == [10] && matches!(end, Some(Some(End::Failed(_)))), "{sizes:?} {end:?}");
     assert!(traffic.get().reset);

@@ -8,8 +8,8 @@
 use super::super::*;
 use crate::memory::{BufferPool, Chain, PoolConfig};
 use crate::port::{
-    Completion, Completions, End, Key, Operation, OperationKind, Outcome, Port, PortConfig, Shots,
-    Socket,
+    Completion, CompletionMode, Completions, End, Key, Operation, OperationKind, Outcome, Port,
+    PortConfig, Socket,
 };
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -98,7 +98,7 @@ struct Link {
     queue: Chain,
     receiving: bool,
     receive_cancelled: bool,
-    shots: Shots,
+    mode: CompletionMode,
     /// Bytes that the receive may still take.
     bytes_left: usize,
     /// Bytes that it has taken beyond its limit.
@@ -312,7 +312,7 @@ impl Rig {
             queue: Chain::new(),
             receiving: false,
             receive_cancelled: false,
-            shots: Shots::Many,
+            mode: CompletionMode::Multishot,
             bytes_left: 0,
             excess: 0,
             sending: None,
@@ -339,10 +339,10 @@ impl Rig {
         ensure!(link.received <= written, "{key}: {} of {written} bytes", link.received);
         link.excess += bytes.len().saturating_sub(link.bytes_left);
         link.bytes_left = link.bytes_left.saturating_sub(bytes.len());
-        let may_exceed = self.plan.world.lends_window && link.shots == Shots::Many;
+        let may_exceed = self.plan.world.lends_window && link.mode == CompletionMode::Multishot;
         let excess_max = if may_exceed { 64 * self.port.lent_max() as usize } else { 0 };
         ensure!(link.excess <= excess_max, "{key} received {} too many", link.excess);
-        let is_over = link.shots != Shots::Many || link.bytes_left == 0;
+        let is_over = link.mode != CompletionMode::Multishot || link.bytes_left == 0;
         ensure!(!is_over || last || may_exceed, "{key} goes on");
         let may_end = is_over || link.receive_cancelled || link.closing;
         ensure!(!last || may_end, "{key} ended by itself");
@@ -419,7 +419,7 @@ impl Rig {
 
     fn accept(&mut self) -> Verdict {
         self.accepting = true;
-        self.submit(self.listener, Operation::Accept(Shots::Many))
+        self.submit(self.listener, Operation::Accept(CompletionMode::Multishot))
     }
 
     fn receive(&mut self, key: u64) -> Verdict {
@@ -429,14 +429,18 @@ impl Rig {
         }
         (link.receiving, link.receive_cancelled) = (true, false);
         let socket = link.socket;
-        let mut receive = (Shots::Many, u32::MAX);
+        let mut receive = (CompletionMode::Multishot, u32::MAX);
         if self.plan.action_ppm > 0 {
-            let shots = self.rng.one_of(&[Shots::Many, Shots::Many, Shots::One]);
-            receive = (shots, self.rng.one_of(&[0, 1, 64, 100, u32::MAX]));
+            let mode = self.rng.one_of(&[
+                CompletionMode::Multishot,
+                CompletionMode::Multishot,
+                CompletionMode::Oneshot,
+            ]);
+            receive = (mode, self.rng.one_of(&[0, 1, 64, 100, u32::MAX]));
         }
-        let (shots, bytes_max) = receive;
-        (link.shots, link.bytes_left, link.excess) = (shots, bytes_max as usize, 0);
-        self.submit(socket, Operation::Receive { shots, bytes_max })
+        let (mode, bytes_max) = receive;
+        (link.mode, link.bytes_left, link.excess) = (mode, bytes_max as usize, 0);
+        self.submit(socket, Operation::Receive { mode, bytes_max })
     }
 
     fn send(&mut self, key: u64) -> Verdict {

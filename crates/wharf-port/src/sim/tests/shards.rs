@@ -4,7 +4,7 @@
 use super::super::*;
 use super::rig::ADDRESS;
 use crate::memory::{BufferPool, PoolConfig};
-use crate::port::{End, Key, Operation, Outcome, Port, PortConfig, Shots, Socket, Time};
+use crate::port::{CompletionMode, End, Key, Operation, Outcome, Port, PortConfig, Socket, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn streams_are_handed_from_shard_to_shard() {
         let mut shards = [shard(&world), shard(&world)];
         let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
         let listener = shards[0].associate_listener(listener, Key(0)).unwrap();
-        shards[0].submit(listener, Operation::Accept(Shots::Many)).unwrap();
+        shards[0].submit(listener, Operation::Accept(CompletionMode::Multishot)).unwrap();
         let mut clients: Vec<_> =
             (0..20).map(|tag| world.connect(ADDRESS.parse().unwrap(), tag).unwrap()).collect();
         clients.iter_mut().for_each(|client| assert_eq!(client.try_write(b"ping").unwrap(), 4));
@@ -86,7 +86,7 @@ fn turn(shards: &mut [Shard; 2], at: usize, sockets: &mut BTreeMap<u64, Socket>)
         };
         let key = (key..).find(|key| !sockets.contains_key(key)).unwrap();
         let socket = shards[at].associate(stream, Key(key)).unwrap();
-        shards[at].submit(socket, Operation::receive(Shots::Many)).unwrap();
+        shards[at].submit(socket, Operation::receive(CompletionMode::Multishot)).unwrap();
         sockets.insert(key, socket);
     }
 }
@@ -132,7 +132,7 @@ fn a_port_alone_moves_the_clock_until_something_is_there() {
     let mut port = SimPort::<()>::alone(&world, PortConfig::new(2), pool()).unwrap();
     let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
     let listener = port.associate_listener(listener, Key(1)).unwrap();
-    port.submit(listener, Operation::Accept(Shots::One)).unwrap();
+    port.submit(listener, Operation::Accept(CompletionMode::Oneshot)).unwrap();
     let client = world.connect(ADDRESS.parse().unwrap(), 0).unwrap();
     let mut completions = Vec::with_capacity(4);
     port.dequeue(&mut completions, None).unwrap();
@@ -140,7 +140,7 @@ fn a_port_alone_moves_the_clock_until_something_is_there() {
     assert_eq!(port.now(), Time(1_000_000));
     let Outcome::Accepted { stream, last: true, .. } = accepted.outcome else { panic!() };
     let socket = port.associate(stream, Key(2)).unwrap();
-    port.submit(socket, Operation::receive(Shots::Many)).unwrap();
+    port.submit(socket, Operation::receive(CompletionMode::Multishot)).unwrap();
     drop(client);
     port.dequeue(&mut completions, Some(Duration::from_secs(1))).unwrap();
     let ended = completions.pop().unwrap();

@@ -3,7 +3,7 @@
 use super::super::*;
 use super::rig::ADDRESS;
 use crate::memory::{BufferPool, Chain, PoolConfig};
-use crate::port::{Key, Operation, Outcome, Port, PortConfig, Shots};
+use crate::port::{CompletionMode, Key, Operation, Outcome, Port, PortConfig};
 use std::time::Instant;
 
 #[test]
@@ -44,7 +44,7 @@ fn echo(faults: Faults, links: u64, completions_max: u64) -> (u64, u64) {
     let mut port = SimPort::<()>::new(&world, PortConfig::new(1024), pool.clone()).unwrap();
     let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
     let listener = port.associate_listener(listener, Key(0)).unwrap();
-    port.submit(listener, Operation::Accept(Shots::Many)).unwrap();
+    port.submit(listener, Operation::Accept(CompletionMode::Multishot)).unwrap();
     let message = [7; 64];
     let mut clients = Vec::new();
     let mut sockets = vec![listener];
@@ -67,7 +67,7 @@ fn echo(faults: Faults, links: u64, completions_max: u64) -> (u64, u64) {
                 match completion.outcome {
                     Outcome::Accepted { stream, .. } => {
                         let socket = port.associate(stream, Key(sockets.len() as u64)).unwrap();
-                        port.submit(socket, Operation::receive(Shots::Many)).unwrap();
+                        port.submit(socket, Operation::receive(CompletionMode::Multishot)).unwrap();
                         sockets.push(socket);
                         queues.push((Chain::new(), false));
                         continue;

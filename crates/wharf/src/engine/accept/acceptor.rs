@@ -3,7 +3,7 @@
 use crate::shared::Command;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use wharf_port::port::{Poster, Shots, Socket, Time};
+use wharf_port::port::{CompletionMode, Poster, Socket, Time};
 
 /// The state of accepting; only shard 0 has listeners. `S` is the type of a connection.
 pub(in crate::engine) struct Acceptor<S> {
@@ -21,7 +21,7 @@ pub(in crate::engine) struct Acceptor<S> {
 pub(super) struct Listener {
     /// `None` when it is closed.
     pub(super) socket: Option<Socket>,
-    pub(super) armed: Option<Shots>,
+    pub(super) armed: Option<CompletionMode>,
     pub(super) cancelling: bool,
     /// The earliest time of the next accept, after one failed.
     pub(super) retry_at: Option<Time>,
