@@ -1,7 +1,7 @@
 //! System calls that both Linux back ends use: the wake-up, socket queries, the classes of errors.
 
 pub(crate) use crate::port::Clock;
-use crate::port::{End, OsError, Wake};
+use crate::port::{EndReason, OsError, Wake};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, retry_on_intr};
@@ -78,7 +78,7 @@ pub(crate) enum Peek {
     /// No byte can be received yet.
     Nothing,
     /// The end of the stream, or an error.
-    Ended(End),
+    Ended(EndReason),
 }
 
 /// Says whether there are bytes to receive, and receives none.
@@ -90,10 +90,10 @@ pub(crate) fn peek(fd: &OwnedFd) -> Peek {
     let mut byte = [0_u8];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     match retry_on_intr(|| rustix::net::recv(fd, &mut byte[..], flags)) {
-        Ok((0, _)) => Peek::Ended(End::PeerClosed),
+        Ok((0, _)) => Peek::Ended(EndReason::PeerClosed),
         Ok(_) => Peek::Bytes,
         Err(Errno::AGAIN) => Peek::Nothing,
-        Err(errno) => Peek::Ended(End::Failed(OsError::new("recv", errno.raw_os_error()))),
+        Err(errno) => Peek::Ended(EndReason::Failed(OsError::new("recv", errno.raw_os_error()))),
     }
 }
 

@@ -7,7 +7,7 @@
 use super::checker::{PortChecker, ROUND, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end, skip};
 use crate::memory::Owner;
-use crate::port::{CompletionMode, End, Operation, OperationKind, Outcome, Port};
+use crate::port::{CompletionMode, EndReason, Operation, OperationKind, Outcome, Port};
 use std::time::Duration;
 
 each_back_end!(
@@ -164,7 +164,7 @@ fn a_link_whose_peer_has_shut_down_can_still_send<N: TestNetwork>() {
     let (link, mut peer) = checker.link();
     checker.receive(link, CompletionMode::Multishot);
     peer.shutdown_write();
-    checker.until("the peer's end", |checker| checker.of(link).ends == [End::PeerClosed]);
+    checker.until("the peer's end", |checker| checker.of(link).ends == [EndReason::PeerClosed]);
     let mut read = Vec::new();
     checker.send(link, &pattern(1, 0, 100_000));
     checker.until("all bytes", |checker| {
@@ -197,7 +197,7 @@ fn a_shutdown_ends_the_stream_after_the_last_byte<N: TestNetwork>() {
     checker.shutdown(link);
     checker.send(link, b"after the end");
     let done = checker.sent(link);
-    assert!(matches!((done.sent, done.end), (0, Some(End::Failed(_)))), "{done:?}");
+    assert!(matches!((done.sent, done.end), (0, Some(EndReason::Failed(_)))), "{done:?}");
     drop(done);
     checker.finish();
 }
@@ -213,7 +213,7 @@ fn a_link_that_has_shut_down_can_still_receive<N: TestNetwork>() {
     assert_pattern(1, 0, &checker.of(link).received);
     assert!(checker.in_flight(link, OperationKind::Receive));
     peer.shutdown_write();
-    checker.until("the peer's end", |checker| checker.of(link).ends == [End::PeerClosed]);
+    checker.until("the peer's end", |checker| checker.of(link).ends == [EndReason::PeerClosed]);
     checker.finish();
 }
 

@@ -8,8 +8,8 @@
 use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
 use crate::memory::{Buffer, BufferPool, Chain, Owner};
 use crate::port::{
-    Completion, CompletionMode, Completions, End, Key, Operation, OperationKind, Outcome, Port,
-    Refused, Socket, SubmitError,
+    Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind, Outcome,
+    Port, Refused, Socket, SubmitError,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -55,7 +55,7 @@ pub(super) struct Record {
     /// The buffers of these bytes, if they are kept.
     pub(super) buffers: Vec<Buffer>,
     /// Ends of receives or, on a listener, accepts.
-    pub(super) ends: Vec<End>,
+    pub(super) ends: Vec<EndReason>,
     /// Ended sends that the test has not taken yet.
     pub(super) sent: VecDeque<Sent>,
     pub(super) closed: bool,
@@ -71,7 +71,7 @@ pub(super) struct Record {
 pub(super) struct Sent {
     pub(super) chain: Chain,
     pub(super) sent: usize,
-    pub(super) end: Option<End>,
+    pub(super) end: Option<EndReason>,
 }
 
 /// An operation in flight.
@@ -188,7 +188,7 @@ impl<N: TestNetwork> PortChecker<N> {
     }
 
     /// Waits until the receive in flight on the link ends without bytes, and returns its end.
-    pub(super) fn receive_end(&mut self, link: Link) -> End {
+    pub(super) fn receive_end(&mut self, link: Link) -> EndReason {
         let before = self.of(link).ends.len();
         self.until("a receive to end", |checker| checker.of(link).ends.len() > before);
         assert!(!self.in_flight(link, OperationKind::Receive));
@@ -454,22 +454,24 @@ impl Record {
     }
 
     /// Checks the end of an accept without a connection, or of a receive without bytes.
-    fn check_end(&mut self, kind: OperationKind, end: End) {
+    fn check_end(&mut self, kind: OperationKind, end: EndReason) {
         let closing = self.closing;
         let Some(in_flight) = self.in_flight(kind).take() else {
             panic!("{kind:?} ended with {end:?}, but none was in flight");
         };
         let is_zero_byte = kind == OperationKind::Receive && in_flight.len == 0;
         match end {
-            End::Cancelled => {
+            EndReason::Cancelled => {
                 let reached_its_limit = in_flight.ahead > 0 && in_flight.is_whole();
                 let has_cause = in_flight.cancelled || closing || reached_its_limit;
                 assert!(has_cause, "{in_flight:?} was not cancelled");
             }
-            End::NotReady => assert_eq!(in_flight.mode, CompletionMode::IfReady, "{in_flight:?}"),
-            End::PeerClosed => assert_eq!(kind, OperationKind::Receive),
-            End::Readable => assert!(is_zero_byte, "{in_flight:?} is not of 0 bytes"),
-            End::Failed(_) => {}
+            EndReason::NotReady => {
+                assert_eq!(in_flight.mode, CompletionMode::IfReady, "{in_flight:?}")
+            }
+            EndReason::PeerClosed => assert_eq!(kind, OperationKind::Receive),
+            EndReason::Readable => assert!(is_zero_byte, "{in_flight:?} is not of 0 bytes"),
+            EndReason::Failed(_) => {}
         }
         self.ends.push(end);
     }
@@ -481,8 +483,10 @@ impl Record {
         assert!(done.sent <= in_flight.len, "{done:?}");
         match done.end {
             None => assert!(done.sent > 0, "a send sent nothing and has no end"),
-            Some(End::Cancelled) => assert!(in_flight.cancelled || closing, "it was not cancelled"),
-            Some(End::Failed(_)) => {}
+            Some(EndReason::Cancelled) => {
+                assert!(in_flight.cancelled || closing, "it was not cancelled")
+            }
+            Some(EndReason::Failed(_)) => {}
             Some(end) => panic!("{end:?} is no end of a send"),
         }
         if done.end.is_some() {

@@ -9,7 +9,7 @@
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use crate::memory::{Chain, Owner};
-use crate::port::{CompletionMode, End, Operation, OperationKind, Port, SubmitErrorKind};
+use crate::port::{CompletionMode, EndReason, Operation, OperationKind, Port, SubmitErrorKind};
 use std::time::Duration;
 
 each_back_end!(
@@ -51,7 +51,7 @@ fn a_oneshot_receive_completes_once<N: TestNetwork>() {
     assert_pattern(1, 0, &checker.of(link).received);
     peer.shutdown_write();
     checker.receive(link, CompletionMode::Oneshot);
-    checker.until("the end", |checker| checker.of(link).ends == [End::PeerClosed]);
+    checker.until("the end", |checker| checker.of(link).ends == [EndReason::PeerClosed]);
     checker.finish();
 }
 
@@ -66,7 +66,7 @@ fn a_multishot_receive_completes_until_the_peer_ends<N: TestNetwork>() {
         assert!(checker.in_flight(link, OperationKind::Receive));
     }
     drop(peer);
-    checker.until("the end", |checker| checker.of(link).ends == [End::PeerClosed]);
+    checker.until("the end", |checker| checker.of(link).ends == [EndReason::PeerClosed]);
     assert_pattern(1, 0, &checker.of(link).received);
     checker.stays_quiet("the receive is over");
     checker.finish();
@@ -81,7 +81,7 @@ fn a_receive_if_ready_completes_at_once_either_way<N: TestNetwork>() {
     };
     look(&mut checker);
     look(&mut checker);
-    assert_eq!(checker.of(link).ends, [End::NotReady, End::NotReady]);
+    assert_eq!(checker.of(link).ends, [EndReason::NotReady, EndReason::NotReady]);
     checker.peer_writes(&mut peer, b"now");
     // The bytes arrive after an unknown time, so receives are repeated until then.
     for _ in 0..PROBES {
@@ -94,11 +94,11 @@ fn a_receive_if_ready_completes_at_once_either_way<N: TestNetwork>() {
     peer.shutdown_write();
     for _ in 0..PROBES {
         look(&mut checker);
-        if checker.of(link).ends.last() != Some(&End::NotReady) {
+        if checker.of(link).ends.last() != Some(&EndReason::NotReady) {
             break;
         }
     }
-    assert_eq!(checker.of(link).ends.last(), Some(&End::PeerClosed));
+    assert_eq!(checker.of(link).ends.last(), Some(&EndReason::PeerClosed));
     checker.finish();
 }
 
@@ -122,7 +122,7 @@ fn a_cancelled_receive_ends_once<N: TestNetwork>() {
         checker.cancel(link, OperationKind::Receive);
         checker.cancel(link, OperationKind::Receive);
         checker.until("the end", |checker| !checker.in_flight(link, OperationKind::Receive));
-        assert_eq!(checker.of(link).ends, vec![End::Cancelled; round + 1]);
+        assert_eq!(checker.of(link).ends, vec![EndReason::Cancelled; round + 1]);
     }
     checker.stays_quiet("all receives are over");
     checker.receive(link, CompletionMode::Oneshot);
@@ -182,7 +182,7 @@ fn data_that_races_a_cancel_is_neither_lost_nor_doubled<N: TestNetwork>() {
     assert!(cancelled > 0, "no cancel succeeded, so nothing was tested");
     checker.receive(link, CompletionMode::Multishot);
     peer.shutdown_write();
-    checker.until("the end", |checker| checker.of(link).ends == [End::PeerClosed]);
+    checker.until("the end", |checker| checker.of(link).ends == [EndReason::PeerClosed]);
     assert_eq!(checker.of(link).received.len(), written);
     assert_pattern(1, 0, &checker.of(link).received);
     checker.finish();
@@ -258,7 +258,7 @@ fn a_cancelled_accept_ends_once_and_loses_no_connection<N: TestNetwork>() {
     checker.accept(CompletionMode::Multishot);
     checker.stays_quiet("no peer has connected");
     checker.cancel(listener, OperationKind::Accept);
-    checker.until("the end", |checker| checker.of(listener).ends == [End::Cancelled]);
+    checker.until("the end", |checker| checker.of(listener).ends == [EndReason::Cancelled]);
     let mut peers = Vec::new();
     for repetition in 0..200 {
         checker.accept(if repetition % 2 == 0 {
@@ -293,7 +293,7 @@ fn a_close_ends_receive_and_send_before_it_completes<N: TestNetwork>() {
         checker.send(link, &pattern(1, 0, 500_000));
         checker.stays_quiet("the peer neither reads nor writes");
         checker.close_and_wait(link);
-        assert_eq!(checker.of(link).ends, [End::Cancelled]);
+        assert_eq!(checker.of(link).ends, [EndReason::Cancelled]);
         let done = checker.sent(link);
         assert!(done.sent < done.chain.len());
         let (read, _end) = checker.peer_reads_to_end(&mut peer);
@@ -310,7 +310,7 @@ fn a_close_of_a_listener_ends_its_accept<N: TestNetwork>() {
         checker.accept(mode);
         checker.stays_quiet("no peer has connected");
         checker.close_and_wait(listener);
-        assert_eq!(checker.of(listener).ends, [End::Cancelled]);
+        assert_eq!(checker.of(listener).ends, [EndReason::Cancelled]);
         checker.finish();
     }
 }
@@ -363,11 +363,15 @@ fn a_peer_that_resets_ends_receive_and_send_once<N: TestNetwork>() {
     checker.receive(idle, CompletionMode::Oneshot);
     peer.reset();
     checker.until("the receive to end", |checker| !checker.in_flight(idle, OperationKind::Receive));
-    assert!(matches!(checker.of(idle).ends[..], [End::Failed(_)]), "{:?}", checker.of(idle).ends);
+    assert!(
+        matches!(checker.of(idle).ends[..], [EndReason::Failed(_)]),
+        "{:?}",
+        checker.of(idle).ends
+    );
     // A send on the broken connection fails, too.
     checker.send(idle, b"too late");
     let done = checker.sent(idle);
-    assert!(matches!((done.sent, done.end), (0, Some(End::Failed(_)))), "{done:?}");
+    assert!(matches!((done.sent, done.end), (0, Some(EndReason::Failed(_)))), "{done:?}");
     drop(done);
     checker.finish();
 }
@@ -392,7 +396,7 @@ fn a_reset_is_told_to_at_least_one_operation<N: TestNetwork>() {
             done = checker.sent(link);
         }
         let told = [done.end, checker.of(link).ends.first().copied()];
-        assert!(told.iter().any(|end| matches!(end, Some(End::Failed(_)))), "{told:?}");
+        assert!(told.iter().any(|end| matches!(end, Some(EndReason::Failed(_)))), "{told:?}");
         drop(done);
         checker.close_and_wait(link);
     }

@@ -8,7 +8,7 @@
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use super::pool_empty::{exhaust, write_until_waiting};
-use crate::port::{Clock, CompletionMode, End, OperationKind, Port};
+use crate::port::{Clock, CompletionMode, EndReason, OperationKind, Port};
 use std::time::Duration;
 
 each_back_end!(
@@ -144,7 +144,7 @@ fn time_to_cancel<N: TestNetwork>(count: u32) -> Duration {
             !links.iter().any(|(link, _)| checker.in_flight(*link, OperationKind::Receive))
         });
         for (link, _) in &links {
-            assert_eq!(checker.of(*link).ends.pop(), Some(End::Cancelled));
+            assert_eq!(checker.of(*link).ends.pop(), Some(EndReason::Cancelled));
         }
     }
     drop(held_buffers);

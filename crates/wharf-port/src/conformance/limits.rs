@@ -7,7 +7,7 @@
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use super::pool_empty::{exhaust, write_until_waiting};
-use crate::port::{CompletionMode, End, OperationKind};
+use crate::port::{CompletionMode, EndReason, OperationKind};
 
 each_back_end!(
     a_oneshot_receive_brings_no_more_than_it_may,
@@ -159,9 +159,9 @@ fn a_peer_that_ends_at_the_limit_is_heard_by_the_next_receive<N: TestNetwork>() 
         !checker.in_flight(link, OperationKind::Receive)
     });
     assert_eq!(checker.of(link).received.len(), 1_000);
-    if checker.of(link).ends.last() != Some(&End::PeerClosed) {
+    if checker.of(link).ends.last() != Some(&EndReason::PeerClosed) {
         checker.receive(link, CompletionMode::Multishot);
-        assert_eq!(checker.receive_end(link), End::PeerClosed);
+        assert_eq!(checker.receive_end(link), EndReason::PeerClosed);
     }
     assert_pattern(1, 0, &checker.of(link).received);
     checker.finish();

@@ -7,7 +7,7 @@
 use super::checker::{PortChecker, ROUND, assert_pattern, end_of, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use crate::memory::{Buffer, Chain, Owner};
-use crate::port::{CompletionMode, End, Operation, OperationKind, Outcome, Port};
+use crate::port::{CompletionMode, EndReason, Operation, OperationKind, Outcome, Port};
 use std::time::Duration;
 
 each_back_end!(
@@ -193,9 +193,9 @@ fn a_receive_that_waits_for_a_buffer_can_be_cancelled_and_closed<N: TestNetwork>
     }
     let [first, second, third] = [links[0].0, links[1].0, links[2].0];
     checker.cancel(first, OperationKind::Receive);
-    checker.until("the cancelled one", |checker| checker.of(first).ends == [End::Cancelled]);
+    checker.until("the cancelled one", |checker| checker.of(first).ends == [EndReason::Cancelled]);
     checker.close_and_wait(second);
-    assert_eq!(checker.of(second).ends, [End::Cancelled]);
+    assert_eq!(checker.of(second).ends, [EndReason::Cancelled]);
     // The link that still waits gets the buffer.
     drop(held_buffers.pop());
     checker.until("the third", |checker| checker.of(third).received.len() == 30);
@@ -239,7 +239,7 @@ fn a_link_whose_peer_ends_while_it_waits_for_a_buffer_still_gets_every_byte<N: T
     drop(peer);
     checker.stays_quiet("its bytes come before its end");
     drop(held_buffers);
-    checker.until("the end", |checker| checker.of(link).ends == [End::PeerClosed]);
+    checker.until("the end", |checker| checker.of(link).ends == [EndReason::PeerClosed]);
     assert_eq!(checker.of(link).received.len(), 1_000);
     assert_pattern(1, 0, &checker.of(link).received);
     checker.finish();

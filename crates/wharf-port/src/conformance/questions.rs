@@ -8,7 +8,7 @@
 use super::checker::{PortChecker, assert_pattern, end_of, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use super::pool_empty::{exhaust, write_until_waiting};
-use crate::port::{CompletionMode, End, OperationKind, Port};
+use crate::port::{CompletionMode, EndReason, OperationKind, Port};
 
 each_back_end!(
     a_receive_of_no_bytes_says_when_there_are_some,
@@ -33,9 +33,9 @@ fn a_receive_of_no_bytes_says_when_there_are_some<N: TestNetwork>() {
         // Each further one completes, while the bytes are there.
         for _ in 0..3 {
             checker.receive_max(link, mode, 0);
-            assert_eq!(checker.receive_end(link), End::Readable);
+            assert_eq!(checker.receive_end(link), EndReason::Readable);
         }
-        assert_eq!(checker.of(link).ends, [End::Readable; 4]);
+        assert_eq!(checker.of(link).ends, [EndReason::Readable; 4]);
         checker.stays_quiet("it completes once");
         checker.receive(link, CompletionMode::Multishot);
         checker.until("the bytes", |checker| checker.of(link).received.len() == 600);
@@ -48,18 +48,18 @@ fn a_receive_of_no_bytes_if_ready_answers_at_once<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, mut peer) = checker.link();
     checker.receive_max(link, CompletionMode::IfReady, 0);
-    assert_eq!(checker.receive_end(link), End::NotReady);
+    assert_eq!(checker.receive_end(link), EndReason::NotReady);
     checker.peer_writes(&mut peer, b"there");
     checker.until("bytes to be there", |checker| {
         checker.receive_max(link, CompletionMode::IfReady, 0);
-        checker.receive_end(link) == End::Readable
+        checker.receive_end(link) == EndReason::Readable
     });
     checker.receive(link, CompletionMode::Oneshot);
     checker.until("the bytes", |checker| checker.of(link).received == b"there");
     drop(peer);
     checker.until("the end", |checker| {
         checker.receive_max(link, CompletionMode::IfReady, 0);
-        checker.receive_end(link) == End::PeerClosed
+        checker.receive_end(link) == EndReason::PeerClosed
     });
     checker.finish();
 }
@@ -77,7 +77,9 @@ fn what_was_received_is_not_there_any_more<N: TestNetwork>() {
         checker.receive_max(link, CompletionMode::Oneshot, 0);
         checker.stays_quiet("all was received");
         checker.peer_writes(&mut peer, &pattern(1, before + len, 1));
-        checker.until("the answer", |checker| checker.of(link).ends.pop() == Some(End::Readable));
+        checker.until("the answer", |checker| {
+            checker.of(link).ends.pop() == Some(EndReason::Readable)
+        });
         checker.receive(link, CompletionMode::Oneshot);
         checker.until("the byte", |checker| checker.of(link).received.len() == before + len + 1);
     }
@@ -105,12 +107,12 @@ fn a_question_finds_the_end_of_the_stream<N: TestNetwork>() {
                 checker.receive_max(link, CompletionMode::Oneshot, 0);
             }
             checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
-            assert_eq!(checker.of(link).ends, [End::PeerClosed]);
+            assert_eq!(checker.of(link).ends, [EndReason::PeerClosed]);
             // Every further receive ends with it, too.
             checker.receive_max(link, CompletionMode::Oneshot, 0);
-            assert_eq!(checker.receive_end(link), End::PeerClosed);
+            assert_eq!(checker.receive_end(link), EndReason::PeerClosed);
             checker.receive(link, CompletionMode::Multishot);
-            assert_eq!(checker.receive_end(link), End::PeerClosed);
+            assert_eq!(checker.receive_end(link), EndReason::PeerClosed);
             drop(peer);
         }
     }
@@ -132,7 +134,7 @@ fn a_question_finds_a_peer_that_has_reset<N: TestNetwork>() {
         checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
         let ends = &checker.of(link).ends;
         // A reset may be reported as the end of the stream.
-        assert!(matches!(ends[..], [End::Failed(_) | End::PeerClosed]), "{ends:?}");
+        assert!(matches!(ends[..], [EndReason::Failed(_) | EndReason::PeerClosed]), "{ends:?}");
         checker.close_and_wait(link);
     }
     checker.finish();
@@ -145,7 +147,7 @@ fn bytes_before_the_end_are_found_before_it<N: TestNetwork>() {
     drop(peer);
     for read in [256, 300] {
         checker.receive_max(link, CompletionMode::Oneshot, 0);
-        assert_eq!(checker.receive_end(link), End::Readable);
+        assert_eq!(checker.receive_end(link), EndReason::Readable);
         checker.until("the bytes", |checker| {
             if !checker.in_flight(link, OperationKind::Receive)
                 && checker.of(link).received.len() < read
@@ -157,7 +159,7 @@ fn bytes_before_the_end_are_found_before_it<N: TestNetwork>() {
         });
     }
     checker.receive_max(link, CompletionMode::Oneshot, 0);
-    assert_eq!(checker.receive_end(link), End::PeerClosed);
+    assert_eq!(checker.receive_end(link), EndReason::PeerClosed);
     assert_pattern(1, 0, &checker.of(link).received);
     checker.finish();
 }
@@ -177,9 +179,9 @@ fn an_empty_pool_does_not_hold_a_question_up<N: TestNetwork>() {
     checker.stays_quiet("no peer has sent");
     let (link, peer) = &mut links[1];
     checker.peer_writes(peer, b"there");
-    checker.until("bytes", |checker| checker.of(*link).ends == [End::Readable]);
+    checker.until("bytes", |checker| checker.of(*link).ends == [EndReason::Readable]);
     links[2].1.shutdown_write();
-    checker.until("the end", |checker| checker.of(links[2].0).ends == [End::PeerClosed]);
+    checker.until("the end", |checker| checker.of(links[2].0).ends == [EndReason::PeerClosed]);
     let (asked, peer) = links.pop().unwrap();
     peer.reset();
     checker.until("a reset", |checker| !checker.in_flight(asked, OperationKind::Receive));
@@ -199,11 +201,11 @@ fn a_question_can_be_cancelled_and_closed_under<N: TestNetwork>() {
         checker.receive_max(link, mode, 0);
         checker.stays_quiet("no peer has sent");
         checker.cancel(link, OperationKind::Receive);
-        assert_eq!(checker.receive_end(link), End::Cancelled);
+        assert_eq!(checker.receive_end(link), EndReason::Cancelled);
         // Before a dequeue has started it.
         checker.receive_max(link, mode, 0);
         checker.cancel(link, OperationKind::Receive);
-        assert_eq!(checker.receive_end(link), End::Cancelled);
+        assert_eq!(checker.receive_end(link), EndReason::Cancelled);
     }
     // The cancel races the bytes: either end is right, and the bytes stay.
     for round in 0..20 {
@@ -211,7 +213,10 @@ fn a_question_can_be_cancelled_and_closed_under<N: TestNetwork>() {
         checker.peer_writes(&mut peer, &pattern(1, round, 1));
         checker.cancel(link, OperationKind::Receive);
         checker.until("the answer", |checker| !checker.in_flight(link, OperationKind::Receive));
-        assert!(matches!(checker.of(link).ends.pop(), Some(End::Readable | End::Cancelled)));
+        assert!(matches!(
+            checker.of(link).ends.pop(),
+            Some(EndReason::Readable | EndReason::Cancelled)
+        ));
         checker.receive(link, CompletionMode::Oneshot);
         checker.until("the byte", |checker| checker.of(link).received.len() == round + 1);
     }
@@ -219,7 +224,7 @@ fn a_question_can_be_cancelled_and_closed_under<N: TestNetwork>() {
     checker.receive_max(link, CompletionMode::Multishot, 0);
     checker.stays_quiet("no peer has sent");
     checker.close_and_wait(link);
-    assert_eq!(checker.of(link).ends.last(), Some(&End::Cancelled));
+    assert_eq!(checker.of(link).ends.last(), Some(&EndReason::Cancelled));
     checker.finish();
 }
 

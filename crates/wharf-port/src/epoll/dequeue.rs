@@ -5,8 +5,8 @@ use super::socket::{InputOperation, Role, SendEnd, SendOperation, SocketState};
 use super::supply::Supply;
 use super::{EpollPort, WAKE, socket_of};
 use crate::port::{
-    Completion, CompletionMode, Completions, Counters, Demand, End, Entry, Key, Outcome, PortError,
-    Socket, is_full,
+    Completion, CompletionMode, Completions, Counters, Demand, EndReason, Entry, Key, Outcome,
+    PortError, Socket, is_full,
 };
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
@@ -220,7 +220,7 @@ fn accept<T: Send>(
             // set, so that the next accept tries again.
             Accept::Failed(error) => {
                 state.input = InputOperation::Idle;
-                Some(Outcome::AcceptEnded(End::Failed(error)))
+                Some(Outcome::AcceptEnded(EndReason::Failed(error)))
             }
         };
         push(completions, key, outcome);
@@ -232,8 +232,8 @@ fn sent<S, T>(state: &mut SocketState) -> Option<Outcome<S, T>> {
     let SendOperation { chain, sent, end } = state.send.take_if(|send| send.end.is_some())?;
     let end = match end? {
         SendEnd::Sent => None,
-        SendEnd::Cancelled => Some(End::Cancelled),
-        SendEnd::Failed(errno) => Some(End::Failed(calls::error("send", errno))),
+        SendEnd::Cancelled => Some(EndReason::Cancelled),
+        SendEnd::Failed(errno) => Some(EndReason::Failed(calls::error("send", errno))),
     };
     Some(Outcome::Sent { chain, sent, end })
 }

@@ -3,7 +3,9 @@
 use super::calls::{self, SendProgress};
 use crate::linux::{self, Peek};
 use crate::memory::{Buffer, BufferPool, Chain};
-use crate::port::{Bulk, CompletionMode, Demand, End, OperationKind, Outcome, Socket, SocketUse};
+use crate::port::{
+    Bulk, CompletionMode, Demand, EndReason, OperationKind, Outcome, Socket, SocketUse,
+};
 use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -146,7 +148,7 @@ impl SocketState {
     ) -> Option<Outcome<S, T>> {
         let len_max = demand.len_max(buffer.capacity());
         match calls::recv(&self.fd, &mut buffer, len_max) {
-            Ok(0) => Some(self.end_receive(End::PeerClosed)),
+            Ok(0) => Some(self.end_receive(EndReason::PeerClosed)),
             Ok(len) => {
                 // After a full read there may be more bytes. After a shorter one the socket was
                 // empty, and later bytes are a new event (epoll(7), question 9).
@@ -158,14 +160,14 @@ impl SocketState {
                 Some(Outcome::Received { buffer, last })
             }
             Err(Errno::AGAIN) => self.found_nothing(demand),
-            Err(errno) => Some(self.end_receive(End::Failed(calls::error("recv", errno)))),
+            Err(errno) => Some(self.end_receive(EndReason::Failed(calls::error("recv", errno)))),
         }
     }
 
     /// Completes a zero-byte receive; `None` if it stays in flight.
     pub(super) fn peek<S, T>(&mut self, demand: Demand) -> Option<Outcome<S, T>> {
         match linux::peek(&self.fd) {
-            Peek::Bytes => Some(self.end_receive(End::Readable)),
+            Peek::Bytes => Some(self.end_receive(EndReason::Readable)),
             Peek::Ended(end) => Some(self.end_receive(end)),
             Peek::Nothing => self.found_nothing(demand),
         }
@@ -175,7 +177,7 @@ impl SocketState {
     fn found_nothing<S, T>(&mut self, demand: Demand) -> Option<Outcome<S, T>> {
         (self.readable, self.read_to_eagain) = (false, false);
         self.input = InputOperation::Armed(demand);
-        (demand.mode == CompletionMode::IfReady).then(|| self.end_receive(End::NotReady))
+        (demand.mode == CompletionMode::IfReady).then(|| self.end_receive(EndReason::NotReady))
     }
 
     pub(super) fn usage(&self) -> SocketUse {
@@ -214,10 +216,10 @@ impl SocketState {
         }
     }
 
-    fn end_receive<S, T>(&mut self, end: End) -> Outcome<S, T> {
+    fn end_receive<S, T>(&mut self, end: EndReason) -> Outcome<S, T> {
         self.input = InputOperation::Idle;
         // No further event reports the end of the stream, and the next receive must find it.
-        self.readable = end != End::NotReady;
+        self.readable = end != EndReason::NotReady;
         Outcome::ReceiveEnded(end)
     }
 }
@@ -246,8 +248,8 @@ impl Role {
 
     pub(super) fn input_cancelled<S, T>(self) -> Outcome<S, T> {
         match self {
-            Self::Connection => Outcome::ReceiveEnded(End::Cancelled),
-            Self::Listener => Outcome::AcceptEnded(End::Cancelled),
+            Self::Connection => Outcome::ReceiveEnded(EndReason::Cancelled),
+            Self::Listener => Outcome::AcceptEnded(EndReason::Cancelled),
         }
     }
 }

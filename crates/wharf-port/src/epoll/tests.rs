@@ -4,8 +4,8 @@
 use super::EpollPort;
 use crate::memory::{BufferPool, Chain, Owner, PoolConfig};
 use crate::port::{
-    Completion, CompletionMode, Completions, End, Key, Operation, OperationKind, Outcome, Port,
-    PortConfig, Socket, SubmitErrorKind,
+    Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind, Outcome,
+    Port, PortConfig, Socket, SubmitErrorKind,
 };
 use rustix::net::{SendFlags, sockopt};
 use std::fs::File;
@@ -126,7 +126,7 @@ fn the_end_behind_a_short_receive_is_seen_without_another_edge() {
     // Every further receive reports the end.
     for mode in [CompletionMode::Oneshot, CompletionMode::Multishot, CompletionMode::IfReady] {
         receive(&mut port, socket, mode);
-        assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::PeerClosed)));
+        assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(EndReason::PeerClosed)));
     }
 }
 
@@ -159,13 +159,13 @@ fn a_reset_ends_the_receive_once_and_fails_the_send() {
     sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
     drop(peer);
     let (_, outcome) = next(&mut port);
-    let Outcome::ReceiveEnded(End::Failed(error)) = outcome else { panic!("{outcome:?}") };
+    let Outcome::ReceiveEnded(EndReason::Failed(error)) = outcome else { panic!("{outcome:?}") };
     assert_eq!((error.call(), error.code()), ("recv", libc::ECONNRESET));
     assert_quiet(&mut port);
     let bytes = chain(&port, b"too late");
     port.submit(socket, Operation::Send(bytes)).unwrap();
     let (_, outcome) = next(&mut port);
-    let Outcome::Sent { chain, sent: 0, end: Some(End::Failed(error)) } = outcome else {
+    let Outcome::Sent { chain, sent: 0, end: Some(EndReason::Failed(error)) } = outcome else {
         panic!("{outcome:?}")
     };
     assert_eq!((chain.len(), error.call(), error.code()), (8, "send", libc::EPIPE));
@@ -177,12 +177,12 @@ fn if_ready_answers_at_once_and_sees_bytes_whose_edge_is_not_fetched_yet() {
     let (ours, mut peer) = pair();
     let socket = port.associate(ours, Key(1)).unwrap();
     receive(&mut port, socket, CompletionMode::IfReady);
-    assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::NotReady)));
+    assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(EndReason::NotReady)));
     peer.write_all(b"now").unwrap();
     receive(&mut port, socket, CompletionMode::IfReady);
     assert!(matches!(next(&mut port).1, Outcome::Received { last: true, .. }));
     receive(&mut port, socket, CompletionMode::IfReady);
-    assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::NotReady)));
+    assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(EndReason::NotReady)));
 }
 
 /// A port, a connection on which a send of `len` bytes stops half-way, and the submitted bytes.
@@ -220,7 +220,7 @@ fn a_cancelled_send_says_what_was_sent() {
     port.cancel(socket, OperationKind::Send);
     port.cancel(socket, OperationKind::Send);
     let (_, outcome) = next(&mut port);
-    let Outcome::Sent { chain, sent, end: Some(End::Cancelled) } = outcome else { panic!() };
+    let Outcome::Sent { chain, sent, end: Some(EndReason::Cancelled) } = outcome else { panic!() };
     assert_eq!(chain.len(), data.len());
     port.submit(socket, Operation::Close).unwrap();
     assert!(matches!(next(&mut port).1, Outcome::Closed));
@@ -234,7 +234,7 @@ fn a_shutdown_ends_a_send_that_waits_for_the_socket() {
     let (mut port, socket, mut peer, data) = stuck(4 << 20);
     port.shutdown(socket);
     let (_, outcome) = next(&mut port);
-    let Outcome::Sent { sent, end: Some(End::Failed(error)), .. } = outcome else { panic!() };
+    let Outcome::Sent { sent, end: Some(EndReason::Failed(error)), .. } = outcome else { panic!() };
     assert_eq!(error.code(), libc::EPIPE);
     let mut got = Vec::new();
     peer.read_to_end(&mut got).unwrap();
@@ -255,8 +255,10 @@ fn close_completes_everything_first_and_with_a_capacity_of_one() {
         port.dequeue(&mut completions, None).unwrap();
         outcomes.push(completions.pop().unwrap().outcome);
     }
-    assert!(matches!(outcomes[0], Outcome::ReceiveEnded(End::Cancelled)));
-    let Outcome::Sent { sent, end: Some(End::Cancelled), .. } = &outcomes[1] else { panic!() };
+    assert!(matches!(outcomes[0], Outcome::ReceiveEnded(EndReason::Cancelled)));
+    let Outcome::Sent { sent, end: Some(EndReason::Cancelled), .. } = &outcomes[1] else {
+        panic!()
+    };
     assert!(*sent < data.len());
     assert!(matches!(outcomes[2], Outcome::Closed));
     let stale = port.submit(socket, Operation::Close).unwrap_err();
@@ -277,7 +279,7 @@ fn an_ended_operation_is_in_flight_until_it_is_dequeued() {
         assert_eq!(again.kind, SubmitErrorKind::Busy);
     }
     port.cancel(socket, OperationKind::Accept);
-    assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(End::Cancelled)));
+    assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(EndReason::Cancelled)));
     receive(&mut port, socket, CompletionMode::Multishot);
     assert_quiet(&mut port);
 }
@@ -440,7 +442,7 @@ fn an_accept_without_descriptors_fails_once_and_can_be_tried_again() {
     for _ in 0..2 {
         port.submit(socket, Operation::Accept(CompletionMode::Multishot)).unwrap();
         let (_, outcome) = next(&mut port);
-        let Outcome::AcceptEnded(End::Failed(error)) = outcome else { panic!("{outcome:?}") };
+        let Outcome::AcceptEnded(EndReason::Failed(error)) = outcome else { panic!("{outcome:?}") };
         assert_eq!((error.call(), error.is_exhaustion()), ("accept4", true));
         assert_quiet(&mut port);
     }
@@ -538,7 +540,7 @@ impl Echo {
                 self.links[slot].as_mut().unwrap().is_sending = false;
                 self.flush(slot);
             }
-            Outcome::ReceiveEnded(End::PeerClosed) => {
+            Outcome::ReceiveEnded(EndReason::PeerClosed) => {
                 let socket = self.links[slot].as_ref().unwrap().socket;
                 self.port.submit(socket, Operation::Close).unwrap();
             }

@@ -12,7 +12,8 @@ use super::state::{Accept, Receive, Role, Send, connection_mut, listener_mut};
 use super::wake::{WAIT_MS_MAX, WAKE_KEY};
 use crate::memory::{Buffer, Owner};
 use crate::port::{
-    Completion, CompletionMode, Completions, End, OsError, Outcome, PortError, Socket, is_full,
+    Completion, CompletionMode, Completions, EndReason, OsError, Outcome, PortError, Socket,
+    is_full,
 };
 use std::marker;
 use std::time::Duration;
@@ -88,7 +89,7 @@ impl<T: marker::Send> IocpPort<T> {
         };
         let failure = match entry.Internal {
             0 => None,
-            _ => Some(End::Failed(self.operations.error(id, call, &state.overlapped))),
+            _ => Some(EndReason::Failed(self.operations.error(id, call, &state.overlapped))),
         };
         match (id, &mut state.role) {
             (OperationId::Receive(_), Role::Connection(connection)) => {
@@ -97,14 +98,14 @@ impl<T: marker::Send> IocpPort<T> {
                 };
                 connection.receive = match failure {
                     // Also if there are bytes: they stay in the socket.
-                    _ if cancelled => Receive::Ended(End::Cancelled),
+                    _ if cancelled => Receive::Ended(EndReason::Cancelled),
                     None => Receive::Ready(demand),
                     Some(end) => Receive::Ended(end),
                 };
             }
             (OperationId::Send(_), Role::Connection(connection)) => {
                 let Send::InFlight { cancelled } = connection.send else { return None };
-                let end = if cancelled { failure.map(|_| End::Cancelled) } else { failure };
+                let end = if cancelled { failure.map(|_| EndReason::Cancelled) } else { failure };
                 let sent = entry.dwNumberOfBytesTransferred as usize;
                 connection.send = Send::Ended { sent, end };
             }
@@ -247,7 +248,7 @@ impl<T: marker::Send> IocpPort<T> {
             None => overlapped.peek(),
         };
         let end = match (found, buffer) {
-            (RecvResult::Bytes(_), None) if demand.is_zero_byte() => Some(End::Readable),
+            (RecvResult::Bytes(_), None) if demand.is_zero_byte() => Some(EndReason::Readable),
             (RecvResult::Bytes(_), None) => {
                 connection.receive = Receive::WaitingForBuffer(demand);
                 self.waiting.push_back(socket);
@@ -271,11 +272,11 @@ impl<T: marker::Send> IocpPort<T> {
                 None
             }
             (RecvResult::Nothing, _) if demand.mode == CompletionMode::IfReady => {
-                Some(End::NotReady)
+                Some(EndReason::NotReady)
             }
             (RecvResult::Nothing, _) => None,
-            (RecvResult::EndOfStream, _) => Some(End::PeerClosed),
-            (RecvResult::Failed(error), _) => Some(End::Failed(error)),
+            (RecvResult::EndOfStream, _) => Some(EndReason::PeerClosed),
+            (RecvResult::Failed(error), _) => Some(EndReason::Failed(error)),
         };
         if let Some(end) = end {
             connection.receive = Receive::Idle;
@@ -339,15 +340,15 @@ impl<T: marker::Send> IocpPort<T> {
                     completions.push(Completion { key, outcome });
                     return;
                 }
-                Err(error) => End::Failed(link_error(error.call(), error.code())),
+                Err(error) => EndReason::Failed(link_error(error.call(), error.code())),
             },
             (Some(failure), _, _) => failure,
             // AcceptEx returned no IPv4 or IPv6 address: the connection is dropped.
-            (None, _, _) => End::Failed(OsError::new("GetAcceptExSockaddrs", 10053)),
+            (None, _, _) => EndReason::Failed(OsError::new("GetAcceptExSockaddrs", 10053)),
         };
         // After a cancel (`Ending`) accepts without a connection end with an error, too.
         if let Accept::Active(_) = listener.accept
-            && let End::Failed(error) = failure
+            && let EndReason::Failed(error) = failure
         {
             if is_connection_error(error.code()) {
                 self.counters.accept_aborts += 1;

@@ -14,7 +14,9 @@
 
 use super::operations::Started;
 use super::socket::{AcceptCalls, OverlappedSocket};
-use crate::port::{Bulk, CompletionMode, Demand, End, Entry, Key, Socket, SocketTable, SocketUse};
+use crate::port::{
+    Bulk, CompletionMode, Demand, EndReason, Entry, Key, Socket, SocketTable, SocketUse,
+};
 use std::collections::VecDeque;
 
 pub(super) type Table = SocketTable<SocketState>;
@@ -51,14 +53,14 @@ pub(super) enum Receive {
     Ready(Demand),
     /// There are bytes, but no free buffer; the socket is in `waiting`.
     WaitingForBuffer(Demand),
-    Ended(End),
+    Ended(EndReason),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Send {
     Idle,
     InFlight { cancelled: bool },
-    Ended { sent: usize, end: Option<End> },
+    Ended { sent: usize, end: Option<EndReason> },
 }
 
 /// A listening socket.
@@ -71,7 +73,7 @@ pub(super) struct Listener {
     /// Accepts in flight.
     pub(super) posted: u32,
     /// Ended accepts that are not reported yet, with their errors. Its capacity is `accepts_max`.
-    pub(super) done: VecDeque<(u32, Option<End>)>,
+    pub(super) done: VecDeque<(u32, Option<EndReason>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +81,7 @@ pub(super) enum Accept {
     Idle,
     Active(CompletionMode),
     /// No further accepts are posted; when none is in flight the accept ends with this.
-    Ending(CompletionMode, End),
+    Ending(CompletionMode, EndReason),
 }
 
 impl SocketState {
@@ -124,7 +126,7 @@ impl Receive {
         match started {
             Started::Pending => Self::Waiting { demand, cancelled: false },
             Started::Done => Self::Ready(demand),
-            Started::Failed(error) => Self::Ended(End::Failed(error)),
+            Started::Failed(error) => Self::Ended(EndReason::Failed(error)),
         }
     }
 
@@ -132,7 +134,7 @@ impl Receive {
     pub(super) fn after_cancel(self) -> Self {
         match self {
             Self::Waiting { demand, .. } => Self::Waiting { demand, cancelled: true },
-            Self::Ready(_) | Self::WaitingForBuffer(_) => Self::Ended(End::Cancelled),
+            Self::Ready(_) | Self::WaitingForBuffer(_) => Self::Ended(EndReason::Cancelled),
             Self::Idle | Self::Ended(_) => self,
         }
     }

@@ -6,7 +6,7 @@ use super::socket::{accept_socket, is_connection_error};
 use super::state::{Accept, Receive, Role, Send, connection_mut, listener_mut};
 use crate::memory::Chain;
 use crate::port::{
-    CompletionMode, Demand, End, Operation, OperationKind, Socket, SubmitError, check_submit,
+    CompletionMode, Demand, EndReason, Operation, OperationKind, Socket, SubmitError, check_submit,
 };
 use std::marker;
 
@@ -71,7 +71,7 @@ impl<T: marker::Send> IocpPort<T> {
                 sent: self.operations.transferred(OperationId::Send(socket.index)),
                 end: None,
             },
-            Started::Failed(error) => Send::Ended { sent: 0, end: Some(End::Failed(error)) },
+            Started::Failed(error) => Send::Ended { sent: 0, end: Some(EndReason::Failed(error)) },
         };
         if !matches!(connection.send, Send::InFlight { .. }) {
             self.ready.push_back(socket);
@@ -99,7 +99,7 @@ impl<T: marker::Send> IocpPort<T> {
             }
             Role::Listener(listener) => {
                 if let Accept::Active(mode) = listener.accept {
-                    listener.accept = Accept::Ending(mode, End::Cancelled);
+                    listener.accept = Accept::Ending(mode, EndReason::Cancelled);
                 }
             }
         }
@@ -133,7 +133,7 @@ impl<T: marker::Send> IocpPort<T> {
     fn cancel_accept(&mut self, socket: Socket) {
         let Some((_, overlapped, listener)) = listener_mut(&mut self.table, socket) else { return };
         if let Accept::Active(mode) = listener.accept {
-            listener.accept = Accept::Ending(mode, End::Cancelled);
+            listener.accept = Accept::Ending(mode, EndReason::Cancelled);
             overlapped.cancel_all();
             self.ready.push_back(socket);
         }
@@ -164,7 +164,7 @@ impl<T: marker::Send> IocpPort<T> {
                         self.counters.accept_aborts += 1;
                         self.ready.push_back(socket);
                     } else if listener.out() == 0 {
-                        listener.accept = Accept::Ending(mode, End::Failed(error));
+                        listener.accept = Accept::Ending(mode, EndReason::Failed(error));
                         self.ready.push_back(socket);
                     }
                     // Else the next completed accept tries again. Trying in the next dequeue would

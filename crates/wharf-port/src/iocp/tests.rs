@@ -10,8 +10,8 @@ use super::socket::OverlappedSocket;
 use crate::conformance::network::skip;
 use crate::memory::{BufferPool, Chain, Ledger, Owner, PoolConfig};
 use crate::port::{
-    Completion, CompletionMode, Completions, End, Key, Operation, OperationKind, Outcome, Port,
-    PortConfig, Socket, SubmitErrorKind,
+    Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind, Outcome,
+    Port, PortConfig, Socket, SubmitErrorKind,
 };
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -131,7 +131,7 @@ fn received(outcome: Outcome<TcpStream, u64>) -> (Vec<u8>, bool) {
 }
 
 #[track_caller]
-fn receive_end(outcome: Outcome<TcpStream, u64>) -> End {
+fn receive_end(outcome: Outcome<TcpStream, u64>) -> EndReason {
     match outcome {
         Outcome::ReceiveEnded(end) => end,
         other => panic!("{other:?}"),
@@ -164,7 +164,7 @@ fn echo_until_all_ended(rig: &mut Rig, links: &HashMap<u64, Socket>) {
                 chain.append_chain(std::mem::take(queue));
                 *queue = chain;
             }
-            Outcome::ReceiveEnded(End::PeerClosed) => ended += 1,
+            Outcome::ReceiveEnded(EndReason::PeerClosed) => ended += 1,
             other => panic!("{other:?}"),
         }
         if !*sending && !queue.is_empty() {
@@ -283,7 +283,7 @@ fn if_ready_never_waits() {
     let mut rig = Rig::new(4, 4, 64);
     let (socket, mut peer) = rig.link(1);
     rig.submit(socket, Operation::receive(CompletionMode::IfReady));
-    assert_eq!(receive_end(rig.next_of(1)), End::NotReady);
+    assert_eq!(receive_end(rig.next_of(1)), EndReason::NotReady);
     peer.write_all(b"there").unwrap();
     rig.submit(socket, Operation::receive(CompletionMode::Oneshot));
     let _arrived = rig.next_of(1);
@@ -308,7 +308,7 @@ fn the_end_of_a_stream_and_a_reset_are_told_apart() {
     let (ending, peer) = rig.link(1);
     rig.submit(ending, Operation::receive(CompletionMode::Multishot));
     peer.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(receive_end(rig.next_of(1)), End::PeerClosed);
+    assert_eq!(receive_end(rig.next_of(1)), EndReason::PeerClosed);
     drop(peer);
     // A close with unread bytes resets the connection.
     let (reset, mut peer) = rig.link(2);
@@ -319,7 +319,7 @@ fn the_end_of_a_stream_and_a_reset_are_told_apart() {
     let mut first = [0; 1];
     peer.read_exact(&mut first).unwrap();
     drop(peer);
-    let End::Failed(error) = receive_end(rig.next_of(2)) else { panic!("no reset") };
+    let EndReason::Failed(error) = receive_end(rig.next_of(2)) else { panic!("no reset") };
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
 }
 
@@ -334,7 +334,7 @@ fn a_cancelled_receive_ends_once_and_loses_nothing() {
         }
         rig.port.cancel(socket, OperationKind::Receive);
         rig.port.cancel(socket, OperationKind::Receive);
-        assert_eq!(receive_end(rig.next_of(1)), End::Cancelled);
+        assert_eq!(receive_end(rig.next_of(1)), EndReason::Cancelled);
     }
     rig.quiet();
     rig.submit(socket, Operation::receive(CompletionMode::Multishot));
@@ -366,7 +366,7 @@ fn a_send_that_the_peer_does_not_read_can_be_cancelled() {
     drop(refused);
     rig.port.cancel(socket, OperationKind::Send);
     let Outcome::Sent { chain, sent, end } = rig.next_of(1) else { panic!() };
-    assert_eq!((chain.len(), end), (data.len(), Some(End::Cancelled)));
+    assert_eq!((chain.len(), end), (data.len(), Some(EndReason::Cancelled)));
     assert!(sent < data.len());
     drop((chain, peer));
     rig.close(socket, 1);
@@ -389,7 +389,7 @@ fn a_close_ends_what_is_in_flight_and_is_the_last_that_is_heard() {
         match rig.next_of(1) {
             Outcome::Sent { .. } => sends += 1,
             Outcome::ReceiveEnded(end) => {
-                assert_eq!(end, End::Cancelled);
+                assert_eq!(end, EndReason::Cancelled);
                 receives += 1;
             }
             Outcome::Closed => break,
@@ -510,10 +510,10 @@ fn receives_wait_for_an_empty_pool_in_order_and_resume_before_a_sleep() {
     let (ending, peer) = rig.link(4);
     rig.submit(ending, Operation::receive(CompletionMode::Multishot));
     drop(peer);
-    assert_eq!(receive_end(rig.next_of(4)), End::PeerClosed);
+    assert_eq!(receive_end(rig.next_of(4)), EndReason::PeerClosed);
     // Nor does a cancel, which removes the socket from the queue.
     rig.port.cancel(links[1].0, OperationKind::Receive);
-    assert_eq!(receive_end(rig.next_of(2)), End::Cancelled);
+    assert_eq!(receive_end(rig.next_of(2)), EndReason::Cancelled);
     drop(held);
     rig.port.dequeue(&mut rig.batch, None).unwrap();
     rig.events.append(&mut rig.batch);
@@ -551,7 +551,7 @@ fn posted_accepts_take_a_burst_and_a_cancel_delivers_what_came() {
         match rig.next_of(1) {
             Outcome::Accepted { peer, last: false, .. } => accepted.push(peer),
             Outcome::AcceptEnded(end) => {
-                assert_eq!(end, End::Cancelled);
+                assert_eq!(end, EndReason::Cancelled);
                 break;
             }
             other => panic!("{other:?}"),

@@ -33,7 +33,7 @@ pub enum Outcome<S, T> {
         last: bool,
     },
     /// An accept ended without a connection.
-    AcceptEnded(End),
+    AcceptEnded(EndReason),
     /// Bytes were received. The buffer is not empty.
     Received {
         /// The bytes.
@@ -42,7 +42,7 @@ pub enum Outcome<S, T> {
         last: bool,
     },
     /// A receive ended without bytes.
-    ReceiveEnded(End),
+    ReceiveEnded(EndReason),
     /// A send ended: the system took the first `sent` bytes of the chain, which still has all
     /// bytes.
     Sent {
@@ -51,7 +51,7 @@ pub enum Outcome<S, T> {
         /// Bytes sent: less than `chain.len()` if the send was short, was cancelled or failed.
         sent: usize,
         /// Why the send ended early; `None` if it sent all bytes or was short.
-        end: Option<End>,
+        end: Option<EndReason>,
     },
     /// The socket is closed, and its slot is free. The last completion with the socket's key.
     Closed,
@@ -62,7 +62,7 @@ pub enum Outcome<S, T> {
 /// Why an operation ended without doing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum End {
+pub enum EndReason {
     /// The end of the stream: the peer has shut down its sending side, and all bytes were received.
     PeerClosed,
     /// The operation was cancelled, or its socket is being closed, or (a multishot receive on

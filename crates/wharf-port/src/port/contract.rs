@@ -91,7 +91,7 @@ pub trait Port: Sized {
     /// a packet already, or if `completions` is full.
     ///
     /// After a reset by the peer the receive may end with
-    /// [`End::PeerClosed`](super::End::PeerClosed) and only the send fail, or the other way round:
+    /// [`EndReason::PeerClosed`](super::EndReason::PeerClosed) and only the send fail, or the other way round:
     /// the system reports the reset to one call.
     ///
     /// # Errors

@@ -36,9 +36,9 @@
 //! - **INV-PORT-8** A receive takes `bytes_max` bytes at most, in all its completions together.
 //!   When it has taken them it ends without a cancel by the program. Where the kernel receives
 //!   before the port has counted (io_uring, [`CompletionMode::Multishot`]) it may take more, by as many buffers
-//!   as the kernel has; its last completion is then the last of these, or [`End::Cancelled`].
+//!   as the kernel has; its last completion is then the last of these, or [`EndReason::Cancelled`].
 //! - **INV-PORT-9** A receive of 0 bytes takes no bytes and no buffer, and does not wait for one.
-//!   It completes once: with [`End::Readable`] when there are bytes; when there are none and will
+//!   It completes once: with [`EndReason::Readable`] when there are bytes; when there are none and will
 //!   be none, with the end or error of the stream.
 //! - **INV-PORT-10** Where the pool has large buffers, a stream that fills one buffer after the
 //!   other is received into large ones, and into small ones while no large one is free: a receive
@@ -58,7 +58,7 @@ mod socket_queue;
 mod table;
 mod wake;
 
-pub use completion::{Completion, End, Outcome};
+pub use completion::{Completion, EndReason, Outcome};
 pub(crate) use contract::is_full;
 pub use contract::{Completions, Counters, Port, PortConfig, Time};
 pub use error::{OsError, PortError};

@@ -30,7 +30,7 @@ pub enum CompletionMode {
     /// Multishot: until it is cancelled, the stream ends, it fails, or a receive has received
     /// `bytes_max` bytes.
     Multishot,
-    /// At once: with the bytes that are there, or with [`End::NotReady`](super::End::NotReady). If
+    /// At once: with the bytes that are there, or with [`EndReason::NotReady`](super::EndReason::NotReady). If
     /// there are bytes but no free buffer, it waits for a buffer, like the others.
     IfReady,
 }
@@ -52,9 +52,9 @@ pub enum Operation {
         /// them, also with [`CompletionMode::Multishot`]. `u32::MAX` is no limit.
         ///
         /// 0 is a zero-byte receive: it takes no buffer and no bytes, and completes once. It ends
-        /// with [`End::Readable`](super::End::Readable) when there are bytes, and with the stream's
+        /// with [`EndReason::Readable`](super::EndReason::Readable) when there are bytes, and with the stream's
         /// end or error when there are none and will be none. With [`CompletionMode::IfReady`] it completes
-        /// at once, with [`End::NotReady`](super::End::NotReady) if neither is the case.
+        /// at once, with [`EndReason::NotReady`](super::EndReason::NotReady) if neither is the case.
         ///
         /// # Platforms
         ///
@@ -63,7 +63,7 @@ pub enum Operation {
         /// ([`PortConfig::receive_window`](super::PortConfig::receive_window),
         /// [`Port::set_window`](super::Port::set_window)): the port cancels it at the limit, and
         /// completions that the kernel has made by then follow. The last completion is the last of
-        /// these, or [`End::Cancelled`](super::End::Cancelled).
+        /// these, or [`EndReason::Cancelled`](super::EndReason::Cancelled).
         bytes_max: u32,
     },
     /// Send the bytes of the chain in order. An empty chain is an error.

@@ -6,7 +6,7 @@ use super::faults::{FaultKind, Plant};
 use super::kernel::Kernel;
 use super::state::{Completed, Ready, SocketEnd};
 use super::world_state::{SideOwner, WorldState};
-use crate::port::{CompletionMode, End, OsError, Socket};
+use crate::port::{CompletionMode, EndReason, OsError, Socket};
 
 const EMFILE: i32 = 24;
 
@@ -19,7 +19,7 @@ impl Kernel {
             return;
         }
         if world.draw_fault(FaultKind::AcceptEmfile) {
-            let failed = End::Failed(OsError::new("accept", EMFILE));
+            let failed = EndReason::Failed(OsError::new("accept", EMFILE));
             return self.end_accept(world, socket, failed);
         }
         self.accept_one(world, socket, listener, false);
@@ -64,11 +64,11 @@ impl Kernel {
         if world.queued(listener) > 0 && world.draw_fault(FaultKind::CancelRace) {
             self.accept_one(world, socket, listener, true);
         }
-        self.end_accept(world, socket, End::Cancelled);
+        self.end_accept(world, socket, EndReason::Cancelled);
     }
 
     /// Ends the accept, if one is in flight.
-    fn end_accept(&mut self, world: &mut WorldState, socket: Socket, end: End) {
+    fn end_accept(&mut self, world: &mut WorldState, socket: Socket, end: EndReason) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         if entry.state.accept.take().is_none() {
             return;

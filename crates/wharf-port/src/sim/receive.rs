@@ -19,7 +19,7 @@ use super::kernel::Kernel;
 use super::state::{Completed, Ready, ReceiveOperation, Stage};
 use super::world_state::{ECONNRESET, READ, Readable, WorldState};
 use crate::memory::{Buffer, Owner};
-use crate::port::{CompletionMode, Demand, End, OsError, Socket};
+use crate::port::{CompletionMode, Demand, EndReason, OsError, Socket};
 
 impl Kernel {
     /// Makes progress with the receive, as far as bytes, an end or a reset have arrived.
@@ -31,16 +31,16 @@ impl Kernel {
         match world.readable(conn, SERVER) {
             Readable::Reset => {
                 let as_end = world.draw_fault(FaultKind::ResetAsEnd);
-                let reset = End::Failed(OsError::new("recv", ECONNRESET));
-                let end = if as_end { End::PeerClosed } else { reset };
+                let reset = EndReason::Failed(OsError::new("recv", ECONNRESET));
+                let end = if as_end { EndReason::PeerClosed } else { reset };
                 self.end_receive(world, socket, operation, end);
             }
-            Readable::AtEnd => self.end_receive(world, socket, operation, End::PeerClosed),
+            Readable::AtEnd => self.end_receive(world, socket, operation, EndReason::PeerClosed),
             Readable::Nothing if operation.mode == CompletionMode::IfReady => {
-                self.end_receive(world, socket, operation, End::NotReady);
+                self.end_receive(world, socket, operation, EndReason::NotReady);
             }
             Readable::Bytes(_) if operation.is_zero_byte() => {
-                self.end_receive(world, socket, operation, End::Readable);
+                self.end_receive(world, socket, operation, EndReason::Readable);
             }
             Readable::Bytes(_) if matches!(operation.stage, Stage::Waiting) => {
                 self.acquire_or_wait(world, socket, operation);
@@ -223,7 +223,7 @@ impl Kernel {
         }
         self.received(world, socket, buffer, last);
         if end_too_early && !last {
-            self.receive_completes(world, socket, Completed::ReceiveEnded(End::PeerClosed));
+            self.receive_completes(world, socket, Completed::ReceiveEnded(EndReason::PeerClosed));
         }
     }
 
@@ -277,7 +277,7 @@ impl Kernel {
             self.copy(world, conn, &mut operation, &mut buffer);
             self.received(world, socket, buffer, false);
         }
-        self.end_receive(world, socket, operation, End::Cancelled);
+        self.end_receive(world, socket, operation, EndReason::Cancelled);
     }
 
     fn received(&mut self, world: &mut WorldState, socket: Socket, buffer: Buffer, last: bool) {
@@ -323,7 +323,7 @@ impl Kernel {
         }
         let there = matches!(world.readable(conn, SERVER), Readable::Bytes(_));
         if there && operation.is_zero_byte() && world.draw_fault(FaultKind::CancelRace) {
-            return self.end_receive(world, socket, operation, End::Readable);
+            return self.end_receive(world, socket, operation, EndReason::Readable);
         }
         if there
             && self.exceeds_limit(&operation, None)
@@ -349,7 +349,7 @@ impl Kernel {
                 return self.received(world, socket, buffer, last);
             }
         }
-        self.end_receive(world, socket, operation, End::Cancelled);
+        self.end_receive(world, socket, operation, EndReason::Cancelled);
     }
 
     /// Ends the receive without bytes; returns a buffer that it had acquired.
@@ -358,7 +358,7 @@ impl Kernel {
         world: &mut WorldState,
         socket: Socket,
         operation: ReceiveOperation,
-        end: End,
+        end: EndReason,
     ) {
         match operation.stage {
             Stage::Waiting => {}

@@ -10,7 +10,7 @@ use super::kernel::Kernel;
 use super::state::{Completed, Ready, SendOperation};
 use super::world_state::{WRITE, WorldState};
 use crate::memory::Chain;
-use crate::port::{End, OsError, Socket};
+use crate::port::{EndReason, OsError, Socket};
 
 impl Kernel {
     /// Sends as many bytes as the pipe takes.
@@ -50,7 +50,7 @@ impl Kernel {
                 }
             }
             Err(code) => {
-                let failed = End::Failed(OsError::new("send", code));
+                let failed = EndReason::Failed(OsError::new("send", code));
                 self.settle_send(world, socket, operation, Some(failed));
             }
         }
@@ -62,7 +62,7 @@ impl Kernel {
         world: &mut WorldState,
         socket: Socket,
         mut operation: SendOperation,
-        end: Option<End>,
+        end: Option<EndReason>,
     ) {
         match world.delay_ns() {
             0 => self.send_completes(world, socket, operation, end),
@@ -89,7 +89,7 @@ impl Kernel {
         // one.
         let goes_on = !operation.cancelled || operation.settled.is_some();
         if !goes_on && !world.draw_fault(FaultKind::CancelRace) {
-            return self.send_completes(world, socket, operation, Some(End::Cancelled));
+            return self.send_completes(world, socket, operation, Some(EndReason::Cancelled));
         }
         self.put_send(socket, operation);
         if goes_on {
@@ -100,7 +100,7 @@ impl Kernel {
             if operation.settled.is_some() {
                 self.put_send(socket, operation);
             } else {
-                self.send_completes(world, socket, operation, Some(End::Cancelled));
+                self.send_completes(world, socket, operation, Some(EndReason::Cancelled));
             }
         }
     }
@@ -110,7 +110,7 @@ impl Kernel {
         world: &mut WorldState,
         socket: Socket,
         operation: SendOperation,
-        end: Option<End>,
+        end: Option<EndReason>,
     ) {
         let Some(entry) = self.sockets.get_mut(socket) else { return };
         let key = entry.key;

@@ -2,7 +2,7 @@
 
 use super::connection::ConnId;
 use crate::memory::{Buffer, Chain};
-use crate::port::{Bulk, CompletionMode, End, Key, OperationKind, Socket, SocketUse};
+use crate::port::{Bulk, CompletionMode, EndReason, Key, OperationKind, Socket, SocketUse};
 use std::net::SocketAddr;
 
 /// An associated socket.
@@ -37,10 +37,10 @@ pub(super) struct Ready {
 #[derive(Debug)]
 pub(super) enum Completed {
     Accepted { conn: ConnId, peer: SocketAddr, last: bool },
-    AcceptEnded(End),
+    AcceptEnded(EndReason),
     Received { buffer: Buffer, last: bool },
-    ReceiveEnded(End),
-    Sent { chain: Chain, sent: usize, end: Option<End> },
+    ReceiveEnded(EndReason),
+    Sent { chain: Chain, sent: usize, end: Option<EndReason> },
     Closed,
 }
 
@@ -86,7 +86,7 @@ pub(super) struct SendOperation {
     /// Bytes of the chain that were sent.
     pub(super) sent: usize,
     /// The send's result, once it is decided; the completion follows.
-    pub(super) settled: Option<Option<End>>,
+    pub(super) settled: Option<Option<EndReason>>,
 }
 
 impl SocketState {

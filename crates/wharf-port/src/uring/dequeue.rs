@@ -8,7 +8,7 @@ use super::{InputOperation, Stage, UringPort};
 use crate::linux::{self, Peek};
 use crate::memory::{Buffer, Owner};
 use crate::port::{
-    Bulk, Completion, CompletionMode, Completions, Demand, End, Key, OperationKind, OsError,
+    Bulk, Completion, CompletionMode, Completions, Demand, EndReason, Key, OperationKind, OsError,
     Outcome, PortError, Socket, SocketTable, is_full,
 };
 use io_uring::cqueue;
@@ -262,7 +262,7 @@ impl<T: Send> UringPort<T> {
             }
             // The cancelled attempt found no bytes or no buffer.
             (result, _) if cancelled && [libc::ENOBUFS, libc::EAGAIN].contains(&-result) => {
-                End::Cancelled
+                EndReason::Cancelled
             }
             _ if found_no_buffer && stage == Stage::ArmedLarge => {
                 let demand = running.demand;
@@ -315,16 +315,16 @@ impl<T: Send> UringPort<T> {
             end_of("poll", result)
         } else if demand.is_zero_byte() {
             match linux::peek(&state.fd) {
-                Peek::Bytes => End::Readable,
+                Peek::Bytes => EndReason::Readable,
                 Peek::Ended(end) => end,
-                Peek::Nothing if cancelled => End::Cancelled,
+                Peek::Nothing if cancelled => EndReason::Cancelled,
                 Peek::Nothing => {
                     self.arm_poll(socket, demand);
                     return None;
                 }
             }
         } else if cancelled {
-            End::Cancelled
+            EndReason::Cancelled
         } else {
             self.arm_or_wait(socket, demand);
             return None;
@@ -367,7 +367,7 @@ impl<T: Send> UringPort<T> {
         let end = if done.result() < 0 {
             Some(end_of("send", done.result()))
         } else if send.cancelled && sent < send.chain.len() {
-            Some(End::Cancelled)
+            Some(EndReason::Cancelled)
         } else {
             None
         };
@@ -418,7 +418,7 @@ impl<T: Send> UringPort<T> {
             let state = &mut self.sockets.get_mut(socket)?.state;
             state.input = None;
             if over {
-                return Some((key, Outcome::AcceptEnded(End::Cancelled)));
+                return Some((key, Outcome::AcceptEnded(EndReason::Cancelled)));
             }
             self.arm_accept(socket, mode);
         }
@@ -437,15 +437,17 @@ impl<T: Send> UringPort<T> {
             let (key, state) = (entry.key, &mut entry.state);
             state.queued = false;
             let end = match state.input {
-                Some(InputOperation { stage: Stage::CancelPending, .. }) => Some(End::Cancelled),
+                Some(InputOperation { stage: Stage::CancelPending, .. }) => {
+                    Some(EndReason::Cancelled)
+                }
                 Some(InputOperation { stage: Stage::PeekPending, demand, .. }) => {
                     match linux::peek(&state.fd) {
-                        Peek::Bytes if demand.is_zero_byte() => Some(End::Readable),
+                        Peek::Bytes if demand.is_zero_byte() => Some(EndReason::Readable),
                         Peek::Bytes => {
                             self.arm_or_wait(socket, demand);
                             continue;
                         }
-                        Peek::Nothing => Some(End::NotReady),
+                        Peek::Nothing => Some(EndReason::NotReady),
                         Peek::Ended(end) => Some(end),
                     }
                 }
@@ -469,12 +471,12 @@ impl<T: Send> UringPort<T> {
 type Reported<T> = (Key, Outcome<TcpStream, T>);
 
 /// The end that a result of 0 or less means.
-fn end_of(call: &'static str, result: i32) -> End {
+fn end_of(call: &'static str, result: i32) -> EndReason {
     match -result {
-        0 => End::PeerClosed,
-        libc::ECANCELED => End::Cancelled,
-        libc::EAGAIN => End::NotReady,
-        code => End::Failed(OsError::new(call, code)),
+        0 => EndReason::PeerClosed,
+        libc::ECANCELED => EndReason::Cancelled,
+        libc::EAGAIN => EndReason::NotReady,
+        code => EndReason::Failed(OsError::new(call, code)),
     }
 }
 

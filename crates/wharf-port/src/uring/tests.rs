@@ -148,6 +148,6 @@ fn a_multishot_receive_keeps_one_operation_in_the_kernel() {
         assert_eq!(port.in_kernel, 1);
     }
     drop(peer);
-    assert!(matches!(next(&mut port), Outcome::ReceiveEnded(crate::port::End::PeerClosed)));
+    assert!(matches!(next(&mut port), Outcome::ReceiveEnded(crate::port::EndReason::PeerClosed)));
     assert_eq!(port.in_kernel, 0);
 }

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use wharf_port::port::{
-    CompletionMode, End, Key, Operation, OperationKind, Outcome, Poster, Socket,
+    CompletionMode, EndReason, Key, Operation, OperationKind, Outcome, Poster, Socket,
 };
 
 /// Delay before the next accept after one failed (EMFILE, ENOMEM): an immediate retry would fail again,
@@ -120,7 +120,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             Outcome::AcceptEnded(end) => {
                 listener.armed = None;
-                if let End::Failed(error) = end {
+                if let EndReason::Failed(error) = end {
                     listener.retry_at = Some(self.core.now.after(RETRY_AFTER));
                     self.core.stats().accept_failures.add(1);
                     tracing::debug!(%error, "accept failed, retrying in 10 ms");

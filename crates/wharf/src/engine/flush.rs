@@ -8,7 +8,7 @@ use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use wharf_port::memory::Chain;
-use wharf_port::port::{End, Operation};
+use wharf_port::port::{EndReason, Operation};
 
 /// Maximum bytes of one send. Where the port does not report acknowledged bytes, only completed sends
 /// are progress, so a peer must take these bytes within the stall timeout. About the size of a socket's
@@ -131,7 +131,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.start_timeout(index);
     }
 
-    pub(super) fn sent(&mut self, index: u32, mut chain: Chain, sent: usize, end: Option<End>) {
+    pub(super) fn sent(
+        &mut self,
+        index: u32,
+        mut chain: Chain,
+        sent: usize,
+        end: Option<EndReason>,
+    ) {
         let slot = &mut self.core.slots[index];
         slot.end_send();
         slot.totals.sent_bytes += sent as u64;
@@ -154,7 +160,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             drop(chain);
         }
         self.core.stats().sent_bytes.add(sent as u64);
-        if let Some(End::Failed(error)) = end {
+        if let Some(EndReason::Failed(error)) = end {
             self.send_failed(index, disconnect_reason(error));
         }
         self.core.settle(index);

@@ -8,7 +8,7 @@ use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::vocabulary::reason::DisconnectReason;
 use wharf_port::memory::Buffer;
-use wharf_port::port::{CompletionMode, End, Operation, OperationKind, Socket};
+use wharf_port::port::{CompletionMode, EndReason, Operation, OperationKind, Socket};
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Handles received bytes: appends them to the unread input, and calls the handler if the output
@@ -49,12 +49,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.update_receiving(index);
     }
 
-    pub(super) fn receive_ended(&mut self, index: u32, end: End) {
+    pub(super) fn receive_ended(&mut self, index: u32, end: EndReason) {
         let slot = &mut self.core.slots[index];
         let looked = slot.receiving == Receiving::Look;
         slot.receiving = Receiving::Off;
         match end {
-            End::PeerClosed => {
+            EndReason::PeerClosed => {
                 slot.end_of_stream = true;
                 slot.note_activity(self.core.now);
                 if slot.phase == Phase::Lingering {
@@ -63,7 +63,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                     self.finish_input(index);
                 }
             }
-            End::Failed(error) => {
+            EndReason::Failed(error) => {
                 let reason = disconnect_reason(error);
                 if slot.runs_callbacks() {
                     // The handler gets the input that arrived before the reset.
@@ -75,7 +75,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 }
             }
             // Draining: all that had arrived is received.
-            End::NotReady => {
+            EndReason::NotReady => {
                 slot.drain_received = true;
                 slot.end_of_stream |= slot.broken.is_some();
                 self.finish_input(index);
@@ -83,7 +83,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 self.update_receiving(index);
             }
             // The peer has sent more than the guaranteed buffer holds, so the link asks for a loan.
-            End::Readable if looked => {
+            EndReason::Readable if looked => {
                 let slot = &self.core.slots[index];
                 if slot.runs_callbacks() && slot.wish.is_none() && !slot.input.is_empty() {
                     let wish = self.lacking_input(index);

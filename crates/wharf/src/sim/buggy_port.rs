@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use wharf_port::memory::BufferPool;
 use wharf_port::port::{
-    Completion, CompletionMode, Completions, Counters, End, Key, Operation, OperationKind, Outcome,
-    Port, PortError, Poster, Refused, Socket, SubmitError, Time,
+    Completion, CompletionMode, Completions, Counters, EndReason, Key, Operation, OperationKind,
+    Outcome, Port, PortError, Poster, Refused, Socket, SubmitError, Time,
 };
 use wharf_port::sim::{SimListener, SimPort, SimStream};
 
@@ -53,7 +53,7 @@ impl BuggyPort {
         match outcome {
             Outcome::Posted(packet) => self.spoil_packet(packet).map(Outcome::Posted),
             Outcome::Sent { chain, sent, end } => {
-                if matches!(end, Some(End::Failed(_))) {
+                if matches!(end, Some(EndReason::Failed(_))) {
                     self.broken.insert(key.0);
                 }
                 let loses_rest = end.is_none() && self.bug.is(EngineBug::LoseRest);

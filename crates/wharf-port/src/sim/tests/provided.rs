@@ -4,8 +4,8 @@ use super::super::*;
 use super::rig::ADDRESS;
 use crate::memory::{BufferPool, Owner, PoolConfig};
 use crate::port::{
-    Completion, CompletionMode, End, Key, Operation, OperationKind, Outcome, Port, PortConfig,
-    Socket,
+    Completion, CompletionMode, EndReason, Key, Operation, OperationKind, Outcome, Port,
+    PortConfig, Socket,
 };
 
 type TestPort = SimPort<()>;
@@ -48,7 +48,7 @@ fn dequeue(port: &mut TestPort) -> Vec<Completion<SimStream, ()>> {
 }
 
 /// The bytes of received buffers, and how the last completion ends the receive.
-fn summary(completions: &[Completion<SimStream, ()>]) -> (Vec<u32>, Option<Option<End>>) {
+fn summary(completions: &[Completion<SimStream, ()>]) -> (Vec<u32>, Option<Option<EndReason>>) {
     let mut sizes = Vec::new();
     let mut end = None;
     for completion in completions {
@@ -104,7 +104,7 @@ fn a_cancelled_receive_fills_no_more_than_the_provided_buffers() {
         port.cancel(sockets[0], OperationKind::Receive);
         let completions = dequeue(&mut port);
         let (sizes, end) = summary(&completions);
-        assert_eq!(end, Some(Some(End::Cancelled)));
+        assert_eq!(end, Some(Some(EndReason::Cancelled)));
         most = most.max(sizes.len());
     }
     assert_eq!(most, 4);
@@ -157,20 +157,20 @@ fn a_zero_byte_receive_takes_no_bytes_and_no_buffer() {
     port.submit(sockets[0], look()).unwrap();
     assert!(dequeue(&mut port).is_empty());
     clients[0].try_write(b"there").unwrap();
-    assert_eq!(summary(&dequeue(&mut port)), (vec![], Some(Some(End::Readable))));
+    assert_eq!(summary(&dequeue(&mut port)), (vec![], Some(Some(EndReason::Readable))));
     drop(held);
     port.submit(sockets[0], Operation::receive(CompletionMode::Oneshot)).unwrap();
     assert_eq!(summary(&dequeue(&mut port)), (vec![5], Some(None)));
     port.submit(sockets[0], look()).unwrap();
     port.cancel(sockets[0], OperationKind::Receive);
-    assert_eq!(summary(&dequeue(&mut port)), (vec![], Some(Some(End::Cancelled))));
+    assert_eq!(summary(&dequeue(&mut port)), (vec![], Some(Some(EndReason::Cancelled))));
     port.submit(sockets[0], look()).unwrap();
     clients[0].shutdown_write();
-    assert_eq!(summary(&dequeue(&mut port)), (vec![], Some(Some(End::PeerClosed))));
+    assert_eq!(summary(&dequeue(&mut port)), (vec![], Some(Some(EndReason::PeerClosed))));
     port.submit(sockets[1], look()).unwrap();
     clients.pop().unwrap().reset();
     let (sizes, end) = summary(&dequeue(&mut port));
-    assert!(sizes.is_empty() && matches!(end, Some(Some(End::Failed(_)))), "{end:?}");
+    assert!(sizes.is_empty() && matches!(end, Some(Some(EndReason::Failed(_)))), "{end:?}");
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn what_arrived_before_a_reset_is_received_first() {
     client.reset();
     port.submit(sockets[0], Operation::receive(CompletionMode::Multishot)).unwrap();
     let (sizes, end) = summary(&dequeue(&mut port));
-    assert!(sizes == [10] && matches!(end, Some(Some(End::Failed(_)))), "{sizes:?} {end:?}");
+    assert!(sizes == [10] && matches!(end, Some(Some(EndReason::Failed(_)))), "{sizes:?} {end:?}");
     assert!(traffic.get().reset);
     assert_eq!((traffic.get().to_server, traffic.get().by_server), (10, 10));
 }

@@ -8,8 +8,8 @@
 use super::super::*;
 use crate::memory::{BufferPool, Chain, PoolConfig};
 use crate::port::{
-    Completion, CompletionMode, Completions, End, Key, Operation, OperationKind, Outcome, Port,
-    PortConfig, Socket,
+    Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind, Outcome,
+    Port, PortConfig, Socket,
 };
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -350,7 +350,7 @@ impl Rig {
         Ok(())
     }
 
-    fn receive_ended(&mut self, key: u64, end: End) -> Verdict {
+    fn receive_ended(&mut self, key: u64, end: EndReason) -> Verdict {
         let Some(link) = self.links.get_mut(&key) else {
             return Err(format!("a receive of {key} ended, which is closed"));
         };
@@ -358,7 +358,7 @@ impl Rig {
         link.receiving = false;
         let client = &self.clients[link.client];
         match end {
-            End::PeerClosed => {
+            EndReason::PeerClosed => {
                 let broken =
                     client.broken || client.handle.as_ref().is_none_or(SimClient::is_harmed);
                 ensure!(client.shut || broken, "{key}: an end too early");
@@ -367,17 +367,17 @@ impl Rig {
                 link.ended = true;
                 self.finish_if_done(key)
             }
-            End::Cancelled => {
+            EndReason::Cancelled => {
                 let asked = link.receive_cancelled || link.closing;
                 ensure!(asked, "{key}: it was not cancelled");
                 self.receive(key)
             }
-            End::Failed(_) => {
+            EndReason::Failed(_) => {
                 self.clients[link.client].broken = true;
                 self.close(key)
             }
-            End::NotReady => Err(format!("{key}: not asked to be ready")),
-            End::Readable => {
+            EndReason::NotReady => Err(format!("{key}: not asked to be ready")),
+            EndReason::Readable => {
                 ensure!(link.bytes_left == 0, "{key}: not asked whether there is something");
                 let written = self.clients[link.client].written;
                 ensure!(link.received < written, "{key}: there is nothing");
@@ -386,7 +386,7 @@ impl Rig {
         }
     }
 
-    fn sent(&mut self, key: u64, mut chain: Chain, sent: usize, end: Option<End>) -> Verdict {
+    fn sent(&mut self, key: u64, mut chain: Chain, sent: usize, end: Option<EndReason>) -> Verdict {
         let Some(link) = self.links.get_mut(&key) else {
             return Err(format!("a send of {key} ended, which is closed"));
         };
@@ -395,7 +395,7 @@ impl Rig {
         let whole = sent == chain.len();
         ensure!(!whole || end.is_none(), "{key}: all was sent, and {end:?}");
         ensure!(sent > 0 || end.is_some(), "{key}: a short send of nothing");
-        if let Some(End::Failed(_)) = end {
+        if let Some(EndReason::Failed(_)) = end {
             self.clients[link.client].broken = true;
             return self.close(key);
         }

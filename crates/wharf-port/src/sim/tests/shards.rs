@@ -4,7 +4,9 @@
 use super::super::*;
 use super::rig::ADDRESS;
 use crate::memory::{BufferPool, PoolConfig};
-use crate::port::{CompletionMode, End, Key, Operation, Outcome, Port, PortConfig, Socket, Time};
+use crate::port::{
+    CompletionMode, EndReason, Key, Operation, Outcome, Port, PortConfig, Socket, Time,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -144,7 +146,7 @@ fn a_port_alone_moves_the_clock_until_something_is_there() {
     drop(client);
     port.dequeue(&mut completions, Some(Duration::from_secs(1))).unwrap();
     let ended = completions.pop().unwrap();
-    assert!(matches!(ended.outcome, Outcome::ReceiveEnded(End::PeerClosed)));
+    assert!(matches!(ended.outcome, Outcome::ReceiveEnded(EndReason::PeerClosed)));
     assert_eq!(port.now(), Time(2_000_000));
     port.dequeue(&mut completions, Some(Duration::from_secs(1))).unwrap();
     assert_eq!((completions.len(), port.now()), (0, Time(1_002_000_000)));
