@@ -5,8 +5,8 @@
 
 use crate::memory::BufferPool;
 use crate::port::{
-    Completions, Counters, Key, Operation, OperationKind, Port, PortConfig, PortError, Poster,
-    Refused, Socket, SubmitError, Time,
+    AssociateError, Completions, Counters, Key, Operation, OperationKind, Port, PortConfig,
+    PortError, Poster, Socket, SubmitError, Time,
 };
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -123,7 +123,11 @@ impl<T: Send> Port for SystemPort<T> {
     type Stream = TcpStream;
     type Listener = TcpListener;
 
-    fn associate(&mut self, stream: TcpStream, key: Key) -> Result<Socket, Refused<TcpStream>> {
+    fn associate(
+        &mut self,
+        stream: TcpStream,
+        key: Key,
+    ) -> Result<Socket, AssociateError<TcpStream>> {
         forward!(mut self, port => port.associate(stream, key))
     }
 
@@ -131,7 +135,7 @@ impl<T: Send> Port for SystemPort<T> {
         &mut self,
         listener: TcpListener,
         key: Key,
-    ) -> Result<Socket, Refused<TcpListener>> {
+    ) -> Result<Socket, AssociateError<TcpListener>> {
         forward!(mut self, port => port.associate_listener(listener, key))
     }
 

@@ -8,8 +8,8 @@
 use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
 use crate::memory::{Buffer, BufferPool, Chain, Owner};
 use crate::port::{
-    Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind, Outcome,
-    Port, Refused, Socket, SubmitError,
+    AssociateError, Completion, CompletionMode, Completions, EndReason, Key, Operation,
+    OperationKind, Outcome, Port, Socket, SubmitError,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -133,7 +133,10 @@ impl<N: TestNetwork> PortChecker<N> {
     }
 
     /// Associates a connection with the port, under a new key.
-    pub(super) fn associate(&mut self, stream: Stream<N>) -> Result<Link, Refused<Stream<N>>> {
+    pub(super) fn associate(
+        &mut self,
+        stream: Stream<N>,
+    ) -> Result<Link, AssociateError<Stream<N>>> {
         let key = self.next_key;
         let socket = self.network.port().associate(stream, Key(key))?;
         self.next_key += 1;

@@ -48,8 +48,8 @@ use self::supply::Supply;
 use crate::linux::{self, Clock, EventFd};
 use crate::memory::BufferPool;
 use crate::port::{
-    Completions, Counters, Entry, Inbox, Key, Operation, OperationKind, Port, PortConfig,
-    PortError, Poster, Refused, Socket, SocketTable, SubmitError, Time,
+    AssociateError, Completions, Counters, Entry, Inbox, Key, Operation, OperationKind, Port,
+    PortConfig, PortError, Poster, Socket, SocketTable, SubmitError, Time,
 };
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
@@ -133,9 +133,9 @@ impl<T: Send> EpollPort<T> {
         socket: S,
         role: Role,
         key: Key,
-    ) -> Result<Socket, Refused<S>> {
+    ) -> Result<Socket, AssociateError<S>> {
         if self.sockets.is_full() {
-            return Err(Refused { socket, error: None });
+            return Err(AssociateError { socket, error: None });
         }
         let fd = socket.into();
         if let Err(errno) = ioctl_fionbio(&fd, true) {
@@ -161,7 +161,11 @@ impl<T: Send> Port for EpollPort<T> {
     type Stream = TcpStream;
     type Listener = TcpListener;
 
-    fn associate(&mut self, stream: TcpStream, key: Key) -> Result<Socket, Refused<TcpStream>> {
+    fn associate(
+        &mut self,
+        stream: TcpStream,
+        key: Key,
+    ) -> Result<Socket, AssociateError<TcpStream>> {
         self.insert_socket(stream, Role::Connection, key)
     }
 
@@ -169,7 +173,7 @@ impl<T: Send> Port for EpollPort<T> {
         &mut self,
         listener: TcpListener,
         key: Key,
-    ) -> Result<Socket, Refused<TcpListener>> {
+    ) -> Result<Socket, AssociateError<TcpListener>> {
         self.insert_socket(listener, Role::Listener, key)
     }
 
@@ -239,8 +243,8 @@ impl<T: Send> fmt::Debug for EpollPort<T> {
     }
 }
 
-fn refused<S: From<OwnedFd>>(fd: OwnedFd, call: &'static str, errno: Errno) -> Refused<S> {
-    Refused { socket: fd.into(), error: Some(calls::error(call, errno)) }
+fn refused<S: From<OwnedFd>>(fd: OwnedFd, call: &'static str, errno: Errno) -> AssociateError<S> {
+    AssociateError { socket: fd.into(), error: Some(calls::error(call, errno)) }
 }
 
 /// The data of a socket's events: the slot's index in the lower half, the generation in the upper.

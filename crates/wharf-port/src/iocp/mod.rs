@@ -24,8 +24,8 @@ mod wake;
 
 use crate::memory::BufferPool;
 use crate::port::{
-    Bulk, Clock, Completions, Counters, Inbox, Key, Operation, OperationKind, OsError, Port,
-    PortConfig, PortError, Poster, Refused, Socket, SocketQueue, SubmitError, Time,
+    AssociateError, Bulk, Clock, Completions, Counters, Inbox, Key, Operation, OperationKind,
+    OsError, Port, PortConfig, PortError, Poster, Socket, SocketQueue, SubmitError, Time,
 };
 use operations::OperationTable;
 use socket::OverlappedSocket;
@@ -152,13 +152,17 @@ impl<T: Send> Port for IocpPort<T> {
     type Stream = TcpStream;
     type Listener = TcpListener;
 
-    fn associate(&mut self, stream: TcpStream, key: Key) -> Result<Socket, Refused<TcpStream>> {
+    fn associate(
+        &mut self,
+        stream: TcpStream,
+        key: Key,
+    ) -> Result<Socket, AssociateError<TcpStream>> {
         let result = self.associate_handle(&stream).and_then(|()| {
             let set = stream.set_nonblocking(true);
             set.map_err(|error| Some(OsError::from_io("ioctlsocket", &error)))
         });
         if let Err(error) = result {
-            return Err(Refused { socket: stream, error });
+            return Err(AssociateError { socket: stream, error });
         }
         let connection =
             Connection { receive: Receive::Idle, send: state::Send::Idle, bulk: Bulk::default() };
@@ -171,8 +175,8 @@ impl<T: Send> Port for IocpPort<T> {
         &mut self,
         listener: TcpListener,
         key: Key,
-    ) -> Result<Socket, Refused<TcpListener>> {
-        let refused = |socket, error| Err(Refused { socket, error });
+    ) -> Result<Socket, AssociateError<TcpListener>> {
+        let refused = |socket, error| Err(AssociateError { socket, error });
         let is_ipv6 = match listener.local_addr() {
             Ok(address) => address.is_ipv6(),
             Err(error) => {

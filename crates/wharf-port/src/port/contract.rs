@@ -3,7 +3,7 @@
 use super::completion::Completion;
 use super::error::PortError;
 use super::inbox::Poster;
-use super::operation::{Key, Operation, OperationKind, Refused, Socket, SubmitError};
+use super::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
 use crate::memory::BufferPool;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub trait Port: Sized {
     ///
     /// # Errors
     ///
-    /// [`Refused`] with the stream, if the port has no free slot or a system call fails.
+    /// [`AssociateError`] with the stream, if the port has no free slot or a system call fails.
     ///
     /// # Platforms
     ///
@@ -35,7 +35,7 @@ pub trait Port: Sized {
         &mut self,
         stream: Self::Stream,
         key: Key,
-    ) -> Result<Socket, Refused<Self::Stream>>;
+    ) -> Result<Socket, AssociateError<Self::Stream>>;
 
     /// Associates a listening socket with the port.
     ///
@@ -46,7 +46,7 @@ pub trait Port: Sized {
         &mut self,
         listener: Self::Listener,
         key: Key,
-    ) -> Result<Socket, Refused<Self::Listener>>;
+    ) -> Result<Socket, AssociateError<Self::Listener>>;
 
     /// Starts an operation; its completion comes from a later [`dequeue`](Self::dequeue).
     ///

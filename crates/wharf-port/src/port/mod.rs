@@ -64,7 +64,8 @@ pub use contract::{Completions, Counters, Port, PortConfig, Time};
 pub use error::{OsError, PortError};
 pub use inbox::{PostError, Poster};
 pub use operation::{
-    CompletionMode, Key, Operation, OperationKind, Refused, Socket, SubmitError, SubmitErrorKind,
+    AssociateError, CompletionMode, Key, Operation, OperationKind, Socket, SubmitError,
+    SubmitErrorKind,
 };
 
 pub(crate) use admission::{SocketUse, check_submit};

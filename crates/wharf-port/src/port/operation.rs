@@ -154,7 +154,7 @@ impl std::error::Error for SubmitError {}
 /// A socket could not be associated with the port; it is returned.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Refused<S> {
+pub struct AssociateError<S> {
     /// The socket.
     pub socket: S,
     /// The call that failed; `None` if the port has no free slot
@@ -163,7 +163,7 @@ pub struct Refused<S> {
     pub error: Option<super::OsError>,
 }
 
-impl<S> fmt::Display for Refused<S> {
+impl<S> fmt::Display for AssociateError<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.error {
             None => f.write_str(NO_SLOT),
@@ -172,7 +172,7 @@ impl<S> fmt::Display for Refused<S> {
     }
 }
 
-impl<S: fmt::Debug> std::error::Error for Refused<S> {}
+impl<S: fmt::Debug> std::error::Error for AssociateError<S> {}
 
 #[cfg(not(windows))]
 const NO_SLOT: &str = "the port has sockets_max sockets; close one, or raise sockets_max";

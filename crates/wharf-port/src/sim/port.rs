@@ -8,8 +8,8 @@ use super::world::World;
 use super::world_state::WakeFlag;
 use crate::memory::BufferPool;
 use crate::port::{
-    Completions, Counters, Inbox, Key, Operation, OperationKind, Port, PortConfig, PortError,
-    Poster, Refused, Socket, SocketQueue, SocketTable, SubmitError, Time, Wake,
+    AssociateError, Completions, Counters, Inbox, Key, Operation, OperationKind, Port, PortConfig,
+    PortError, Poster, Socket, SocketQueue, SocketTable, SubmitError, Time, Wake,
 };
 use std::collections::VecDeque;
 use std::fmt;
@@ -135,12 +135,12 @@ impl<T: Send> SimPort<T> {
         &mut self,
         mut stream: SimStream,
         key: Key,
-    ) -> Result<Socket, Refused<SimStream>> {
+    ) -> Result<Socket, AssociateError<SimStream>> {
         if self.kernel.sockets.is_full() {
-            return Err(Refused { socket: stream, error: None });
+            return Err(AssociateError { socket: stream, error: None });
         }
         let Some(conn) = stream.take() else {
-            return Err(Refused { socket: stream, error: None });
+            return Err(AssociateError { socket: stream, error: None });
         };
         let state = SocketState::new(SocketEnd::Conn(conn));
         match self.kernel.sockets.insert(key, state) {
@@ -150,7 +150,10 @@ impl<T: Send> SimPort<T> {
                 world.inject_connection_fault(conn);
                 Ok(socket)
             }
-            None => Err(Refused { socket: SimStream::new(self.world.clone(), conn), error: None }),
+            None => Err(AssociateError {
+                socket: SimStream::new(self.world.clone(), conn),
+                error: None,
+            }),
         }
     }
 
@@ -158,13 +161,13 @@ impl<T: Send> SimPort<T> {
         &mut self,
         mut listener: SimListener,
         key: Key,
-    ) -> Result<Socket, Refused<SimListener>> {
+    ) -> Result<Socket, AssociateError<SimListener>> {
         if self.kernel.sockets.is_full() {
-            return Err(Refused { socket: listener, error: None });
+            return Err(AssociateError { socket: listener, error: None });
         }
         let address = listener.address();
         let Some(id) = listener.take() else {
-            return Err(Refused { socket: listener, error: None });
+            return Err(AssociateError { socket: listener, error: None });
         };
         match self.kernel.sockets.insert(key, SocketState::new(SocketEnd::Listener(id))) {
             Some(socket) => {
@@ -176,7 +179,7 @@ impl<T: Send> SimPort<T> {
             }
             None => {
                 let listener = SimListener::new(self.world.clone(), id, address);
-                Err(Refused { socket: listener, error: None })
+                Err(AssociateError { socket: listener, error: None })
             }
         }
     }
@@ -187,7 +190,11 @@ impl<T: Send> Port for SimPort<T> {
     type Stream = SimStream;
     type Listener = SimListener;
 
-    fn associate(&mut self, stream: SimStream, key: Key) -> Result<Socket, Refused<SimStream>> {
+    fn associate(
+        &mut self,
+        stream: SimStream,
+        key: Key,
+    ) -> Result<Socket, AssociateError<SimStream>> {
         self.insert_stream(stream, key)
     }
 
@@ -195,7 +202,7 @@ impl<T: Send> Port for SimPort<T> {
         &mut self,
         listener: SimListener,
         key: Key,
-    ) -> Result<Socket, Refused<SimListener>> {
+    ) -> Result<Socket, AssociateError<SimListener>> {
         self.insert_listener(listener, key)
     }
 

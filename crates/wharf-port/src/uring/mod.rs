@@ -45,8 +45,9 @@ pub use setup::probe;
 use crate::linux::{self, Clock, EventFd};
 use crate::memory::{BufferPool, Chain};
 use crate::port::{
-    Bulk, Completions, Counters, Demand, Inbox, Key, Operation, OperationKind, Port, PortConfig,
-    PortError, Poster, Refused, Socket, SocketQueue, SocketTable, SocketUse, SubmitError, Time,
+    AssociateError, Bulk, Completions, Counters, Demand, Inbox, Key, Operation, OperationKind,
+    Port, PortConfig, PortError, Poster, Socket, SocketQueue, SocketTable, SocketUse, SubmitError,
+    Time,
 };
 use buffer_ring::BufferRing;
 use io_uring::IoUring;
@@ -243,9 +244,9 @@ impl<T: Send> UringPort<T> {
         socket: S,
         listener: bool,
         key: Key,
-    ) -> Result<Socket, Refused<S>> {
+    ) -> Result<Socket, AssociateError<S>> {
         if self.sockets.is_full() {
-            return Err(Refused { socket, error: None });
+            return Err(AssociateError { socket, error: None });
         }
         let state = SocketState {
             fd: socket.into(),
@@ -270,7 +271,11 @@ impl<T: Send> Port for UringPort<T> {
     type Stream = TcpStream;
     type Listener = TcpListener;
 
-    fn associate(&mut self, stream: TcpStream, key: Key) -> Result<Socket, Refused<TcpStream>> {
+    fn associate(
+        &mut self,
+        stream: TcpStream,
+        key: Key,
+    ) -> Result<Socket, AssociateError<TcpStream>> {
         self.insert_socket(stream, false, key)
     }
 
@@ -278,7 +283,7 @@ impl<T: Send> Port for UringPort<T> {
         &mut self,
         listener: TcpListener,
         key: Key,
-    ) -> Result<Socket, Refused<TcpListener>> {
+    ) -> Result<Socket, AssociateError<TcpListener>> {
         self.insert_socket(listener, true, key)
     }
 

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use wharf_port::memory::BufferPool;
 use wharf_port::port::{
-    Completion, CompletionMode, Completions, Counters, EndReason, Key, Operation, OperationKind,
-    Outcome, Port, PortError, Poster, Refused, Socket, SubmitError, Time,
+    AssociateError, Completion, CompletionMode, Completions, Counters, EndReason, Key, Operation,
+    OperationKind, Outcome, Port, PortError, Poster, Socket, SubmitError, Time,
 };
 use wharf_port::sim::{SimListener, SimPort, SimStream};
 
@@ -110,7 +110,11 @@ impl Port for BuggyPort {
     type Stream = SimStream;
     type Listener = SimListener;
 
-    fn associate(&mut self, stream: SimStream, key: Key) -> Result<Socket, Refused<SimStream>> {
+    fn associate(
+        &mut self,
+        stream: SimStream,
+        key: Key,
+    ) -> Result<Socket, AssociateError<SimStream>> {
         if let Some(link) = LinkKey::from_key(key) {
             self.generations.insert(link.index(), link);
         }
@@ -121,7 +125,7 @@ impl Port for BuggyPort {
         &mut self,
         listener: SimListener,
         key: Key,
-    ) -> Result<Socket, Refused<SimListener>> {
+    ) -> Result<Socket, AssociateError<SimListener>> {
         self.inner.associate_listener(listener, key)
     }
 
