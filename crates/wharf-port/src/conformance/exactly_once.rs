@@ -413,13 +413,24 @@ fn a_second_operation_of_a_kind_is_busy_and_comes_back<N: TestNetwork>() {
     let chain = checker.pool.chain_of(&pattern(2, 0, 5000), Owner::SendQueue).unwrap();
     let free = checker.pool.free();
     for mode in [CompletionMode::Oneshot, CompletionMode::Multishot] {
-        assert_refused(&mut checker, listener, Operation::Accept(mode), &[SubmitErrorKind::Busy]);
+        assert_refused(
+            &mut checker,
+            listener,
+            Operation::Accept(mode),
+            &[SubmitErrorKind::AlreadyInFlight],
+        );
     }
     for mode in [CompletionMode::Oneshot, CompletionMode::Multishot, CompletionMode::IfReady] {
-        assert_refused(&mut checker, link, Operation::receive(mode), &[SubmitErrorKind::Busy]);
+        assert_refused(
+            &mut checker,
+            link,
+            Operation::receive(mode),
+            &[SubmitErrorKind::AlreadyInFlight],
+        );
     }
     let back = checker.submit(link, Operation::Send(chain)).unwrap_err();
-    let (SubmitErrorKind::Busy, Operation::Send(chain)) = (back.kind, back.operation) else {
+    let (SubmitErrorKind::AlreadyInFlight, Operation::Send(chain)) = (back.kind, back.operation)
+    else {
         panic!("another operation, or another error");
     };
     assert_pattern(2, 0, &chain.slices().flatten().copied().collect::<Vec<_>>());
@@ -437,7 +448,7 @@ fn a_closing_socket_takes_nothing_more<N: TestNetwork>() {
     checker.receive(link, CompletionMode::Multishot);
     checker.close(link);
     // A close is in flight, so both errors are right.
-    let either = [SubmitErrorKind::Closing, SubmitErrorKind::Busy];
+    let either = [SubmitErrorKind::Closing, SubmitErrorKind::AlreadyInFlight];
     assert_refused(&mut checker, link, Operation::Close, &either);
     for mode in [CompletionMode::Oneshot, CompletionMode::Multishot, CompletionMode::IfReady] {
         assert_refused(&mut checker, link, Operation::receive(mode), &either);
@@ -453,7 +464,7 @@ fn an_operation_that_does_not_fit_the_socket_comes_back<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let (link, _peer) = checker.link();
     let listener = checker.listener;
-    let not_for_this = [SubmitErrorKind::NotForThisSocket];
+    let not_for_this = [SubmitErrorKind::WrongOperation];
     let chain = checker.pool.chain_of(b"for a link", Owner::SendQueue).unwrap();
     assert_refused(&mut checker, listener, Operation::Send(chain), &not_for_this);
     assert_refused(

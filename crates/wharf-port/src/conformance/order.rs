@@ -68,7 +68,7 @@ fn a_second_send_is_refused_and_the_first_arrives_whole<N: TestNetwork>() {
         if checker.in_flight(link, OperationKind::Send) {
             let chain = std::mem::take(&mut waiting);
             let error = checker.submit(link, Operation::Send(chain)).unwrap_err();
-            assert_eq!(error.kind, SubmitErrorKind::Busy);
+            assert_eq!(error.kind, SubmitErrorKind::AlreadyInFlight);
             let Operation::Send(chain) = error.operation else { panic!("not the send") };
             waiting = chain;
             refusals += 1;

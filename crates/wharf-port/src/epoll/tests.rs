@@ -196,7 +196,7 @@ fn stuck(len: usize) -> (TestPort, Socket, TcpStream, Vec<u8>) {
     port.submit(socket, Operation::Send(bytes)).unwrap();
     assert_quiet(&mut port);
     let again = Operation::Send(Chain::new());
-    assert_eq!(port.submit(socket, again).unwrap_err().kind, SubmitErrorKind::NotForThisSocket);
+    assert_eq!(port.submit(socket, again).unwrap_err().kind, SubmitErrorKind::WrongOperation);
     (port, socket, peer, data)
 }
 
@@ -276,7 +276,7 @@ fn an_ended_operation_is_in_flight_until_it_is_dequeued() {
     for _ in 0..3 {
         port.cancel(socket, OperationKind::Receive);
         let again = port.submit(socket, Operation::receive(CompletionMode::Multishot)).unwrap_err();
-        assert_eq!(again.kind, SubmitErrorKind::Busy);
+        assert_eq!(again.kind, SubmitErrorKind::AlreadyInFlight);
     }
     port.cancel(socket, OperationKind::Accept);
     assert!(matches!(next(&mut port).1, Outcome::ReceiveEnded(EndReason::Cancelled)));
@@ -465,7 +465,7 @@ fn a_full_table_gives_the_stream_back_and_a_wrong_operation_is_refused() {
     assert_eq!((refused.socket.local_addr().unwrap(), refused.error), (local, None));
     for operation in [Operation::Accept(CompletionMode::Multishot), Operation::Send(Chain::new())] {
         let refused = port.submit(socket, operation).unwrap_err();
-        assert_eq!(refused.kind, SubmitErrorKind::NotForThisSocket);
+        assert_eq!(refused.kind, SubmitErrorKind::WrongOperation);
     }
 }
 

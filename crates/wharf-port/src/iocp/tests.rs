@@ -362,7 +362,7 @@ fn a_send_that_the_peer_does_not_read_can_be_cancelled() {
     assert!(rig.pool.ledger().kernel_send > 0);
     let chain = rig.chain(b"second");
     let refused = rig.port.submit(socket, Operation::Send(chain)).unwrap_err();
-    assert_eq!(refused.kind, SubmitErrorKind::Busy);
+    assert_eq!(refused.kind, SubmitErrorKind::AlreadyInFlight);
     drop(refused);
     rig.port.cancel(socket, OperationKind::Send);
     let Outcome::Sent { chain, sent, end } = rig.next_of(1) else { panic!() };
@@ -622,7 +622,7 @@ fn operations_that_do_not_fit_are_given_back() {
     let (link, _peer) = rig.link(1);
     let (listener, _) = rig.listener(2);
     let mut kind = |socket, operation| rig.port.submit(socket, operation).unwrap_err().kind;
-    let wrong = SubmitErrorKind::NotForThisSocket;
+    let wrong = SubmitErrorKind::WrongOperation;
     assert_eq!(kind(link, Operation::Accept(CompletionMode::Oneshot)), wrong);
     assert_eq!(kind(link, Operation::Send(Chain::new())), wrong);
     assert_eq!(kind(listener, Operation::Accept(CompletionMode::IfReady)), wrong);
@@ -630,8 +630,14 @@ fn operations_that_do_not_fit_are_given_back() {
     rig.submit(link, Operation::receive(CompletionMode::Oneshot));
     rig.submit(listener, Operation::Accept(CompletionMode::Multishot));
     let mut kind = |socket, operation| rig.port.submit(socket, operation).unwrap_err().kind;
-    assert_eq!(kind(link, Operation::receive(CompletionMode::Multishot)), SubmitErrorKind::Busy);
-    assert_eq!(kind(listener, Operation::Accept(CompletionMode::Multishot)), SubmitErrorKind::Busy);
+    assert_eq!(
+        kind(link, Operation::receive(CompletionMode::Multishot)),
+        SubmitErrorKind::AlreadyInFlight
+    );
+    assert_eq!(
+        kind(listener, Operation::Accept(CompletionMode::Multishot)),
+        SubmitErrorKind::AlreadyInFlight
+    );
 }
 
 #[test]

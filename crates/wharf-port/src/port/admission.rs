@@ -40,9 +40,9 @@ pub(crate) fn check_submit(
         Operation::Close => (true, false),
     };
     if !fits {
-        Some(SubmitErrorKind::NotForThisSocket)
+        Some(SubmitErrorKind::WrongOperation)
     } else if in_flight {
-        Some(SubmitErrorKind::Busy)
+        Some(SubmitErrorKind::AlreadyInFlight)
     } else {
         None
     }
@@ -72,10 +72,10 @@ mod tests {
         assert_eq!(check_submit(None, &receive()), Some(SubmitErrorKind::StaleSocket));
         assert_eq!(kind(all, receive()), Some(SubmitErrorKind::Closing));
         let open = SocketUse { is_closing: false, ..all };
-        assert_eq!(kind(open, receive()), Some(SubmitErrorKind::NotForThisSocket));
+        assert_eq!(kind(open, receive()), Some(SubmitErrorKind::WrongOperation));
         assert_eq!(
             kind(open, Operation::Accept(CompletionMode::Oneshot)),
-            Some(SubmitErrorKind::Busy)
+            Some(SubmitErrorKind::AlreadyInFlight)
         );
         assert_eq!(kind(open, Operation::Close), None);
     }
@@ -84,7 +84,7 @@ mod tests {
     fn each_kind_fits_one_role_and_is_refused_while_its_own_kind_is_in_flight() {
         let (link, listener) =
             (SocketUse::default(), SocketUse { is_listener: true, ..SocketUse::default() });
-        let not_here = Some(SubmitErrorKind::NotForThisSocket);
+        let not_here = Some(SubmitErrorKind::WrongOperation);
         assert_eq!(kind(link, Operation::Accept(CompletionMode::Oneshot)), not_here);
         assert_eq!(kind(listener, Operation::Accept(CompletionMode::IfReady)), not_here);
         assert_eq!(kind(listener, Operation::Accept(CompletionMode::Multishot)), None);
@@ -94,7 +94,7 @@ mod tests {
         let busy = SocketUse { receive_in_flight: true, ..link };
         assert_eq!(
             kind(busy, Operation::Receive { mode: CompletionMode::Oneshot, bytes_max: 0 }),
-            Some(SubmitErrorKind::Busy)
+            Some(SubmitErrorKind::AlreadyInFlight)
         );
     }
 }

@@ -127,18 +127,18 @@ pub enum SubmitErrorKind {
     Closing,
     /// An accept on a connection, a receive or send on a listener, an empty send, or an accept with
     /// [`CompletionMode::IfReady`].
-    NotForThisSocket,
+    WrongOperation,
     /// An operation of this kind is in flight on the socket already.
-    Busy,
+    AlreadyInFlight,
 }
 
 impl fmt::Display for SubmitErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::StaleSocket => "the socket is closed",
-            Self::Busy => "an operation of this kind is in flight on the socket already",
+            Self::AlreadyInFlight => "an operation of this kind is in flight on the socket already",
             Self::Closing => "the socket is being closed",
-            Self::NotForThisSocket => "a socket of this kind does not support the operation",
+            Self::WrongOperation => "a socket of this kind does not support the operation",
         })
     }
 }
