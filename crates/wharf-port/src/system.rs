@@ -151,8 +151,8 @@ impl<T: Send> Port for SystemPort<T> {
         forward!(mut self, port => port.shutdown(socket));
     }
 
-    fn abandon(&mut self, socket: Socket) {
-        forward!(mut self, port => port.abandon(socket));
+    fn reset_on_close(&mut self, socket: Socket) {
+        forward!(mut self, port => port.reset_on_close(socket));
     }
 
     fn dequeue(

@@ -228,7 +228,7 @@ impl<T: Send> Port for IocpPort<T> {
         self.shutdown_socket(socket);
     }
 
-    fn abandon(&mut self, socket: Socket) {
+    fn reset_on_close(&mut self, socket: Socket) {
         if let Some((_, overlapped, _)) = state::connection_mut(&mut self.table, socket) {
             overlapped.reset_on_close();
         }

@@ -79,7 +79,7 @@ pub trait Port: Sized {
 
     /// Makes the later close of the socket abortive (RST), so that the peer does not take a
     /// truncated stream for the whole one. Does nothing on a stale socket.
-    fn abandon(&mut self, socket: Socket) {
+    fn reset_on_close(&mut self, socket: Socket) {
         let _ = socket;
     }
 

@@ -218,7 +218,7 @@ impl<T: Send> Port for SimPort<T> {
         self.shutdown_socket(socket);
     }
 
-    fn abandon(&mut self, socket: Socket) {
+    fn reset_on_close(&mut self, socket: Socket) {
         let Some(conn) = self.kernel.conn_of(socket) else { return };
         self.world.lock().conn(conn, |conn| conn.sides[SERVER].resets = true);
     }

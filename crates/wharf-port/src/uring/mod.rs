@@ -299,7 +299,7 @@ impl<T: Send> Port for UringPort<T> {
         self.shutdown_socket(socket);
     }
 
-    fn abandon(&mut self, socket: Socket) {
+    fn reset_on_close(&mut self, socket: Socket) {
         if let Some(entry) = self.sockets.get_mut(socket) {
             linux::reset_on_close(&entry.state.fd);
         }

@@ -78,7 +78,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 self.core.drop_input(index);
                 let Some(socket) = socket else { return };
                 if resets {
-                    self.port.abandon(socket);
+                    self.port.reset_on_close(socket);
                 }
                 submit(&mut self.port, socket, Operation::Close);
             }

@@ -151,8 +151,8 @@ impl Port for BuggyPort {
         self.inner.shutdown(socket);
     }
 
-    fn abandon(&mut self, socket: Socket) {
-        self.inner.abandon(socket);
+    fn reset_on_close(&mut self, socket: Socket) {
+        self.inner.reset_on_close(socket);
     }
 
     fn dequeue(

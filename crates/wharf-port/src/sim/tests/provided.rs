@@ -196,7 +196,7 @@ fn an_abortive_close_sends_a_reset_and_another_one_an_end_of_stream() {
         dequeue(&mut port);
         assert_eq!(port.acknowledged_bytes(sockets[0]), Some(10));
         if abandons {
-            port.abandon(sockets[0]);
+            port.reset_on_close(sockets[0]);
         }
         port.submit(sockets[0], Operation::Close).unwrap();
         dequeue(&mut port);
