@@ -171,8 +171,8 @@ impl<T: Send> Port for SystemPort<T> {
         forward!(self, port => port.pool())
     }
 
-    fn buffers_wanted(&self) -> u32 {
-        forward!(self, port => port.buffers_wanted())
+    fn refill_count(&self) -> u32 {
+        forward!(self, port => port.refill_count())
     }
 
     fn set_window(&mut self, buffers: u32) {

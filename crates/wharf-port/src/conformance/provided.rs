@@ -69,7 +69,7 @@ fn without_provided_buffers_receives_wait_until_the_count_is_raised<N: TestNetwo
     for _ in 0..5 {
         checker.round(super::checker::ROUND);
     }
-    assert_eq!(checker.network.port().buffers_wanted(), 0);
+    assert_eq!(checker.network.port().refill_count(), 0);
     lent_with::<N>(&mut checker, 0);
     checker.network.port().set_window(8);
     checker.until("all bytes", |checker| {
@@ -97,7 +97,7 @@ fn exchange<N: TestNetwork>(
 /// The number of provided buffers; checks that with the refill it is at most `count_max`.
 fn lent_with<N: TestNetwork>(checker: &mut PortChecker<N>, window: u32) -> u32 {
     let lent = checker.pool.ledger().kernel_receive;
-    let wanted = checker.network.port().buffers_wanted();
+    let wanted = checker.network.port().refill_count();
     assert!(lent + wanted <= window, "{lent} are provided and {wanted} wanted, of {window}");
     lent
 }

@@ -111,7 +111,7 @@ pub trait Port: Sized {
 
     /// Buffers that the next dequeue takes to refill the ring of provided buffers; leave that many
     /// free, or receives wait. 0 on epoll and IOCP, which have no such ring.
-    fn buffers_wanted(&self) -> u32 {
+    fn refill_count(&self) -> u32 {
         0
     }
 
@@ -119,7 +119,7 @@ pub trait Port: Sized {
     /// the initial value; greater values mean the same as that.
     ///
     /// Provided buffers stay in the ring until the kernel fills them, so a lower value takes effect
-    /// as they are filled. [`buffers_wanted`](Self::buffers_wanted) is the difference to this
+    /// as they are filled. [`refill_count`](Self::refill_count) is the difference to this
     /// value. After 0 receives wait when the provided buffers are filled, and continue when the
     /// value is raised.
     ///

@@ -253,7 +253,7 @@ impl<T: Send> Port for SimPort<T> {
         &self.kernel.pool
     }
 
-    fn buffers_wanted(&self) -> u32 {
+    fn refill_count(&self) -> u32 {
         let kernel = &self.kernel;
         if kernel.provides_buffers {
             return kernel.receive_buffers.saturating_sub(kernel.provided_count());

@@ -321,7 +321,7 @@ impl<T: Send> Port for UringPort<T> {
         &self.pool
     }
 
-    fn buffers_wanted(&self) -> u32 {
+    fn refill_count(&self) -> u32 {
         self.buffer_ring.refill_count()
     }
 

@@ -188,8 +188,8 @@ impl Port for BuggyPort {
         self.inner.pool()
     }
 
-    fn buffers_wanted(&self) -> u32 {
-        self.inner.buffers_wanted()
+    fn refill_count(&self) -> u32 {
+        self.inner.refill_count()
     }
 
     fn set_window(&mut self, buffers: u32) {

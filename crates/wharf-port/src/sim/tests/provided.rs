@@ -69,12 +69,12 @@ fn summary(completions: &[Completion<SimStream, ()>]) -> (Vec<u32>, Option<Optio
 #[test]
 fn buffers_are_provided_in_advance_and_one_link_can_fill_all_of_them() {
     let (mut port, mut clients, sockets) = links(lending(1), 1, 16, 4);
-    assert_eq!((port.lent(), port.pool().free(), port.buffers_wanted()), (4, 12, 0));
+    assert_eq!((port.lent(), port.pool().free(), port.refill_count()), (4, 12, 0));
     port.submit(sockets[0], Operation::receive(CompletionMode::Multishot)).unwrap();
     clients[0].try_write(&[1; 1_000]).unwrap();
     let first = dequeue(&mut port);
     assert_eq!(summary(&first), (vec![64; 4], None));
-    assert_eq!((port.lent(), port.buffers_wanted()), (0, 4));
+    assert_eq!((port.lent(), port.refill_count()), (0, 4));
     assert_eq!(summary(&dequeue(&mut port)), (vec![64; 4], None));
     drop(first);
 }
@@ -83,14 +83,14 @@ fn buffers_are_provided_in_advance_and_one_link_can_fill_all_of_them() {
 fn the_count_of_provided_buffers_can_be_lowered_and_raised() {
     let (mut port, mut clients, sockets) = links(lending(1), 1, 16, 4);
     port.set_window(1);
-    assert_eq!((port.lent(), port.buffers_wanted()), (4, 0));
+    assert_eq!((port.lent(), port.refill_count()), (4, 0));
     port.submit(sockets[0], Operation::receive(CompletionMode::Multishot)).unwrap();
     clients[0].try_write(&[1; 1_000]).unwrap();
     assert_eq!(summary(&dequeue(&mut port)), (vec![64; 4], None));
-    assert_eq!(port.buffers_wanted(), 1);
+    assert_eq!(port.refill_count(), 1);
     assert_eq!(summary(&dequeue(&mut port)), (vec![64; 1], None));
     port.set_window(1_000);
-    assert_eq!(port.buffers_wanted(), 4);
+    assert_eq!(port.refill_count(), 4);
 }
 
 #[test]
