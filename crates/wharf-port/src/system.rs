@@ -175,8 +175,8 @@ impl<T: Send> Port for SystemPort<T> {
         forward!(self, port => port.refill_count())
     }
 
-    fn set_window(&mut self, buffers: u32) {
-        forward!(mut self, port => port.set_window(buffers));
+    fn set_receive_buffers(&mut self, buffers: u32) {
+        forward!(mut self, port => port.set_receive_buffers(buffers));
     }
 
     fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {

@@ -169,7 +169,7 @@ impl Plan {
         config.listeners = rng.one_of(&[1, 1, 2]);
         config.lends_window = rng.below(2) == 0;
         if rng.below(2) == 0 {
-            config.receive_window = Some(rng.one_of(&[1, 2, 4, 16]));
+            config.receive_buffers_max = Some(rng.one_of(&[1, 2, 4, 16]));
         }
         if rng.below(4) == 0 {
             config.inbox_capacity = Some(rng.one_of(&[1, 2, 4]));

@@ -253,7 +253,7 @@ impl Settings {
 
     pub(crate) fn port(&self, listeners: u32) -> PortConfig {
         let mut port = PortConfig::new(self.links_per_shard() + listeners);
-        port.receive_window = self.division().window;
+        port.receive_buffers_max = self.division().window;
         port.inbox_capacity = self.inbox_capacity;
         port
     }

@@ -105,7 +105,7 @@ impl<N: TestNetwork> PortChecker<N> {
             log: VecDeque::new(),
             completions: Vec::with_capacity(64),
             next_key: 1,
-            window: setup.port.receive_window,
+            window: setup.port.receive_buffers_max,
         };
         checker.records.insert(LISTENER, Record { socket: Some(socket), ..Record::default() });
         checker

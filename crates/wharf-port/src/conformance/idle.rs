@@ -30,7 +30,7 @@ fn two_hundred_idle_links_hold_no_more_than_one<N: TestNetwork>() {
     }
     let with_all = quiet_ledger(&mut checker);
     assert_eq!(with_all, with_one);
-    assert!(with_all.kernel_receive <= setup.port.receive_window, "{with_all:?}");
+    assert!(with_all.kernel_receive <= setup.port.receive_buffers_max, "{with_all:?}");
     assert_eq!(with_all.application, 0);
     checker.finish();
 }
@@ -81,7 +81,7 @@ fn idle_links_leave_a_tiny_pool_to_the_program<N: TestNetwork>() {
 fn buffers_held_for_receives_are_at_most_those_configured_and_half_of_the_pool<N: TestNetwork>() {
     for (window, buffers) in [(1, 32), (8, 32), (100, 32), (32_768, 8)] {
         let mut setup = Setup::small().buffers(buffers, 256);
-        setup.port.receive_window = window;
+        setup.port.receive_buffers_max = window;
         let mut checker = PortChecker::<N>::new(setup);
         let (link, mut peer) = checker.link();
         checker.receive(link, CompletionMode::Multishot);
@@ -89,7 +89,10 @@ fn buffers_held_for_receives_are_at_most_those_configured_and_half_of_the_pool<N
         checker.until("the bytes", |checker| checker.of(link).received.len() == 3_000);
         assert_pattern(1, 0, &checker.of(link).received);
         let held = quiet_ledger(&mut checker).kernel_receive;
-        assert!(held <= window.min(buffers / 2), "{held} of {buffers}, receive_window {window}");
+        assert!(
+            held <= window.min(buffers / 2),
+            "{held} of {buffers}, receive_buffers_max {window}"
+        );
         checker.finish();
     }
 }

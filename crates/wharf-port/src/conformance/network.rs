@@ -86,7 +86,7 @@ pub(super) struct Setup {
 impl Setup {
     /// Small tables, so that tests reach their limits: 16 sockets, 32 buffers of 256 bytes.
     pub(super) fn small() -> Self {
-        let port = PortConfig { receive_window: 8, inbox_capacity: 64, ..PortConfig::new(16) };
+        let port = PortConfig { receive_buffers_max: 8, inbox_capacity: 64, ..PortConfig::new(16) };
         let pool = PoolConfig { buffer_size_bytes: 256, ..PoolConfig::new(32) };
         Self { port, pool, narrow: false }
     }

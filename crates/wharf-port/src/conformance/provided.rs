@@ -1,4 +1,4 @@
-//! Provided buffers: a port provides at most as many as `set_window` says, and receives complete
+//! Provided buffers: a port provides at most as many as `set_receive_buffers` says, and receives complete
 //! with any number above 0. Back ends without provided buffers have none.
 //!
 //! The method: the number is lowered and raised under traffic, and after each dequeue the ledger
@@ -20,7 +20,7 @@ fn a_lower_count_takes_effect_as_provided_buffers_are_used<N: TestNetwork>() {
     checker.receive(link, CompletionMode::Multishot);
     checker.stays_quiet("no peer has sent");
     let mut lent = lent_with::<N>(&mut checker, 8);
-    checker.network.port().set_window(2);
+    checker.network.port().set_receive_buffers(2);
     checker.stays_quiet("no peer has sent");
     assert_eq!(checker.pool.ledger().kernel_receive, lent, "provided buffers stay");
     // One byte fills one buffer.
@@ -33,7 +33,7 @@ fn a_lower_count_takes_effect_as_provided_buffers_are_used<N: TestNetwork>() {
     lent_with::<N>(&mut checker, 2);
     // Values above the configured one mean the configured one.
     for (window, most) in [(3, 3), (u32::MAX, 8), (8, 8), (1, 8)] {
-        checker.network.port().set_window(window);
+        checker.network.port().set_receive_buffers(window);
         checker.stays_quiet("no peer has sent");
         lent_with::<N>(&mut checker, most);
     }
@@ -42,7 +42,7 @@ fn a_lower_count_takes_effect_as_provided_buffers_are_used<N: TestNetwork>() {
 
 fn one_provided_buffer_serves_many_links<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
-    checker.network.port().set_window(1);
+    checker.network.port().set_receive_buffers(1);
     let mut links = checker.links(8);
     for (link, peer) in &mut links {
         checker.receive(*link, CompletionMode::Multishot);
@@ -61,7 +61,7 @@ fn one_provided_buffer_serves_many_links<N: TestNetwork>() {
 fn without_provided_buffers_receives_wait_until_the_count_is_raised<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let mut links = checker.links(3);
-    checker.network.port().set_window(0);
+    checker.network.port().set_receive_buffers(0);
     for (link, peer) in &mut links {
         checker.receive(*link, CompletionMode::Multishot);
         checker.peer_writes(peer, &pattern(link.key, 0, 4_000));
@@ -71,7 +71,7 @@ fn without_provided_buffers_receives_wait_until_the_count_is_raised<N: TestNetwo
     }
     assert_eq!(checker.network.port().refill_count(), 0);
     lent_with::<N>(&mut checker, 0);
-    checker.network.port().set_window(8);
+    checker.network.port().set_receive_buffers(8);
     checker.until("all bytes", |checker| {
         links.iter().all(|(link, _)| checker.of(*link).received.len() == 4_000)
     });

@@ -115,7 +115,7 @@ impl<T: Send> EpollPort<T> {
         Ok(Self {
             epoll,
             inbox: Inbox::new(config.inbox_capacity, wake),
-            supply: Supply::new(pool, sockets_max, config.receive_window),
+            supply: Supply::new(pool, sockets_max, config.receive_buffers_max),
             sockets: SocketTable::new(sockets_max),
             ready: VecDeque::with_capacity(sockets_max as usize),
             events: Vec::with_capacity(EVENTS_MAX),

@@ -131,7 +131,7 @@ impl<T: Send> IocpPort<T> {
             entries: vec![OVERLAPPED_ENTRY::default(); BATCH].into(),
             packets_first: false,
             receives_left: 0,
-            receives_max: config.receive_window,
+            receives_max: config.receive_buffers_max,
             may_skip: true,
             counters: Counters::default(),
             clock: Clock::new(),

@@ -115,7 +115,7 @@ pub trait Port: Sized {
         0
     }
 
-    /// Sets how many provided buffers the ring has at most: 0 to [`PortConfig::receive_window`],
+    /// Sets how many provided buffers the ring has at most: 0 to [`PortConfig::receive_buffers_max`],
     /// the initial value; greater values mean the same as that.
     ///
     /// Provided buffers stay in the ring until the kernel fills them, so a lower value takes effect
@@ -126,7 +126,7 @@ pub trait Port: Sized {
     /// # Platforms
     ///
     /// io_uring and the simulated port; no effect on epoll and IOCP.
-    fn set_window(&mut self, buffers: u32) {
+    fn set_receive_buffers(&mut self, buffers: u32) {
         let _ = buffers;
     }
 
@@ -189,24 +189,27 @@ pub struct PortConfig {
     /// Buffers that one dequeue fills, at most; 1 to 32,768. On io_uring also the size of the ring
     /// of provided buffers, which is at most half of the pool. Large buffers are apart from it on
     /// io_uring; on epoll one counts as many as it has the size of.
-    pub receive_window: u32,
+    pub receive_buffers_max: u32,
     /// Packets that the port's inbox can hold; at least 1.
     pub inbox_capacity: u32,
 }
 
 impl PortConfig {
-    /// A port for `sockets_max` sockets, with a `receive_window` of 512 buffers (1 MiB in buffers
+    /// A port for `sockets_max` sockets, with a `receive_buffers_max` of 512 buffers (1 MiB in buffers
     /// of 2 KiB) and an inbox of 1,024 packets.
     #[must_use]
     pub fn new(sockets_max: u32) -> Self {
-        Self { sockets_max, receive_window: 512, inbox_capacity: 1024 }
+        Self { sockets_max, receive_buffers_max: 512, inbox_capacity: 1024 }
     }
 
     /// Panics if a value is outside its range.
     pub(crate) fn validate(&self) {
-        let Self { sockets_max, receive_window, inbox_capacity } = *self;
+        let Self { sockets_max, receive_buffers_max, inbox_capacity } = *self;
         assert!((1..=SOCKETS_MAX).contains(&sockets_max), "sockets_max: {sockets_max}");
-        assert!((1..=WINDOW_MAX).contains(&receive_window), "receive_window: {receive_window}");
+        assert!(
+            (1..=WINDOW_MAX).contains(&receive_buffers_max),
+            "receive_buffers_max: {receive_buffers_max}"
+        );
         assert!(inbox_capacity > 0, "inbox_capacity: 0");
     }
 }

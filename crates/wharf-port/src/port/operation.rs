@@ -60,8 +60,8 @@ pub enum Operation {
         ///
         /// On io_uring a multishot receive whose limit is more than one buffer holds can exceed the
         /// limit by as many buffers as the kernel has
-        /// ([`PortConfig::receive_window`](super::PortConfig::receive_window),
-        /// [`Port::set_window`](super::Port::set_window)): the port cancels it at the limit, and
+        /// ([`PortConfig::receive_buffers_max`](super::PortConfig::receive_buffers_max),
+        /// [`Port::set_receive_buffers`](super::Port::set_receive_buffers)): the port cancels it at the limit, and
         /// completions that the kernel has made by then follow. The last completion is the last of
         /// these, or [`EndReason::Cancelled`](super::EndReason::Cancelled).
         bytes_max: u32,

@@ -19,7 +19,7 @@ pub struct WorldConfig {
     /// The most connections in a listener's backlog; further ones are reset.
     pub backlog_max: u32,
     /// Whether ports take the buffers for receives in advance, as io_uring does: at each dequeue up
-    /// to [`PortConfig::receive_window`](crate::port::PortConfig::receive_window).
+    /// to [`PortConfig::receive_buffers_max`](crate::port::PortConfig::receive_buffers_max).
     pub lends_window: bool,
 }
 

@@ -60,7 +60,7 @@ impl<T: Send> SimPort<T> {
         config.validate();
         let wake_flag = Arc::new(WakeFlag::new());
         let wake = SimWake { world: world.clone(), wake_flag: Arc::clone(&wake_flag) };
-        let receive_buffers = config.receive_window.min(pool.capacity() / 2).max(1);
+        let receive_buffers = config.receive_buffers_max.min(pool.capacity() / 2).max(1);
         let kernel = Kernel {
             port: world.register(Arc::clone(&wake_flag)),
             sockets: SocketTable::new(config.sockets_max),
@@ -223,7 +223,7 @@ impl<T: Send> Port for SimPort<T> {
         self.world.lock().conn(conn, |conn| conn.sides[SERVER].resets = true);
     }
 
-    fn set_window(&mut self, buffers: u32) {
+    fn set_receive_buffers(&mut self, buffers: u32) {
         self.kernel.receive_buffers = buffers.min(self.kernel.receive_buffers_max);
     }
 

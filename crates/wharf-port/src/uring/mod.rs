@@ -184,7 +184,7 @@ pub(crate) fn table_size_bytes(config: &PortConfig) -> u64 {
     u64::from(config.sockets_max) * slot as u64
         + u64::from(submissions) * size_of::<squeue::Entry>() as u64
         + u64::from(completions) * 16
-        + u64::from(config.receive_window) * 40
+        + u64::from(config.receive_buffers_max) * 40
         + Vectors::SIZE_BYTES as u64
 }
 
@@ -213,7 +213,7 @@ impl<T: Send> UringPort<T> {
                 &ring,
                 buffer_ring::SMALL_GROUP,
                 pool.clone(),
-                config.receive_window,
+                config.receive_buffers_max,
             )?,
             large_ring: large.transpose()?,
             ring,
@@ -325,7 +325,7 @@ impl<T: Send> Port for UringPort<T> {
         self.buffer_ring.refill_count()
     }
 
-    fn set_window(&mut self, buffers: u32) {
+    fn set_receive_buffers(&mut self, buffers: u32) {
         self.buffer_ring.set_target_count(buffers);
     }
 

@@ -88,9 +88,9 @@ fn attempts_that_fail_in_one_dequeue_keep_their_order() {
         port.submit(*socket, Operation::receive(CompletionMode::Multishot)).unwrap();
     }
     // With one provided buffer, without which the receives would fail at once; then it is filled.
-    port.set_window(1);
+    port.set_receive_buffers(1);
     assert!(turn(&mut port).is_none());
-    port.set_window(0);
+    port.set_receive_buffers(0);
     peers[3].write_all(b"!").unwrap();
     let (Key(3), Outcome::Received { .. }) = turn(&mut port).unwrap() else { panic!("{port:?}") };
     let mut held_buffers: Vec<_> =
@@ -105,13 +105,13 @@ fn attempts_that_fail_in_one_dequeue_keep_their_order() {
     assert!(matches!(posted.1, Outcome::Posted(1)), "{posted:?}");
     assert!(port.waiting.is_empty());
     // The fourth takes four buffers.
-    port.set_window(4);
+    port.set_receive_buffers(4);
     held_buffers.truncate(held_buffers.len() - 4);
     peers[3].write_all(&[7; 4 * 2048]).unwrap();
     let mut kept = vec![turn(&mut port).unwrap()];
     assert_eq!((port.waiting.len(), port.buffer_ring.provided_count()), (3, 3));
     // All three have an attempt in the kernel, and none finds a buffer.
-    port.set_window(0);
+    port.set_receive_buffers(0);
     while kept.len() < 4 {
         kept.push(turn(&mut port).unwrap());
     }
@@ -122,7 +122,7 @@ fn attempts_that_fail_in_one_dequeue_keep_their_order() {
         assert_eq!(receive.stage, Stage::WaitingForBuffer);
     }
     assert!(kept.iter().all(|(key, _)| *key == Key(3)), "{kept:?}");
-    port.set_window(1);
+    port.set_receive_buffers(1);
     drop(held_buffers);
     let served: Vec<_> = (0..3)
         .map(|_| {

@@ -29,7 +29,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Change::Ended => self.end_input_waits(),
         }
         let window = self.window();
-        self.port.set_window(window);
+        self.port.set_receive_buffers(window);
     }
 
     /// Buffers that the port may have. While receives are being cancelled because loans have become

@@ -192,8 +192,8 @@ impl Port for BuggyPort {
         self.inner.refill_count()
     }
 
-    fn set_window(&mut self, buffers: u32) {
-        self.inner.set_window(buffers);
+    fn set_receive_buffers(&mut self, buffers: u32) {
+        self.inner.set_receive_buffers(buffers);
     }
 
     fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {

@@ -42,7 +42,7 @@ pub struct SimConfig {
     /// Ports acquire receive buffers in advance, as io_uring, and not when bytes are there, as epoll.
     pub lends_window: bool,
     /// Maximum of a port's receive buffers, if less than the server's setting.
-    pub receive_window: Option<u32>,
+    pub receive_buffers_max: Option<u32>,
     /// Capacity of a port's inbox, if not the server's setting.
     pub inbox_capacity: Option<u32>,
     /// The handler leaves input unread until more has arrived, so that each link of a shard can hold
@@ -68,7 +68,7 @@ impl SimConfig {
             listeners: 1,
             faults: Faults::none(),
             lends_window: false,
-            receive_window: None,
+            receive_buffers_max: None,
             inbox_capacity: None,
             holds_input: false,
             replies_take: Duration::ZERO,
@@ -278,7 +278,7 @@ where
         };
         let handle = simulation.handle();
         simulation.handler.on_start(&handle).map_err(|error| error.to_string())?;
-        let limits = (config.receive_window, config.inbox_capacity);
+        let limits = (config.receive_buffers_max, config.inbox_capacity);
         simulation.start_shards(config.listeners, limits)?;
         Ok(simulation)
     }
@@ -294,7 +294,8 @@ where
             let config = self.shared.settings.shard_pool();
             let pool = BufferPool::new(config).map_err(|error| error.to_string())?;
             let mut ports = self.shared.settings.port(listener_count);
-            ports.receive_window = window.unwrap_or(u32::MAX).clamp(1, ports.receive_window);
+            ports.receive_buffers_max =
+                window.unwrap_or(u32::MAX).clamp(1, ports.receive_buffers_max);
             ports.inbox_capacity = inbox.unwrap_or(ports.inbox_capacity).max(1);
             let entries = pool.free_entries();
             let port = SimPort::new(&self.world, ports, pool.clone())

@@ -19,7 +19,7 @@ pub(super) fn links(
 ) -> (TestPort, Vec<SimClient>, Vec<Socket>) {
     let world = World::new(config);
     let pool = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(buffers) };
-    let ports = PortConfig { receive_window: window, ..PortConfig::new(8) };
+    let ports = PortConfig { receive_buffers_max: window, ..PortConfig::new(8) };
     let mut port = SimPort::new(&world, ports, BufferPool::new(pool).unwrap()).unwrap();
     let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
     let listener = port.associate_listener(listener, Key(0)).unwrap();
@@ -82,14 +82,14 @@ fn buffers_are_provided_in_advance_and_one_link_can_fill_all_of_them() {
 #[test]
 fn the_count_of_provided_buffers_can_be_lowered_and_raised() {
     let (mut port, mut clients, sockets) = links(lending(1), 1, 16, 4);
-    port.set_window(1);
+    port.set_receive_buffers(1);
     assert_eq!((port.lent(), port.refill_count()), (4, 0));
     port.submit(sockets[0], Operation::receive(CompletionMode::Multishot)).unwrap();
     clients[0].try_write(&[1; 1_000]).unwrap();
     assert_eq!(summary(&dequeue(&mut port)), (vec![64; 4], None));
     assert_eq!(port.refill_count(), 1);
     assert_eq!(summary(&dequeue(&mut port)), (vec![64; 1], None));
-    port.set_window(1_000);
+    port.set_receive_buffers(1_000);
     assert_eq!(port.refill_count(), 4);
 }
 

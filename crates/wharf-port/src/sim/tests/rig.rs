@@ -136,7 +136,7 @@ impl Rig {
         let world = World::new(plan.world.clone());
         let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(plan.buffers) };
         let pool = BufferPool::new(config).unwrap();
-        let config = PortConfig { receive_window: plan.window, ..PortConfig::new(64) };
+        let config = PortConfig { receive_buffers_max: plan.window, ..PortConfig::new(64) };
         let mut port = SimPort::new(&world, config, pool.clone()).unwrap();
         let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
         let listener = port.associate_listener(listener, Key(0)).unwrap();
