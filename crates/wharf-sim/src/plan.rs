@@ -167,7 +167,7 @@ impl Plan {
             config.faults.delay_max_ns = config.faults.delay_max_ns.min(100_000);
         }
         config.listeners = rng.one_of(&[1, 1, 2]);
-        config.lends_window = rng.below(2) == 0;
+        config.provides_buffers = rng.below(2) == 0;
         if rng.below(2) == 0 {
             config.receive_buffers_max = Some(rng.one_of(&[1, 2, 4, 16]));
         }

@@ -139,7 +139,7 @@ fn attack(shards: u32, attackers: u32, manner: Manner) -> Result<Waits, SimFailu
         .links_max(attackers + 64)
         .stall_timeout(Duration::ZERO)
         .idle_timeout(Duration::ZERO);
-    config.lends_window = attackers % 200 == 100;
+    config.provides_buffers = attackers % 200 == 100;
     config.faults = Faults::none();
     config.faults.socket_buffer_bytes = 16 * 1024;
     let mut sim = Simulation::with(config, builder);

@@ -119,7 +119,7 @@ where
     };
     let mut config = SimConfig::new(plan.seed);
     config.faults = faults(plan.seed);
-    config.lends_window = plan.seed.is_multiple_of(2);
+    config.provides_buffers = plan.seed.is_multiple_of(2);
     config.engine_bug = PLANT.get();
     let mut simulation = Simulation::with(config, builder);
     let mut thread = thread(simulation.handle());

@@ -20,7 +20,7 @@ pub struct WorldConfig {
     pub backlog_max: u32,
     /// Whether ports take the buffers for receives in advance, as io_uring does: at each dequeue up
     /// to [`PortConfig::receive_buffers_max`](crate::port::PortConfig::receive_buffers_max).
-    pub lends_window: bool,
+    pub provides_buffers: bool,
 }
 
 impl WorldConfig {
@@ -34,7 +34,7 @@ impl WorldConfig {
             connections_max: 1024,
             listeners_max: 16,
             backlog_max: 128,
-            lends_window: false,
+            provides_buffers: false,
         }
     }
 }

@@ -64,7 +64,7 @@ impl<T: Send> SimPort<T> {
         let kernel = Kernel {
             port: world.register(Arc::clone(&wake_flag)),
             sockets: SocketTable::new(config.sockets_max),
-            provides_buffers: world.lends_window(),
+            provides_buffers: world.provides_buffers(),
             receive_buffers,
             receive_buffers_max: receive_buffers,
             provided: Vec::with_capacity(receive_buffers as usize),
@@ -113,13 +113,13 @@ impl<T: Send> SimPort<T> {
 
     /// Buffers of the pool that are provided or being filled.
     #[must_use]
-    pub fn lent(&self) -> u32 {
+    pub fn provided_buffers(&self) -> u32 {
         self.kernel.provided_count()
     }
 
     /// The most buffers that may be provided or being filled.
     #[must_use]
-    pub fn lent_max(&self) -> u32 {
+    pub fn provided_buffers_max(&self) -> u32 {
         self.kernel.receive_buffers
     }
 

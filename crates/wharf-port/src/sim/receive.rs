@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Buffers are acquired when they are needed, as on epoll; or, with
-//! [`lends_window`](super::WorldConfig::lends_window), taken from those that each dequeue acquires
+//! [`provides_buffers`](super::WorldConfig::provides_buffers), taken from those that each dequeue acquires
 //! in advance, as on io_uring. A multishot receive then may complete further after its cancel, and
 //! after it has reached its limit, by as many buffers as are provided.
 

@@ -29,7 +29,7 @@ struct Shared {
     /// Wake-ups so far, for [`Plant::LoseWake`].
     wakes: AtomicU32,
     plant: Option<Plant>,
-    lends_window: bool,
+    provides_buffers: bool,
 }
 
 #[expect(
@@ -50,7 +50,7 @@ impl World {
                 clock_ns: AtomicU64::new(0),
                 wakes: AtomicU32::new(0),
                 plant: config.plant,
-                lends_window: config.lends_window,
+                provides_buffers: config.provides_buffers,
             }),
         }
     }
@@ -192,8 +192,8 @@ impl World {
         self.lock().conns_live
     }
 
-    pub(super) fn lends_window(&self) -> bool {
-        self.shared.lends_window
+    pub(super) fn provides_buffers(&self) -> bool {
+        self.shared.provides_buffers
     }
 
     pub(super) fn lock(&self) -> Guard<'_> {

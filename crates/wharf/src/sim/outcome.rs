@@ -120,7 +120,7 @@ where
         let shard = &mut self.shards[number];
         let (ledger, entries) = (shard.pool.ledger(), shard.pool.free_entries());
         ensure!(shard.slot_counts.live == 0, "shard {number} is done with {:?}", shard.slot_counts);
-        let lent = shard.worker.as_ref().map_or(0, |worker| worker.port().inner.lent());
+        let lent = shard.worker.as_ref().map_or(0, |worker| worker.port().inner.provided_buffers());
         let free = ledger.free + lent;
         ensure!(free == shard.pool.capacity(), "shard {number} has buffers in use: {ledger:?}");
         let large = shard.pool.large();

@@ -40,7 +40,7 @@ pub struct SimConfig {
     /// The faults that can be injected.
     pub faults: Faults,
     /// Ports acquire receive buffers in advance, as io_uring, and not when bytes are there, as epoll.
-    pub lends_window: bool,
+    pub provides_buffers: bool,
     /// Maximum of a port's receive buffers, if less than the server's setting.
     pub receive_buffers_max: Option<u32>,
     /// Capacity of a port's inbox, if not the server's setting.
@@ -67,7 +67,7 @@ impl SimConfig {
             seed,
             listeners: 1,
             faults: Faults::none(),
-            lends_window: false,
+            provides_buffers: false,
             receive_buffers_max: None,
             inbox_capacity: None,
             holds_input: false,
@@ -233,7 +233,7 @@ where
         let mut world_config = WorldConfig::new(config.seed);
         world_config.connections_max = CONNECTIONS_MAX;
         (world_config.faults, world_config.plant) = (config.faults.clone(), config.plant);
-        world_config.lends_window = config.lends_window;
+        world_config.provides_buffers = config.provides_buffers;
         world_config.backlog_max = CONNECTIONS_MAX;
         let world = World::new(world_config);
         let (shards, slots) = (settings.shards, settings.links_per_shard());

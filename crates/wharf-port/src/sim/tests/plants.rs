@@ -82,7 +82,7 @@ fn a_receive_that_is_armed_anew_waits_behind_those_that_wait() {
 /// One socket waits for the only buffer; the other has more bytes, and is armed anew before the
 /// dequeue after the buffer's release. Whether they are served alternately.
 fn armed_anew_waits(plant: Option<Plant>) -> bool {
-    let config = WorldConfig { plant, lends_window: true, ..WorldConfig::new(1) };
+    let config = WorldConfig { plant, provides_buffers: true, ..WorldConfig::new(1) };
     let (mut port, mut clients, sockets) = super::provided::links(config, 2, 2, 1);
     let mut completions = Vec::with_capacity(8);
     let receive = || Operation::receive(CompletionMode::Oneshot);

@@ -37,7 +37,7 @@ pub(super) fn links(
 }
 
 fn lending(seed: u64) -> WorldConfig {
-    WorldConfig { lends_window: true, ..WorldConfig::new(seed) }
+    WorldConfig { provides_buffers: true, ..WorldConfig::new(seed) }
 }
 
 /// One dequeue; the buffers stay where they are.
@@ -69,12 +69,12 @@ fn summary(completions: &[Completion<SimStream, ()>]) -> (Vec<u32>, Option<Optio
 #[test]
 fn buffers_are_provided_in_advance_and_one_link_can_fill_all_of_them() {
     let (mut port, mut clients, sockets) = links(lending(1), 1, 16, 4);
-    assert_eq!((port.lent(), port.pool().free(), port.refill_count()), (4, 12, 0));
+    assert_eq!((port.provided_buffers(), port.pool().free(), port.refill_count()), (4, 12, 0));
     port.submit(sockets[0], Operation::receive(CompletionMode::Multishot)).unwrap();
     clients[0].try_write(&[1; 1_000]).unwrap();
     let first = dequeue(&mut port);
     assert_eq!(summary(&first), (vec![64; 4], None));
-    assert_eq!((port.lent(), port.refill_count()), (0, 4));
+    assert_eq!((port.provided_buffers(), port.refill_count()), (0, 4));
     assert_eq!(summary(&dequeue(&mut port)), (vec![64; 4], None));
     drop(first);
 }
@@ -83,7 +83,7 @@ fn buffers_are_provided_in_advance_and_one_link_can_fill_all_of_them() {
 fn the_count_of_provided_buffers_can_be_lowered_and_raised() {
     let (mut port, mut clients, sockets) = links(lending(1), 1, 16, 4);
     port.set_receive_buffers(1);
-    assert_eq!((port.lent(), port.refill_count()), (4, 0));
+    assert_eq!((port.provided_buffers(), port.refill_count()), (4, 0));
     port.submit(sockets[0], Operation::receive(CompletionMode::Multishot)).unwrap();
     clients[0].try_write(&[1; 1_000]).unwrap();
     assert_eq!(summary(&dequeue(&mut port)), (vec![64; 4], None));
@@ -117,7 +117,7 @@ fn a_receive_brings_no_more_than_it_may() {
         (CompletionMode::Oneshot, true),
         (CompletionMode::Multishot, false),
     ] {
-        let config = WorldConfig { lends_window: lends, ..WorldConfig::new(1) };
+        let config = WorldConfig { provides_buffers: lends, ..WorldConfig::new(1) };
         let (mut port, mut clients, sockets) = links(config, 1, 16, 4);
         clients[0].try_write(&[1; 1_000]).unwrap();
         for bytes_max in [1, 64, 100] {

@@ -62,7 +62,7 @@ impl Plan {
         plan.clients = 1 + rng.below(10);
         plan.buffers = rng.one_of(&[2, 5, 16, 64]);
         plan.window = rng.one_of(&[1, 2, 32]);
-        plan.world.lends_window = rng.below(2) == 0;
+        plan.world.provides_buffers = rng.below(2) == 0;
         plan.text_len = rng.one_of(&[1, 63, 64, 65, 700]);
         plan
     }
@@ -197,7 +197,7 @@ impl Rig {
         }
         ensure!(self.got == self.posted, "{} of {} packets were dequeued", self.got, self.posted);
         let ledger = self.pool.ledger();
-        let lent = self.port.lent();
+        let lent = self.port.provided_buffers();
         ensure!(ledger.kernel_receive == lent, "nothing is there to receive: {ledger:?}");
         self.stop()
     }
@@ -215,7 +215,7 @@ impl Rig {
         self.clients.clear();
         while self.world.advance() {}
         let ledger = self.pool.ledger();
-        let released = ledger.free + self.port.lent();
+        let released = ledger.free + self.port.provided_buffers();
         ensure!(released == self.pool.capacity(), "not all buffers are free: {ledger:?}");
         ensure!(self.world.connections() == 0, "{} connections", self.world.connections());
         ensure!(self.port.counters().stale == 0, "stale completions");
@@ -339,8 +339,9 @@ impl Rig {
         ensure!(link.received <= written, "{key}: {} of {written} bytes", link.received);
         link.excess += bytes.len().saturating_sub(link.bytes_left);
         link.bytes_left = link.bytes_left.saturating_sub(bytes.len());
-        let may_exceed = self.plan.world.lends_window && link.mode == CompletionMode::Multishot;
-        let excess_max = if may_exceed { 64 * self.port.lent_max() as usize } else { 0 };
+        let may_exceed = self.plan.world.provides_buffers && link.mode == CompletionMode::Multishot;
+        let excess_max =
+            if may_exceed { 64 * self.port.provided_buffers_max() as usize } else { 0 };
         ensure!(link.excess <= excess_max, "{key} received {} too many", link.excess);
         let is_over = link.mode != CompletionMode::Multishot || link.bytes_left == 0;
         ensure!(!is_over || last || may_exceed, "{key} goes on");
