@@ -90,7 +90,7 @@ impl Board {
         if let Task::Never(reply) = job.task {
             return state.kept.push(reply);
         }
-        let due = state.now.after(job.delay);
+        let due = state.now.saturating_add(job.delay);
         state.jobs.push((due, job));
     }
 

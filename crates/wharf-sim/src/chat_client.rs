@@ -90,7 +90,7 @@ impl ChatClient {
                 // What was read tells whether that is right.
                 Err(_) => self.written = self.script.len(),
             }
-            self.writes_at = now.after(self.pace);
+            self.writes_at = now.saturating_add(self.pace);
         }
         None
     }

@@ -105,7 +105,7 @@ impl Talker {
     /// Writes until it would block. When to go on, if not by itself.
     fn write(&mut self, connection: &mut SimClient, now: Time) -> Option<Time> {
         if let Manner::Mute(time) = self.plan.manner {
-            self.writes_at.get_or_insert(now.after(time));
+            self.writes_at.get_or_insert(now.saturating_add(time));
         }
         while self.written < self.plan.text.len() && !self.deafened {
             if let Some(time) = self.writes_at.filter(|time| *time > now) {
@@ -117,7 +117,7 @@ impl Talker {
             {
                 if self.written >= at {
                     self.has_paused = true;
-                    self.writes_at = Some(now.after(time));
+                    self.writes_at = Some(now.saturating_add(time));
                     continue;
                 }
                 until = until.min(at);
@@ -130,7 +130,7 @@ impl Talker {
                 Err(_) => self.deafened = true,
             }
             if !self.plan.pace.is_zero() {
-                self.writes_at = Some(now.after(self.plan.pace));
+                self.writes_at = Some(now.saturating_add(self.plan.pace));
             }
         }
         if self.plan.manner == Manner::FinishEarly && !self.finished {
@@ -153,7 +153,7 @@ impl Talker {
                 }
                 Manner::Sleeps(at, time) if self.read >= at && !self.has_slept => {
                     self.has_slept = true;
-                    self.reads_at = Some(now.after(time));
+                    self.reads_at = Some(now.saturating_add(time));
                 }
                 _ => {}
             }
@@ -178,7 +178,7 @@ impl Talker {
     /// Nothing is left to be done.
     fn go(&mut self, now: Time) -> Next {
         let Manner::Holds(time) = self.plan.manner else { return Next::Close };
-        let goes_at = *self.goes_at.get_or_insert(now.after(time));
+        let goes_at = *self.goes_at.get_or_insert(now.saturating_add(time));
         if goes_at <= now { Next::Close } else { Next::Sleep(goes_at) }
     }
 

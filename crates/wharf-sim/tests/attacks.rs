@@ -87,7 +87,7 @@ impl Client for Echoer {
                 Err(error) => return Ok(Next::Cut(error.to_string())),
             }
             if self.read == self.frame.len() {
-                self.waits.borrow_mut().push(now.since(self.asked));
+                self.waits.borrow_mut().push(now.duration_since(self.asked));
                 (self.sent, self.read, self.rounds) = (0, 0, self.rounds - 1);
                 if self.rounds == 0 {
                     return Ok(Next::Close);
@@ -147,7 +147,7 @@ fn attack(shards: u32, attackers: u32, manner: Manner) -> Result<Waits, SimFailu
         sim.connect(manner.script());
     }
     let settled = Duration::from_millis(500);
-    let until = sim.now().after(settled);
+    let until = sim.now().saturating_add(settled);
     let honest = Noted::default();
     let echoer = |len, begins: Time, rounds, waits: &Noted| Echoer {
         frame: frame(len),
@@ -162,14 +162,14 @@ fn attack(shards: u32, attackers: u32, manner: Manner) -> Result<Waits, SimFailu
         sim.connect(echoer(64, until, ROUNDS, &honest));
     }
     let [small, whole] = [(); 2].map(|()| Noted::default());
-    let later = until.after(SECOND / 2);
+    let later = until.saturating_add(SECOND / 2);
     let mut last = sim.connect(echoer(64, later, 1, &small));
     if attackers <= FEW {
         last = sim.connect(echoer(FRAME, later, 1, &whole));
     }
     sim.run_until(|sim| {
         let is_over = honest.borrow().len() == HONEST * ROUNDS && sim.has_ended(last);
-        is_over || sim.now() > later.after(4 * SECOND)
+        is_over || sim.now() > later.saturating_add(4 * SECOND)
     })?;
     let mut honest = honest.take();
     honest.sort_unstable();

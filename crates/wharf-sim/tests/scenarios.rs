@@ -189,7 +189,7 @@ fn broadcasts_to_some_who_do_not_read() -> Result<Option<u64>, SimFailure> {
     sim.run_until(|sim| sim.stats().connects == 12)?;
     for _ in 0..BROADCASTS {
         assert_eq!(sim.handle().all().try_post([5; LEN]), Ok(()), "there are buffers for it");
-        let until = sim.now().after(SECOND / 1_000);
+        let until = sim.now().saturating_add(SECOND / 1_000);
         sim.run_until(|sim| sim.now() >= until)?;
     }
     if !sim.run_until(|sim| readers.iter().all(|reader| sim.has_ended(*reader)))? {

@@ -36,7 +36,7 @@ fn a_wait_lasts_as_long_as_its_timeout<N: TestNetwork>() {
     for _ in 0..5 {
         let start = checker.network.port().now();
         assert_eq!(checker.round(Duration::from_millis(50)), 0);
-        let waited = checker.network.port().now().since(start);
+        let waited = checker.network.port().now().duration_since(start);
         assert!(waited < Duration::from_secs(2), "{waited:?} instead of 50 ms");
         longest = longest.max(waited);
     }
@@ -52,7 +52,7 @@ fn a_timeout_of_zero_returns_at_once<N: TestNetwork>() {
     for _ in 0..1_000 {
         assert_eq!(checker.round(Duration::ZERO), 0);
     }
-    let waited = checker.network.port().now().since(start);
+    let waited = checker.network.port().now().duration_since(start);
     assert!(waited < Duration::from_secs(2), "{waited:?} for 1,000 dequeues");
     checker.finish();
 }
@@ -84,7 +84,7 @@ fn a_dequeue_with_something_there_does_not_wait<N: TestNetwork>() {
     while !checker.of(link).closed {
         checker.round(Duration::from_secs(3600));
     }
-    assert!(checker.network.port().now().since(start) < Duration::from_secs(5));
+    assert!(checker.network.port().now().duration_since(start) < Duration::from_secs(5));
     checker.finish();
 }
 
@@ -112,7 +112,7 @@ fn completions_are_appended_up_to_the_capacity<N: TestNetwork>() {
     let mut kept = None;
     while receives + sends + packets < 30 {
         assert!(
-            checker.network.port().now().since(start) < Duration::from_secs(10),
+            checker.network.port().now().duration_since(start) < Duration::from_secs(10),
             "completions are missing"
         );
         // Completions in the vector stay, and as many as fit are appended.

@@ -136,7 +136,7 @@ fn time_to_cancel<N: TestNetwork>(count: u32) -> Duration {
         for (link, _) in links.iter().rev() {
             checker.network.port().cancel(link.socket, OperationKind::Receive);
         }
-        least = least.min(clock.now().since(start));
+        least = least.min(clock.now().duration_since(start));
         for (link, _) in &links {
             checker.cancel(*link, OperationKind::Receive);
         }

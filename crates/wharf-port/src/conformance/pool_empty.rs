@@ -114,7 +114,7 @@ fn a_dequeue_serves_those_that_wait_before_it_sleeps<N: TestNetwork>() {
         while completions.is_empty() {
             checker.network.port().dequeue(&mut completions, Some(LONG)).unwrap();
         }
-        let slept = checker.network.port().now().since(start);
+        let slept = checker.network.port().now().duration_since(start);
         assert!(slept < LONG / 2, "turn {turn}: served only after {slept:?}");
         let completion = completions.remove(0);
         let Outcome::Received { buffer, last: false } = completion.outcome else {

@@ -138,7 +138,7 @@ fn many_wakes_make_one<N: TestNetwork>() {
         let start = checker.network.port().now();
         checker.network.port().dequeue(&mut completions, Some(SHORT)).unwrap();
         assert!(completions.is_empty(), "a wake is no packet: {completions:?}");
-        early += u32::from(checker.network.port().now().since(start) < SHORT / 2);
+        early += u32::from(checker.network.port().now().duration_since(start) < SHORT / 2);
     }
     let wakeups = checker.network.port().counters().wakeups - before.wakeups;
     assert!(early <= 2, "{early} of 5 waits ended early");
@@ -207,7 +207,7 @@ fn packets_that_do_not_fit_come_with_the_next_dequeue<N: TestNetwork>() {
             seen.push(packet);
         }
     }
-    assert!(checker.network.port().now().since(start) < GUARD / 2);
+    assert!(checker.network.port().now().duration_since(start) < GUARD / 2);
     assert!(seen.into_iter().eq(0..60));
     checker.finish();
 }

@@ -52,7 +52,7 @@ fn run(
         if is_done {
             return;
         }
-        assert!(port.now().since(start) < DEADLINE, "{port:?}");
+        assert!(port.now().duration_since(start) < DEADLINE, "{port:?}");
     }
 }
 
@@ -509,7 +509,7 @@ impl Echo {
             {
                 pause.send(()).unwrap();
             }
-            let waited = self.port.now().since(start);
+            let waited = self.port.now().duration_since(start);
             assert!(waited < DEADLINE, "{} opened, {} closed", self.opened, self.closed);
         }
         assert_eq!((self.opened, self.closed), (links, links));

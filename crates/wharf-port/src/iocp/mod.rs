@@ -276,7 +276,9 @@ impl<T: Send> Drop for IocpPort<T> {
     fn drop(&mut self) {
         let sockets: Vec<Socket> = self.table.sockets().collect();
         let start = self.clock.now();
-        while self.operations.in_flight() > 0 && self.clock.now().since(start) < DROP_WAIT_MAX {
+        while self.operations.in_flight() > 0
+            && self.clock.now().duration_since(start) < DROP_WAIT_MAX
+        {
             for socket in &sockets {
                 if let Some(entry) = self.table.get_mut(*socket) {
                     entry.state.overlapped.cancel_all();

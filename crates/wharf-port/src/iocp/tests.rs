@@ -82,7 +82,7 @@ impl Rig {
             if let Some(index) = self.events.iter().position(&wanted) {
                 return self.events.remove(index);
             }
-            let left = self.port.now().since(start) < DEADLINE;
+            let left = self.port.now().duration_since(start) < DEADLINE;
             assert!(left, "no such completion; there are {:?}; {:?}", self.events, self.port);
             self.turn(STEP);
         }
@@ -98,7 +98,7 @@ impl Rig {
     #[track_caller]
     fn quiet(&mut self) {
         let start = self.port.now();
-        while self.port.now().since(start) < Duration::from_millis(150) {
+        while self.port.now().duration_since(start) < Duration::from_millis(150) {
             self.turn(STEP);
             assert!(self.events.is_empty(), "{:?}", self.events);
         }
@@ -298,7 +298,7 @@ fn if_ready_never_waits() {
             assert_eq!((&*buffer, last), (&b"more"[..], true));
             break;
         }
-        assert!(rig.port.now().since(start) < DEADLINE);
+        assert!(rig.port.now().duration_since(start) < DEADLINE);
     }
 }
 

@@ -235,7 +235,7 @@ mod tests {
             let clock = Clock::new();
             let start = clock.now();
             (0..count).rev().for_each(|index| assert!(queue.remove(socket(index))));
-            clock.now().since(start)
+            clock.now().duration_since(start)
         };
         let least = |count| (0..5).map(|_| time(count)).min().unwrap();
         let (few, many) = (least(10_000), least(40_000));

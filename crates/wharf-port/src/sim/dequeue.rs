@@ -23,12 +23,12 @@ impl<T: Send> SimPort<T> {
             return Ok(());
         }
         let before = completions.len();
-        let deadline = timeout.map(|timeout| self.now().after(timeout.max(SPIN)));
+        let deadline = timeout.map(|timeout| self.now().saturating_add(timeout.max(SPIN)));
         self.world.lock().ports[self.kernel.port as usize].asked_until_ns =
             deadline.map_or(u64::MAX, |time| time.0);
         if self.moves_clock {
             // Else a port with completions in each dequeue would stop the clock.
-            self.world.advance_to(self.now().after(SPIN));
+            self.world.advance_to(self.now().saturating_add(SPIN));
         }
         loop {
             self.dequeue_ready(completions);

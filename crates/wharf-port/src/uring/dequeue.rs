@@ -492,7 +492,7 @@ impl<T: Send> Drop for UringPort<T> {
                 self.cancel_operation(socket, kind);
             }
         }
-        let deadline = self.clock.now().after(DROP_WAIT_MAX);
+        let deadline = self.clock.now().saturating_add(DROP_WAIT_MAX);
         let mut dropped = Completions::<Self>::with_capacity(64);
         while self.in_kernel > 0 && self.clock.now() < deadline {
             if self.enter(1, Some(Duration::from_millis(10))).is_err() {

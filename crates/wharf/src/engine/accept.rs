@@ -121,7 +121,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Outcome::AcceptEnded(end) => {
                 listener.armed = None;
                 if let EndReason::Failed(error) = end {
-                    listener.retry_at = Some(self.core.now.after(RETRY_AFTER));
+                    listener.retry_at = Some(self.core.now.saturating_add(RETRY_AFTER));
                     self.core.stats().accept_failures.add(1);
                     tracing::debug!(%error, "accept failed, retrying in 10 ms");
                 }
@@ -168,7 +168,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             .err()?;
         // The shard's inbox is full or closed. It does not report free capacity, so retry later.
         self.core.shared.cancel_slot(shard);
-        self.acceptor.assign_at = Some(self.core.now.after(RETRY_AFTER));
+        self.acceptor.assign_at = Some(self.core.now.saturating_add(RETRY_AFTER));
         match refused.into_packet() {
             Command::OpenLink { stream, .. } => Some(stream),
             _ => None,

@@ -141,7 +141,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn check_stop(&mut self) {
         let Some(drain) = self.core.shared.stopping() else { return };
         // Read anew: a handler may have run for long before it called `stop`.
-        let deadline = self.port.now().after(drain);
+        let deadline = self.port.now().saturating_add(drain);
         // A later call can only shorten the timeout.
         let deadline = self.drain.until.map_or(deadline, |until| until.min(deadline));
         let sees_it_first = self.drain.until.is_none();

@@ -151,7 +151,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(crate) fn wakes_at(&mut self) -> Option<Time> {
         let now = self.port.now();
         let at_once = !self.again.is_empty() || self.pending.has_marks();
-        if at_once { Some(now) } else { self.wait(now).map(|wait| now.after(wait)) }
+        if at_once { Some(now) } else { self.wait(now).map(|wait| now.saturating_add(wait)) }
     }
 
     /// The shard's counters and links as text, for a trace.

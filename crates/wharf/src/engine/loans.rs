@@ -135,11 +135,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if self.lending.due.is_some_and(|due| due > now) {
             return;
         }
-        self.lending.due = Some(now.after(every));
+        self.lending.due = Some(now.saturating_add(every));
         // A link that was moved to the front may have waited less than others.
         let since = |index| self.core.slots[index].wishes_since;
         let oldest = self.core.waiters.iter().map(since).min().unwrap_or(now);
-        let waited = now.since(oldest);
+        let waited = now.duration_since(oldest);
         if waited < wait / CHECKS_PER_STALL || !self.clock.may_time_out() {
             return;
         }
@@ -200,17 +200,17 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live_index(n);
             let slot = &self.core.slots[index];
-            let may_stall = self.core.now.since(slot.output_progress_at) >= wait;
+            let may_stall = self.core.now.duration_since(slot.output_progress_at) >= wait;
             if slot.messages() == 0 || slot.phase == Phase::Closing || !may_stall {
                 continue;
             }
-            let stalled = self.core.now.since(self.read_progress(index));
+            let stalled = self.core.now.duration_since(self.read_progress(index));
             if stalled >= wait && longest.is_none_or(|(_, other)| stalled > other) {
                 longest = Some((index, stalled));
             }
         }
         if let Some((index, _)) = longest {
-            self.lending.posts_due = self.core.now.after(wait);
+            self.lending.posts_due = self.core.now.saturating_add(wait);
             self.revoke(index, DisconnectReason::SlowReader);
         }
     }
@@ -218,7 +218,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// The sum of the loans of the links that have waited for `loan_wait`.
     fn overdue_needs(&self, wait: Duration) -> Loan {
         let now = self.core.now;
-        let overdue = |index: &u32| now.since(self.core.slots[*index].wishes_since) >= wait;
+        let overdue =
+            |index: &u32| now.duration_since(self.core.slots[*index].wishes_since) >= wait;
         self.core.waiters.iter().filter(overdue).fold(Loan::default(), |sum, index| {
             let need = self.core.need(index);
             Loan {
@@ -253,7 +254,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn stalled_borrower(&mut self, index: u32, mut loan: Loan, wait: Duration) -> Option<Borrower> {
         let output_stalled = if self.core.slots[index].has_output() {
             let moved = self.read_progress(index);
-            Some(self.core.now.since(moved))
+            Some(self.core.now.duration_since(moved))
         } else {
             None
         };
@@ -274,7 +275,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Some(Wish::Input(_) | Wish::Part) => Standing::WaitsForInput,
             Some(Wish::Output(_)) | None => Standing::Holds,
         };
-        let input_stalled = self.core.now.since(slot.input_progress_at);
+        let input_stalled = self.core.now.duration_since(slot.input_progress_at);
         if input_stalled < wait {
             loan.input = 0;
         }

@@ -209,7 +209,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.post_refused = true;
         if !std::mem::replace(&mut slot.awaits_retry, true) {
             self.pending.refused.push_back(index);
-            let at = self.core.now.after(RETRY_AFTER);
+            let at = self.core.now.saturating_add(RETRY_AFTER);
             self.pending.retry_at = self.pending.retry_at.or(Some(at));
         }
     }

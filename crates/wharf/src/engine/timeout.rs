@@ -32,14 +32,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// The link's next timeout, or the next check of its progress.
     fn deadline(&self, slot: &Slot) -> Option<Time> {
         if slot.phase == Phase::Lingering {
-            return Some(slot.active_at.after(LINGER_MAX));
+            return Some(slot.active_at.saturating_add(LINGER_MAX));
         }
         let answer = self.answer_deadline(slot);
         if slot.has_output() {
             let stall = self.stall_timeout(slot.phase).map(|stall| {
                 slot.output_progress_at
-                    .after(stall)
-                    .min(self.core.now.after(stall / CHECKS_PER_STALL))
+                    .saturating_add(stall)
+                    .min(self.core.now.saturating_add(stall / CHECKS_PER_STALL))
             });
             return stall.into_iter().chain(answer).min();
         }
@@ -51,7 +51,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let answer = self.core.shared.settings.answer;
         let never = answer.is_zero() || slot.cancelled;
         let deferral = slot.deferral.filter(|_| !never)?;
-        Some(deferral.since.after(answer))
+        Some(deferral.since.saturating_add(answer))
     }
 
     /// The idle timeout, while the link waits for its peer only; of a broken link the limit of 30 s for
@@ -61,11 +61,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let owes = slot.has_output() || slot.is_held();
         let counts = slot.phase == Phase::Open && slot.idle_ms != 0 && slot.broken.is_none();
         if counts && !owes && may_come {
-            return Some(slot.active_at.after(Duration::from_millis(slot.idle_ms.into())));
+            return Some(slot.active_at.saturating_add(Duration::from_millis(slot.idle_ms.into())));
         }
         // A broken link waits for the end of its input.
         let is_broken = slot.phase == Phase::Open && slot.broken.is_some() && !slot.is_held();
-        is_broken.then(|| slot.active_at.after(FLUSH_MAX))
+        is_broken.then(|| slot.active_at.saturating_add(FLUSH_MAX))
     }
 
     /// The stall timeout in a phase; `None` if it has none.
@@ -143,7 +143,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let moved = self.read_progress(index);
         let phase = self.core.slots[index].phase;
         let Some(stall) = self.stall_timeout(phase) else { return };
-        if self.core.now.since(moved) >= stall {
+        if self.core.now.duration_since(moved) >= stall {
             self.close(index, DisconnectReason::SlowReader, CloseMode::Immediate);
         }
     }

@@ -147,7 +147,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             is_short: self.completions.len() < BATCH,
             full_turns_max: 2 * self.core.slots.live_count() / BATCH + 2,
         });
-        self.core.now = link_time.after(counted);
+        self.core.now = link_time.saturating_add(counted);
         self.core.clock = turn_start;
         self.core.turn = self.core.turn.wrapping_add(1);
         Ok(())
@@ -176,15 +176,15 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// The links' clock at `now`.
     fn link_time(&self, now: Time) -> Time {
-        self.core.now.after(self.clock.passed(now))
+        self.core.now.saturating_add(self.clock.passed(now))
     }
 
     /// Time until the next timeout, for which the port may wait; `None` if there is none.
     pub(super) fn wait(&mut self, now: Time) -> Option<Duration> {
         let link_time = self.link_time(now);
-        let drain = self.drain.until().map(|time| time.since(now));
+        let drain = self.drain.until().map(|time| time.duration_since(now));
         let dues = [self.acceptor.retry_at(), self.lending.due(), self.pending.retry_at()];
-        let waits = dues.map(|due| due.map(|time| time.since(link_time)));
+        let waits = dues.map(|due| due.map(|time| time.duration_since(link_time)));
         let timers = self.timers.time_to_next(link_time);
         waits.into_iter().chain([drain, timers]).flatten().min()
     }

@@ -95,7 +95,7 @@ impl ShardState {
     /// The port's clock, as of this turn, as an `Instant`.
     pub(crate) fn instant(&self) -> Instant {
         let (instant, zero) = self.zero;
-        instant + self.clock.since(zero)
+        instant + self.clock.duration_since(zero)
     }
 
     /// The requests of other threads to this shard's links.
@@ -261,7 +261,7 @@ impl ShardState {
     /// `Wish::Part`, for less than `loan_wait`, and other waiters have other wishes.
     pub(crate) fn yields(&self, index: u32) -> bool {
         let slot = &self.slots[index];
-        let waited = self.now.since(slot.wishes_since);
+        let waited = self.now.duration_since(slot.wishes_since);
         slot.wish == Some(Wish::Part)
             && self.parts < self.waiters.len()
             && waited < self.shared.settings.loan_wait

@@ -129,7 +129,7 @@ impl Wheel {
             .find(|tick| self.heads[bucket_of(*tick) as usize] != NONE)?;
         self.earliest = due;
         let tick_ns = u64::try_from(self.tick.as_nanos()).unwrap_or(u64::MAX);
-        Some(Time(due.saturating_mul(tick_ns)).since(now))
+        Some(Time(due.saturating_mul(tick_ns)).duration_since(now))
     }
 
     fn tick_of(&self, time: Time) -> u64 {

@@ -287,7 +287,7 @@ where
 
 /// Whether the server force-closed the link at the drain timeout.
 fn was_forced(stop: &StopRecord, traffic: &Traffic) -> bool {
-    let until = stop.at.after(stop.drain);
+    let until = stop.at.saturating_add(stop.drain);
     traffic.given_up.is_some_and(|then| then.at_ns >= until.0)
 }
 

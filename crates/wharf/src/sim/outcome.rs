@@ -25,7 +25,7 @@ where
     pub fn settle(&mut self) -> Result<(), SimFailure> {
         let latency_ns = self.world.faults().latency_ns;
         self.world.set_faults(Faults::none().with_latency_ns(latency_ns));
-        let mut deadline = self.now().after(SETTLE_MAX);
+        let mut deadline = self.now().saturating_add(SETTLE_MAX);
         let mut chances = 2;
         let steps_max = self.steps + SETTLE_STEPS_MAX;
         self.close_faulted_clients();
@@ -39,7 +39,7 @@ where
                 // A fault may show only now: repeat.
                 if late && (gave_up || self.close_faulted_clients()) && chances > 0 {
                     chances -= 1;
-                    deadline = self.now().after(SETTLE_MAX);
+                    deadline = self.now().saturating_add(SETTLE_MAX);
                     continue;
                 }
                 let what = self.describe_waiting(if late { "too long" } else { "without end" });
@@ -59,7 +59,7 @@ where
         self.handle().stop(drain);
         self.note_stop();
         let struck = self.world.counts().of(FaultKind::ClockJump);
-        let deadline = self.now().after(drain).after(STOP_SLACK);
+        let deadline = self.now().saturating_add(drain).saturating_add(STOP_SLACK);
         let steps_max = self.steps + SETTLE_STEPS_MAX;
         while self.shards.iter().any(|shard| shard.worker.is_some()) {
             let went_on = self.step()?;

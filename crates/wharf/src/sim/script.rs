@@ -78,7 +78,7 @@ impl Script {
                 Ok(None)
             }
             Some(Step::Pause(time)) => {
-                let wakes_at = *self.wakes_at.get_or_insert(now.after(*time));
+                let wakes_at = *self.wakes_at.get_or_insert(now.saturating_add(*time));
                 let is_over = wakes_at <= now;
                 if is_over {
                     self.wakes_at = None;

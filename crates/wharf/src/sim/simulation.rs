@@ -504,8 +504,8 @@ where
             StopRecord { at: now, drain, delivered }
         });
         // A later call may have shortened the timeout.
-        let until = stop.at.after(stop.drain).min(now.after(drain));
-        stop.drain = until.since(stop.at);
+        let until = stop.at.saturating_add(stop.drain).min(now.saturating_add(drain));
+        stop.drain = until.duration_since(stop.at);
         self.checker.note_stop(until);
     }
 
@@ -568,7 +568,7 @@ where
         // A turn takes time; at random more, as if another program used the core.
         let hiccup = self.rng.below(HICCUP_EACH) == 0;
         let cost_ns = 1_000 + self.rng.below(if hiccup { 1_000_000 } else { 4_000 });
-        self.world.advance_to(self.world.now().after(Duration::from_nanos(cost_ns)));
+        self.world.advance_to(self.world.now().saturating_add(Duration::from_nanos(cost_ns)));
         Ok(())
     }
 
@@ -585,7 +585,7 @@ where
             Next::Wait => return Ok(()),
             Next::Sleep(until) => {
                 // A client that never sleeps would stop the clock.
-                let until = until.max(now.after(Duration::from_nanos(1)));
+                let until = until.max(now.saturating_add(Duration::from_nanos(1)));
                 let alarm = &mut self.clients[number as usize].alarm;
                 if alarm.is_none_or(|time| until < time) {
                     *alarm = Some(until);

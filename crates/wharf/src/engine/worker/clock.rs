@@ -60,7 +60,7 @@ impl Clock {
 
     /// The links' time since the last dequeue, at `now`.
     pub(super) fn passed(&self, now: Time) -> Duration {
-        let passed = now.since(self.turn_start);
+        let passed = now.duration_since(self.turn_start);
         self.unused_wait.map_or(passed, |unused_wait| passed.min(unused_wait + LAG_MAX))
     }
 
@@ -73,7 +73,7 @@ impl Clock {
     /// 100 ms.
     pub(super) fn dequeued(&mut self, dequeued: &Dequeued) -> Duration {
         let Dequeued { began, asked, turn_start, is_empty, is_short, full_turns_max } = *dequeued;
-        let waited = turn_start.since(began);
+        let waited = turn_start.duration_since(began);
         (self.turn_start, self.is_short) = (turn_start, is_short);
         // A dequeue that returned early and empty was ended by a signal or a wake-up, and may not have
         // collected completions. The next turn continues the wait.
