@@ -204,7 +204,7 @@ pub use vocabulary::origin::{ListenerId, Origin, WorkerId};
 pub use vocabulary::policy::{WhenFull, WhenSlow};
 pub use vocabulary::reason::{DisconnectReason, Verdict};
 pub use vocabulary::totals::Totals;
-pub use wharf_port::memory::Ledger;
+pub use wharf_port::memory::BufferCounts;
 pub use worker::Worker;
 
 /// The types that may go to other threads.

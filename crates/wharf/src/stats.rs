@@ -2,7 +2,7 @@
 
 use crate::vocabulary::reason::DisconnectReason;
 use std::sync::atomic::{AtomicU64, Ordering};
-use wharf_port::memory::Ledger;
+use wharf_port::memory::BufferCounts;
 
 /// One shard's counters, on cache lines that no other shard writes to.
 #[derive(Debug, Default)]
@@ -64,9 +64,9 @@ pub struct Stats {
     /// Maximum number of links.
     pub links_limit: u32,
     /// The shards' buffers by owner now, without the large receive buffers.
-    pub buffers: Ledger,
+    pub buffers: BufferCounts,
     /// The buffers for posts and broadcasts by owner now.
-    pub post_buffers: Ledger,
+    pub post_buffers: BufferCounts,
     /// Accepted connections.
     pub accepted: u64,
     /// Connections closed without a link because no slot was free or a shard's inbox was full.
@@ -170,7 +170,7 @@ impl Stats {
 }
 
 /// The sum of two ledgers.
-pub(crate) fn sum(a: Ledger, b: Ledger) -> Ledger {
+pub(crate) fn sum(a: BufferCounts, b: BufferCounts) -> BufferCounts {
     let mut sum = a;
     sum.free += b.free;
     sum.kernel_receive += b.kernel_receive;

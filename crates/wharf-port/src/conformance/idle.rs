@@ -5,7 +5,7 @@
 
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Setup, TestNetwork, each_back_end};
-use crate::memory::{Ledger, Owner};
+use crate::memory::{BufferCounts, Owner};
 use crate::port::{CompletionMode, OperationKind};
 
 each_back_end!(
@@ -98,7 +98,7 @@ fn buffers_held_for_receives_are_at_most_those_configured_and_half_of_the_pool<N
 }
 
 /// The ledger after five dequeues without a completion.
-fn quiet_ledger<N: TestNetwork>(checker: &mut PortChecker<N>) -> Ledger {
+fn quiet_ledger<N: TestNetwork>(checker: &mut PortChecker<N>) -> BufferCounts {
     checker.stays_quiet("no peer sends");
     checker.pool.ledger()
 }

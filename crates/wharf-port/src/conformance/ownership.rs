@@ -8,7 +8,7 @@
 
 use super::checker::{PortChecker, ROUND, assert_pattern, end_of, overwrite_free_buffers, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
-use crate::memory::{Ledger, Owner};
+use crate::memory::{BufferCounts, Owner};
 use crate::port::{CompletionMode, Operation, OperationKind, Port};
 use std::time::Duration;
 
@@ -229,7 +229,7 @@ fn buffers_in_hand_outlive_the_port<N: TestNetwork>() {
     assert_pattern(1, 0, &bytes);
     assert_pattern(2, 0, &done.chain.slices().flatten().copied().collect::<Vec<_>>());
     drop((buffers, done));
-    let all_free = Ledger { free: pool.capacity(), ..Ledger::default() };
+    let all_free = BufferCounts { free: pool.capacity(), ..BufferCounts::default() };
     assert_eq!(pool.ledger(), all_free);
     overwrite_free_buffers(&pool);
 }

@@ -8,7 +8,7 @@ use super::IocpPort;
 use super::operations::{OperationTable, Started};
 use super::socket::OverlappedSocket;
 use crate::conformance::network::skip;
-use crate::memory::{BufferPool, Chain, Ledger, Owner, PoolConfig};
+use crate::memory::{BufferCounts, BufferPool, Chain, Owner, PoolConfig};
 use crate::port::{
     Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind, Outcome,
     Port, PortConfig, Socket, SubmitErrorKind,
@@ -117,7 +117,7 @@ impl Rig {
     #[track_caller]
     fn assert_all_free(&self) {
         let capacity = self.pool.capacity();
-        assert_eq!(self.pool.ledger(), Ledger { free: capacity, ..Ledger::default() });
+        assert_eq!(self.pool.ledger(), BufferCounts { free: capacity, ..BufferCounts::default() });
         assert_eq!(self.port.counters().stale, 0);
     }
 }

@@ -33,7 +33,7 @@ impl Owner {
 /// Buffers by owner. Their sum is the pool's capacity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Ledger {
+pub struct BufferCounts {
     /// In the pool.
     pub free: u32,
     /// With the kernel, to receive into.
@@ -49,7 +49,7 @@ pub struct Ledger {
     pub shared: u32,
 }
 
-impl Ledger {
+impl BufferCounts {
     /// The sum over all owners.
     #[must_use]
     pub fn total(&self) -> u32 {
@@ -86,13 +86,13 @@ impl LedgerView {
     /// Reads every buffer's tag, a byte each: for statistics and tests, not for each message. While
     /// the pool's thread works, the counts are of slightly different times; their sum is exact.
     #[must_use]
-    pub fn ledger(&self) -> Ledger {
+    pub fn ledger(&self) -> BufferCounts {
         let mut counts = [0_u32; Owner::COUNT];
         for tag in &*self.tags {
             counts[usize::from(tag.load(Ordering::Relaxed))] += 1;
         }
         let [free, kernel_receive, application, send_queue, kernel_send] = counts;
-        Ledger { free, kernel_receive, application, send_queue, kernel_send, shared: 0 }
+        BufferCounts { free, kernel_receive, application, send_queue, kernel_send, shared: 0 }
     }
 
     /// Sets the owner of a buffer in use.

@@ -6,7 +6,7 @@ pub use builder::MessageBuilder;
 
 use super::error::{MemoryError, NoRoom};
 use super::free_list::{FreeList, Run};
-use super::ledger::Ledger;
+use super::ledger::BufferCounts;
 use super::slots::{Slots, stride_bytes};
 use crate::sync::{AtomicU32, Ordering};
 use std::fmt;
@@ -178,9 +178,9 @@ impl MessagePool {
 
     /// Counts the buffers: each is free or `shared`, that is in a message.
     #[must_use]
-    pub fn ledger(&self) -> Ledger {
+    pub fn ledger(&self) -> BufferCounts {
         let free = self.free();
-        Ledger { free, shared: self.capacity() - free, ..Ledger::default() }
+        BufferCounts { free, shared: self.capacity() - free, ..BufferCounts::default() }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::buffer::Buffer;
 use super::entries::{Content, EntryTable, Node};
 use super::error::MemoryError;
-use super::ledger::{Ledger, LedgerView, Owner};
+use super::ledger::{BufferCounts, LedgerView, Owner};
 use super::message::Message;
 use super::slots::{Slots, stride_bytes};
 use std::cell::Cell;
@@ -266,7 +266,7 @@ impl BufferPool {
     ///
     /// Reads every buffer's tag: for statistics and tests, not for each message.
     #[must_use]
-    pub fn ledger(&self) -> Ledger {
+    pub fn ledger(&self) -> BufferCounts {
         self.inner().tags.ledger()
     }
 

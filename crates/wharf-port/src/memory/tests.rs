@@ -21,11 +21,14 @@ fn an_empty_pool_gives_none_and_recovers() {
     let a = pool.acquire(Owner::Application).unwrap();
     let b = pool.acquire(Owner::SendQueue).unwrap();
     assert!(pool.acquire(Owner::Application).is_none());
-    assert_eq!(pool.ledger(), Ledger { application: 1, send_queue: 1, ..Ledger::default() });
+    assert_eq!(
+        pool.ledger(),
+        BufferCounts { application: 1, send_queue: 1, ..BufferCounts::default() }
+    );
     drop(a);
     assert!(pool.acquire(Owner::Application).is_some());
     drop(b);
-    assert_eq!(pool.ledger(), Ledger { free: 2, ..Ledger::default() });
+    assert_eq!(pool.ledger(), BufferCounts { free: 2, ..BufferCounts::default() });
 }
 
 #[test]
@@ -59,11 +62,14 @@ fn a_buffer_outlives_its_pool_and_the_last_one_frees_it() {
     drop(pool);
     drop(other);
     assert_eq!(buffer.append(b"still here"), 10);
-    assert_eq!(view.ledger(), Ledger { application: 1, send_queue: 1, ..Ledger::default() });
+    assert_eq!(
+        view.ledger(),
+        BufferCounts { application: 1, send_queue: 1, ..BufferCounts::default() }
+    );
     drop(buffer);
     assert_eq!(chain.front(), b"in a chain");
     drop(chain);
-    assert_eq!(view.ledger(), Ledger { free: 2, ..Ledger::default() });
+    assert_eq!(view.ledger(), BufferCounts { free: 2, ..BufferCounts::default() });
 }
 
 #[test]
@@ -74,14 +80,14 @@ fn another_thread_reads_the_ledger_also_when_the_pool_is_gone() {
     buffer.set_owner(Owner::KernelSend);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            assert_eq!(view.ledger(), Ledger { kernel_send: 1, free: 2, ..view.ledger() })
+            assert_eq!(view.ledger(), BufferCounts { kernel_send: 1, free: 2, ..view.ledger() })
         });
     });
     buffer.set_owner(Owner::Free);
     assert_eq!(view.ledger().application, 1, "only a release makes a buffer free");
     drop((pool, buffer));
     let seen = std::thread::scope(|scope| scope.spawn(|| view.ledger()).join().unwrap());
-    assert_eq!(seen, Ledger { free: 3, ..Ledger::default() });
+    assert_eq!(seen, BufferCounts { free: 3, ..BufferCounts::default() });
 }
 
 #[test]
@@ -123,7 +129,7 @@ fn a_message_is_copied_once_and_freed_by_its_last_handle() {
     let data: Vec<u8> = (0..150).collect();
     let one = pool.message_of(&data).unwrap();
     assert_eq!((one.len(), one.slices().count(), pool.free()), (150, 3, 1));
-    assert_eq!(pool.ledger(), Ledger { free: 1, shared: 3, ..Ledger::default() });
+    assert_eq!(pool.ledger(), BufferCounts { free: 1, shared: 3, ..BufferCounts::default() });
     let two = one.clone();
     assert_eq!(one.slices().next().unwrap().as_ptr(), two.slices().next().unwrap().as_ptr());
     drop(one);

@@ -23,7 +23,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
-use wharf_port::memory::{Ledger, LedgerView, MemoryError, Message, MessageBuilder, MessagePool};
+use wharf_port::memory::{
+    BufferCounts, LedgerView, MemoryError, Message, MessageBuilder, MessagePool,
+};
 use wharf_port::port::{Port, Poster};
 
 #[expect(
@@ -464,7 +466,7 @@ impl Shared {
             post_buffers: self
                 .post_pools
                 .iter()
-                .fold(Ledger::default(), |all, posts| sum(all, posts.ledger())),
+                .fold(BufferCounts::default(), |all, posts| sum(all, posts.ledger())),
             ..Stats::default()
         };
         for shard in &self.shards {
@@ -472,7 +474,7 @@ impl Shared {
             let ledger = shard
                 .poster_and_ledger
                 .get()
-                .map_or(Ledger::default(), |(_, buffers)| buffers.ledger());
+                .map_or(BufferCounts::default(), |(_, buffers)| buffers.ledger());
             stats.buffers = sum(stats.buffers, ledger);
         }
         stats

@@ -225,7 +225,7 @@ impl fmt::Debug for Parcel {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::memory::ledger::Ledger;
+    use crate::memory::ledger::BufferCounts;
     use crate::memory::pool::PoolConfig;
     use std::sync::mpsc;
     use std::thread;
@@ -333,7 +333,10 @@ mod tests {
         let chain = pool.chain_of(b"goes on", Owner::SendQueue).unwrap();
         assert_eq!(Parcel::new(&pool, Owner::Application, 1).unwrap_err(), NoRoom);
         drop((pool, chain));
-        assert_eq!(view.ledger(), Ledger { application: 2, free: 1, ..Ledger::default() });
+        assert_eq!(
+            view.ledger(),
+            BufferCounts { application: 2, free: 1, ..BufferCounts::default() }
+        );
         assert!(!view.is_last());
     }
 
