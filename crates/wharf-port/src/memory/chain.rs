@@ -13,7 +13,7 @@ mod transfer;
 
 use super::buffer::Buffer;
 use super::entries::EntryTable;
-use super::error::NoRoom;
+use super::error::NoBuffers;
 use super::ledger::Owner;
 use super::message::{Message, Position};
 use super::pool::{BufferPool, Entry, Inner};
@@ -78,7 +78,7 @@ impl Chain {
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if not all of `data` fits; then the chain is unchanged.
+    /// [`NoBuffers`] if not all of `data` fits; then the chain is unchanged.
     ///
     /// # Cost
     ///
@@ -90,13 +90,13 @@ impl Chain {
         data: &[u8],
         owner: Owner,
         buffers_max: u32,
-    ) -> Result<(), NoRoom> {
+    ) -> Result<(), NoBuffers> {
         // The common case: the bytes fit one buffer, and the chain is empty.
         let fits = (1..=pool.buffer_size_bytes() as usize).contains(&data.len());
         if self.entries == 0 && buffers_max > 0 && fits {
-            let mut buffer = pool.acquire(owner).ok_or(NoRoom)?;
+            let mut buffer = pool.acquire(owner).ok_or(NoBuffers)?;
             buffer.append(data);
-            return self.push(pool, buffer).map_err(|_| NoRoom);
+            return self.push(pool, buffer).map_err(|_| NoBuffers);
         }
         self.append_slices(pool, std::iter::once(data), data.len(), owner, buffers_max)
     }
@@ -106,14 +106,14 @@ impl Chain {
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if not all of them fit; then the chain is unchanged.
+    /// [`NoBuffers`] if not all of them fit; then the chain is unchanged.
     pub fn append_copy_of(
         &mut self,
         pool: &BufferPool,
         message: &Message,
         owner: Owner,
         buffers_max: u32,
-    ) -> Result<(), NoRoom> {
+    ) -> Result<(), NoBuffers> {
         self.append_slices(pool, message.slices(), message.len(), owner, buffers_max)
     }
 
@@ -125,13 +125,13 @@ impl Chain {
         len: usize,
         owner: Owner,
         buffers_max: u32,
-    ) -> Result<(), NoRoom> {
+    ) -> Result<(), NoBuffers> {
         let here_len = len.min(self.room());
         if here_len < len {
             // First the step that can fail: the bytes that need further buffers.
             let needed = (len - here_len).div_ceil(pool.buffer_size_bytes() as usize);
             if needed > (buffers_max.min(pool.free()) as usize) {
-                return Err(NoRoom);
+                return Err(NoBuffers);
             }
             let mut fresh = Self { pool: self.pool, ..Self::new() };
             fresh.fill(pool, behind(slices.clone(), here_len), owner)?;
@@ -151,23 +151,23 @@ impl Chain {
         pool: &BufferPool,
         slices: impl Iterator<Item = &'d [u8]>,
         owner: Owner,
-    ) -> Result<(), NoRoom> {
+    ) -> Result<(), NoBuffers> {
         let mut last: Option<Buffer> = None;
         for mut rest in slices {
             while !rest.is_empty() {
                 let mut buffer = match last.take() {
                     Some(buffer) => buffer,
-                    None => pool.acquire(owner).ok_or(NoRoom)?,
+                    None => pool.acquire(owner).ok_or(NoBuffers)?,
                 };
                 rest = &rest[buffer.append(rest)..];
                 if buffer.room() == 0 {
-                    self.push(pool, buffer).map_err(|_| NoRoom)?;
+                    self.push(pool, buffer).map_err(|_| NoBuffers)?;
                 } else {
                     last = Some(buffer);
                 }
             }
         }
-        last.map_or(Ok(()), |buffer| self.push(pool, buffer).map_err(|_| NoRoom))
+        last.map_or(Ok(()), |buffer| self.push(pool, buffer).map_err(|_| NoBuffers))
     }
 
     /// Copies at most `len` bytes of the slices to the last buffer, and returns how many.
@@ -619,8 +619,8 @@ impl BufferPool {
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if too few buffers or entries are free; then none is taken.
-    pub fn chain_of(&self, data: &[u8], owner: Owner) -> Result<Chain, NoRoom> {
+    /// [`NoBuffers`] if too few buffers or entries are free; then none is taken.
+    pub fn chain_of(&self, data: &[u8], owner: Owner) -> Result<Chain, NoBuffers> {
         let mut chain = Chain::new();
         chain.append(self, data, owner, u32::MAX)?;
         Ok(chain)

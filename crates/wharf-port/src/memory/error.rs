@@ -37,12 +37,12 @@ impl std::error::Error for MemoryError {
 /// A pool has too few free buffers or chain entries, or the bytes exceed the caller's limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct NoRoom;
+pub struct NoBuffers;
 
-impl fmt::Display for NoRoom {
+impl fmt::Display for NoBuffers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("no buffer is free for these bytes")
     }
 }
 
-impl std::error::Error for NoRoom {}
+impl std::error::Error for NoBuffers {}

@@ -4,7 +4,7 @@ mod builder;
 
 pub use builder::MessageBuilder;
 
-use super::error::{MemoryError, NoRoom};
+use super::error::{MemoryError, NoBuffers};
 use super::free_list::{FreeList, Run};
 use super::ledger::BufferCounts;
 use super::slots::{Slots, stride_bytes};
@@ -109,17 +109,17 @@ impl MessagePool {
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if too few buffers are free, or `data` has 4 GiB or more; then no buffer is
+    /// [`NoBuffers`] if too few buffers are free, or `data` has 4 GiB or more; then no buffer is
     /// taken.
     ///
     /// # Cost
     ///
     /// Copies `data.len()` bytes, once for any number of recipients; allocates nothing.
-    pub fn message_of(&self, data: &[u8]) -> Result<Message, NoRoom> {
+    pub fn message_of(&self, data: &[u8]) -> Result<Message, NoBuffers> {
         let inner = &*self.inner;
-        let len = u32::try_from(data.len()).map_err(|_| NoRoom)?;
+        let len = u32::try_from(data.len()).map_err(|_| NoBuffers)?;
         let size_bytes = inner.slots.size_bytes();
-        let run = inner.free.acquire(len.div_ceil(size_bytes).max(1)).ok_or(NoRoom)?;
+        let run = inner.free.acquire(len.div_ceil(size_bytes).max(1)).ok_or(NoBuffers)?;
         let mut index = run.first;
         for piece in data.chunks(size_bytes as usize) {
             // SAFETY: the buffer was just acquired, so no message has it (INV-MESSAGE-1), and the
@@ -135,13 +135,13 @@ impl MessagePool {
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if no buffer is free.
+    /// [`NoBuffers`] if no buffer is free.
     ///
     /// # Cost
     ///
     /// That of an empty message.
-    pub fn builder(&self) -> Result<MessageBuilder, NoRoom> {
-        let run = self.inner.free.acquire(1).ok_or(NoRoom)?;
+    pub fn builder(&self) -> Result<MessageBuilder, NoBuffers> {
+        let run = self.inner.free.acquire(1).ok_or(NoBuffers)?;
         Ok(MessageBuilder { message: self.message_in(run, 0), run, last_len: 0 })
     }
 

@@ -56,7 +56,7 @@ mod tests;
 
 pub use buffer::Buffer;
 pub use chain::{Chain, Filled, Parcel};
-pub use error::{MemoryError, NoRoom};
+pub use error::{MemoryError, NoBuffers};
 pub use ledger::{BufferCounts, LedgerView, Owner};
 pub use message::{Message, MessageBuilder, MessagePool, MessagePoolConfig};
 pub use pool::{BufferPool, PoolConfig};

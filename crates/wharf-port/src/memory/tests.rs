@@ -142,11 +142,11 @@ fn a_message_is_copied_once_and_freed_by_its_last_handle() {
 fn a_message_is_made_whole_or_not_at_all() {
     let pool = messages(3);
     let small = pool.message_of(b"small").unwrap();
-    assert_eq!(pool.message_of(&[1; 129]).unwrap_err(), NoRoom);
+    assert_eq!(pool.message_of(&[1; 129]).unwrap_err(), NoBuffers);
     assert_eq!(pool.free(), 2);
     let exact = pool.message_of(&[1; 128]).unwrap();
     assert_eq!(exact.slices().map(<[u8]>::len).collect::<Vec<_>>(), [64, 64]);
-    assert_eq!(pool.message_of(b"").unwrap_err(), NoRoom);
+    assert_eq!(pool.message_of(b"").unwrap_err(), NoBuffers);
     drop(small);
     let empty = pool.message_of(b"").unwrap();
     assert!(empty.is_empty() && empty.slices().next().is_none() && pool.free() == 0);
@@ -244,12 +244,12 @@ fn a_piece_of_a_message_is_written_whole_or_not_at_all() {
     let messages = messages(3);
     let mut builder = messages.builder().unwrap();
     builder.write(&[1; 60]).unwrap();
-    assert_eq!(builder.write(&[2; 133]), Err(NoRoom));
+    assert_eq!(builder.write(&[2; 133]), Err(NoBuffers));
     assert_eq!(builder.write_str(&"x".repeat(200)), Err(std::fmt::Error));
     assert_eq!((builder.len(), messages.free()), (60, 2));
     builder.write(&[2; 132]).unwrap();
-    assert_eq!((builder.write(&[3]), messages.free()), (Err(NoRoom), 0));
-    assert_eq!(messages.builder().unwrap_err(), NoRoom);
+    assert_eq!((builder.write(&[3]), messages.free()), (Err(NoBuffers), 0));
+    assert_eq!(messages.builder().unwrap_err(), NoBuffers);
     assert_eq!(bytes(&builder.finish()), [[1; 60].as_slice(), &[2; 132]].concat());
     assert_eq!(messages.free(), 3);
 }

@@ -2,7 +2,7 @@
 
 use super::{Chain, Kept, table_of};
 use crate::memory::buffer::Buffer;
-use crate::memory::error::NoRoom;
+use crate::memory::error::NoBuffers;
 use crate::memory::ledger::Owner;
 use crate::memory::pool::{BufferPool, Entry};
 use std::fmt;
@@ -85,21 +85,21 @@ impl Parcel {
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if fewer are free; then none is taken.
+    /// [`NoBuffers`] if fewer are free; then none is taken.
     ///
     /// # Cost
     ///
     /// About 20 plain instructions for each buffer; allocates nothing.
-    pub fn new(pool: &BufferPool, owner: Owner, len_max: usize) -> Result<Self, NoRoom> {
+    pub fn new(pool: &BufferPool, owner: Owner, len_max: usize) -> Result<Self, NoBuffers> {
         let needed = len_max.div_ceil(pool.buffer_size_bytes() as usize);
         if needed > pool.free() as usize {
-            return Err(NoRoom);
+            return Err(NoBuffers);
         }
         // Until it is complete it is a chain, whose drop releases its buffers.
         let mut chain = Chain::new();
         for _ in 0..needed {
-            let buffer = pool.acquire(owner).ok_or(NoRoom)?;
-            chain.link(pool, Entry::Buffer(buffer)).map_err(|_| NoRoom)?;
+            let buffer = pool.acquire(owner).ok_or(NoBuffers)?;
+            chain.link(pool, Entry::Buffer(buffer)).map_err(|_| NoBuffers)?;
             chain.buffers += 1;
         }
         Ok(Self { current: chain.head, chain: ManuallyDrop::new(chain), len_max })
@@ -109,14 +109,14 @@ impl Parcel {
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if that would exceed [`len_max`](Self::len_max) bytes; then nothing is written.
+    /// [`NoBuffers`] if that would exceed [`len_max`](Self::len_max) bytes; then nothing is written.
     ///
     /// # Cost
     ///
     /// Copies `data.len()` bytes.
-    pub fn write(&mut self, data: &[u8]) -> Result<(), NoRoom> {
+    pub fn write(&mut self, data: &[u8]) -> Result<(), NoBuffers> {
         if data.len() > self.len_max - self.chain.len {
-            return Err(NoRoom);
+            return Err(NoBuffers);
         }
         let mut rest = data;
         while !rest.is_empty() {
@@ -279,15 +279,15 @@ mod tests {
     fn a_parcel_takes_no_more_than_was_promised_and_a_piece_whole_or_not_at_all() {
         let pool = pool(2);
         let mut parcel = Parcel::new(&pool, Owner::Application, 100).unwrap();
-        assert_eq!(parcel.write(&[1; 101]), Err(NoRoom));
+        assert_eq!(parcel.write(&[1; 101]), Err(NoBuffers));
         parcel.write(&[1; 64]).unwrap();
         parcel.write(&[]).unwrap();
-        assert_eq!((parcel.write(&[2; 37]), parcel.len()), (Err(NoRoom), 64));
+        assert_eq!((parcel.write(&[2; 37]), parcel.len()), (Err(NoBuffers), 64));
         parcel.clear();
         assert_eq!(parcel.len(), 0);
         parcel.write(&[3; 99]).unwrap();
         parcel.write(&[4; 1]).unwrap();
-        assert_eq!((parcel.write(&[5; 1]), parcel.write(&[])), (Err(NoRoom), Ok(())));
+        assert_eq!((parcel.write(&[5; 1]), parcel.write(&[])), (Err(NoBuffers), Ok(())));
         assert_eq!(bytes(&parcel.into_chain(&pool)), [[3; 99].as_slice(), &[4]].concat());
         let mut parcel = Parcel::new(&pool, Owner::Application, 100).unwrap();
         parcel.write(&[6; 100]).unwrap();
@@ -300,14 +300,17 @@ mod tests {
     fn a_parcel_that_the_pool_has_no_buffers_for_takes_none() {
         let pool = pool(3);
         let held = pool.acquire(Owner::Application);
-        assert_eq!(Parcel::new(&pool, Owner::Application, 129).unwrap_err(), NoRoom);
-        assert_eq!(Parcel::new(&pool, Owner::Application, usize::MAX).unwrap_err(), NoRoom);
+        assert_eq!(Parcel::new(&pool, Owner::Application, 129).unwrap_err(), NoBuffers);
+        assert_eq!(Parcel::new(&pool, Owner::Application, usize::MAX).unwrap_err(), NoBuffers);
         pool.fail_take(2);
-        assert_eq!(Parcel::new(&pool, Owner::KernelReceive, 128).unwrap_err(), NoRoom);
+        assert_eq!(Parcel::new(&pool, Owner::KernelReceive, 128).unwrap_err(), NoBuffers);
         assert_eq!((pool.free(), pool.free_entries()), (2, 4));
         drop(held);
         let mut none = Parcel::new(&pool, Owner::Application, 0).unwrap();
-        assert_eq!((none.buffers(), none.write(b"x"), none.write(b"")), (0, Err(NoRoom), Ok(())));
+        assert_eq!(
+            (none.buffers(), none.write(b"x"), none.write(b"")),
+            (0, Err(NoBuffers), Ok(()))
+        );
         none.clear();
         assert!(none.into_chain(&pool).is_empty());
     }
@@ -331,7 +334,7 @@ mod tests {
         let mut parcel = Parcel::new(&pool, Owner::Application, 100).unwrap();
         elsewhere(move || parcel.write(&[7; 80]).unwrap());
         let chain = pool.chain_of(b"goes on", Owner::SendQueue).unwrap();
-        assert_eq!(Parcel::new(&pool, Owner::Application, 1).unwrap_err(), NoRoom);
+        assert_eq!(Parcel::new(&pool, Owner::Application, 1).unwrap_err(), NoBuffers);
         drop((pool, chain));
         assert_eq!(
             view.ledger(),

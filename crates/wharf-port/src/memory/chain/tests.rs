@@ -34,10 +34,10 @@ fn append_fills_the_last_buffer_before_it_takes_another() {
 fn append_is_all_or_nothing() {
     let pool = pool(2);
     let mut chain = pool.chain_of(&[1; 10], Owner::SendQueue).unwrap();
-    assert_eq!(chain.append(&pool, &[2; 119], Owner::SendQueue, 9), Err(NoRoom));
-    assert_eq!(chain.append(&pool, &[2; 55], Owner::SendQueue, 0), Err(NoRoom));
+    assert_eq!(chain.append(&pool, &[2; 119], Owner::SendQueue, 9), Err(NoBuffers));
+    assert_eq!(chain.append(&pool, &[2; 55], Owner::SendQueue, 0), Err(NoBuffers));
     pool.fail_take(1);
-    assert_eq!(chain.append(&pool, &[2; 55], Owner::KernelReceive, 9), Err(NoRoom));
+    assert_eq!(chain.append(&pool, &[2; 55], Owner::KernelReceive, 9), Err(NoBuffers));
     assert_eq!((bytes(&chain), chain.buffers(), pool.free()), (vec![1; 10], 1, 1));
     chain.append(&pool, &[2; 118], Owner::SendQueue, 1).unwrap();
     assert_eq!(chain.len(), 128);
@@ -313,14 +313,14 @@ fn a_copy_of_a_message_fills_the_last_buffer_first_and_is_all_or_nothing() {
     let message = messages.message_of(&(0..100).collect::<Vec<u8>>()).unwrap();
     let blocker = pool.acquire(Owner::Application);
     let mut chain = pool.chain_of(&[7; 60], Owner::SendQueue).unwrap();
-    assert_eq!(chain.append_copy_of(&pool, &message, Owner::SendQueue, 1), Err(NoRoom));
+    assert_eq!(chain.append_copy_of(&pool, &message, Owner::SendQueue, 1), Err(NoBuffers));
     assert_eq!((chain.len(), pool.free()), (60, 3));
     chain.append_copy_of(&pool, &message, Owner::SendQueue, 2).unwrap();
     assert_eq!((bytes(&chain)[60..].to_vec(), chain.buffers()), ((0..100).collect(), 3));
     assert_eq!((chain.messages(), pool.free()), (0, 1));
     let two = messages.message_of(b"");
-    assert_eq!(two.unwrap_err(), NoRoom);
-    assert_eq!(chain.append_copy_of(&pool, &message, Owner::SendQueue, 9), Err(NoRoom));
+    assert_eq!(two.unwrap_err(), NoBuffers);
+    assert_eq!(chain.append_copy_of(&pool, &message, Owner::SendQueue, 9), Err(NoBuffers));
     assert_eq!((chain.len(), pool.free()), (160, 1));
     drop(blocker);
 }

@@ -1,6 +1,6 @@
 //! A message that is written in parts.
 
-use super::{Message, NoRoom, Run};
+use super::{Message, NoBuffers, Run};
 use std::fmt;
 
 /// A message that is being written, by one thread at a time.
@@ -38,15 +38,15 @@ impl MessageBuilder {
     ///
     /// # Errors
     ///
-    /// [`NoRoom`] if too few buffers are free, or the message would have 4 GiB or more; then the
+    /// [`NoBuffers`] if too few buffers are free, or the message would have 4 GiB or more; then the
     /// message is unchanged.
     ///
     /// # Cost
     ///
     /// Copies `data.len()` bytes; two locked instructions if it takes buffers; allocates nothing.
-    pub fn write(&mut self, data: &[u8]) -> Result<(), NoRoom> {
-        let added = u32::try_from(data.len()).map_err(|_| NoRoom)?;
-        let len = self.message.len.checked_add(added).ok_or(NoRoom)?;
+    pub fn write(&mut self, data: &[u8]) -> Result<(), NoBuffers> {
+        let added = u32::try_from(data.len()).map_err(|_| NoBuffers)?;
+        let len = self.message.len.checked_add(added).ok_or(NoBuffers)?;
         let inner = self.message.inner();
         let size_bytes = inner.slots.size_bytes();
         let spare = size_bytes - self.last_len;
@@ -54,7 +54,7 @@ impl MessageBuilder {
         // First the step that can fail.
         let more = match (added - added.min(spare)).div_ceil(size_bytes) {
             0 => None,
-            needed => Some(inner.free.acquire(needed).ok_or(NoRoom)?),
+            needed => Some(inner.free.acquire(needed).ok_or(NoBuffers)?),
         };
         // SAFETY: the buffer is this builder's message's (INV-MESSAGE-1), whose only handle is in
         // `self`, which is borrowed uniquely (INV-MESSAGE-2); `here` fits its spare capacity.
@@ -104,7 +104,7 @@ impl MessageBuilder {
 /// Writes formatted text. On an error the parts of the text that were written before it remain.
 impl fmt::Write for MessageBuilder {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.write(text.as_bytes()).map_err(|NoRoom| fmt::Error)
+        self.write(text.as_bytes()).map_err(|NoBuffers| fmt::Error)
     }
 }
 
