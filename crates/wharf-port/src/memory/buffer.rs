@@ -34,7 +34,7 @@ impl Buffer {
     /// Appends as much of `data` as fits, and returns how many bytes.
     #[inline]
     pub fn append(&mut self, data: &[u8]) -> usize {
-        let taken = &data[..data.len().min(self.room() as usize)];
+        let taken = &data[..data.len().min(self.spare_capacity() as usize)];
         if taken.is_empty() {
             return 0;
         }
@@ -44,7 +44,10 @@ impl Buffer {
         // SAFETY: `taken.len()` ≤ the slot's spare capacity; `data` is a shared slice and cannot
         // overlap bytes of a slot that only `&mut self` gives access to (INV-POOL-1).
         unsafe { end.copy_from_nonoverlapping(NonNull::from(taken).cast(), taken.len()) };
-        #[expect(clippy::cast_possible_truncation, reason = "at most `room`, which is a u32")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most `spare_capacity`, which is a u32"
+        )]
         {
             self.len += taken.len() as u32;
         }
@@ -60,7 +63,7 @@ impl Buffer {
         zero: bool,
         read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let len = len_max.min(self.room() as usize);
+        let len = len_max.min(self.spare_capacity() as usize);
         // SAFETY: `len` ≤ size, so the address lies in this buffer's slot or at its end.
         let start = unsafe { self.bytes().add(self.len as usize) };
         if zero {
@@ -77,7 +80,10 @@ impl Buffer {
             match read(spare) {
                 Ok(claimed) => {
                     let taken = claimed.min(len);
-                    #[expect(clippy::cast_possible_truncation, reason = "at most `room`, a u32")]
+                    #[expect(
+                        clippy::cast_possible_truncation,
+                        reason = "at most `spare_capacity`, a u32"
+                    )]
                     {
                         self.len += taken as u32;
                     }
@@ -92,7 +98,7 @@ impl Buffer {
     /// Spare capacity: bytes that can still be appended.
     #[inline]
     #[must_use]
-    pub fn room(&self) -> u32 {
+    pub fn spare_capacity(&self) -> u32 {
         self.capacity() - self.len
     }
 

@@ -126,7 +126,7 @@ impl Chain {
         owner: Owner,
         buffers_max: u32,
     ) -> Result<(), NoBuffers> {
-        let here_len = len.min(self.room());
+        let here_len = len.min(self.spare_capacity());
         if here_len < len {
             // First the step that can fail: the bytes that need further buffers.
             let needed = (len - here_len).div_ceil(pool.buffer_size_bytes() as usize);
@@ -160,7 +160,7 @@ impl Chain {
                     None => pool.acquire(owner).ok_or(NoBuffers)?,
                 };
                 rest = &rest[buffer.append(rest)..];
-                if buffer.room() == 0 {
+                if buffer.spare_capacity() == 0 {
                     self.push(pool, buffer).map_err(|_| NoBuffers)?;
                 } else {
                     last = Some(buffer);
@@ -222,7 +222,8 @@ impl Chain {
     ///
     /// Copies the buffer's bytes, unless the last buffer is full.
     pub fn push_packed(&mut self, pool: &BufferPool, mut buffer: Buffer) -> Result<(), Buffer> {
-        let moved = self.fill_last(std::iter::once(&*buffer), buffer.len().min(self.room()));
+        let moved =
+            self.fill_last(std::iter::once(&*buffer), buffer.len().min(self.spare_capacity()));
         #[expect(clippy::cast_possible_truncation, reason = "a buffer has at most 1 MiB")]
         buffer.remove_front(moved as u32);
         self.push(pool, buffer)
@@ -387,9 +388,9 @@ impl Chain {
     /// message.
     #[inline]
     #[must_use]
-    pub fn room(&self) -> usize {
+    pub fn spare_capacity(&self) -> usize {
         match self.last() {
-            Some(Entry::Buffer(buffer)) => buffer.room() as usize,
+            Some(Entry::Buffer(buffer)) => buffer.spare_capacity() as usize,
             Some(Entry::Message(_) | Entry::Free) | None => 0,
         }
     }

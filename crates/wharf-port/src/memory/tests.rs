@@ -48,7 +48,7 @@ fn append_stops_at_the_size_of_the_buffer() {
     assert_eq!(buffer.append(&[7; 60]), 60);
     assert_eq!(buffer.append(&[8; 60]), 4);
     assert_eq!(buffer.append(&[9; 60]), 0);
-    assert_eq!((buffer.room(), buffer.len()), (0, 64));
+    assert_eq!((buffer.spare_capacity(), buffer.len()), (0, 64));
     assert_eq!(*buffer, [[7; 60].as_slice(), [8; 4].as_slice()].concat());
 }
 

@@ -240,7 +240,7 @@ impl<T: Send> UringPort<T> {
         }
         let end = match (done.result(), buffer) {
             (1.., Some(buffer)) => {
-                state.fills = buffer.room() == 0;
+                state.fills = buffer.spare_capacity() == 0;
                 state.bulk.record(len, &self.pool);
                 let is_over = running.demand.received(len);
                 let go_on = !is_over && !cancelled && !state.closing;

@@ -105,7 +105,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let size = self.core.pool.buffer_size_bytes();
         let credit = self.core.shared.settings.input_bytes;
-        let fit = slot.input.len() + slot.input.room();
+        let fit = slot.input.len() + slot.input.spare_capacity();
         let fit = u32::try_from(fit).unwrap_or(u32::MAX);
         let lacking = slot.message.max(slot.wanted).min(credit).saturating_sub(fit);
         let most = self.core.shares.input_loan_max(slot.held);
@@ -158,7 +158,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let slot = &self.core.slots[index];
         let owed = slot.owed.unwrap_or(u32::MAX);
-        let spare = u32::try_from(slot.input.room()).unwrap_or(u32::MAX);
+        let spare = u32::try_from(slot.input.spare_capacity()).unwrap_or(u32::MAX);
         // Receive what has arrived; `NotReady` then ends the input.
         let ends_when_dry = slot.phase == Phase::Draining || slot.broken.is_some();
         let mode = if ends_when_dry { CompletionMode::IfReady } else { CompletionMode::Oneshot };

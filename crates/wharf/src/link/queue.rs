@@ -231,7 +231,7 @@ impl ShardState {
         }
         let by_limit = self.left_of(index);
         let size = self.pool.buffer_size_bytes() as usize;
-        let by_buffers = slot.queue.room() + self.buffers_allowed(index) as usize * size;
+        let by_buffers = slot.queue.spare_capacity() + self.buffers_allowed(index) as usize * size;
         by_limit.min(by_buffers)
     }
 

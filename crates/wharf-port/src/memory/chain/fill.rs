@@ -58,7 +58,7 @@ impl Chain {
         let mut is_zeroed = false;
         while filled.len < len_max {
             let left = len_max - filled.len;
-            let result = if self.room() > 0 {
+            let result = if self.spare_capacity() > 0 {
                 self.read_into_last(left, !std::mem::replace(&mut is_zeroed, true), read)
             } else {
                 if buffers_left == 0 {

@@ -60,8 +60,12 @@ impl Tested {
         assert_eq!(found, expected, "{what}");
         assert!(chain.slices().all(|slice| !slice.is_empty()), "{what}");
         assert_eq!(chain.front(), chain.slices().next().unwrap_or_default(), "{what}");
-        let counts =
-            [chain.len(), chain.buffers() as usize, chain.messages() as usize, chain.room()];
+        let counts = [
+            chain.len(),
+            chain.buffers() as usize,
+            chain.messages() as usize,
+            chain.spare_capacity(),
+        ];
         let messages = self.entries.len() - self.buffers();
         assert_eq!(counts, [expected.len(), self.buffers(), messages, self.room], "{what}");
         assert_eq!(chain.is_empty(), expected.is_empty(), "{what}");
@@ -120,7 +124,7 @@ impl Tested {
         }
         self.entries.retain(|(_, bytes)| !bytes.is_empty());
         if is_cut {
-            self.room = self.chain.room();
+            self.room = self.chain.spare_capacity();
             match self.entries.back() {
                 // Consumed bytes of the buffer are not spare capacity.
                 Some((false, last)) => assert!(self.room <= SIZE - last.len()),
@@ -139,7 +143,7 @@ impl Tested {
                 (matches!(entry, Entry::Message(_)), bytes.by_ref().take(left).collect())
             })
             .collect();
-        self.room = self.chain.room();
+        self.room = self.chain.spare_capacity();
     }
 
     fn take_front(&mut self, len_max: usize) -> Self {
@@ -152,7 +156,7 @@ impl Tested {
             len += first.len();
             front.entries.extend(self.entries.pop_front());
         }
-        front.room = front.chain.room();
+        front.room = front.chain.spare_capacity();
         if self.entries.is_empty() {
             self.room = 0;
         }

@@ -57,7 +57,7 @@ fn a_source_is_read_into_the_spare_capacity_and_no_further() {
     assert_eq!((filled.len, filled.ended, chain.len(), chain.buffers()), (100, false, 160, 3));
     assert!(filled.error.is_none());
     let filled = chain.append_from(&pool, Owner::Application, 0, 1000, &mut read);
-    assert_eq!((filled.len, filled.ended, chain.room(), pool.free()), (32, false, 0, 1));
+    assert_eq!((filled.len, filled.ended, chain.spare_capacity(), pool.free()), (32, false, 0, 1));
     let filled = chain.append_from(&pool, Owner::Application, 9, 1000, &mut read);
     assert_eq!((filled.len, filled.ended, chain.buffers(), pool.free()), (64, false, 4, 0));
     assert_eq!(chain.append_from(&pool, Owner::Application, 9, 0, &mut read).len, 0);
@@ -146,7 +146,7 @@ fn moving_stops_at_the_limit_of_buffers_and_at_an_empty_pool() {
     assert_eq!(from.move_front(&pool, &mut to, 100, Owner::SendQueue, 0), 0);
     // The pool is empty: the partly consumed buffer moves, and no byte of the next can.
     assert_eq!(from.move_front(&pool, &mut to, 80, Owner::SendQueue, 9), 64);
-    assert_eq!((from.len(), to.len(), to.room()), (122, 128, 0));
+    assert_eq!((from.len(), to.len(), to.spare_capacity()), (122, 128, 0));
     assert_eq!(bytes(&to)[60..], all[..68]);
     assert_eq!(from.move_front(&pool, &mut to, 9, Owner::SendQueue, 9), 0);
     assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 1), 64);
@@ -276,7 +276,7 @@ fn a_message_of_any_length_takes_one_entry_in_each_chain() {
     assert_eq!((messages.free(), pool.free(), pool.free_entries()), (0, 1, 1));
     // A message is immutable: bytes after it are copied to a buffer.
     queue.append(&pool, b"!", Owner::SendQueue, 9).unwrap();
-    assert_eq!((queue.room(), queue.buffers()), (63, 2));
+    assert_eq!((queue.spare_capacity(), queue.buffers()), (63, 2));
     let again = empty_queue.push_message(&pool, news).unwrap_err();
     assert_eq!((again.len(), empty_queue.len(), empty_queue.messages()), (200, 200, 1));
     assert_eq!(bytes(&queue), [b"old ".as_slice(), &[7; 200], b"!"].concat());

@@ -67,7 +67,7 @@ impl Chain {
             Some(Entry::Buffer(buffer)) => {
                 let may_be_kept = !buffer.is_large(pool) || !buffer.is_scarce();
                 let is_half_full = len >= buffer.capacity() as usize / 2;
-                buffers_left > 0 && may_be_kept && (is_half_full || len > to.room())
+                buffers_left > 0 && may_be_kept && (is_half_full || len > to.spare_capacity())
             }
             Some(Entry::Message(_)) => self.skipped == 0,
             Some(Entry::Free) | None => false,
@@ -102,7 +102,7 @@ impl Chain {
         buffers_left: u32,
     ) -> usize {
         let buffers = buffers_left.min(pool.free()) as usize;
-        let fits = to.room().saturating_add(buffers * pool.buffer_size_bytes() as usize);
+        let fits = to.spare_capacity().saturating_add(buffers * pool.buffer_size_bytes() as usize);
         let len = len.min(fits);
         let front = front_of(self.slices(), len);
         if to.append_slices(pool, front, len, owner, buffers_left).is_err() {
