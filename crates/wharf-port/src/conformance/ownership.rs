@@ -223,7 +223,7 @@ fn buffers_in_hand_outlive_the_port<N: TestNetwork>() {
     let pool = checker.pool.clone();
     drop(checker);
     let held = u32::try_from(buffers.len()).unwrap();
-    assert_eq!(pool.free() + held + done.chain.entries(), pool.capacity());
+    assert_eq!(pool.free() + held + done.chain.entry_count(), pool.capacity());
     overwrite_free_buffers(&pool);
     let bytes: Vec<_> = buffers.iter().flat_map(|buffer| buffer.to_vec()).collect();
     assert_pattern(1, 0, &bytes);

@@ -431,7 +431,7 @@ impl Chain {
     /// many slices.
     #[inline]
     #[must_use]
-    pub fn entries(&self) -> u32 {
+    pub fn entry_count(&self) -> u32 {
         self.entries
     }
 

@@ -43,7 +43,7 @@ fn a_chain_of_many_buffers_leaves_as_vectored_sends() {
     let Some((mut port, socket, mut peer)) = linked(&pool) else { return };
     let bytes: Vec<u8> = (0..200_u32 * 1000).map(|i| i.to_le_bytes()[0]).collect();
     let mut chain = pool.chain_of(&bytes, Owner::SendQueue).unwrap();
-    assert!(chain.entries() as usize > super::vectors::VECTORS_MAX);
+    assert!(chain.entry_count() as usize > super::vectors::VECTORS_MAX);
     let reader = std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let mut read = vec![0; bytes.len()];

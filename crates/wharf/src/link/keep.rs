@@ -23,7 +23,7 @@ impl ShardState {
     pub(crate) fn keep_all(&mut self, index: u32, unread: Unread) {
         let chain = unread.into_chain(&self.pool);
         // Input that was kept before this call was copied then, if possible.
-        let is_fresh = chain.entries() == 1 && chain.ends_in_large(&self.pool);
+        let is_fresh = chain.entry_count() == 1 && chain.ends_in_large(&self.pool);
         if is_fresh && self.copy_input(index, chain.front()) {
             return;
         }

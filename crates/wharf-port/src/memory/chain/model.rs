@@ -69,7 +69,7 @@ impl Tested {
         let messages = self.entries.len() - self.buffers();
         assert_eq!(counts, [expected.len(), self.buffers(), messages, self.room], "{what}");
         assert_eq!(chain.is_empty(), expected.is_empty(), "{what}");
-        assert_eq!(chain.entries() as usize, self.entries.len(), "{what}");
+        assert_eq!(chain.entry_count() as usize, self.entries.len(), "{what}");
     }
 
     fn check_from(&self, at: usize, what: &str) {

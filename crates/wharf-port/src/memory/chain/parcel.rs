@@ -262,7 +262,7 @@ mod tests {
             let buffers = u32::try_from(len.div_ceil(64)).unwrap();
             assert_eq!((bytes(&chain), chain.len()), (all[..len].to_vec(), len));
             assert_eq!(
-                (chain.buffers(), chain.entries(), pool.free()),
+                (chain.buffers(), chain.entry_count(), pool.free()),
                 (buffers, buffers, 6 - buffers)
             );
             assert_eq!(pool.free_entries(), 7 - buffers);

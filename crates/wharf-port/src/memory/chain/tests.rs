@@ -132,7 +132,7 @@ fn full_buffers_move_themselves_and_a_part_is_copied() {
     // are copied after them.
     assert_eq!(from.move_front(&pool, &mut to, usize::MAX, Owner::SendQueue, 1), 50);
     assert_eq!((bytes(&to), to.buffers(), pool.free()), (all[..200].to_vec(), 4, 2));
-    assert_eq!((from.len(), from.entries(), pool.ledger().application), (0, 0, 0));
+    assert_eq!((from.len(), from.entry_count(), pool.ledger().application), (0, 0, 0));
 }
 
 #[test]
@@ -271,7 +271,10 @@ fn a_message_of_any_length_takes_one_entry_in_each_chain() {
     queue.push_message(&pool, news.clone()).unwrap();
     let mut empty_queue = Chain::new();
     empty_queue.push_message(&pool, news.clone()).unwrap();
-    assert_eq!((queue.len(), queue.buffers(), queue.messages(), queue.entries()), (204, 1, 1, 2));
+    assert_eq!(
+        (queue.len(), queue.buffers(), queue.messages(), queue.entry_count()),
+        (204, 1, 1, 2)
+    );
     assert_eq!((empty_queue.slices().count(), empty_queue.front().len()), (4, 64));
     assert_eq!((messages.free(), pool.free(), pool.free_entries()), (0, 1, 1));
     // A message is immutable: bytes after it are copied to a buffer.
@@ -336,7 +339,7 @@ fn truncate_rolls_back_what_was_appended() {
     chain.push_message(&pool, messages.message_of(&[3; 100]).unwrap()).unwrap();
     chain.append(&pool, &[4; 10], Owner::SendQueue, 9).unwrap();
     chain.truncate(chain.len());
-    assert_eq!((chain.len(), chain.entries()), (277, 5));
+    assert_eq!((chain.len(), chain.entry_count()), (277, 5));
     chain.truncate(mark);
     assert_eq!((bytes(&chain), chain.buffers(), chain.messages()), (before, 2, 0));
     assert_eq!((pool.free(), pool.free_entries(), messages.free()), (2, 4, 2));
