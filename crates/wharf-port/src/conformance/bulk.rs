@@ -139,7 +139,7 @@ fn links_that_wait_after_bulk_hold_no_large_buffer<N: TestNetwork>() {
         }
         checker.stays_quiet("nothing more was sent");
         // At most half of them are provided, for all links together.
-        let free = checker.pool.large().unwrap().free();
+        let free = checker.pool.large().unwrap().free_count();
         assert!(free >= 2, "{free} of 4 large buffers are free");
     }
     checker.finish();

@@ -248,7 +248,7 @@ impl<N: TestNetwork> PortChecker<N> {
         self.completions = completions;
         let ledger = self.pool.ledger();
         assert_eq!(ledger.total(), self.pool.capacity(), "{ledger:?}");
-        assert_eq!(ledger.free, self.pool.free(), "{ledger:?}");
+        assert_eq!(ledger.free, self.pool.free_count(), "{ledger:?}");
         count
     }
 
@@ -363,9 +363,9 @@ impl<N: TestNetwork> PortChecker<N> {
         let Self { network, pool, records, accepted, completions, .. } = self;
         drop(network);
         drop((records, accepted, completions));
-        assert_eq!(pool.free(), pool.capacity(), "{:?}", pool.ledger());
+        assert_eq!(pool.free_count(), pool.capacity(), "{:?}", pool.ledger());
         if let Some(large) = pool.large() {
-            assert_eq!(large.free(), large.capacity(), "large: {:?}", large.ledger());
+            assert_eq!(large.free_count(), large.capacity(), "large: {:?}", large.ledger());
             overwrite_free_buffers(large);
         }
         overwrite_free_buffers(&pool);

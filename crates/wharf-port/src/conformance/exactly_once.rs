@@ -411,7 +411,7 @@ fn a_second_operation_of_a_kind_is_busy_and_comes_back<N: TestNetwork>() {
     checker.receive(link, CompletionMode::Oneshot);
     checker.send(link, &pattern(1, 0, 500_000));
     let chain = checker.pool.chain_of(&pattern(2, 0, 5000), Owner::SendQueue).unwrap();
-    let free = checker.pool.free();
+    let free = checker.pool.free_count();
     for mode in [CompletionMode::Oneshot, CompletionMode::Multishot] {
         assert_refused(
             &mut checker,
@@ -434,7 +434,7 @@ fn a_second_operation_of_a_kind_is_busy_and_comes_back<N: TestNetwork>() {
         panic!("another operation, or another error");
     };
     assert_pattern(2, 0, &chain.slices().flatten().copied().collect::<Vec<_>>());
-    assert_eq!((chain.len(), checker.pool.free()), (5000, free));
+    assert_eq!((chain.len(), checker.pool.free_count()), (5000, free));
     // The operations in flight are not affected.
     checker.peer_writes(&mut peer, b"x");
     checker.until("the receive", |checker| checker.of(link).received == b"x");

@@ -188,7 +188,7 @@ fn a_message_reaches_every_link_whole<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().buffers(24, 256));
     let mut links = checker.links(8);
     checker.round(super::checker::ROUND);
-    let free = checker.pool.free();
+    let free = checker.pool.free_count();
     let mut config = MessagePoolConfig::new(3);
     config.buffer_size_bytes = 256;
     let messages = MessagePool::new(config).unwrap();
@@ -199,13 +199,17 @@ fn a_message_reaches_every_link_whole<N: TestNetwork>() {
         checker.submit(*link, Operation::Send(chain)).unwrap();
     }
     drop(news);
-    assert_eq!((checker.pool.free(), messages.free()), (free, 0), "eight links share one message");
+    assert_eq!(
+        (checker.pool.free_count(), messages.free_count()),
+        (free, 0),
+        "eight links share one message"
+    );
     for (count, (link, peer)) in links.iter_mut().enumerate() {
         assert_pattern(7, 0, &checker.peer_reads(peer, 700));
         let done = checker.sent(*link);
         assert_eq!((done.sent, done.end), (700, None));
         drop(done);
-        assert_eq!(messages.free(), if count == 7 { 3 } else { 0 }, "the last send frees it");
+        assert_eq!(messages.free_count(), if count == 7 { 3 } else { 0 }, "the last send frees it");
     }
     checker.finish();
 }

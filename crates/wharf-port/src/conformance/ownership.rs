@@ -27,7 +27,7 @@ fn a_blocked_send_keeps_its_buffers_until_it_completes<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small().narrow().buffers(512, 2048));
     let (link, mut peer) = checker.link();
     checker.round(ROUND);
-    let free = checker.pool.free();
+    let free = checker.pool.free_count();
     checker.send(link, &pattern(1, 0, 700_000));
     let entries = 700_000_u32.div_ceil(2048);
     let mut read = Vec::new();
@@ -35,7 +35,7 @@ fn a_blocked_send_keeps_its_buffers_until_it_completes<N: TestNetwork>() {
     checker.until("the send", |checker| {
         if checker.in_flight(link, OperationKind::Send) {
             // Buffers that are acquired now are not those in flight.
-            assert_eq!(checker.pool.free(), free - entries);
+            assert_eq!(checker.pool.free_count(), free - entries);
             overwrite_free_buffers(&checker.pool);
         }
         rounds += 1;
@@ -45,12 +45,12 @@ fn a_blocked_send_keeps_its_buffers_until_it_completes<N: TestNetwork>() {
         !checker.in_flight(link, OperationKind::Send)
     });
     let done = checker.sent(link);
-    assert_eq!(checker.pool.free(), free - entries, "the completion has the whole chain");
+    assert_eq!(checker.pool.free_count(), free - entries, "the completion has the whole chain");
     let missing = done.sent - read.len();
     read.extend(checker.peer_reads(&mut peer, missing));
     assert_pattern(1, 0, &read);
     drop(done);
-    assert_eq!(checker.pool.free(), free);
+    assert_eq!(checker.pool.free_count(), free);
     checker.finish();
 }
 
@@ -223,7 +223,7 @@ fn buffers_in_hand_outlive_the_port<N: TestNetwork>() {
     let pool = checker.pool.clone();
     drop(checker);
     let held = u32::try_from(buffers.len()).unwrap();
-    assert_eq!(pool.free() + held + done.chain.entry_count(), pool.capacity());
+    assert_eq!(pool.free_count() + held + done.chain.entry_count(), pool.capacity());
     overwrite_free_buffers(&pool);
     let bytes: Vec<_> = buffers.iter().flat_map(|buffer| buffer.to_vec()).collect();
     assert_pattern(1, 0, &bytes);

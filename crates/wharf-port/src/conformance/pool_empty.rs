@@ -282,7 +282,7 @@ fn a_port_that_is_dropped_while_receives_wait_for_buffers_frees_all<N: TestNetwo
         end_of::<N>(&mut peer);
     }
     drop(held_buffers);
-    assert_eq!(pool.free(), pool.capacity(), "{:?}", pool.ledger());
+    assert_eq!(pool.free_count(), pool.capacity(), "{:?}", pool.ledger());
 }
 
 /// Acquires every buffer, also those that are provided to the kernel.

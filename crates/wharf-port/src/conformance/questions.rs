@@ -187,7 +187,7 @@ fn an_empty_pool_does_not_hold_a_question_up<N: TestNetwork>() {
     checker.until("a reset", |checker| !checker.in_flight(asked, OperationKind::Receive));
     // None of them took a buffer or waited for one.
     assert_eq!(checker.network.port().counters().receive_pauses, pauses);
-    assert_eq!(checker.pool.free(), 0);
+    assert_eq!(checker.pool.free_count(), 0);
     assert!(checker.in_flight(links[0].0, OperationKind::Receive));
     drop(held_buffers);
     checker.until("the first", |checker| checker.of(links[0].0).received == b"waits");

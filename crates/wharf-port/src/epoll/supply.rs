@@ -30,12 +30,12 @@ impl Supply {
 
     /// Whether the next receive would wait for a buffer.
     pub(super) fn would_wait(&self) -> bool {
-        !self.waiting.is_empty() || self.pool.free() == 0
+        !self.waiting.is_empty() || self.pool.free_count() == 0
     }
 
     /// Whether a socket waits for a buffer, and one is free.
     pub(super) fn can_serve_waiters(&self) -> bool {
-        !self.waiting.is_empty() && self.pool.free() > 0
+        !self.waiting.is_empty() && self.pool.free_count() > 0
     }
 
     /// A buffer for a readable socket; otherwise `None`, and the socket is appended to `waiting`.

@@ -211,7 +211,7 @@ fn a_send_that_stopped_half_way_goes_on_when_the_socket_is_writable() {
         assert_eq!((key, sent, chain.len()), (Key(7), data.len(), data.len()));
     });
     assert!(got == data);
-    assert_eq!(port.pool().free(), port.pool().capacity());
+    assert_eq!(port.pool().free_count(), port.pool().capacity());
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn three_sockets_use_one_buffer_in_fifo_order() {
     assert_eq!(turns, [first, first, first].concat(), "in the order in which they began to wait");
     assert!(port.counters().receive_pauses >= 3);
     assert_quiet(&mut port);
-    assert_eq!(port.pool().free(), 1);
+    assert_eq!(port.pool().free_count(), 1);
 }
 
 #[test]
@@ -514,7 +514,7 @@ impl Echo {
         }
         assert_eq!((self.opened, self.closed), (links, links));
         assert_eq!(self.port.sockets.sockets().count(), 1, "the listener");
-        assert_eq!(self.port.pool().free(), self.port.pool().capacity());
+        assert_eq!(self.port.pool().free_count(), self.port.pool().capacity());
         assert_eq!(self.port.counters().stale, 0);
     }
 

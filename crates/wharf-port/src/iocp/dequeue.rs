@@ -50,7 +50,7 @@ impl<T: marker::Send> IocpPort<T> {
     fn wait(&mut self, timeout: Option<Duration>) -> Result<(), OsError> {
         let mut wait_ms = timeout.map_or(WAIT_MS_MAX, milliseconds);
         // Buffers are released on this thread only, so none while it sleeps.
-        let can_serve_waiters = !self.waiting.is_empty() && self.pool.free() > 0;
+        let can_serve_waiters = !self.waiting.is_empty() && self.pool.free_count() > 0;
         if !self.ready.is_empty() || can_serve_waiters {
             wait_ms = 0;
         }

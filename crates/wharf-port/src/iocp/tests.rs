@@ -269,7 +269,7 @@ fn an_idle_link_holds_no_buffer_and_a_oneshot_receive_takes_one() {
     let (socket, mut peer) = rig.link(1);
     rig.submit(socket, Operation::receive(CompletionMode::Oneshot));
     rig.quiet();
-    assert_eq!(rig.pool.free(), 4);
+    assert_eq!(rig.pool.free_count(), 4);
     peer.write_all(b"one").unwrap();
     assert_eq!(received(rig.next_of(1)), (b"one".to_vec(), true));
     peer.write_all(b"two").unwrap();
@@ -429,7 +429,7 @@ fn a_dropped_port_leaves_no_buffer_out_and_closes_its_sockets() {
     let (poster, pool) = (rig.port.poster(), rig.pool.clone());
     assert!(rig.port.operations.in_flight() > 4);
     drop(rig);
-    assert_eq!(pool.free(), pool.capacity());
+    assert_eq!(pool.free_count(), pool.capacity());
     assert!(matches!(poster.post(1), Err(crate::port::PostError::Closed(1))));
     for mut peer in peers {
         let mut bytes = Vec::new();

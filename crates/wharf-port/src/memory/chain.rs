@@ -130,7 +130,7 @@ impl Chain {
         if here_len < len {
             // First the step that can fail: the bytes that need further buffers.
             let needed = (len - here_len).div_ceil(pool.buffer_size_bytes() as usize);
-            if needed > (buffers_max.min(pool.free()) as usize) {
+            if needed > (buffers_max.min(pool.free_count()) as usize) {
                 return Err(NoBuffers);
             }
             let mut fresh = Self { pool: self.pool, ..Self::new() };

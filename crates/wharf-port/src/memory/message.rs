@@ -160,7 +160,7 @@ impl MessagePool {
 
     /// Free buffers; exact while no other thread creates or frees a message.
     #[must_use]
-    pub fn free(&self) -> u32 {
+    pub fn free_count(&self) -> u32 {
         self.inner.free.free_count()
     }
 
@@ -179,7 +179,7 @@ impl MessagePool {
     /// Counts the buffers: each is free or `shared`, that is in a message.
     #[must_use]
     pub fn ledger(&self) -> BufferCounts {
-        let free = self.free();
+        let free = self.free_count();
         BufferCounts { free, shared: self.capacity() - free, ..BufferCounts::default() }
     }
 }
@@ -189,7 +189,7 @@ impl fmt::Debug for MessagePool {
         f.debug_struct("MessagePool")
             .field("buffers", &self.capacity())
             .field("buffer_size_bytes", &self.buffer_size_bytes())
-            .field("free", &self.free())
+            .field("free", &self.free_count())
             .finish()
     }
 }

@@ -27,7 +27,7 @@ mod loom_tests {
             assert_eq!(bytes(&message), [7; 130]);
             drop(message);
             thread.join().unwrap();
-            assert_eq!(pool.free(), 3);
+            assert_eq!(pool.free_count(), 3);
             assert_eq!(bytes(&pool.message_of(&[8; 192]).unwrap()), [8; 192]);
         });
     }
@@ -47,9 +47,9 @@ mod loom_tests {
                 assert_eq!(bytes(made), [8; 70]);
             }
             thread.join().unwrap();
-            assert_eq!(pool.free(), if made.is_ok() { 0 } else { 2 });
+            assert_eq!(pool.free_count(), if made.is_ok() { 0 } else { 2 });
             drop(made);
-            assert_eq!(pool.free(), 2);
+            assert_eq!(pool.free_count(), 2);
         });
     }
 
@@ -95,7 +95,7 @@ mod loom_tests {
             }
             assert!(built.is_some() || elsewhere.is_some());
             drop((built, elsewhere));
-            assert_eq!(pool.free(), 3);
+            assert_eq!(pool.free_count(), 3);
             assert_eq!(bytes(&pool.message_of(&[9; 192]).unwrap()), [9; 192]);
         });
     }

@@ -230,20 +230,20 @@ impl BufferPool {
     /// Free buffers, without the large ones.
     #[inline]
     #[must_use]
-    pub fn free(&self) -> u32 {
+    pub fn free_count(&self) -> u32 {
         self.inner().free_count()
     }
 
     /// Free chain entries.
     #[inline]
     #[must_use]
-    pub fn free_entries(&self) -> u32 {
+    pub fn free_entry_count(&self) -> u32 {
         self.inner().entries.free_count()
     }
 
     /// Chain entries that further messages can take.
     #[must_use]
-    pub fn free_message_entries(&self) -> u32 {
+    pub fn free_message_entry_count(&self) -> u32 {
         self.inner().entries.messages_left()
     }
 
@@ -314,8 +314,8 @@ impl fmt::Debug for BufferPool {
         f.debug_struct("BufferPool")
             .field("buffers", &self.capacity())
             .field("buffer_size_bytes", &self.buffer_size_bytes())
-            .field("free", &self.free())
-            .field("free_entries", &self.free_entries())
+            .field("free", &self.free_count())
+            .field("free_entry_count", &self.free_entry_count())
             .finish()
     }
 }

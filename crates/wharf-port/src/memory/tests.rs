@@ -128,14 +128,14 @@ fn a_message_is_copied_once_and_freed_by_its_last_handle() {
     let pool = messages(4);
     let data: Vec<u8> = (0..150).collect();
     let one = pool.message_of(&data).unwrap();
-    assert_eq!((one.len(), one.slices().count(), pool.free()), (150, 3, 1));
+    assert_eq!((one.len(), one.slices().count(), pool.free_count()), (150, 3, 1));
     assert_eq!(pool.ledger(), BufferCounts { free: 1, shared: 3, ..BufferCounts::default() });
     let two = one.clone();
     assert_eq!(one.slices().next().unwrap().as_ptr(), two.slices().next().unwrap().as_ptr());
     drop(one);
-    assert_eq!((bytes(&two), pool.free()), (data, 1));
+    assert_eq!((bytes(&two), pool.free_count()), (data, 1));
     drop(two);
-    assert_eq!((pool.free(), pool.capacity()), (4, 4));
+    assert_eq!((pool.free_count(), pool.capacity()), (4, 4));
 }
 
 #[test]
@@ -143,15 +143,15 @@ fn a_message_is_made_whole_or_not_at_all() {
     let pool = messages(3);
     let small = pool.message_of(b"small").unwrap();
     assert_eq!(pool.message_of(&[1; 129]).unwrap_err(), NoBuffers);
-    assert_eq!(pool.free(), 2);
+    assert_eq!(pool.free_count(), 2);
     let exact = pool.message_of(&[1; 128]).unwrap();
     assert_eq!(exact.slices().map(<[u8]>::len).collect::<Vec<_>>(), [64, 64]);
     assert_eq!(pool.message_of(b"").unwrap_err(), NoBuffers);
     drop(small);
     let empty = pool.message_of(b"").unwrap();
-    assert!(empty.is_empty() && empty.slices().next().is_none() && pool.free() == 0);
+    assert!(empty.is_empty() && empty.slices().next().is_none() && pool.free_count() == 0);
     drop((exact, empty));
-    assert_eq!(pool.free(), 3);
+    assert_eq!(pool.free_count(), 3);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn four_threads_make_read_and_drop_messages_of_one_pool() {
             assert!(bytes.iter().all(|byte| *byte == bytes[0]), "{bytes:?}");
         }
     });
-    assert_eq!(pool.free(), 16);
+    assert_eq!(pool.free_count(), 16);
 }
 
 #[test]
@@ -208,16 +208,16 @@ fn a_message_is_built_piece_by_piece() {
         builder.write(&vec![byte; len]).unwrap();
         expected.extend(vec![byte; len]);
         assert_eq!((builder.len(), builder.is_empty()), (expected.len(), expected.is_empty()));
-        assert_eq!(messages.free() as usize, 5 - expected.len().div_ceil(64).max(1));
+        assert_eq!(messages.free_count() as usize, 5 - expected.len().div_ceil(64).max(1));
     }
     write!(builder, "{}, {:?}", 17, "text").unwrap();
     expected.extend(b"17, \"text\"");
     let message = builder.finish();
-    assert_eq!((bytes(&message), messages.free()), (expected, 1));
+    assert_eq!((bytes(&message), messages.free_count()), (expected, 1));
     let other = message.clone();
     drop(message);
     std::thread::scope(|scope| drop(scope.spawn(move || drop(other))));
-    assert_eq!(messages.free(), 5);
+    assert_eq!(messages.free_count(), 5);
     assert_eq!(bytes(&messages.message_of(&[1; 320]).unwrap()), [1; 320]);
 }
 
@@ -230,11 +230,11 @@ fn messages_that_are_built_at_once_have_their_own_buffers() {
             builder.write(&[byte; 50]).unwrap();
         }
     }
-    assert_eq!(messages.free(), 0);
+    assert_eq!(messages.free_count(), 0);
     for (byte, builder) in (0..).zip(builders) {
         assert_eq!(bytes(&builder.finish()), [byte; 250]);
     }
-    assert_eq!(messages.free(), 8);
+    assert_eq!(messages.free_count(), 8);
     assert_eq!(bytes(&messages.message_of(&[2; 512]).unwrap()), [2; 512]);
 }
 
@@ -246,12 +246,12 @@ fn a_piece_of_a_message_is_written_whole_or_not_at_all() {
     builder.write(&[1; 60]).unwrap();
     assert_eq!(builder.write(&[2; 133]), Err(NoBuffers));
     assert_eq!(builder.write_str(&"x".repeat(200)), Err(std::fmt::Error));
-    assert_eq!((builder.len(), messages.free()), (60, 2));
+    assert_eq!((builder.len(), messages.free_count()), (60, 2));
     builder.write(&[2; 132]).unwrap();
-    assert_eq!((builder.write(&[3]), messages.free()), (Err(NoBuffers), 0));
+    assert_eq!((builder.write(&[3]), messages.free_count()), (Err(NoBuffers), 0));
     assert_eq!(messages.builder().unwrap_err(), NoBuffers);
     assert_eq!(bytes(&builder.finish()), [[1; 60].as_slice(), &[2; 132]].concat());
-    assert_eq!(messages.free(), 3);
+    assert_eq!(messages.free_count(), 3);
 }
 
 #[test]
@@ -259,11 +259,11 @@ fn a_builder_that_is_not_finished_releases_its_buffers() {
     let messages = messages(3);
     let mut builder = messages.builder().unwrap();
     builder.write(&[1; 130]).unwrap();
-    assert_eq!(messages.free(), 0);
+    assert_eq!(messages.free_count(), 0);
     drop(builder);
-    assert_eq!(messages.free(), 3);
+    assert_eq!(messages.free_count(), 3);
     let empty = messages.builder().unwrap().finish();
-    assert_eq!((empty.is_empty(), empty.slices().count(), messages.free()), (true, 0, 2));
+    assert_eq!((empty.is_empty(), empty.slices().count(), messages.free_count()), (true, 0, 2));
     let last = messages.builder().unwrap();
     drop((messages, empty));
     assert!(last.finish().is_empty(), "the builder keeps the pool allocated");
@@ -277,7 +277,7 @@ fn with_large(large_buffers: u32) -> BufferPool {
 #[test]
 fn large_buffers_are_beside_the_others_and_have_entries_in_the_same_chains() {
     let pool = with_large(2);
-    assert_eq!((pool.free(), pool.free_entries()), (2, 4));
+    assert_eq!((pool.free_count(), pool.free_entry_count()), (2, 4));
     let mut chain = Chain::new();
     while let Some(mut buffer) = pool.acquire_large(Owner::Application) {
         assert!(buffer.is_large(&pool) && buffer.append(&[1; 300]) == 256);
@@ -288,9 +288,9 @@ fn large_buffers_are_beside_the_others_and_have_entries_in_the_same_chains() {
     assert!(!chain.ends_in_large(&pool));
     let large = pool.large().unwrap();
     assert_eq!((chain.len(), chain.buffers()), (2 * 256 + 128, 4));
-    assert_eq!((large.free(), pool.free(), pool.free_entries()), (0, 0, 0));
+    assert_eq!((large.free_count(), pool.free_count(), pool.free_entry_count()), (0, 0, 0));
     drop(chain);
-    assert_eq!((large.free(), pool.free(), pool.free_entries()), (2, 2, 4));
+    assert_eq!((large.free_count(), pool.free_count(), pool.free_entry_count()), (2, 2, 4));
     assert!(with_large(0).acquire_large(Owner::Application).is_none());
 }
 

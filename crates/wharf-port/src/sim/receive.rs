@@ -120,7 +120,8 @@ impl Kernel {
 
     /// Whether sockets wait for buffers, and a dequeue can acquire one.
     pub(super) fn can_serve_waiters(&self) -> bool {
-        let (is_full, any) = (self.provided_count() >= self.receive_buffers, self.pool.free() > 0);
+        let (is_full, any) =
+            (self.provided_count() >= self.receive_buffers, self.pool.free_count() > 0);
         !self.waiting.is_empty() && (!self.provided.is_empty() || (any && !is_full))
     }
 

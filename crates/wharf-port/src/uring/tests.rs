@@ -63,7 +63,7 @@ fn a_chain_of_many_buffers_leaves_as_vectored_sends() {
     });
     assert!(reader == bytes, "the bytes differ");
     drop(port);
-    assert_eq!(pool.free(), 256);
+    assert_eq!(pool.free_count(), 256);
 }
 
 /// Attempts fail together when the provided buffers are in completions that were not processed yet.

@@ -136,8 +136,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Checks that the unused grants of all links are free.
     fn check_guarantees(&self, unused: u32) -> Result<(), String> {
         let pool = &self.core.pool;
-        ensure!(pool.ledger().free == pool.free(), "{:?}, {} free", pool.ledger(), pool.free());
-        let free = pool.free();
+        ensure!(
+            pool.ledger().free == pool.free_count(),
+            "{:?}, {} free",
+            pool.ledger(),
+            pool.free_count()
+        );
+        let free = pool.free_count();
         ensure!(free >= unused, "{free} buffers free, but {unused} are guaranteed: {pool:?}");
         Ok(())
     }

@@ -68,7 +68,7 @@ mod tests {
 
     fn large_out(core: &ShardState) -> u32 {
         let large = core.pool.large().unwrap();
-        large.capacity() - large.free()
+        large.capacity() - large.free_count()
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl ShardState {
         let slot = &mut self.slots[index];
         let takes = slot.runs_callbacks() && !slot.is_output_over() && !message.is_empty();
         if !takes || self.copy_post(index, &message) {
-            self.quotas().free_entries(1);
+            self.quotas().free_entry_count(1);
             if takes {
                 self.note_post(index);
             }
@@ -94,7 +94,7 @@ impl ShardState {
         let gone = slot.accepted_entries.saturating_sub(slot.messages());
         slot.accepted_entries -= gone;
         self.accepted_entries -= gone;
-        self.quotas().free_entries(gone);
+        self.quotas().free_entry_count(gone);
         self.publish_capacity(index);
     }
 
@@ -123,15 +123,15 @@ impl ShardState {
     }
 
     /// Free entries beyond those reserved for accepted posts.
-    fn free_entries(&self) -> u32 {
+    fn free_entry_count(&self) -> u32 {
         let kept = self.shared.settings.post_entries() - self.accepted_entries;
-        self.pool.free_message_entries().saturating_sub(kept)
+        self.pool.free_message_entry_count().saturating_sub(kept)
     }
 
     /// Whether the link may share one more message: at most `MESSAGES_PER_LINK`, and beyond the first
     /// only if each link without one keeps an entry.
     pub(super) fn has_entry_for(&self, index: u32) -> bool {
-        let (messages, free) = (self.slots[index].messages(), self.free_entries());
+        let (messages, free) = (self.slots[index].messages(), self.free_entry_count());
         let is_others = messages >= MESSAGES_PER_LINK
             || free == 0
             || (messages > 0 && free <= self.sharing.reserved());

@@ -341,7 +341,7 @@ impl Shared {
         }
         poster.post(link, message).inspect_err(|_| {
             quotas.forget(index, generation, len);
-            quotas.free_entries(1);
+            quotas.free_entry_count(1);
         })
     }
 

@@ -109,7 +109,11 @@ where
         }
         for posts in &self.shared.post_pools {
             let ledger = posts.ledger();
-            ensure!(ledger.free == posts.free(), "posts: {ledger:?}, {} free", posts.free());
+            ensure!(
+                ledger.free == posts.free_count(),
+                "posts: {ledger:?}, {} free",
+                posts.free_count()
+            );
         }
         Ok(())
     }

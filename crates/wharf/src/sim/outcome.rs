@@ -118,13 +118,13 @@ where
     /// Checks a shard that is done: it must have no links, and all its buffers must be free.
     pub(super) fn shard_done(&mut self, number: usize) -> Result<(), String> {
         let shard = &mut self.shards[number];
-        let (ledger, entries) = (shard.pool.ledger(), shard.pool.free_entries());
+        let (ledger, entries) = (shard.pool.ledger(), shard.pool.free_entry_count());
         ensure!(shard.slot_counts.live == 0, "shard {number} is done with {:?}", shard.slot_counts);
         let lent = shard.worker.as_ref().map_or(0, |worker| worker.port().inner.provided_buffers());
         let free = ledger.free + lent;
         ensure!(free == shard.pool.capacity(), "shard {number} has buffers in use: {ledger:?}");
         let large = shard.pool.large();
-        let is_out = large.is_some_and(|large| large.free() < large.capacity());
+        let is_out = large.is_some_and(|large| large.free_count() < large.capacity());
         ensure!(!is_out, "shard {number} has large buffers in use: {large:?}");
         ensure!(entries == shard.entries, "shard {number} has {entries} of {}", shard.entries);
         let Some(worker) = shard.worker.take() else { return Ok(()) };

@@ -297,7 +297,7 @@ where
             ports.receive_buffers_max =
                 window.unwrap_or(u32::MAX).clamp(1, ports.receive_buffers_max);
             ports.inbox_capacity = inbox.unwrap_or(ports.inbox_capacity).max(1);
-            let entries = pool.free_entries();
+            let entries = pool.free_entry_count();
             let port = SimPort::new(&self.world, ports, pool.clone())
                 .map_err(|error| error.to_string())?;
             let shard = u8::try_from(number).map_err(|error| error.to_string())?;

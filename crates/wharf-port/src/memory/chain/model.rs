@@ -225,7 +225,7 @@ impl Run {
         let data = self.data();
         let buffers_max = self.random.below(12);
         let needed = data.len().saturating_sub(self.tested.room).div_ceil(SIZE);
-        let free = self.pool.free().min(self.pool.free_entries()) as usize;
+        let free = self.pool.free_count().min(self.pool.free_entry_count()) as usize;
         let fits = needed <= buffers_max.min(free);
         let buffers_max = u32::try_from(buffers_max).unwrap();
         let (chain, owner) = (&mut self.tested.chain, Owner::SendQueue);
@@ -248,7 +248,7 @@ impl Run {
         let data = self.data();
         let [at_end, buffers_max] = [4, 9].map(|limit| self.random.below(limit));
         let (len_max, mut read_len) = (self.random.len(), 0);
-        let free = self.pool.free() as usize;
+        let free = self.pool.free_count() as usize;
         let expected = self.tested.room.saturating_add(buffers_max.min(free) * SIZE).min(len_max);
         let random = &mut self.random;
         let mut read = |room: &mut [u8]| {
@@ -295,7 +295,7 @@ impl Run {
         let len = buffer.append(&data);
         match self.tested.chain.push(&self.pool, buffer) {
             Ok(()) => self.tested.pushed(false, data[..len].to_vec()),
-            Err(back) => assert_eq!((&back[..], self.pool.free_entries()), (&data[..len], 0)),
+            Err(back) => assert_eq!((&back[..], self.pool.free_entry_count()), (&data[..len], 0)),
         }
     }
 
@@ -315,7 +315,7 @@ impl Run {
             // Messages leave one entry for each buffer.
             Err(back) => {
                 assert_eq!(back.len(), data.len());
-                assert!(self.pool.free_entries() >= self.pool.free());
+                assert!(self.pool.free_entry_count() >= self.pool.free_count());
             }
         }
     }
@@ -358,7 +358,7 @@ impl Run {
         let added = taken.buffers() - before;
         assert!(moved <= len_max && added <= buffers_max);
         if moved < len_max && !tested.entries.is_empty() {
-            assert!(added == buffers_max || self.pool.free() == 0);
+            assert!(added == buffers_max || self.pool.free_count() == 0);
             assert_eq!(taken.room, 0, "more bytes would have fitted");
         }
         // Of two adjacent buffers (messages end a row of them) at least one is half full.
@@ -372,9 +372,9 @@ impl Run {
         self.tested.check_from(at, &format!("{what}, from {at}"));
         self.taken.check(what);
         let held = self.tested.buffers() + self.taken.buffers();
-        assert_eq!(self.pool.free() as usize + held, 24, "{what}");
+        assert_eq!(self.pool.free_count() as usize + held, 24, "{what}");
         let entries = self.tested.entries.len() + self.taken.entries.len();
-        assert_eq!(self.pool.free_entries() as usize + entries, 30, "{what}");
+        assert_eq!(self.pool.free_entry_count() as usize + entries, 30, "{what}");
     }
 }
 
@@ -389,6 +389,9 @@ fn a_mixed_chain_does_what_a_list_of_byte_strings_does() {
         }
         let Run { pool, messages, tested, taken, .. } = run;
         drop((tested, taken));
-        assert_eq!((pool.free(), pool.free_entries(), messages.free()), (24, 30, 30));
+        assert_eq!(
+            (pool.free_count(), pool.free_entry_count(), messages.free_count()),
+            (24, 30, 30)
+        );
     }
 }

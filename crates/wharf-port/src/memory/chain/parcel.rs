@@ -52,7 +52,7 @@ use std::mem::ManuallyDrop;
 /// });
 /// let chain = parcel.join().expect("the thread does not panic").into_chain(&pool);
 /// assert_eq!(chain.front(), b"a reply");
-/// assert_eq!(pool.free(), 15);
+/// assert_eq!(pool.free_count(), 15);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a parcel that does not become a chain leaks its buffers"]
@@ -92,7 +92,7 @@ impl Parcel {
     /// About 20 plain instructions for each buffer; allocates nothing.
     pub fn new(pool: &BufferPool, owner: Owner, len_max: usize) -> Result<Self, NoBuffers> {
         let needed = len_max.div_ceil(pool.buffer_size_bytes() as usize);
-        if needed > pool.free() as usize {
+        if needed > pool.free_count() as usize {
             return Err(NoBuffers);
         }
         // Until it is complete it is a chain, whose drop releases its buffers.
@@ -251,7 +251,7 @@ mod tests {
             let pool = pool(6);
             let mut parcel = Parcel::new(&pool, Owner::Application, 256).unwrap();
             assert_eq!((parcel.buffers(), parcel.len_max(), parcel.is_empty()), (4, 256, true));
-            assert_eq!((pool.free(), pool.free_entries()), (2, 3));
+            assert_eq!((pool.free_count(), pool.free_entry_count()), (2, 3));
             let start = parcel.buffer_mut(parcel.current).bytes();
             let parcel = elsewhere(|| {
                 all[..len].chunks(50).for_each(|piece| parcel.write(piece).unwrap());
@@ -262,16 +262,16 @@ mod tests {
             let buffers = u32::try_from(len.div_ceil(64)).unwrap();
             assert_eq!((bytes(&chain), chain.len()), (all[..len].to_vec(), len));
             assert_eq!(
-                (chain.buffers(), chain.entry_count(), pool.free()),
+                (chain.buffers(), chain.entry_count(), pool.free_count()),
                 (buffers, buffers, 6 - buffers)
             );
-            assert_eq!(pool.free_entries(), 7 - buffers);
+            assert_eq!(pool.free_entry_count(), 7 - buffers);
             assert_eq!(pool.ledger().application, buffers);
             assert!(len == 0 || chain.front().as_ptr() == start.as_ptr());
             chain.append(&pool, b"more", Owner::SendQueue, 1).unwrap();
             assert_eq!(bytes(&chain), [&all[..len], b"more"].concat());
             drop(chain);
-            assert_eq!((pool.free(), pool.free_entries()), (6, 7));
+            assert_eq!((pool.free_count(), pool.free_entry_count()), (6, 7));
         }
     }
 
@@ -293,7 +293,7 @@ mod tests {
         parcel.write(&[6; 100]).unwrap();
         parcel.clear();
         assert!(parcel.into_chain(&pool).is_empty());
-        assert_eq!((pool.free(), pool.free_entries()), (2, 3));
+        assert_eq!((pool.free_count(), pool.free_entry_count()), (2, 3));
     }
 
     #[test]
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(Parcel::new(&pool, Owner::Application, usize::MAX).unwrap_err(), NoBuffers);
         pool.fail_take(2);
         assert_eq!(Parcel::new(&pool, Owner::KernelReceive, 128).unwrap_err(), NoBuffers);
-        assert_eq!((pool.free(), pool.free_entries()), (2, 4));
+        assert_eq!((pool.free_count(), pool.free_entry_count()), (2, 4));
         drop(held);
         let mut none = Parcel::new(&pool, Owner::Application, 0).unwrap();
         assert_eq!(
@@ -324,7 +324,7 @@ mod tests {
         }));
         let text = *caught.unwrap_err().downcast::<&str>().unwrap();
         assert_eq!(text, "the parcel's buffers are another pool's");
-        assert_eq!((pool.free(), other.free()), (0, 2));
+        assert_eq!((pool.free_count(), other.free_count()), (0, 2));
     }
 
     #[test]
@@ -399,6 +399,6 @@ mod tests {
                 }
             }
         });
-        assert_eq!((pool.free(), pool.free_entries()), (24, 25));
+        assert_eq!((pool.free_count(), pool.free_entry_count()), (24, 25));
     }
 }

@@ -24,10 +24,10 @@ fn append_fills_the_last_buffer_before_it_takes_another() {
     let mut chain = Chain::new();
     chain.append(&pool, &[1; 60], Owner::SendQueue, 9).unwrap();
     chain.append(&pool, &[2; 70], Owner::SendQueue, 9).unwrap();
-    assert_eq!((chain.len(), chain.buffers(), pool.free()), (130, 3, 0));
+    assert_eq!((chain.len(), chain.buffers(), pool.free_count()), (130, 3, 0));
     assert_eq!(bytes(&chain), [[1; 60].as_slice(), [2; 70].as_slice()].concat());
     drop(chain);
-    assert_eq!((pool.free(), pool.free_entries()), (3, 5));
+    assert_eq!((pool.free_count(), pool.free_entry_count()), (3, 5));
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn append_is_all_or_nothing() {
     assert_eq!(chain.append(&pool, &[2; 55], Owner::SendQueue, 0), Err(NoBuffers));
     pool.fail_take(1);
     assert_eq!(chain.append(&pool, &[2; 55], Owner::KernelReceive, 9), Err(NoBuffers));
-    assert_eq!((bytes(&chain), chain.buffers(), pool.free()), (vec![1; 10], 1, 1));
+    assert_eq!((bytes(&chain), chain.buffers(), pool.free_count()), (vec![1; 10], 1, 1));
     chain.append(&pool, &[2; 118], Owner::SendQueue, 1).unwrap();
     assert_eq!(chain.len(), 128);
 }
@@ -57,9 +57,12 @@ fn a_source_is_read_into_the_spare_capacity_and_no_further() {
     assert_eq!((filled.len, filled.ended, chain.len(), chain.buffers()), (100, false, 160, 3));
     assert!(filled.error.is_none());
     let filled = chain.append_from(&pool, Owner::Application, 0, 1000, &mut read);
-    assert_eq!((filled.len, filled.ended, chain.spare_capacity(), pool.free()), (32, false, 0, 1));
+    assert_eq!(
+        (filled.len, filled.ended, chain.spare_capacity(), pool.free_count()),
+        (32, false, 0, 1)
+    );
     let filled = chain.append_from(&pool, Owner::Application, 9, 1000, &mut read);
-    assert_eq!((filled.len, filled.ended, chain.buffers(), pool.free()), (64, false, 4, 0));
+    assert_eq!((filled.len, filled.ended, chain.buffers(), pool.free_count()), (64, false, 4, 0));
     assert_eq!(chain.append_from(&pool, Owner::Application, 9, 0, &mut read).len, 0);
     assert_eq!(shown, [4, 64, 32, 32, 64]);
     assert_eq!(bytes(&chain), [[1; 60].as_slice(), &[2; 196]].concat());
@@ -77,7 +80,10 @@ fn bytes_before_an_error_stay_and_an_empty_buffer_is_released() {
         let mut read = |_: &mut [u8]| results.next().unwrap();
         let filled = chain.append_from(&pool, Owner::Application, 9, 200, &mut read);
         assert_eq!((filled.len, filled.ended, filled.error.is_some()), (64, false, is_error));
-        assert_eq!((bytes(&chain), pool.free(), pool.free_entries()), (vec![0; 64], 2, 4));
+        assert_eq!(
+            (bytes(&chain), pool.free_count(), pool.free_entry_count()),
+            (vec![0; 64], 2, 4)
+        );
     }
 }
 
@@ -100,7 +106,7 @@ fn a_source_that_misreports_or_ends_or_panics_changes_nothing_else() {
         }));
         assert!(caught.is_err());
         assert_eq!(bytes(&chain).len(), chain.len());
-        assert_eq!(pool.free() + chain.buffers(), 2);
+        assert_eq!(pool.free_count() + chain.buffers(), 2);
     }
     assert!(chain.is_empty());
 }
@@ -127,11 +133,11 @@ fn full_buffers_move_themselves_and_a_part_is_copied() {
     assert_eq!(from.move_front(&pool, &mut to, 150, Owner::SendQueue, 9), 150);
     assert_eq!((bytes(&to), bytes(&from)), (all[..150].to_vec(), all[150..200].to_vec()));
     assert_eq!((addresses(&to)[..2].to_vec(), to.buffers()), (before[..2].to_vec(), 3));
-    assert_eq!((pool.ledger().send_queue, pool.ledger().application, pool.free()), (3, 2, 1));
+    assert_eq!((pool.ledger().send_queue, pool.ledger().application, pool.free_count()), (3, 2, 1));
     // The third buffer's other 42 bytes are more than half a buffer and move; the fourth's 8 bytes
     // are copied after them.
     assert_eq!(from.move_front(&pool, &mut to, usize::MAX, Owner::SendQueue, 1), 50);
-    assert_eq!((bytes(&to), to.buffers(), pool.free()), (all[..200].to_vec(), 4, 2));
+    assert_eq!((bytes(&to), to.buffers(), pool.free_count()), (all[..200].to_vec(), 4, 2));
     assert_eq!((from.len(), from.entry_count(), pool.ledger().application), (0, 0, 0));
 }
 
@@ -169,7 +175,7 @@ fn large_buffers_move_themselves_and_are_copied_when_scarce() {
         from.push(&pool, buffer).unwrap();
         assert_eq!(from.move_front(&pool, &mut to, usize::MAX, Owner::SendQueue, 8), 200);
         assert_eq!((bytes(&to), to.ends_in_large(&pool)), (data, moves), "{held:?}");
-        assert_eq!(pool.free(), if moves { 8 } else { 4 });
+        assert_eq!(pool.free_count(), if moves { 8 } else { 4 });
     }
 }
 
@@ -184,7 +190,7 @@ fn small_buffers_that_move_are_packed() {
     }
     let (expected, mut to) = (bytes(&from), Chain::new());
     assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 9), 140);
-    assert_eq!((bytes(&to), to.buffers(), pool.free()), (expected, 3, 5));
+    assert_eq!((bytes(&to), to.buffers(), pool.free_count()), (expected, 3, 5));
 }
 
 #[test]
@@ -200,7 +206,7 @@ fn a_message_moves_whole_and_is_copied_in_part() {
     assert_eq!(from.move_front(&pool, &mut to, 30, Owner::SendQueue, 1), 30);
     assert_eq!((to.messages(), to.buffers(), from.messages(), to.len()), (1, 1, 1, 130));
     assert_eq!(from.move_front(&pool, &mut to, 999, Owner::SendQueue, 9), 34);
-    assert_eq!((bytes(&to), from.messages(), messages.free()), (all[..164].to_vec(), 0, 2));
+    assert_eq!((bytes(&to), from.messages(), messages.free_count()), (all[..164].to_vec(), 0, 2));
     assert_eq!((to.buffers(), pool.ledger().send_queue), (1, 1));
 }
 
@@ -228,12 +234,12 @@ fn advance_drops_whole_buffers_and_skips_parts() {
     let all: Vec<u8> = (0..150).collect();
     let mut chain = pool.chain_of(&all, Owner::SendQueue).unwrap();
     chain.advance(10);
-    assert_eq!((bytes(&chain), pool.free()), (all[10..].to_vec(), 0));
+    assert_eq!((bytes(&chain), pool.free_count()), (all[10..].to_vec(), 0));
     chain.advance(60);
-    assert_eq!((bytes(&chain), pool.free()), (all[70..].to_vec(), 1));
+    assert_eq!((bytes(&chain), pool.free_count()), (all[70..].to_vec(), 1));
     chain.advance(80);
     assert!(chain.is_empty());
-    assert_eq!(pool.free(), 3);
+    assert_eq!(pool.free_count(), 3);
 }
 
 #[test]
@@ -250,7 +256,7 @@ fn the_front_of_a_chain_can_be_taken_off_at_a_buffer() {
     assert_eq!(bytes(&chain.take_front(1000)), all[128..]);
     assert!(chain.is_empty() && chain.take_front(1).is_empty());
     drop(front);
-    assert_eq!((pool.free(), pool.free_entries()), (3, 5));
+    assert_eq!((pool.free_count(), pool.free_entry_count()), (3, 5));
 }
 
 #[test]
@@ -276,7 +282,7 @@ fn a_message_of_any_length_takes_one_entry_in_each_chain() {
         (204, 1, 1, 2)
     );
     assert_eq!((empty_queue.slices().count(), empty_queue.front().len()), (4, 64));
-    assert_eq!((messages.free(), pool.free(), pool.free_entries()), (0, 1, 1));
+    assert_eq!((messages.free_count(), pool.free_count(), pool.free_entry_count()), (0, 1, 1));
     // A message is immutable: bytes after it are copied to a buffer.
     queue.append(&pool, b"!", Owner::SendQueue, 9).unwrap();
     assert_eq!((queue.spare_capacity(), queue.buffers()), (63, 2));
@@ -284,9 +290,9 @@ fn a_message_of_any_length_takes_one_entry_in_each_chain() {
     assert_eq!((again.len(), empty_queue.len(), empty_queue.messages()), (200, 200, 1));
     assert_eq!(bytes(&queue), [b"old ".as_slice(), &[7; 200], b"!"].concat());
     drop((queue, empty_queue));
-    assert_eq!((messages.free(), pool.free(), pool.free_entries()), (0, 2, 4));
+    assert_eq!((messages.free_count(), pool.free_count(), pool.free_entry_count()), (0, 2, 4));
     drop(again);
-    assert_eq!(messages.free(), 4);
+    assert_eq!(messages.free_count(), 4);
 }
 
 #[test]
@@ -302,12 +308,12 @@ fn advance_stops_anywhere_in_a_message() {
             assert_eq!(bytes(&chain), expected[sent..]);
             let rest = &expected[sent..expected.len().min(sent.next_multiple_of(64).max(sent + 1))];
             assert!(chain.front().starts_with(&rest[..1]));
-            assert_eq!(messages.free(), if sent < 256 { 1 } else { 5 });
+            assert_eq!(messages.free_count(), if sent < 256 { 1 } else { 5 });
             chain.advance(step.min(expected.len() - sent));
         }
         assert_eq!((chain.front(), chain.slices().count()), (&b""[..], 0));
     }
-    assert_eq!((pool.free(), pool.free_entries()), (1, 3));
+    assert_eq!((pool.free_count(), pool.free_entry_count()), (1, 3));
 }
 
 #[test]
@@ -317,14 +323,14 @@ fn a_copy_of_a_message_fills_the_last_buffer_first_and_is_all_or_nothing() {
     let blocker = pool.acquire(Owner::Application);
     let mut chain = pool.chain_of(&[7; 60], Owner::SendQueue).unwrap();
     assert_eq!(chain.append_copy_of(&pool, &message, Owner::SendQueue, 1), Err(NoBuffers));
-    assert_eq!((chain.len(), pool.free()), (60, 3));
+    assert_eq!((chain.len(), pool.free_count()), (60, 3));
     chain.append_copy_of(&pool, &message, Owner::SendQueue, 2).unwrap();
     assert_eq!((bytes(&chain)[60..].to_vec(), chain.buffers()), ((0..100).collect(), 3));
-    assert_eq!((chain.messages(), pool.free()), (0, 1));
+    assert_eq!((chain.messages(), pool.free_count()), (0, 1));
     let two = messages.message_of(b"");
     assert_eq!(two.unwrap_err(), NoBuffers);
     assert_eq!(chain.append_copy_of(&pool, &message, Owner::SendQueue, 9), Err(NoBuffers));
-    assert_eq!((chain.len(), pool.free()), (160, 1));
+    assert_eq!((chain.len(), pool.free_count()), (160, 1));
     drop(blocker);
 }
 
@@ -342,11 +348,11 @@ fn truncate_rolls_back_what_was_appended() {
     assert_eq!((chain.len(), chain.entry_count()), (277, 5));
     chain.truncate(mark);
     assert_eq!((bytes(&chain), chain.buffers(), chain.messages()), (before, 2, 0));
-    assert_eq!((pool.free(), pool.free_entries(), messages.free()), (2, 4, 2));
+    assert_eq!((pool.free_count(), pool.free_entry_count(), messages.free_count()), (2, 4, 2));
     chain.append(&pool, b"goes on", Owner::SendQueue, 0).unwrap();
     assert!(bytes(&chain).ends_with(b"\x01goes on"));
     chain.truncate(0);
-    assert_eq!((chain.len(), pool.free(), pool.free_entries()), (0, 4, 6));
+    assert_eq!((chain.len(), pool.free_count(), pool.free_entry_count()), (0, 4, 6));
 }
 
 #[test]
@@ -366,7 +372,7 @@ fn what_is_pushed_packed_takes_no_more_buffers_than_its_bytes_need() {
         assert_eq!(bytes(&chain), expected);
         // One more because of the first buffer's consumed bytes.
         assert!(chain.buffers() as usize <= expected.len().div_ceil(64) + 1, "{chain:?}");
-        assert_eq!(pool.free(), 8 - chain.buffers());
+        assert_eq!(pool.free_count(), 8 - chain.buffers());
     }
 }
 

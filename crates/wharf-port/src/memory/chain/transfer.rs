@@ -101,7 +101,7 @@ impl Chain {
         owner: Owner,
         buffers_left: u32,
     ) -> usize {
-        let buffers = buffers_left.min(pool.free()) as usize;
+        let buffers = buffers_left.min(pool.free_count()) as usize;
         let fits = to.spare_capacity().saturating_add(buffers * pool.buffer_size_bytes() as usize);
         let len = len.min(fits);
         let front = front_of(self.slices(), len);

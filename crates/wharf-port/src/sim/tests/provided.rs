@@ -69,7 +69,10 @@ fn summary(completions: &[Completion<SimStream, ()>]) -> (Vec<u32>, Option<Optio
 #[test]
 fn buffers_are_provided_in_advance_and_one_link_can_fill_all_of_them() {
     let (mut port, mut clients, sockets) = links(lending(1), 1, 16, 4);
-    assert_eq!((port.provided_buffers(), port.pool().free(), port.refill_count()), (4, 12, 0));
+    assert_eq!(
+        (port.provided_buffers(), port.pool().free_count(), port.refill_count()),
+        (4, 12, 0)
+    );
     port.submit(sockets[0], Operation::receive(CompletionMode::Multishot)).unwrap();
     clients[0].try_write(&[1; 1_000]).unwrap();
     let first = dequeue(&mut port);

@@ -247,7 +247,11 @@ impl Rig {
         self.completions = completions;
         let ledger = self.pool.ledger();
         ensure!(ledger.total() == self.pool.capacity(), "{ledger:?}");
-        ensure!(ledger.free == self.pool.free(), "{ledger:?}, {} free", self.pool.free());
+        ensure!(
+            ledger.free == self.pool.free_count(),
+            "{ledger:?}, {} free",
+            self.pool.free_count()
+        );
         if self.rng.strikes(self.plan.action_ppm) {
             self.random_action()?;
         }
