@@ -223,7 +223,7 @@ impl BufferPool {
     /// 0, has failed every acquire once.
     #[cfg(any(test, feature = "sim"))]
     #[expect(clippy::must_use_candidate, reason = "unused at the start of a run")]
-    pub fn fail_take(&self, number: u32) -> u32 {
+    pub fn fail_nth_acquire(&self, number: u32) -> u32 {
         self.inner().failing_acquire.replace(number)
     }
 

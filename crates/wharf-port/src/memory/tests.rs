@@ -112,7 +112,7 @@ fn a_write_into_a_free_buffer_is_caught_at_the_next_take() {
 #[test]
 fn the_acquire_that_is_named_fails_and_no_other() {
     let pool = pool(3);
-    assert_eq!(pool.fail_take(2), 0);
+    assert_eq!(pool.fail_nth_acquire(2), 0);
     // Only acquires for receives count.
     drop(pool.acquire(Owner::SendQueue).unwrap());
     drop(pool.acquire(Owner::SendQueue).unwrap());
@@ -120,7 +120,7 @@ fn the_acquire_that_is_named_fails_and_no_other() {
     assert!(first.is_some());
     assert!(pool.acquire(Owner::KernelReceive).is_none());
     assert!(pool.acquire(Owner::KernelReceive).is_some());
-    assert_eq!((pool.fail_take(5), pool.fail_take(0)), (0, 5));
+    assert_eq!((pool.fail_nth_acquire(5), pool.fail_nth_acquire(0)), (0, 5));
 }
 
 #[test]

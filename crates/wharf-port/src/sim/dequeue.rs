@@ -62,7 +62,7 @@ impl<T: Send> SimPort<T> {
         }
         if state.draw_fault(FaultKind::TakeFail) {
             let number = 1 + state.rng.below(8);
-            self.kernel.pool.fail_take(u32::try_from(number).unwrap_or(1));
+            self.kernel.pool.fail_nth_acquire(u32::try_from(number).unwrap_or(1));
         }
         let mut ready_max = completions.capacity() - completions.len();
         self.kernel.run(&mut state, ready_max);

@@ -302,7 +302,7 @@ mod tests {
         let held = pool.acquire(Owner::Application);
         assert_eq!(Parcel::new(&pool, Owner::Application, 129).unwrap_err(), NoBuffers);
         assert_eq!(Parcel::new(&pool, Owner::Application, usize::MAX).unwrap_err(), NoBuffers);
-        pool.fail_take(2);
+        pool.fail_nth_acquire(2);
         assert_eq!(Parcel::new(&pool, Owner::KernelReceive, 128).unwrap_err(), NoBuffers);
         assert_eq!((pool.free_count(), pool.free_entry_count()), (2, 4));
         drop(held);

@@ -36,7 +36,7 @@ fn append_is_all_or_nothing() {
     let mut chain = pool.chain_of(&[1; 10], Owner::SendQueue).unwrap();
     assert_eq!(chain.append(&pool, &[2; 119], Owner::SendQueue, 9), Err(NoBuffers));
     assert_eq!(chain.append(&pool, &[2; 55], Owner::SendQueue, 0), Err(NoBuffers));
-    pool.fail_take(1);
+    pool.fail_nth_acquire(1);
     assert_eq!(chain.append(&pool, &[2; 55], Owner::KernelReceive, 9), Err(NoBuffers));
     assert_eq!((bytes(&chain), chain.buffers(), pool.free_count()), (vec![1; 10], 1, 1));
     chain.append(&pool, &[2; 118], Owner::SendQueue, 1).unwrap();

@@ -140,7 +140,7 @@ impl Rig {
         let mut port = SimPort::new(&world, config, pool.clone()).unwrap();
         let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
         let listener = port.associate_listener(listener, Key(0)).unwrap();
-        pool.fail_take(plan.fail_acquire);
+        pool.fail_nth_acquire(plan.fail_acquire);
         Self {
             world,
             port,
@@ -211,7 +211,7 @@ impl Rig {
         self.steps()?;
         ensure!(self.listener_closed && !self.accepting, "the listener did not close");
         ensure!(self.links.is_empty(), "{} links did not close", self.links.len());
-        self.fail_acquire_left = self.pool.fail_take(0);
+        self.fail_acquire_left = self.pool.fail_nth_acquire(0);
         self.clients.clear();
         while self.world.advance() {}
         let ledger = self.pool.ledger();
