@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 use wharf::WhenFull;
-use wharf::sim::{EngineBug, FaultKind, Faults, Plant, Rng, SimConfig};
+use wharf::sim::{EngineBug, FaultKind, Faults, PortBug, Rng, SimConfig};
 
 /// What handler and clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl FromStr for Workload {
 #[expect(clippy::exhaustive_enums, reason = "of this program only")]
 pub enum Planted {
     /// In the port.
-    Port(Plant),
+    Port(PortBug),
     /// In the engine.
     Engine(EngineBug),
 }
@@ -92,7 +92,7 @@ pub enum Planted {
 impl Planted {
     /// Every fault that can be planted.
     pub fn all() -> impl Iterator<Item = Self> {
-        let port = Plant::ALL.into_iter().map(Self::Port);
+        let port = PortBug::ALL.into_iter().map(Self::Port);
         port.chain(EngineBug::ALL.into_iter().map(Self::Engine))
     }
 }

@@ -2,14 +2,14 @@
 
 use std::panic::{set_hook, take_hook};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use wharf::sim::Plant;
+use wharf::sim::PortBug;
 use wharf_sim::plan::Planted;
 use wharf_sim::plants::find;
 
 /// The first one needs a flood beside a link that waits, which `scenarios.rs` makes by hand. The second
 /// changes an order only, which the port's own tests see; here it shows seldom.
 const CANNOT_SHOW: [Planted; 2] =
-    [Planted::Port(Plant::OvertakeWaiters), Planted::Port(Plant::ServeLastFirst)];
+    [Planted::Port(PortBug::OvertakeWaiters), Planted::Port(PortBug::ServeLastFirst)];
 
 #[expect(clippy::disallowed_types, reason = "of a test")]
 type Lock<T> = std::sync::Mutex<T>;

@@ -3,7 +3,9 @@
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use wharf::sim::{EngineBug, Faults, Plant, Script, SimConfig, SimFailure, Simulation, Time, fits};
+use wharf::sim::{
+    EngineBug, Faults, PortBug, Script, SimConfig, SimFailure, Simulation, Time, fits,
+};
 use wharf::{Handler, Input, Link, LinkId, Result, Server};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -123,7 +125,7 @@ impl Handler for Hoarding {
 
 /// One link holds so much that all others receive one buffer at a time; one sends without end, and
 /// then one asks something. Says how much of the flood came in before that one had its answer.
-fn a_flood_and_one_who_asks(plant: Option<Plant>) -> Result<u64, SimFailure> {
+fn a_flood_and_one_who_asks(plant: Option<PortBug>) -> Result<u64, SimFailure> {
     let mut config = SimConfig::new(3);
     let with = |buffers| {
         Server::builder(Hoarding)
@@ -155,7 +157,7 @@ const FLOOD: usize = 1_000_000;
 fn a_flood_does_not_overtake_who_waits() {
     let flood = a_flood_and_one_who_asks(None).unwrap();
     assert!(flood < 2_000, "{flood} bytes came first");
-    let planted = a_flood_and_one_who_asks(Some(Plant::OvertakeWaiters));
+    let planted = a_flood_and_one_who_asks(Some(PortBug::OvertakeWaiters));
     assert!(planted.is_err() || planted.is_ok_and(|flood| flood > 100_000));
 }
 

@@ -2,7 +2,7 @@
 
 use super::connection::SERVER;
 use super::events::{SocketStep, Step};
-use super::faults::{FaultKind, Plant};
+use super::faults::{FaultKind, PortBug};
 use super::kernel::Kernel;
 use super::state::{Completed, Ready, SocketEnd};
 use super::world_state::{SideOwner, WorldState};
@@ -112,7 +112,7 @@ impl WorldState {
     }
 
     /// Whether this world has the planted bug `plant`.
-    pub(super) fn has_bug(&self, plant: Plant) -> bool {
+    pub(super) fn has_bug(&self, plant: PortBug) -> bool {
         self.plant == Some(plant)
     }
 }

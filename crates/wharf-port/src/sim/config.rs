@@ -1,6 +1,6 @@
 //! The configuration of a world.
 
-use super::faults::{Faults, Plant};
+use super::faults::{Faults, PortBug};
 
 /// The seed, faults and sizes of a world.
 #[derive(Clone, Debug)]
@@ -11,7 +11,7 @@ pub struct WorldConfig {
     /// The faults that are injected.
     pub faults: Faults,
     /// A planted bug of the port.
-    pub plant: Option<Plant>,
+    pub plant: Option<PortBug>,
     /// Connections that can be open at once, those half closed included.
     pub connections_max: u32,
     /// Listening sockets that can be open at once.

@@ -204,7 +204,7 @@ impl fmt::Display for FaultCounts {
 /// A bug that can be planted in the port, to prove that tests find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Plant {
+pub enum PortBug {
     /// A completion is lost, and its buffers are released (INV-PORT-1).
     LoseCompletion,
     /// A completion is delivered twice (INV-PORT-1).
@@ -245,7 +245,7 @@ pub enum Plant {
     OvertakeWaiters,
 }
 
-impl Plant {
+impl PortBug {
     /// Every bug that can be planted.
     pub const ALL: [Self; 18] = [
         Self::LoseCompletion,

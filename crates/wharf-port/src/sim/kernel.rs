@@ -2,7 +2,7 @@
 
 use super::connection::{ConnId, SERVER};
 use super::events::{SocketStep, Step};
-use super::faults::{FaultKind, Plant};
+use super::faults::{FaultKind, PortBug};
 use super::state::{Completed, Ready, SocketEnd, SocketState};
 use super::world_state::WorldState;
 use crate::memory::{Buffer, BufferPool, Chain, Owner};
@@ -72,7 +72,7 @@ impl Kernel {
             }
         }
         self.submitted.clear();
-        if world.has_bug(Plant::OvertakeWaiters) {
+        if world.has_bug(PortBug::OvertakeWaiters) {
             self.overtake(world, ready_max);
         }
         self.serve_waiters(world, ready_max);
@@ -85,7 +85,7 @@ impl Kernel {
         }
     }
 
-    /// [`Plant::OvertakeWaiters`]: executes the steps of receives that are armed anew first.
+    /// [`PortBug::OvertakeWaiters`]: executes the steps of receives that are armed anew first.
     fn overtake(&mut self, world: &mut WorldState, ready_max: usize) {
         let due = std::mem::take(&mut world.ports[self.port as usize].due);
         for step in due {
@@ -108,7 +108,7 @@ impl Kernel {
             Step::Fill => self.fill_step(world, socket),
             Step::Writable => self.send_step(world, socket),
             Step::SendDone => self.send_done_step(world, socket),
-            Step::Cancel(_) if world.plant == Some(Plant::IgnoreCancel) => {}
+            Step::Cancel(_) if world.plant == Some(PortBug::IgnoreCancel) => {}
             Step::Cancel(OperationKind::Accept) => self.cancel_accept(world, socket),
             Step::Cancel(OperationKind::Receive) => self.cancel_receive(world, socket),
             Step::Cancel(OperationKind::Send) => self.cancel_send(world, socket),
@@ -139,9 +139,9 @@ impl Kernel {
         self.finish_close_if_idle(world, socket);
     }
 
-    /// [`Plant::SkipGeneration`]: removes the receive that the close does not wait for, with bytes.
+    /// [`PortBug::SkipGeneration`]: removes the receive that the close does not wait for, with bytes.
     fn orphan(&mut self, world: &mut WorldState, socket: Socket) -> Option<(Socket, Buffer)> {
-        if world.plant != Some(Plant::SkipGeneration) {
+        if world.plant != Some(PortBug::SkipGeneration) {
             return None;
         }
         let state = &mut self.sockets.get_mut(socket)?.state;
@@ -171,7 +171,7 @@ impl Kernel {
             SocketEnd::Conn(conn) => world.close(conn, SERVER),
             SocketEnd::Listener(listener) => world.close_listener(listener),
         }
-        if !world.bug_triggers(Plant::DropClosed) {
+        if !world.bug_triggers(PortBug::DropClosed) {
             self.complete(world, Ready { socket, key, completed: Completed::Closed });
         }
     }
@@ -186,10 +186,10 @@ impl Kernel {
         }
         if matches!(ready.completed, Completed::Accepted { .. }) {
             self.ready.push_back(ready);
-        } else if world.bug_triggers(Plant::LoseCompletion) {
+        } else if world.bug_triggers(PortBug::LoseCompletion) {
             return;
         } else {
-            if world.bug_triggers(Plant::CompleteTwice)
+            if world.bug_triggers(PortBug::CompleteTwice)
                 && let Some(twin) = self.twin_of(&ready.completed)
             {
                 let (socket, key) = (ready.socket, ready.key);
@@ -197,7 +197,7 @@ impl Kernel {
             }
             if let Some(other) = self.ready.back()
                 && matches!(ready.completed, Completed::Received { .. })
-                && world.bug_triggers(Plant::SwapKeys)
+                && world.bug_triggers(PortBug::SwapKeys)
             {
                 ready.key = other.key;
             }

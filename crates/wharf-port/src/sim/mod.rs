@@ -24,7 +24,7 @@
 //!
 //! The port keeps the promises of [`port`](crate::port) under every fault that [`Faults`] can
 //! inject. It reads the bytes of chains and writes to buffers as late as a kernel may, when the
-//! completion is due. A planted bug ([`Plant`]) breaks a promise, to prove that tests find it.
+//! completion is due. A planted bug ([`PortBug`]) breaks a promise, to prove that tests find it.
 //!
 //! # Invariants
 //!
@@ -60,7 +60,7 @@ mod world;
 mod world_state;
 
 pub use config::WorldConfig;
-pub use faults::{FaultCounts, FaultKind, Faults, Plant};
+pub use faults::{FaultCounts, FaultKind, Faults, PortBug};
 pub use peer::{SimClient, SimListener, SimStream};
 pub use port::SimPort;
 pub use rng::Rng;

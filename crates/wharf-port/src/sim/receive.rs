@@ -14,7 +14,7 @@
 
 use super::connection::{ConnId, SERVER};
 use super::events::{EventKind, SocketStep, Step};
-use super::faults::{FaultKind, Plant};
+use super::faults::{FaultKind, PortBug};
 use super::kernel::Kernel;
 use super::state::{Completed, Ready, ReceiveOperation, Stage};
 use super::world_state::{ECONNRESET, READ, Readable, WorldState};
@@ -47,7 +47,7 @@ impl Kernel {
             }
             Readable::Bytes(_) => self.put_receive(socket, operation),
             Readable::Nothing => {
-                if world.has_bug(Plant::HoldWhileIdle) && self.bug_state.leaked.is_empty() {
+                if world.has_bug(PortBug::HoldWhileIdle) && self.bug_state.leaked.is_empty() {
                     self.bug_state.leaked.extend(self.pool.acquire(Owner::KernelReceive));
                 }
                 self.put_receive(socket, operation);
@@ -68,7 +68,7 @@ impl Kernel {
             return self.wait_for_buffer(world, socket, operation);
         }
         let overtakes =
-            world.has_bug(Plant::OvertakeWaiters) && operation.mode != CompletionMode::Multishot;
+            world.has_bug(PortBug::OvertakeWaiters) && operation.mode != CompletionMode::Multishot;
         if !self.waiting.is_empty() && !overtakes {
             return self.wait_for_buffer(world, socket, operation);
         }
@@ -97,9 +97,9 @@ impl Kernel {
     ) {
         self.counters.receive_pauses += 1;
         operation.stage = Stage::WaitingForBuffer;
-        if world.has_bug(Plant::ServeLastFirst) {
+        if world.has_bug(PortBug::ServeLastFirst) {
             self.waiting.push_front(socket);
-        } else if !world.bug_triggers(Plant::ForgetRearm) {
+        } else if !world.bug_triggers(PortBug::ForgetRearm) {
             self.waiting.push_back(socket);
         }
         self.put_receive(socket, operation);
@@ -206,13 +206,13 @@ impl Kernel {
             self.put_receive(socket, operation);
             return self.readable_step(world, socket);
         }
-        if world.bug_triggers(Plant::OneByteMore) {
+        if world.bug_triggers(PortBug::OneByteMore) {
             buffer.append(&[0]);
         }
         let is_used_up = operation.is_used_up();
         let last = operation.mode != CompletionMode::Multishot || is_used_up;
         let rest = world.readable(conn, SERVER) != Readable::Nothing;
-        let end_too_early = rest && world.bug_triggers(Plant::EarlyEnd);
+        let end_too_early = rest && world.bug_triggers(PortBug::EarlyEnd);
         if is_used_up && self.exceeds_limit(&operation, Some(&buffer)) {
             return self.receive_beyond_limit(world, socket, conn, operation, buffer);
         }
@@ -346,7 +346,7 @@ impl Kernel {
             };
             if let Some(mut buffer) = picked {
                 self.copy(world, conn, &mut operation, &mut buffer);
-                let last = !world.has_bug(Plant::ForgetLast);
+                let last = !world.has_bug(PortBug::ForgetLast);
                 return self.received(world, socket, buffer, last);
             }
         }
@@ -368,7 +368,7 @@ impl Kernel {
             }
             Stage::Filling(buffer) => {
                 self.filling_count -= 1;
-                if world.has_bug(Plant::LeakOnCancel) {
+                if world.has_bug(PortBug::LeakOnCancel) {
                     self.bug_state.leaked.push(buffer);
                 } else {
                     self.return_unused(buffer);

@@ -5,7 +5,7 @@
 
 use super::connection::SERVER;
 use super::events::{EventKind, SocketStep, Step};
-use super::faults::{FaultKind, Plant};
+use super::faults::{FaultKind, PortBug};
 use super::kernel::Kernel;
 use super::state::{Completed, Ready, SendOperation};
 use super::world_state::{WRITE, WorldState};
@@ -22,7 +22,7 @@ impl Kernel {
             return self.put_send(socket, operation);
         }
         world.inject_connection_fault(conn);
-        if operation.sent == 0 && world.bug_triggers(Plant::ReuseInFlight) {
+        if operation.sent == 0 && world.bug_triggers(PortBug::ReuseInFlight) {
             operation.sent = operation.chain.len();
             self.bug_state.unread.push((conn, operation.sent));
             return self.send_completes(world, socket, operation, None);
@@ -30,7 +30,7 @@ impl Kernel {
         let left = operation.chain.len() - operation.sent;
         let short = left > 1 && world.draw_fault(FaultKind::ShortSend);
         let count = if short { 1 + world.rng.below_len(left - 1) } else { left };
-        let written = if world.bug_triggers(Plant::SwapHalves) {
+        let written = if world.bug_triggers(PortBug::SwapHalves) {
             let halves = swapped(&operation, count);
             world.write(conn, SERVER, count, std::iter::once(&*halves))
         } else {
@@ -41,7 +41,7 @@ impl Kernel {
                 operation.sent += written;
                 let is_over = operation.sent == operation.chain.len();
                 if is_over || (short && written > 0) {
-                    if !is_over && operation.sent > 1 && world.has_bug(Plant::ResendBytes) {
+                    if !is_over && operation.sent > 1 && world.has_bug(PortBug::ResendBytes) {
                         operation.sent -= 1;
                     }
                     self.settle_send(world, socket, operation, None);
@@ -144,7 +144,7 @@ fn rest_of(chain: &Chain, skip: usize) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// [`Plant::SwapHalves`]: the next `count` bytes, second half first.
+/// [`PortBug::SwapHalves`]: the next `count` bytes, second half first.
 fn swapped(operation: &SendOperation, count: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> =
         rest_of(&operation.chain, operation.sent).flatten().copied().take(count).collect();

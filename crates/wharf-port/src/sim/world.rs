@@ -1,7 +1,7 @@
 //! The handle to a world, which the driver, ports and clients share.
 
 use super::config::WorldConfig;
-use super::faults::{FaultCounts, Faults, Plant};
+use super::faults::{FaultCounts, Faults, PortBug};
 use super::peer::{SimClient, SimListener};
 use super::world_state::{Backlog, NoConn, PortState, WakeFlag, WorldState};
 use crate::port::{Key, Time};
@@ -26,9 +26,9 @@ struct Shared {
     state: Lock<WorldState>,
     /// A copy of the state's clock, which is read without the lock.
     clock_ns: AtomicU64,
-    /// Wake-ups so far, for [`Plant::LoseWake`].
+    /// Wake-ups so far, for [`PortBug::LoseWake`].
     wakes: AtomicU32,
-    plant: Option<Plant>,
+    plant: Option<PortBug>,
     provides_buffers: bool,
 }
 
@@ -182,7 +182,7 @@ impl World {
 
     /// Whether this world has the planted bug `plant`; for bugs of code that uses the port.
     #[must_use]
-    pub fn planted(&self, plant: Plant) -> bool {
+    pub fn planted(&self, plant: PortBug) -> bool {
         self.shared.plant == Some(plant)
     }
 
@@ -226,9 +226,9 @@ impl World {
         number
     }
 
-    /// Whether [`Plant::LoseWake`] loses this wake-up: every fourth.
+    /// Whether [`PortBug::LoseWake`] loses this wake-up: every fourth.
     pub(super) fn loses_wake(&self) -> bool {
-        self.shared.plant == Some(Plant::LoseWake)
+        self.shared.plant == Some(PortBug::LoseWake)
             && self.shared.wakes.fetch_add(1, Ordering::Relaxed) % 4 == 3
     }
 }

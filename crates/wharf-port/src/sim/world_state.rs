@@ -4,7 +4,7 @@
 use super::config::WorldConfig;
 use super::connection::{CLIENT, ConnId, SERVER};
 use super::events::{EventKind, Events, SocketStep, Step};
-use super::faults::{FaultCounts, FaultKind, Faults, Plant};
+use super::faults::{FaultCounts, FaultKind, Faults, PortBug};
 use super::pipe::Pipe;
 use super::rng::Rng;
 use super::traffic::{Clocks, TrafficWatch};
@@ -22,7 +22,7 @@ pub(super) struct WorldState {
     pub(super) rng: Rng,
     pub(super) faults: Faults,
     pub(super) counts: FaultCounts,
-    pub(super) plant: Option<Plant>,
+    pub(super) plant: Option<PortBug>,
     pub(super) events: Events,
     pub(super) conns: SocketTable<Conn>,
     pub(super) listeners: SocketTable<Backlog>,
@@ -151,7 +151,7 @@ impl WorldState {
     }
 
     /// Draws whether a planted bug acts now.
-    pub(super) fn bug_triggers(&mut self, plant: Plant) -> bool {
+    pub(super) fn bug_triggers(&mut self, plant: PortBug) -> bool {
         self.plant == Some(plant) && self.rng.strikes(BUG_PPM)
     }
 

@@ -71,5 +71,5 @@ pub use failure::{Excuse, ExcuseCounts, SimFailure, SimReport};
 pub use script::Script;
 pub use simulation::{ClientId, SimConfig, Simulation, fits};
 pub use wharf_port::port::Time;
-pub use wharf_port::sim::{FaultCounts, FaultKind, Faults, Plant, Rng, SimClient};
+pub use wharf_port::sim::{FaultCounts, FaultKind, Faults, PortBug, Rng, SimClient};
 pub use wharf_port::sim::{GivenUp, Traffic, TrafficWatch};

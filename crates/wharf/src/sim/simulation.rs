@@ -16,7 +16,7 @@ use crate::sim::client::{Client, Next};
 use crate::sim::excuse::StopRecord;
 use crate::sim::failure::SimFailure;
 use crate::sim::rules::Limits;
-use crate::sim::{FaultCounts, Faults, Plant, Rng, SimClient, Time, TrafficWatch};
+use crate::sim::{FaultCounts, Faults, PortBug, Rng, SimClient, Time, TrafficWatch};
 use crate::stats::Stats;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -52,7 +52,7 @@ pub struct SimConfig {
     /// wait.
     pub replies_take: Duration,
     /// The planted bug of the port.
-    pub plant: Option<Plant>,
+    pub plant: Option<PortBug>,
     /// The planted bug of the engine.
     pub engine_bug: Option<EngineBug>,
     /// The command that replays this run, for the text of a failure.

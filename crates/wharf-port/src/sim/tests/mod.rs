@@ -4,7 +4,7 @@
 //! The method: a minimal echo server ([`rig`]) under random faults for each seed, and a check of
 //! every byte.
 
-mod plants;
+mod bugs;
 mod provided;
 mod rig;
 mod shards;

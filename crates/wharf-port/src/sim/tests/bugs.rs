@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 #[test]
 fn every_planted_fault_is_found() {
-    for plant in Plant::ALL {
+    for plant in PortBug::ALL {
         let found = (0..SEEDS_MAX).find_map(|seed| {
             let verdict = catch_unwind(AssertUnwindSafe(|| check(plant, seed)));
             match verdict {
@@ -22,11 +22,11 @@ fn every_planted_fault_is_found() {
     }
 }
 
-fn check(plant: Plant, seed: u64) -> Result<(), String> {
-    if plant == Plant::ServeLastFirst {
+fn check(plant: PortBug, seed: u64) -> Result<(), String> {
+    if plant == PortBug::ServeLastFirst {
         return if served_in_order(Some(plant)) { Ok(()) } else { Err("out of turn".into()) };
     }
-    if plant == Plant::OvertakeWaiters {
+    if plant == PortBug::OvertakeWaiters {
         return if armed_anew_waits(Some(plant)) { Ok(()) } else { Err("overtaken".into()) };
     }
     let mut plan = Plan::with_faults(seed);
@@ -40,7 +40,7 @@ fn sockets_get_buffers_in_the_order_in_which_they_began_to_wait() {
 }
 
 /// Whether five sockets that wait for one buffer are served in FIFO order.
-fn served_in_order(plant: Option<Plant>) -> bool {
+fn served_in_order(plant: Option<PortBug>) -> bool {
     let world = World::new(WorldConfig { plant, ..WorldConfig::new(1) });
     let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(1) };
     let pool = BufferPool::new(config).unwrap();
@@ -81,7 +81,7 @@ fn a_receive_that_is_armed_anew_waits_behind_those_that_wait() {
 
 /// One socket waits for the only buffer; the other has more bytes, and is armed anew before the
 /// dequeue after the buffer's release. Whether they are served alternately.
-fn armed_anew_waits(plant: Option<Plant>) -> bool {
+fn armed_anew_waits(plant: Option<PortBug>) -> bool {
     let config = WorldConfig { plant, provides_buffers: true, ..WorldConfig::new(1) };
     let (mut port, mut clients, sockets) = super::provided::links(config, 2, 2, 1);
     let mut completions = Vec::with_capacity(8);
