@@ -15,7 +15,7 @@ const CANNOT_SHOW: [Planted; 2] =
 type Lock<T> = std::sync::Mutex<T>;
 
 #[test]
-fn every_planted_fault_is_found() {
+fn every_planted_bug_is_found() {
     // They panic in their thousands.
     let hook = take_hook();
     set_hook(Box::new(|_| {}));

@@ -91,7 +91,7 @@ fn another_thread_reads_the_ledger_also_when_the_pool_is_gone() {
 }
 
 #[test]
-fn a_write_into_a_free_buffer_is_caught_at_the_next_take() {
+fn a_write_into_a_free_buffer_is_caught_at_the_next_acquire() {
     if !cfg!(debug_assertions) {
         skip("the pattern is written with debug assertions only");
         return;

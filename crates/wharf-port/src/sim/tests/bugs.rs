@@ -7,7 +7,7 @@ use crate::port::{CompletionMode, Key, Operation, Outcome, Port, PortConfig};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 #[test]
-fn every_planted_fault_is_found() {
+fn every_planted_bug_is_found() {
     for plant in PortBug::ALL {
         let found = (0..SEEDS_MAX).find_map(|seed| {
             let verdict = catch_unwind(AssertUnwindSafe(|| check(plant, seed)));
