@@ -285,7 +285,7 @@ impl Plan {
             ..self.server.clone()
         };
         self.server.fit(post_buffers * 8);
-        let mut faults = self.config.faults.clone().with(FaultKind::TakeFail, 0);
+        let mut faults = self.config.faults.clone().with(FaultKind::AcquireFails, 0);
         faults.socket_buffer_bytes = faults.socket_buffer_bytes.max(1_000);
         self.config.faults = faults;
         // A send in flight counts until it is done, though its bytes may have been read.

@@ -60,7 +60,7 @@ impl<T: Send> SimPort<T> {
             self.wake_flag.set();
             return;
         }
-        if state.draw_fault(FaultKind::TakeFail) {
+        if state.draw_fault(FaultKind::AcquireFails) {
             let number = 1 + state.rng.below(8);
             self.kernel.pool.fail_nth_acquire(u32::try_from(number).unwrap_or(1));
         }

@@ -14,7 +14,7 @@ pub enum FaultKind {
     /// A send ends before all its bytes are sent.
     ShortSend,
     /// Only a part of the bytes in transit arrives; the others arrive later.
-    TornDelivery,
+    SplitDelivery,
     /// A step of an operation, or the transit of bytes, takes longer.
     Delay,
     /// Completions of different sockets or kinds are reordered.
@@ -32,11 +32,11 @@ pub enum FaultKind {
     /// A dequeue returns early with nothing.
     SpuriousWake,
     /// One of the next 8 acquires of a buffer for receives fails.
-    TakeFail,
+    AcquireFails,
     /// The clock jumps forward.
     ClockJump,
     /// A client never reads.
-    DeafPeer,
+    PeerNeverReads,
     /// A connection's bytes, its end and its reset no longer arrive, in either direction.
     BlackHole,
     /// A dequeue returns fewer completions than are ready.
@@ -50,7 +50,7 @@ impl FaultKind {
     pub const ALL: [Self; 17] = [
         Self::ShortReceive,
         Self::ShortSend,
-        Self::TornDelivery,
+        Self::SplitDelivery,
         Self::Delay,
         Self::Reorder,
         Self::Reset,
@@ -59,9 +59,9 @@ impl FaultKind {
         Self::AcceptEmfile,
         Self::AcceptAbort,
         Self::SpuriousWake,
-        Self::TakeFail,
+        Self::AcquireFails,
         Self::ClockJump,
-        Self::DeafPeer,
+        Self::PeerNeverReads,
         Self::BlackHole,
         Self::ShortDequeue,
         Self::ResetAsEnd,
@@ -72,7 +72,7 @@ impl FaultKind {
     fn strengths(self) -> [u32; 3] {
         match self {
             Self::Reset | Self::BlackHole => [20, 100, 1_000],
-            Self::DeafPeer | Self::AcceptAbort => [2_000, 20_000, 100_000],
+            Self::PeerNeverReads | Self::AcceptAbort => [2_000, 20_000, 100_000],
             _ => [2_000, 50_000, 400_000],
         }
     }

@@ -172,7 +172,7 @@ impl WorldState {
 
     /// Bytes in transit to side `to` arrive, or a part of them.
     pub(super) fn arrive(&mut self, conn: ConnId, to: usize) {
-        let torn = self.draw_fault(FaultKind::TornDelivery);
+        let torn = self.draw_fault(FaultKind::SplitDelivery);
         let clocks = self.clocks_of(conn);
         let Some(entry) = self.conns.get_mut(conn) else { return };
         if entry.state.lost {

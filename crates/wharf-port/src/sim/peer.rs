@@ -147,7 +147,7 @@ impl SimClient {
 
     /// Whether a fault was injected after which bytes may be missing (never wrong): a reset, an
     /// aborted accept, [`BlackHole`](super::FaultKind::BlackHole) or
-    /// [`DeafPeer`](super::FaultKind::DeafPeer).
+    /// [`PeerNeverReads`](super::FaultKind::PeerNeverReads).
     #[must_use]
     pub fn is_harmed(&self) -> bool {
         self.world.lock().conn(self.conn, |conn| conn.faulted).unwrap_or(true)

@@ -380,7 +380,7 @@ impl WorldState {
         let listener = self.rng.one_of(&open);
         let capacity = self.faults.socket_buffer_bytes as usize;
         let [_, a, b, c] = self.connected.to_be_bytes();
-        let never_reads = self.draw_fault(FaultKind::DeafPeer);
+        let never_reads = self.draw_fault(FaultKind::PeerNeverReads);
         let traffic = TrafficWatch::default();
         traffic.opened(self.steady_ns());
         traffic.note(|traffic| traffic.harmed = never_reads);

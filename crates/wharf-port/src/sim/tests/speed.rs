@@ -14,7 +14,7 @@ fn completions_a_second() {
         .clone()
         .with(FaultKind::ShortReceive, 50_000)
         .with(FaultKind::ShortSend, 50_000)
-        .with(FaultKind::TornDelivery, 50_000)
+        .with(FaultKind::SplitDelivery, 50_000)
         .with(FaultKind::Delay, 50_000)
         .with(FaultKind::Reorder, 50_000)
         .with(FaultKind::Enobufs, 50_000)
