@@ -156,7 +156,7 @@ impl Plan {
     pub fn drawn(seed: u64, workload: Workload) -> Self {
         let mut rng = Rng::new(seed.wrapping_mul(4) + workload as u64);
         let mut config = SimConfig::new(seed);
-        config.faults = Faults::drawn(&mut rng);
+        config.faults = Faults::random(&mut rng);
         if rng.below(8) > 0 {
             // Else links end so fast by time-outs that nothing else is seen.
             config.faults.clock_jump_max_ns = config.faults.clock_jump_max_ns.min(1_000_000);

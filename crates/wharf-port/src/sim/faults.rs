@@ -113,7 +113,7 @@ impl Faults {
     /// Random faults: each kind is off, or has one of its three probabilities. Without some kinds
     /// the others reach states that all together do not (swarm testing, Groce et al. 2012).
     #[must_use]
-    pub fn drawn(rng: &mut Rng) -> Self {
+    pub fn random(rng: &mut Rng) -> Self {
         let mut faults = Self::none();
         for kind in FaultKind::ALL {
             if rng.below(2) == 0 {

@@ -38,7 +38,7 @@
 //! # }
 //!
 //! for seed in 0..200 {
-//!     let faults = Faults::drawn(&mut Rng::new(seed));
+//!     let faults = Faults::random(&mut Rng::new(seed));
 //!     let mut sim = Simulation::new(seed, Echo, faults);
 //!     for _ in 0..20 {
 //!         sim.connect(Script::new().send(b"hello").expect(b"hello").finish().expect_end());

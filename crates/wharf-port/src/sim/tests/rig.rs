@@ -57,7 +57,7 @@ impl Plan {
     pub(super) fn with_faults(seed: u64) -> Self {
         let mut rng = Rng::new(!seed);
         let mut plan = Self::without_faults(seed);
-        plan.world.faults = Faults::drawn(&mut rng);
+        plan.world.faults = Faults::random(&mut rng);
         plan.action_ppm = rng.one_of(&[0, 10_000, 100_000]);
         plan.clients = 1 + rng.below(10);
         plan.buffers = rng.one_of(&[2, 5, 16, 64]);
