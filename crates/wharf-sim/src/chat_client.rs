@@ -67,7 +67,7 @@ impl ChatClient {
             script,
             written: 0,
             writes_at: Time::default(),
-            pace: Duration::from_nanos(rng.one_of(&[0, 20_000, 1_000_000])),
+            pace: Duration::from_nanos(rng.pick(&[0, 20_000, 1_000_000])),
             line: Vec::new(),
             heard: vec![0; plan.clients as usize],
             before: vec![0; plan.clients as usize],

@@ -75,10 +75,10 @@ impl ClientPlan {
             8 => Manner::Leaves(rng.below_len(len), rng.below(2) == 0),
             9 => Manner::Vanishes(rng.below(2) == 0),
             10..12 => {
-                let most_us = rng.one_of(&[50_000, 50_000, 50_000, 5_000_000]);
+                let most_us = rng.pick(&[50_000, 50_000, 50_000, 5_000_000]);
                 Manner::Sleeps(rng.below_len(len), Duration::from_micros(1 + rng.below(most_us)))
             }
-            _ => Manner::Mute(Duration::from_millis(rng.one_of(&[1, 900, 5_000]))),
+            _ => Manner::Mute(Duration::from_millis(rng.pick(&[1, 900, 5_000]))),
         };
         let quits = plan.workload == Workload::Echo && rng.below(6) == 0;
         let mut client = Self {
@@ -86,8 +86,8 @@ impl ClientPlan {
             text,
             requests,
             manner,
-            chunk: rng.one_of(&[1, 50, 64, 1_000, 100_000]),
-            pace: Duration::from_nanos(rng.one_of(&[0, 0, 1_000, 500_000])),
+            chunk: rng.pick(&[1, 50, 64, 1_000, 100_000]),
+            pace: Duration::from_nanos(rng.pick(&[0, 0, 1_000, 500_000])),
             way: 0,
         };
         if plan.workload == Workload::Framed {
@@ -101,7 +101,7 @@ impl ClientPlan {
     /// wait, leave, or close their half.
     fn draw_breaks(&mut self, rng: &mut Rng) {
         let len = self.text.len();
-        let time = Duration::from_millis(rng.one_of(&[1, 50, 1_500, 6_000]));
+        let time = Duration::from_millis(rng.pick(&[1, 50, 1_500, 6_000]));
         match rng.below(6) {
             0 | 1 => self.manner = Manner::Pauses(1 + rng.below_len(len), time),
             2 => self.manner = Manner::Holds(time),

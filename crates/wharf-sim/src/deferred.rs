@@ -35,16 +35,16 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
         let kind = if is_last {
             let may_be_lost = plan.has_slow_replies() && !plan.server.answer.is_zero();
             let never = if may_be_lost { b'x' } else { b'd' };
-            rng.one_of(&[b'c', b'd', b'k', b't', b'e', never])
+            rng.pick(&[b'c', b'd', b'k', b't', b'e', never])
         } else {
-            rng.one_of(b"nnlllllssmopw")
+            rng.pick(b"nnlllllssmopw")
         };
-        let reply_len = reply_max.min(rng.one_of(&[1, 20, 500, 5_000]));
+        let reply_len = reply_max.min(rng.pick(&[1, 20, 500, 5_000]));
         // What is set aside takes whole buffers.
         let beside = if kind == b'm' { plan.server.buffer_bytes as usize } else { 0 };
         let reply_len = reply_len.min(reply_max.saturating_sub(beside)).max(HEAD_MAX);
         let slow_ms = if plan.has_slow_replies() { 5_000 } else { 40 };
-        let delay_ms = rng.one_of(&[0, 0, 0, 0, 1, 40, slow_ms]);
+        let delay_ms = rng.pick(&[0, 0, 0, 0, 1, 40, slow_ms]);
         let request = Request { kind, number, len: reply_len, delay_ms };
         requests.add(&request.text(), &request.expected());
         if is_last {

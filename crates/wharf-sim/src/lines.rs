@@ -39,13 +39,13 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
     }
     while requests.text.len() < len {
         let number = requests.ends.len();
-        let kind = rng.one_of(b"EEEEEEEEFSSTTUUHHNNEEEEEEEEFSSTTUUHHNNICYX");
+        let kind = rng.pick(b"EEEEEEEEFSSTTUUHHNNEEEEEEEEFSSTTUUHHNNICYX");
         let mut text = vec![kind];
         let mut reply = Vec::new();
         match kind {
             b'E' | b'F' | b'S' => {
                 let longest = if kind == b'S' { 4 * reply_max } else { reply_max };
-                let longest = longest.min(rng.one_of(&[4, 40, 600, 100_000]));
+                let longest = longest.min(rng.pick(&[4, 40, 600, 100_000]));
                 let asked = 2 + rng.below_len(longest - 1);
                 text.extend(format!(" {asked}").bytes());
                 if kind == b'E' && rng.below(2) == 0 {
@@ -55,7 +55,7 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
                 reply = line_of(asked);
             }
             b'T' => {
-                let most = behind_max.min(rng.one_of(&[10, 300, 3_000]));
+                let most = behind_max.min(rng.pick(&[10, 300, 3_000]));
                 let count = rng.below_len(most + 1);
                 let behind: Vec<u8> = letters(number, count).collect();
                 text.extend(format!(" {count}").bytes());

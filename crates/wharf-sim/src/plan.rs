@@ -166,42 +166,42 @@ impl Plan {
             config.faults.latency_ns = config.faults.latency_ns.min(10_000);
             config.faults.delay_max_ns = config.faults.delay_max_ns.min(100_000);
         }
-        config.listeners = rng.one_of(&[1, 1, 2]);
+        config.listeners = rng.pick(&[1, 1, 2]);
         config.provides_buffers = rng.below(2) == 0;
         if rng.below(2) == 0 {
-            config.receive_buffers_max = Some(rng.one_of(&[1, 2, 4, 16]));
+            config.receive_buffers_max = Some(rng.pick(&[1, 2, 4, 16]));
         }
         if rng.below(4) == 0 {
-            config.inbox_capacity = Some(rng.one_of(&[1, 2, 4]));
+            config.inbox_capacity = Some(rng.pick(&[1, 2, 4]));
         }
-        let shards = rng.one_of(&[1, 1, 1, 1, 2, 2, 2, 3, 4, 8, 16]);
-        let places = rng.one_of(if shards < 8 { &[2, 4, 8, 24] } else { &[1, 2, 3, 4] });
-        let links = (shards * places - rng.one_of(&[0, 0, 1])).max(shards);
-        let at_once = (links * rng.one_of(&[1, 4, 8, 16]) / 8).clamp(1, 48);
+        let shards = rng.pick(&[1, 1, 1, 1, 2, 2, 2, 3, 4, 8, 16]);
+        let places = rng.pick(if shards < 8 { &[2, 4, 8, 24] } else { &[1, 2, 3, 4] });
+        let links = (shards * places - rng.pick(&[0, 0, 1])).max(shards);
+        let at_once = (links * rng.pick(&[1, 4, 8, 16]) / 8).clamp(1, 48);
         let sizes = Sizes::drawn(&mut rng, places);
-        let clients = (at_once * rng.one_of(&[1, 2, 6])).min(150);
-        let idle = rng.one_of(&[0, 0, 3, 60]);
+        let clients = (at_once * rng.pick(&[1, 2, 6])).min(150);
+        let idle = rng.pick(&[0, 0, 3, 60]);
         let when_full = if rng.below(8) == 0 { WhenFull::Refuse } else { WhenFull::Wait };
         // Most are to find a place.
         let at_once = if when_full == WhenFull::Refuse { at_once.min(links) } else { at_once };
         let mut server = ServerPlan {
             shards,
             links,
-            loan_wait: Duration::from_millis(rng.one_of(&[100, 1_000, 1_000])),
-            stall: Duration::from_secs(rng.one_of(&[0, 2, 10, 30])),
+            loan_wait: Duration::from_millis(rng.pick(&[100, 1_000, 1_000])),
+            stall: Duration::from_secs(rng.pick(&[0, 2, 10, 30])),
             idle: Duration::from_secs(idle),
             when_full,
             // With room for two backlogs an accept takes all that come; so that may not be more.
-            backlog: rng.one_of(&[clients / 2 + 1, clients, 1_000]),
+            backlog: rng.pick(&[clients / 2 + 1, clients, 1_000]),
             ..ServerPlan::small()
         };
         sizes.apply(&mut server);
         // Small sockets take a round trip for every few bytes.
         let socket = config.faults.socket_buffer_bytes as usize;
-        let text_max = rng.one_of(&[64, 1_000, 20_000]).min(socket * 128);
+        let text_max = rng.pick(&[64, 1_000, 20_000]).min(socket * 128);
         // Also more than a buffer, the window and the queue can hold.
         let queue = sizes.output_bytes as usize;
-        let message_max = rng.one_of(&[queue / 2, 3 * queue, 10_000]).min(text_max).max(1);
+        let message_max = rng.pick(&[queue / 2, 3 * queue, 10_000]).min(text_max).max(1);
         let piece = sizes.buffer_bytes.min(sizes.output_bytes / 2).clamp(1, 256) as usize;
         let patient = workload == Workload::Big || rng.below(2) == 0;
         let mut plan = Self {
@@ -230,9 +230,9 @@ impl Plan {
 
     /// Some replies are never sent, if a link that waits for one ends some time.
     fn draw_requests(&mut self, rng: &mut Rng) {
-        self.server.answer = Duration::from_secs(rng.one_of(&[0, 10, 60]));
+        self.server.answer = Duration::from_secs(rng.pick(&[0, 10, 60]));
         let output = self.server.output_bytes as usize;
-        self.message_max = rng.one_of(&[64, output / 2, output]).min(output).min(self.text_max);
+        self.message_max = rng.pick(&[64, output / 2, output]).min(output).min(self.text_max);
         self.config.holds_input = true;
         let is_slow = self.workload == Workload::Deferred && rng.below(3) == 0;
         self.config.replies_take =
@@ -248,7 +248,7 @@ impl Plan {
     /// Much longer replies than an output can hold.
     fn draw_streams(&mut self, rng: &mut Rng) {
         let socket = self.config.faults.socket_buffer_bytes as usize;
-        let longest = rng.one_of(&[1_000, 30_000, 300_000, 2_000_000]).min(socket * 256);
+        let longest = rng.pick(&[1_000, 30_000, 300_000, 2_000_000]).min(socket * 256);
         self.message_max = longest.max(1);
         if longest > 100_000 {
             self.clients = self.clients.min(6);
@@ -262,20 +262,20 @@ impl Plan {
         let [input, output, buffer] =
             [input_bytes, output_bytes, buffer_bytes].map(|bytes| bytes as usize);
         let sent_at_once = if self.piece.is_none() { output } else { usize::MAX };
-        let most = rng.one_of(&[input, input, input / 2, 3 * buffer]);
+        let most = rng.pick(&[input, input, input / 2, 3 * buffer]);
         self.message_max = most.min(input).min(sent_at_once).min(self.text_max.max(8)).max(4);
         self.config.holds_input = true;
     }
 
     /// Everybody is there all the time, nobody is silent too long, and buffers can be had.
     fn draw_posts(&mut self, rng: &mut Rng, links: u32) {
-        self.clients = (links * rng.one_of(&[1, 2, 4]) / 4).clamp(1, 64);
+        self.clients = (links * rng.pick(&[1, 2, 4]) / 4).clamp(1, 64);
         self.at_once = self.clients;
         self.stop_after = None;
-        self.posts = rng.one_of(&[4, 20, 100]);
-        self.burst = rng.one_of(&[0, 30, 400, 2_000]);
-        let post_buffers = rng.one_of(&[64, 500, 1_200]);
-        let output_bytes = self.server.output_bytes.max(rng.one_of(&[4_096, 16_384]));
+        self.posts = rng.pick(&[4, 20, 100]);
+        self.burst = rng.pick(&[0, 30, 400, 2_000]);
+        let post_buffers = rng.pick(&[64, 500, 1_200]);
+        let output_bytes = self.server.output_bytes.max(rng.pick(&[4_096, 16_384]));
         self.server = ServerPlan {
             idle: Duration::ZERO,
             when_full: WhenFull::Wait,
@@ -290,7 +290,7 @@ impl Plan {
         self.config.faults = faults;
         // A send in flight counts until it is done, though its bytes may have been read.
         self.message_max = output_bytes as usize / 4;
-        self.text_max = rng.one_of(&[100, 2_000, 6_000]);
+        self.text_max = rng.pick(&[100, 2_000, 6_000]);
     }
 
     /// The longest line that the handler takes ([`Workload::Lines`]).

@@ -122,16 +122,16 @@ pub(crate) struct Sizes {
 
 impl Sizes {
     pub(crate) fn drawn(rng: &mut Rng, places: u32) -> Self {
-        let buffer_bytes = rng.one_of(&[64, 64, 100, 512, 512, 2_048, 4_096]);
-        let queue_buffers = rng.one_of(&[2, 4, 4, 16, 64]);
+        let buffer_bytes = rng.pick(&[64, 64, 100, 512, 512, 2_048, 4_096]);
+        let queue_buffers = rng.pick(&[2, 4, 4, 16, 64]);
         let few = rng.below(6) == 0;
-        let plenty = places * rng.one_of(&[1, 2, 3, 8]) + rng.one_of(&[2, 8]);
+        let plenty = places * rng.pick(&[1, 2, 3, 8]) + rng.pick(&[2, 8]);
         let two_granted = queue_buffers >= 4 && rng.below(6) == 0;
         Self {
             buffer_bytes,
             output_bytes: buffer_bytes * queue_buffers,
             shard_buffers: (!few).then_some(plenty),
-            input_bytes: buffer_bytes * rng.one_of(&[1, 4, 32]),
+            input_bytes: buffer_bytes * rng.pick(&[1, 4, 32]),
             grant_bytes: two_granted.then_some(2 * buffer_bytes),
             is_default: rng.below(40) == 0,
         }

@@ -19,8 +19,8 @@ use wharf::{Error, Handler, Input, Link, Result, Verdict, Worker};
 pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
     let mut requests = Requests::default();
     for number in 0..1 + rng.below_len(4) {
-        let most = plan.message_max.min(rng.one_of(&[100, 20_000, 2_000_000]));
-        let kind = rng.one_of(b"GGGGGPPPPPQB");
+        let most = plan.message_max.min(rng.pick(&[100, 20_000, 2_000_000]));
+        let kind = rng.pick(b"GGGGGPPPPPQB");
         // A source that breaks off has more than it gives.
         let asked = rng.below_len(most + 1).max(if kind == b'B' { 1 } else { 0 });
         let mut text = format!("{} {asked}\n", char::from(kind)).into_bytes();

@@ -222,7 +222,7 @@ impl Chance {
     }
 
     pub(crate) fn panic(&self, rng: &mut Rng) {
-        if rng.strikes(self.ppm) {
+        if rng.chance_ppm(self.ppm) {
             std::panic::resume_unwind(Box::new(PlannedPanic));
         }
     }

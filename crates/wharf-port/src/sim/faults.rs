@@ -117,13 +117,13 @@ impl Faults {
         let mut faults = Self::none();
         for kind in FaultKind::ALL {
             if rng.below(2) == 0 {
-                faults = faults.with(kind, rng.one_of(&kind.strengths()));
+                faults = faults.with(kind, rng.pick(&kind.strengths()));
             }
         }
-        faults.latency_ns = rng.one_of(&[0, 0, 10_000, 1_000_000]);
-        faults.delay_max_ns = rng.one_of(&[1_000, 100_000, 50_000_000]);
-        faults.clock_jump_max_ns = rng.one_of(&[1_000_000, 1_000_000_000, 3_600_000_000_000]);
-        faults.socket_buffer_bytes = rng.one_of(&[1, 100, 2_048, 65_536]);
+        faults.latency_ns = rng.pick(&[0, 0, 10_000, 1_000_000]);
+        faults.delay_max_ns = rng.pick(&[1_000, 100_000, 50_000_000]);
+        faults.clock_jump_max_ns = rng.pick(&[1_000_000, 1_000_000_000, 3_600_000_000_000]);
+        faults.socket_buffer_bytes = rng.pick(&[1, 100, 2_048, 65_536]);
         faults
     }
 

@@ -39,7 +39,7 @@ impl Rng {
     }
 
     /// True with a probability of `ppm` millionths. Does not advance the stream if `ppm` is 0.
-    pub fn strikes(&mut self, ppm: u32) -> bool {
+    pub fn chance_ppm(&mut self, ppm: u32) -> bool {
         ppm > 0 && self.below(1_000_000) < u64::from(ppm)
     }
 
@@ -48,7 +48,7 @@ impl Rng {
     /// # Panics
     ///
     /// If `choices` is empty.
-    pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below_len(choices.len())]
     }
 }
@@ -81,6 +81,6 @@ mod tests {
         (0..1000).for_each(|_| seen[rng.below_len(5)] += 1);
         assert!(seen.iter().all(|count| (120..280).contains(count)), "{seen:?}");
         assert_eq!(rng.below(0), 0);
-        assert!(!rng.strikes(0) && rng.strikes(1_000_000));
+        assert!(!rng.chance_ppm(0) && rng.chance_ppm(1_000_000));
     }
 }

@@ -142,7 +142,7 @@ impl WorldState {
 
     /// Draws whether a fault of this kind is injected now; counts it.
     pub(super) fn draw_fault(&mut self, kind: FaultKind) -> bool {
-        if !self.rng.strikes(self.faults.ppm(kind)) {
+        if !self.rng.chance_ppm(self.faults.ppm(kind)) {
             return false;
         }
         self.counts.add(kind);
@@ -152,7 +152,7 @@ impl WorldState {
 
     /// Draws whether a planted bug acts now.
     pub(super) fn bug_triggers(&mut self, plant: PortBug) -> bool {
-        self.plant == Some(plant) && self.rng.strikes(BUG_PPM)
+        self.plant == Some(plant) && self.rng.chance_ppm(BUG_PPM)
     }
 
     /// Mixes a number into the trace, a hash by which runs are compared.
@@ -377,7 +377,7 @@ impl WorldState {
         if open.is_empty() {
             return Err(NoConn::Refused);
         }
-        let listener = self.rng.one_of(&open);
+        let listener = self.rng.pick(&open);
         let capacity = self.faults.socket_buffer_bytes as usize;
         let [_, a, b, c] = self.connected.to_be_bytes();
         let never_reads = self.draw_fault(FaultKind::PeerNeverReads);

@@ -58,12 +58,12 @@ impl Plan {
         let mut rng = Rng::new(!seed);
         let mut plan = Self::without_faults(seed);
         plan.world.faults = Faults::random(&mut rng);
-        plan.action_ppm = rng.one_of(&[0, 10_000, 100_000]);
+        plan.action_ppm = rng.pick(&[0, 10_000, 100_000]);
         plan.clients = 1 + rng.below(10);
-        plan.buffers = rng.one_of(&[2, 5, 16, 64]);
-        plan.window = rng.one_of(&[1, 2, 32]);
+        plan.buffers = rng.pick(&[2, 5, 16, 64]);
+        plan.window = rng.pick(&[1, 2, 32]);
         plan.world.provides_buffers = rng.below(2) == 0;
-        plan.text_len = rng.one_of(&[1, 63, 64, 65, 700]);
+        plan.text_len = rng.pick(&[1, 63, 64, 65, 700]);
         plan
     }
 }
@@ -252,7 +252,7 @@ impl Rig {
             "{ledger:?}, {} free",
             self.pool.free_count()
         );
-        if self.rng.strikes(self.plan.action_ppm) {
+        if self.rng.chance_ppm(self.plan.action_ppm) {
             self.random_action()?;
         }
         Ok(())
@@ -436,12 +436,12 @@ impl Rig {
         let socket = link.socket;
         let mut receive = (CompletionMode::Multishot, u32::MAX);
         if self.plan.action_ppm > 0 {
-            let mode = self.rng.one_of(&[
+            let mode = self.rng.pick(&[
                 CompletionMode::Multishot,
                 CompletionMode::Multishot,
                 CompletionMode::Oneshot,
             ]);
-            receive = (mode, self.rng.one_of(&[0, 1, 64, 100, u32::MAX]));
+            receive = (mode, self.rng.pick(&[0, 1, 64, 100, u32::MAX]));
         }
         let (mode, bytes_max) = receive;
         (link.mode, link.bytes_left, link.excess) = (mode, bytes_max as usize, 0);
@@ -525,7 +525,7 @@ impl Rig {
         let keys: Vec<u64> = self.links.keys().copied().collect();
         match self.rng.below(8) {
             0..3 if !keys.is_empty() => {
-                let key = self.rng.one_of(&keys);
+                let key = self.rng.pick(&keys);
                 // New bytes race the cancel.
                 self.client(self.links[&key].client)?;
                 let link = self.links.get_mut(&key).unwrap();
@@ -533,11 +533,11 @@ impl Rig {
                 self.port.cancel(link.socket, OperationKind::Receive);
             }
             3 if !keys.is_empty() => {
-                let link = &self.links[&self.rng.one_of(&keys)];
+                let link = &self.links[&self.rng.pick(&keys)];
                 self.port.cancel(link.socket, OperationKind::Send);
             }
             4 if !keys.is_empty() => {
-                let key = self.rng.one_of(&keys);
+                let key = self.rng.pick(&keys);
                 let client = self.links[&key].client;
                 self.clients[client].broken = true;
                 return self.close(key);
