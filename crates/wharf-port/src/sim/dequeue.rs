@@ -123,7 +123,7 @@ impl Kernel {
         ready: Ready,
     ) -> Completion<SimStream, T> {
         let Ready { socket, key, completed } = ready;
-        state.note(state.now_ns ^ key.0.rotate_left(32) ^ u64::from(self.port));
+        state.mix_trace(state.now_ns ^ key.0.rotate_left(32) ^ u64::from(self.port));
         match self.sockets.get_mut(socket) {
             Some(entry) if completed.is_last() => entry.state.undelivered &= !completed.bit(),
             Some(_) => {}
@@ -131,22 +131,22 @@ impl Kernel {
         }
         let outcome = match completed {
             Completed::Accepted { conn, peer, last } => {
-                state.note(1);
+                state.mix_trace(1);
                 let stream = SimStream::new(world.clone(), conn);
                 Outcome::Accepted { stream, peer, last }
             }
             Completed::AcceptEnded(end) => Outcome::AcceptEnded(end),
             Completed::Received { buffer, last } => {
-                state.note(2 + ((buffer.len() as u64) << 8));
+                state.mix_trace(2 + ((buffer.len() as u64) << 8));
                 Outcome::Received { buffer, last }
             }
             Completed::ReceiveEnded(end) => Outcome::ReceiveEnded(end),
             Completed::Sent { chain, sent, end } => {
-                state.note(3 + ((sent as u64) << 8));
+                state.mix_trace(3 + ((sent as u64) << 8));
                 Outcome::Sent { chain, sent, end }
             }
             Completed::Closed => {
-                state.note(4);
+                state.mix_trace(4);
                 self.sockets.remove(socket);
                 Outcome::Closed
             }

@@ -14,7 +14,7 @@
 //! ```text
 //!   loop {
 //!       for each port that port.is_runnable(): worker.turn()
-//!       while let Some(tag) = world.ready_client(): that client reads and writes
+//!       while let Some(tag) = world.next_ready_client(): that client reads and writes
 //!       if no port is runnable and !world.advance(): the run ends, or is stuck
 //!   }
 //! ```

@@ -83,7 +83,7 @@ impl SimClient {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if the pipe is full; [`World::ready_client`] returns the client when it is not.
+    /// `WouldBlock` if the pipe is full; [`World::next_ready_client`] returns the client when it is not.
     /// `ConnectionReset` or `BrokenPipe` if the connection has ended.
     pub fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
         let mut world = self.world.lock();

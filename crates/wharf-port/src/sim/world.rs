@@ -69,7 +69,7 @@ impl World {
         })
     }
 
-    /// Connects to `address`; does not wait. [`ready_client`](Self::ready_client) returns `tag` for
+    /// Connects to `address`; does not wait. [`next_ready_client`](Self::next_ready_client) returns `tag` for
     /// the client.
     ///
     /// # Errors
@@ -121,7 +121,7 @@ impl World {
     /// A client's tag is not returned again before it has tried to read or write; so it should read
     /// and write until both would block. The tag of a dropped client may be returned.
     #[must_use]
-    pub fn ready_client(&self) -> Option<u64> {
+    pub fn next_ready_client(&self) -> Option<u64> {
         self.lock().clients_ready.pop_front()
     }
 
@@ -131,8 +131,8 @@ impl World {
     }
 
     /// Mixes a number of the driver into the [trace](Self::trace).
-    pub fn note(&self, number: u64) {
-        self.lock().note(number);
+    pub fn mix_trace(&self, number: u64) {
+        self.lock().mix_trace(number);
     }
 
     /// Simulated time since the world was created.
@@ -169,7 +169,7 @@ impl World {
 
     /// How often faults were injected so far.
     #[must_use]
-    pub fn counts(&self) -> FaultCounts {
+    pub fn fault_counts(&self) -> FaultCounts {
         self.lock().counts
     }
 

@@ -146,7 +146,7 @@ impl WorldState {
             return false;
         }
         self.counts.add(kind);
-        self.note(kind as u64);
+        self.mix_trace(kind as u64);
         true
     }
 
@@ -156,7 +156,7 @@ impl WorldState {
     }
 
     /// Mixes a number into the trace, a hash by which runs are compared.
-    pub(super) fn note(&mut self, number: u64) {
+    pub(super) fn mix_trace(&mut self, number: u64) {
         self.trace = (self.trace.rotate_left(7) ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 

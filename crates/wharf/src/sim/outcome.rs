@@ -58,12 +58,12 @@ where
     pub fn stop(&mut self, drain: Duration) -> Result<(), SimFailure> {
         self.handle().stop(drain);
         self.note_stop();
-        let struck = self.world.counts().of(FaultKind::ClockJump);
+        let struck = self.world.fault_counts().of(FaultKind::ClockJump);
         let deadline = self.now().saturating_add(drain).saturating_add(STOP_SLACK);
         let steps_max = self.steps + SETTLE_STEPS_MAX;
         while self.shards.iter().any(|shard| shard.worker.is_some()) {
             let went_on = self.step()?;
-            let jumped = self.jumps && self.world.counts().of(FaultKind::ClockJump) > struck;
+            let jumped = self.jumps && self.world.fault_counts().of(FaultKind::ClockJump) > struck;
             if !went_on || self.steps > steps_max || (!jumped && self.now() > deadline) {
                 let left = self.links_open();
                 let why = if went_on { "in time" } else { "any more" };
@@ -109,7 +109,7 @@ where
             clients_cut: cut,
             excused,
             time: self.now(),
-            faults: self.world.counts(),
+            faults: self.world.fault_counts(),
             stats,
             trace: self.world.trace(),
         })
@@ -154,7 +154,7 @@ where
     /// Removes clients with a fault, which cannot get what they wait for, and closes the links of those
     /// whose end the server cannot see, as an operator would. `false`: there was none.
     fn close_faulted_clients(&mut self) -> bool {
-        let swallows = self.world.counts().of(FaultKind::BlackHole) > 0;
+        let swallows = self.world.fault_counts().of(FaultKind::BlackHole) > 0;
         let handle = self.handle();
         let mut did_something = false;
         for number in 0..u32::try_from(self.clients.len()).unwrap_or(u32::MAX) {

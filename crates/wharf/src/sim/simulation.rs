@@ -453,7 +453,7 @@ where
     /// The faults that took effect so far.
     #[must_use]
     pub fn faults_struck(&self) -> FaultCounts {
-        self.world.counts()
+        self.world.fault_counts()
     }
 
     /// Runs one step. `Ok(false)`: nothing is runnable, and no event is left.
@@ -510,7 +510,7 @@ where
     }
 
     fn wake_clients(&mut self) {
-        while let Some(tag) = self.world.ready_client() {
+        while let Some(tag) = self.world.next_ready_client() {
             self.woken.extend(u32::try_from(tag));
         }
         while let Some(Reverse((time, number))) = self.alarms.peek().copied() {

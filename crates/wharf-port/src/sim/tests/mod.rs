@@ -22,7 +22,7 @@ fn seeds() -> u64 {
 fn without_faults_every_byte_comes_back() {
     let rig = run(Plan::without_faults(1)).unwrap();
     assert!(rig.completed > 50, "{}", rig.completed);
-    assert_eq!(rig.world.counts().total(), 0);
+    assert_eq!(rig.world.fault_counts().total(), 0);
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn under_faults_no_byte_is_lost_or_altered_and_all_buffers_are_released() {
             Ok(rig) => {
                 completed += rig.completed;
                 whole += rig.whole;
-                counts.merge(&rig.world.counts());
+                counts.merge(&rig.world.fault_counts());
             }
             Err(fault) => panic!("seed {seed}: {fault}"),
         }
@@ -55,7 +55,7 @@ fn one_seed_is_one_run() {
     for seed in 0..20 {
         let [one, two] = [(); 2].map(|()| {
             let rig = run(Plan::with_faults(seed)).unwrap();
-            (rig.world.trace(), rig.completed, rig.world.now(), rig.world.counts())
+            (rig.world.trace(), rig.completed, rig.world.now(), rig.world.fault_counts())
         });
         assert_eq!(one, two, "seed {seed}");
         traces.push(one.0);
@@ -87,7 +87,7 @@ fn a_reset_may_come_at_any_step() {
         plan.world.faults.reset_at_step = Some(step);
         plan.world.faults.latency_ns = 1000;
         let rig = run(plan).unwrap_or_else(|fault| panic!("reset at step {step}: {fault}"));
-        if rig.world.counts().of(FaultKind::Reset) == 0 {
+        if rig.world.fault_counts().of(FaultKind::Reset) == 0 {
             break;
         }
         tried = step;

@@ -227,7 +227,7 @@ impl Rig {
         for _ in 0..STEPS_MAX {
             if self.port.is_runnable() {
                 self.turn()?;
-            } else if let Some(tag) = self.world.ready_client() {
+            } else if let Some(tag) = self.world.next_ready_client() {
                 self.client(usize::try_from(tag).unwrap())?;
             } else if !self.world.advance() {
                 return Ok(());

@@ -91,7 +91,7 @@ fn echo(faults: Faults, links: u64, completions_max: u64) -> (u64, u64) {
             }
         }
         let mut target = [0; 2048];
-        while let Some(tag) = world.ready_client() {
+        while let Some(tag) = world.next_ready_client() {
             let client = &mut clients[usize::try_from(tag).unwrap()];
             while let Ok(len) = client.try_read(&mut target) {
                 assert!(len > 0);
