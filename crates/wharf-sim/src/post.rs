@@ -193,7 +193,7 @@ struct Driver {
 impl Driver {
     fn post(&mut self, sim: &Simulation<Post>, plan: &Plan) -> Result<(), String> {
         let all_read = self.clients.iter().all(|(id, owed)| {
-            sim.is_harmed(*id)
+            sim.may_lose_bytes(*id)
                 || (self.names[id.index()].get().is_some() && owed.borrow().messages.is_empty())
         });
         if all_read && self.rng.below(2) == 0 {
@@ -216,7 +216,7 @@ impl Driver {
             return Ok(());
         }
         let (number, owed) = (self.posted, Rc::clone(owed));
-        let (id, may_be_gone) = (*id, sim.is_harmed(*id));
+        let (id, may_be_gone) = (*id, sim.may_lose_bytes(*id));
         self.posted += 1;
         self.packets += u64::from(!may_be_gone);
         match sim.handle().link(*name).try_post(message(number, len)) {

@@ -149,7 +149,7 @@ impl SimClient {
     /// aborted accept, [`BlackHole`](super::FaultKind::BlackHole) or
     /// [`PeerNeverReads`](super::FaultKind::PeerNeverReads).
     #[must_use]
-    pub fn is_harmed(&self) -> bool {
+    pub fn may_lose_bytes(&self) -> bool {
         self.world.lock().conn(self.conn, |conn| conn.faulted).unwrap_or(true)
     }
 

@@ -159,7 +159,7 @@ where
         let mut did_something = false;
         for number in 0..u32::try_from(self.clients.len()).unwrap_or(u32::MAX) {
             let connection = self.clients[number as usize].connection.as_ref();
-            if connection.is_some_and(SimClient::is_harmed) {
+            if connection.is_some_and(SimClient::may_lose_bytes) {
                 self.end_client(number, Some("by a fault".to_owned()), false);
                 did_something = true;
             }

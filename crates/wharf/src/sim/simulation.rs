@@ -434,7 +434,7 @@ where
 
     /// Whether a fault was injected into the client's connection that a server cannot repair.
     #[must_use]
-    pub fn is_harmed(&self, client: ClientId) -> bool {
+    pub fn may_lose_bytes(&self, client: ClientId) -> bool {
         self.clients[client.index()].traffic.get().harmed
     }
 
@@ -604,7 +604,7 @@ where
         let handled = self.checker.history(number as usize).received;
         let peer = &mut self.clients[number as usize];
         let Some(connection) = peer.connection.take() else { return };
-        peer.harmed |= connection.is_harmed();
+        peer.harmed |= connection.may_lose_bytes();
         if let Some(client) = &peer.client {
             peer.kicked = client.is_kicked();
             let before = self.stop_note.as_ref().map(|stop| stop.delivered_by(number as usize));

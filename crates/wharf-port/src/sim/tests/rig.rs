@@ -187,7 +187,7 @@ impl Rig {
         self.close_faulted()?;
         self.steps()?;
         for (index, client) in self.clients.iter().enumerate() {
-            let is_whole = client.over || client.broken || self.is_harmed(index);
+            let is_whole = client.over || client.broken || self.may_lose_bytes(index);
             ensure!(is_whole, "client {index} got {} of {}", client.read, client.written);
             self.whole += u64::from(client.read == self.plan.text_len);
         }
@@ -365,7 +365,7 @@ impl Rig {
         match end {
             EndReason::PeerClosed => {
                 let broken =
-                    client.broken || client.handle.as_ref().is_none_or(SimClient::is_harmed);
+                    client.broken || client.handle.as_ref().is_none_or(SimClient::may_lose_bytes);
                 ensure!(client.shut || broken, "{key}: an end too early");
                 let all = broken || link.received == client.written;
                 ensure!(all, "{key}: an end after {} bytes", link.received);
@@ -475,7 +475,7 @@ impl Rig {
 
     /// The client reads and writes until both block.
     fn client(&mut self, index: usize) -> Verdict {
-        let harmed = self.is_harmed(index);
+        let harmed = self.may_lose_bytes(index);
         let text_len = self.plan.text_len;
         let client = &mut self.clients[index];
         let Some(handle) = client.handle.as_mut() else { return Ok(()) };
@@ -569,15 +569,15 @@ impl Rig {
     fn close_faulted(&mut self) -> Verdict {
         for key in self.links.keys().copied().collect::<Vec<_>>() {
             let client = self.links[&key].client;
-            if self.is_harmed(client) || self.clients[client].broken {
+            if self.may_lose_bytes(client) || self.clients[client].broken {
                 self.close(key)?;
             }
         }
         Ok(())
     }
 
-    fn is_harmed(&self, index: usize) -> bool {
-        self.clients[index].handle.as_ref().is_none_or(SimClient::is_harmed)
+    fn may_lose_bytes(&self, index: usize) -> bool {
+        self.clients[index].handle.as_ref().is_none_or(SimClient::may_lose_bytes)
     }
 }
 
