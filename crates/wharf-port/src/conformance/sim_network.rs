@@ -75,7 +75,7 @@ impl<F: FaultProfile> TestNetwork for SimulatedNetwork<F> {
         };
         let world = World::new(config);
         let pool = BufferPool::new(setup.pool).unwrap();
-        let port = SimPort::alone(&world, setup.port, pool).unwrap();
+        let port = SimPort::with_own_clock(&world, setup.port, pool).unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
         Self { port, world, address, fault_profile: PhantomData }
     }

@@ -92,7 +92,11 @@ impl<T: Send> SimPort<T> {
     /// # Panics
     ///
     /// As [`new`](Self::new).
-    pub fn alone(world: &World, config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
+    pub fn with_own_clock(
+        world: &World,
+        config: PortConfig,
+        pool: BufferPool,
+    ) -> Result<Self, PortError> {
         let mut port = Self::new(world, config, pool)?;
         port.moves_clock = true;
         Ok(port)

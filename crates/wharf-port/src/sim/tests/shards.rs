@@ -131,7 +131,7 @@ fn a_post_to_a_port_that_sleeps_makes_it_runnable() {
 fn a_port_alone_moves_the_clock_until_something_is_there() {
     let faults = Faults::none().with_latency_ns(1_000_000);
     let world = World::new(WorldConfig { faults, ..WorldConfig::new(1) });
-    let mut port = SimPort::<()>::alone(&world, PortConfig::new(2), pool()).unwrap();
+    let mut port = SimPort::<()>::with_own_clock(&world, PortConfig::new(2), pool()).unwrap();
     let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
     let listener = port.associate_listener(listener, Key(1)).unwrap();
     port.submit(listener, Operation::Accept(CompletionMode::Oneshot)).unwrap();
