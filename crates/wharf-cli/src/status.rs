@@ -206,7 +206,7 @@ fn warnings(stats: &Stats) -> Vec<(&'static str, u64)> {
         ("handler panic", stats.handler_panics),
         ("accept failure", stats.accept_failures),
         ("refused connection", stats.refused_full),
-        ("buffer wait", stats.receive_pauses),
+        ("buffer wait", stats.buffer_waits),
         ("slow reader", slow),
         ("limit violation", stats.closed(DisconnectReason::Limit)),
         ("revoked loan", stats.loans_revoked),

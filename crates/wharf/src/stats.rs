@@ -28,7 +28,7 @@ pub(crate) struct ShardStats {
     pub(crate) completions: Counter,
     pub(crate) calls: Counter,
     pub(crate) busy_ns: Counter,
-    pub(crate) receive_pauses: Counter,
+    pub(crate) buffer_waits: Counter,
     pub(crate) accept_aborts: Counter,
     pub(crate) waits: Counter,
 }
@@ -104,7 +104,7 @@ pub struct Stats {
     /// Panics of callbacks and of drops of link states.
     pub handler_panics: u64,
     /// Receives that waited for a free buffer.
-    pub receive_pauses: u64,
+    pub buffer_waits: u64,
     /// One entry for each worker.
     pub workers: Vec<WorkerStats>,
 }
@@ -157,7 +157,7 @@ impl Stats {
         self.missed += shard.missed.get();
         self.loans_revoked += shard.loans_revoked.get();
         self.handler_panics += shard.handler_panics.get();
-        self.receive_pauses += shard.receive_pauses.get();
+        self.buffer_waits += shard.buffer_waits.get();
         self.workers.push(WorkerStats {
             links,
             turns: shard.turns.get(),

@@ -354,7 +354,11 @@ impl<N: TestNetwork> PortChecker<N> {
             checker.records.values().all(|record| record.closed)
         });
         self.stays_quiet("all sockets are closed");
-        assert_eq!(self.network.port().counters().stale, 0, "completions of no operation");
+        assert_eq!(
+            self.network.port().counters().stale_completions,
+            0,
+            "completions of no operation"
+        );
         self.drop_port();
     }
 

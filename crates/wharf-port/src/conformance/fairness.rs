@@ -124,12 +124,12 @@ fn time_to_cancel<N: TestNetwork>(count: u32) -> Duration {
     let clock = Clock::new();
     let mut least = Duration::MAX;
     for _ in 0..5 {
-        let before = checker.network.port().counters().receive_pauses;
+        let before = checker.network.port().counters().buffer_waits;
         for (link, _) in &links {
             checker.receive(*link, CompletionMode::Multishot);
         }
         checker.until("all to wait", |checker| {
-            checker.network.port().counters().receive_pauses >= before + u64::from(count)
+            checker.network.port().counters().buffer_waits >= before + u64::from(count)
         });
         let start = clock.now();
         // From the last, so that a search from the front would visit all others.

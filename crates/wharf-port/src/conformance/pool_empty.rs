@@ -28,7 +28,7 @@ fn receives_wait_while_the_pool_is_empty_and_none_fails<N: TestNetwork>() {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let mut links = checker.links(12);
     let held_buffers = exhaust(&mut checker);
-    let before = checker.network.port().counters().receive_pauses;
+    let before = checker.network.port().counters().buffer_waits;
     for (i, (link, peer)) in links.iter_mut().enumerate() {
         checker.receive(
             *link,
@@ -37,7 +37,7 @@ fn receives_wait_while_the_pool_is_empty_and_none_fails<N: TestNetwork>() {
         checker.peer_writes(peer, &pattern(link.key, 0, 60));
     }
     checker.until("twelve receives to wait for a buffer", |checker| {
-        checker.network.port().counters().receive_pauses >= before + 12
+        checker.network.port().counters().buffer_waits >= before + 12
     });
     checker.stays_quiet("there is no buffer");
     for (link, _) in &links {
@@ -45,7 +45,7 @@ fn receives_wait_while_the_pool_is_empty_and_none_fails<N: TestNetwork>() {
         assert_eq!(checker.of(*link).receives, 0);
     }
     // Each receive that waits is counted once.
-    assert_eq!(checker.network.port().counters().receive_pauses, before + 12);
+    assert_eq!(checker.network.port().counters().buffer_waits, before + 12);
     drop(held_buffers);
     checker.until("all bytes", |checker| {
         links.iter().all(|(link, _)| checker.of(*link).received.len() == 60)
@@ -162,7 +162,7 @@ fn flood<N: TestNetwork>(completions_max: usize) {
         assert_pattern(link.key, 0, &checker.of(*link).received);
     }
     // With at most as many completions per dequeue as there are buffers, none waits.
-    let pauses = checker.network.port().counters().receive_pauses;
+    let pauses = checker.network.port().counters().buffer_waits;
     assert!(completions_max <= 2 || pauses > 0);
     checker.finish();
 }
@@ -315,10 +315,10 @@ pub(super) fn write_until_waiting<N: TestNetwork>(
     peer: &mut N::Peer,
     bytes: &[u8],
 ) {
-    let before = checker.network.port().counters().receive_pauses;
+    let before = checker.network.port().counters().buffer_waits;
     checker.peer_writes(peer, bytes);
     checker.until("a receive to wait for a buffer", |checker| {
-        checker.network.port().counters().receive_pauses > before
+        checker.network.port().counters().buffer_waits > before
     });
 }
 

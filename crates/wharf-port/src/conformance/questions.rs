@@ -172,7 +172,7 @@ fn an_empty_pool_does_not_hold_a_question_up<N: TestNetwork>() {
     let (first, first_peer) = &mut links[0];
     checker.receive(*first, CompletionMode::Multishot);
     write_until_waiting(&mut checker, first_peer, b"waits");
-    let pauses = checker.network.port().counters().receive_pauses;
+    let pauses = checker.network.port().counters().buffer_waits;
     for (link, _) in &links[1..] {
         checker.receive_max(*link, CompletionMode::Oneshot, 0);
     }
@@ -186,7 +186,7 @@ fn an_empty_pool_does_not_hold_a_question_up<N: TestNetwork>() {
     peer.reset();
     checker.until("a reset", |checker| !checker.in_flight(asked, OperationKind::Receive));
     // None of them took a buffer or waited for one.
-    assert_eq!(checker.network.port().counters().receive_pauses, pauses);
+    assert_eq!(checker.network.port().counters().buffer_waits, pauses);
     assert_eq!(checker.pool.free_count(), 0);
     assert!(checker.in_flight(links[0].0, OperationKind::Receive));
     drop(held_buffers);

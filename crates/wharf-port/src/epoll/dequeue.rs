@@ -86,7 +86,7 @@ impl<T: Send> EpollPort<T> {
             } else {
                 // `close` removes a socket from epoll first, and events are recorded as soon as
                 // they are fetched, so this does not happen without a bug.
-                self.counters.stale += 1;
+                self.counters.stale_completions += 1;
             }
         }
         woken
@@ -181,7 +181,7 @@ fn receive<T: Send>(
         }
         let Some(buffer) = supply.buffer_for(socket, state.bulk, demand) else {
             state.input = InputOperation::WaitingForBuffer(demand);
-            counters.receive_pauses += 1;
+            counters.buffer_waits += 1;
             return;
         };
         push(completions, key, state.receive(demand, buffer, &supply.pool));

@@ -296,7 +296,7 @@ fn a_copy_of_a_closed_descriptor_does_not_report_to_the_slot() {
     let (ours, _peer) = pair();
     port.associate(ours, Key(2)).unwrap();
     assert_quiet(&mut port);
-    assert_eq!(port.counters().stale, 0);
+    assert_eq!(port.counters().stale_completions, 0);
     drop(copy);
 }
 
@@ -319,7 +319,7 @@ fn three_sockets_use_one_buffer_in_fifo_order() {
     }
     let first = &turns[..3];
     assert_eq!(turns, [first, first, first].concat(), "in the order in which they began to wait");
-    assert!(port.counters().receive_pauses >= 3);
+    assert!(port.counters().buffer_waits >= 3);
     assert_quiet(&mut port);
     assert_eq!(port.pool().free_count(), 1);
 }
@@ -504,7 +504,7 @@ impl Echo {
             for completion in completions.drain(..) {
                 self.handle(completion);
             }
-            if self.port.counters().receive_pauses > 0
+            if self.port.counters().buffer_waits > 0
                 && let Some(pause) = self.on_pause.take()
             {
                 pause.send(()).unwrap();
@@ -515,7 +515,7 @@ impl Echo {
         assert_eq!((self.opened, self.closed), (links, links));
         assert_eq!(self.port.sockets.sockets().count(), 1, "the listener");
         assert_eq!(self.port.pool().free_count(), self.port.pool().capacity());
-        assert_eq!(self.port.counters().stale, 0);
+        assert_eq!(self.port.counters().stale_completions, 0);
     }
 
     fn handle(&mut self, completion: Completion<TcpStream, u32>) {

@@ -69,10 +69,10 @@ impl<T: marker::Send> IocpPort<T> {
             if entry.lpOverlapped.is_null() {
                 match entry.lpCompletionKey {
                     WAKE_KEY => self.counters.wakeups += 1,
-                    _ => self.counters.stale += 1,
+                    _ => self.counters.stale_completions += 1,
                 }
             } else if self.record_packet(&entry).is_none() {
-                self.counters.stale += 1;
+                self.counters.stale_completions += 1;
             }
         }
         Ok(())
@@ -252,7 +252,7 @@ impl<T: marker::Send> IocpPort<T> {
             (RecvResult::Bytes(_), None) => {
                 connection.receive = Receive::WaitingForBuffer(demand);
                 self.waiting.push_back(socket);
-                self.counters.receive_pauses += 1;
+                self.counters.buffer_waits += 1;
                 return false;
             }
             (RecvResult::Bytes(len), Some(buffer)) => {

@@ -118,7 +118,7 @@ impl Rig {
     fn assert_all_free(&self) {
         let capacity = self.pool.capacity();
         assert_eq!(self.pool.ledger(), BufferCounts { free: capacity, ..BufferCounts::default() });
-        assert_eq!(self.port.counters().stale, 0);
+        assert_eq!(self.port.counters().stale_completions, 0);
     }
 }
 
@@ -499,8 +499,8 @@ fn receives_wait_for_an_empty_pool_in_order_and_resume_before_a_sleep() {
         rig.submit(socket, Operation::receive(CompletionMode::Multishot));
         peer.write_all(&[u8::try_from(key).unwrap(); 100]).unwrap();
         // One after the other, so that the order in which they begin to wait is known.
-        let pauses = rig.port.counters().receive_pauses;
-        while rig.port.counters().receive_pauses == pauses {
+        let pauses = rig.port.counters().buffer_waits;
+        while rig.port.counters().buffer_waits == pauses {
             rig.turn(STEP);
         }
         links.push((socket, peer));

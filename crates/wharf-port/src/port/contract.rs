@@ -244,7 +244,7 @@ impl Time {
 pub struct Counters {
     /// Receives that began to wait for a buffer, because none was free or other sockets waited. On
     /// io_uring a receive that had a buffer and waits again behind others is not counted.
-    pub receive_pauses: u64,
+    pub buffer_waits: u64,
     /// Connections that ended before they were accepted.
     pub accept_aborts: u64,
     /// Calls of `io_uring_enter`, `epoll_wait` or `GetQueuedCompletionStatusEx`; simulated ones on
@@ -253,5 +253,5 @@ pub struct Counters {
     /// Waits that a [`Poster`] ended.
     pub wakeups: u64,
     /// Completions that named no operation in flight and were dropped. Not 0 only after a bug.
-    pub stale: u64,
+    pub stale_completions: u64,
 }

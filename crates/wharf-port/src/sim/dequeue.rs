@@ -127,7 +127,7 @@ impl Kernel {
         match self.sockets.get_mut(socket) {
             Some(entry) if completed.is_last() => entry.state.undelivered &= !completed.bit(),
             Some(_) => {}
-            None => self.counters.stale += 1,
+            None => self.counters.stale_completions += 1,
         }
         let outcome = match completed {
             Completed::Accepted { conn, peer, last } => {

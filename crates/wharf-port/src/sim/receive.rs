@@ -95,7 +95,7 @@ impl Kernel {
         socket: Socket,
         mut operation: ReceiveOperation,
     ) {
-        self.counters.receive_pauses += 1;
+        self.counters.buffer_waits += 1;
         operation.stage = Stage::WaitingForBuffer;
         if world.has_bug(PortBug::ServeLastFirst) {
             self.waiting.push_front(socket);

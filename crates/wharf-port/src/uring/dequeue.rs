@@ -183,7 +183,7 @@ impl<T: Send> UringPort<T> {
                     None
                 }
                 None => {
-                    self.counters.stale += 1;
+                    self.counters.stale_completions += 1;
                     None
                 }
             };
@@ -197,7 +197,7 @@ impl<T: Send> UringPort<T> {
     /// counts the operation as no longer in the kernel.
     fn count_cqe(&mut self, socket: Socket, more: bool) -> Option<Key> {
         let Some(entry) = self.sockets.get_mut(socket) else {
-            self.counters.stale += 1;
+            self.counters.stale_completions += 1;
             return None;
         };
         if !more {
@@ -271,7 +271,7 @@ impl<T: Send> UringPort<T> {
             _ if found_no_buffer => {
                 running.stage = Stage::WaitingForBuffer;
                 if stage == Stage::Armed {
-                    self.counters.receive_pauses += 1;
+                    self.counters.buffer_waits += 1;
                     self.waiting.push_back(socket);
                 }
                 // After an attempt, whose buffer another receive took, it still has its position in
@@ -339,7 +339,7 @@ impl<T: Send> UringPort<T> {
         if self.waiting.is_empty() {
             self.arm_receive(socket, demand, Stage::Armed);
         } else {
-            self.counters.receive_pauses += 1;
+            self.counters.buffer_waits += 1;
             self.wait_for_buffer(socket, demand);
         }
     }

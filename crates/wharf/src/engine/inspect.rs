@@ -194,7 +194,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Completions that matched no operation in flight.
     pub(crate) fn stale(&self) -> u64 {
-        self.port.counters().stale
+        self.port.counters().stale_completions
     }
 
     /// Checks that every slot is in exactly one of the lists of live and free slots.

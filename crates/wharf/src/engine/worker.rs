@@ -195,7 +195,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         stats.turns.add(1);
         stats.busy_ns.add(now.0.saturating_sub(self.clock.turn_start().0));
         let port = self.port.counters();
-        stats.receive_pauses.set(port.receive_pauses);
+        stats.buffer_waits.set(port.buffer_waits);
         stats.accept_aborts.set(port.accept_aborts);
         stats.waits.set(port.waits);
     }

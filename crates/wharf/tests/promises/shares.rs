@@ -59,7 +59,7 @@ fn nothing_waits_for_a_buffer_on_any_number_of_shards(case: &Case) {
         let server = TestServer::start(case.builder(echo()).shards(shards));
         let mut resting: Vec<_> = (0..64).map(|_| server.connect()).collect();
         resting.iter_mut().for_each(|client| round_trip(client, b"then at rest"));
-        let at_rest = server.stats().receive_pauses;
+        let at_rest = server.stats().buffer_waits;
         let streams: Vec<_> = (0..16).map(|_| server.connect()).collect();
         bulk_echo(&streams, &pattern, EACH);
         let busy = server.stats();
@@ -69,9 +69,9 @@ fn nothing_waits_for_a_buffer_on_any_number_of_shards(case: &Case) {
         let received = busy.received_messages;
         assert!(at_rest == 0, "{shards} shards: {at_rest} receives waited at rest");
         assert!(
-            busy.receive_pauses * 10 <= received,
+            busy.buffer_waits * 10 <= received,
             "{shards} shards: {} of {received} receives waited for a buffer",
-            busy.receive_pauses
+            busy.buffer_waits
         );
         let none = [busy.send_refusals, busy.closed(SlowReader), busy.closed(Limit)];
         assert_eq!(none, [0; 3], "{shards} shards: {busy:?}");

@@ -64,7 +64,7 @@ fn served_in_order(plant: Option<PortBug>) -> bool {
         assert!(completions.is_empty());
         assert!(!port.is_runnable());
     }
-    assert_eq!(port.counters().receive_pauses, 5);
+    assert_eq!(port.counters().buffer_waits, 5);
     drop(held);
     let mut order = Vec::new();
     while port.is_runnable() {

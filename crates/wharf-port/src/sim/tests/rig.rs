@@ -218,7 +218,7 @@ impl Rig {
         let released = ledger.free + self.port.provided_buffers();
         ensure!(released == self.pool.capacity(), "not all buffers are free: {ledger:?}");
         ensure!(self.world.connections() == 0, "{} connections", self.world.connections());
-        ensure!(self.port.counters().stale == 0, "stale completions");
+        ensure!(self.port.counters().stale_completions == 0, "stale completions");
         Ok(())
     }
 
