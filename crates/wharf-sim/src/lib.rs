@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod board;
+pub mod bugs;
 mod chat;
 mod chat_client;
 mod client_plan;
@@ -13,7 +14,6 @@ mod framed;
 mod lines;
 mod outbox;
 pub mod plan;
-pub mod plants;
 mod post;
 pub mod run;
 mod server_plan;

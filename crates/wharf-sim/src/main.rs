@@ -5,8 +5,8 @@ use clap::Parser;
 use std::process::ExitCode;
 use std::time::Instant;
 use wharf::sim::{ExcuseCounts, FaultCounts, FaultKind};
-use wharf_sim::plan::{Plan, Planted, Workload};
-use wharf_sim::plants;
+use wharf_sim::bugs;
+use wharf_sim::plan::{Plan, PlantedBug, Workload};
 use wharf_sim::run::run;
 
 /// Runs seeds through the real engine on simulated ports.
@@ -28,9 +28,9 @@ struct Args {
     /// Go on until so many completions were simulated, whatever --seeds says.
     #[arg(long)]
     completions: Option<u64>,
-    /// Plant a fault, and look for the first seed that shows it; "all" does so for each.
+    /// Plant a bug, and look for the first seed that shows it; "all" does so for each.
     #[arg(long)]
-    plant: Option<String>,
+    bug: Option<String>,
     /// Handlers panic by chance, which costs their own link only.
     #[arg(long)]
     handler_panics: bool,
@@ -58,8 +58,8 @@ fn try_main(args: &Args) -> Result<ExitCode, String> {
         "all" => Workload::ALL.to_vec(),
         name => vec![name.parse()?],
     };
-    if let Some(name) = &args.plant {
-        return find_plants(args, name);
+    if let Some(name) = &args.bug {
+        return find_bugs(args, name);
     }
     Ok(run_seeds(args, &workloads))
 }
@@ -150,14 +150,14 @@ fn print(sum: &Sum, seconds: f64) {
     println!("{violations:>10}  violations");
 }
 
-fn find_plants(args: &Args, name: &str) -> Result<ExitCode, String> {
-    let all: Vec<Planted> =
-        if name == "all" { Planted::all().collect() } else { vec![name.parse()?] };
-    // A planted fault may panic, and does so in its thousands.
+fn find_bugs(args: &Args, name: &str) -> Result<ExitCode, String> {
+    let all: Vec<PlantedBug> =
+        if name == "all" { PlantedBug::all().collect() } else { vec![name.parse()?] };
+    // A planted bug may panic, and does so in its thousands.
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = 0;
     for planted in all {
-        match plants::find(planted, args.seeds) {
+        match bugs::find(planted, args.seeds) {
             Some((workload, failure)) => {
                 println!(
                     "{:<26} seed {:>4} {workload:<6} {}",

@@ -79,43 +79,42 @@ impl FromStr for Workload {
     }
 }
 
-/// A fault that is planted, in the port or in the engine.
+/// A bug that is planted, in the port or in the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "of this program only")]
-pub enum Planted {
+pub enum PlantedBug {
     /// In the port.
     Port(PortBug),
     /// In the engine.
     Engine(EngineBug),
 }
 
-impl Planted {
-    /// Every fault that can be planted.
+impl PlantedBug {
+    /// Every bug that can be planted.
     pub fn all() -> impl Iterator<Item = Self> {
         let port = PortBug::ALL.into_iter().map(Self::Port);
         port.chain(EngineBug::ALL.into_iter().map(Self::Engine))
     }
 }
 
-impl fmt::Display for Planted {
+impl fmt::Display for PlantedBug {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Port(plant) => write!(f, "port:{plant:?}"),
-            Self::Engine(plant) => write!(f, "engine:{plant:?}"),
+            Self::Port(bug) => write!(f, "port:{bug:?}"),
+            Self::Engine(bug) => write!(f, "engine:{bug:?}"),
         }
     }
 }
 
-impl FromStr for Planted {
+impl FromStr for PlantedBug {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let found = Self::all().find(|plant| {
-            plant.to_string().ends_with(&format!(":{name}")) || plant.to_string() == name
-        });
+        let found = Self::all()
+            .find(|bug| bug.to_string().ends_with(&format!(":{name}")) || bug.to_string() == name);
         found.ok_or_else(|| {
-            let all: Vec<_> = Self::all().map(|plant| plant.to_string()).collect();
-            format!("{name:?} is no fault that can be planted; there are {}", all.join(", "))
+            let all: Vec<_> = Self::all().map(|bug| bug.to_string()).collect();
+            format!("{name:?} is no bug that can be planted; there are {}", all.join(", "))
         })
     }
 }
@@ -307,12 +306,12 @@ impl Plan {
         (self.server.input_bytes as usize - 2).min(250).min(post_max - 1)
     }
 
-    /// The same run with a planted fault.
+    /// The same run with a planted bug.
     #[must_use]
-    pub fn with(mut self, planted: Option<Planted>) -> Self {
+    pub fn with(mut self, planted: Option<PlantedBug>) -> Self {
         match planted {
-            Some(Planted::Port(plant)) => self.config.plant = Some(plant),
-            Some(Planted::Engine(plant)) => self.config.engine_bug = Some(plant),
+            Some(PlantedBug::Port(bug)) => self.config.port_bug = Some(bug),
+            Some(PlantedBug::Engine(bug)) => self.config.engine_bug = Some(bug),
             None => {}
         }
         self

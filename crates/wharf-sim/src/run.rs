@@ -25,7 +25,7 @@ use wharf::{Builder, Handler};
 ///
 /// What did not hold.
 pub fn run(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> {
-    // A planted fault may make even the end of a simulation panic.
+    // A planted bug may make even the end of a simulation panic.
     let verdict = catch_unwind(AssertUnwindSafe(|| run_workload(plan, tracer)));
     verdict.unwrap_or_else(|payload| Err(failure(plan, &*payload)))
 }

@@ -39,7 +39,7 @@ impl Handler<usize> for Owing {
 
 /// One link has borrowed all that there is to lend and does not read for a minute; another one needs
 /// as much. Says how many links were closed for it, and when that one had its answer.
-fn a_hoarder_and_one_who_waits(plant: Option<EngineBug>) -> Result<(u64, Time), SimFailure> {
+fn a_hoarder_and_one_who_waits(bug: Option<EngineBug>) -> Result<(u64, Time), SimFailure> {
     let mut config = SimConfig::new(1);
     let builder = Server::builder(Owing { answer: 1_000, first: Arc::default() })
         .shards(1)
@@ -53,7 +53,7 @@ fn a_hoarder_and_one_who_waits(plant: Option<EngineBug>) -> Result<(u64, Time), 
         .idle_timeout(Duration::ZERO);
     config.faults = Faults::none();
     config.faults.socket_buffer_bytes = 100;
-    config.engine_bug = plant;
+    config.engine_bug = bug;
     let mut sim = Simulation::with(config, builder);
     sim.connect(Script::new().send(b"?").pause(60 * SECOND).expect([7; 1_000]));
     let waiting = Script::new().pause(SECOND / 10).send(b"?").expect([7; 1_000]);
@@ -72,10 +72,10 @@ fn who_needs_what_is_lent_gets_it_after_loan_wait() {
 }
 
 /// More posts than one dequeue brings, and then a stop. Says how many clients got everything.
-fn posts_and_a_stop(plant: Option<EngineBug>) -> Result<u64, SimFailure> {
+fn posts_and_a_stop(bug: Option<EngineBug>) -> Result<u64, SimFailure> {
     const POSTS: usize = 1_500;
     let mut config = SimConfig::new(2);
-    config.engine_bug = plant;
+    config.engine_bug = bug;
     let first = Arc::new(OnceLock::new());
     let builder = Server::builder(Owing { answer: 1, first: Arc::clone(&first) })
         .shards(1)
@@ -125,7 +125,7 @@ impl Handler for Hoarding {
 
 /// One link holds so much that all others receive one buffer at a time; one sends without end, and
 /// then one asks something. Says how much of the flood came in before that one had its answer.
-fn a_flood_and_one_who_asks(plant: Option<PortBug>) -> Result<u64, SimFailure> {
+fn a_flood_and_one_who_asks(bug: Option<PortBug>) -> Result<u64, SimFailure> {
     let mut config = SimConfig::new(3);
     let with = |buffers| {
         Server::builder(Hoarding)
@@ -139,7 +139,7 @@ fn a_flood_and_one_who_asks(plant: Option<PortBug>) -> Result<u64, SimFailure> {
     };
     // The fewest buffers with which it starts: four of them are lent for input, one to the port.
     let fewest = (1..).find(|buffers| fits(&with(*buffers))).unwrap_or(u32::MAX);
-    config.plant = plant;
+    config.port_bug = bug;
     let mut sim = Simulation::with(config, with(fewest));
     sim.connect(Script::new().send([b'H'; 255]).pause(SECOND).reset());
     sim.connect(Script::new().pause(SECOND / 1_000).send(vec![b'F'; FLOOD]));

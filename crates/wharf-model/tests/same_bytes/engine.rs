@@ -26,13 +26,13 @@ mod start;
 
 thread_local! {
     static SHARDS: Cell<usize> = const { Cell::new(1) };
-    static PLANT: Cell<Option<EngineBug>> = const { Cell::new(None) };
+    static BUG: Cell<Option<EngineBug>> = const { Cell::new(None) };
 }
 
-/// Runs a plan on so many shards, with a fault that is planted in the engine, if any.
-pub(crate) fn run(plan: &Plan, shards: usize, plant: Option<EngineBug>) -> Outcome {
+/// Runs a plan on so many shards, with a bug that is planted in the engine, if any.
+pub(crate) fn run(plan: &Plan, shards: usize, bug: Option<EngineBug>) -> Outcome {
     SHARDS.set(shards);
-    PLANT.set(plant);
+    BUG.set(bug);
     start::run(plan)
 }
 
@@ -120,7 +120,7 @@ where
     let mut config = SimConfig::new(plan.seed);
     config.faults = faults(plan.seed);
     config.provides_buffers = plan.seed.is_multiple_of(2);
-    config.engine_bug = PLANT.get();
+    config.engine_bug = BUG.get();
     let mut simulation = Simulation::with(config, builder);
     let mut thread = thread(simulation.handle());
     simulation.run_beside(move |now| thread(millis(now)).map(|time_ms| at(time_ms).max(now)));

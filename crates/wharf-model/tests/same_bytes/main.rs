@@ -105,12 +105,12 @@ fn finds_in_model(program: Program, fault: Fault) {
 }
 
 /// A fault of the engine makes the comparison fail, by other bytes or by the engine's own checks.
-fn finds_in_engine(program: Program, plant: EngineBug) {
+fn finds_in_engine(program: Program, bug: EngineBug) {
     let is_found = |seed| {
         let plan = Plan::new(program, seed);
-        compare(&plan, &engine::run(&plan, 2, Some(plant)), &model::run(&plan)).is_err()
+        compare(&plan, &engine::run(&plan, 2, Some(bug)), &model::run(&plan)).is_err()
     };
-    assert!((0..FAULT_SEEDS).any(is_found), "{program:?} does not find {plant:?} in the engine");
+    assert!((0..FAULT_SEEDS).any(is_found), "{program:?} does not find {bug:?} in the engine");
 }
 
 #[test]
@@ -223,6 +223,6 @@ fn each_comparison_finds_a_fault_of_the_engine() {
 
 /// Seeds of each program.
 const SEEDS: u64 = 100;
-/// Seeds with which a planted fault must be found.
+/// Seeds with which a planted bug must be found.
 const FAULT_SEEDS: u64 = 40;
 const SHARDS_MAX: usize = 3;

@@ -111,8 +111,8 @@ impl WorldState {
         self.conn(conn, |conn| conn.traffic.opened(steady_ns));
     }
 
-    /// Whether this world has the planted bug `plant`.
-    pub(super) fn has_bug(&self, plant: PortBug) -> bool {
-        self.plant == Some(plant)
+    /// Whether this world has the planted bug `bug`.
+    pub(super) fn has_bug(&self, bug: PortBug) -> bool {
+        self.bug == Some(bug)
     }
 }

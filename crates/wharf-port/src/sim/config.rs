@@ -11,7 +11,7 @@ pub struct WorldConfig {
     /// The faults that are injected.
     pub faults: Faults,
     /// A planted bug of the port.
-    pub plant: Option<PortBug>,
+    pub bug: Option<PortBug>,
     /// Connections that can be open at once, those half closed included.
     pub connections_max: u32,
     /// Listening sockets that can be open at once.
@@ -30,7 +30,7 @@ impl WorldConfig {
         Self {
             seed,
             faults: Faults::none(),
-            plant: None,
+            bug: None,
             connections_max: 1024,
             listeners_max: 16,
             backlog_max: 128,

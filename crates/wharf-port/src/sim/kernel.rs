@@ -108,7 +108,7 @@ impl Kernel {
             Step::Fill => self.fill_step(world, socket),
             Step::Writable => self.send_step(world, socket),
             Step::SendDone => self.send_done_step(world, socket),
-            Step::Cancel(_) if world.plant == Some(PortBug::IgnoreCancel) => {}
+            Step::Cancel(_) if world.bug == Some(PortBug::IgnoreCancel) => {}
             Step::Cancel(OperationKind::Accept) => self.cancel_accept(world, socket),
             Step::Cancel(OperationKind::Receive) => self.cancel_receive(world, socket),
             Step::Cancel(OperationKind::Send) => self.cancel_send(world, socket),
@@ -141,7 +141,7 @@ impl Kernel {
 
     /// [`PortBug::SkipGeneration`]: removes the receive that the close does not wait for, with bytes.
     fn orphan(&mut self, world: &mut WorldState, socket: Socket) -> Option<(Socket, Buffer)> {
-        if world.plant != Some(PortBug::SkipGeneration) {
+        if world.bug != Some(PortBug::SkipGeneration) {
             return None;
         }
         let state = &mut self.sockets.get_mut(socket)?.state;

@@ -28,7 +28,7 @@ struct Shared {
     clock_ns: AtomicU64,
     /// Wake-ups so far, for [`PortBug::LoseWake`].
     wakes: AtomicU32,
-    plant: Option<PortBug>,
+    bug: Option<PortBug>,
     provides_buffers: bool,
 }
 
@@ -49,7 +49,7 @@ impl World {
                 state,
                 clock_ns: AtomicU64::new(0),
                 wakes: AtomicU32::new(0),
-                plant: config.plant,
+                bug: config.bug,
                 provides_buffers: config.provides_buffers,
             }),
         }
@@ -180,10 +180,10 @@ impl World {
         self.lock().trace
     }
 
-    /// Whether this world has the planted bug `plant`; for bugs of code that uses the port.
+    /// Whether this world has the planted bug `bug`; for bugs of code that uses the port.
     #[must_use]
-    pub fn planted(&self, plant: PortBug) -> bool {
-        self.shared.plant == Some(plant)
+    pub fn planted(&self, bug: PortBug) -> bool {
+        self.shared.bug == Some(bug)
     }
 
     /// Connections that are open on at least one side.
@@ -228,7 +228,7 @@ impl World {
 
     /// Whether [`PortBug::LoseWake`] loses this wake-up: every fourth.
     pub(super) fn loses_wake(&self) -> bool {
-        self.shared.plant == Some(PortBug::LoseWake)
+        self.shared.bug == Some(PortBug::LoseWake)
             && self.shared.wakes.fetch_add(1, Ordering::Relaxed) % 4 == 3
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct WorldState {
     pub(super) rng: Rng,
     pub(super) faults: Faults,
     pub(super) counts: FaultCounts,
-    pub(super) plant: Option<PortBug>,
+    pub(super) bug: Option<PortBug>,
     pub(super) events: Events,
     pub(super) conns: SocketTable<Conn>,
     pub(super) listeners: SocketTable<Backlog>,
@@ -125,7 +125,7 @@ impl WorldState {
             rng: Rng::new(config.seed),
             faults: config.faults.clone(),
             counts: FaultCounts::default(),
-            plant: config.plant,
+            bug: config.bug,
             events: Events::default(),
             conns: SocketTable::new(config.connections_max),
             listeners: SocketTable::new(config.listeners_max),
@@ -151,8 +151,8 @@ impl WorldState {
     }
 
     /// Draws whether a planted bug acts now.
-    pub(super) fn bug_triggers(&mut self, plant: PortBug) -> bool {
-        self.plant == Some(plant) && self.rng.chance_ppm(BUG_PPM)
+    pub(super) fn bug_triggers(&mut self, bug: PortBug) -> bool {
+        self.bug == Some(bug) && self.rng.chance_ppm(BUG_PPM)
     }
 
     /// Mixes a number into the trace, a hash by which runs are compared.

@@ -52,7 +52,7 @@ pub struct SimConfig {
     /// wait.
     pub replies_take: Duration,
     /// The planted bug of the port.
-    pub plant: Option<PortBug>,
+    pub port_bug: Option<PortBug>,
     /// The planted bug of the engine.
     pub engine_bug: Option<EngineBug>,
     /// The command that replays this run, for the text of a failure.
@@ -72,7 +72,7 @@ impl SimConfig {
             inbox_capacity: None,
             holds_input: false,
             replies_take: Duration::ZERO,
-            plant: None,
+            port_bug: None,
             engine_bug: None,
             replay: None,
         }
@@ -232,7 +232,7 @@ where
             && config.faults.ppm(super::FaultKind::ClockJump) > 0;
         let mut world_config = WorldConfig::new(config.seed);
         world_config.connections_max = CONNECTIONS_MAX;
-        (world_config.faults, world_config.plant) = (config.faults.clone(), config.plant);
+        (world_config.faults, world_config.bug) = (config.faults.clone(), config.port_bug);
         world_config.provides_buffers = config.provides_buffers;
         world_config.backlog_max = CONNECTIONS_MAX;
         let world = World::new(world_config);

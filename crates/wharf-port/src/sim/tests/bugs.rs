@@ -8,29 +8,29 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 #[test]
 fn every_planted_bug_is_found() {
-    for plant in PortBug::ALL {
+    for bug in PortBug::ALL {
         let found = (0..SEEDS_MAX).find_map(|seed| {
-            let verdict = catch_unwind(AssertUnwindSafe(|| check(plant, seed)));
+            let verdict = catch_unwind(AssertUnwindSafe(|| check(bug, seed)));
             match verdict {
                 Ok(Ok(())) => None,
                 Ok(Err(fault)) => Some((seed, fault)),
                 Err(_) => Some((seed, "a panic".to_owned())),
             }
         });
-        let Some((seed, fault)) = found else { panic!("{plant:?} was not found") };
-        println!("{plant:?}: seed {seed}: {fault}");
+        let Some((seed, fault)) = found else { panic!("{bug:?} was not found") };
+        println!("{bug:?}: seed {seed}: {fault}");
     }
 }
 
-fn check(plant: PortBug, seed: u64) -> Result<(), String> {
-    if plant == PortBug::ServeLastFirst {
-        return if served_in_order(Some(plant)) { Ok(()) } else { Err("out of turn".into()) };
+fn check(bug: PortBug, seed: u64) -> Result<(), String> {
+    if bug == PortBug::ServeLastFirst {
+        return if served_in_order(Some(bug)) { Ok(()) } else { Err("out of turn".into()) };
     }
-    if plant == PortBug::OvertakeWaiters {
-        return if armed_anew_waits(Some(plant)) { Ok(()) } else { Err("overtaken".into()) };
+    if bug == PortBug::OvertakeWaiters {
+        return if armed_anew_waits(Some(bug)) { Ok(()) } else { Err("overtaken".into()) };
     }
     let mut plan = Plan::with_faults(seed);
-    plan.world.plant = Some(plant);
+    plan.world.bug = Some(bug);
     run(plan).map(drop)
 }
 
@@ -40,8 +40,8 @@ fn sockets_get_buffers_in_the_order_in_which_they_began_to_wait() {
 }
 
 /// Whether five sockets that wait for one buffer are served in FIFO order.
-fn served_in_order(plant: Option<PortBug>) -> bool {
-    let world = World::new(WorldConfig { plant, ..WorldConfig::new(1) });
+fn served_in_order(bug: Option<PortBug>) -> bool {
+    let world = World::new(WorldConfig { bug, ..WorldConfig::new(1) });
     let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(1) };
     let pool = BufferPool::new(config).unwrap();
     let mut port = SimPort::<()>::new(&world, PortConfig::new(8), pool.clone()).unwrap();
@@ -81,8 +81,8 @@ fn a_receive_that_is_armed_anew_waits_behind_those_that_wait() {
 
 /// One socket waits for the only buffer; the other has more bytes, and is armed anew before the
 /// dequeue after the buffer's release. Whether they are served alternately.
-fn armed_anew_waits(plant: Option<PortBug>) -> bool {
-    let config = WorldConfig { plant, provides_buffers: true, ..WorldConfig::new(1) };
+fn armed_anew_waits(bug: Option<PortBug>) -> bool {
+    let config = WorldConfig { bug, provides_buffers: true, ..WorldConfig::new(1) };
     let (mut port, mut clients, sockets) = super::provided::links(config, 2, 2, 1);
     let mut completions = Vec::with_capacity(8);
     let receive = || Operation::receive(CompletionMode::Oneshot);

@@ -1,13 +1,13 @@
-//! Finding planted faults: seed after seed, until one shows it.
+//! Finding planted bugs: seed after seed, until one shows it.
 
-use crate::plan::{Plan, Planted, Workload};
+use crate::plan::{Plan, PlantedBug, Workload};
 use crate::run::run;
 use wharf::sim::SimFailure;
 
-/// The first seed from 0 to `seeds` at which the planted fault is found, with the workload and
+/// The first seed from 0 to `seeds` at which the planted bug is found, with the workload and
 /// what was seen; `None` if none shows it.
 #[must_use]
-pub fn find(planted: Planted, seeds: u64) -> Option<(Workload, SimFailure)> {
+pub fn find(planted: PlantedBug, seeds: u64) -> Option<(Workload, SimFailure)> {
     (0..seeds).find_map(|seed| {
         Workload::ALL.into_iter().find_map(|workload| {
             let plan = Plan::drawn(seed, workload).with(Some(planted));

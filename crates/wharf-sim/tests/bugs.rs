@@ -1,15 +1,15 @@
-//! Each fault that can be planted in port or engine is found, or it is said here why it cannot be.
+//! Each bug that can be planted in port or engine is found, or it is said here why it cannot be.
 
 use std::panic::{set_hook, take_hook};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use wharf::sim::PortBug;
-use wharf_sim::plan::Planted;
-use wharf_sim::plants::find;
+use wharf_sim::bugs::find;
+use wharf_sim::plan::PlantedBug;
 
 /// The first one needs a flood beside a link that waits, which `scenarios.rs` makes by hand. The second
 /// changes an order only, which the port's own tests see; here it shows seldom.
-const CANNOT_SHOW: [Planted; 2] =
-    [Planted::Port(PortBug::OvertakeWaiters), Planted::Port(PortBug::ServeLastFirst)];
+const CANNOT_SHOW: [PlantedBug; 2] =
+    [PlantedBug::Port(PortBug::OvertakeWaiters), PlantedBug::Port(PortBug::ServeLastFirst)];
 
 #[expect(clippy::disallowed_types, reason = "of a test")]
 type Lock<T> = std::sync::Mutex<T>;
@@ -19,7 +19,7 @@ fn every_planted_bug_is_found() {
     // They panic in their thousands.
     let hook = take_hook();
     set_hook(Box::new(|_| {}));
-    let all: Vec<_> = Planted::all().filter(|planted| !CANNOT_SHOW.contains(planted)).collect();
+    let all: Vec<_> = PlantedBug::all().filter(|planted| !CANNOT_SHOW.contains(planted)).collect();
     let (next, missed) = (AtomicUsize::new(0), Lock::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
