@@ -147,7 +147,7 @@ impl Settings {
             "buffer_count is {there}, but must be from {least} to {BUFFERS_MAX}: each of {shards} shards \
              has {links} links, each guaranteed 1 buffer of input and {grant} of output, and must \
              be able to lend one link {input_max} for input_bytes and {output_max} for output_bytes; \
-             ask for more buffers, or for fewer links or shards, or lower input_bytes or \
+             use more buffers, fewer links or fewer shards, or lower input_bytes or \
              output_bytes"
         ))
     }

@@ -44,7 +44,7 @@ const VARYING: &[(&str, &str)] = &[
     (r" memory: [0-9.]+ [kMG]B,", " memory: [MEMORY],"),
     // What the system's resolver says; without a network that is something else.
     (r"(failed to lookup address information): [A-Z][a-z ]+;", "$1: [REASON];"),
-    (r"refused [0-9]+ bytes of buffer memory", "refused [NEEDED] bytes of buffer memory"),
+    (r"allocate [0-9]+ bytes for buffers", "allocate [NEEDED] bytes for buffers"),
     (
         r"need [0-9]+ bytes of memory, but [0-9]+ are",
         "need [NEEDED] bytes of memory, but [FREE] are",

@@ -12,25 +12,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn dispatch(&mut self, completion: Completion<P::Stream, P::Packet>) {
         let Completion { key, outcome } = completion;
         match outcome {
-            Outcome::Received { buffer, last } => {
-                if let Some(index) = self.link_of(key) {
-                    self.received(index, buffer, last);
-                }
-            }
-            Outcome::Sent { chain, sent, end } => {
-                if let Some(index) = self.link_of(key) {
-                    self.sent(index, chain, sent, end);
-                }
-            }
-            Outcome::ReceiveEnded(end) => {
-                if let Some(index) = self.link_of(key) {
-                    self.receive_ended(index, end);
-                }
-            }
+            Outcome::Received { buffer, last } => self.received(self.slot_of(key), buffer, last),
+            Outcome::Sent { chain, sent, end } => self.sent(self.slot_of(key), chain, sent, end),
+            Outcome::ReceiveEnded(end) => self.receive_ended(self.slot_of(key), end),
             Outcome::Closed if LinkKey::from_key(key).is_some() => {
-                if let Some(index) = self.link_of(key) {
-                    self.finish_close(index);
-                }
+                self.finish_close(self.slot_of(key));
             }
             Outcome::Posted(command) => self.handle_command(command),
             outcome => self.listener_completed(key, outcome),
@@ -38,12 +24,18 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     /// The slot of a completion's link.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such link: a slot is released after `Closed`, the last completion of its socket.
     #[inline]
-    fn link_of(&self, key: Key) -> Option<u32> {
-        let link = LinkKey::from_key(key)?;
-        let found = self.core.slots.find(link.index(), link.generation()).is_some();
-        debug_assert!(found, "a completion for {link}, which is gone");
-        found.then(|| link.index())
+    fn slot_of(&self, key: Key) -> u32 {
+        match LinkKey::from_key(key) {
+            Some(link) if self.core.slots.find(link.index(), link.generation()).is_some() => {
+                link.index()
+            }
+            link => unreachable!("a completion for a link that is gone: {link:?}"),
+        }
     }
 }
 

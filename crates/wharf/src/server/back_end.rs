@@ -42,9 +42,9 @@ pub(super) fn choose(asked: Option<BackEnd>) -> Result<Chosen, StartError> {
     let asked = match (asked, variable.as_str()) {
         (Some(back_end), _) => Some(back_end),
         (None, "" | "auto") => None,
-        (None, name) => Some(name.parse().map_err(|reason: String| {
-            StartError::back_end(name, &format!("the variable WHARF_BACKEND: {reason}"))
-        })?),
+        (None, name) => {
+            Some(name.parse().map_err(|reason: String| StartError::back_end_name(&reason))?)
+        }
     };
     let back_end = asked.unwrap_or(BEST);
     match (asked, back_end.available()) {

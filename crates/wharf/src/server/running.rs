@@ -258,8 +258,7 @@ where
 {
     let pool = BufferPool::new(shared.settings.shard_pool())
         .map_err(|error| StartError::buffers(&error))?;
-    let port =
-        make(config, pool).map_err(|error| StartError::back_end("port", &error.to_string()))?;
+    let port = make(config, pool).map_err(|error| StartError::port(&error.to_string()))?;
     Worker::new(shard, port, Arc::clone(handler), Arc::clone(shared))
         .map_err(|reason| StartError::handler(&reason))
 }

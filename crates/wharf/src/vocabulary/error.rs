@@ -320,6 +320,17 @@ impl StartError {
         Self::new(StartErrorKind::BackEnd, text, None)
     }
 
+    /// `WHARF_BACKEND` names no back end.
+    pub(crate) fn back_end_name(reason: &str) -> Self {
+        Self::new(StartErrorKind::BackEnd, format!("WHARF_BACKEND: {reason}"), None)
+    }
+
+    /// The port of a shard could not be created.
+    pub(crate) fn port(error: &str) -> Self {
+        let text = format!("cannot create the port of a shard: {error}");
+        Self::new(StartErrorKind::BackEnd, text, None)
+    }
+
     /// A thread could not be started.
     pub(crate) fn thread(source: io::Error) -> Self {
         let text = format!("cannot start a thread: {source}; {THREAD_REMEDY}");
