@@ -10,7 +10,7 @@ use wharf::sim::SimFailure;
 pub fn find(planted: PlantedBug, seeds: u64) -> Option<(Workload, SimFailure)> {
     (0..seeds).find_map(|seed| {
         Workload::ALL.into_iter().find_map(|workload| {
-            let plan = Plan::drawn(seed, workload).with(Some(planted));
+            let plan = Plan::from_seed(seed, workload).with(Some(planted));
             run(&plan, None).err().map(|failure| (workload, failure))
         })
     })

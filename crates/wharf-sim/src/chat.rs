@@ -11,8 +11,8 @@
 //!   Q                              says "bye" and closes
 //! ```
 
+use crate::echo::{PanicInjector, number_of};
 use crate::plan::Plan;
-use crate::talk::{Chance, number_of};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
@@ -22,7 +22,7 @@ use wharf::{DisconnectReason, Error, Handler, Input, Link, LinkId, Result, WhenS
 #[derive(Debug)]
 pub(crate) struct Chat {
     line_max: usize,
-    chance: Chance,
+    panics: PanicInjector,
     tally: Arc<Tally>,
 }
 
@@ -105,7 +105,7 @@ type ChatLink<'a> = Link<'a, usize, Rng>;
 
 impl Chat {
     pub(crate) fn new(plan: &Plan, tally: Arc<Tally>) -> Self {
-        Self { line_max: plan.chat_line_max(), chance: Chance::new(plan), tally }
+        Self { line_max: plan.chat_line_max(), panics: PanicInjector::new(plan), tally }
     }
 
     fn obey(&self, link: &mut ChatLink<'_>, line: &[u8]) -> Result {
@@ -148,11 +148,11 @@ impl Chat {
 
 impl Handler<usize, Rng> for Chat {
     fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<Rng> {
-        Ok(self.chance.rng(worker))
+        Ok(self.panics.rng(worker))
     }
 
     fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<usize> {
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         let client = number_of(&link.peer());
         if let Some(name) = self.tally.names.get(client) {
             assert!(name.set(link.id()).is_ok(), "a client has connected twice");
@@ -169,7 +169,7 @@ impl Handler<usize, Rng> for Chat {
         loop {
             let Some(line) = input.line(self.line_max)? else { return Ok(()) };
             let line = line.to_vec();
-            self.chance.panic(link.worker);
+            self.panics.panic(link.worker);
             self.obey(link, &line)?;
             // Several in one call: as safe as one, if each is taken with a grant.
             if link.state.is_multiple_of(2) || line[0] == b'Q' || !link.out.has_grant() {
@@ -181,7 +181,7 @@ impl Handler<usize, Rng> for Chat {
     fn on_disconnect(&self, link: &mut ChatLink<'_>, _: DisconnectReason) {
         // Its own name is stale when the post arrives; another link may be in its place by then.
         link.server.link(link.id()).post(format!("W{} 0 0\n", link.state));
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
     }
 }
 

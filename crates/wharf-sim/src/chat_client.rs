@@ -1,7 +1,7 @@
 //! The client of chat: it knows what may come from whom, and in which order.
 
 use crate::chat::{FAREWELL, Tally, is_strict, number};
-use crate::plan::{Plan, letter};
+use crate::plan::{Plan, pattern_byte};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -162,12 +162,12 @@ impl Client for ChatClient {
         loop {
             let count = match connection.try_read(&mut room) {
                 Ok(0) if self.farewell => return Ok(Next::Close),
-                Ok(0) => return Ok(Next::Cut("without a farewell".to_owned())),
+                Ok(0) => return Ok(Next::EndedEarly("without a farewell".to_owned())),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Ok(writes_at.map_or(Next::Wait, Next::Sleep));
                 }
-                Err(_) => return Ok(Next::Cut("by a reset".to_owned())),
+                Err(_) => return Ok(Next::EndedEarly("by a reset".to_owned())),
             };
             for piece in room[..count].split_inclusive(|byte| *byte == b'\n') {
                 self.line.extend_from_slice(piece);
@@ -196,7 +196,7 @@ impl Client for ChatClient {
 /// What `client` says as its `said`th line.
 fn line(client: usize, said: u32, padding: usize) -> Vec<u8> {
     let mut line = format!("L{client} {said} ").into_bytes();
-    line.extend((0..padding).map(|place| b'a' + letter(client, place + said as usize) % 26));
+    line.extend((0..padding).map(|place| b'a' + pattern_byte(client, place + said as usize) % 26));
     line.push(b'\n');
     line
 }

@@ -19,7 +19,7 @@ pub struct ClientPlan {
     /// By which methods the handler serves it.
     pub way: u32,
     /// How it behaves.
-    pub manner: Manner,
+    pub manner: ClientBehavior,
     /// Bytes that it writes at once.
     pub chunk: usize,
     /// How long it waits between two writes.
@@ -29,19 +29,19 @@ pub struct ClientPlan {
 /// How a client behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "of this program only")]
-pub enum Manner {
+pub enum ClientBehavior {
     /// Reads all, then closes.
-    Plain,
+    ReadAll,
     /// Closes its half when it has written all, and reads to the server's end.
-    FinishEarly,
+    ShutdownEarly,
     /// Is gone after it has read so many bytes, by a reset or not.
-    Leaves(usize, bool),
+    LeaveAfter(usize, bool),
     /// Is gone when it has written all, whatever it has read, by a reset or not.
     Vanishes(bool),
     /// Does not read for a while after so many bytes.
-    Sleeps(usize, Duration),
+    PauseReading(usize, Duration),
     /// Says nothing for a while at first.
-    Mute(Duration),
+    DelayWriting(Duration),
     /// Stops for a while when it has written so many bytes.
     Pauses(usize, Duration),
     /// Stays for a while when it has written and read all.
@@ -51,12 +51,12 @@ pub enum Manner {
 impl ClientPlan {
     /// What the client with this number does in this plan.
     #[must_use]
-    pub fn of(plan: &Plan, client: usize) -> Self {
+    pub fn for_client(plan: &Plan, client: usize) -> Self {
         let mut rng = Rng::new(plan.config.seed ^ (client as u64 + 1).wrapping_mul(0x9E37_79B9));
         let len = 1 + rng.below_len(plan.text_max);
         let text: Vec<u8> = match plan.workload {
             Workload::Echo | Workload::Chat | Workload::Post => {
-                (0..len).map(|place| letter(client, place)).collect()
+                (0..len).map(|place| pattern_byte(client, place)).collect()
             }
             Workload::Big | Workload::Framed => messages(&mut rng, client, len, plan.message_max),
             Workload::Deferred | Workload::Lines | Workload::Stream => Vec::new(),
@@ -70,15 +70,18 @@ impl ClientPlan {
         let text = if requests.text.is_empty() { text } else { requests.text.clone() };
         let len = text.len();
         let manner = match rng.below(13) {
-            0..4 => Manner::Plain,
-            4..8 => Manner::FinishEarly,
-            8 => Manner::Leaves(rng.below_len(len), rng.below(2) == 0),
-            9 => Manner::Vanishes(rng.below(2) == 0),
+            0..4 => ClientBehavior::ReadAll,
+            4..8 => ClientBehavior::ShutdownEarly,
+            8 => ClientBehavior::LeaveAfter(rng.below_len(len), rng.below(2) == 0),
+            9 => ClientBehavior::Vanishes(rng.below(2) == 0),
             10..12 => {
                 let most_us = rng.pick(&[50_000, 50_000, 50_000, 5_000_000]);
-                Manner::Sleeps(rng.below_len(len), Duration::from_micros(1 + rng.below(most_us)))
+                ClientBehavior::PauseReading(
+                    rng.below_len(len),
+                    Duration::from_micros(1 + rng.below(most_us)),
+                )
             }
-            _ => Manner::Mute(Duration::from_millis(rng.pick(&[1, 900, 5_000]))),
+            _ => ClientBehavior::DelayWriting(Duration::from_millis(rng.pick(&[1, 900, 5_000]))),
         };
         let quits = plan.workload == Workload::Echo && rng.below(6) == 0;
         let mut client = Self {
@@ -103,8 +106,8 @@ impl ClientPlan {
         let len = self.text.len();
         let time = Duration::from_millis(rng.pick(&[1, 50, 1_500, 6_000]));
         match rng.below(6) {
-            0 | 1 => self.manner = Manner::Pauses(1 + rng.below_len(len), time),
-            2 => self.manner = Manner::Holds(time),
+            0 | 1 => self.manner = ClientBehavior::Pauses(1 + rng.below_len(len), time),
+            2 => self.manner = ClientBehavior::Holds(time),
             _ => {}
         }
         if rng.below(3) == 0 {
@@ -145,12 +148,12 @@ impl Requests {
 
 /// `len` small letters.
 pub(crate) fn letters(seed: usize, len: usize) -> impl Iterator<Item = u8> {
-    (0..len).map(move |place| b'a' + letter(seed, place) % 26)
+    (0..len).map(move |place| b'a' + pattern_byte(seed, place) % 26)
 }
 
 /// The byte at `place` of a client's text.
 #[must_use]
-pub fn letter(client: usize, place: usize) -> u8 {
+pub fn pattern_byte(client: usize, place: usize) -> u8 {
     #[expect(clippy::cast_possible_truncation, reason = "taken modulo 256")]
     let byte = (client * 131 + place * 7 + place / 251) as u8;
     byte
@@ -163,7 +166,7 @@ fn messages(rng: &mut Rng, client: usize, len: usize, message_max: usize) -> Vec
         let size = rng.below_len(message_max.saturating_sub(4) + 1);
         text.extend(u32::try_from(size).unwrap_or(0).to_be_bytes());
         let start = text.len();
-        text.extend((start..start + size).map(|place| letter(client, place)));
+        text.extend((start..start + size).map(|place| pattern_byte(client, place)));
     }
     text
 }

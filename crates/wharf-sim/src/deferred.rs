@@ -14,8 +14,8 @@
 
 use crate::board::{Board, Job, Task};
 use crate::client_plan::letters;
+use crate::echo::{PanicInjector, number_of};
 use crate::plan::{Plan, Requests};
-use crate::talk::{Chance, number_of};
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +104,7 @@ pub(crate) struct Deferred {
     grant: usize,
     buffer: usize,
     board: Arc<Board>,
-    chance: Chance,
+    panics: PanicInjector,
 }
 
 #[derive(Debug)]
@@ -124,7 +124,7 @@ type DeferredLink<'a> = Link<'a, DeferredState, Rng>;
 impl Deferred {
     pub(crate) fn new(plan: &Plan, board: Arc<Board>) -> Self {
         let (grant, buffer) = (plan.server.grant(), plan.server.buffer_bytes as usize);
-        Self { grant, buffer, board, chance: Chance::new(plan) }
+        Self { grant, buffer, board, panics: PanicInjector::new(plan) }
     }
 
     /// Takes one request. Whether another one may be taken in this call.
@@ -213,7 +213,7 @@ impl Deferred {
         };
         assert_eq!(reply.link(), link.id(), "a reply for another link");
         assert!(input.is_empty(), "a deferred reply does not hold the input");
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         self.start(link, request, reply)?;
         Ok(Some(false))
     }
@@ -261,7 +261,7 @@ impl Deferred {
 
 impl Handler<DeferredState, Rng> for Deferred {
     fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<Rng> {
-        Ok(self.chance.rng(worker))
+        Ok(self.panics.rng(worker))
     }
 
     fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<DeferredState> {
@@ -272,7 +272,7 @@ impl Handler<DeferredState, Rng> for Deferred {
 
     fn on_receive(&self, link: &mut DeferredLink<'_>, input: &mut Input<'_>) -> Result {
         self.board.help(link.worker);
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         while self.take(link, input)? && link.state.takes_several && link.out.has_grant() {}
         Ok(())
     }

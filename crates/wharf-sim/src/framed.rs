@@ -4,9 +4,9 @@
 //! unread, so that it takes many buffers. Where an answer finds no capacity, a handler that is not
 //! patient leaves the frame unread once more: the engine promises another call.
 
+use crate::echo::{PanicInjector, check_unread, number_of};
 use crate::outbox::Outbox;
 use crate::plan::{ClientPlan, Plan};
-use crate::talk::{Chance, check_unread, number_of};
 use wharf::sim::Rng;
 use wharf::{Handler, Input, LengthPrefix, Link, Result, SendError, Verdict, Worker};
 
@@ -14,7 +14,7 @@ use wharf::{Handler, Input, LengthPrefix, Link, Result, SendError, Verdict, Work
 pub(crate) struct Framed {
     plan: Plan,
     frames: LengthPrefix,
-    chance: Chance,
+    panics: PanicInjector,
 }
 
 #[derive(Debug)]
@@ -32,7 +32,7 @@ type FramedLink<'a> = Link<'a, FramedState, Rng>;
 impl Framed {
     pub(crate) fn new(plan: &Plan) -> Self {
         let frames = Self::frames(plan);
-        Self { plan: plan.clone(), frames, chance: Chance::new(plan) }
+        Self { plan: plan.clone(), frames, panics: PanicInjector::new(plan) }
     }
 
     /// The frames that clients of this plan send.
@@ -141,20 +141,20 @@ fn move_through(link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
 
 impl Handler<FramedState, Rng> for Framed {
     fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<Rng> {
-        Ok(self.chance.rng(worker))
+        Ok(self.panics.rng(worker))
     }
 
     fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<FramedState> {
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         let client = number_of(&link.peer());
-        let plan = ClientPlan::of(&self.plan, client);
+        let plan = ClientPlan::for_client(&self.plan, client);
         Ok(FramedState { client, plan, taken: 0, left: 0, outbox: Outbox::default() })
     }
 
     fn on_receive(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
         let FramedState { client, plan, taken, .. } = &*link.state;
         check_unread(input, *client, &plan.text, *taken, self.plan.server.input_bytes);
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         let before = input.len();
         self.answer(link, input)?;
         link.state.taken += before - input.len();
@@ -162,7 +162,7 @@ impl Handler<FramedState, Rng> for Framed {
     }
 
     fn on_writable(&self, link: &mut FramedLink<'_>) -> Result {
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         match self.plan.piece {
             Some(piece) => link.state.outbox.flush(&mut link.out, piece),
             None => Ok(()),
@@ -170,7 +170,7 @@ impl Handler<FramedState, Rng> for Framed {
     }
 
     fn on_end(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result<Verdict> {
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         let FramedState { client, plan, taken, left, outbox, .. } = &*link.state;
         check_unread(input, *client, &plan.text, *taken, self.plan.server.input_bytes);
         let is_done = *left == 0 && outbox.is_empty();

@@ -16,8 +16,8 @@
 //! ```
 
 use crate::client_plan::letters;
+use crate::echo::{PanicInjector, number_of};
 use crate::plan::{Plan, Requests};
-use crate::talk::{Chance, number_of};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -125,7 +125,7 @@ impl Fulls {
 pub(crate) struct LineServer {
     line_max: usize,
     fulls: Arc<Fulls>,
-    chance: Chance,
+    panics: PanicInjector,
 }
 
 #[derive(Debug)]
@@ -154,7 +154,7 @@ enum Taken {
 
 impl LineServer {
     pub(crate) fn new(plan: &Plan, fulls: Arc<Fulls>) -> Self {
-        Self { line_max: plan.line_max(), fulls, chance: Chance::new(plan) }
+        Self { line_max: plan.line_max(), fulls, panics: PanicInjector::new(plan) }
     }
 
     fn take(&self, link: &mut LineLink<'_>, input: &mut Input<'_>) -> Result<Taken> {
@@ -299,7 +299,7 @@ fn send_rest(state: &mut LineState, out: &mut Output<'_>) {
 
 impl Handler<LineState, Rng> for LineServer {
     fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<Rng> {
-        Ok(self.chance.rng(worker))
+        Ok(self.panics.rng(worker))
     }
 
     fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<LineState> {
@@ -308,7 +308,7 @@ impl Handler<LineState, Rng> for LineServer {
     }
 
     fn on_receive(&self, link: &mut LineLink<'_>, input: &mut Input<'_>) -> Result {
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         // Until then the next request stays unread.
         while link.state.rest.is_empty()
             && !link.state.is_notified
@@ -320,7 +320,7 @@ impl Handler<LineState, Rng> for LineServer {
     }
 
     fn on_writable(&self, link: &mut LineLink<'_>) -> Result {
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         if std::mem::take(&mut link.state.is_notified) {
             // There is a grant.
             link.out.send(NOTIFIED)?;
@@ -336,7 +336,7 @@ impl Handler<LineState, Rng> for LineServer {
     }
 
     fn on_end(&self, link: &mut LineLink<'_>, _: &mut Input<'_>) -> Result<Verdict> {
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         let LineState { client, rest, is_notified, .. } = &*link.state;
         assert!(rest.is_empty() && !is_notified, "client {client}: on_end before on_writable");
         if client % 3 == 1 {
@@ -351,7 +351,7 @@ impl Handler<LineState, Rng> for LineServer {
     }
 
     fn on_drain(&self, link: &mut LineLink<'_>) -> Result<Verdict> {
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         if link.state.rest.is_empty() {
             // There is a grant.
             link.out.send(STOPPING)?;

@@ -90,7 +90,7 @@ fn run_seeds(args: &Args, workloads: &[Workload]) -> ExitCode {
     let tracer: Option<fn(&str)> = args.trace.then_some(|line| println!("{line}"));
     for seed in seeds {
         for workload in workloads {
-            let mut plan = Plan::drawn(seed, *workload);
+            let mut plan = Plan::from_seed(seed, *workload);
             if args.handler_panics {
                 plan = plan.with_panics();
             }
@@ -107,8 +107,8 @@ fn run_seeds(args: &Args, workloads: &[Workload]) -> ExitCode {
                 Ok(report) => {
                     sum.completions += report.completions;
                     sum.steps += report.steps;
-                    sum.whole += report.clients_whole;
-                    sum.cut += report.clients_cut;
+                    sum.whole += report.clients_completed;
+                    sum.cut += report.clients_ended_early;
                     sum.excused.merge(&report.excused);
                     sum.virtual_ns += u128::from(report.time.0);
                     sum.faults.merge(&report.faults);

@@ -1,6 +1,6 @@
 //! What a seed means.
 
-pub use crate::client_plan::{ClientPlan, Manner, Requests, letter};
+pub use crate::client_plan::{ClientBehavior, ClientPlan, Requests, pattern_byte};
 pub use crate::server_plan::ServerPlan;
 
 use crate::server_plan::Sizes;
@@ -152,7 +152,7 @@ pub struct Plan {
 impl Plan {
     /// The run that belongs to `seed`.
     #[must_use]
-    pub fn drawn(seed: u64, workload: Workload) -> Self {
+    pub fn from_seed(seed: u64, workload: Workload) -> Self {
         let mut rng = Rng::new(seed.wrapping_mul(4) + workload as u64);
         let mut config = SimConfig::new(seed);
         config.faults = Faults::random(&mut rng);

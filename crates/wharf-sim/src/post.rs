@@ -7,9 +7,9 @@
 //! broadcasts only when all have read everything: so none may be dropped or left out. A post may be
 //! refused only while the inbox can be full, or the buffers for posts are used up.
 
-use crate::plan::{Plan, letter};
+use crate::echo::number_of;
+use crate::plan::{Plan, pattern_byte};
 use crate::run::begin_with;
-use crate::talk::number_of;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -119,7 +119,7 @@ impl Client for Reader {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Next::Wait),
                 Err(_) => "by a reset",
             };
-            return Ok(Next::Cut(format!("{how} with {}", self.waits_for())));
+            return Ok(Next::EndedEarly(format!("{how} with {}", self.waits_for())));
         }
     }
 
@@ -137,7 +137,7 @@ impl Client for Reader {
 }
 
 /// One run.
-pub(crate) fn play(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> {
+pub(crate) fn run_posts(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> {
     let names: Arc<[OnceLock<LinkId>]> = (0..plan.clients).map(|_| OnceLock::new()).collect();
     let builder = plan.server.builder(Post { names: Arc::clone(&names) });
     let mut sim = begin_with(plan, builder, tracer);
@@ -277,7 +277,7 @@ fn failure(plan: &Plan, what: &str) -> SimFailure {
 fn message(number: u32, len: usize) -> Vec<u8> {
     let mut message = u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes().to_vec();
     message.extend(number.to_be_bytes());
-    message.extend((8..len).map(|place| letter(number as usize, place)));
+    message.extend((8..len).map(|place| pattern_byte(number as usize, place)));
     message
 }
 

@@ -4,13 +4,13 @@ use crate::board::Board;
 use crate::chat::{Chat, Tally};
 use crate::chat_client::ChatClient;
 use crate::deferred::Deferred;
+use crate::echo::EchoHandler;
+use crate::echo_client::EchoClient;
 use crate::framed::Framed;
 use crate::lines::{Fulls, LineServer};
 use crate::plan::{Plan, Workload};
 use crate::post;
 use crate::stream::Streams;
-use crate::talk::Talk;
-use crate::talker::Talker;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -31,13 +31,15 @@ pub fn run(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailur
 }
 
 fn run_workload(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> {
-    let talker = |number| Talker::new(plan, number);
+    let client = |number| EchoClient::new(plan, number);
     match plan.workload {
-        Workload::Post => post::play(plan, tracer),
-        Workload::Echo | Workload::Big => play(begin(plan, Talk::new(plan), tracer), plan, talker),
+        Workload::Post => post::run_posts(plan, tracer),
+        Workload::Echo | Workload::Big => {
+            run_clients(begin(plan, EchoHandler::new(plan), tracer), plan, client)
+        }
         Workload::Framed => {
             let builder = plan.server.builder(Framed::new(plan)).frames(Framed::frames(plan));
-            play(begin_with(plan, builder, tracer), plan, talker)
+            run_clients(begin_with(plan, builder, tracer), plan, client)
         }
         Workload::Chat => chat(plan, tracer),
         Workload::Deferred => {
@@ -45,20 +47,20 @@ fn run_workload(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimF
             let mut sim = begin(plan, Deferred::new(plan, Arc::clone(&board)), tracer);
             let thread = Arc::clone(&board);
             sim.run_beside(move |now| thread.go_on(now));
-            play(sim, plan, |number| {
+            run_clients(sim, plan, |number| {
                 let board = Arc::clone(&board);
-                Talker::new(plan, number).answered(move || board.answered(number))
+                EchoClient::new(plan, number).answered(move || board.answered(number))
             })
         }
         Workload::Lines => {
             let fulls = Fulls::new(plan.clients);
             let sim = begin(plan, LineServer::new(plan, Arc::clone(&fulls)), tracer);
-            play(sim, plan, |number| {
+            run_clients(sim, plan, |number| {
                 let fulls = Arc::clone(&fulls);
-                Talker::new(plan, number).served(move || fulls.of(number))
+                EchoClient::new(plan, number).served(move || fulls.of(number))
             })
         }
-        Workload::Stream => play(begin(plan, Streams::new(plan), tracer), plan, talker),
+        Workload::Stream => run_clients(begin(plan, Streams::new(plan), tracer), plan, client),
     }
 }
 
@@ -66,7 +68,7 @@ fn chat(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> 
     let tally = Tally::new(plan.clients);
     let sim = begin(plan, Chat::new(plan, Arc::clone(&tally)), tracer);
     let client = |number| ChatClient::new(plan, number, Arc::clone(&tally));
-    let report = play(sim, plan, client)?;
+    let report = run_clients(sim, plan, client)?;
     // Who misses a line was left out for want of capacity, and that was counted.
     let missed = tally.gaps.load(Ordering::Relaxed);
     let what = if missed > report.stats.missed {
@@ -98,14 +100,14 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    let mut sim = Simulation::with(plan.config.clone(), builder);
+    let mut sim = Simulation::with_config(plan.config.clone(), builder);
     if let Some(tracer) = tracer {
         sim.trace(tracer);
     }
     sim
 }
 
-fn play<H, S, W, C>(
+fn run_clients<H, S, W, C>(
     mut sim: Simulation<H, S, W>,
     plan: &Plan,
     client: impl Fn(usize) -> C,

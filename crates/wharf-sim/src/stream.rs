@@ -9,8 +9,8 @@
 //! ```
 
 use crate::client_plan::letters;
-use crate::plan::{Plan, Requests, letter};
-use crate::talk::{Chance, number_of};
+use crate::echo::{PanicInjector, number_of};
+use crate::plan::{Plan, Requests, pattern_byte};
 use std::io::{self, ErrorKind, Read, Write};
 use wharf::sim::Rng;
 use wharf::{Error, Handler, Input, Link, Result, Verdict, Worker};
@@ -78,7 +78,7 @@ impl Read for Source {
         let until = self.len.min(self.breaks_at);
         let count = into.len().min(until - self.at).min(most);
         for (place, byte) in into[..count].iter_mut().enumerate() {
-            *byte = b'a' + letter(self.len, self.at + place) % 26;
+            *byte = b'a' + pattern_byte(self.len, self.at + place) % 26;
         }
         self.at += count;
         Ok(count)
@@ -87,7 +87,7 @@ impl Read for Source {
 
 #[derive(Debug)]
 pub(crate) struct Streams {
-    chance: Chance,
+    panics: PanicInjector,
 }
 
 /// What a link is about.
@@ -112,7 +112,7 @@ type StreamLink<'a> = Link<'a, StreamState, Rng>;
 
 impl Streams {
     pub(crate) fn new(plan: &Plan) -> Self {
-        Self { chance: Chance::new(plan) }
+        Self { panics: PanicInjector::new(plan) }
     }
 }
 
@@ -187,7 +187,7 @@ fn take(link: &mut StreamLink<'_>, input: &mut Input<'_>) -> Result {
 
 impl Handler<StreamState, Rng> for Streams {
     fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<Rng> {
-        Ok(self.chance.rng(worker))
+        Ok(self.panics.rng(worker))
     }
 
     fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<StreamState> {
@@ -195,7 +195,7 @@ impl Handler<StreamState, Rng> for Streams {
     }
 
     fn on_receive(&self, link: &mut StreamLink<'_>, input: &mut Input<'_>) -> Result {
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         match link.state.transfer {
             // The next request stays unread until then.
             Transfer::Out(_) => return Ok(()),
@@ -224,12 +224,12 @@ impl Handler<StreamState, Rng> for Streams {
     }
 
     fn on_writable(&self, link: &mut StreamLink<'_>) -> Result {
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         send(link)
     }
 
     fn on_end(&self, link: &mut StreamLink<'_>, _: &mut Input<'_>) -> Result<Verdict> {
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         let StreamState { client, transfer } = &*link.state;
         let is_sent = !matches!(transfer, Transfer::Out(_));
         assert!(is_sent, "client {client}: on_end amid a reply");

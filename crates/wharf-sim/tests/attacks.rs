@@ -74,7 +74,7 @@ impl Client for Echoer {
             }
             let mut room = [0; 4_096];
             match connection.try_read(&mut room) {
-                Ok(0) => return Ok(Next::Cut("by an end".to_owned())),
+                Ok(0) => return Ok(Next::EndedEarly("by an end".to_owned())),
                 Ok(count) => {
                     if self.frame.get(self.read..self.read + count) != Some(&room[..count]) {
                         return Err(format!("wrong bytes at {}", self.read));
@@ -84,7 +84,7 @@ impl Client for Echoer {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     return Ok(Next::Wait);
                 }
-                Err(error) => return Ok(Next::Cut(error.to_string())),
+                Err(error) => return Ok(Next::EndedEarly(error.to_string())),
             }
             if self.read == self.frame.len() {
                 self.waits.borrow_mut().push(now.duration_since(self.asked));
@@ -102,7 +102,7 @@ impl Client for Echoer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
+enum ClientBehavior {
     /// Sends half of a frame, and no more.
     Incomplete,
     /// Sends frames, and reads nothing.
@@ -111,7 +111,7 @@ enum Manner {
     Both,
 }
 
-impl Manner {
+impl ClientBehavior {
     fn script(self) -> Script {
         let whole = frame(8_000).repeat(12);
         let half = frame(FRAME)[..FRAME / 2].to_vec();
@@ -131,7 +131,7 @@ struct Waits {
     whole: Option<Duration>,
 }
 
-fn attack(shards: u32, attackers: u32, manner: Manner) -> Result<Waits, SimFailure> {
+fn attack(shards: u32, attackers: u32, manner: ClientBehavior) -> Result<Waits, SimFailure> {
     let mut config = SimConfig::new(u64::from(shards) + u64::from(attackers) * 100);
     let builder = Server::builder(Frames)
         .frames(FRAMES)
@@ -142,7 +142,7 @@ fn attack(shards: u32, attackers: u32, manner: Manner) -> Result<Waits, SimFailu
     config.provides_buffers = attackers % 200 == 100;
     config.faults = Faults::none();
     config.faults.socket_buffer_bytes = 16 * 1024;
-    let mut sim = Simulation::with(config, builder);
+    let mut sim = Simulation::with_config(config, builder);
     for _ in 0..attackers {
         sim.connect(manner.script());
     }
@@ -180,10 +180,10 @@ fn attack(shards: u32, attackers: u32, manner: Manner) -> Result<Waits, SimFailu
 #[test]
 fn crowds_that_hold_what_they_can_do_not_harm_those_who_echo() {
     for shards in [1, 2, 3, 8] {
-        let alone = attack(shards, 0, Manner::Deaf).unwrap();
+        let alone = attack(shards, 0, ClientBehavior::Deaf).unwrap();
         let [median, p99] = [50, 99].map(|part| percentile(&alone.honest, part));
         let most = [3 * median, 3 * p99.max(HICCUP_MAX)];
-        for manner in [Manner::Incomplete, Manner::Deaf, Manner::Both] {
+        for manner in [ClientBehavior::Incomplete, ClientBehavior::Deaf, ClientBehavior::Both] {
             for attackers in [FEW, 1_000, 3_000] {
                 let waits = attack(shards, attackers, manner).unwrap_or_else(|failure| {
                     panic!("{shards} shards, {attackers} {manner:?}: {failure}")

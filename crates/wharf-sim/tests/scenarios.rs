@@ -54,7 +54,7 @@ fn a_hoarder_and_one_who_waits(bug: Option<EngineBug>) -> Result<(u64, Time), Si
     config.faults = Faults::none();
     config.faults.socket_buffer_bytes = 100;
     config.engine_bug = bug;
-    let mut sim = Simulation::with(config, builder);
+    let mut sim = Simulation::with_config(config, builder);
     sim.connect(Script::new().send(b"?").pause(60 * SECOND).expect([7; 1_000]));
     let waiting = Script::new().pause(SECOND / 10).send(b"?").expect([7; 1_000]);
     sim.connect(waiting.finish().expect_end());
@@ -82,7 +82,7 @@ fn posts_and_a_stop(bug: Option<EngineBug>) -> Result<u64, SimFailure> {
         .links_max(4)
         .buffer_count(32_000)
         .idle_timeout(Duration::ZERO);
-    let mut sim = Simulation::with(config, builder);
+    let mut sim = Simulation::with_config(config, builder);
     sim.connect(Script::new().expect([5; 8 * POSTS]).expect_end());
     sim.run_until(|_| first.get().is_some())?;
     let handle = sim.handle();
@@ -90,7 +90,7 @@ fn posts_and_a_stop(bug: Option<EngineBug>) -> Result<u64, SimFailure> {
         .filter(|_| first.get().is_some_and(|link| handle.link(*link).try_post([5; 8]).is_ok()));
     assert_eq!(posted.count(), POSTS, "all are accepted");
     sim.stop(10 * SECOND)?;
-    sim.finish().map(|report| report.clients_whole)
+    sim.finish().map(|report| report.clients_completed)
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_flood_and_one_who_asks(bug: Option<PortBug>) -> Result<u64, SimFailure> {
     // The fewest buffers with which it starts: four of them are lent for input, one to the port.
     let fewest = (1..).find(|buffers| fits(&with(*buffers))).unwrap_or(u32::MAX);
     config.port_bug = bug;
-    let mut sim = Simulation::with(config, with(fewest));
+    let mut sim = Simulation::with_config(config, with(fewest));
     sim.connect(Script::new().send([b'H'; 255]).pause(SECOND).reset());
     sim.connect(Script::new().pause(SECOND / 1_000).send(vec![b'F'; FLOOD]));
     let asks = sim.connect(Script::new().pause(SECOND / 500).send(b"?").expect(b"!"));
@@ -181,7 +181,7 @@ fn broadcasts_to_some_who_do_not_read() -> Result<Option<u64>, SimFailure> {
     // Not more than the output of two links can be lent.
     let fewest = (1..).find(|buffers| fits(&with(*buffers))).unwrap_or(u32::MAX);
     config.faults.socket_buffer_bytes = 100;
-    let mut sim = Simulation::with(config, with(fewest));
+    let mut sim = Simulation::with_config(config, with(fewest));
     for _ in 0..10 {
         // Short pauses: where nothing else is to come, time goes on to the end of one.
         let pauses = (0..100).fold(Script::new(), |script, _| script.pause(SECOND / 1_000));

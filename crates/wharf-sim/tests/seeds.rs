@@ -15,11 +15,11 @@ fn under_faults_everybody_gets_what_was_promised() {
     let (mut completions, mut whole, mut cut) = (0, 0, 0);
     for workload in Workload::ALL {
         for seed in 0..seeds() {
-            let report = run(&Plan::drawn(seed, workload), None)
+            let report = run(&Plan::from_seed(seed, workload), None)
                 .unwrap_or_else(|failure| panic!("{workload}: {failure}"));
             faults.merge(&report.faults);
             completions += report.completions;
-            (whole, cut) = (whole + report.clients_whole, cut + report.clients_cut);
+            (whole, cut) = (whole + report.clients_completed, cut + report.clients_ended_early);
         }
     }
     println!("{faults}{completions} completions, {whole} clients whole, {cut} cut");
@@ -34,7 +34,7 @@ fn a_panic_of_the_handler_costs_its_own_link() {
     let mut panics = 0;
     for workload in Workload::ALL {
         for seed in 0..seeds() / 3 {
-            let plan = Plan::drawn(seed, workload).with_panics();
+            let plan = Plan::from_seed(seed, workload).with_panics();
             let report = run(&plan, None).unwrap_or_else(|failure| panic!("{workload}: {failure}"));
             panics += report.stats.handler_panics;
         }
@@ -47,7 +47,7 @@ fn seeds_that_once_failed_do_not_fail_again() {
     let lines = include_str!("../regressions.txt").lines();
     for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (workload, seed) = line.split_once(' ').unwrap();
-        let plan = Plan::drawn(seed.parse().unwrap(), workload.parse().unwrap());
+        let plan = Plan::from_seed(seed.parse().unwrap(), workload.parse().unwrap());
         run(&plan, None).unwrap_or_else(|failure| panic!("{line}: {failure}"));
     }
 }
@@ -57,7 +57,7 @@ fn one_seed_is_one_run() {
     for workload in Workload::ALL {
         for seed in 0..5 {
             let [one, two] = [(); 2].map(|()| {
-                let report = run(&Plan::drawn(seed, workload), None).unwrap();
+                let report = run(&Plan::from_seed(seed, workload), None).unwrap();
                 (report.trace, report.steps, report.completions, report.time, report.faults)
             });
             assert_eq!(one, two, "{workload} seed {seed}");

@@ -121,7 +121,7 @@ where
     config.faults = faults(plan.seed);
     config.provides_buffers = plan.seed.is_multiple_of(2);
     config.engine_bug = BUG.get();
-    let mut simulation = Simulation::with(config, builder);
+    let mut simulation = Simulation::with_config(config, builder);
     let mut thread = thread(simulation.handle());
     simulation.run_beside(move |now| thread(millis(now)).map(|time_ms| at(time_ms).max(now)));
     let heard: Vec<Rc<RefCell<Vec<u8>>>> = plan.clients.iter().map(|_| Rc::default()).collect();
@@ -293,12 +293,12 @@ impl EngineClient {
             let len = self.plan.readable(self.pauses, read).min(buffer.len());
             match connection.try_read(&mut buffer[..len]) {
                 Ok(0) if is_all || self.plan.may_miss => return Some(Next::Close),
-                Ok(0) => return Some(Next::Cut("by an end".to_owned())),
+                Ok(0) => return Some(Next::EndedEarly("by an end".to_owned())),
                 Ok(count) => self.heard.borrow_mut().extend(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return self.give_up(now);
                 }
-                Err(_) => return Some(Next::Cut("by a reset".to_owned())),
+                Err(_) => return Some(Next::EndedEarly("by a reset".to_owned())),
             }
             self.gives_up_at = None;
         }

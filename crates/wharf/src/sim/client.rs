@@ -13,7 +13,7 @@ pub trait Client {
     /// # Errors
     ///
     /// What the server did wrong; that ends the simulation. An early end of the connection is no error
-    /// by itself: see [`Next::Cut`].
+    /// by itself: see [`Next::EndedEarly`].
     fn ready(&mut self, connection: &mut SimClient, now: Time) -> Result<Next, String>;
 
     /// Bytes that the client lacks of the replies to the first `delivered` bytes that it sent; at least
@@ -50,5 +50,5 @@ pub enum Next {
     /// The connection ended before the client got what it waits for.
     ///
     /// That is a failure, unless this client has an [`Excuse`](super::Excuse).
-    Cut(String),
+    EndedEarly(String),
 }

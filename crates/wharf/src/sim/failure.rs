@@ -47,9 +47,9 @@ pub struct SimReport {
     /// Completions that the engine's shards dequeued.
     pub completions: u64,
     /// Clients that got all that they waited for.
-    pub clients_whole: u64,
+    pub clients_completed: u64,
     /// Clients that ended early.
-    pub clients_cut: u64,
+    pub clients_ended_early: u64,
     /// Their excuses.
     pub excused: ExcuseCounts,
     /// The simulated clock at the end.

@@ -22,7 +22,7 @@ where
     /// # Errors
     ///
     /// A client that waits without end, or ended early without an excuse; or as [`step`](Self::step).
-    pub fn settle(&mut self) -> Result<(), SimFailure> {
+    pub fn finish_clients(&mut self) -> Result<(), SimFailure> {
         let latency_ns = self.world.faults().latency_ns;
         self.world.set_faults(Faults::none().with_latency_ns(latency_ns));
         let mut deadline = self.now().saturating_add(SETTLE_MAX);
@@ -82,7 +82,7 @@ where
     /// What failed.
     pub fn finish(mut self) -> Result<SimReport, SimFailure> {
         if self.shared.stopping().is_none() {
-            self.settle()?;
+            self.finish_clients()?;
             self.stop(DRAIN)?;
         }
         self.finish_stopped()
@@ -105,8 +105,8 @@ where
         Ok(SimReport {
             steps: self.steps,
             completions: stats.workers.iter().map(|worker| worker.completions).sum(),
-            clients_whole: self.clients.len() as u64 - cut,
-            clients_cut: cut,
+            clients_completed: self.clients.len() as u64 - cut,
+            clients_ended_early: cut,
             excused,
             time: self.now(),
             faults: self.world.fault_counts(),

@@ -98,7 +98,7 @@ impl Script {
                 match connection.try_read(&mut room[..most]) {
                     Ok(0) if most > 0 => {
                         let text = format!("after {} of {} bytes", self.done, bytes.len());
-                        Ok(Some(Next::Cut(text)))
+                        Ok(Some(Next::EndedEarly(text)))
                     }
                     Ok(count) => {
                         let (got, wanted) = (&room[..count], &bytes[self.done..][..count]);
@@ -127,7 +127,11 @@ impl Script {
 }
 
 fn blocked_or_ended(kind: ErrorKind, when: &str) -> Next {
-    if kind == ErrorKind::WouldBlock { Next::Wait } else { Next::Cut(format!("{kind} {when}")) }
+    if kind == ErrorKind::WouldBlock {
+        Next::Wait
+    } else {
+        Next::EndedEarly(format!("{kind} {when}"))
+    }
 }
 
 impl Client for Script {

@@ -199,7 +199,7 @@ where
     ///
     /// # Panics
     ///
-    /// As [`with`](Self::with).
+    /// As [`with_config`](Self::with_config).
     pub fn new(seed: u64, handler: H, faults: Faults) -> Self {
         let builder = Server::builder(handler)
             .shards(2)
@@ -207,7 +207,7 @@ where
             .buffer_count(1_024)
             .buffer_size_bytes(512)
             .output_bytes(64 * 1024);
-        Self::with(SimConfig { faults, ..SimConfig::new(seed) }, builder)
+        Self::with_config(SimConfig { faults, ..SimConfig::new(seed) }, builder)
     }
 
     /// A server with the settings of `builder`, in a world with the parameters `config`.
@@ -218,7 +218,7 @@ where
     /// # Panics
     ///
     /// If the settings are invalid, or `on_start` or `on_worker_start` fails.
-    pub fn with(config: SimConfig, builder: Builder<H, S, W>) -> Self {
+    pub fn with_config(config: SimConfig, builder: Builder<H, S, W>) -> Self {
         match Self::start(config, builder) {
             Ok(simulation) => simulation,
             Err(reason) => panic!("the simulated server does not start: {reason}"),
@@ -452,7 +452,7 @@ where
 
     /// The faults that took effect so far.
     #[must_use]
-    pub fn faults_struck(&self) -> FaultCounts {
+    pub fn fault_counts(&self) -> FaultCounts {
         self.world.fault_counts()
     }
 
@@ -595,7 +595,7 @@ where
             }
             Next::Close => self.end_client(number, None, false),
             Next::Reset => self.end_client(number, None, true),
-            Next::Cut(how) => self.end_client(number, Some(how), false),
+            Next::EndedEarly(how) => self.end_client(number, Some(how), false),
         }
         Ok(())
     }

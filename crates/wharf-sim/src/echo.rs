@@ -11,13 +11,13 @@ use wharf::{
 };
 
 #[derive(Debug)]
-pub(crate) struct Talk {
+pub(crate) struct EchoHandler {
     plan: Plan,
-    chance: Chance,
+    panics: PanicInjector,
 }
 
 #[derive(Debug)]
-pub(crate) struct TalkState {
+pub(crate) struct EchoState {
     client: usize,
     plan: ClientPlan,
     received: usize,
@@ -27,16 +27,16 @@ pub(crate) struct TalkState {
     quits: bool,
 }
 
-impl Talk {
+impl EchoHandler {
     pub(crate) fn new(plan: &Plan) -> Self {
-        Self { plan: plan.clone(), chance: Chance::new(plan) }
+        Self { plan: plan.clone(), panics: PanicInjector::new(plan) }
     }
 
     /// Sends back what is unread, or a part of it, but not more than `most` bytes. Returns how many bytes
     /// that was.
     fn echo(
         &self,
-        link: &mut Link<'_, TalkState, Rng>,
+        link: &mut Link<'_, EchoState, Rng>,
         input: &mut Input<'_>,
         most: usize,
     ) -> Result<usize> {
@@ -67,8 +67,8 @@ impl Talk {
         Ok(before - input.len())
     }
 
-    fn reverse(&self, link: &mut Link<'_, TalkState, Rng>) -> Result {
-        let TalkState { message, outbox, .. } = &mut *link.state;
+    fn reverse(&self, link: &mut Link<'_, EchoState, Rng>) -> Result {
+        let EchoState { message, outbox, .. } = &mut *link.state;
         while let Some(prefix) = message.first_chunk::<4>() {
             let end = 4 + u32::from_be_bytes(*prefix) as usize;
             if message.len() < end {
@@ -108,29 +108,29 @@ pub(crate) fn check_unread(
     assert!(wanted == Some(unread), "client {client}: wrong bytes at {place}: {unread:02x?}");
 }
 
-fn close_if_done(link: &mut Link<'_, TalkState, Rng>) {
+fn close_if_done(link: &mut Link<'_, EchoState, Rng>) {
     if link.state.quits && link.state.outbox.is_empty() {
         link.close();
     }
 }
 
-impl Handler<TalkState, Rng> for Talk {
+impl Handler<EchoState, Rng> for EchoHandler {
     fn on_worker_start(&self, worker: &mut Worker<'_>) -> Result<Rng> {
-        Ok(self.chance.rng(worker))
+        Ok(self.panics.rng(worker))
     }
 
-    fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<TalkState> {
-        self.chance.panic(link.worker);
+    fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<EchoState> {
+        self.panics.panic(link.worker);
         let client = number_of(&link.peer());
-        let plan = ClientPlan::of(&self.plan, client);
+        let plan = ClientPlan::for_client(&self.plan, client);
         let (message, outbox) = (Vec::new(), Outbox::default());
-        Ok(TalkState { client, plan, received: 0, message, outbox, quits: false })
+        Ok(EchoState { client, plan, received: 0, message, outbox, quits: false })
     }
 
-    fn on_receive(&self, link: &mut Link<'_, TalkState, Rng>, input: &mut Input<'_>) -> Result {
-        let TalkState { client, plan, received, quits, .. } = &*link.state;
+    fn on_receive(&self, link: &mut Link<'_, EchoState, Rng>, input: &mut Input<'_>) -> Result {
+        let EchoState { client, plan, received, quits, .. } = &*link.state;
         check_unread(input, *client, &plan.text, *received, self.plan.server.input_bytes);
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
         if *quits {
             // What is still owed is sent first.
             return Ok(());
@@ -159,8 +159,8 @@ impl Handler<TalkState, Rng> for Talk {
         Ok(())
     }
 
-    fn on_writable(&self, link: &mut Link<'_, TalkState, Rng>) -> Result {
-        self.chance.panic(link.worker);
+    fn on_writable(&self, link: &mut Link<'_, EchoState, Rng>) -> Result {
+        self.panics.panic(link.worker);
         if let Some(piece) = self.plan.piece {
             link.state.outbox.flush(&mut link.out, piece)?;
         }
@@ -170,11 +170,11 @@ impl Handler<TalkState, Rng> for Talk {
 
     fn on_end(
         &self,
-        link: &mut Link<'_, TalkState, Rng>,
+        link: &mut Link<'_, EchoState, Rng>,
         input: &mut Input<'_>,
     ) -> Result<Verdict> {
-        self.chance.panic(link.worker);
-        let TalkState { client, outbox, plan, .. } = &*link.state;
+        self.panics.panic(link.worker);
+        let EchoState { client, outbox, plan, .. } = &*link.state;
         assert!(input.is_ended() && outbox.is_empty(), "client {client}: on_end before the end");
         match plan.way % 5 {
             0 => link.close(),
@@ -184,33 +184,33 @@ impl Handler<TalkState, Rng> for Talk {
         Ok(Verdict::Keep)
     }
 
-    fn on_idle(&self, link: &mut Link<'_, TalkState, Rng>) -> Result<Verdict> {
-        self.chance.panic(link.worker);
+    fn on_idle(&self, link: &mut Link<'_, EchoState, Rng>) -> Result<Verdict> {
+        self.panics.panic(link.worker);
         Ok(if link.state.received.is_multiple_of(2) { Verdict::Keep } else { Verdict::Close })
     }
 
-    fn on_drain(&self, link: &mut Link<'_, TalkState, Rng>) -> Result<Verdict> {
-        self.chance.panic(link.worker);
+    fn on_drain(&self, link: &mut Link<'_, EchoState, Rng>) -> Result<Verdict> {
+        self.panics.panic(link.worker);
         Ok(if link.state.plan.way % 8 == 7 { Verdict::Keep } else { Verdict::Close })
     }
 
-    fn on_disconnect(&self, link: &mut Link<'_, TalkState, Rng>, _: DisconnectReason) {
+    fn on_disconnect(&self, link: &mut Link<'_, EchoState, Rng>, _: DisconnectReason) {
         assert_eq!(link.out.send(b"late"), Err(SendError::Closed), "a closed link takes bytes");
         let (totals, received) = (link.totals(), link.state.received);
         assert!(totals.received_bytes >= received as u64, "{totals:?}, {received} received");
-        self.chance.panic(link.worker);
+        self.panics.panic(link.worker);
     }
 }
 
 /// Panics by chance.
 #[derive(Debug)]
-pub(crate) struct Chance {
+pub(crate) struct PanicInjector {
     seed: u64,
     ppm: u32,
     drawn: AtomicU64,
 }
 
-impl Chance {
+impl PanicInjector {
     pub(crate) fn new(plan: &Plan) -> Self {
         Self { seed: plan.config.seed, ppm: plan.panic_ppm, drawn: AtomicU64::new(0) }
     }

@@ -1,14 +1,14 @@
 //! The client of most workloads: it knows every byte that must come back.
 
 use crate::lines::{LAST, STOPPING};
-use crate::plan::{ClientPlan, Manner, Plan, Requests, Workload};
+use crate::plan::{ClientBehavior, ClientPlan, Plan, Requests, Workload};
 use std::io::ErrorKind;
 use wharf::sim::{Client, Next, SimClient, Time};
 
 /// How many of a client's requests there are replies to.
 type Count = Box<dyn Fn() -> usize>;
 
-pub(crate) struct Talker {
+pub(crate) struct EchoClient {
     plan: ClientPlan,
     expected: Vec<u8>,
     written: usize,
@@ -36,10 +36,10 @@ pub(crate) struct Talker {
     stopping: usize,
 }
 
-impl Talker {
+impl EchoClient {
     pub(crate) fn new(plan: &Plan, client: usize) -> Self {
         let workload = plan.workload;
-        let plan = ClientPlan::of(plan, client);
+        let plan = ClientPlan::for_client(plan, client);
         let requests = match workload {
             Workload::Big => answers(&plan.text, |body| body.reverse()),
             Workload::Framed => answers(&plan.text, |_| {}),
@@ -52,7 +52,7 @@ impl Talker {
             requests.replies.clone()
         };
         let is_told_of_stops = workload == Workload::Lines;
-        let finishes = plan.manner == Manner::FinishEarly;
+        let finishes = plan.manner == ClientBehavior::ShutdownEarly;
         if is_told_of_stops && finishes && !requests.closes {
             expected.extend_from_slice(LAST);
         }
@@ -104,7 +104,7 @@ impl Talker {
 
     /// Writes until it would block. When to go on, if not by itself.
     fn write(&mut self, connection: &mut SimClient, now: Time) -> Option<Time> {
-        if let Manner::Mute(time) = self.plan.manner {
+        if let ClientBehavior::DelayWriting(time) = self.plan.manner {
             self.writes_at.get_or_insert(now.saturating_add(time));
         }
         while self.written < self.plan.text.len() && !self.deafened {
@@ -112,7 +112,7 @@ impl Talker {
                 return Some(time);
             }
             let mut until = self.plan.text.len();
-            if let Manner::Pauses(at, time) = self.plan.manner
+            if let ClientBehavior::Pauses(at, time) = self.plan.manner
                 && !self.has_paused
             {
                 if self.written >= at {
@@ -133,7 +133,7 @@ impl Talker {
                 self.writes_at = Some(now.saturating_add(self.plan.pace));
             }
         }
-        if self.plan.manner == Manner::FinishEarly && !self.finished {
+        if self.plan.manner == ClientBehavior::ShutdownEarly && !self.finished {
             self.finished = true;
             connection.shutdown_write();
         }
@@ -145,13 +145,13 @@ impl Talker {
         let mut room = [0; 4096];
         loop {
             match self.plan.manner {
-                Manner::Vanishes(resets) if self.written == self.plan.text.len() => {
+                ClientBehavior::Vanishes(resets) if self.written == self.plan.text.len() => {
                     return Ok(Some(if resets { Next::Reset } else { Next::Close }));
                 }
-                Manner::Leaves(at, resets) if self.read >= at => {
+                ClientBehavior::LeaveAfter(at, resets) if self.read >= at => {
                     return Ok(Some(if resets { Next::Reset } else { Next::Close }));
                 }
-                Manner::Sleeps(at, time) if self.read >= at && !self.has_slept => {
+                ClientBehavior::PauseReading(at, time) if self.read >= at && !self.has_slept => {
                     self.has_slept = true;
                     self.reads_at = Some(now.saturating_add(time));
                 }
@@ -177,7 +177,7 @@ impl Talker {
 
     /// Nothing is left to be done.
     fn go(&mut self, now: Time) -> Next {
-        let Manner::Holds(time) = self.plan.manner else { return Next::Close };
+        let ClientBehavior::Holds(time) = self.plan.manner else { return Next::Close };
         let goes_at = *self.goes_at.get_or_insert(now.saturating_add(time));
         if goes_at <= now { Next::Close } else { Next::Sleep(goes_at) }
     }
@@ -219,11 +219,11 @@ impl Talker {
     }
 
     fn cut(&self, how: &str) -> Next {
-        Next::Cut(format!("{how} after {} of {} bytes", self.read, self.expected.len()))
+        Next::EndedEarly(format!("{how} after {} of {} bytes", self.read, self.expected.len()))
     }
 }
 
-impl Client for Talker {
+impl Client for EchoClient {
     fn ready(&mut self, connection: &mut SimClient, now: Time) -> Result<Next, String> {
         let writes_at = self.write(connection, now);
         let next = self.read(connection, now)?;
