@@ -260,7 +260,7 @@ impl SendOperation {
     }
 
     fn finish(&mut self, end: SendEnd) {
-        debug_assert!(self.end.is_none(), "a send ends once");
+        assert!(self.end.is_none(), "a send ends once");
         self.end = Some(end);
     }
 }

@@ -1,5 +1,6 @@
 //! Operations, and the handles and errors of submitting them.
 
+use super::error::OsError;
 use crate::memory::Chain;
 use std::fmt;
 
@@ -160,7 +161,7 @@ pub struct AssociateError<S> {
     /// The call that failed; `None` if the port has no free slot
     /// ([`PortConfig::sockets_max`](super::PortConfig::sockets_max)) or, on Windows, has 1,024
     /// listeners.
-    pub error: Option<super::OsError>,
+    pub error: Option<OsError>,
 }
 
 impl<S> fmt::Display for AssociateError<S> {

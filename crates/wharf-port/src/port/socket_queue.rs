@@ -99,7 +99,7 @@ impl SocketQueue {
     /// The socket after `socket`, which is in the queue.
     #[cfg(any(test, target_os = "linux"))]
     pub(crate) fn after(&self, socket: Socket) -> Option<Socket> {
-        debug_assert!(self.contains(socket), "{socket:?} is not in the queue");
+        assert!(self.contains(socket), "{socket:?} is not in the queue");
         self.at(self.nodes[socket.index as usize].after)
     }
 
@@ -116,10 +116,7 @@ impl SocketQueue {
     fn enter(&mut self, socket: Socket, before: u32, after: u32) -> bool {
         let node = &mut self.nodes[socket.index as usize];
         if node.before != OUT {
-            debug_assert_eq!(
-                node.generation, socket.generation,
-                "a closed socket was left in the queue"
-            );
+            assert_eq!(node.generation, socket.generation, "a closed socket was left in the queue");
             return false;
         }
         *node = Node { generation: socket.generation, before, after };

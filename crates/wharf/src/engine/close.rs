@@ -1,6 +1,7 @@
 //! Closes single links, and drains all of them. The phases are drawn in `link/slot.rs`.
 
 pub(super) mod drain;
+pub(super) mod limits;
 
 use crate::engine::worker::{Worker, submit};
 use crate::handler::Handler;
@@ -8,20 +9,8 @@ use crate::link::slot::Phase;
 use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::vocabulary::reason::DisconnectReason;
-use std::time::Duration;
 use wharf_port::memory::Chain;
 use wharf_port::port::Operation;
-
-/// Stall timeout of a closing link, if the stall timeout is disabled; also the time that a broken link
-/// waits for the end of its input.
-pub(super) const FLUSH_MAX: Duration = Duration::from_secs(30);
-/// Maximum time of a lingering close, from the shutdown of the sending side.
-pub(super) const LINGER_MAX: Duration = Duration::from_secs(2);
-/// Bytes that a closing link discards, before a lingering link is closed immediately.
-pub(super) const LINGER_BYTES_MAX: u32 = 64 << 20;
-/// Maximum of bytes that a draining link receives and sends together, so that a peer that continues to
-/// send does not prolong the drain.
-pub(super) const DRAIN_BYTES_MAX: u32 = 8 << 20;
 
 /// How `close` closes a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

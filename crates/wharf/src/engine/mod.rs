@@ -7,18 +7,13 @@ mod close;
 mod dispatch;
 mod flush;
 #[cfg(feature = "sim")]
-mod inspect;
+pub(crate) mod inspect;
 mod loans;
 mod post;
 mod receive;
 mod serve;
 mod timeout;
-mod worker;
-
-#[cfg(feature = "sim")]
-pub(crate) use inspect::{SlotCounts, ensure};
-pub(crate) use timeout::timeout_scale;
-pub(crate) use worker::{Turn, Worker};
+pub(crate) mod worker;
 
 /// Bytes of one link in the engine's tables: its slot, state, reply cell and marks, and its entries in
 /// the lists of links.

@@ -1,6 +1,7 @@
 //! Received bytes to a link's input; starts and stops receiving.
 
-use crate::engine::close::{CloseMode, DRAIN_BYTES_MAX, LINGER_BYTES_MAX};
+use crate::engine::close::CloseMode;
+use crate::engine::close::limits::{DRAIN_BYTES_MAX, LINGER_BYTES_MAX};
 use crate::engine::dispatch::disconnect_reason;
 use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Receiving, Wish};

@@ -2,23 +2,17 @@
 
 pub(super) mod timers;
 
-use crate::engine::close::{CloseMode, FLUSH_MAX, LINGER_MAX};
+use crate::engine::close::CloseMode;
+use crate::engine::close::limits::{FLUSH_MAX, LINGER_MAX};
 use crate::engine::timeout::timers::CHECKS_PER_STALL;
 use crate::engine::worker::Worker;
 use crate::handler::Handler;
-use crate::limits::Settings;
 use crate::link::slot::{Phase, Slot};
 use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use std::time::Duration;
 use wharf_port::port::Time;
-
-/// The shortest timeout, from which the timer wheel derives its tick.
-pub(crate) fn timeout_scale(settings: &Settings) -> Duration {
-    let spans = [settings.idle, settings.stall, settings.answer, FLUSH_MAX];
-    spans.into_iter().filter(|span| !span.is_zero()).min().unwrap_or(FLUSH_MAX)
-}
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Schedules the link's timer for its next timeout, or cancels it.

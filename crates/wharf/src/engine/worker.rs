@@ -70,7 +70,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         shared: Arc<Shared>,
     ) -> Result<Self, String> {
         let slots = shared.settings.links_per_shard();
-        let scale = super::timeout_scale(&shared.settings);
         // The instant is read first, so that no `Link::now` is in the future.
         #[expect(clippy::disallowed_methods, reason = "once: what the port's clock counts from")]
         let zero = (Instant::now(), port.now());
@@ -85,7 +84,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             scratch: Vec::with_capacity(shared.settings.input_bytes as usize),
             acceptor: Acceptor::new(),
             pending: Pending::new(slots),
-            timers: Timers::new(&shared.settings, scale, now),
+            timers: Timers::new(&shared.settings, now),
             lending: Lending::new(slots),
             drain: Drain::default(),
             clock: Clock::new(now),

@@ -298,7 +298,7 @@ impl ShardState {
     pub(crate) fn release(&mut self, index: u32) {
         let slot = &self.slots[index];
         // A flush has run since the close.
-        assert!(!slot.dirty && slot.phase == Phase::Closing, "{slot:?} is given back too early");
+        assert!(!slot.dirty && slot.phase == Phase::Closing, "{slot:?} is released too early");
         self.quotas().close(index);
         self.drop_input(index);
         self.slots.release(index);

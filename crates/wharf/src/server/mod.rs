@@ -1,7 +1,7 @@
 //! The server: a builder collects the settings, starts one thread for each shard and returns a handle.
 
 mod back_end;
-mod builder;
+pub(crate) mod builder;
 mod listen;
 mod machine;
 mod running;

@@ -1,6 +1,6 @@
 //! The shards' threads: start them, wait for their end.
 
-use crate::engine::{Turn, Worker};
+use crate::engine::worker::{Turn, Worker};
 use crate::limits::MemoryPlan;
 use crate::server::back_end::Chosen;
 use crate::service::Service;

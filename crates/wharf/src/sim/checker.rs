@@ -4,7 +4,7 @@
 //! none of the engine's.
 
 use crate::acts::{Act, Watch, Whom};
-use crate::engine::ensure;
+use crate::engine::inspect::ensure;
 use crate::sim::rules::{Facts, Limits, LinkView, Outcome, Rest, Rules};
 use crate::vocabulary::id::{LinkId, LinkKey};
 use crate::vocabulary::reason::DisconnectReason;

@@ -4,7 +4,7 @@
 //! bytes for as long as the timeout that ended it, and so on. All times are the world's, so a jump of
 //! the clock excuses an end only if it crossed the end's timeout.
 
-use crate::engine::ensure;
+use crate::engine::inspect::ensure;
 use crate::handler::Handler;
 use crate::sim::checker::{ConnectionHistory, ConnectionStatus, IdleRecord};
 use crate::sim::failure::{Excuse, ExcuseCounts};

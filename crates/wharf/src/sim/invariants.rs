@@ -1,6 +1,6 @@
 //! The invariants of a simulation.
 
-use crate::engine::ensure;
+use crate::engine::inspect::ensure;
 use crate::handler::Handler;
 use crate::sim::simulation::{SimWorker, Simulation};
 use crate::stats::{Counter, ShardStats};

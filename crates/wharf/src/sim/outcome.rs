@@ -1,6 +1,6 @@
 //! Ends a run: clients finish, the server stops, and all slots and buffers must be free.
 
-use crate::engine::ensure;
+use crate::engine::inspect::ensure;
 use crate::handler::Handler;
 use crate::sim::checker::ConnectionStatus;
 use crate::sim::failure::{SimFailure, SimReport};

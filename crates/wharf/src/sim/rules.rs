@@ -4,7 +4,7 @@
 //! transferred; nothing of the engine's.
 
 use crate::acts::Act;
-use crate::engine::ensure;
+use crate::engine::inspect::ensure;
 use crate::sim::checker::Event;
 use crate::vocabulary::reason::DisconnectReason;
 use std::fmt;

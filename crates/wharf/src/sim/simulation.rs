@@ -1,9 +1,10 @@
 //! The simulation: its parts, and the execution of a step.
 
-use crate::engine::{SlotCounts, Turn, Worker};
+use crate::engine::inspect::SlotCounts;
+use crate::engine::worker::{Turn, Worker};
 use crate::handler::Handler;
 use crate::limits::Settings;
-use crate::server::{Builder, Server};
+use crate::server::builder::{Builder, Server};
 use crate::service::ServiceOf;
 use crate::shared::Shared;
 use crate::shared::handle::Handle;

@@ -1,5 +1,6 @@
 //! The timers of a shard's links.
 
+use crate::engine::close::limits::FLUSH_MAX;
 use crate::limits::Settings;
 use crate::link::slot::Slots;
 use crate::link::wheel::Wheel;
@@ -17,12 +18,18 @@ pub(in crate::engine) struct Timers {
 /// changed since the last check, so a peer that takes nothing is closed after 1 to 1 ⅛ of the timeout.
 pub(in crate::engine) const CHECKS_PER_STALL: u32 = 8;
 
+/// The shortest timeout, from which the timer wheel derives its tick.
+fn timeout_scale(settings: &Settings) -> Duration {
+    let spans = [settings.idle, settings.stall, settings.answer, FLUSH_MAX];
+    spans.into_iter().filter(|span| !span.is_zero()).min().unwrap_or(FLUSH_MAX)
+}
+
 impl Timers {
-    pub(in crate::engine) fn new(settings: &Settings, scale: Duration, now: Time) -> Self {
+    pub(in crate::engine) fn new(settings: &Settings, now: Time) -> Self {
         let every = settings.stall / CHECKS_PER_STALL;
         let every_ns = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX >> 2);
         Self {
-            wheel: Wheel::new(scale, now),
+            wheel: Wheel::new(timeout_scale(settings), now),
             progress_interval_ns: (!every.is_zero()).then_some(every_ns),
         }
     }
