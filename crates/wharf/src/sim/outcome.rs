@@ -74,8 +74,8 @@ where
         Ok(())
     }
 
-    /// [Settles](Self::settle), [stops](Self::stop) the server, and checks that all slots and buffers
-    /// are free.
+    /// [Finishes the clients](Self::finish_clients), [stops](Self::stop) the server, and checks that all
+    /// slots and buffers are free.
     ///
     /// # Errors
     ///
