@@ -186,6 +186,27 @@ pub(crate) fn read_until(link: &mut impl Read, end: &str) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
+/// Waits until `condition` holds, and looks each time that `LOOK_EVERY` has passed.
+#[track_caller]
+pub(crate) fn eventually(mut condition: impl FnMut() -> bool, what: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        wait_until(Instant::now() + LOOK_EVERY);
+    }
+}
+
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Waits for a moment.
+pub(crate) fn wait_until(moment: Instant) {
+    while let Some(left) =
+        moment.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    {
+        std::thread::park_timeout(left);
+    }
+}
+
 /// Whether a program that is not ours is installed; says if not.
 pub(crate) fn installed(name: &str, option: &str) -> bool {
     let found = Command::new(name).arg(option).stdin(Stdio::null()).output().is_ok();

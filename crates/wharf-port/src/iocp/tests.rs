@@ -10,15 +10,13 @@ use super::socket::OverlappedSocket;
 use crate::conformance::network::skip;
 use crate::memory::{BufferCounts, BufferPool, Chain, Owner, PoolConfig};
 use crate::port::{
-    Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind, Outcome,
-    Port, PortConfig, Socket, SubmitErrorKind,
+    Clock, Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind,
+    Outcome, Port, PortConfig, Poster, Socket, SubmitErrorKind,
 };
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::windows::io::OwnedSocket;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 use windows_sys::Win32::Foundation::HANDLE;
@@ -438,6 +436,17 @@ fn a_dropped_port_leaves_no_buffer_out_and_closes_its_sockets() {
     assert!(TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_err());
 }
 
+/// Waits until the port's owner sleeps.
+fn wait_for_sleep(poster: &Poster<u64>) {
+    let clock = Clock::new();
+    let start = clock.now();
+    while !poster.is_owner_asleep() {
+        let left = clock.now().duration_since(start) < DEADLINE;
+        assert!(left, "the owner does not sleep");
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn posts_from_threads_wake_the_owner_and_none_is_lost() {
     const EACH: u64 = 300;
@@ -448,14 +457,13 @@ fn posts_from_threads_wake_the_owner_and_none_is_lost() {
             let poster = poster.clone();
             scope.spawn(move || {
                 for packet in 1..=EACH {
+                    if packet % 50 == 0 {
+                        wait_for_sleep(&poster);
+                    }
                     let mut packet = packet;
                     while let Err(error) = poster.post(packet) {
                         packet = error.into_packet();
                         thread::yield_now();
-                    }
-                    if packet % 50 == 0 {
-                        // So that the owner falls asleep in between.
-                        thread::sleep(Duration::from_millis(5));
                     }
                 }
             });
@@ -475,16 +483,12 @@ fn posts_from_threads_wake_the_owner_and_none_is_lost() {
 fn a_post_ends_a_wait_without_end() {
     let mut rig = Rig::new(1, 1, 64);
     let poster = rig.port.poster();
-    let posted = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&posted);
     thread::scope(|scope| {
         scope.spawn(move || {
-            thread::sleep(Duration::from_millis(200));
-            posted.store(true, Ordering::SeqCst);
+            wait_for_sleep(&poster);
             poster.post(5).unwrap();
         });
         rig.port.dequeue(&mut rig.batch, None).unwrap();
-        assert!(seen.load(Ordering::SeqCst));
         assert!(matches!(rig.batch[..], [Completion { outcome: Outcome::Posted(5), .. }]));
     });
 }

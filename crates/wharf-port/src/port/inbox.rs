@@ -93,6 +93,12 @@ impl Waker {
 }
 
 impl<T: Send> Poster<T> {
+    /// Whether the port's owner sleeps: then the next packet wakes it.
+    #[cfg(all(test, windows))]
+    pub(crate) fn is_owner_asleep(&self) -> bool {
+        self.waker.state.is_asleep()
+    }
+
     /// Puts `packet` into the port's inbox and wakes the owner if it sleeps. Does not wait.
     ///
     /// # Errors

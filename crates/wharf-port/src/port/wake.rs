@@ -41,6 +41,12 @@ impl WakeState {
         self.state.swap(NOTIFIED, Ordering::AcqRel) == ASLEEP
     }
 
+    /// Whether the owner sleeps.
+    #[cfg(all(test, windows))]
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.state.load(Ordering::Acquire) == ASLEEP
+    }
+
     /// The owner takes the notification before it takes packets; `true` if there was one.
     pub(crate) fn clear(&self) -> bool {
         // The relaxed load avoids a locked instruction while there is no notification. If it misses
