@@ -9,7 +9,6 @@
 //! the variable `CI` is set they are only compared.
 #![cfg(target_os = "linux")]
 #![cfg(test)]
-#![cfg(unix)]
 #![expect(clippy::disallowed_methods, reason = "deadlines and the drain are in real time")]
 
 mod apps;

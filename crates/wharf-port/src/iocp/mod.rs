@@ -24,8 +24,9 @@ mod wake;
 
 use crate::memory::BufferPool;
 use crate::port::{
-    AssociateError, Bulk, Clock, Completions, Counters, Inbox, Key, Operation, OperationKind,
-    OsError, Port, PortConfig, PortError, Poster, Socket, SocketQueue, SubmitError, Time,
+    AssociateError, Bulk, Clock, Completions, Counters, DROP_WAIT_MAX, Inbox, Key, Operation,
+    OperationKind, OsError, Port, PortConfig, PortError, Poster, Socket, SocketQueue, SubmitError,
+    Time,
 };
 use operations::OperationTable;
 use socket::OverlappedSocket;
@@ -93,8 +94,6 @@ const LISTENERS_MAX: u32 = 1024;
 /// Listeners that get `accepts_max` accepts; further ones get those that are left, at least one
 /// each.
 const FULL_LISTENERS: u32 = 4;
-/// The longest wait of the port's drop for operations in flight, whose memory it then leaks.
-const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The longest single wait of the drop.
 const DROP_WAIT_STEP_MS: u32 = 100;
 const NO_PORT_HINT: &str = "the process has too many handles, or the system has too little memory";

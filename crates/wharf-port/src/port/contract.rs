@@ -219,6 +219,11 @@ const SOCKETS_MAX: u32 = 268_435_454;
 /// The most entries that a ring of provided buffers can have (io_uring_register_buf_ring(3)).
 const WINDOW_MAX: u32 = 32_768;
 
+/// The longest wait of a port's drop for operations in flight, whose memory it then leaks. Cancelled
+/// operations on sockets end within microseconds; only a bug of the kernel makes one last longer.
+#[cfg(any(target_os = "linux", windows))]
+pub(crate) const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// A time on a port's clock: nanoseconds since the clock's zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "a time is 64 bits of nanoseconds")]

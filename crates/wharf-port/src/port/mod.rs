@@ -59,6 +59,8 @@ mod table;
 mod wake;
 
 pub use completion::{Completion, EndReason, Outcome};
+#[cfg(any(target_os = "linux", windows))]
+pub(crate) use contract::DROP_WAIT_MAX;
 pub(crate) use contract::is_full;
 pub use contract::{Completions, Counters, Port, PortConfig, Time};
 pub use error::{OsError, PortError};

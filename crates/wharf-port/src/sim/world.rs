@@ -180,12 +180,6 @@ impl World {
         self.lock().trace
     }
 
-    /// Whether this world has the planted bug `bug`; for bugs of code that uses the port.
-    #[must_use]
-    pub fn planted(&self, bug: PortBug) -> bool {
-        self.shared.bug == Some(bug)
-    }
-
     /// Connections that are open on at least one side.
     #[must_use]
     pub fn connections(&self) -> u32 {

@@ -8,8 +8,8 @@ use super::{InputOperation, Stage, UringPort};
 use crate::linux::{self, Peek};
 use crate::memory::{Buffer, Owner};
 use crate::port::{
-    Bulk, Completion, CompletionMode, Completions, Demand, EndReason, Key, OperationKind, OsError,
-    Outcome, PortError, Socket, SocketTable, is_full,
+    Bulk, Completion, CompletionMode, Completions, DROP_WAIT_MAX, Demand, EndReason, Key,
+    OperationKind, OsError, Outcome, PortError, Socket, SocketTable, is_full,
 };
 use io_uring::cqueue;
 use rustix::fd::{FromRawFd, OwnedFd};
@@ -510,7 +510,3 @@ impl<T: Send> Drop for UringPort<T> {
         }
     }
 }
-
-/// The longest wait of the port's drop. Cancelled operations on sockets end within microseconds;
-/// only a bug of the kernel makes one last longer.
-const DROP_WAIT_MAX: Duration = Duration::from_secs(5);

@@ -140,11 +140,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.drain.until = Some(deadline);
         self.drain.turns = self.drain.turns.saturating_add(1);
         let inbox_is_handled = self.has_handled_inbox(self.drain.turns);
-        let too_early = sees_it_first || !inbox_is_handled;
-        if !self.drain.has_begun && !too_early {
+        if self.drain.has_begun {
+            // The links drain.
+        } else if inbox_is_handled && !sees_it_first {
             self.drain.has_begun = true;
             self.for_each_live(|worker, index| worker.drain(index));
-        } else if !self.drain.has_begun {
+        } else {
             // Wakes itself, so that the next turn does not sleep.
             self.port.poster().wake();
         }

@@ -130,12 +130,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         // The wake-up from `end_accepting` may have ended the previous turn's wait, so this turn must
         // not wait.
         let may_be_over = accepting_ended && self.is_done(true);
+        let link_time = self.link_time(began);
         let at_once = may_be_over
             || !self.again.is_empty()
             || self.pending.has_marks()
-            || self.must_check_posts(self.link_time(began));
+            || self.must_check_posts(link_time);
         let asked = if at_once { Some(Duration::ZERO) } else { self.wait(began) };
-        let link_time = self.link_time(began);
         self.port.dequeue(&mut self.completions, asked)?;
         let turn_start = self.port.now();
         let counted = self.clock.dequeued(&Dequeued {

@@ -157,6 +157,11 @@ pub(super) fn start_shards<V: Service>(
 
 /// A value that is dropped when the last thread has ended.
 pub(super) type Alive = Arc<dyn Send + Sync>;
+/// A port for the system's sockets.
+trait TcpPort: ShardPort<Stream = TcpStream, Listener = TcpListener> {}
+
+impl<P: ShardPort<Stream = TcpStream, Listener = TcpListener>> TcpPort for P {}
+
 type Make<P> = fn(PortConfig, BufferPool) -> std::result::Result<P, PortError>;
 type Threads = Vec<JoinHandle<std::result::Result<(), String>>>;
 
@@ -168,7 +173,7 @@ fn start_on<P, V>(
     listeners: Vec<TcpListener>,
 ) -> Result<Threads, StartError>
 where
-    P: ShardPort<Stream = TcpStream, Listener = TcpListener> + 'static,
+    P: TcpPort + 'static,
     V: Service,
 {
     let (report, reports) = channel();
@@ -253,7 +258,7 @@ fn make_worker<P, V>(
     shared: &Arc<Shared>,
 ) -> Result<Worker<P, V>, StartError>
 where
-    P: ShardPort<Stream = TcpStream, Listener = TcpListener>,
+    P: TcpPort,
     V: Service,
 {
     let pool = BufferPool::new(shared.settings.shard_pool())
@@ -272,7 +277,7 @@ fn run<P, V>(
     begun: &Receiver<Begin>,
 ) -> std::result::Result<(), String>
 where
-    P: ShardPort<Stream = TcpStream, Listener = TcpListener>,
+    P: TcpPort,
     V: Service,
 {
     let mut worker = match worker {

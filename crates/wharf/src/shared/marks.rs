@@ -82,9 +82,8 @@ impl Marks {
     pub(crate) fn set(&self, index: u32, generation: u32, mark: Mark) -> bool {
         let Some(slot) = self.slots.get(index as usize) else { return false };
         let with_mark = |word: u64| {
-            let is_it = generation_of(word) == generation;
-            let takes_it = is_it && (word & Mark::ENDING == 0 || mark.has(Mark::ABORT));
-            takes_it.then_some(word | u64::from(mark.0))
+            let aborts = generation_of(word) == generation && mark.has(Mark::ABORT);
+            (aborts || is_alive(word, generation)).then_some(word | u64::from(mark.0))
         };
         let is_there = slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, with_mark).is_ok();
         if is_there {
