@@ -132,9 +132,7 @@ impl<T: Send> SimPort<T> {
     pub fn world(&self) -> &World {
         &self.world
     }
-}
 
-impl<T: Send> SimPort<T> {
     fn insert_stream(
         &mut self,
         mut stream: SimStream,
@@ -147,18 +145,13 @@ impl<T: Send> SimPort<T> {
             return Err(AssociateError { socket: stream, error: None });
         };
         let state = SocketState::new(SocketEnd::Conn(conn));
-        match self.kernel.sockets.insert(key, state) {
-            Some(socket) => {
-                let mut world = self.world.lock();
-                world.assign_to_port(conn, self.kernel.port, socket);
-                world.inject_connection_fault(conn);
-                Ok(socket)
-            }
-            None => Err(AssociateError {
-                socket: SimStream::new(self.world.clone(), conn),
-                error: None,
-            }),
-        }
+        let Some(socket) = self.kernel.sockets.insert(key, state) else {
+            unreachable!("a table that is not full has a free slot");
+        };
+        let mut world = self.world.lock();
+        world.assign_to_port(conn, self.kernel.port, socket);
+        world.inject_connection_fault(conn);
+        Ok(socket)
     }
 
     fn insert_listener(
@@ -169,23 +162,18 @@ impl<T: Send> SimPort<T> {
         if self.kernel.sockets.is_full() {
             return Err(AssociateError { socket: listener, error: None });
         }
-        let address = listener.address();
         let Some(id) = listener.take() else {
             return Err(AssociateError { socket: listener, error: None });
         };
-        match self.kernel.sockets.insert(key, SocketState::new(SocketEnd::Listener(id))) {
-            Some(socket) => {
-                let mut world = self.world.lock();
-                if let Some(entry) = world.listeners.get_mut(id) {
-                    entry.state.owner = Some((self.kernel.port, socket));
-                }
-                Ok(socket)
-            }
-            None => {
-                let listener = SimListener::new(self.world.clone(), id, address);
-                Err(AssociateError { socket: listener, error: None })
-            }
+        let state = SocketState::new(SocketEnd::Listener(id));
+        let Some(socket) = self.kernel.sockets.insert(key, state) else {
+            unreachable!("a table that is not full has a free slot");
+        };
+        let mut world = self.world.lock();
+        if let Some(entry) = world.listeners.get_mut(id) {
+            entry.state.owner = Some((self.kernel.port, socket));
         }
+        Ok(socket)
     }
 }
 

@@ -35,7 +35,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 if found {
                     self.core.post_accepted(link.index(), message);
                 } else {
-                    quotas.free_entry_count(1);
+                    quotas.release_entries(1);
                 }
             }
             Command::Broadcast { message, except, when_slow, number } => {

@@ -23,7 +23,7 @@ impl ShardState {
         let slot = &mut self.slots[index];
         let takes = slot.runs_callbacks() && !slot.is_output_over() && !message.is_empty();
         if !takes || self.copy_post(index, &message) {
-            self.quotas().free_entry_count(1);
+            self.quotas().release_entries(1);
             if takes {
                 self.note_post(index);
             }
@@ -94,7 +94,7 @@ impl ShardState {
         let gone = slot.accepted_entries.saturating_sub(slot.messages());
         slot.accepted_entries -= gone;
         self.accepted_entries -= gone;
-        self.quotas().free_entry_count(gone);
+        self.quotas().release_entries(gone);
         self.publish_capacity(index);
     }
 

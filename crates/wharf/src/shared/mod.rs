@@ -341,7 +341,7 @@ impl Shared {
         }
         poster.post(link, message).inspect_err(|_| {
             quotas.forget(index, generation, len);
-            quotas.free_entry_count(1);
+            quotas.release_entries(1);
         })
     }
 

@@ -137,7 +137,7 @@ impl Quotas {
         count
     }
 
-    /// Releases the reserved bytes of a post that is queued or dropped. `free_entry_count` releases its
+    /// Releases the reserved bytes of a post that is queued or dropped. `release_entries` releases its
     /// entry.
     pub(crate) fn forget(&self, index: u32, generation: u32, len: usize) {
         let less = |word: u64| {
@@ -149,7 +149,7 @@ impl Quotas {
     }
 
     /// Releases entries.
-    pub(crate) fn free_entry_count(&self, count: u32) {
+    pub(crate) fn release_entries(&self, count: u32) {
         if count > 0 {
             self.entries.fetch_sub(count, Ordering::AcqRel);
         }
@@ -203,7 +203,7 @@ mod tests {
         quotas.open(0, 1, 1_000);
         (0..3).for_each(|_| quotas.accept(0, 1, 1).unwrap());
         assert_eq!((quotas.accept(0, 1, 1), quotas.accepted(0)), (Err(FULL), 3));
-        quotas.free_entry_count(2);
+        quotas.release_entries(2);
         (0..2).for_each(|_| quotas.accept(0, 1, 1).unwrap());
         assert_eq!(quotas.accept(0, 1, 1), Err(FULL));
     }
