@@ -138,7 +138,7 @@ fn choose(asked: Backend) -> (BackEnd, Option<String>) {
         Backend::Auto => {
             let mut reason = None;
             for back_end in BEST_FIRST {
-                match back_end.available() {
+                match back_end.probe() {
                     Ok(()) => return (back_end, reason),
                     Err(refusal) => reason.get_or_insert(refusal),
                 };
@@ -307,16 +307,16 @@ fn watch(
         };
     };
     let stats = running.wait()?.stats;
-    let drained = counted(drain.links.saturating_sub(stats.cut), "link");
-    let receives = counted(stats.received_messages, "receive");
-    let sends = counted(stats.sent_messages, "send");
-    if stats.cut == 0 {
+    let drained = counted(drain.links.saturating_sub(stats.forced_closes), "link");
+    let receives = counted(stats.receives, "receive");
+    let sends = counted(stats.sends, "send");
+    if stats.forced_closes == 0 {
         tracing::info!("stopped: {drained} drained, 0 force-closed; {receives}, {sends}");
         return Ok(Ended::Drained);
     }
     tracing::warn!(
         "stopped: {drained} drained, {} force-closed at the timeout of {}; {receives}, {sends}",
-        thousands(stats.cut),
+        thousands(stats.forced_closes),
         span(flags.drain)
     );
     Ok(Ended::ForcedCloses)

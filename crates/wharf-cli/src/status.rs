@@ -94,15 +94,15 @@ impl StatsView {
         Self {
             up,
             links: stats.links.into(),
-            links_max: stats.links_limit.into(),
+            links_max: stats.links_max.into(),
             buffers: used.into_iter().map(u64::from).sum(),
             buffers_max: ledgers.iter().map(|ledger| u64::from(ledger.total())).sum(),
             input: Rate {
-                messages_per_second: rate(stats.received_messages, before.received_messages),
+                messages_per_second: rate(stats.receives, before.receives),
                 bytes_per_second: rate(stats.received_bytes, before.received_bytes),
             },
             output: Rate {
-                messages_per_second: rate(stats.sent_messages, before.sent_messages),
+                messages_per_second: rate(stats.sends, before.sends),
                 bytes_per_second: rate(stats.sent_bytes, before.sent_bytes),
             },
             accepted: stats.accepted,
@@ -291,11 +291,11 @@ mod tests {
     fn view(workers: usize) -> StatsView {
         let (mut before, mut stats) = (Stats::default(), Stats::default());
         stats.links = 1_204;
-        stats.links_limit = 3_000;
+        stats.links_max = 3_000;
         stats.buffers.free = 7_089;
         stats.buffers.send_queue = 2_911;
-        before.received_messages = 1_000;
-        stats.received_messages = 365_602;
+        before.receives = 1_000;
+        stats.receives = 365_602;
         stats.received_bytes = 23_400_000;
         for _ in 0..workers {
             let mut worker = WorkerStats::default();

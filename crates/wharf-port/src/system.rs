@@ -22,7 +22,7 @@ use crate::uring::UringPort;
 #[derive(Debug)]
 pub struct SystemPort<T: Send> {
     inner: Inner<T>,
-    fallback: Option<PortError>,
+    fallback_reason: Option<PortError>,
 }
 
 #[derive(Debug)]
@@ -62,7 +62,7 @@ macro_rules! forward {
 impl<T: Send> SystemPort<T> {
     /// Creates a port that receives into buffers of `pool`, which no other port uses.
     ///
-    /// Tries io_uring first. If that fails the port uses epoll, and [`fallback`](Self::fallback) is
+    /// Tries io_uring first. If that fails the port uses epoll, and [`fallback_reason`](Self::fallback_reason) is
     /// the error.
     ///
     /// # Errors
@@ -75,10 +75,10 @@ impl<T: Send> SystemPort<T> {
     #[cfg(target_os = "linux")]
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         match UringPort::new(config, pool.clone()) {
-            Ok(port) => Ok(Self { inner: Inner::Uring(Box::new(port)), fallback: None }),
+            Ok(port) => Ok(Self { inner: Inner::Uring(Box::new(port)), fallback_reason: None }),
             Err(error) => {
                 let inner = Inner::Epoll(Box::new(EpollPort::new(config, pool)?));
-                Ok(Self { inner, fallback: Some(error) })
+                Ok(Self { inner, fallback_reason: Some(error) })
             }
         }
     }
@@ -95,7 +95,7 @@ impl<T: Send> SystemPort<T> {
     #[cfg(windows)]
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         let inner = Inner::Iocp(Box::new(IocpPort::new(config, pool)?));
-        Ok(Self { inner, fallback: None })
+        Ok(Self { inner, fallback_reason: None })
     }
 
     /// The name of the back end.
@@ -113,8 +113,8 @@ impl<T: Send> SystemPort<T> {
 
     /// Why the port uses epoll and not io_uring; `None` if it uses io_uring or IOCP.
     #[must_use]
-    pub fn fallback(&self) -> Option<&PortError> {
-        self.fallback.as_ref()
+    pub fn fallback_reason(&self) -> Option<&PortError> {
+        self.fallback_reason.as_ref()
     }
 }
 

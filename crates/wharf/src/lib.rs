@@ -188,7 +188,9 @@ pub use link::framing::{Decoder, Delimiter, Extent, FixedSize, Framed, LengthPre
 pub use link::input::Input;
 pub use link::output::{Copied, Output};
 pub use link::peek::Peek;
-pub use server::{Builder, Chosen, RunningServer, Server, StopReport, StopSignal, StopSignals};
+pub use server::{
+    BackEndChoice, Builder, RunningServer, Server, StopReport, StopSignal, StopSignals,
+};
 pub use shared::handle::{Drain, Handle, Recipients};
 pub use shared::message::Message;
 pub use shared::payload::Payload;

@@ -15,12 +15,12 @@ pub(crate) struct ShardStats {
     pub(crate) connects: Counter,
     pub(crate) rejects: Counter,
     pub(crate) closes: [Counter; DisconnectReason::ALL.len()],
-    pub(crate) cut: Counter,
-    pub(crate) received_messages: Counter,
+    pub(crate) forced_closes: Counter,
+    pub(crate) receives: Counter,
     pub(crate) received_bytes: Counter,
-    pub(crate) sent_messages: Counter,
+    pub(crate) sends: Counter,
     pub(crate) sent_bytes: Counter,
-    pub(crate) send_refusals: Counter,
+    pub(crate) send_errors: Counter,
     pub(crate) missed: Counter,
     pub(crate) loans_revoked: Counter,
     pub(crate) handler_panics: Counter,
@@ -62,7 +62,7 @@ pub struct Stats {
     /// Slots in use now: links that are open or closing, and connections on the way to their shard.
     pub links: u32,
     /// Maximum number of links.
-    pub links_limit: u32,
+    pub links_max: u32,
     /// The shards' buffers by owner now, without the large receive buffers.
     pub buffers: BufferCounts,
     /// The buffers for posts and broadcasts by owner now.
@@ -85,17 +85,17 @@ pub struct Stats {
     /// Links closed, by reason, in the order of [`DisconnectReason::ALL`].
     pub(crate) closes: [u64; DisconnectReason::ALL.len()],
     /// Links force-closed at the drain timeout.
-    pub cut: u64,
+    pub forced_closes: u64,
     /// Calls of `on_receive`.
-    pub received_messages: u64,
+    pub receives: u64,
     /// Bytes received.
     pub received_bytes: u64,
     /// Messages queued on links; a broadcast counts once for each receiver.
-    pub sent_messages: u64,
+    pub sends: u64,
     /// Bytes that sends passed to the kernel.
     pub sent_bytes: u64,
     /// Sends of handlers to their own links that failed, with any [`SendError`](crate::SendError).
-    pub send_refusals: u64,
+    pub send_errors: u64,
     /// Posts that links missed for lack of capacity, counted once for each link.
     pub missed: u64,
     /// Links closed because they held borrowed buffers or posted messages without progress while others
@@ -148,12 +148,12 @@ impl Stats {
         for (sum, count) in self.closes.iter_mut().zip(&shard.closes) {
             *sum += count.get();
         }
-        self.cut += shard.cut.get();
-        self.received_messages += shard.received_messages.get();
+        self.forced_closes += shard.forced_closes.get();
+        self.receives += shard.receives.get();
         self.received_bytes += shard.received_bytes.get();
-        self.sent_messages += shard.sent_messages.get();
+        self.sends += shard.sends.get();
         self.sent_bytes += shard.sent_bytes.get();
-        self.send_refusals += shard.send_refusals.get();
+        self.send_errors += shard.send_errors.get();
         self.missed += shard.missed.get();
         self.loans_revoked += shard.loans_revoked.get();
         self.handler_panics += shard.handler_panics.get();

@@ -157,7 +157,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 }
                 // A lingering link has sent everything and is not counted.
                 if slot.phase != Phase::Lingering {
-                    worker.core.stats().cut.add(1);
+                    worker.core.stats().forced_closes.add(1);
                 }
                 worker.close(index, DisconnectReason::ServerStopping, CloseMode::Immediate);
             });

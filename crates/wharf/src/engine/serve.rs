@@ -134,7 +134,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Notes the result of an `on_receive`.
     fn note_receive(&mut self, index: u32, took: bool, wanted: Wanted) {
-        self.core.stats().received_messages.add(1);
+        self.core.stats().receives.add(1);
         let slot = &mut self.core.slots[index];
         (slot.wanted, slot.message) = if took { (0, 0) } else { (wanted.least, wanted.most) };
         slot.handled = !took;

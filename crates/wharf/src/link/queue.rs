@@ -148,7 +148,7 @@ impl ShardState {
         let len = unread.move_to(&self.pool, &mut slot.queue, len_max, buffers_allowed);
         slot.in_call = unread.buffers();
         if len < max {
-            self.stats().send_refusals.add(1);
+            self.stats().send_errors.add(1);
         }
         if len < len_max {
             // Only buffers are lacking.
@@ -365,7 +365,7 @@ impl ShardState {
 
     #[cold]
     fn note_refusal(&mut self, index: u32, len: usize, error: SendError) {
-        self.stats().send_refusals.add(1);
+        self.stats().send_errors.add(1);
         if error == SendError::Full {
             self.request_writable(index, len);
         }
@@ -374,7 +374,7 @@ impl ShardState {
     /// Notes that something was queued, and adds the link to the next flush.
     #[inline]
     pub(super) fn note_queued(&mut self, index: u32) {
-        self.stats().sent_messages.add(1);
+        self.stats().sends.add(1);
         let slot = &mut self.slots[index];
         if slot.broken.is_some() {
             return;

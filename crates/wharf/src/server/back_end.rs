@@ -9,7 +9,7 @@ impl BackEnd {
     /// # Errors
     ///
     /// The reason why it is unavailable.
-    pub fn available(self) -> Result<(), String> {
+    pub fn probe(self) -> Result<(), String> {
         match self {
             #[cfg(target_os = "linux")]
             Self::Uring => wharf_port::uring::probe().map_err(|error| error.to_string()),
@@ -27,17 +27,17 @@ impl BackEnd {
 /// The back end that a server runs on, and the reason if it is the fallback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Chosen {
+pub struct BackEndChoice {
     /// The back end.
     pub back_end: BackEnd,
     /// Why the preferred back end is unavailable; `None` if it was selected, or if the program or
     /// `WHARF_BACKEND` named the back end.
-    pub fallback: Option<String>,
+    pub fallback_reason: Option<String>,
 }
 
 /// Selects `asked`, else the back end that the variable `WHARF_BACKEND` names, else [`BEST`] if its
 /// probe succeeds, else [`NEXT`].
-pub(super) fn choose(asked: Option<BackEnd>) -> Result<Chosen, StartError> {
+pub(super) fn choose(asked: Option<BackEnd>) -> Result<BackEndChoice, StartError> {
     let variable = std::env::var("WHARF_BACKEND").unwrap_or_default();
     let asked = match (asked, variable.as_str()) {
         (Some(back_end), _) => Some(back_end),
@@ -47,10 +47,10 @@ pub(super) fn choose(asked: Option<BackEnd>) -> Result<Chosen, StartError> {
         }
     };
     let back_end = asked.unwrap_or(BEST);
-    match (asked, back_end.available()) {
-        (_, Ok(())) => Ok(Chosen { back_end, fallback: None }),
+    match (asked, back_end.probe()) {
+        (_, Ok(())) => Ok(BackEndChoice { back_end, fallback_reason: None }),
         (None, Err(reason)) if NEXT != BEST => {
-            Ok(Chosen { back_end: NEXT, fallback: Some(reason) })
+            Ok(BackEndChoice { back_end: NEXT, fallback_reason: Some(reason) })
         }
         (_, Err(reason)) => Err(StartError::back_end(&back_end.to_string(), &reason)),
     }

@@ -7,7 +7,7 @@ mod machine;
 mod running;
 mod signals;
 
-pub use back_end::Chosen;
+pub use back_end::BackEndChoice;
 pub use builder::{Builder, Server};
 pub use running::{RunningServer, StopReport};
 pub use signals::{StopSignal, StopSignals};

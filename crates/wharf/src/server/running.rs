@@ -2,7 +2,7 @@
 
 use crate::engine::worker::{Turn, Worker};
 use crate::limits::MemoryPlan;
-use crate::server::back_end::Chosen;
+use crate::server::back_end::BackEndChoice;
 use crate::service::Service;
 use crate::shared::handle::Handle;
 use crate::shared::{Command, ShardPort, Shared};
@@ -35,7 +35,7 @@ use wharf_port::uring::UringPort;
 /// result.
 pub struct RunningServer {
     pub(super) shared: Arc<Shared>,
-    pub(super) chosen: Chosen,
+    pub(super) chosen: BackEndChoice,
     pub(super) addresses: Vec<(ListenerId, Address)>,
     pub(super) plan: MemoryPlan,
     pub(super) files_raised: Option<(u64, u64)>,
@@ -55,7 +55,7 @@ impl fmt::Debug for RunningServer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StopReport {
-    /// The counters at the end; [`Stats::cut`] is the number of links that the drain timeout
+    /// The counters at the end; [`Stats::forced_closes`] is the number of links that the drain timeout
     /// force-closed.
     pub stats: Stats,
 }
@@ -75,7 +75,7 @@ impl RunningServer {
 
     /// The selected back end, and the reason if it is the fallback.
     #[must_use]
-    pub fn back_end(&self) -> &Chosen {
+    pub fn back_end(&self) -> &BackEndChoice {
         &self.chosen
     }
 

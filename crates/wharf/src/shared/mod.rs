@@ -461,7 +461,7 @@ impl Shared {
 
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats {
-            links_limit: self.settings.links,
+            links_max: self.settings.links,
             missed: self.missed.load(Ordering::Relaxed),
             post_buffers: self
                 .post_pools

@@ -35,7 +35,7 @@ impl Example {
 
     /// Starts a program that listens somewhere.
     pub(crate) fn spawn(command: &mut Command, back_end: BackEnd) -> Option<Self> {
-        if let Err(reason) = back_end.available() {
+        if let Err(reason) = back_end.probe() {
             lacks(format_args!("{back_end} is unavailable: {reason}"));
             return None;
         }

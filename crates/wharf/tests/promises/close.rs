@@ -216,7 +216,7 @@ fn on_connect_may_refuse_with_a_last_word(case: &Case) {
         finish_with(&mut client, b"we are closed");
     }
     let stats = server.stop();
-    assert_eq!((stats.rejects, stats.connects, stats.received_messages), (10, 0, 0));
+    assert_eq!((stats.rejects, stats.connects, stats.receives), (10, 0, 0));
     assert!(record.ids().is_empty() && record.ends().is_empty());
 }
 

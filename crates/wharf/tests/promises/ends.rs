@@ -127,7 +127,7 @@ fn the_end_is_told_with_a_grant_and_what_is_sent_then_arrives(case: &Case) {
     let mut client = util::connect_small_share(server.address);
     client.write_all(&b"\n".repeat(100)).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    eventually(|| server.stats().sent_messages >= 2, "the output is full");
+    eventually(|| server.stats().sends >= 2, "the output is full");
     read_back(&client, &[vec![b'x'; 100 * 8_000], vec![b'e'; 2_048]].concat());
     expect_end(&mut client);
     record.expect(&[PeerClosed]);
@@ -415,7 +415,7 @@ fn a_link_kept_at_a_stop_stays_no_longer_than_the_drain(case: &Case) {
     let start = now();
     let stats = server.stop_within(DRAIN);
     assert!(start.elapsed() >= DRAIN * 8 / 10 && start.elapsed() < 10 * DRAIN);
-    assert_eq!(stats.cut, 1);
+    assert_eq!(stats.forced_closes, 1);
     record.expect(&[ServerStopping]);
     expect_end_or_reset(&mut client);
 }

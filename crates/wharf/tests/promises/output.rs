@@ -411,7 +411,7 @@ fn the_spare_capacity_is_a_promise(case: &Case) {
     for mut client in &clients {
         client.write_all(&b"go\n".repeat(REQUESTS)).unwrap();
     }
-    eventually(|| server.stats().sent_messages > 16, "they are called");
+    eventually(|| server.stats().sends > 16, "they are called");
     std::thread::scope(|scope| {
         for mut client in &clients {
             scope.spawn(move || {
@@ -456,7 +456,7 @@ fn within_the_grant_nothing_is_refused(case: &Case) {
         assert!(record.ends().is_empty(), "{:?}", record.ends());
         drop(clients);
         let stats = server.stop();
-        assert_eq!(stats.send_refusals, 0, "grant {grant}: {stats:?}");
+        assert_eq!(stats.send_errors, 0, "grant {grant}: {stats:?}");
     }
 }
 
@@ -475,7 +475,7 @@ fn a_call_comes_only_below_the_high_water_mark_and_with_the_grant(case: &Case) {
     let server = TestServer::start(case.small(handler));
     let mut client = connect_small_share(server.address);
     client.write_all(&b"go\n".repeat(40)).unwrap();
-    eventually(|| server.stats().sent_messages >= 2, "it has replied");
+    eventually(|| server.stats().sends >= 2, "it has replied");
     read_back(&client, &vec![b'h'; 40 * OUTPUT / 2]);
     finish(&mut client);
     let stats = server.stop();

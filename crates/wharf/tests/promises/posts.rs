@@ -272,7 +272,7 @@ fn a_post_to_all_that_finds_no_buffers_counts_for_each_but_who_is_left_out(case:
         // One after the other, so that each has the number of its link.
         let mut streams = [0, 1, 2, 3].map(|n| (server.connect(), record.id(n)).0);
         streams[0].write_all(b"post").unwrap();
-        util::eventually(|| server.stats().received_messages == 1, "it has posted");
+        util::eventually(|| server.stats().receives == 1, "it has posted");
         server.handle.stop(Duration::from_secs(5));
         let got = streams.each_mut().map(|stream| {
             let mut words = Vec::new();

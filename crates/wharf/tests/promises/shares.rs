@@ -66,14 +66,14 @@ fn nothing_waits_for_a_buffer_on_any_number_of_shards(case: &Case) {
         resting.iter_mut().for_each(|client| round_trip(client, b"still there"));
         drop((resting, streams));
         server.stop();
-        let received = busy.received_messages;
+        let received = busy.receives;
         assert!(at_rest == 0, "{shards} shards: {at_rest} receives waited at rest");
         assert!(
             busy.buffer_waits * 10 <= received,
             "{shards} shards: {} of {received} receives waited for a buffer",
             busy.buffer_waits
         );
-        let none = [busy.send_refusals, busy.closed(SlowReader), busy.closed(Limit)];
+        let none = [busy.send_errors, busy.closed(SlowReader), busy.closed(Limit)];
         assert_eq!(none, [0; 3], "{shards} shards: {busy:?}");
     }
 }

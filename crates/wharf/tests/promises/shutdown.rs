@@ -130,7 +130,7 @@ fn stop_under_load(case: &Case, posters: usize) {
             wait_for_full_turns(&server);
         } else {
             let words = 10 * CLIENTS as u64;
-            eventually(|| server.stats().received_messages > words, "there is load");
+            eventually(|| server.stats().receives > words, "there is load");
         }
         let owed: Vec<_> = asked.iter().map(|asked| asked.load(Ordering::SeqCst)).collect();
         let start = now();
@@ -141,7 +141,7 @@ fn stop_under_load(case: &Case, posters: usize) {
         (owed, clients.join().unwrap(), took)
     });
     let stats = server.stop_within(DRAIN);
-    assert_eq!(stats.cut, 0, "links that the drain did not finish, {took:?}: {stats:?}");
+    assert_eq!(stats.forced_closes, 0, "links that the drain did not finish, {took:?}: {stats:?}");
     let lost = owed.iter().zip(&answered).filter(|(owed, answered)| answered < owed).count();
     assert_eq!(lost, 0, "links that lack an answer: {stats:?}");
     let all = answered.iter().sum::<u64>() * WORD.len() as u64;
@@ -333,7 +333,7 @@ fn a_stop_of_zero_cuts_at_once(case: &Case) {
     let start = now();
     let stats = server.stop_within(Duration::ZERO);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    assert_eq!(stats.cut, 2);
+    assert_eq!(stats.forced_closes, 2);
     clients.iter_mut().for_each(expect_end_or_reset);
 }
 
@@ -345,7 +345,7 @@ fn with_a_slow_peer(case: &Case) -> (TestServer, TcpStream) {
     let server = TestServer::start(builder);
     let mut client = connect_small_window(server.address);
     client.write_all(b"?").unwrap();
-    eventually(|| server.stats().sent_messages == 1, "the answer is queued");
+    eventually(|| server.stats().sends == 1, "the answer is queued");
     (server, client)
 }
 
@@ -353,7 +353,7 @@ fn a_peer_that_does_not_read_is_cut_when_the_time_is_over(case: &Case) {
     let (server, client) = with_a_slow_peer(case);
     let (start, drain) = (now(), Duration::from_millis(300));
     let stats = server.stop_within(drain);
-    assert_eq!(stats.cut, 1);
+    assert_eq!(stats.forced_closes, 1);
     assert!(start.elapsed() > drain / 2 && start.elapsed() < 10 * drain, "{:?}", start.elapsed());
     drop(client);
 }
@@ -370,7 +370,7 @@ fn a_handler_that_blocked_before_the_stop_does_not_shorten_the_drain(case: &Case
     expect_bytes(&mut client, b"not lost");
     expect_end(&mut client);
     drop(client);
-    assert_eq!(server.wait().unwrap().cut, 0);
+    assert_eq!(server.wait().unwrap().forced_closes, 0);
 }
 
 fn a_second_stop_shortens_the_drain(case: &Case) {
@@ -383,7 +383,7 @@ fn a_second_stop_shortens_the_drain(case: &Case) {
         "the drain did not wait",
     );
     let stats = server.stop_within(Duration::ZERO);
-    assert_eq!(stats.cut, 1);
+    assert_eq!(stats.forced_closes, 1);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     drop(client);
 }

@@ -303,7 +303,7 @@ fn who_takes_nothing_is_cut_in_time_and_not_before(case: &Case) {
     let speaking = connect_small_share(server.address);
     silent.write_all(b"?").unwrap();
     { &speaking }.write_all(b"?").unwrap();
-    eventually(|| server.stats().sent_messages == 2, "both answers are queued");
+    eventually(|| server.stats().sends == 2, "both answers are queued");
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _end = HangUp(std::slice::from_ref(&speaking));
@@ -323,7 +323,7 @@ fn a_closing_link_whose_peer_takes_nothing_ends_in_time(case: &Case) {
     let (server, record) = start_much(case, IDLE, LOAN_WAIT);
     let mut client = connect_small_share(server.address);
     client.write_all(b"?").unwrap();
-    eventually(|| server.stats().sent_messages == 1, "the answer is queued");
+    eventually(|| server.stats().sends == 1, "the answer is queued");
     server.handle.link(record.id(0)).close();
     expect_cut(&[&client], &record, &[Kicked]);
     server.stop();

@@ -225,10 +225,10 @@ fn the_environment_chooses_the_back_end(case: &Case) {
             let server = TestServer::start(Server::builder(echo()).listen("127.0.0.1:0"));
             let chosen = server.running().back_end().clone();
             if name == case.back_end.name() {
-                assert_eq!((chosen.back_end, chosen.fallback), (case.back_end, None));
+                assert_eq!((chosen.back_end, chosen.fallback_reason), (case.back_end, None));
             } else {
                 use wharf::BackEnd::{Epoll, Uring};
-                let best = if Uring.available().is_ok() { Uring } else { Epoll };
+                let best = if Uring.probe().is_ok() { Uring } else { Epoll };
                 assert_eq!(chosen.back_end, best);
             }
             server.stop();

@@ -26,7 +26,7 @@ each_back_end!(
 fn known_traffic_gives_known_counts(case: &Case) {
     let server = TestServer::start(case.builder(echo()).shards(2).links_max(8));
     let fresh = server.stats();
-    assert_eq!((fresh.links, fresh.links_limit, fresh.workers.len()), (0, 8, 2));
+    assert_eq!((fresh.links, fresh.links_max, fresh.workers.len()), (0, 8, 2));
     let mut clients: Vec<_> = (0..6).map(|_| server.connect()).collect();
     for client in &mut clients {
         for n in 0..10 {
@@ -37,8 +37,8 @@ fn known_traffic_gives_known_counts(case: &Case) {
     eventually(|| server.stats().sent_bytes == 6_000, "every send has completed");
     let stats = server.stats();
     assert_eq!((stats.links, stats.accepted, stats.connects), (6, 6, 6));
-    assert_eq!((stats.received_messages, stats.received_bytes), (60, 6_000));
-    assert_eq!((stats.sent_messages, stats.sent_bytes), (60, 6_000));
+    assert_eq!((stats.receives, stats.received_bytes), (60, 6_000));
+    assert_eq!((stats.sends, stats.sent_bytes), (60, 6_000));
     assert_eq!(stats.workers.iter().map(|worker| worker.links).sum::<u32>(), 6);
     clients.iter_mut().for_each(finish);
     let stats = server.stop();
@@ -46,7 +46,7 @@ fn known_traffic_gives_known_counts(case: &Case) {
     // on_connect, ten times on_receive, on_end, on_disconnect.
     assert_eq!(stats.workers.iter().map(|worker| worker.calls).sum::<u64>(), 6 * 13);
     assert!(stats.workers.iter().all(|worker| worker.turns > 0 && worker.busy_ns > 0));
-    let none = [stats.refused_full, stats.rejects, stats.cut, stats.send_refusals];
+    let none = [stats.refused_full, stats.rejects, stats.forced_closes, stats.send_errors];
     assert_eq!((none, stats.handler_panics, stats.missed), ([0; 4], 0, 0));
 }
 
@@ -164,9 +164,9 @@ fn refused_sends_and_missed_posts_are_counted(case: &Case) {
     let server = TestServer::start(builder);
     let mut client = connect_small_share(server.address);
     client.write_all(b"?").unwrap();
-    eventually(|| server.stats().send_refusals == 2, "two of three sends are refused");
+    eventually(|| server.stats().send_errors == 2, "two of three sends are refused");
     let stats = server.stats();
-    assert_eq!((stats.sent_messages, stats.missed), (1, 0));
+    assert_eq!((stats.sends, stats.missed), (1, 0));
     // It does not read: in the end posts find its half for posts full.
     let id = record.id(0);
     let mut full_since = None;

@@ -59,7 +59,7 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn run(&self, test: fn(&Self)) {
-        match self.back_end.available() {
+        match self.back_end.probe() {
             Ok(()) => test(self),
             Err(reason) => lacks(format_args!("{} is unavailable: {reason}", self.back_end)),
         }
@@ -195,7 +195,7 @@ impl TestServer {
     #[track_caller]
     pub(crate) fn stop(self) -> Stats {
         let stats = self.stop_within(Duration::from_secs(10));
-        assert_eq!(stats.cut, 0, "links that the drain did not finish");
+        assert_eq!(stats.forced_closes, 0, "links that the drain did not finish");
         stats
     }
 
