@@ -4,7 +4,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::Instant;
-use wharf::sim::{ExcuseCounts, FaultCounts, FaultKind};
+use wharf::sim::{EarlyEndCounts, FaultCounts, FaultKind};
 use wharf_sim::bugs;
 use wharf_sim::plan::{Plan, PlantedBug, Workload};
 use wharf_sim::run::run;
@@ -70,9 +70,9 @@ struct Sum {
     runs: u64,
     completions: u64,
     steps: u64,
-    whole: u64,
-    cut: u64,
-    excused: ExcuseCounts,
+    clients_completed: u64,
+    clients_ended_early: u64,
+    early_ends: EarlyEndCounts,
     virtual_ns: u128,
     faults: FaultCounts,
     violations: u64,
@@ -107,9 +107,9 @@ fn run_seeds(args: &Args, workloads: &[Workload]) -> ExitCode {
                 Ok(report) => {
                     sum.completions += report.completions;
                     sum.steps += report.steps;
-                    sum.whole += report.clients_completed;
-                    sum.cut += report.clients_ended_early;
-                    sum.excused.merge(&report.excused);
+                    sum.clients_completed += report.clients_completed;
+                    sum.clients_ended_early += report.clients_ended_early;
+                    sum.early_ends.merge(&report.early_ends);
                     sum.virtual_ns += u128::from(report.time.0);
                     sum.faults.merge(&report.faults);
                 }
@@ -136,12 +136,13 @@ fn run_seeds(args: &Args, workloads: &[Workload]) -> ExitCode {
 }
 
 fn print(sum: &Sum, seconds: f64) {
-    let Sum { runs, completions, steps, whole, cut, excused, virtual_ns, faults, violations } = sum;
+    let Sum { runs, completions, steps, virtual_ns, faults, violations, .. } = sum;
+    let (completed, early) = (sum.clients_completed, sum.clients_ended_early);
     print!("{faults}");
     println!("{:>10}  faults in all", faults.total());
-    print!("{excused}");
-    let share = 100.0 * *cut as f64 / (whole + cut).max(1) as f64;
-    println!("{whole:>10}  clients got everything, {cut} were cut and excused: {share:.1} %");
+    print!("{}", sum.early_ends);
+    let share = 100.0 * early as f64 / (completed + early).max(1) as f64;
+    println!("{completed:>10}  clients completed, {early} ended early: {share:.1} %");
     println!(
         "{completions:>10}  completions in {steps} steps, {runs} runs and {seconds:.1} s: {:.0}/s",
         *completions as f64 / seconds

@@ -14,7 +14,7 @@ use crate::sim::buggy_port::BuggyPort;
 use crate::sim::checked::{CheckedHandler, CheckedState, panic_text};
 use crate::sim::checker::CallbackChecker;
 use crate::sim::client::{Client, Next};
-use crate::sim::excuse::StopRecord;
+use crate::sim::early_end::StopRecord;
 use crate::sim::failure::SimFailure;
 use crate::sim::rules::Limits;
 use crate::sim::{FaultCounts, Faults, PortBug, Rng, SimClient, Time, TrafficWatch};
@@ -171,10 +171,10 @@ pub(super) struct Peer {
     /// Both are `None` after its end.
     pub(super) client: Option<Box<dyn Client>>,
     pub(super) connection: Option<SimClient>,
-    /// How it ended early, until the check of its excuse.
-    pub(super) cut: Option<String>,
+    /// How it ended early; the check looks for the cause.
+    pub(super) ended_early: Option<String>,
     /// A fault was injected into its connection.
-    pub(super) harmed: bool,
+    pub(super) faulted: bool,
     /// The workload has closed its link.
     pub(super) kicked: bool,
     /// Bytes that it lacked at its end: of all replies,
@@ -601,11 +601,11 @@ where
         Ok(())
     }
 
-    pub(super) fn end_client(&mut self, number: u32, cut: Option<String>, reset: bool) {
+    pub(super) fn end_client(&mut self, number: u32, ended_early: Option<String>, reset: bool) {
         let handled = self.checker.history(number as usize).received;
         let peer = &mut self.clients[number as usize];
         let Some(connection) = peer.connection.take() else { return };
-        peer.harmed |= connection.may_lose_bytes();
+        peer.faulted |= connection.may_lose_bytes();
         if let Some(client) = &peer.client {
             peer.kicked = client.is_kicked();
             let before = self.stop_note.as_ref().map(|stop| stop.delivered_by(number as usize));
@@ -614,7 +614,7 @@ where
             peer.lacks_of_handled = client.lacks(handled);
         }
         peer.client = None;
-        peer.cut = cut;
+        peer.ended_early = ended_early;
         self.clients_open -= 1;
         if reset {
             connection.reset();
