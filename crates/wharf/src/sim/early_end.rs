@@ -74,7 +74,7 @@ where
         if !by_peer || history.panicked {
             return Ok(());
         }
-        let least = match &self.stop_note {
+        let least = match &self.stop_record {
             Some(stop) => stop.delivered_by(number),
             None => traffic.to_server,
         };
@@ -127,7 +127,7 @@ where
         if refuses && !traffic.turned_away && self.stats().refused_full > 0 {
             return Some(EarlyEndCause::Refused);
         }
-        self.stop_note.as_ref().map(|_| EarlyEndCause::Stopped)
+        self.stop_record.as_ref().map(|_| EarlyEndCause::Stopped)
     }
 
     /// Checks that the clients without callbacks, except those that the system rejected, were refused
@@ -158,10 +158,10 @@ where
         }
         let traffic = peer.traffic.get();
         let stops = history.status == ConnectionStatus::Over(DisconnectReason::ServerStopping);
-        if stops && self.stop_note.is_some() && peer.lacks_of_stop == 0 {
+        if stops && self.stop_record.is_some() && peer.lacks_of_stop == 0 {
             return Some(EarlyEndCause::Stopped);
         }
-        let is_forced = self.stop_note.as_ref().is_some_and(|stop| was_forced(stop, &traffic));
+        let is_forced = self.stop_record.as_ref().is_some_and(|stop| was_forced(stop, &traffic));
         if is_forced && (history.is_held || self.may_force(&traffic)) {
             return Some(EarlyEndCause::DrainedOut);
         }

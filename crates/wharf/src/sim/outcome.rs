@@ -122,8 +122,9 @@ where
         let shard = &mut self.shards[number];
         let (ledger, entries) = (shard.pool.ledger(), shard.pool.free_entry_count());
         ensure!(shard.slot_counts.live == 0, "shard {number} is done with {:?}", shard.slot_counts);
-        let lent = shard.worker.as_ref().map_or(0, |worker| worker.port().inner.provided_buffers());
-        let free = ledger.free + lent;
+        let provided =
+            shard.worker.as_ref().map_or(0, |worker| worker.port().inner.provided_buffers());
+        let free = ledger.free + provided;
         ensure!(free == shard.pool.capacity(), "shard {number} has buffers in use: {ledger:?}");
         let large = shard.pool.large();
         let is_out = large.is_some_and(|large| large.free_count() < large.capacity());

@@ -137,7 +137,7 @@ where
     /// The faults at the begin of the run.
     pub(super) faults: Faults,
     /// The state at the stop, after it was requested.
-    pub(super) stop_note: Option<StopRecord>,
+    pub(super) stop_record: Option<StopRecord>,
     /// A simulated thread of the program, and when it runs next.
     beside: Option<Thread>,
     beside_at: Option<Time>,
@@ -271,7 +271,7 @@ where
             holds_input: config.holds_input,
             replies_take: config.replies_take,
             faults: config.faults,
-            stop_note: None,
+            stop_record: None,
             beside: None,
             beside_at: None,
             tracer: None,
@@ -288,7 +288,7 @@ where
     fn start_shards(
         &mut self,
         listener_count: u32,
-        (window, inbox): (Option<u32>, Option<u32>),
+        (receive_buffers_max, inbox_capacity): (Option<u32>, Option<u32>),
     ) -> Result<(), String> {
         let mut posters: Vec<Poster<_>> = Vec::new();
         for number in 0..self.shared.shards.len() {
@@ -296,8 +296,8 @@ where
             let pool = BufferPool::new(config).map_err(|error| error.to_string())?;
             let mut ports = self.shared.settings.port(listener_count);
             ports.receive_buffers_max =
-                window.unwrap_or(u32::MAX).clamp(1, ports.receive_buffers_max);
-            ports.inbox_capacity = inbox.unwrap_or(ports.inbox_capacity).max(1);
+                receive_buffers_max.unwrap_or(u32::MAX).clamp(1, ports.receive_buffers_max);
+            ports.inbox_capacity = inbox_capacity.unwrap_or(ports.inbox_capacity).max(1);
             let entries = pool.free_entry_count();
             let port = SimPort::new(&self.world, ports, pool.clone())
                 .map_err(|error| error.to_string())?;
@@ -500,7 +500,7 @@ where
     pub(super) fn note_stop(&mut self) {
         let Some(drain) = self.shared.stopping() else { return };
         let now = self.world.now();
-        let stop = self.stop_note.get_or_insert_with(|| {
+        let stop = self.stop_record.get_or_insert_with(|| {
             let delivered = self.clients.iter().map(|peer| peer.traffic.get().to_server).collect();
             StopRecord { at: now, drain, delivered }
         });
@@ -546,7 +546,7 @@ where
         self.checker.note_turn(Some(shard));
         let turn = catch_unwind(AssertUnwindSafe(|| worker.turn()))
             .map_err(|payload| format!("shard {shard} panicked: {}", panic_text(&*payload)))?
-            .map_err(|error| format!("shard {shard}'s port broke: {error}"))?;
+            .map_err(|error| format!("shard {shard}'s port failed: {error}"))?;
         self.checker.note_turn(None);
         if let Some(tracer) = &mut self.tracer {
             self.checker.take_log().iter().for_each(|line| tracer(&format!("           {line}")));
@@ -608,7 +608,7 @@ where
         peer.faulted |= connection.may_lose_bytes();
         if let Some(client) = &peer.client {
             peer.kicked = client.is_kicked();
-            let before = self.stop_note.as_ref().map(|stop| stop.delivered_by(number as usize));
+            let before = self.stop_record.as_ref().map(|stop| stop.delivered_by(number as usize));
             peer.lacks = client.lacks(u64::MAX);
             peer.lacks_of_stop = before.map_or(0, |delivered| client.lacks(delivered));
             peer.lacks_of_handled = client.lacks(handled);
