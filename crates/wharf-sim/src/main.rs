@@ -1,5 +1,5 @@
-//! The program: seeds in, violations out.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks")]
+//! The program: runs seeds, and prints violations.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use wharf_sim::run::run;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// How many seeds.
+    /// Number of seeds.
     #[arg(long, default_value_t = 1_000)]
     seeds: u64,
     /// The first seed.
@@ -25,13 +25,13 @@ struct Args {
     /// echo, chat, big, post, framed, deferred, lines, stream or all.
     #[arg(long, default_value = "all")]
     workload: String,
-    /// Go on until so many completions were simulated, whatever --seeds says.
+    /// Run until so many completions were simulated, in place of --seeds.
     #[arg(long)]
     completions: Option<u64>,
-    /// Plant a bug, and look for the first seed that shows it; "all" does so for each.
+    /// Plant a bug, and search the first seed whose checks fail; "all": each bug in turn.
     #[arg(long)]
     bug: Option<String>,
-    /// Handlers panic by chance, which costs their own link only.
+    /// Handlers panic at random.
     #[arg(long)]
     handler_panics: bool,
     /// Print each step (with --seed).
@@ -64,7 +64,7 @@ fn try_main(args: &Args) -> Result<ExitCode, String> {
     Ok(run_seeds(args, &workloads))
 }
 
-/// What all runs together were.
+/// The sums over all runs.
 #[derive(Debug, Default)]
 struct Sum {
     runs: u64,
@@ -154,7 +154,7 @@ fn print(sum: &Sum, seconds: f64) {
 fn find_bugs(args: &Args, name: &str) -> Result<ExitCode, String> {
     let all: Vec<PlantedBug> =
         if name == "all" { PlantedBug::all().collect() } else { vec![name.parse()?] };
-    // A planted bug may panic, and does so in its thousands.
+    // A planted bug may panic thousands of times.
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = 0;
     for planted in all {
@@ -176,5 +176,5 @@ fn find_bugs(args: &Args, name: &str) -> Result<ExitCode, String> {
     Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// After so many it is clear that something is wrong.
+/// Violations after which the program stops.
 const VIOLATIONS_MAX: u64 = 100_000;
