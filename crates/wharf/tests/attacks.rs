@@ -12,9 +12,9 @@ use util::attack::Attack;
 use util::{Case, bytes, each_back_end, echo};
 
 each_back_end!(
-    three_hundred_that_read_nothing_harm_nobody,
-    a_thousand_that_read_nothing_harm_nobody,
-    three_thousand_that_read_nothing_harm_nobody,
+    three_hundred_that_read_nothing_delay_no_other_link,
+    a_thousand_that_read_nothing_delay_no_other_link,
+    three_thousand_that_read_nothing_delay_no_other_link,
 );
 
 /// More than a link and its sockets hold, where the windows are small.
@@ -27,14 +27,14 @@ fn run(case: &Case, attackers: u32, shards: &[u32]) {
     attack.run(case, echo);
 }
 
-fn three_hundred_that_read_nothing_harm_nobody(case: &Case) {
+fn three_hundred_that_read_nothing_delay_no_other_link(case: &Case) {
     run(case, 300, &[1, 8]);
 }
 
-fn a_thousand_that_read_nothing_harm_nobody(case: &Case) {
+fn a_thousand_that_read_nothing_delay_no_other_link(case: &Case) {
     run(case, 1_000, &[2]);
 }
 
-fn three_thousand_that_read_nothing_harm_nobody(case: &Case) {
+fn three_thousand_that_read_nothing_delay_no_other_link(case: &Case) {
     run(case, 3_000, &[3]);
 }

@@ -20,14 +20,14 @@ use wharf::{Handler, Input, LengthPrefix, Link, Result};
 
 each_back_end!(
     a_megabyte_that_comes_in_small_pieces_comes_whole,
-    who_leaves_its_input_and_asks_for_nothing_stops_nobody,
+    a_link_that_leaves_its_input_and_asks_for_nothing_stops_no_other,
     a_message_that_begins_in_a_consumed_buffer_finds_its_loan,
-    three_hundred_incomplete_messages_harm_nobody,
-    a_thousand_incomplete_messages_harm_nobody,
-    three_thousand_incomplete_messages_harm_nobody,
-    three_hundred_incomplete_messages_of_peers_that_do_not_read_harm_nobody,
-    a_thousand_incomplete_messages_of_peers_that_do_not_read_harm_nobody,
-    three_thousand_incomplete_messages_of_peers_that_do_not_read_harm_nobody,
+    three_hundred_incomplete_messages_delay_no_other_link,
+    a_thousand_incomplete_messages_delay_no_other_link,
+    three_thousand_incomplete_messages_delay_no_other_link,
+    three_hundred_incomplete_messages_of_peers_that_do_not_read_delay_no_other_link,
+    a_thousand_incomplete_messages_of_peers_that_do_not_read_delay_no_other_link,
+    three_thousand_incomplete_messages_of_peers_that_do_not_read_delay_no_other_link,
 );
 
 /// Echoes messages that begin with their length (four bytes, little-endian, themselves counted).
@@ -72,7 +72,7 @@ impl Handler for Waits {
 
 /// Each holds what it was lent before anybody knew what for; one that comes later waits for
 /// `loan_wait`, and not for ever.
-fn who_leaves_its_input_and_asks_for_nothing_stops_nobody(case: &Case) {
+fn a_link_that_leaves_its_input_and_asks_for_nothing_stops_no_other(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     let builder = case.builder(Waits).links_max(16).buffer_count(400);
     let server = TestServer::start(builder.loan_wait(Duration::from_millis(300)));
@@ -174,26 +174,26 @@ fn run(case: &Case, attackers: u32, shards: &[u32], whole_ones_before: usize) {
     attack.run(case, || Whole);
 }
 
-fn three_hundred_incomplete_messages_harm_nobody(case: &Case) {
+fn three_hundred_incomplete_messages_delay_no_other_link(case: &Case) {
     run(case, 300, &[1, 8], 0);
 }
 
-fn a_thousand_incomplete_messages_harm_nobody(case: &Case) {
+fn a_thousand_incomplete_messages_delay_no_other_link(case: &Case) {
     run(case, 1_000, &[3], 0);
 }
 
-fn three_thousand_incomplete_messages_harm_nobody(case: &Case) {
+fn three_thousand_incomplete_messages_delay_no_other_link(case: &Case) {
     run(case, 3_000, &[2], 0);
 }
 
-fn three_hundred_incomplete_messages_of_peers_that_do_not_read_harm_nobody(case: &Case) {
+fn three_hundred_incomplete_messages_of_peers_that_do_not_read_delay_no_other_link(case: &Case) {
     run(case, 300, &[2], 12);
 }
 
-fn a_thousand_incomplete_messages_of_peers_that_do_not_read_harm_nobody(case: &Case) {
+fn a_thousand_incomplete_messages_of_peers_that_do_not_read_delay_no_other_link(case: &Case) {
     run(case, 1_000, &[1], 12);
 }
 
-fn three_thousand_incomplete_messages_of_peers_that_do_not_read_harm_nobody(case: &Case) {
+fn three_thousand_incomplete_messages_of_peers_that_do_not_read_delay_no_other_link(case: &Case) {
     run(case, 3_000, &[8], 12);
 }

@@ -436,14 +436,14 @@ fn hold_incomplete(settings: Settings, holders: usize, sample: usize) -> u64 {
     time_ms
 }
 
-pub(crate) fn incomplete_messages_stop_nobody_for_long(_: u64) {
+pub(crate) fn incomplete_messages_stop_no_link_for_long(_: u64) {
     // Eight of forty fit at once.
     let settings = settings(400);
     hold_incomplete(settings, 40, 9);
 }
 
 /// 273 x 64 KiB are all 8,750 buffers.
-pub(crate) fn incomplete_messages_of_273_stop_nobody() {
+pub(crate) fn incomplete_messages_of_273_stop_no_link() {
     let settings = Settings {
         buffer_size_bytes: 2_048,
         buffer_count: 8_750,

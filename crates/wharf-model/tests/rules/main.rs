@@ -91,15 +91,15 @@ checks! {
         a_link_waits_for_its_own_send_and_not_for_a_loan
         what_the_first_waiter_needs_is_reserved_for_it
         nothing_is_lost_and_nothing_is_stuck_in_a_small_pool
-        incomplete_messages_stop_nobody_for_long;
+        incomplete_messages_stop_no_link_for_long;
     shares:
         shares_hold_for_all_settings
         victims_are_as_many_as_it_takes_and_no_more;
 }
 
 #[test]
-fn incomplete_messages_of_273_stop_nobody() {
-    loans::incomplete_messages_of_273_stop_nobody();
+fn incomplete_messages_of_273_stop_no_link() {
+    loans::incomplete_messages_of_273_stop_no_link();
 }
 
 #[test]

@@ -19,7 +19,7 @@ each_back_end!(
     a_client_that_never_reads_is_paused_and_another_is_served,
     with_all_others_stopped_a_new_link_is_served,
     ten_thousand_requests_sent_ahead_are_all_answered,
-    one_link_at_full_speed_does_not_starve_light_ones,
+    one_link_at_full_speed_does_not_delay_light_ones,
     a_source_of_small_pieces_sends_everything,
     a_half_closed_client_gets_all_that_the_handler_still_owes,
     a_source_of_pieces_of_two_buffers_sends_everything,
@@ -156,7 +156,7 @@ fn ten_thousand_requests_sent_ahead_are_all_answered(case: &Case) {
     server.stop();
 }
 
-fn one_link_at_full_speed_does_not_starve_light_ones(case: &Case) {
+fn one_link_at_full_speed_does_not_delay_light_ones(case: &Case) {
     let server = TestServer::start(case.builder(echo()).links_max(16).buffer_count(400));
     let (data, written) = (bytes(3, 32 << 20), AtomicUsize::new(0));
     let heavy = server.connect();

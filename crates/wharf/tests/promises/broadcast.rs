@@ -15,9 +15,9 @@ each_back_end!(
     a_thousand_links_in_all_shards_get_each_message_once_and_in_order,
     a_link_broadcasts_to_all_but_itself,
     the_excepted_link_is_left_out,
-    links_that_never_read_delay_nobody,
+    links_that_never_read_delay_no_other,
     a_broadcast_without_buffers_says_so_and_recovers,
-    a_broadcast_to_nobody_is_fine,
+    a_broadcast_to_no_link_is_fine,
 );
 
 fn a_thousand_links_in_all_shards_get_each_message_once_and_in_order(case: &Case) {
@@ -87,7 +87,7 @@ fn the_excepted_link_is_left_out(case: &Case) {
     server.stop();
 }
 
-fn links_that_never_read_delay_nobody(case: &Case) {
+fn links_that_never_read_delay_no_other(case: &Case) {
     const MESSAGE: usize = 8_000;
     let builder = case.builder(echo()).links_max(120).buffer_count(1_000).output_bytes(32 * 1024);
     let server = TestServer::start(builder);
@@ -144,7 +144,7 @@ fn a_broadcast_without_buffers_says_so_and_recovers(case: &Case) {
     server.stop();
 }
 
-fn a_broadcast_to_nobody_is_fine(case: &Case) {
+fn a_broadcast_to_no_link_is_fine(case: &Case) {
     let server = TestServer::start(case.small(echo()));
     server.handle.all().try_post(b"anybody?").unwrap();
     server.handle.all().try_post(b"").unwrap();

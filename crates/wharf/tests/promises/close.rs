@@ -20,13 +20,13 @@ use wharf::DisconnectReason::{
 use wharf::{Error, Handler, Input, Link, PostError, Result, SendError};
 
 each_back_end!(
-    after_a_half_close_all_answers_come_and_then_the_end,
+    after_a_half_close_all_replies_come_and_then_the_end,
     a_half_close_behind_a_full_window_loses_nothing,
     half_a_request_and_an_end_is_a_closed_peer,
     a_reset_is_told_as_such_once,
-    a_reset_before_the_answer_is_read_harms_nobody,
+    a_reset_before_the_reply_is_read_affects_no_other_link,
     a_handler_that_closes_sends_what_is_queued_first,
-    a_handler_that_closes_with_input_unread_does_not_lose_its_answer,
+    a_handler_that_closes_with_input_unread_does_not_lose_its_reply,
     a_handler_error_sends_what_is_queued_first,
     a_failed_send_passed_on_is_the_handlers_fault_and_what_is_queued_is_sent,
     on_connect_may_refuse_with_a_last_word,
@@ -42,7 +42,7 @@ fn start(case: &Case) -> (TestServer, Arc<Record>) {
     (TestServer::start(case.builder(handler).links_max(8).buffer_count(400)), record)
 }
 
-fn after_a_half_close_all_answers_come_and_then_the_end(case: &Case) {
+fn after_a_half_close_all_replies_come_and_then_the_end(case: &Case) {
     let (server, record) = start(case);
     for seed in 0..20 {
         let (mut client, data) = (server.connect(), bytes(seed, 50_000));
@@ -90,7 +90,7 @@ fn a_reset_is_told_as_such_once(case: &Case) {
     server.stop();
 }
 
-fn a_reset_before_the_answer_is_read_harms_nobody(case: &Case) {
+fn a_reset_before_the_reply_is_read_affects_no_other_link(case: &Case) {
     let (server, record) = start(case);
     let mut other = server.connect();
     let data = bytes(2, 100_000);
@@ -126,7 +126,7 @@ fn a_handler_that_closes_sends_what_is_queued_first(case: &Case) {
     server.stop();
 }
 
-fn a_handler_that_closes_with_input_unread_does_not_lose_its_answer(case: &Case) {
+fn a_handler_that_closes_with_input_unread_does_not_lose_its_reply(case: &Case) {
     // The client goes on sending after the refusal; a close with unread bytes would reset it and
     // its system would throw the answer away.
     let handler = on_chunk(|link, _| {

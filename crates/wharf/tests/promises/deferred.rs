@@ -44,7 +44,7 @@ each_back_end!(
     what_came_before_a_reset_is_handled_after_the_reply,
     replies_of_links_that_have_ended_hold_nothing,
     a_reply_of_a_link_that_has_ended_does_not_reach_the_next_one,
-    what_is_set_aside_for_a_reply_is_nobody_elses,
+    what_is_reserved_for_a_reply_is_for_nothing_else,
     what_cannot_be_set_aside_is_refused,
     a_reply_to_a_peer_that_does_not_read_is_sent_when_it_does,
 );
@@ -602,7 +602,7 @@ fn round_trip_ping(client: &mut TcpStream) {
     expect_bytes(client, b"pong ");
 }
 
-fn what_is_set_aside_for_a_reply_is_nobody_elses(case: &Case) {
+fn what_is_reserved_for_a_reply_is_for_nothing_else(case: &Case) {
     const OUTPUT: usize = 16 * 1024;
     const REPLY: usize = 10_000;
     let (sender, replies) = channel();

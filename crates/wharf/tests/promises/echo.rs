@@ -16,7 +16,7 @@ each_back_end!(
     one_byte_in_a_segment_is_one_stream,
     links_at_once_get_their_own_bytes_each,
     a_server_listens_on_several_addresses,
-    urgent_data_disturbs_nobody,
+    urgent_data_disturbs_no_link,
 );
 
 const SIZES: [usize; 12] =
@@ -89,7 +89,7 @@ fn a_server_listens_on_several_addresses(case: &Case) {
     server.stop();
 }
 
-fn urgent_data_disturbs_nobody(case: &Case) {
+fn urgent_data_disturbs_no_link(case: &Case) {
     let server = TestServer::start(case.small(echo()));
     let mut client = server.connect();
     round_trip(&mut client, b"ab");

@@ -18,7 +18,7 @@ each_back_end!(
     a_thousand_silent_links_are_closed,
     what_the_server_sends_does_not_keep_a_link,
     a_handler_may_keep_a_link_and_send_to_it,
-    a_link_may_have_a_time_out_of_its_own,
+    a_link_may_have_a_timeout_of_its_own,
     zero_disables_it,
 );
 
@@ -121,7 +121,7 @@ fn a_handler_may_keep_a_link_and_send_to_it(case: &Case) {
 }
 
 /// Takes its time-out, in milliseconds, from the first byte that comes.
-fn a_link_may_have_a_time_out_of_its_own(case: &Case) {
+fn a_link_may_have_a_timeout_of_its_own(case: &Case) {
     let handler = util::on_chunk(|link, data| {
         link.set_idle_timeout(Duration::from_millis(50 * u64::from(data[0])));
         Ok(link.out.send(data)?)

@@ -19,11 +19,11 @@ use wharf::{
 };
 
 each_back_end!(
-    a_line_comes_without_its_end_however_it_is_cut,
-    what_comes_before_a_byte_string_comes_without_it_however_it_is_cut,
+    a_line_comes_without_its_end_however_it_is_split,
+    what_comes_before_a_byte_string_comes_without_it_however_it_is_split,
     bytes_are_taken_and_peeked_at_in_one_slice,
-    frames_of_each_decoder_come_whole_however_they_are_cut,
-    frames_of_a_decoder_of_the_program_come_whole_however_they_are_cut,
+    frames_of_each_decoder_come_whole_however_they_are_split,
+    frames_of_a_decoder_of_the_program_come_whole_however_they_are_split,
     a_decoder_may_have_no_maximum,
     a_decoder_that_remembers_is_lent,
     what_take_asked_for_is_waited_for,
@@ -64,7 +64,7 @@ fn deliver_in_pieces(server: &TestServer, client: &TcpStream, stream: &[u8], len
 }
 
 /// The handler replies the same, in whatever pieces the stream comes.
-fn check_however_cut<H: Handler>(
+fn check_however_split<H: Handler>(
     case: &Case,
     handler: impl Fn() -> H,
     stream: &[u8],
@@ -105,7 +105,7 @@ fn bracketed<'a>(messages: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     messages.into_iter().flat_map(|message| [b"[", message, b"]"].concat()).collect()
 }
 
-fn a_line_comes_without_its_end_however_it_is_cut(case: &Case) {
+fn a_line_comes_without_its_end_however_it_is_split(case: &Case) {
     let long = [b'x'; 300];
     let lines: [&[u8]; 10] =
         [b"a", b"", b"b", b"", b"c\rd", b"\r", &long[..63], &long[..64], &long[..127], &long];
@@ -114,21 +114,21 @@ fn a_line_comes_without_its_end_however_it_is_cut(case: &Case) {
     let stream: Vec<u8> =
         lines.iter().zip(ends).flat_map(|(line, end)| [line, end].concat()).collect();
     let handler = || on_receive(|link, input| bracket(link, input, |input| Ok(input.line(300)?)));
-    check_however_cut(case, handler, &stream, &bracketed(lines));
+    check_however_split(case, handler, &stream, &bracketed(lines));
 }
 
-fn what_comes_before_a_byte_string_comes_without_it_however_it_is_cut(case: &Case) {
+fn what_comes_before_a_byte_string_comes_without_it_however_it_is_split(case: &Case) {
     // Ends that begin several times, and those that look like one.
     let heads: [&[u8]; 6] = [b"GET /", b"", b"aaaa", b"a\r\n\r", b"\r\n\r", &[b'h'; 200]];
     let stream: Vec<u8> = heads.iter().flat_map(|head| [head, &b"\r\n\r\n"[..]].concat()).collect();
     let handler = || {
         on_receive(|link, input| bracket(link, input, |input| Ok(input.until(b"\r\n\r\n", 300)?)))
     };
-    check_however_cut(case, handler, &stream, &bracketed(split(&stream, b"\r\n\r\n")));
+    check_however_split(case, handler, &stream, &bracketed(split(&stream, b"\r\n\r\n")));
     let handler =
         || on_receive(|link, input| bracket(link, input, |input| Ok(input.until(b"aab", 300)?)));
     let stream = b"aabaaabaaaabxaaxaabab aab";
-    check_however_cut(case, handler, stream, &bracketed(split(stream, b"aab")));
+    check_however_split(case, handler, stream, &bracketed(split(stream, b"aab")));
 }
 
 /// What is before each `end`.
@@ -167,7 +167,7 @@ fn bytes_are_taken_and_peeked_at_in_one_slice(case: &Case) {
         })
     };
     let replies = bracketed(messages.iter().map(Vec::as_slice));
-    check_however_cut(case, handler, &stream, &replies);
+    check_however_split(case, handler, &stream, &replies);
 }
 
 /// Echoes frames as its decoder's encoder makes them.
@@ -182,7 +182,7 @@ macro_rules! check_frames {
             })
         };
         let stream: Vec<u8> = $stream;
-        check_however_cut($case, handler, &stream, &stream);
+        check_however_split($case, handler, &stream, &stream);
     };
 }
 
@@ -190,7 +190,7 @@ fn bodies() -> impl Iterator<Item = Vec<u8>> {
     [0, 1, 2, 60, 63, 64, 65, 120, 250].into_iter().map(|len| bytes(len as u64, len))
 }
 
-fn frames_of_each_decoder_come_whole_however_they_are_cut(case: &Case) {
+fn frames_of_each_decoder_come_whole_however_they_are_split(case: &Case) {
     const BIG: LengthPrefix = LengthPrefix::new(4, 250);
     check_frames!(case, BIG, frames(|body| (4, body.len(), 0, false)));
     const LITTLE: LengthPrefix = LengthPrefix::new(2, 250).little_endian();
@@ -219,7 +219,7 @@ fn frames_of_each_decoder_come_whole_however_they_are_cut(case: &Case) {
         })
     };
     let stream = frames(|body| (2, body.len(), 3, false));
-    check_however_cut(case, handler, &stream, &stream);
+    check_however_split(case, handler, &stream, &stream);
     // The first bytes of what is sent go before the length.
     const OFFSET: LengthPrefix = LengthPrefix::new(2, 250).offset(3);
     let handler = || {
@@ -230,7 +230,7 @@ fn frames_of_each_decoder_come_whole_however_they_are_cut(case: &Case) {
             Ok(())
         })
     };
-    check_however_cut(case, handler, &stream, &stream);
+    check_however_split(case, handler, &stream, &stream);
 }
 
 /// Each body with the length that is said of it: width, value, header bytes before, little-endian.
@@ -269,7 +269,7 @@ impl Decoder for Spoken {
     }
 }
 
-fn frames_of_a_decoder_of_the_program_come_whole_however_they_are_cut(case: &Case) {
+fn frames_of_a_decoder_of_the_program_come_whole_however_they_are_split(case: &Case) {
     let bodies: Vec<_> = bodies().collect();
     let frame = |(spaces, body): (usize, &Vec<u8>)| {
         let len = u16::try_from(body.len()).unwrap().to_be_bytes();
@@ -278,7 +278,7 @@ fn frames_of_a_decoder_of_the_program_come_whole_however_they_are_cut(case: &Cas
     let stream: Vec<u8> = bodies.iter().enumerate().flat_map(frame).collect();
     let handler = || on_receive(|link, input| bracket(link, input, |input| input.frame(Spoken)));
     let replies = bracketed(bodies.iter().map(Vec::as_slice));
-    check_however_cut(case, handler, &stream, &replies);
+    check_however_split(case, handler, &stream, &replies);
 }
 
 /// Frames between brackets, of which it counts how many bytes it looked at.

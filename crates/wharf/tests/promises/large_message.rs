@@ -70,8 +70,9 @@ fn bulk_is_echoed_beside_peers_that_hold_the_large_buffers(case: &Case) {
     for shards in [1, 3] {
         let server = TestServer::start(case.builder(echo()).shards(shards).links_max(300));
         // Their windows are small, so that the echo stays with the server.
-        let deaf: Vec<_> = (0..200).map(|_| util::connect_small_share(server.address)).collect();
-        for mut stream in &deaf {
+        let not_reading: Vec<_> =
+            (0..200).map(|_| util::connect_small_share(server.address)).collect();
+        for mut stream in &not_reading {
             stream.set_nonblocking(true).unwrap();
             let data = bytes(7, 128 * 1024);
             // As much as goes.
@@ -82,7 +83,7 @@ fn bulk_is_echoed_beside_peers_that_hold_the_large_buffers(case: &Case) {
             exchange(client, &bytes(seed, BULK), seed);
             finish(client);
         }
-        drop(deaf);
+        drop(not_reading);
         server.stop();
     }
 }

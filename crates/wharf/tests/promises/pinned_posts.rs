@@ -12,25 +12,26 @@ use std::time::{Duration, Instant};
 use wharf::DisconnectReason::SlowReader;
 use wharf::PostError;
 
-each_back_end!(messages_that_nobody_reads_come_home_after_loan_wait);
+each_back_end!(messages_that_no_peer_reads_are_released_after_loan_wait);
 
-const DEAF: usize = 30;
+const NOT_READING: usize = 30;
 const LOAN_WAIT: Duration = Duration::from_millis(300);
 /// Far below `stall_timeout`.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn messages_that_nobody_reads_come_home_after_loan_wait(case: &Case) {
+fn messages_that_no_peer_reads_are_released_after_loan_wait(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     for shards in [1, 3] {
         let handler = echo();
         let record = Arc::clone(&handler.record);
         let builder = case.builder(handler).shards(shards).links_max(40).loan_wait(LOAN_WAIT);
         let server = TestServer::start(builder);
-        let deaf: Vec<_> = (0..DEAF).map(|_| util::connect_small_window(server.address)).collect();
-        server.wait_for_links(u32::try_from(DEAF).unwrap());
-        let ids: Vec<_> = (0..DEAF).map(|number| record.id(number)).collect();
+        let not_reading: Vec<_> =
+            (0..NOT_READING).map(|_| util::connect_small_window(server.address)).collect();
+        server.wait_for_links(u32::try_from(NOT_READING).unwrap());
+        let ids: Vec<_> = (0..NOT_READING).map(|number| record.id(number)).collect();
         let mut reads = server.connect();
-        let reader = record.id(DEAF);
+        let reader = record.id(NOT_READING);
 
         let end = now() + PATIENCE;
         let message = vec![1; 64 * 1024];
@@ -59,7 +60,7 @@ fn messages_that_nobody_reads_come_home_after_loan_wait(case: &Case) {
         let mut got = vec![0; message.len()];
         reads.read_exact(&mut got).unwrap();
         assert!(got == message);
-        drop((deaf, reads));
+        drop((not_reading, reads));
         let stats = server.stop();
         assert_eq!(stats.closed(SlowReader), stats.loans_revoked, "{stats:?}");
     }

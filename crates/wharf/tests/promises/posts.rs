@@ -19,9 +19,9 @@ each_back_end!(
     posts_before_a_stop_all_arrive_although_a_handler_is_busy,
     posts_for_a_link_that_reads_all_arrive_through_a_stop,
     posts_of_four_threads_before_a_stop_all_arrive,
-    links_that_do_not_read_lose_nobody_else_a_broadcast,
-    who_has_used_up_its_posts_keeps_nobody_else_from_posting,
-    a_post_to_all_that_finds_no_buffers_counts_for_each_but_who_is_left_out,
+    links_that_do_not_read_lose_no_other_link_a_broadcast,
+    a_sender_that_has_used_up_its_posts_keeps_no_other_from_posting,
+    a_post_to_all_that_finds_no_buffers_counts_for_each_link_but_the_excepted,
 );
 
 const COUNT: u64 = 1_250;
@@ -197,14 +197,14 @@ fn posts_of_four_threads_before_a_stop_all_arrive(case: &Case) {
 
 /// A link that does not read holds what it can borrow and then a few messages that all share: those
 /// must not be what others need.
-fn links_that_do_not_read_lose_nobody_else_a_broadcast(case: &Case) {
+fn links_that_do_not_read_lose_no_other_link_a_broadcast(case: &Case) {
     const LEN: usize = 2_048;
     const MESSAGES: u64 = 200;
     let _deadline = within(Duration::from_mins(1));
     // The fewest buffers for so many links: together they can borrow 159, and each of those that do
     // not read could have 64 waiting.
     let server = TestServer::start(case.builder(echo()).links_max(20).buffer_count(330));
-    let deaf: Vec<_> = (0..15).map(|_| util::connect_small_share(server.address)).collect();
+    let not_reading: Vec<_> = (0..15).map(|_| util::connect_small_share(server.address)).collect();
     let mut readers: Vec<_> = (0..3).map(|_| server.connect()).collect();
     server.wait_for_links(18);
     for reader in &readers {
@@ -224,13 +224,13 @@ fn links_that_do_not_read_lose_nobody_else_a_broadcast(case: &Case) {
     // Or the others were never full, and nothing was shown.
     let stats = server.stats();
     assert!(stats.missed > MESSAGES, "{stats:?}");
-    drop((deaf, readers));
+    drop((not_reading, readers));
     server.stop();
 }
 
 /// A shard is busy, so that what is posted to it stays with who has posted it: a thread, and the
 /// handlers on two other shards. Each has as much, whatever the others have used.
-fn who_has_used_up_its_posts_keeps_nobody_else_from_posting(case: &Case) {
+fn a_sender_that_has_used_up_its_posts_keeps_no_other_from_posting(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     let (busy, record) = (Arc::new(AtomicBool::new(false)), Arc::new(Record::default()));
     let handler = Speaker { busy: Arc::clone(&busy), record: Arc::clone(&record) };
@@ -258,7 +258,7 @@ fn who_has_used_up_its_posts_keeps_nobody_else_from_posting(case: &Case) {
 const WORD: &[u8; 8] = b"to each!";
 
 /// One callback posts more than its shard has buffers for: what the others did not get, they have missed.
-fn a_post_to_all_that_finds_no_buffers_counts_for_each_but_who_is_left_out(case: &Case) {
+fn a_post_to_all_that_finds_no_buffers_counts_for_each_link_but_the_excepted(case: &Case) {
     const POSTS: u64 = 3_000;
     for shards in [1, 3] {
         let handler = on_chunk(|link, _| {

@@ -20,17 +20,17 @@ use wharf::{Builder, DisconnectReason, Handler, Input, Link, PostError, Result, 
 each_back_end!(
     under_load_every_byte_that_was_received_is_answered,
     under_load_with_few_buffers_every_byte_is_answered,
-    clients_that_never_stop_sending_get_all_answers_and_the_end,
+    clients_that_never_stop_sending_get_all_replies_and_the_end,
     a_stop_ends_in_time_although_clients_ask_on,
     a_stop_ends_in_time_although_every_turn_is_full,
     what_is_queued_is_sent_before_the_end,
     an_idle_link_hears_the_end_at_once,
     a_stop_of_zero_cuts_at_once,
-    a_peer_that_does_not_read_is_cut_when_the_time_is_over,
+    a_peer_that_does_not_read_is_force_closed_at_the_drain_timeout,
     a_handler_that_blocked_before_the_stop_does_not_shorten_the_drain,
     a_second_stop_shortens_the_drain,
     a_peer_that_goes_on_sending_does_not_hold_the_server,
-    nobody_gets_in_after_the_stop,
+    no_connection_is_accepted_after_the_stop,
     a_stop_among_connects_leaves_nothing,
     the_address_is_free_at_once,
     serve_ends_in_good_order_by_sigterm_and_sigint,
@@ -45,7 +45,7 @@ fn under_load_with_few_buffers_every_byte_is_answered(case: &Case) {
     drain_under_load(|| case.short(echo()).buffer_count(74), 4, 64 * 1024);
 }
 
-fn clients_that_never_stop_sending_get_all_answers_and_the_end(case: &Case) {
+fn clients_that_never_stop_sending_get_all_replies_and_the_end(case: &Case) {
     drain_under_load(|| case.builder(echo()).buffer_count(2_000), 4, u64::MAX);
 }
 
@@ -349,7 +349,7 @@ fn with_a_slow_peer(case: &Case) -> (TestServer, TcpStream) {
     (server, client)
 }
 
-fn a_peer_that_does_not_read_is_cut_when_the_time_is_over(case: &Case) {
+fn a_peer_that_does_not_read_is_force_closed_at_the_drain_timeout(case: &Case) {
     let (server, client) = with_a_slow_peer(case);
     let (start, drain) = (now(), Duration::from_millis(300));
     let stats = server.stop_within(drain);
@@ -401,7 +401,7 @@ fn a_peer_that_goes_on_sending_does_not_hold_the_server(case: &Case) {
     });
 }
 
-fn nobody_gets_in_after_the_stop(case: &Case) {
+fn no_connection_is_accepted_after_the_stop(case: &Case) {
     let (server, client) = with_a_slow_peer(case);
     server.handle.stop(Duration::from_secs(60));
     eventually(|| TcpStream::connect(server.address).is_err(), "the door is closed");

@@ -19,12 +19,12 @@ use wharf::DisconnectReason::{self, Kicked, PeerClosed, SlowReader};
 use wharf::{Handler, Input, Link, Output, Result};
 
 each_back_end!(
-    a_download_that_is_read_steadily_is_never_cut,
-    an_echo_that_is_read_steadily_is_never_cut,
-    a_half_closed_link_that_is_read_steadily_is_never_cut,
-    a_steady_reader_is_not_cut_while_all_loans_are_out,
-    without_an_idle_time_out_who_takes_nothing_is_cut,
-    who_takes_nothing_is_cut_in_time_and_not_before,
+    a_download_that_is_read_steadily_is_never_closed,
+    an_echo_that_is_read_steadily_is_never_closed,
+    a_half_closed_link_that_is_read_steadily_is_never_closed,
+    a_steady_reader_is_not_closed_while_all_buffers_are_lent,
+    without_an_idle_timeout_a_peer_that_takes_nothing_is_closed,
+    a_peer_that_takes_nothing_is_closed_at_the_stall_timeout,
     a_closing_link_whose_peer_takes_nothing_ends_in_time,
 );
 
@@ -36,7 +36,7 @@ const SPAN: Duration = Duration::from_millis(4_500);
 /// Waits until the links have ended for these reasons, and checks that this was in time: counted from
 /// when their peers' systems last took something, which goes on for a while after the last read.
 #[track_caller]
-fn expect_cut(streams: &[&TcpStream], record: &Record, why: &[DisconnectReason]) {
+fn expect_closed(streams: &[&TcpStream], record: &Record, why: &[DisconnectReason]) {
     // What the clients' systems have taken; that the server's own has taken more is no sign of them.
     let state = || {
         let taken = |stream: &&TcpStream| rustix::io::ioctl_fionread(*stream).unwrap();
@@ -137,7 +137,7 @@ impl Handler<u64> for Download {
     }
 }
 
-fn a_download_that_is_read_steadily_is_never_cut(case: &Case) {
+fn a_download_that_is_read_steadily_is_never_closed(case: &Case) {
     let _deadline = within(DEADLINE);
     let (handler, record) = Download::new();
     let builder = case.builder(handler).links_max(8).idle_timeout(Duration::from_secs(1));
@@ -148,7 +148,7 @@ fn a_download_that_is_read_steadily_is_never_cut(case: &Case) {
     assert_eq!(error, None, "cut after {len} bytes: {:?}", record.ends());
     assert!(server.stats().links == 1 && record.ends().is_empty(), "{:?} {id}", record.ends());
     // From here on it takes nothing.
-    expect_cut(&[&slow], &record, &[SlowReader]);
+    expect_closed(&[&slow], &record, &[SlowReader]);
     drop(slow);
     server.stop();
 }
@@ -188,7 +188,7 @@ fn echo_read_steadily(
 const ECHO: u64 = 4 << 20;
 const ECHO_RATE: u64 = 700 * 1_024;
 
-fn an_echo_that_is_read_steadily_is_never_cut(case: &Case) {
+fn an_echo_that_is_read_steadily_is_never_closed(case: &Case) {
     let _deadline = within(DEADLINE);
     let handler = echo();
     let record = Arc::clone(&handler.record);
@@ -203,7 +203,7 @@ fn an_echo_that_is_read_steadily_is_never_cut(case: &Case) {
     server.stop();
 }
 
-fn a_half_closed_link_that_is_read_steadily_is_never_cut(case: &Case) {
+fn a_half_closed_link_that_is_read_steadily_is_never_closed(case: &Case) {
     let _deadline = within(DEADLINE);
     let handler = echo();
     let record = Arc::clone(&handler.record);
@@ -219,7 +219,7 @@ fn a_half_closed_link_that_is_read_steadily_is_never_cut(case: &Case) {
     server.stop();
 }
 
-fn a_steady_reader_is_not_cut_while_all_loans_are_out(case: &Case) {
+fn a_steady_reader_is_not_closed_while_all_buffers_are_lent(case: &Case) {
     const GREEDY: usize = 12;
     let _deadline = within(DEADLINE);
     let handler = echo();
@@ -285,16 +285,16 @@ fn start_much(case: &Case, idle: Duration, loan_wait: Duration) -> (TestServer, 
     (TestServer::start(builder.idle_timeout(idle).loan_wait(loan_wait)), record)
 }
 
-fn without_an_idle_time_out_who_takes_nothing_is_cut(case: &Case) {
+fn without_an_idle_timeout_a_peer_that_takes_nothing_is_closed(case: &Case) {
     let _deadline = within(DEADLINE);
     let (server, record) = start_much(case, Duration::ZERO, LOAN_WAIT);
     let mut client = connect_small_share(server.address);
     client.write_all(b"?").unwrap();
-    expect_cut(&[&client], &record, &[SlowReader]);
+    expect_closed(&[&client], &record, &[SlowReader]);
     server.stop();
 }
 
-fn who_takes_nothing_is_cut_in_time_and_not_before(case: &Case) {
+fn a_peer_that_takes_nothing_is_closed_at_the_stall_timeout(case: &Case) {
     let _deadline = within(DEADLINE);
     // They have borrowed all there is: nobody may take it back before the time-out.
     let (server, record) = start_much(case, IDLE, Duration::from_secs(60));
@@ -312,7 +312,7 @@ fn who_takes_nothing_is_cut_in_time_and_not_before(case: &Case) {
                 std::thread::sleep(STALL / 50);
             }
         });
-        expect_cut(&[&silent, &speaking], &record, &[SlowReader; 2]);
+        expect_closed(&[&silent, &speaking], &record, &[SlowReader; 2]);
         over.store(true, Ordering::SeqCst);
     });
     server.stop();
@@ -325,6 +325,6 @@ fn a_closing_link_whose_peer_takes_nothing_ends_in_time(case: &Case) {
     client.write_all(b"?").unwrap();
     eventually(|| server.stats().sends == 1, "the answer is queued");
     server.handle.link(record.id(0)).close();
-    expect_cut(&[&client], &record, &[Kicked]);
+    expect_closed(&[&client], &record, &[Kicked]);
     server.stop();
 }

@@ -25,7 +25,7 @@ each_back_end!(
     a_state_is_dropped_once_after_on_disconnect,
     a_refused_link_has_no_state,
     the_server_tells_when_it_starts_and_when_the_last_of_it_is_gone,
-    a_server_that_nobody_waits_for_tells_when_the_last_of_it_is_gone,
+    a_server_that_no_thread_waits_for_tells_when_the_last_of_it_is_gone,
     a_server_does_not_listen_before_its_handler_has_started,
     a_thread_that_on_start_started_posts_until_the_server_stops,
     a_server_whose_start_fails_later_tells_that_it_stopped,
@@ -321,7 +321,7 @@ fn the_server_tells_when_it_starts_and_when_the_last_of_it_is_gone(case: &Case) 
     assert_eq!(log.shortly(), expected);
 }
 
-fn a_server_that_nobody_waits_for_tells_when_the_last_of_it_is_gone(case: &Case) {
+fn a_server_that_no_thread_waits_for_tells_when_the_last_of_it_is_gone(case: &Case) {
     let (handler, log) = noting("");
     let running = case.small(handler).start().unwrap();
     let (handle, address) = (running.handle(), running.local_addresses()[0].1.clone());

@@ -80,7 +80,7 @@ fn each_reason_is_counted_under_its_name(case: &Case) {
     for (word, reason) in words {
         let mut client = server.connect();
         client.write_all(word).unwrap();
-        expect_end_or_reset_after_answers(&mut client);
+        expect_end_or_reset_after_replies(&mut client);
         drop(client);
         eventually(|| server.stats().closed(reason) == 1, reason.name());
     }
@@ -121,7 +121,7 @@ fn each_reason_is_counted_under_its_name(case: &Case) {
     assert_eq!(stats.closed(ServerStopping), 1);
 }
 
-fn expect_end_or_reset_after_answers(client: &mut std::net::TcpStream) {
+fn expect_end_or_reset_after_replies(client: &mut std::net::TcpStream) {
     let _end_or_reset = std::io::copy(client, &mut std::io::sink());
 }
 

@@ -20,7 +20,7 @@ each_back_end!(
     thousands_of_small_messages_before_a_reset_are_all_handled,
     megabytes_before_a_reset_are_all_handled,
     with_few_buffers_what_came_before_a_reset_is_handled,
-    a_peer_that_closes_with_answers_unread_was_heard,
+    a_peer_that_closes_with_replies_unread_was_heard,
 );
 
 /// Answers all that it gets with as much, and checks that it is the pattern. It can be held.
@@ -164,7 +164,7 @@ fn with_few_buffers_what_came_before_a_reset_is_handled(case: &Case) {
 }
 
 /// No option of the socket: closing with bytes unread resets the connection, too.
-fn a_peer_that_closes_with_answers_unread_was_heard(case: &Case) {
+fn a_peer_that_closes_with_replies_unread_was_heard(case: &Case) {
     const COUNT: u64 = 2_000;
     let _deadline = within(Duration::from_mins(1));
     for buffers in [48, 2_000] {

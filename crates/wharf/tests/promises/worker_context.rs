@@ -5,7 +5,7 @@
 //! client says.
 
 use crate::util::{
-    Case, Mutex, ON_PURPOSE, Record, TestServer, check_home, each_back_end, eventually,
+    Case, Mutex, ON_PURPOSE, Record, TestServer, check_all_released, each_back_end, eventually,
     expect_bytes, expect_end_or_reset, finish, round_trip, silence_panics_on_purpose,
 };
 use std::io::{ErrorKind, Write};
@@ -314,7 +314,7 @@ fn stops_with(case: &Case, again: u32, reason: &str) {
     let handle = server.handle.clone();
     let error = server.wait().unwrap_err().to_string();
     assert!(error.contains(reason), "{error}");
-    check_home(&handle.stats());
+    check_all_released(&handle.stats());
     // A worker without a context cannot call on_disconnect; the other one still did.
     assert!(seen.record.ends().len() >= 2, "{:?}", seen.record.reasons());
 }

@@ -204,14 +204,14 @@ impl TestServer {
     pub(crate) fn stop_within(self, drain: Duration) -> Stats {
         self.handle.stop(drain);
         let stats = self.wait().unwrap();
-        check_home(&stats);
+        check_all_released(&stats);
         stats
     }
 }
 
 /// Every place and every buffer is home, and the counters add up.
 #[track_caller]
-pub(crate) fn check_home(stats: &Stats) {
+pub(crate) fn check_all_released(stats: &Stats) {
     assert_eq!(stats.links, 0, "links left: {stats:?}");
     assert!(stats.workers.iter().all(|worker| worker.links == 0), "{stats:?}");
     assert_eq!(stats.buffers.free, stats.buffers.total(), "leaked: {:?}", stats.buffers);
