@@ -1,7 +1,8 @@
-//! Promise: a reply may come later, from any thread, once: until then the input waits, so replies keep
-//! their order, and the link stays; what never comes, comes too late or is too long ends the link.
+//! Promise: a reply may be sent later, from any thread, once: until then the input waits, so
+//! replies keep their order, and the link stays open; a reply that is missing, too late or too long
+//! ends the link.
 //!
-//! Method: a handler that hands its replies to the test, which sends them when it likes.
+//! Method: a handler that passes its replies to the test, which sends them later.
 
 use crate::util;
 use crate::util::functions::{Calls, Functions, functions};
@@ -45,11 +46,11 @@ each_back_end!(
     replies_of_links_that_have_ended_hold_nothing,
     a_reply_of_a_link_that_has_ended_does_not_reach_the_next_one,
     what_is_reserved_for_a_reply_is_for_nothing_else,
-    what_cannot_be_set_aside_is_refused,
+    what_cannot_be_reserved_is_refused,
     a_reply_to_a_peer_that_does_not_read_is_sent_when_it_does,
 );
 
-/// What a line asked, and its reply.
+/// A request line, and its reply.
 struct Asked {
     line: String,
     reply: Reply,
@@ -100,12 +101,12 @@ fn deferring_to(sender: Sender<Asked>) -> Functions<()> {
     })
 }
 
-/// To a test that has ended, a reply is dropped.
+/// Sends the reply to the test; a test that has ended drops it.
 fn tell<T>(sender: &Mutex<Sender<T>>, value: T) {
     let _the_test_has_ended = sender.lock().unwrap().send(value);
 }
 
-/// One shard, and what a test looks at.
+/// A server of one shard, and what a test reads.
 struct Bench {
     server: TestServer,
     record: Arc<Record>,
@@ -129,7 +130,7 @@ impl Bench {
         asked.reply
     }
 
-    /// A client that has asked, and the reply that it waits for.
+    /// A client that has sent a request, and the reply to it.
     fn ask(&self, text: &str) -> (TcpStream, Reply) {
         let mut client = self.server.connect();
         client.write_all(text.as_bytes()).unwrap();
@@ -151,7 +152,7 @@ fn a_reply_from_another_thread_comes_later(case: &Case) {
         expect_bytes(&mut client, b"it is 42");
     });
     assert!(start.elapsed() >= LATER);
-    // The next one, and one of several parts.
+    // Further replies, of several parts.
     for n in 0..10 {
         client.write_all(b"more\n").unwrap();
         bench.reply_to("more").send(("<", bytes(n, 1_998), ">")).unwrap();
@@ -232,7 +233,7 @@ fn a_link_whose_reply_is_out_is_not_idle(case: &Case) {
     let start = now();
     reply.send("answer").unwrap();
     expect_bytes(&mut client, b"answer");
-    // From here on it is its peer's turn.
+    // From here on the server waits for its peer.
     expect_end_or_reset(&mut client);
     assert!(start.elapsed() >= IDLE * 9 / 10, "{:?}", start.elapsed());
     bench.record.expect(&[Idle]);
@@ -245,7 +246,7 @@ fn replies_keep_the_order_of_their_requests(case: &Case) {
     let text: String = (0..100).map(|n| format!("{n}\nping\n")).collect();
     client.write_all(text.as_bytes()).unwrap();
     for n in 0..100 {
-        // Only one is out at a time.
+        // Only one reply is deferred at a time.
         let reply = bench.reply_to(&n.to_string());
         assert!(bench.asked.try_recv().is_err());
         write!(reply, "<{n}>").unwrap();
@@ -281,12 +282,12 @@ fn replies_of_many_links_come_to_theirs(case: &Case) {
         clients.into_iter().for_each(|mut client| finish(&mut client));
         let stats = server.stop();
         assert_eq!(stats.closed(PeerClosed), LINKS as u64, "{stats:?}");
-        // The handler is gone, and with it the sender.
+        // The handler is dropped, and with it the sender.
         replier.join().unwrap();
     }
 }
 
-/// Replies to those who have asked, in random order, some at a time.
+/// Replies in random order, to several requests at a time.
 fn reply_in_any_order(asked: &Receiver<Asked>) {
     let mut random = Random(1);
     while let Ok(first) = asked.recv() {
@@ -320,7 +321,7 @@ fn until_the_reply_the_input_yields_nothing(case: &Case) {
         server.deliver(&client, b"line\n");
         let reply: Reply = replies.recv_timeout(PATIENCE).unwrap();
         server.deliver(&client, b"line\n");
-        // Not a call for what comes, either.
+        // There is no call for further input, either.
         let waits = || calls.receives() == 2 * round - 1;
         meanwhile(Duration::from_millis(20), waits, "called before the reply");
         reply.send("a").unwrap();
@@ -406,7 +407,7 @@ fn a_reply_that_is_dropped_ends_the_link(case: &Case) {
     expect_end(&mut client);
     drop(client);
     bench.record.expect(&[HandlerError]);
-    // In the callback, too; what is queued is sent.
+    // Also in the callback; what is queued is sent.
     let mut client = bench.server.connect();
     client.write_all(b"drop\nping\n").unwrap();
     expect_bytes(&mut client, b"dropped");
@@ -420,7 +421,7 @@ const ANSWER: Duration = Duration::from_millis(300);
 
 fn a_reply_that_is_too_late_ends_the_link(case: &Case) {
     let bench = bench(case, |builder| builder.answer_timeout(ANSWER));
-    // The time of each is its own.
+    // Each reply has a timeout of its own.
     let (mut client, reply) = bench.ask("question\nping\nmore\n");
     meanwhile(ANSWER / 2, || bench.record.ends().is_empty(), "ended before its time");
     reply.send("in time ").unwrap();
@@ -446,7 +447,7 @@ fn a_reply_that_is_too_long_ends_the_link(case: &Case) {
     expect_end(&mut client);
     drop(client);
     bench.record.expect(&[HandlerError; 2]);
-    // As long as was said.
+    // As long as its reservation.
     let (mut client, reply) = bench.ask("question\n");
     reply.send([b'x'; REPLY_MAX]).unwrap();
     expect_bytes(&mut client, &[b'x'; REPLY_MAX]);
@@ -473,7 +474,7 @@ fn a_link_that_is_closed_waits_for_its_reply(case: &Case) {
     expect_end(&mut closed);
     drop(closed);
     bench.record.expect(&[Kicked, HandlerClosed]);
-    // There will be none.
+    // There is no reply.
     let (mut kicked, reply) = bench.ask("question\nping\n");
     bench.server.handle.link(reply.link()).close();
     reply.none();
@@ -527,7 +528,7 @@ fn what_came_before_a_reset_is_handled_after_the_reply(case: &Case) {
     let bench = bench(case, |builder| builder);
     let (client, reply) = bench.ask("question\nafter\n");
     util::reset(client);
-    // Nobody reads it.
+    // The peer does not read it.
     let _discarded_or_closed = reply.send("answer");
     bench.reply_to("after").none();
     bench.record.expect(&[PeerReset]);
@@ -551,7 +552,7 @@ fn replies_of_links_that_have_ended_hold_nothing(case: &Case) {
         held == 0 && posts.free == posts.total()
     };
     eventually(holds_nothing, "all buffers are free, or with the port");
-    // Everything is there for others, while the replies are kept.
+    // All buffers are free for others, while the replies are kept.
     let answer = bytes(1, REPLY_MAX);
     let others: Vec<_> = (0..4).map(|_| bench.ask("question\n")).collect();
     for (mut client, reply) in others {
@@ -620,9 +621,9 @@ fn what_is_reserved_for_a_reply_is_for_nothing_else(case: &Case) {
         })
         .on_writable(move |link| {
             if waits.load(Ordering::SeqCst) {
-                // All that is left.
+                // All that is not reserved.
                 let count = link.out.send_some(&[b'm'; OUTPUT]);
-                assert!(count <= OUTPUT - REPLY, "{count} bytes where {REPLY} are set aside");
+                assert!(count <= OUTPUT - REPLY, "{count} bytes where {REPLY} are reserved");
             }
             Ok(())
         });
@@ -631,7 +632,8 @@ fn what_is_reserved_for_a_reply_is_for_nothing_else(case: &Case) {
     let mut client = util::connect_small_share(server.address);
     client.write_all(b"line\n").unwrap();
     let reply: Reply = replies.recv_timeout(PATIENCE).unwrap();
-    // Its peer does not read: the systems fill up, and then what others may have of the output.
+    // Its peer does not read: the systems fill up, and then the part of the output that is not
+    // reserved.
     eventually(
         || {
             let writables = calls.writables();
@@ -663,7 +665,7 @@ fn what_is_reserved_for_a_reply_is_for_nothing_else(case: &Case) {
     server.stop_within(Duration::from_secs(5));
 }
 
-fn what_cannot_be_set_aside_is_refused(case: &Case) {
+fn what_cannot_be_reserved_is_refused(case: &Case) {
     const OUTPUT: usize = 16 * 1024;
     let handler = functions::<()>().on_receive(|link, input| {
         let Some(line) = input.line(100)? else { return Ok(()) };
@@ -676,7 +678,7 @@ fn what_cannot_be_set_aside_is_refused(case: &Case) {
         }
         link.out.send([b'x'; OUTPUT - 100])?;
         assert_eq!(input.defer(&mut link.out, 101).map(Reply::none), Err(SendError::Full));
-        // Nothing was changed by that.
+        // The refusal has changed nothing.
         assert_eq!(link.out.spare_capacity(), 100);
         let reply = input.defer(&mut link.out, 100)?;
         assert_eq!(link.out.spare_capacity(), 0);
@@ -702,7 +704,7 @@ fn a_reply_to_a_peer_that_does_not_read_is_sent_when_it_does(case: &Case) {
     client.write_all(&b"question\n".repeat(ROUNDS)).unwrap();
     let answer = bytes(1, REPLY_MAX);
     let mut sent = 0;
-    // Deferred only with the grant: in the end the input waits.
+    // A reply is deferred only with the grant: in the end the input waits.
     while let Ok(asked) = bench.asked.recv_timeout(STALL / 5) {
         asked.reply.send(&answer).unwrap();
         sent += 1;
@@ -716,11 +718,11 @@ fn a_reply_to_a_peer_that_does_not_read_is_sent_when_it_does(case: &Case) {
     });
     round_trip_ping(&mut client);
     finish(&mut client);
-    // One that never does is a slow reader, though a reply is set aside.
+    // A peer that never reads is a slow reader, though a reply is reserved.
     let mut client = util::connect_small_share(bench.server.address);
     client.write_all(&b"question\n".repeat(ROUNDS)).unwrap();
     while let Ok(asked) = bench.asked.recv_timeout(2 * STALL) {
-        // In the end it is closed.
+        // In the end the link is closed.
         let _queued = asked.reply.send(&answer);
     }
     bench.record.expect(&[PeerClosed, SlowReader]);

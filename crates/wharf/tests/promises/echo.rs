@@ -1,7 +1,7 @@
-//! Promise: what goes in comes out again, byte for byte and in order, however it is cut.
+//! Promise: input is echoed, byte for byte and in order, however it is split.
 //!
 //! Method: an echo server; clients send bytes without a period in pieces of random length, and
-//! compare every byte that comes back.
+//! compare every byte that they read.
 
 use crate::util;
 use crate::util::{
@@ -93,7 +93,7 @@ fn urgent_data_disturbs_no_link(case: &Case) {
     let server = TestServer::start(case.small(echo()));
     let mut client = server.connect();
     round_trip(&mut client, b"ab");
-    // The urgent byte leaves the stream of those that do not ask for it (tcp(7)).
+    // The stream of a socket without SO_OOBINLINE lacks the urgent byte (tcp(7)).
     assert_eq!(SockRef::from(&client).send_out_of_band(b"x").unwrap(), 1);
     round_trip(&mut client, b"cd");
     finish(&mut client);

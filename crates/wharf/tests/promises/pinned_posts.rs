@@ -1,8 +1,8 @@
-//! Promise: who does not read keeps the buffers of posted messages from nobody for longer than
-//! `loan_wait`.
+//! Promise: a peer that does not read keeps the buffers of posted messages from other links for at
+//! most `loan_wait`.
 //!
-//! Method: each of many links that do not read is posted messages of its own, until there are no
-//! buffers left to post from; then one that reads is posted to.
+//! Method: each of many links whose peers do not read is posted messages of its own, until no
+//! buffers for posts are free; then one whose peer reads is posted to.
 
 use crate::util;
 use crate::util::{Case, TestServer, each_back_end, echo, now, within};
@@ -36,7 +36,7 @@ fn messages_that_no_peer_reads_are_released_after_loan_wait(case: &Case) {
         let end = now() + PATIENCE;
         let message = vec![1; 64 * 1024];
         let mut refused_since = None;
-        // What is merely on its way to a shard comes home sooner.
+        // The buffers of posts in an inbox are released sooner.
         while refused_since.is_none_or(|since: Instant| since.elapsed() < LOAN_WAIT / 3) {
             assert!(now() < end, "buffers to post from do not run out: {:?}", server.stats());
             for id in &ids {
