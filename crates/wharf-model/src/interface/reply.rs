@@ -1,7 +1,7 @@
 //! A reply that comes later.
 
 use super::{LinkId, Payload, PostError};
-use crate::fault::{Fault, planted};
+use crate::bug::{ModelBug, planted};
 use crate::sync::Locked;
 use std::fmt;
 
@@ -11,7 +11,7 @@ use std::fmt;
 /// [`HandlerError`](crate::DisconnectReason::HandlerError): later replies would be taken for this one.
 ///
 /// It is a claim, and holds no buffer: the end of the link cancels it. Within the guarantee it has
-/// nothing set aside; it is queued when the link's own send has left.
+/// no reservation; it is queued when the link's own send has left.
 #[must_use = "dropping a reply unsent closes its link"]
 pub struct Reply {
     state: Option<Locked<ReplyState>>,
@@ -50,8 +50,8 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// [`PostError::Closed`] if the link has ended; [`PostError::TooLarge`] if it is longer than what
-    /// was set aside, which closes the link as a drop does.
+    /// [`PostError::Closed`] if the link has ended; [`PostError::TooLarge`] if it is longer than its
+    /// reservation, which closes the link as a drop does.
     pub fn send(self, payload: impl Payload) -> Result<(), PostError> {
         let bytes = payload.bytes();
         self.end(bytes, false)
@@ -109,7 +109,7 @@ impl Drop for Reply {
         let Some(state) = &self.state else { return };
         let mut state = state.lock();
         if let ReplyState::Waiting = *state {
-            *state = if planted(Fault::DroppedReplyIsNone) {
+            *state = if planted(ModelBug::DroppedReplyIsNone) {
                 ReplyState::Sent { bytes: Vec::new(), close: false }
             } else {
                 ReplyState::Dropped

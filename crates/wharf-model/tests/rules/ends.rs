@@ -150,7 +150,7 @@ pub(crate) fn a_failed_connect_undoes_all(_: u64) {
     let mut model = Model::new(Stream::default(), Settings::default());
     model.connect();
     let refused = model.connect();
-    model.server().group(Group::new(1)).post("to nobody");
+    model.server().group(Group::new(1)).post("to no link");
     assert_eq!(settle(&mut model, refused), "no");
     assert_eq!(model.link(refused).end, LinkEnd::Over(DisconnectReason::Limit));
     assert_eq!(model.link_count(), 2, "no partner");

@@ -1,4 +1,4 @@
-//! Errors and panics, and whose fault they are.
+//! Errors and panics, and the reasons for which links end.
 
 use crate::common::{ON_PURPOSE, hide_expected_panics, settle};
 use std::sync::atomic::{AtomicU64, Ordering};

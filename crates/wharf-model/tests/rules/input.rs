@@ -114,7 +114,7 @@ pub(crate) fn resume_wakes_a_link_that_was_kept_with_unread_input(_: u64) {
     model.server().link(id_of(link)).resume();
     assert_eq!(settle(&mut model, link), "done\n");
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::HandlerClosed));
-    // Nobody wakes it: then the idle timeout ends it.
+    // It is not woken: then the idle timeout ends it.
     let (mut model, link) = start();
     model.tick(1_000);
     settle(&mut model, link);

@@ -1,4 +1,4 @@
-//! Guarantee and loan: who waits for buffers, and who is closed for them.
+//! Guarantee and loan: which links wait for buffers, and which are closed for them.
 
 use crate::common::{settle, small, turns};
 use crate::posts::Sizes;
@@ -383,8 +383,8 @@ impl Handler for Lengths {
     }
 }
 
-/// So many clients hold an incomplete message of the greatest length each; the others are answered in
-/// the same turn, and a whole one behind all of them gets through within 3 s.
+/// So many clients hold an incomplete message of the greatest length each; the others get their replies
+/// in the same turn, and a whole message behind all of them gets its loan within 3 s.
 fn hold_incomplete(settings: Settings, holders: usize, sample: usize) -> u64 {
     let links = settings.links_max;
     let prefix = LengthPrefix::new(4, settings.input_bytes - 4);

@@ -1,7 +1,7 @@
 //! Promise: the rules of the README, one by one.
 //!
 //! Method: small handlers that would break a rule if they could; a check that draws runs with several
-//! seeds. `planted_faults_are_found_by_rules` breaks each rule and runs the checks again.
+//! seeds. `planted_bugs_are_found_by_rules` breaks each rule and runs the checks again.
 #![cfg(test)]
 #![expect(clippy::disallowed_types, reason = "handlers note what they have seen")]
 
@@ -16,7 +16,7 @@ mod posts;
 mod shares;
 
 use common::{Check, SEEDS, find};
-use wharf_model::Fault;
+use wharf_model::ModelBug;
 
 /// Makes a test of each check, and a list of all of them.
 macro_rules! checks {
@@ -103,14 +103,14 @@ fn incomplete_messages_of_273_stop_no_link() {
 }
 
 #[test]
-fn planted_faults_are_found_by_rules() {
+fn planted_bugs_are_found_by_rules() {
     let found_by_programs = [
-        Fault::NoCallAfterTaking,
-        Fault::NeverWritable,
-        Fault::WaitsForOwnOutput,
-        Fault::CloseDropsQueued,
-        Fault::ReplyCallsNobody,
+        ModelBug::NoCallAfterTaking,
+        ModelBug::NeverWritable,
+        ModelBug::WaitsForOwnOutput,
+        ModelBug::CloseDropsQueued,
+        ModelBug::ReplyCausesNoCall,
     ];
-    let others = Fault::ALL.iter().filter(|fault| !found_by_programs.contains(fault));
+    let others = ModelBug::ALL.iter().filter(|bug| !found_by_programs.contains(bug));
     find(&others.copied().collect::<Vec<_>>(), CHECKS);
 }

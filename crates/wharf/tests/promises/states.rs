@@ -1,6 +1,6 @@
 //! Promise: `on_connect` makes a link's state, which is dropped after `on_disconnect`, once; the
 //! server calls its handler when it starts and when all its threads have ended; a link knows its
-//! listener.
+//! origin.
 //!
 //! Method: states that count themselves, and a log of the callbacks.
 
