@@ -133,7 +133,7 @@ impl Client for Reader {
     }
 
     fn waits_for(&self) -> String {
-        format!("{} posts after {}", self.owed.borrow().missing(), self.read)
+        format!("{} more posts ({} received)", self.owed.borrow().missing(), self.read)
     }
 }
 

@@ -45,7 +45,7 @@ where
 }
 
 /// Turns until nothing happens, with a peer that reads all; what it heard.
-pub(crate) fn settle<H, S, W>(model: &mut Model<H, S, W>, link: usize) -> String
+pub(crate) fn run_until_idle<H, S, W>(model: &mut Model<H, S, W>, link: usize) -> String
 where
     H: Handler<S, W>,
     S: Send + 'static,

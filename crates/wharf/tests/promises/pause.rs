@@ -331,7 +331,7 @@ fn the_peer_of_a_paused_link_is_not_read_beyond_its_limit(case: &Case) {
         let pattern = Pattern::new(1);
         let written = write_until_it_stands(&client, &pattern, u64::MAX);
         let received = server.stats().received_bytes;
-        let most = INPUT + util::receive_windows(&server);
+        let most = INPUT + util::receive_buffer_bytes(&server);
         assert!(written > most && received <= most, "{received} of {written} bytes received");
         assert_eq!(calls.receives(), u64::from(!at_connect));
         // Other links are not affected.

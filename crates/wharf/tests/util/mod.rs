@@ -627,7 +627,7 @@ pub(crate) fn enough_files(needed: u64) -> bool {
 }
 
 /// Bytes that the server's ports may receive before a receive is cancelled.
-pub(crate) fn receive_windows(server: &TestServer) -> u64 {
+pub(crate) fn receive_buffer_bytes(server: &TestServer) -> u64 {
     let plan = server.running().plan();
     plan.terms().find(|(name, _)| *name == "receive windows").unwrap().1
 }
