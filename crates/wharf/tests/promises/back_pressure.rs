@@ -61,7 +61,7 @@ fn wait_for_no_progress(server: &TestServer, written: &[AtomicUsize]) {
             }
             last.0 > 0 && since.elapsed() > Duration::from_millis(300)
         },
-        "a client that does not read is not read from",
+        "reading pauses while a client does not read",
     );
 }
 
