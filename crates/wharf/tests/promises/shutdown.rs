@@ -34,7 +34,7 @@ each_back_end!(
     no_connection_is_accepted_after_the_stop,
     a_stop_among_connects_leaves_nothing,
     the_address_is_free_at_once,
-    serve_ends_in_good_order_by_sigterm_and_sigint,
+    serve_drains_and_ends_by_sigterm_and_sigint,
     a_second_signal_ends_serve_at_once,
 );
 
@@ -483,7 +483,7 @@ fn signal(child: &std::process::Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
-fn serve_ends_in_good_order_by_sigterm_and_sigint(case: &Case) {
+fn serve_drains_and_ends_by_sigterm_and_sigint(case: &Case) {
     if let Some(address) = case.role() {
         return serve(case, &address);
     }
