@@ -31,7 +31,7 @@ use std::sync::Arc;
 /// # Panics
 ///
 /// A panic resets its link: what is queued may be half a reply, and is not sent. It is counted, and
-/// the worker goes on with a new `W`.
+/// the worker continues with a new `W`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no handler with link state `{S}` and worker context `{W}`",
     note = "`impl Handler for {Self}` means neither: write `impl Handler<State, Context> for {Self}`"

@@ -1,11 +1,11 @@
-//! A reply that comes later.
+//! A deferred reply.
 
 use super::{LinkId, Payload, PostError};
 use crate::bug::{ModelBug, planted};
 use crate::sync::Locked;
 use std::fmt;
 
-/// A reply that comes later: [`Input::defer`](crate::Input::defer). Its last methods consume it.
+/// A deferred reply: [`Input::defer`](crate::Input::defer). Its last methods consume it.
 ///
 /// Dropping it unsent closes the link with
 /// [`HandlerError`](crate::DisconnectReason::HandlerError): later replies would be taken for this one.
@@ -46,7 +46,7 @@ impl Reply {
         (Self { state: Some(state), bytes_max, link }, claim)
     }
 
-    /// Sends the reply; the input goes on.
+    /// Sends the reply; the input continues.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Reply {
         self.send(text)
     }
 
-    /// There is no reply; the input goes on.
+    /// There is no reply; the input continues.
     pub fn none(self) {
         let _link_has_ended = self.end(Some(Vec::new()), false);
     }

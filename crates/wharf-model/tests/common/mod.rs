@@ -1,5 +1,5 @@
-//! What the tests of the model share: small settings, checks that take a number of seeds, and the
-//! search for planted bugs.
+//! Shared by the tests of the model: small settings, checks that take a number of seeds, and the search
+//! for planted bugs.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::panic::catch_unwind;
@@ -11,7 +11,7 @@ pub(crate) const SEEDS: u64 = 1_000;
 /// Seeds with which a planted bug must be found.
 pub(crate) const BUG_SEEDS: u64 = 40;
 
-/// A check, which panics on what does not hold, and its name.
+/// A check, which panics if it fails, and its name.
 pub(crate) type Check = (&'static str, fn(u64));
 
 /// Small outputs, so that they fill up and messages lie across buffers. The surplus is enough.
@@ -32,7 +32,7 @@ pub(crate) fn id_of(link: usize) -> LinkId {
     LinkId::new(link)
 }
 
-/// So many turns.
+/// Runs `count` turns.
 pub(crate) fn turns<H, S, W>(model: &mut Model<H, S, W>, count: usize)
 where
     H: Handler<S, W>,
@@ -44,7 +44,7 @@ where
     }
 }
 
-/// Turns until nothing happens, with a peer that reads all; what it heard.
+/// Runs turns until nothing happens, with a peer that reads all; returns the bytes that it read.
 pub(crate) fn run_until_idle<H, S, W>(model: &mut Model<H, S, W>, link: usize) -> String
 where
     H: Handler<S, W>,

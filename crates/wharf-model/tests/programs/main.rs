@@ -2,8 +2,8 @@
 //! nothing within their grant.
 //!
 //! Method: thirteen small servers run in the model under random pieces, outputs of a few hundred bytes, and
-//! clients that stop reading; each client knows every byte that it must hear. The handlers are in
-//! `handlers/`, what clients say in `talks.rs`: the engine runs the same ones in `tests/same_bytes/`.
+//! clients that stop reading; each client checks every byte that it reads. The handlers are in
+//! `handlers/`, the clients' texts in `talks.rs`: the engine runs the same ones in `tests/same_bytes/`.
 #![cfg(test)]
 #![expect(clippy::disallowed_types, reason = "programs share values between workers as they like")]
 
@@ -22,7 +22,7 @@ use talks::Talk;
 use wharf_model as api;
 use wharf_model::{Client, Handler, LinkEnd, Model, ModelBug, Rng};
 
-/// Runs one client of `handler` for each seed, and checks what it hears.
+/// Runs one client of `handler` for each seed, and checks what it reads.
 pub(crate) fn check<H, S, W>(
     seeds: u64,
     handler: impl Fn() -> H,

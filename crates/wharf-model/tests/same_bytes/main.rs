@@ -1,7 +1,7 @@
 //! Promise: the engine and the model run the same programs, and their clients get the same bytes, and their
 //! links end for the same reasons.
 //!
-//! Method: a seed draws what the clients say, in which pieces, and when they do not read. Its program, of
+//! Method: a seed draws what the clients send, in which pieces, and when they do not read. Its program, of
 //! which there is one source for both, runs in the model, and on the engine's simulated ports with 1, 2 and
 //! 3 shards. Nothing is injected that breaks a connection. Where posts may be skipped, runs are compared if
 //! neither side has skipped any. Each comparison is shown to fail, by a planted bug on either side.

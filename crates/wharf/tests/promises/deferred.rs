@@ -637,7 +637,7 @@ fn what_is_reserved_for_a_reply_is_for_nothing_else(case: &Case) {
     eventually(
         || {
             let writables = calls.writables();
-            std::thread::sleep(util::STANDS_AFTER);
+            std::thread::sleep(util::BLOCKED_AFTER);
             calls.writables() == writables
         },
         "the output is full",

@@ -215,7 +215,7 @@ fn a_link_kept_with_unread_input_is_called_for_it_and_told_of_no_second_end(case
     let mut client = server.connect();
     server.deliver(&client, b"1\n2\n3\n");
     client.shutdown(Shutdown::Write).unwrap();
-    eventually(|| calls.ends() == 1, "the end is told");
+    eventually(|| calls.ends() == 1, "on_end is called");
     may.store(true, Ordering::SeqCst);
     meanwhile(Duration::from_millis(50), || record.ends().is_empty(), "it is kept");
     server.handle.link(record.id(0)).resume();
@@ -268,7 +268,7 @@ fn streaming() -> Functions<usize> {
 
 fn a_stream_goes_on_after_the_peer_has_ended_its_half(case: &Case) {
     let handler = streaming().on_end(|link, _| {
-        assert_eq!(*link.state, 0, "the end is told when the stream is sent");
+        assert_eq!(*link.state, 0, "on_end is called after the stream is sent");
         link.out.send("tail")?;
         Ok(Verdict::Close)
     });
@@ -329,7 +329,7 @@ fn a_stop_handles_what_is_unread_first(case: &Case) {
     server.deliver(&client, b"1\n2\n3\n");
     expect_bytes(&mut client, b"1 ");
     server.handle.stop(Duration::from_secs(10));
-    eventually(|| calls.drains() == 1, "the stop is told");
+    eventually(|| calls.drains() == 1, "on_drain is called for each");
     for reply in [b"2 ", b"3 "] {
         meanwhile(Duration::from_millis(50), || record.ends().is_empty(), "it has input");
         server.handle.link(record.id(0)).resume();
@@ -350,7 +350,7 @@ fn a_stop_does_not_wait_for_a_handler_that_takes_nothing(case: &Case) {
     let server = TestServer::start(case.small(handler));
     let (little, much) = (server.connect(), server.connect());
     server.deliver(&little, b"a few bytes");
-    util::write_until_it_stands(&much, &util::Pattern::new(1), u64::MAX);
+    util::write_until_blocked(&much, &util::Pattern::new(1), u64::MAX);
     assert!(server.stats().received_bytes >= 8 * 1024 && record.ends().is_empty());
     let start = now();
     server.stop();
@@ -369,7 +369,7 @@ fn a_stop_waits_for_streams_that_go_on(case: &Case) {
     }
     eventually(|| calls.receives() >= 3, "they have begun");
     server.handle.stop(Duration::from_secs(10));
-    eventually(|| calls.drains() == 3, "the stop is told");
+    eventually(|| calls.drains() == 3, "on_drain is called for each");
     let data = vec![b's'; 1_000_000];
     for mut client in &clients {
         read_back(client, &data);
@@ -387,7 +387,7 @@ fn a_link_kept_at_a_stop_stays_until_it_is_closed(case: &Case) {
     let mut clients = [server.connect(), server.connect(), server.connect()];
     server.wait_for_links(3);
     server.handle.stop(Duration::from_secs(10));
-    eventually(|| calls.drains() == 3, "the stop is told");
+    eventually(|| calls.drains() == 3, "on_drain is called for each");
     // They are served as before.
     for client in &mut clients {
         client.write_all(b"1\n2\n").unwrap();

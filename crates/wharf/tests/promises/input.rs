@@ -415,7 +415,7 @@ fn what_is_not_taken_stays_and_comes_again_with_what_comes(case: &Case) {
         eventually(|| calls.receives() == count, "it is called for what came");
     }
     expect_bytes(&mut client, b"0123456789");
-    meanwhile(util::STANDS_AFTER / 4, || calls.receives() == 10, "called for nothing");
+    meanwhile(util::BLOCKED_AFTER / 4, || calls.receives() == 10, "called for nothing");
     finish(&mut client);
     server.stop();
 }
@@ -796,7 +796,7 @@ fn what_is_unread_is_limited(case: &Case) {
     let server = TestServer::start(case.small(on_receive(|_, _| Ok(()))));
     let client = server.connect();
     let pattern = util::Pattern::new(1);
-    let written = util::write_until_it_stands(&client, &pattern, u64::MAX);
+    let written = util::write_until_blocked(&client, &pattern, u64::MAX);
     let (received, in_port) = (server.stats().received_bytes, util::receive_buffer_bytes(&server));
     assert!(written > received, "more than it takes was sent");
     assert!(received >= 8 * 1024, "{received} bytes are fewer than may be unread");

@@ -328,7 +328,7 @@ fn a_source_is_read_as_far_as_asked_and_as_it_goes(case: &Case) {
     let parts: [&[u8]; 4] = [&[b'a'; 200], &[b'b'; 300], b"onetwothree", &[b'r'; OUTPUT - 511]];
     expect_bytes(&mut client, &parts.concat());
     // The output was full before the source ended.
-    eventually(|| calls.writables() == 1, "it is told that there is capacity");
+    eventually(|| calls.writables() == 1, "on_writable is called when there is capacity");
     finish(&mut client);
     let stats = server.stop();
     assert_eq!((calls.writables(), stats.handler_panics), (1, 0));

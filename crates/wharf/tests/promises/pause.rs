@@ -8,7 +8,7 @@ use crate::util;
 use crate::util::functions::{Functions, functions};
 use crate::util::{
     Case, Mutex, Pattern, Random, TestServer, each_back_end, eventually, expect_bytes, expect_end,
-    finish, meanwhile, now, read_pattern, write_until_it_stands,
+    finish, meanwhile, now, read_pattern, write_until_blocked,
 };
 use std::io::Write;
 use std::net::Shutdown;
@@ -329,7 +329,7 @@ fn the_peer_of_a_paused_link_is_not_read_beyond_its_limit(case: &Case) {
         let server = TestServer::start(case.small(handler));
         let (client, other) = (server.connect(), server.connect());
         let pattern = Pattern::new(1);
-        let written = write_until_it_stands(&client, &pattern, u64::MAX);
+        let written = write_until_blocked(&client, &pattern, u64::MAX);
         let received = server.stats().received_bytes;
         let most = INPUT + util::receive_buffer_bytes(&server);
         assert!(written > most && received <= most, "{received} of {written} bytes received");
@@ -359,7 +359,7 @@ fn the_end_of_a_paused_link_is_told_after_the_pause(case: &Case) {
     for reply in [&b"1 "[..], b"2 "] {
         expect_bytes(&mut client, reply);
         let waits = || calls.ends() == 0 && record.ends().is_empty();
-        meanwhile(Duration::from_millis(50), waits, "the end is told while it is paused");
+        meanwhile(Duration::from_millis(50), waits, "on_end is called while it is paused");
         link.resume();
     }
     expect_bytes(&mut client, b"end:rest");

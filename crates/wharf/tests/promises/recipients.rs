@@ -193,7 +193,7 @@ fn with_a_full_link(server: &TestServer, to: LinkId) -> (u64, TcpStream) {
             if stats.sent_bytes != last.0 {
                 last = (stats.sent_bytes, util::now());
             }
-            stats.missed > 0 && last.1.elapsed() > util::STANDS_AFTER
+            stats.missed > 0 && last.1.elapsed() > util::BLOCKED_AFTER
         },
         "posts do not fit",
     );
@@ -401,7 +401,7 @@ fn while_a_server_drains_posts_are_refused_and_said_to_be(case: &Case) {
         assert_eq!(link.try_post("after"), Err(PostError::Stopping));
         assert_eq!(server.handle.all().try_post("after"), Err(PostError::Stopping));
         link.post("after");
-        eventually(|| calls.drains() == 2, "the stop is told");
+        eventually(|| calls.drains() == 2, "on_drain is called for each");
         for client in &mut clients {
             expect_bytes(client, b"before ");
             // The links themselves are still served.

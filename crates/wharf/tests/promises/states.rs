@@ -334,7 +334,7 @@ fn a_server_that_no_thread_waits_for_tells_when_the_last_of_it_is_gone(case: &Ca
     handle.stop(Duration::from_secs(5));
     expect_end(&mut client);
     drop(client);
-    eventually(|| log.count("on_stop") == 1, "it tells that it has stopped");
+    eventually(|| log.count("on_stop") == 1, "on_stop is called");
     assert_eq!(log.shortly().last(), Some(&"on_stop"));
     assert_eq!(log.count("the context is dropped"), 1);
 }

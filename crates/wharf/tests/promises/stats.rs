@@ -178,7 +178,7 @@ fn refused_sends_and_missed_posts_are_counted(case: &Case) {
                 full_since = full_since.or(Some(util::now()));
             }
         }
-        full_since.is_some_and(|since| since.elapsed() > util::STANDS_AFTER)
+        full_since.is_some_and(|since| since.elapsed() > util::BLOCKED_AFTER)
     };
     eventually(is_full, "posts find their half of the output full");
     // A refused post is not counted as missed.

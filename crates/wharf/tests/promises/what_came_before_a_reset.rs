@@ -7,7 +7,7 @@
 use crate::util;
 use crate::util::{
     Case, PATIENCE, Pattern, Record, TestServer, each_back_end, eventually, now, reset,
-    unacknowledged, within, write_until_it_stands,
+    unacknowledged, within, write_until_blocked,
 };
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -121,7 +121,7 @@ fn megabytes_before_a_reset_are_all_handled(case: &Case) {
     });
     gate.is_shut.store(true, Ordering::SeqCst);
     let shifted = Shifted { client: &client, pattern: &pattern, from: WARM };
-    let written = shifted.write_until_it_stands();
+    let written = shifted.write_until_blocked();
     let sent = WARM + written - unacknowledged(&client);
     assert!(sent > WARM, "the system took no more");
     reset(client);
@@ -136,11 +136,11 @@ struct Shifted<'a> {
 }
 
 impl Shifted<'_> {
-    fn write_until_it_stands(&self) -> u64 {
+    fn write_until_blocked(&self) -> u64 {
         let mut client = self.client;
         client.set_nonblocking(true).unwrap();
         let (mut len, mut since) = (0, now());
-        while since.elapsed() < util::STANDS_AFTER {
+        while since.elapsed() < util::BLOCKED_AFTER {
             match client.write(self.pattern.piece(self.from + len, 1 << 14)) {
                 Ok(count) => (len, since) = (len + count as u64, now()),
                 Err(_) => std::thread::sleep(Duration::from_millis(2)),
@@ -157,7 +157,7 @@ fn with_few_buffers_what_came_before_a_reset_is_handled(case: &Case) {
     let server = TestServer::start(builder.input_bytes(16 * 1024).output_bytes(16 * 1024));
     let (client, pattern) = (server.connect(), Pattern::new(1));
     gate.is_shut.store(true, Ordering::SeqCst);
-    let written = write_until_it_stands(&client, &pattern, u64::MAX);
+    let written = write_until_blocked(&client, &pattern, u64::MAX);
     let sent = written - unacknowledged(&client);
     assert!(sent > 48 * 1024, "the system took no more than {sent}");
     reset(client);

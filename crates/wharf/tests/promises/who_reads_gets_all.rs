@@ -6,8 +6,8 @@
 
 use crate::util;
 use crate::util::{
-    Case, Got, HangUp, PATIENCE, Pattern, STANDS_AFTER, TestServer, each_back_end, echo,
-    eventually, now, on_chunk, read_pattern, unacknowledged, within, write_until_it_stands,
+    BLOCKED_AFTER, Case, Got, HangUp, PATIENCE, Pattern, TestServer, each_back_end, echo,
+    eventually, now, on_chunk, read_pattern, unacknowledged, within, write_until_blocked,
 };
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -110,7 +110,7 @@ fn wait_until_all_stand(written: &[AtomicU64]) {
             if sum() != last {
                 (last, since) = (sum(), now());
             }
-            since.elapsed() > STANDS_AFTER
+            since.elapsed() > BLOCKED_AFTER
         },
         "a busy server takes no more",
     );
@@ -185,7 +185,7 @@ fn who_reads_only_after_a_stop_gets_what_the_system_had_taken(case: &Case) {
         let (taken, got): (Vec<u64>, Vec<Got>) = std::thread::scope(|scope| {
             let writers: Vec<_> = streams
                 .iter()
-                .map(|stream| scope.spawn(|| write_until_it_stands(stream, &pattern, u64::MAX)))
+                .map(|stream| scope.spawn(|| write_until_blocked(stream, &pattern, u64::MAX)))
                 .collect();
             let written: Vec<u64> = writers.into_iter().map(|w| w.join().unwrap()).collect();
             let taken = written.iter().zip(&streams);

@@ -1,7 +1,7 @@
 //! Many clients that hold all buffers they can, beside some that echo.
 
+use super::{BLOCKED_AFTER, resident_bytes, within};
 use super::{Case, Mutex, PATIENCE, TestServer, connect, connect_small_share, enough_files, now};
-use super::{STANDS_AFTER, resident_bytes, within};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -114,7 +114,7 @@ impl Attack<'_> {
         let streams: Vec<_> = (0..self.attackers).map(connect).collect();
         let mut sent = vec![0; streams.len()];
         let (start, mut got_on) = (now(), now());
-        while start.elapsed() < SENDING && got_on.elapsed() < STANDS_AFTER {
+        while start.elapsed() < SENDING && got_on.elapsed() < BLOCKED_AFTER {
             for (mut stream, at) in streams.iter().zip(&mut sent) {
                 while let Ok(len @ 1..) = stream.write(&self.sends[*at..]) {
                     *at += len;

@@ -539,12 +539,12 @@ pub(crate) fn read_pattern(mut stream: &TcpStream, pattern: &Pattern, most: u64)
     Got { len, error: None }
 }
 
-/// Writes until the system takes no more for [`STANDS_AFTER`], or `most` bytes; returns their
+/// Writes until the system takes no more for [`BLOCKED_AFTER`], or `most` bytes; returns their
 /// number. The stream is non-blocking meanwhile.
-pub(crate) fn write_until_it_stands(mut stream: &TcpStream, pattern: &Pattern, most: u64) -> u64 {
+pub(crate) fn write_until_blocked(mut stream: &TcpStream, pattern: &Pattern, most: u64) -> u64 {
     stream.set_nonblocking(true).unwrap();
     let (mut len, mut since) = (0, now());
-    while len < most && since.elapsed() < STANDS_AFTER {
+    while len < most && since.elapsed() < BLOCKED_AFTER {
         let len_max = usize::try_from(most - len).unwrap_or(usize::MAX).min(1 << 14);
         match stream.write(pattern.piece(len, len_max)) {
             Ok(count) => (len, since) = (len + count as u64, now()),
@@ -559,7 +559,7 @@ pub(crate) fn write_until_it_stands(mut stream: &TcpStream, pattern: &Pattern, m
 }
 
 /// After this time without progress a transfer on this machine has stopped.
-pub(crate) const STANDS_AFTER: Duration = Duration::from_millis(200);
+pub(crate) const BLOCKED_AFTER: Duration = Duration::from_millis(200);
 
 /// Written bytes that the peer's system has not acknowledged: the value of `SIOCOUTQ`, read from
 /// the system's table of connections, without unsafe code. 0 if the connection has ended.
