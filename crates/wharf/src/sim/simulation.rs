@@ -288,7 +288,7 @@ where
     fn start_shards(
         &mut self,
         listener_count: u32,
-        (receive_buffers_max, inbox_capacity): (Option<u32>, Option<u32>),
+        (receive_buffers, inbox): (Option<u32>, Option<u32>),
     ) -> Result<(), String> {
         let mut posters: Vec<Poster<_>> = Vec::new();
         for number in 0..self.shared.shards.len() {
@@ -296,8 +296,8 @@ where
             let pool = BufferPool::new(config).map_err(|error| error.to_string())?;
             let mut ports = self.shared.settings.port(listener_count);
             ports.receive_buffers_max =
-                receive_buffers_max.unwrap_or(u32::MAX).clamp(1, ports.receive_buffers_max);
-            ports.inbox_capacity = inbox_capacity.unwrap_or(ports.inbox_capacity).max(1);
+                receive_buffers.unwrap_or(u32::MAX).clamp(1, ports.receive_buffers_max);
+            ports.inbox_capacity = inbox.unwrap_or(ports.inbox_capacity).max(1);
             let entries = pool.free_entry_count();
             let port = SimPort::new(&self.world, ports, pool.clone())
                 .map_err(|error| error.to_string())?;
