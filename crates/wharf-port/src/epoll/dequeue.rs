@@ -2,11 +2,10 @@
 
 use super::calls::{self, Accept};
 use super::socket::{InputOperation, Role, SendEnd, SendOperation, SocketState};
-use super::supply::Supply;
 use super::{EpollPort, WAKE, socket_of};
 use crate::port::{
     Completion, CompletionMode, Completions, Counters, Demand, EndReason, Entry, Key, Outcome,
-    PortError, Socket, is_full,
+    PortError, Socket, Supply, is_full,
 };
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
@@ -23,10 +22,10 @@ impl<T: Send> EpollPort<T> {
         if is_full(completions) {
             return Ok(());
         }
-        self.packets_first = !self.packets_first;
         self.supply.begin_dequeue();
         let before = completions.len();
-        let notified = self.collect_completions(completions);
+        let first = self.inbox.take_packets_first(completions);
+        let notified = self.collect_completions(completions) || first;
         let has_something = notified || completions.len() > before;
         // With completions ready, dequeue returns without `epoll_wait` (an echo's `Sent`, for
         // example), but never twice in a row, so that events of other sockets are fetched.
@@ -47,14 +46,8 @@ impl<T: Send> EpollPort<T> {
     /// Appends the completions that need no `epoll_wait`; returns whether the inbox had a
     /// notification.
     fn collect_completions(&mut self, completions: &mut Completions<Self>) -> bool {
-        if self.packets_first {
-            let notified = self.inbox.take_packets(completions, usize::MAX);
-            self.process_ready(completions);
-            notified
-        } else {
-            self.process_ready(completions);
-            self.inbox.take_packets(completions, usize::MAX)
-        }
+        self.process_ready(completions);
+        self.inbox.take_packets(completions)
     }
 
     /// Waits for events and records them; returns whether the wake-up was among them.
@@ -175,11 +168,11 @@ fn receive<T: Send>(
         if demand.is_zero_byte() {
             return push(completions, key, state.peek(demand));
         }
-        // A socket that has received in this dequeue does not queue for a buffer before others.
-        if supply.has_no_receives_left() || (received > 0 && supply.would_wait()) {
+        if !supply.may_receive(received) {
             return;
         }
-        let Some(buffer) = supply.buffer_for(socket, state.bulk, demand) else {
+        let Some(buffer) = supply.buffer_for(state.bulk, demand) else {
+            supply.waiting.push_back(socket);
             state.input = InputOperation::WaitingForBuffer(demand);
             counters.buffer_waits += 1;
             return;
@@ -244,7 +237,7 @@ fn push<T: Send>(
     outcome: Option<Outcome<TcpStream, T>>,
 ) {
     if let Some(outcome) = outcome {
-        debug_assert!(!is_full(completions), "the caller has checked the spare capacity");
+        assert!(!is_full(completions), "the caller has checked the spare capacity");
         completions.push(Completion { key, outcome });
     }
 }

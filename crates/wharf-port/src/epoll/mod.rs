@@ -38,18 +38,16 @@ mod calls;
 mod dequeue;
 mod socket;
 mod submit;
-mod supply;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
 
 use self::socket::{Role, SocketState};
-use self::supply::Supply;
 use crate::linux::{self, Clock, EventFd};
 use crate::memory::BufferPool;
 use crate::port::{
     AssociateError, Completions, Counters, Entry, Inbox, Key, Operation, OperationKind, Port,
-    PortConfig, PortError, Poster, Socket, SocketTable, SubmitError, Time,
+    PortConfig, PortError, Poster, Socket, SocketTable, SubmitError, Supply, Time,
 };
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
@@ -84,9 +82,6 @@ pub struct EpollPort<T: Send> {
     events: Vec<epoll::Event>,
     /// The last dequeue did not call `epoll_wait`, so the next one does.
     poll_is_due: bool,
-    /// Packets are appended before the sockets' completions; alternates with every dequeue, so that
-    /// neither uses all of the spare capacity.
-    packets_first: bool,
     counters: Counters,
     clock: Clock,
     /// Not `Send`, as the io_uring back end, so that a program can use either.
@@ -120,7 +115,6 @@ impl<T: Send> EpollPort<T> {
             ready: VecDeque::with_capacity(sockets_max as usize),
             events: Vec::with_capacity(EVENTS_MAX),
             poll_is_due: true,
-            packets_first: true,
             counters: Counters::default(),
             clock: Clock::new(),
             not_send: PhantomData,

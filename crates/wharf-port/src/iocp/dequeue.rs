@@ -10,7 +10,7 @@ use super::operations::OperationId;
 use super::socket::{RecvResult, is_connection_error, link_error, update_accept_context};
 use super::state::{Accept, Receive, Role, Send, connection_mut, listener_mut};
 use super::wake::{WAIT_MS_MAX, WAKE_KEY};
-use crate::memory::{Buffer, Owner};
+use crate::memory::Buffer;
 use crate::port::{
     Completion, CompletionMode, Completions, EndReason, OsError, Outcome, PortError, Socket,
     is_full,
@@ -33,16 +33,10 @@ impl<T: marker::Send> IocpPort<T> {
             return Ok(());
         }
         self.wait(timeout)?;
-        self.receives_left = self.receives_max;
-        // Packets and sockets alternate in the first use of the spare capacity.
-        self.packets_first = !self.packets_first;
-        if self.packets_first {
-            self.inbox.take_packets(completions, usize::MAX);
-            self.process_ready(completions);
-        } else {
-            self.process_ready(completions);
-            self.inbox.take_packets(completions, usize::MAX);
-        }
+        self.supply.begin_dequeue();
+        self.inbox.take_packets_first(completions);
+        self.process_ready(completions);
+        self.inbox.take_packets(completions);
         Ok(())
     }
 
@@ -50,8 +44,7 @@ impl<T: marker::Send> IocpPort<T> {
     fn wait(&mut self, timeout: Option<Duration>) -> Result<(), OsError> {
         let mut wait_ms = timeout.map_or(WAIT_MS_MAX, milliseconds);
         // Buffers are released on this thread only, so none while it sleeps.
-        let can_serve_waiters = !self.waiting.is_empty() && self.pool.free_count() > 0;
-        if !self.ready.is_empty() || can_serve_waiters {
+        if !self.ready.is_empty() || self.supply.can_serve_waiters() {
             wait_ms = 0;
         }
         if wait_ms != 0 && !self.inbox.fall_asleep() {
@@ -122,13 +115,8 @@ impl<T: marker::Send> IocpPort<T> {
 
     /// Receives on the sockets that wait for a buffer, in FIFO order, while buffers are free.
     fn serve_waiters(&mut self, completions: &mut Completions<Self>) {
-        for _ in 0..self.waiting.len() {
-            if is_full(completions) || self.receives_left == 0 {
-                return;
-            }
-            let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else { return };
-            self.receives_left -= 1;
-            let Some(socket) = self.waiting.pop_front() else { return };
+        while !is_full(completions) {
+            let Some((socket, buffer)) = self.supply.next_waiter() else { return };
             if let Some((_, _, connection)) = connection_mut(&mut self.table, socket)
                 && let Receive::WaitingForBuffer(demand) = connection.receive
             {
@@ -169,7 +157,7 @@ impl<T: marker::Send> IocpPort<T> {
         }
         let key = entry.key;
         self.ready.remove(socket);
-        self.waiting.remove(socket);
+        self.supply.waiting.remove(socket);
         if let Some(entry) = self.table.remove(socket)
             && let Role::Listener(listener) = &entry.state.role
         {
@@ -201,15 +189,12 @@ impl<T: marker::Send> IocpPort<T> {
                 self.receive_once(socket, None, completions);
             }
             Receive::Ready(_) => {
-                for _ in 0..RECEIVES_PER_SOCKET {
-                    if self.receives_left == 0 {
+                for received in 0..RECEIVES_PER_SOCKET {
+                    if is_full(completions) || !self.supply.may_receive(received) {
                         self.ready.push_back(socket);
                         return;
                     }
-                    self.receives_left -= 1;
-                    // Sockets that wait for a buffer come first.
-                    let may_take = self.waiting.is_empty() && !is_full(completions);
-                    let buffer = if may_take { self.buffer_for(socket) } else { None };
+                    let buffer = self.buffer_for(socket);
                     if !self.receive_once(socket, buffer, completions) {
                         return;
                     }
@@ -223,7 +208,7 @@ impl<T: marker::Send> IocpPort<T> {
     fn buffer_for(&mut self, socket: Socket) -> Option<Buffer> {
         let (_, _, connection) = connection_mut(&mut self.table, socket)?;
         let Receive::Ready(demand) = connection.receive else { return None };
-        connection.bulk.acquire(demand, &self.pool, Owner::KernelReceive)
+        self.supply.buffer_for(connection.bulk, demand)
     }
 
     /// Reads into `buffer` on a connection whose receive is ready, or without a buffer queues the
@@ -251,14 +236,13 @@ impl<T: marker::Send> IocpPort<T> {
             (RecvResult::Bytes(_), None) if demand.is_zero_byte() => Some(EndReason::Readable),
             (RecvResult::Bytes(_), None) => {
                 connection.receive = Receive::WaitingForBuffer(demand);
-                self.waiting.push_back(socket);
+                self.supply.waiting.push_back(socket);
                 self.counters.buffer_waits += 1;
                 return false;
             }
             (RecvResult::Bytes(len), Some(buffer)) => {
-                buffer.set_owner(Owner::Application);
                 let is_all = len == demand.len_max(buffer.capacity());
-                connection.bulk.record(len, &self.pool);
+                connection.bulk.record(len, &self.supply.pool);
                 let last = demand.received(len);
                 connection.receive = if last { Receive::Idle } else { Receive::Ready(demand) };
                 completions.push(Completion { key, outcome: Outcome::Received { buffer, last } });

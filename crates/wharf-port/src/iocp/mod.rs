@@ -26,7 +26,7 @@ use crate::memory::BufferPool;
 use crate::port::{
     AssociateError, Bulk, Clock, Completions, Counters, DROP_WAIT_MAX, Inbox, Key, Operation,
     OperationKind, OsError, Port, PortConfig, PortError, Poster, Socket, SocketQueue, SubmitError,
-    Time,
+    Supply, Time,
 };
 use operations::OperationTable;
 use socket::OverlappedSocket;
@@ -55,19 +55,13 @@ pub struct IocpPort<T: Send> {
     operations: OperationTable,
     port: Arc<CompletionPort>,
     inbox: Inbox<T>,
-    pool: BufferPool,
+    supply: Supply,
     /// Sockets with work.
     ready: SocketQueue,
-    /// Sockets that wait for a buffer, in FIFO order.
-    waiting: SocketQueue,
     /// Accepts of the table that no listener uses.
     accepts_free: Vec<u32>,
     accept_budget: AcceptBudget,
     entries: Box<[OVERLAPPED_ENTRY]>,
-    packets_first: bool,
-    /// Receives that this dequeue may still make, and that each may.
-    receives_left: u32,
-    receives_max: u32,
     /// Whether operations that succeed at once may make no packet, where the system supports that.
     may_skip: bool,
     counters: Counters,
@@ -122,15 +116,11 @@ impl<T: Send> IocpPort<T> {
             operations: OperationTable::new(sockets_max, accepts),
             inbox,
             port,
-            pool,
+            supply: Supply::new(pool, sockets_max, config.receive_buffers_max),
             ready: SocketQueue::new(sockets_max),
-            waiting: SocketQueue::new(sockets_max),
             accepts_free: (0..accepts).rev().collect(),
             accept_budget,
             entries: vec![OVERLAPPED_ENTRY::default(); BATCH].into(),
-            packets_first: false,
-            receives_left: 0,
-            receives_max: config.receive_buffers_max,
             may_skip: true,
             counters: Counters::default(),
             clock: Clock::new(),
@@ -246,7 +236,7 @@ impl<T: Send> Port for IocpPort<T> {
     }
 
     fn pool(&self) -> &BufferPool {
-        &self.pool
+        &self.supply.pool
     }
 
     fn now(&self) -> Time {
@@ -295,7 +285,7 @@ impl<T: Send> fmt::Debug for IocpPort<T> {
         f.debug_struct("IocpPort")
             .field("in_flight", &self.operations.in_flight())
             .field("ready", &self.ready.len())
-            .field("waiting", &self.waiting.len())
+            .field("waiting", &self.supply.waiting.len())
             .field("accept_budget", &self.accept_budget)
             .field("counters", &self.counters)
             .finish_non_exhaustive()

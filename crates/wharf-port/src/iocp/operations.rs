@@ -93,8 +93,8 @@ pub(super) const GATHER_MAX: usize = 64;
 impl OperationTable {
     pub(super) fn new(sockets_max: u32, accepts: u32) -> Self {
         let blocks: Vec<Block> = (0..2 * sockets_max + accepts).map(|_| Block::new()).collect();
-        let nobody = Tag { socket: Socket { index: 0, generation: 0 }, in_flight: false };
-        let tags = vec![nobody; blocks.len()].into();
+        let unused = Tag { socket: Socket { index: 0, generation: 0 }, in_flight: false };
+        let tags = vec![unused; blocks.len()].into();
         let addresses: Vec<Addresses> =
             (0..accepts).map(|_| Addresses([0; 2 * ADDRESS_SIZE_BYTES as usize])).collect();
         Self {

@@ -155,7 +155,7 @@ impl RecvResult {
             Ok(0) => Self::EndOfStream,
             Ok(len) => Self::Bytes(len),
             Err(_) => {
-                debug_assert_eq!(received, SOCKET_ERROR);
+                assert_eq!(received, SOCKET_ERROR, "recv");
                 let error = last_error("recv");
                 if error.code() == WSAEWOULDBLOCK {
                     Self::Nothing

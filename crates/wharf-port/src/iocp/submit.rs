@@ -95,7 +95,7 @@ impl<T: marker::Send> IocpPort<T> {
                 if let Send::InFlight { cancelled } = &mut connection.send {
                     *cancelled = true;
                 }
-                self.waiting.remove(socket);
+                self.supply.waiting.remove(socket);
             }
             Role::Listener(listener) => {
                 if let Accept::Active(mode) = listener.accept {
@@ -115,7 +115,7 @@ impl<T: marker::Send> IocpPort<T> {
         if let Receive::Waiting { .. } = connection.receive {
             self.operations.cancel(OperationId::Receive(socket.index), overlapped);
         } else {
-            self.waiting.remove(socket);
+            self.supply.waiting.remove(socket);
             self.ready.push_back(socket);
         }
     }

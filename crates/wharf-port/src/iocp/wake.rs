@@ -1,7 +1,6 @@
 //! The system's completion port, and the wake-up by other threads.
 
 use crate::port::{OsError, Wake};
-use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use windows_sys::Win32::Foundation::{GetLastError, HANDLE, INVALID_HANDLE_VALUE, WAIT_TIMEOUT};
 use windows_sys::Win32::System::IO::{
@@ -102,6 +101,7 @@ impl Wake for CompletionPort {
 pub(super) fn last_error(call: &'static str) -> OsError {
     // SAFETY: reads a value of the calling thread; no condition.
     let code = unsafe { GetLastError() };
-    debug_assert!(code != 0, "{call} failed without a code: {}", io::Error::last_os_error());
+    // An operation that has failed is not in flight, so a wrong error would free its memory.
+    assert!(code != 0, "{call} failed without a code");
     OsError::new(call, code.cast_signed())
 }

@@ -177,7 +177,7 @@ impl Deref for Buffer {
         // SAFETY: `len` ≤ size of the slot, which is initialised memory and outlives this handle
         // (INV-POOL-3). This is the only handle (INV-POOL-1), so nothing writes while it is
         // borrowed: `append` takes `&mut self`, and the kernel writes only while a port holds the
-        // handle and lends no reference to it (INV-POOL-2).
+        // handle and gives out no reference to it (INV-POOL-2).
         unsafe { std::slice::from_raw_parts(self.bytes().as_ptr(), self.len as usize) }
     }
 }

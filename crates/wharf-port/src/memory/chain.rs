@@ -136,7 +136,7 @@ impl Chain {
             let mut fresh = Self { pool: self.pool, ..Self::new() };
             fresh.fill(pool, behind(slices.clone(), here_len), owner)?;
             let here = self.fill_last(slices, here_len);
-            debug_assert_eq!(here, here_len, "the spare capacity is unchanged");
+            assert_eq!(here, here_len, "the spare capacity is unchanged");
             self.append_chain(fresh);
         } else {
             self.fill_last(slices, len);

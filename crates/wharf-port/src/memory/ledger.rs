@@ -104,7 +104,7 @@ impl LedgerView {
     /// Sets a buffer's owner to `Free`.
     #[inline]
     pub(super) fn set_free(&self, index: u32) {
-        debug_assert!(!self.is_free(index), "buffer {index} was released twice");
+        assert!(!self.is_free(index), "buffer {index} was released twice");
         self.tags[index as usize].store(Owner::Free as u8, Ordering::Relaxed);
     }
 

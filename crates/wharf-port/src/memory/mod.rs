@@ -18,7 +18,7 @@
 //!   handle, a [`Buffer`]. The pool, its buffers and its chains stay on one thread, except the
 //!   buffers of a [`Parcel`].
 //! - **INV-POOL-2** Bytes of a buffer are written only through its handle, or by the kernel while a
-//!   port has that handle and lends no reference to it.
+//!   port has that handle and gives out no reference to it.
 //! - **INV-POOL-3** A pool's memory outlives every handle into it. It is freed when the last of the
 //!   pool's handles, buffers and chain entries is released; a port that leaks buffers because the
 //!   kernel may still write to them never releases them.
@@ -33,7 +33,7 @@
 //! - **INV-MESSAGE-1** A buffer of a [`MessagePool`] is either on the free list, or in exactly one
 //!   message, which has one or more [`Message`] handles that its reference count counts.
 //! - **INV-MESSAGE-2** Bytes of a message are written before its first handle exists, or while a
-//!   [`MessageBuilder`] has its only handle and lends no reference to it, and not again before the
+//!   [`MessageBuilder`] has its only handle and gives out no reference to it, and not again before the
 //!   last handle is dropped.
 //! - **INV-MESSAGE-3** A message pool's memory outlives every handle into it: the handles to one
 //!   message have one count of the pool's `Arc`, which the last of them releases.

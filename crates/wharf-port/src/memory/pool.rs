@@ -192,6 +192,8 @@ impl BufferPool {
         }
         let count = inner.free_count.get().checked_sub(1)?;
         let index = inner.free[count as usize].get();
+        // In release only the release checks (`set_free`): a second check takes an acquire and a
+        // release from 2.7 to 4.9 ns.
         debug_assert!(inner.tags.is_free(index), "buffer {index} was in use");
         if cfg!(debug_assertions) {
             // SAFETY: the buffer is free, so it has no handle (INV-POOL-1).

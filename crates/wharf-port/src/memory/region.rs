@@ -64,6 +64,7 @@ fn unmap(base: NonNull<u8>, size_bytes: usize) {
     // SAFETY: `base` and `size_bytes` are the whole of one mapping made by `map`; the owner of the
     // region drops it, so no reference to it exists any more (INV-POOL-3).
     let result = unsafe { rustix::mm::munmap(base.as_ptr().cast(), size_bytes) };
+    // Only a leak if it fails, and only for a range that is no mapping.
     debug_assert!(result.is_ok(), "munmap: {result:?}");
 }
 
@@ -96,6 +97,7 @@ fn unmap(base: NonNull<u8>, size_bytes: usize) {
     // allocation (VirtualFree page: dwSize); the owner of the region drops it, so no reference to
     // it exists any more (INV-POOL-3).
     let freed = unsafe { VirtualFree(base.as_ptr().cast(), 0, MEM_RELEASE) };
+    // Only a leak if it fails.
     debug_assert!(freed != 0, "VirtualFree of {size_bytes}: {}", io::Error::last_os_error());
 }
 

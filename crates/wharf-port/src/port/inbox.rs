@@ -14,6 +14,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 pub(crate) struct Inbox<T> {
     packets: Receiver<T>,
     poster: Poster<T>,
+    /// This dequeue appends packets before the sockets' completions.
+    packets_first: bool,
 }
 
 impl<T: Send> Inbox<T> {
@@ -21,16 +23,32 @@ impl<T: Send> Inbox<T> {
         let (sender, packets) = sync_channel(capacity.max(1) as usize);
         let waker = Waker { state: Arc::new(WakeState::new()), wake };
         let poster = Poster { packets: sender, waker };
-        Self { packets, poster }
+        Self { packets, poster, packets_first: false }
     }
 
     pub(crate) fn poster(&self) -> Poster<T> {
         self.poster.clone()
     }
 
-    /// Appends posted packets to `completions`, at most `count_max` and up to its capacity; returns
-    /// whether the owner was notified since the last call.
-    pub(crate) fn take_packets<S>(
+    /// In every other dequeue appends posted packets before the sockets' completions; in each the
+    /// back end calls [`take_packets`](Self::take_packets) after them. So neither uses all of the
+    /// spare capacity in each dequeue. Returns whether the owner was notified since the last call.
+    pub(crate) fn take_packets_first<S>(
+        &mut self,
+        completions: &mut Vec<Completion<S, T>>,
+    ) -> bool {
+        self.packets_first = !self.packets_first;
+        self.packets_first && self.take_packets(completions)
+    }
+
+    /// Appends posted packets to `completions`, up to its capacity; returns whether the owner was
+    /// notified since the last call.
+    pub(crate) fn take_packets<S>(&mut self, completions: &mut Vec<Completion<S, T>>) -> bool {
+        self.take_packets_up_to(completions, usize::MAX)
+    }
+
+    /// As [`take_packets`](Self::take_packets), but at most `count_max`.
+    pub(crate) fn take_packets_up_to<S>(
         &mut self,
         completions: &mut Vec<Completion<S, T>>,
         count_max: usize,
@@ -46,6 +64,12 @@ impl<T: Send> Inbox<T> {
         // Packets may be left in the queue.
         self.notify_again();
         true
+    }
+
+    /// Lets the next dequeue begin with packets.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(crate) fn packets_first_next(&mut self) {
+        self.packets_first = false;
     }
 
     /// The next packet. After `None` the owner may [`fall_asleep`](Self::fall_asleep).

@@ -55,6 +55,7 @@ mod error;
 mod inbox;
 mod operation;
 mod socket_queue;
+mod supply;
 mod table;
 mod wake;
 
@@ -76,5 +77,6 @@ pub(crate) use clock::Clock;
 pub(crate) use demand::Demand;
 pub(crate) use inbox::Inbox;
 pub(crate) use socket_queue::SocketQueue;
+pub(crate) use supply::Supply;
 pub(crate) use table::{Entry, SocketTable};
 pub(crate) use wake::Wake;

@@ -47,7 +47,7 @@ impl<T: Send> SimPort<T> {
         let spare = completions.capacity() - completions.len();
         self.wake_flag.clear();
         // At most half of the spare capacity, so that neither packets nor sockets use all of it.
-        self.inbox.take_packets(completions, spare.div_ceil(2));
+        self.inbox.take_packets_up_to(completions, spare.div_ceil(2));
         let posted = completions.len();
         let world = self.world.clone();
         let mut state = world.lock();
@@ -62,7 +62,7 @@ impl<T: Send> SimPort<T> {
         }
         if state.draw_fault(FaultKind::AcquireFails) {
             let number = 1 + state.rng.below(8);
-            self.kernel.pool.fail_nth_acquire(u32::try_from(number).unwrap_or(1));
+            self.kernel.supply.pool.fail_nth_acquire(u32::try_from(number).unwrap_or(1));
         }
         let mut ready_max = completions.capacity() - completions.len();
         self.kernel.run(&mut state, ready_max);
@@ -76,7 +76,7 @@ impl<T: Send> SimPort<T> {
         drop(state);
         // As in the other back ends: after a dequeue that did not fill the vector no packet is
         // left.
-        self.inbox.take_packets(completions, usize::MAX);
+        self.inbox.take_packets(completions);
     }
 
     /// Puts the port to sleep until `deadline`. `false` if it must not sleep, because a step, a
@@ -115,6 +115,23 @@ impl<T: Send> SimPort<T> {
 }
 
 impl Kernel {
+    /// Acquires buffers for the sockets that wait for one, in FIFO order.
+    pub(super) fn serve_waiters(&mut self, world: &mut WorldState, ready_max: usize) {
+        for _ in 0..self.supply.waiting.len() {
+            if self.ready.len() >= ready_max {
+                return;
+            }
+            let Some(buffer) = self.acquire_buffer() else { return };
+            let next = self.supply.waiting.pop_front();
+            let Some((socket, operation)) =
+                next.and_then(|socket| Some((socket, self.take_receive(socket)?)))
+            else {
+                return self.return_unused(buffer);
+            };
+            self.begin_fill(world, socket, operation, buffer);
+        }
+    }
+
     /// Converts a completion for the caller; frees the slot of a closed socket.
     fn deliver<T: Send>(
         &mut self,

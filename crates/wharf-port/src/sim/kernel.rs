@@ -5,8 +5,8 @@ use super::events::{SocketStep, Step};
 use super::faults::{FaultKind, PortBug};
 use super::state::{Completed, Ready, SocketEnd, SocketState};
 use super::world_state::WorldState;
-use crate::memory::{Buffer, BufferPool, Chain, Owner};
-use crate::port::{CompletionMode, Counters, Key, OperationKind, Socket, SocketQueue, SocketTable};
+use crate::memory::{Buffer, Chain, Owner};
+use crate::port::{CompletionMode, Counters, Key, OperationKind, Socket, SocketTable, Supply};
 use std::collections::VecDeque;
 
 /// The operations of a port, and their completions.
@@ -17,23 +17,18 @@ pub(super) struct Kernel {
     pub(super) sockets: SocketTable<SocketState>,
     /// Buffers are acquired in advance, as on io_uring, and not when bytes are there.
     pub(super) provides_buffers: bool,
-    /// The most buffers that are provided or being filled at once.
-    pub(super) receive_buffers: u32,
+    /// The greatest value of `supply.filled_max`, which is also the most buffers that are provided
+    /// or being filled at once.
     pub(super) receive_buffers_max: u32,
     pub(super) provided: Vec<Buffer>,
     /// Buffers that receives have acquired and the kernel has not filled yet.
     pub(super) filling_count: u32,
-    /// Buffers that this dequeue has filled.
-    pub(super) filled_count: u32,
-    /// Sockets that wait for a buffer, in FIFO order.
-    pub(super) waiting: SocketQueue,
     pub(super) ready: VecDeque<Ready>,
     /// Submitted steps, which the next dequeue makes due.
     pub(super) submitted: Vec<SocketStep>,
     pub(super) counters: Counters,
     pub(super) bug_state: BugState,
-    /// The last field, after all that have buffers.
-    pub(super) pool: BufferPool,
+    pub(super) supply: Supply,
 }
 
 /// The state of planted bugs.
@@ -51,7 +46,7 @@ impl Kernel {
     /// Executes steps until none is due or `ready_max` completions are ready.
     pub(super) fn run(&mut self, world: &mut WorldState, ready_max: usize) {
         self.show_late_bytes(world);
-        self.filled_count = 0;
+        self.supply.begin_dequeue();
         self.provide_buffers();
         for index in 0..self.submitted.len() {
             let step = self.submitted[index];
@@ -79,7 +74,7 @@ impl Kernel {
         while self.ready.len() < ready_max {
             let Some(step) = world.ports[self.port as usize].due.pop_front() else { break };
             self.step(world, step);
-            if !self.waiting.is_empty() {
+            if self.supply.has_waiters() {
                 self.serve_waiters(world, ready_max);
             }
         }
@@ -146,10 +141,10 @@ impl Kernel {
         }
         let state = &mut self.sockets.get_mut(socket)?.state;
         state.receive.as_ref().filter(|operation| operation.mode == CompletionMode::Multishot)?;
-        let mut buffer = self.pool.acquire(Owner::KernelReceive)?;
+        let mut buffer = self.supply.pool.acquire(Owner::KernelReceive)?;
         buffer.append(b"bytes of the owner before");
         state.receive = None;
-        self.waiting.remove(socket);
+        self.supply.waiting.remove(socket);
         Some((socket, buffer))
     }
 
@@ -231,7 +226,7 @@ impl Kernel {
     fn show_late_bytes(&mut self, world: &mut WorldState) {
         for (conn, len) in std::mem::take(&mut self.bug_state.unread) {
             // The buffers were released unread, so other data may be in them.
-            if let Some(mut buffer) = self.pool.acquire(Owner::KernelSend) {
+            if let Some(mut buffer) = self.supply.pool.acquire(Owner::KernelSend) {
                 let len = u32::try_from(len).unwrap_or(u32::MAX).min(buffer.capacity());
                 buffer.set_len(len);
                 let _lost = world.write(conn, SERVER, len as usize, std::iter::once(&*buffer));
@@ -264,7 +259,7 @@ impl Kernel {
             Completed::Accepted { .. } => None,
             Completed::AcceptEnded(end) => Some(Completed::AcceptEnded(*end)),
             Completed::Received { buffer, last } => {
-                let mut copy = self.pool.acquire(Owner::KernelReceive)?;
+                let mut copy = self.supply.pool.acquire(Owner::KernelReceive)?;
                 copy.append(buffer);
                 Some(Completed::Received { buffer: copy, last: *last })
             }

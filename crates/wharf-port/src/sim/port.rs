@@ -9,7 +9,7 @@ use super::world_state::WakeFlag;
 use crate::memory::BufferPool;
 use crate::port::{
     AssociateError, Completions, Counters, Inbox, Key, Operation, OperationKind, Port, PortConfig,
-    PortError, Poster, Socket, SocketQueue, SocketTable, SubmitError, Time, Wake,
+    PortError, Poster, Socket, SocketTable, SubmitError, Supply, Time, Wake,
 };
 use std::collections::VecDeque;
 use std::fmt;
@@ -60,22 +60,19 @@ impl<T: Send> SimPort<T> {
         config.validate();
         let wake_flag = Arc::new(WakeFlag::new());
         let wake = SimWake { world: world.clone(), wake_flag: Arc::clone(&wake_flag) };
-        let receive_buffers = config.receive_buffers_max.min(pool.capacity() / 2).max(1);
+        let receive_buffers_max = config.receive_buffers_max.min(pool.capacity() / 2).max(1);
         let kernel = Kernel {
             port: world.register(Arc::clone(&wake_flag)),
             sockets: SocketTable::new(config.sockets_max),
             provides_buffers: world.provides_buffers(),
-            receive_buffers,
-            receive_buffers_max: receive_buffers,
-            provided: Vec::with_capacity(receive_buffers as usize),
+            receive_buffers_max,
+            provided: Vec::with_capacity(receive_buffers_max as usize),
             filling_count: 0,
-            filled_count: 0,
-            waiting: SocketQueue::new(config.sockets_max),
             ready: VecDeque::new(),
             submitted: Vec::new(),
             counters: Counters::default(),
             bug_state: BugState::default(),
-            pool,
+            supply: Supply::new(pool, config.sockets_max, receive_buffers_max),
         };
         let inbox = Inbox::new(config.inbox_capacity, Arc::new(wake));
         Ok(Self { world: world.clone(), kernel, inbox, wake_flag, moves_clock: false })
@@ -124,7 +121,7 @@ impl<T: Send> SimPort<T> {
     /// The most buffers that may be provided or being filled.
     #[must_use]
     pub fn provided_buffers_max(&self) -> u32 {
-        self.kernel.receive_buffers
+        self.kernel.supply.filled_max
     }
 
     /// The port's world.
@@ -216,7 +213,7 @@ impl<T: Send> Port for SimPort<T> {
     }
 
     fn set_receive_buffers(&mut self, buffers: u32) {
-        self.kernel.receive_buffers = buffers.min(self.kernel.receive_buffers_max);
+        self.kernel.supply.filled_max = buffers.min(self.kernel.receive_buffers_max);
     }
 
     fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
@@ -242,15 +239,15 @@ impl<T: Send> Port for SimPort<T> {
     }
 
     fn pool(&self) -> &BufferPool {
-        &self.kernel.pool
+        &self.kernel.supply.pool
     }
 
     fn refill_count(&self) -> u32 {
         let kernel = &self.kernel;
         if kernel.provides_buffers {
-            return kernel.receive_buffers.saturating_sub(kernel.provided_count());
+            return kernel.supply.filled_max.saturating_sub(kernel.provided_count());
         }
-        kernel.waiting.len().min(kernel.receive_buffers)
+        kernel.supply.waiting.len().min(kernel.supply.filled_max)
     }
 
     fn now(&self) -> Time {

@@ -48,7 +48,7 @@ impl Kernel {
             Readable::Bytes(_) => self.put_receive(socket, operation),
             Readable::Nothing => {
                 if world.has_bug(PortBug::HoldWhileIdle) && self.bug_state.leaked.is_empty() {
-                    self.bug_state.leaked.extend(self.pool.acquire(Owner::KernelReceive));
+                    self.bug_state.leaked.extend(self.supply.pool.acquire(Owner::KernelReceive));
                 }
                 self.put_receive(socket, operation);
             }
@@ -69,10 +69,10 @@ impl Kernel {
         }
         let overtakes =
             world.has_bug(PortBug::OvertakeWaiters) && operation.mode != CompletionMode::Multishot;
-        if !self.waiting.is_empty() && !overtakes {
+        if self.supply.has_waiters() && !overtakes {
             return self.wait_for_buffer(world, socket, operation);
         }
-        match self.take_large(socket, &operation).or_else(|| self.take_buffer()) {
+        match self.acquire_large(socket, &operation).or_else(|| self.acquire_buffer()) {
             Some(buffer) => self.begin_fill(world, socket, operation, buffer),
             None => self.wait_for_buffer(world, socket, operation),
         }
@@ -81,12 +81,12 @@ impl Kernel {
     /// Whether the receive uses a large buffer.
     fn wants_large(&mut self, socket: Socket, operation: &ReceiveOperation) -> bool {
         let bulk = self.sockets.get_mut(socket).map(|entry| entry.state.bulk).unwrap_or_default();
-        bulk.wants_large(Demand::new(operation.mode, operation.bytes_left), &self.pool)
+        bulk.wants_large(Demand::new(operation.mode, operation.bytes_left), &self.supply.pool)
     }
 
-    fn take_large(&mut self, socket: Socket, operation: &ReceiveOperation) -> Option<Buffer> {
+    fn acquire_large(&mut self, socket: Socket, operation: &ReceiveOperation) -> Option<Buffer> {
         let wants = self.wants_large(socket, operation);
-        wants.then(|| self.pool.acquire_large(Owner::KernelReceive)).flatten()
+        wants.then(|| self.supply.pool.acquire_large(Owner::KernelReceive)).flatten()
     }
 
     fn wait_for_buffer(
@@ -98,17 +98,18 @@ impl Kernel {
         self.counters.buffer_waits += 1;
         operation.stage = Stage::WaitingForBuffer;
         if world.has_bug(PortBug::ServeLastFirst) {
-            self.waiting.push_front(socket);
+            let others: Vec<_> = std::iter::from_fn(|| self.supply.waiting.pop_front()).collect();
+            [socket].into_iter().chain(others).for_each(|next| self.supply.waiting.push_back(next));
         } else if !world.bug_triggers(PortBug::ForgetRearm) {
-            self.waiting.push_back(socket);
+            self.supply.waiting.push_back(socket);
         }
         self.put_receive(socket, operation);
     }
 
     /// Acquires buffers in advance, if the world is so configured.
     pub(super) fn provide_buffers(&mut self) {
-        while self.provides_buffers && self.provided_count() < self.receive_buffers {
-            let Some(buffer) = self.pool.acquire(Owner::KernelReceive) else { return };
+        while self.provides_buffers && self.provided_count() < self.supply.filled_max {
+            let Some(buffer) = self.supply.pool.acquire(Owner::KernelReceive) else { return };
             self.provided.push(buffer);
         }
     }
@@ -120,46 +121,28 @@ impl Kernel {
 
     /// Whether sockets wait for buffers, and a dequeue can acquire one.
     pub(super) fn can_serve_waiters(&self) -> bool {
-        let (is_full, any) =
-            (self.provided_count() >= self.receive_buffers, self.pool.free_count() > 0);
-        !self.waiting.is_empty() && (!self.provided.is_empty() || (any && !is_full))
+        let is_full = self.provided_count() >= self.supply.filled_max;
+        (self.supply.has_waiters() && !self.provided.is_empty())
+            || (self.supply.can_serve_waiters() && !is_full)
     }
 
-    fn take_buffer(&mut self) -> Option<Buffer> {
+    pub(super) fn acquire_buffer(&mut self) -> Option<Buffer> {
         if self.provides_buffers {
             return self.provided.pop();
         }
-        // The limit is of buffers that are being filled, and of those that this dequeue has filled.
-        let may_take =
-            self.filling_count < self.receive_buffers && self.filled_count < self.receive_buffers;
-        may_take.then(|| self.pool.acquire(Owner::KernelReceive)).flatten()
-    }
-
-    /// Acquires buffers for the sockets that wait for one, in FIFO order.
-    pub(super) fn serve_waiters(&mut self, world: &mut WorldState, ready_max: usize) {
-        for _ in 0..self.waiting.len() {
-            if self.ready.len() >= ready_max {
-                return;
-            }
-            let Some(buffer) = self.take_buffer() else { return };
-            let next = self.waiting.pop_front();
-            let Some((socket, operation)) =
-                next.and_then(|socket| Some((socket, self.take_receive(socket)?)))
-            else {
-                return self.return_unused(buffer);
-            };
-            self.begin_fill(world, socket, operation, buffer);
-        }
+        // A fill may end after its dequeue, so those that are being filled are limited, too.
+        let may_take = self.filling_count < self.supply.filled_max && !self.supply.is_used_up();
+        may_take.then(|| self.supply.pool.acquire(Owner::KernelReceive)).flatten()
     }
 
     /// Provides a buffer again that was taken and not filled, or releases it.
-    fn return_unused(&mut self, buffer: Buffer) {
-        if self.provides_buffers && !buffer.is_large(&self.pool) {
+    pub(super) fn return_unused(&mut self, buffer: Buffer) {
+        if self.provides_buffers && !buffer.is_large(&self.supply.pool) {
             self.provided.push(buffer);
         }
     }
 
-    fn begin_fill(
+    pub(super) fn begin_fill(
         &mut self,
         world: &mut WorldState,
         socket: Socket,
@@ -231,7 +214,7 @@ impl Kernel {
     /// Whether the receive may exceed its limit, as a multishot of io_uring: not with a large
     /// buffer, for which it is oneshot.
     fn exceeds_limit(&self, operation: &ReceiveOperation, buffer: Option<&Buffer>) -> bool {
-        let is_large = buffer.is_some_and(|buffer| buffer.is_large(&self.pool));
+        let is_large = buffer.is_some_and(|buffer| buffer.is_large(&self.supply.pool));
         self.provides_buffers
             && operation.mode == CompletionMode::Multishot
             && !operation.is_zero_byte()
@@ -282,11 +265,11 @@ impl Kernel {
     }
 
     fn received(&mut self, world: &mut WorldState, socket: Socket, buffer: Buffer, last: bool) {
-        self.filled_count += 1;
+        self.supply.count_filled(&buffer);
         buffer.set_owner(Owner::Application);
         if let Some(entry) = self.sockets.get_mut(socket) {
             let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-            entry.state.bulk.record(len, &self.pool);
+            entry.state.bulk.record(len, &self.supply.pool);
         }
         self.receive_completes(world, socket, Completed::Received { buffer, last });
     }
@@ -311,7 +294,7 @@ impl Kernel {
         }
         world.read(conn, SERVER, count, |bytes| {
             let copied = buffer.append(bytes);
-            debug_assert_eq!(copied, bytes.len(), "at most the buffer's size was read");
+            assert_eq!(copied, bytes.len(), "at most the buffer's size was read");
         });
     }
 
@@ -339,10 +322,10 @@ impl Kernel {
                     Some(buffer)
                 }
                 Stage::WaitingForBuffer => {
-                    self.waiting.remove(socket);
-                    self.take_buffer()
+                    self.supply.waiting.remove(socket);
+                    self.acquire_buffer()
                 }
-                Stage::Waiting => self.take_buffer(),
+                Stage::Waiting => self.acquire_buffer(),
             };
             if let Some(mut buffer) = picked {
                 self.copy(world, conn, &mut operation, &mut buffer);
@@ -364,7 +347,7 @@ impl Kernel {
         match operation.stage {
             Stage::Waiting => {}
             Stage::WaitingForBuffer => {
-                self.waiting.remove(socket);
+                self.supply.waiting.remove(socket);
             }
             Stage::Filling(buffer) => {
                 self.filling_count -= 1;
@@ -385,7 +368,7 @@ impl Kernel {
         self.finish_close_if_idle(world, socket);
     }
 
-    fn take_receive(&mut self, socket: Socket) -> Option<ReceiveOperation> {
+    pub(super) fn take_receive(&mut self, socket: Socket) -> Option<ReceiveOperation> {
         self.sockets.get_mut(socket)?.state.receive.take()
     }
 

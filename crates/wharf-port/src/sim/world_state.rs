@@ -68,7 +68,7 @@ pub(super) struct Side {
 pub(super) enum SideOwner {
     Client(u64),
     /// In a backlog, or accepted and not associated.
-    Nobody,
+    Unowned,
     Port {
         port: u32,
         socket: Socket,
@@ -304,7 +304,7 @@ impl WorldState {
                 let step = if kind == READ { Step::Readable } else { Step::Writable };
                 self.step_now(port, SocketStep { socket, step });
             }
-            SideOwner::Nobody | SideOwner::Gone => {}
+            SideOwner::Unowned | SideOwner::Gone => {}
         }
     }
 
@@ -387,7 +387,7 @@ impl WorldState {
         let state = Conn {
             sides: [
                 Side::new(SideOwner::Client(tag), capacity),
-                Side::new(SideOwner::Nobody, capacity),
+                Side::new(SideOwner::Unowned, capacity),
             ],
             peer: SocketAddr::from(([10, a, b, c], 40_000)),
             lost: false,

@@ -107,12 +107,15 @@ impl BufferRing {
     }
 
     /// Removes the buffer `id`, into which the kernel has written `len` bytes.
-    pub(super) fn take_filled(&mut self, id: u16, len: u32) -> Option<Buffer> {
-        let mut buffer = self.provided.get_mut(usize::from(id))?.take()?;
+    pub(super) fn take_filled(&mut self, id: u16, len: u32) -> Buffer {
+        let buffer = self.provided.get_mut(usize::from(id)).and_then(Option::take);
+        let Some(mut buffer) = buffer else {
+            panic!("the kernel has filled the buffer {id}, which is not provided");
+        };
         self.free_ids.push(id);
         buffer.set_len(len);
         buffer.set_owner(Owner::Application);
-        Some(buffer)
+        buffer
     }
 
     /// Leaks the provided buffers, because the kernel may still write to them.
@@ -151,6 +154,7 @@ impl Drop for BufferRing {
         // SAFETY: the whole of the mapping made in `map`; the io_uring is closed or the kernel has
         // pinned the pages for itself, and no other code has the address.
         let result = unsafe { munmap(self.entries.as_ptr().cast(), size_bytes) };
+        // Only a leak if it fails, and only for a range that is no mapping.
         debug_assert!(result.is_ok(), "munmap: {result:?}");
     }
 }

@@ -50,10 +50,7 @@ impl<T: Send> UringPort<T> {
         timeout: Option<Duration>,
     ) -> Result<(), PortError> {
         let before = completions.len();
-        // Packets and sockets alternate in the first use of the spare capacity, so that neither
-        // uses all of it in each dequeue.
-        self.packets_first = !self.packets_first;
-        let notified = self.packets_first && self.inbox.take_packets(completions, usize::MAX);
+        let notified = self.inbox.take_packets_first(completions);
         self.report_pending(completions);
         let must_not_wait = self.serve_waiters();
         self.push_overflow();
@@ -70,7 +67,7 @@ impl<T: Send> UringPort<T> {
         }
         self.process_cqes(completions);
         self.report_pending(completions);
-        self.inbox.take_packets(completions, usize::MAX);
+        self.inbox.take_packets(completions);
         Ok(())
     }
 
@@ -193,14 +190,18 @@ impl<T: Send> UringPort<T> {
         }
     }
 
-    /// The key of a completion's socket; `None` if the socket is stale. Unless `more` follow,
-    /// counts the operation as no longer in the kernel.
-    fn count_cqe(&mut self, socket: Socket, more: bool) -> Option<Key> {
+    /// The key of a completion's socket. Unless `more` follow, counts the operation as no longer in
+    /// the kernel.
+    fn count_cqe(&mut self, socket: Socket, more: bool) -> Key {
         let Some(entry) = self.sockets.get_mut(socket) else {
-            self.counters.stale_completions += 1;
-            return None;
+            panic!("{socket:?} was closed with an operation in the kernel (INV-URING-1)");
         };
         if !more {
+            // Wrong counts would free memory that the kernel uses (INV-URING-1).
+            assert!(
+                entry.state.in_kernel > 0 && self.in_kernel > 0,
+                "{socket:?}: not in the kernel"
+            );
             entry.state.in_kernel -= 1;
             self.in_kernel -= 1;
         }
@@ -208,23 +209,23 @@ impl<T: Send> UringPort<T> {
         if closing {
             self.report_later(socket);
         }
-        Some(key)
+        key
     }
 
     /// The buffer that the socket's receive has filled.
-    fn take_buffer(&mut self, socket: Socket, id: u16, len: u32) -> Option<Buffer> {
+    fn take_filled_buffer(&mut self, socket: Socket, id: u16, len: u32) -> Option<Buffer> {
         let input = self.sockets.get_mut(socket).and_then(|entry| entry.state.input);
         let is_large = input.is_some_and(|running| running.stage == Stage::ArmedLarge);
         let buffer_ring = if is_large { self.large_ring.as_mut()? } else { &mut self.buffer_ring };
-        buffer_ring.take_filled(id, len)
+        Some(buffer_ring.take_filled(id, len))
     }
 
     fn received(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
         let more = cqueue::more(done.flags());
         let len = u32::try_from(done.result()).unwrap_or(0);
-        let buffer =
-            cqueue::buffer_select(done.flags()).and_then(|id| self.take_buffer(socket, id, len));
-        let key = self.count_cqe(socket, more)?;
+        let buffer = cqueue::buffer_select(done.flags())
+            .and_then(|id| self.take_filled_buffer(socket, id, len));
+        let key = self.count_cqe(socket, more);
         let state = &mut self.sockets.get_mut(socket)?.state;
         let running = state.input.as_mut()?;
         let InputOperation { stage, cancelled, .. } = *running;
@@ -360,7 +361,7 @@ impl<T: Send> UringPort<T> {
     }
 
     fn sent(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
-        let key = self.count_cqe(socket, false)?;
+        let key = self.count_cqe(socket, false);
         let send = self.sockets.get_mut(socket)?.state.send.take()?;
         send.chain.set_owner(Owner::Application);
         let sent = usize::try_from(done.result()).unwrap_or(0);
@@ -380,7 +381,7 @@ impl<T: Send> UringPort<T> {
             // SAFETY: the kernel created this descriptor for this completion; no other code has it.
             TcpStream::from(unsafe { OwnedFd::from_raw_fd(done.result()) })
         });
-        let key = self.count_cqe(socket, more)?;
+        let key = self.count_cqe(socket, more);
         let running = self.sockets.get_mut(socket)?.state.input?;
         if more && running.cancelled {
             self.cancel_again(Tag::Accept, socket);

@@ -88,13 +88,13 @@ pub struct UringPort<T: Send> {
     /// here at most once.
     unreported: VecDeque<Socket>,
     /// Sockets that wait for a buffer, in FIFO order, including those whose attempt is in the
-    /// kernel.
+    /// kernel. Not a `Supply`: the kernel chooses the buffers, and the number of provided ones
+    /// limits how many a dequeue fills.
     waiting: SocketQueue,
     /// Attempts in the kernel; at most as many as there are provided buffers.
     attempts: u32,
     /// Operations in the kernel whose last completion has not been processed.
     in_kernel: u32,
-    packets_first: bool,
     /// Counts calls of `io_uring_enter`, so that a cancel is not repeated before it was submitted.
     /// If it wraps to the same value, the next completion repeats the cancel.
     enters: u8,
@@ -224,7 +224,6 @@ impl<T: Send> UringPort<T> {
             waiting: SocketQueue::new(config.sockets_max),
             attempts: 0,
             in_kernel: 0,
-            packets_first: false,
             enters: 0,
             failures: 0,
             multishot_accept,

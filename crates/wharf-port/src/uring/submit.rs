@@ -188,15 +188,15 @@ impl<T: Send> UringPort<T> {
     /// A message header for a chain of several buffers, if one is free and its entry fits into the
     /// queue: submitting the queue in between would free the header for the next send.
     fn header_for(&mut self, chain: &Chain) -> Option<*const libc::msghdr> {
-        if self.vectors.is_full() || !self.has_room() {
+        if self.vectors.is_full() || !self.has_free_entry() {
             self.submit_queued();
         }
-        let is_short = self.vectors.is_full() || !self.has_room();
+        let is_short = self.vectors.is_full() || !self.has_free_entry();
         (!is_short).then(|| self.vectors.header_for(chain))
     }
 
     /// Whether the submission queue takes another entry.
-    fn has_room(&mut self) -> bool {
+    fn has_free_entry(&mut self) -> bool {
         self.overflow.is_empty() && !self.ring.submission().is_full()
     }
 
@@ -313,7 +313,7 @@ impl<T: Send> UringPort<T> {
 
     fn push(&mut self, entry: squeue::Entry) {
         if self.overflow.is_empty() {
-            if !self.has_room() {
+            if !self.has_free_entry() {
                 self.submit_queued();
             }
             // SAFETY: the memory and descriptors that the entry names exist until its completion:

@@ -99,7 +99,7 @@ fn attempts_that_fail_in_one_dequeue_keep_their_order() {
         peer.write_all(b"waits").unwrap();
     }
     // A packet fills the vector, so that the three failures stay in the completion queue.
-    port.packets_first = false;
+    port.inbox.packets_first_next();
     port.poster().post(1).unwrap();
     let posted = turn(&mut port).unwrap();
     assert!(matches!(posted.1, Outcome::Posted(1)), "{posted:?}");

@@ -15,11 +15,11 @@ pub(super) fn links(
     config: WorldConfig,
     count: u64,
     buffers: u32,
-    window: u32,
+    provided_max: u32,
 ) -> (TestPort, Vec<SimClient>, Vec<Socket>) {
     let world = World::new(config);
     let pool = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(buffers) };
-    let ports = PortConfig { receive_buffers_max: window, ..PortConfig::new(8) };
+    let ports = PortConfig { receive_buffers_max: provided_max, ..PortConfig::new(8) };
     let mut port = SimPort::new(&world, ports, BufferPool::new(pool).unwrap()).unwrap();
     let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
     let listener = port.associate_listener(listener, Key(0)).unwrap();
@@ -115,12 +115,12 @@ fn a_cancelled_receive_fills_no_more_than_the_provided_buffers() {
 
 #[test]
 fn a_receive_brings_no_more_than_it_may() {
-    for (mode, lends) in [
+    for (mode, provides_buffers) in [
         (CompletionMode::Oneshot, false),
         (CompletionMode::Oneshot, true),
         (CompletionMode::Multishot, false),
     ] {
-        let config = WorldConfig { provides_buffers: lends, ..WorldConfig::new(1) };
+        let config = WorldConfig { provides_buffers, ..WorldConfig::new(1) };
         let (mut port, mut clients, sockets) = links(config, 1, 16, 4);
         clients[0].try_write(&[1; 1_000]).unwrap();
         for bytes_max in [1, 64, 100] {

@@ -31,7 +31,7 @@ pub(super) struct Plan {
     pub(super) clients: u64,
     pub(super) text_len: usize,
     pub(super) buffers: u32,
-    pub(super) window: u32,
+    pub(super) provided_max: u32,
     /// The probability that the rig itself cancels, closes, resets or posts after a dequeue, in
     /// millionths.
     pub(super) action_ppm: u32,
@@ -47,7 +47,7 @@ impl Plan {
             clients: 6,
             text_len: 700,
             buffers: 16,
-            window: 8,
+            provided_max: 8,
             action_ppm: 0,
             fail_acquire: 0,
         }
@@ -61,7 +61,7 @@ impl Plan {
         plan.action_ppm = rng.pick(&[0, 10_000, 100_000]);
         plan.clients = 1 + rng.below(10);
         plan.buffers = rng.pick(&[2, 5, 16, 64]);
-        plan.window = rng.pick(&[1, 2, 32]);
+        plan.provided_max = rng.pick(&[1, 2, 32]);
         plan.world.provides_buffers = rng.below(2) == 0;
         plan.text_len = rng.pick(&[1, 63, 64, 65, 700]);
         plan
@@ -136,7 +136,7 @@ impl Rig {
         let world = World::new(plan.world.clone());
         let config = PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(plan.buffers) };
         let pool = BufferPool::new(config).unwrap();
-        let config = PortConfig { receive_buffers_max: plan.window, ..PortConfig::new(64) };
+        let config = PortConfig { receive_buffers_max: plan.provided_max, ..PortConfig::new(64) };
         let mut port = SimPort::new(&world, config, pool.clone()).unwrap();
         let listener = world.listen(ADDRESS.parse().unwrap()).unwrap();
         let listener = port.associate_listener(listener, Key(0)).unwrap();
@@ -197,8 +197,8 @@ impl Rig {
         }
         ensure!(self.got == self.posted, "{} of {} packets were dequeued", self.got, self.posted);
         let ledger = self.pool.ledger();
-        let lent = self.port.provided_buffers();
-        ensure!(ledger.kernel_receive == lent, "nothing is there to receive: {ledger:?}");
+        let provided = self.port.provided_buffers();
+        ensure!(ledger.kernel_receive == provided, "nothing is there to receive: {ledger:?}");
         self.stop()
     }
 
