@@ -42,7 +42,7 @@ pub(super) struct PortChecker<N: TestNetwork> {
     completions: Completions<N::Port>,
     next_key: u64,
     /// The most provided buffers of the port.
-    window: u32,
+    provided_max: u32,
 }
 
 /// The completions and operations of one key.
@@ -105,7 +105,7 @@ impl<N: TestNetwork> PortChecker<N> {
             log: VecDeque::new(),
             completions: Vec::with_capacity(64),
             next_key: 1,
-            window: setup.port.receive_buffers_max,
+            provided_max: setup.port.receive_buffers_max,
         };
         checker.records.insert(LISTENER, Record { socket: Some(socket), ..Record::default() });
         checker
@@ -169,7 +169,7 @@ impl<N: TestNetwork> PortChecker<N> {
             let one_buffer = self.pool.buffer_size_bytes() as usize;
             let may_exceed =
                 N::RECEIVES_AHEAD && mode == CompletionMode::Multishot && len > one_buffer;
-            let ahead = if may_exceed { self.window as usize * one_buffer } else { 0 };
+            let ahead = if may_exceed { self.provided_max as usize * one_buffer } else { 0 };
             let in_flight = InFlight { mode, len, received: 0, ahead, cancelled: false };
             let before = record.in_flight(kind).replace(in_flight);
             assert!(before.is_none(), "a second {kind:?} was submitted");

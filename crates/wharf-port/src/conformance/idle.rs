@@ -79,9 +79,9 @@ fn idle_links_leave_a_tiny_pool_to_the_program<N: TestNetwork>() {
 }
 
 fn buffers_held_for_receives_are_at_most_those_configured_and_half_of_the_pool<N: TestNetwork>() {
-    for (window, buffers) in [(1, 32), (8, 32), (100, 32), (32_768, 8)] {
+    for (provided_max, buffers) in [(1, 32), (8, 32), (100, 32), (32_768, 8)] {
         let mut setup = Setup::small().buffers(buffers, 256);
-        setup.port.receive_buffers_max = window;
+        setup.port.receive_buffers_max = provided_max;
         let mut checker = PortChecker::<N>::new(setup);
         let (link, mut peer) = checker.link();
         checker.receive(link, CompletionMode::Multishot);
@@ -90,8 +90,8 @@ fn buffers_held_for_receives_are_at_most_those_configured_and_half_of_the_pool<N
         assert_pattern(1, 0, &checker.of(link).received);
         let held = quiet_ledger(&mut checker).kernel_receive;
         assert!(
-            held <= window.min(buffers / 2),
-            "{held} of {buffers}, receive_buffers_max {window}"
+            held <= provided_max.min(buffers / 2),
+            "{held} of {buffers}, receive_buffers_max {provided_max}"
         );
         checker.finish();
     }

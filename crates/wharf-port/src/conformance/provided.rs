@@ -19,23 +19,23 @@ fn a_lower_count_takes_effect_as_provided_buffers_are_used<N: TestNetwork>() {
     let (link, mut peer) = checker.link();
     checker.receive(link, CompletionMode::Multishot);
     checker.stays_quiet("no peer has sent");
-    let mut lent = lent_with::<N>(&mut checker, 8);
+    let mut provided = provided_with::<N>(&mut checker, 8);
     checker.network.port().set_receive_buffers(2);
     checker.stays_quiet("no peer has sent");
-    assert_eq!(checker.pool.ledger().kernel_receive, lent, "provided buffers stay");
+    assert_eq!(checker.pool.ledger().kernel_receive, provided, "provided buffers stay");
     // One byte fills one buffer.
     for sent in 0..20 {
         exchange(&mut checker, link, &mut peer, sent);
         let now = checker.pool.ledger().kernel_receive;
-        assert!(now <= lent.max(2), "{now} are provided after {lent}");
-        lent = now;
+        assert!(now <= provided.max(2), "{now} are provided after {provided}");
+        provided = now;
     }
-    lent_with::<N>(&mut checker, 2);
+    provided_with::<N>(&mut checker, 2);
     // Values above the configured one mean the configured one.
-    for (window, most) in [(3, 3), (u32::MAX, 8), (8, 8), (1, 8)] {
-        checker.network.port().set_receive_buffers(window);
+    for (count_max, most) in [(3, 3), (u32::MAX, 8), (8, 8), (1, 8)] {
+        checker.network.port().set_receive_buffers(count_max);
         checker.stays_quiet("no peer has sent");
-        lent_with::<N>(&mut checker, most);
+        provided_with::<N>(&mut checker, most);
     }
     checker.finish();
 }
@@ -49,7 +49,7 @@ fn one_provided_buffer_serves_many_links<N: TestNetwork>() {
         checker.peer_writes(peer, &pattern(link.key, 0, 1_500));
     }
     checker.until("all bytes", |checker| {
-        lent_with::<N>(checker, 1);
+        provided_with::<N>(checker, 1);
         links.iter().all(|(link, _)| checker.of(*link).received.len() == 1_500)
     });
     for (link, _) in &links {
@@ -70,7 +70,7 @@ fn without_provided_buffers_receives_wait_until_the_count_is_raised<N: TestNetwo
         checker.round(super::checker::ROUND);
     }
     assert_eq!(checker.network.port().refill_count(), 0);
-    lent_with::<N>(&mut checker, 0);
+    provided_with::<N>(&mut checker, 0);
     checker.network.port().set_receive_buffers(8);
     checker.until("all bytes", |checker| {
         links.iter().all(|(link, _)| checker.of(*link).received.len() == 4_000)
@@ -95,9 +95,9 @@ fn exchange<N: TestNetwork>(
 }
 
 /// The number of provided buffers; checks that with the refill it is at most `count_max`.
-fn lent_with<N: TestNetwork>(checker: &mut PortChecker<N>, window: u32) -> u32 {
-    let lent = checker.pool.ledger().kernel_receive;
-    let wanted = checker.network.port().refill_count();
-    assert!(lent + wanted <= window, "{lent} are provided and {wanted} wanted, of {window}");
-    lent
+fn provided_with<N: TestNetwork>(checker: &mut PortChecker<N>, count_max: u32) -> u32 {
+    let provided = checker.pool.ledger().kernel_receive;
+    let refill = checker.network.port().refill_count();
+    assert!(provided + refill <= count_max, "{provided} provided, {refill} to refill");
+    provided
 }

@@ -93,7 +93,6 @@ impl<B: BackEnd> TestNetwork for RealNetwork<B> {
     type Peer = TcpPeer;
     type WaitLimit = Deadline;
 
-    const SLEEPS: bool = true;
     const RECEIVES_AHEAD: bool = B::RECEIVES_AHEAD;
 
     fn unavailable() -> Option<String> {

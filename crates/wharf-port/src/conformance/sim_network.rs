@@ -55,7 +55,6 @@ impl<F: FaultProfile> TestNetwork for SimulatedNetwork<F> {
     type Peer = SimPeer;
     type WaitLimit = Rounds;
 
-    const SLEEPS: bool = false;
     const RECEIVES_AHEAD: bool = false;
 
     fn unavailable() -> Option<String> {

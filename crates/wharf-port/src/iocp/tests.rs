@@ -7,7 +7,7 @@
 use super::IocpPort;
 use super::operations::{OperationTable, Started};
 use super::socket::OverlappedSocket;
-use crate::conformance::network::skip;
+use crate::conformance::network::lacks;
 use crate::memory::{BufferCounts, BufferPool, Chain, Owner, PoolConfig};
 use crate::port::{
     Clock, Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind,
@@ -583,7 +583,7 @@ fn posted_accepts_take_a_burst_and_a_cancel_delivers_what_came() {
 fn ipv6_peers_are_named() {
     let mut rig = Rig::new(4, 4, 64);
     let Ok(listener) = TcpListener::bind("[::1]:0") else {
-        return skip("there is no IPv6 here");
+        return lacks("there is no IPv6 here");
     };
     let address = listener.local_addr().unwrap();
     let socket = rig.port.associate_listener(listener, Key(1)).unwrap();
@@ -689,7 +689,7 @@ fn operations_that_succeed_at_once_leave_no_packet() {
     let (socket, _peer) = rig.link(1);
     let (_, handle, _) = super::state::connection_mut(&mut rig.port.table, socket).unwrap();
     if !handle.skips {
-        return skip("the socket's provider is not the kernel's");
+        return lacks("the socket's provider is not the kernel's");
     }
     let chain = rig.chain(b"short");
     rig.submit(socket, Operation::Send(chain));
