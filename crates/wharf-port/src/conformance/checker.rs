@@ -376,6 +376,19 @@ impl<N: TestNetwork> PortChecker<N> {
         pool
     }
 
+    /// Drops the port as the last owner of its pool, with its operations in flight, and checks that
+    /// the pool was freed.
+    pub(super) fn drop_port_and_pool(self) {
+        let Self { network, pool, records, accepted, completions, .. } = self;
+        let view = pool.ledger_view();
+        let large = pool.large().map(|large| large.ledger_view());
+        drop((pool, records, accepted, completions));
+        assert!(!view.is_last(), "the port has a handle to its pool");
+        drop(network);
+        assert!(view.is_last(), "the pool was not freed: {view:?}");
+        assert!(large.is_none_or(|large| large.is_last()), "the large buffers were not freed");
+    }
+
     fn check_completion(&mut self, completion: Completion<<N::Port as Port>::Stream, u64>) {
         let key = completion.key.0;
         self.note(format!("{key}: {:?}", completion.outcome));

@@ -46,6 +46,7 @@
 //! |  |  | `a_dropped_port_with_accepts_in_flight_ends_what_came_in` |  |
 //! |  |  | `a_dropped_port_with_completions_not_dequeued_frees_all` |  |
 //! |  |  | `buffers_in_hand_outlive_the_port` |  |
+//! |  |  | `a_port_that_is_its_pools_last_owner_frees_it_whatever_is_in_flight` |  |
 //! | INV-PORT-3 | `order` | `four_mebibytes_of_short_sends_arrive_in_order` |  |
 //! |  |  | `a_second_send_is_refused_and_the_first_arrives_whole` |  |
 //! |  |  | `a_chain_with_a_skipped_prefix_sends_only_the_rest` |  |

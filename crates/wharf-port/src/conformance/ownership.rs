@@ -21,6 +21,7 @@ each_back_end!(
     a_dropped_port_with_accepts_in_flight_ends_what_came_in,
     a_dropped_port_with_completions_not_dequeued_frees_all,
     buffers_in_hand_outlive_the_port,
+    a_port_that_is_its_pools_last_owner_frees_it_whatever_is_in_flight,
 );
 
 fn a_blocked_send_keeps_its_buffers_until_it_completes<N: TestNetwork>() {
@@ -207,6 +208,35 @@ fn a_dropped_port_with_completions_not_dequeued_frees_all<N: TestNetwork>() {
     end_of::<N>(&mut late);
     for (_, mut peer) in links {
         end_of::<N>(&mut peer);
+    }
+}
+
+fn a_port_that_is_its_pools_last_owner_frees_it_whatever_is_in_flight<N: TestNetwork>() {
+    for dequeued in [false, true] {
+        let setup = Setup::small().narrow().buffers(1024, 1024).large(4);
+        let mut checker = PortChecker::<N>::new(setup);
+        let mut links = checker.links(4);
+        for (i, (link, peer)) in links.iter_mut().enumerate() {
+            let zero_byte = i == 0;
+            if zero_byte {
+                checker.receive_max(*link, CompletionMode::Oneshot, 0);
+            } else {
+                checker.receive(*link, CompletionMode::Multishot);
+            }
+            checker.send(*link, &pattern(link.key, 0, 200_000));
+            if i == 3 {
+                peer.try_write(&[1; 5_000]);
+            }
+        }
+        checker.accept(CompletionMode::Multishot);
+        let _late = checker.network.connect();
+        checker.network.port().poster().post(1).unwrap();
+        if dequeued {
+            for _ in 0..5 {
+                checker.round(ROUND);
+            }
+        }
+        checker.drop_port_and_pool();
     }
 }
 

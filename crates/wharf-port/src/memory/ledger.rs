@@ -111,7 +111,7 @@ impl LedgerView {
     /// Whether this is the last view, and the pool was freed.
     #[cfg(test)]
     #[cfg(not(loom))]
-    pub(super) fn is_last(&self) -> bool {
+    pub(crate) fn is_last(&self) -> bool {
         Arc::strong_count(&self.tags) == 1
     }
 

@@ -188,7 +188,7 @@ pub struct PortConfig {
     pub sockets_max: u32,
     /// Buffers that one dequeue fills, at most; 1 to 32,768. On io_uring also the size of the ring
     /// of provided buffers, which is at most half of the pool. Large buffers are apart from it on
-    /// io_uring; on epoll one counts as many as it has the size of.
+    /// io_uring and the simulated port; on epoll and IOCP one counts as many as it has the size of.
     pub receive_buffers_max: u32,
     /// Packets that the port's inbox can hold; at least 1.
     pub inbox_capacity: u32,

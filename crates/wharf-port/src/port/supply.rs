@@ -38,9 +38,9 @@ impl Supply {
         self.filled >= self.filled_max
     }
 
-    /// Counts a filled buffer; a large one counts as many as it has the size of.
-    pub(crate) fn count_filled(&mut self, buffer: &Buffer) {
-        let buffers = buffer.capacity() / self.pool.buffer_size_bytes();
+    /// Counts a filled buffer as `buffers`: a large one as many as it has the size of, except where
+    /// large ones are apart.
+    pub(crate) fn count_filled(&mut self, buffers: u32) {
         self.filled = self.filled.saturating_add(buffers);
     }
 
@@ -70,7 +70,7 @@ impl Supply {
             return None;
         }
         let buffer = bulk.acquire(demand, &self.pool, Owner::Application)?;
-        self.count_filled(&buffer);
+        self.count_filled(buffer.capacity() / self.pool.buffer_size_bytes());
         Some(buffer)
     }
 
@@ -83,7 +83,7 @@ impl Supply {
         }
         let buffer = self.pool.acquire(Owner::Application)?;
         let socket = self.waiting.pop_front()?;
-        self.count_filled(&buffer);
+        self.count_filled(1);
         Some((socket, buffer))
     }
 }

@@ -265,7 +265,7 @@ impl Kernel {
     }
 
     fn received(&mut self, world: &mut WorldState, socket: Socket, buffer: Buffer, last: bool) {
-        self.supply.count_filled(&buffer);
+        self.supply.count_filled(1);
         buffer.set_owner(Owner::Application);
         if let Some(entry) = self.sockets.get_mut(socket) {
             let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
