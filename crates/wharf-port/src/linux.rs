@@ -7,7 +7,7 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::RecvFlags;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 /// Ends a wait through an eventfd that the back end polls edge-triggered.
@@ -37,6 +37,17 @@ impl Wake for EventFd {
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Checks that a socket listens. On others accept(2) fails with an error that it also returns for
+/// single connections (EOPNOTSUPP), so that it would be repeated without an end.
+pub(crate) fn check_listening(listener: &TcpListener) -> Result<(), OsError> {
+    match rustix::net::sockopt::socket_acceptconn(listener) {
+        Ok(true) => Ok(()),
+        // The error of accept(2) on such a socket.
+        Ok(false) => Err(OsError::new("accept", libc::EINVAL)),
+        Err(errno) => Err(OsError::new("getsockopt", errno.raw_os_error())),
     }
 }
 

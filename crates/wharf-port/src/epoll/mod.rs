@@ -46,12 +46,12 @@ use self::socket::{Role, SocketState};
 use crate::linux::{self, Clock, EventFd};
 use crate::memory::BufferPool;
 use crate::port::{
-    AssociateError, Completions, Counters, Entry, Inbox, Key, Operation, OperationKind, Port,
-    PortConfig, PortError, Poster, Socket, SocketTable, SubmitError, Supply, Time,
+    AssociateError, Completions, Counters, Entry, Inbox, Key, Operation, OperationKind, OsError,
+    Port, PortConfig, PortError, Poster, Socket, SocketTable, SubmitError, Supply, Time,
 };
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
-use rustix::io::{Errno, ioctl_fionbio};
+use rustix::io::ioctl_fionbio;
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
@@ -131,20 +131,15 @@ impl<T: Send> EpollPort<T> {
         if self.sockets.is_full() {
             return Err(AssociateError { socket, error: None });
         }
-        let fd = socket.into();
-        if let Err(errno) = ioctl_fionbio(&fd, true) {
-            return Err(refused(fd, "ioctl FIONBIO", errno));
-        }
-        let Some(socket) = self.sockets.insert(key, SocketState::new(fd, role)) else {
+        let Some(socket) = self.sockets.insert(key, SocketState::new(socket.into(), role)) else {
             unreachable!("a table that is not full has a free slot");
         };
-        let added = self.sockets.get_mut(socket).map(|Entry { state, .. }| {
-            epoll::add(&self.epoll, &state.fd, event_data(socket), role.watched_events())
-        });
-        if let Some(Err(errno)) = added
+        let watched =
+            self.sockets.get_mut(socket).map(|entry| watch(&self.epoll, socket, &entry.state));
+        if let Some(Err(error)) = watched
             && let Some(Entry { state, .. }) = self.sockets.remove(socket)
         {
-            return Err(refused(state.fd, "epoll_ctl", errno));
+            return Err(AssociateError { socket: state.fd.into(), error: Some(error) });
         }
         Ok(socket)
     }
@@ -168,7 +163,10 @@ impl<T: Send> Port for EpollPort<T> {
         listener: TcpListener,
         key: Key,
     ) -> Result<Socket, AssociateError<TcpListener>> {
-        self.insert_socket(listener, Role::Listener, key)
+        match linux::check_listening(&listener) {
+            Ok(()) => self.insert_socket(listener, Role::Listener, key),
+            Err(error) => Err(AssociateError { socket: listener, error: Some(error) }),
+        }
     }
 
     fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError> {
@@ -237,8 +235,16 @@ impl<T: Send> fmt::Debug for EpollPort<T> {
     }
 }
 
-fn refused<S: From<OwnedFd>>(fd: OwnedFd, call: &'static str, errno: Errno) -> AssociateError<S> {
-    AssociateError { socket: fd.into(), error: Some(calls::error(call, errno)) }
+/// Registers a socket with epoll and makes it nonblocking. The step that can fail is the first, so
+/// that a socket that is refused is unchanged.
+fn watch(epoll: &OwnedFd, socket: Socket, state: &SocketState) -> Result<(), OsError> {
+    let events = state.role.watched_events();
+    epoll::add(epoll, &state.fd, event_data(socket), events)
+        .map_err(|errno| calls::error("epoll_ctl", errno))?;
+    ioctl_fionbio(&state.fd, true).map_err(|errno| {
+        let _registered_above = epoll::delete(epoll, &state.fd);
+        calls::error("ioctl FIONBIO", errno)
+    })
 }
 
 /// The data of a socket's events: the slot's index in the lower half, the generation in the upper.

@@ -172,6 +172,9 @@ impl<T: Send> Port for IocpPort<T> {
                 return refused(listener, Some(OsError::from_io("getsockname", &error)));
             }
         };
+        if let Err(error) = socket::check_listening(&listener) {
+            return refused(listener, Some(error));
+        }
         let calls = match socket::accept_calls(&listener) {
             Ok(calls) => calls,
             Err(error) => return refused(listener, Some(error)),

@@ -8,11 +8,12 @@ use std::os::windows::io::{AsRawSocket, FromRawSocket, OwnedSocket};
 use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Networking::WinSock::{
     AF_INET, AF_INET6, FIONREAD, INVALID_SOCKET, IPPROTO_TCP, LINGER, LPFN_ACCEPTEX,
-    LPFN_GETACCEPTEXSOCKADDRS, MSG_PEEK, SD_SEND, SIO_GET_EXTENSION_FUNCTION_POINTER, SO_LINGER,
-    SO_PROTOCOL_INFOW, SO_UPDATE_ACCEPT_CONTEXT, SOCK_STREAM, SOCKADDR_STORAGE, SOCKET,
-    SOCKET_ERROR, SOL_SOCKET, WSA_FLAG_NO_HANDLE_INHERIT, WSA_FLAG_OVERLAPPED, WSAEWOULDBLOCK,
-    WSAID_ACCEPTEX, WSAID_GETACCEPTEXSOCKADDRS, WSAIoctl, WSAPROTOCOL_INFOW, WSASocketW,
-    XP1_IFS_HANDLES, getsockname, getsockopt, ioctlsocket, recv, setsockopt, shutdown,
+    LPFN_GETACCEPTEXSOCKADDRS, MSG_PEEK, SD_SEND, SIO_GET_EXTENSION_FUNCTION_POINTER,
+    SO_ACCEPTCONN, SO_LINGER, SO_PROTOCOL_INFOW, SO_UPDATE_ACCEPT_CONTEXT, SOCK_STREAM,
+    SOCKADDR_STORAGE, SOCKET, SOCKET_ERROR, SOL_SOCKET, WSA_FLAG_NO_HANDLE_INHERIT,
+    WSA_FLAG_OVERLAPPED, WSAEWOULDBLOCK, WSAID_ACCEPTEX, WSAID_GETACCEPTEXSOCKADDRS, WSAIoctl,
+    WSAPROTOCOL_INFOW, WSASocketW, XP1_IFS_HANDLES, getsockname, getsockopt, ioctlsocket, recv,
+    setsockopt, shutdown,
 };
 use windows_sys::Win32::Storage::FileSystem::SetFileCompletionNotificationModes;
 use windows_sys::Win32::System::IO::CancelIoEx;
@@ -175,6 +176,24 @@ pub(super) fn accept_calls(listener: &TcpListener) -> Result<AcceptCalls, OsErro
     match (accept, addresses) {
         (Some(accept), Some(addresses)) => Ok(AcceptCalls { accept, addresses }),
         _ => Err(MISSING),
+    }
+}
+
+/// Checks that a socket listens.
+pub(super) fn check_listening(listener: &TcpListener) -> Result<(), OsError> {
+    let mut listens = 0_u32;
+    let mut size = size_u32::<u32>().cast_signed();
+    let to = (&raw mut listens).cast();
+    // SAFETY: the socket is open; the option's value is a BOOL of `size` bytes (getsockopt page:
+    // SO_ACCEPTCONN).
+    let result =
+        unsafe { getsockopt(raw_socket(listener), SOL_SOCKET, SO_ACCEPTCONN, to, &raw mut size) };
+    if result != 0 {
+        Err(last_error("getsockopt"))
+    } else if listens == 0 {
+        Err(OsError::new("AcceptEx", 10022)) // WSAEINVAL
+    } else {
+        Ok(())
     }
 }
 

@@ -25,7 +25,8 @@ pub trait Port: Sized {
     ///
     /// # Errors
     ///
-    /// [`AssociateError`] with the stream, if the port has no free slot or a system call fails.
+    /// [`AssociateError`] with the unchanged stream, if the port has no free slot or a system call
+    /// fails.
     ///
     /// # Platforms
     ///
@@ -41,7 +42,7 @@ pub trait Port: Sized {
     ///
     /// # Errors
     ///
-    /// As [`associate`](Self::associate).
+    /// As [`associate`](Self::associate), and if the socket does not listen.
     fn associate_listener(
         &mut self,
         listener: Self::Listener,

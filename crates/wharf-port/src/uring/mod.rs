@@ -283,7 +283,10 @@ impl<T: Send> Port for UringPort<T> {
         listener: TcpListener,
         key: Key,
     ) -> Result<Socket, AssociateError<TcpListener>> {
-        self.insert_socket(listener, true, key)
+        match linux::check_listening(&listener) {
+            Ok(()) => self.insert_socket(listener, true, key),
+            Err(error) => Err(AssociateError { socket: listener, error: Some(error) }),
+        }
     }
 
     fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError> {
