@@ -406,10 +406,8 @@ impl<T: Send> UringPort<T> {
             }
         } else if linux::is_connection_error(-done.result()) {
             self.counters.accept_aborts += 1;
-        } else if done.result() == -libc::EINVAL && self.multishot_accept && go_on {
-            // This kernel has no multishot accept (Linux 5.19): oneshot accepts, one after the
-            // other.
-            self.multishot_accept = false;
+        } else if done.result() == -libc::EINVAL && !state.accepts_once && go_on {
+            state.accepts_once = true;
         } else if !more {
             state.input = None;
             return Some((key, Outcome::AcceptEnded(end_of("accept", done.result()))));

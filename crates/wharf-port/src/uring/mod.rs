@@ -53,7 +53,6 @@ use buffer_ring::BufferRing;
 use io_uring::IoUring;
 use io_uring::squeue;
 use rustix::fd::OwnedFd;
-use setup::Ring;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -100,7 +99,6 @@ pub struct UringPort<T: Send> {
     enters: u8,
     /// Failed `io_uring_enter` calls in a row.
     failures: u32,
-    multishot_accept: bool,
     inbox: Inbox<T>,
     wake: Arc<EventFd>,
     pool: BufferPool,
@@ -114,6 +112,9 @@ pub struct UringPort<T: Send> {
 struct SocketState {
     fd: OwnedFd,
     listener: bool,
+    /// The kernel has rejected a multishot accept on this listener: it has none (before Linux 5.19),
+    /// or accepts fail on it.
+    accepts_once: bool,
     /// The receive, or a listener's accept.
     input: Option<InputOperation>,
     send: Option<SendOperation>,
@@ -201,7 +202,7 @@ impl<T: Send> UringPort<T> {
     /// If a value of `config` is outside the range stated there.
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         config.validate();
-        let Ring { ring, multishot_accept } = Ring::for_sockets(config.sockets_max)?;
+        let ring = setup::ring_for(config.sockets_max)?;
         let wake = Arc::new(EventFd::new()?);
         let inbox = Inbox::new(config.inbox_capacity, Arc::<EventFd>::clone(&wake));
         let places = config.sockets_max as usize;
@@ -226,7 +227,6 @@ impl<T: Send> UringPort<T> {
             in_kernel: 0,
             enters: 0,
             failures: 0,
-            multishot_accept,
             inbox,
             wake,
             pool,
@@ -250,6 +250,7 @@ impl<T: Send> UringPort<T> {
         let state = SocketState {
             fd: socket.into(),
             listener,
+            accepts_once: false,
             input: None,
             send: None,
             fills: false,

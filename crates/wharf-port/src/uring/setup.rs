@@ -8,12 +8,6 @@ use rustix::fd::AsRawFd;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A ring, and whether the kernel has multishot accept: assumed until an accept returns EINVAL.
-pub(super) struct Ring {
-    pub(super) ring: IoUring,
-    pub(super) multishot_accept: bool,
-}
-
 /// Checks whether a port on io_uring works on this machine.
 ///
 /// It sets up a small ring, checks the features and operations that the kernel reports, and
@@ -71,13 +65,11 @@ fn probe_ring() -> Result<(), PortError> {
     multishot_receive_works(ring)
 }
 
-impl Ring {
-    /// A ring for a port with `sockets_max` sockets.
-    pub(super) fn for_sockets(sockets_max: u32) -> Result<Self, PortError> {
-        probe()?;
-        let (submissions, completions) = queue_sizes(sockets_max);
-        Ok(Self { ring: build(submissions, completions)?, multishot_accept: true })
-    }
+/// A ring for a port with `sockets_max` sockets.
+pub(super) fn ring_for(sockets_max: u32) -> Result<IoUring, PortError> {
+    probe()?;
+    let (submissions, completions) = queue_sizes(sockets_max);
+    build(submissions, completions)
 }
 
 /// The entries of the submission and the completion queue of a ring for `sockets_max` sockets.

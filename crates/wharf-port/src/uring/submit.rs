@@ -145,9 +145,10 @@ impl<T: Send> UringPort<T> {
     }
 
     pub(super) fn arm_accept(&mut self, socket: Socket, mode: CompletionMode) {
-        let Some(fd) = self.fd_of(socket) else { return };
+        let Some(entry) = self.sockets.get_mut(socket) else { return };
+        let (fd, once) = (types::Fd(entry.state.fd.as_raw_fd()), entry.state.accepts_once);
         let flags = libc::SOCK_CLOEXEC;
-        let entry = if mode == CompletionMode::Multishot && self.multishot_accept {
+        let entry = if mode == CompletionMode::Multishot && !once {
             opcode::AcceptMulti::new(fd).flags(flags).build()
         } else {
             let (no_address, no_length) = (std::ptr::null_mut(), std::ptr::null_mut());

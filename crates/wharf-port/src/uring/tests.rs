@@ -5,7 +5,9 @@ use super::{Stage, UringPort};
 use super::setup::probe;
 use crate::conformance::network::lacks;
 use crate::memory::{BufferPool, Owner, PoolConfig};
-use crate::port::{CompletionMode, Completions, Key, Operation, Outcome, Port, PortConfig};
+use crate::port::{
+    CompletionMode, Completions, EndReason, Key, Operation, Outcome, Port, PortConfig,
+};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
@@ -148,6 +150,38 @@ fn a_multishot_receive_keeps_one_operation_in_the_kernel() {
         assert_eq!(port.in_kernel, 1);
     }
     drop(peer);
-    assert!(matches!(next(&mut port), Outcome::ReceiveEnded(crate::port::EndReason::PeerClosed)));
+    assert!(matches!(next(&mut port), Outcome::ReceiveEnded(EndReason::PeerClosed)));
     assert_eq!(port.in_kernel, 0);
+}
+
+/// A listener whose accept the kernel rejects, as one without multishot accept would.
+#[test]
+fn one_listener_without_multishot_accept_leaves_the_others_theirs() {
+    if let Err(error) = probe() {
+        return lacks(&error.to_string());
+    }
+    let pool = BufferPool::new(PoolConfig::new(8)).unwrap();
+    let mut port = UringPort::new(PortConfig::new(8), pool).unwrap();
+    let [rejected, accepting] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = accepting.local_addr().unwrap();
+    let handle = rejected.try_clone().unwrap();
+    let rejected = port.associate_listener(rejected, Key(1)).unwrap();
+    // Accepts on it now fail with EINVAL.
+    rustix::net::shutdown(&handle, rustix::net::Shutdown::Both).unwrap();
+    let accept = || Operation::Accept(CompletionMode::Multishot);
+    port.submit(rejected, accept()).unwrap();
+    let Outcome::AcceptEnded(EndReason::Failed(error)) = next(&mut port) else { panic!() };
+    assert_eq!(error.code(), libc::EINVAL);
+    let accepting = port.associate_listener(accepting, Key(2)).unwrap();
+    port.submit(accepting, accept()).unwrap();
+    for _ in 0..3 {
+        let _peer = TcpStream::connect(address).unwrap();
+        assert!(matches!(next(&mut port), Outcome::Accepted { last: false, .. }));
+        assert!(port.ring.submission().is_empty(), "the accept was armed anew");
+    }
+    // The first one is tried as multishot once, and then no more.
+    port.submit(rejected, accept()).unwrap();
+    let enters = port.enters;
+    assert!(matches!(next(&mut port), Outcome::AcceptEnded(EndReason::Failed(_))));
+    assert_eq!(port.enters, enters.wrapping_add(1));
 }
