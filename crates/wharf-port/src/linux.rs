@@ -5,8 +5,9 @@ use crate::port::{EndReason, OsError, Wake};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::RecvFlags;
-use std::io;
+use rustix::net::addr::SocketAddrStorage;
+use rustix::net::{RecvFlags, SocketAddrAny};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -76,9 +77,36 @@ pub(crate) fn reset_on_close(fd: &OwnedFd) {
     let _is_a_socket = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO));
 }
 
-/// The peer's address of a connection that was just accepted; ENOTCONN if the peer has reset it.
-pub(crate) fn peer_of(stream: &TcpStream) -> io::Result<SocketAddr> {
-    stream.peer_addr()
+/// The peer's address of a connection that was just accepted, also if the peer has reset it; `None`
+/// if it has no IP address.
+pub(crate) fn peer_of(stream: &TcpStream) -> Option<SocketAddr> {
+    stream.peer_addr().ok().or_else(|| {
+        // getpeername fails on a socket that was reset (ENOTCONN). SO_PEERNAME gives what accept(2)
+        // would have returned; it fails (EINVAL) if the address is shorter than asked for.
+        [size_of::<libc::sockaddr_in6>(), size_of::<libc::sockaddr_in>()]
+            .into_iter()
+            .find_map(|len| peer_name(stream, len))
+    })
+}
+
+/// SO_PEERNAME, if the address has `len` bytes and is an IP address.
+fn peer_name(stream: &TcpStream, len: usize) -> Option<SocketAddr> {
+    let mut address = MaybeUninit::<SocketAddrStorage>::uninit();
+    let mut size = libc::socklen_t::try_from(len).ok()?;
+    // SAFETY: the descriptor is open; the kernel writes `size` bytes to `address` at most, which is
+    // larger than either of the two addresses (getsockopt(2)).
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERNAME,
+            address.as_mut_ptr().cast(),
+            &raw mut size,
+        )
+    };
+    // SAFETY: on success the kernel has written an address, or its first `size` bytes.
+    let address = (result == 0).then(|| unsafe { SocketAddrAny::new(address, size) })?;
+    address.try_into().ok()
 }
 
 /// What [`peek`] found.
@@ -136,4 +164,27 @@ pub(crate) fn acknowledged_bytes(fd: &OwnedFd) -> Option<u64> {
         return None;
     }
     Some(u64::from_ne_bytes(info[AT..].try_into().ok()?))
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_has_reset_is_named_on_ipv4_and_ipv6() {
+        for local in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(local) else {
+                crate::conformance::network::lacks("there is no IPv6 here");
+                continue;
+            };
+            let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let address = peer.local_addr().unwrap();
+            rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+            drop(peer);
+            let (stream, _) = listener.accept().unwrap();
+            assert!(stream.peer_addr().is_err(), "the reset has arrived");
+            assert_eq!(peer_of(&stream), Some(address));
+        }
+    }
 }

@@ -76,7 +76,8 @@ pub struct Stats {
     /// Accepts that failed, for lack of descriptors for example, and connections that the port could
     /// not take.
     pub accept_failures: u64,
-    /// Connections that the peer aborted before they were accepted.
+    /// Connections that the peer aborted before they were accepted, if the system reports them so:
+    /// Windows does. Linux accepts them, and they count as `accepted`.
     pub accept_aborts: u64,
     /// Connections for which `on_connect` succeeded.
     pub connects: u64,

@@ -25,6 +25,7 @@ each_back_end!(
     a_cancelled_accept_ends_once_and_loses_no_connection,
     a_close_ends_receive_and_send_before_it_completes,
     a_close_of_a_listener_ends_its_accept,
+    a_connection_that_was_reset_before_it_was_accepted_is_accepted_or_counted,
     a_close_that_races_data_and_the_peers_end_completes_once,
     a_peer_that_resets_ends_receive_and_send_once,
     a_reset_is_told_to_at_least_one_operation,
@@ -311,6 +312,42 @@ fn a_close_of_a_listener_ends_its_accept<N: TestNetwork>() {
         checker.stays_quiet("no peer has connected");
         checker.close_and_wait(listener);
         assert_eq!(checker.of(listener).ends, [EndReason::Cancelled]);
+        checker.finish();
+    }
+}
+
+fn a_connection_that_was_reset_before_it_was_accepted_is_accepted_or_counted<N: TestNetwork>() {
+    for mode in [CompletionMode::Oneshot, CompletionMode::Multishot] {
+        let mut checker = PortChecker::<N>::new(Setup::small());
+        let mut addresses = Vec::new();
+        for _ in 0..4 {
+            let mut peer = checker.network.connect();
+            checker.peer_writes(&mut peer, b"before the reset");
+            addresses.push(peer.address());
+            peer.reset();
+        }
+        let live = checker.network.connect();
+        addresses.push(live.address());
+        checker.until("every connection", |checker| {
+            if !checker.in_flight(checker.listener, OperationKind::Accept) {
+                checker.accept(mode);
+            }
+            let aborts = checker.network.port().counters().accept_aborts;
+            checker.accepted.len() as u64 + aborts == addresses.len() as u64
+        });
+        let accepted: Vec<_> = checker.accepted.iter().map(|(_, address)| *address).collect();
+        if N::HANDS_OVER_RESET_CONNECTIONS {
+            assert_eq!(accepted, addresses, "the system hands over each of them");
+        }
+        assert_eq!(accepted.last(), addresses.last());
+        while let Some((stream, address)) = checker.accepted.pop_front() {
+            let link = checker.associate(stream).ok().expect("the table has a free slot");
+            if address != live.address() {
+                checker.receive(link, CompletionMode::Multishot);
+                checker.until("the reset", |checker| !checker.of(link).ends.is_empty());
+                assert!(b"before the reset".starts_with(&checker.of(link).received));
+            }
+        }
         checker.finish();
     }
 }

@@ -32,6 +32,7 @@
 //! |  |  | `a_cancelled_accept_ends_once_and_loses_no_connection` |  |
 //! |  |  | `a_close_ends_receive_and_send_before_it_completes` |  |
 //! |  |  | `a_close_of_a_listener_ends_its_accept` |  |
+//! |  |  | `a_connection_that_was_reset_before_it_was_accepted_is_accepted_or_counted` |  |
 //! |  |  | `a_close_that_races_data_and_the_peers_end_completes_once` |  |
 //! |  |  | `a_peer_that_resets_ends_receive_and_send_once` |  |
 //! |  |  | `a_reset_is_told_to_at_least_one_operation` |  |

@@ -18,6 +18,10 @@ pub(super) trait TestNetwork: Sized {
     /// exceed its limit by the provided buffers.
     const RECEIVES_AHEAD: bool;
 
+    /// Whether an accept brings connections that the peer has reset. IOCP counts them, because the
+    /// system does not hand them over.
+    const HANDS_OVER_RESET_CONNECTIONS: bool = true;
+
     /// Why this back end cannot run on this machine, if it cannot.
     fn unavailable() -> Option<String>;
 

@@ -94,6 +94,7 @@ impl<B: BackEnd> TestNetwork for RealNetwork<B> {
     type WaitLimit = Deadline;
 
     const RECEIVES_AHEAD: bool = B::RECEIVES_AHEAD;
+    const HANDS_OVER_RESET_CONNECTIONS: bool = cfg!(not(windows));
 
     fn unavailable() -> Option<String> {
         let setup = Setup::small();

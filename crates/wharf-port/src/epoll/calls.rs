@@ -128,9 +128,9 @@ pub(super) fn accept(listener: &OwnedFd) -> Accept {
         Ok((fd, address)) => {
             let stream = TcpStream::from(fd);
             let peer = address.and_then(|address| SocketAddr::try_from(address).ok());
-            match peer.map_or_else(|| linux::peer_of(&stream), Ok) {
-                Ok(peer) => Accept::Connection(stream, peer),
-                Err(_gone) => Accept::Aborted,
+            match peer.or_else(|| linux::peer_of(&stream)) {
+                Some(peer) => Accept::Connection(stream, peer),
+                None => Accept::Aborted,
             }
         }
         Err(Errno::AGAIN) => Accept::Empty,

@@ -251,7 +251,9 @@ pub struct Counters {
     /// Receives that began to wait for a buffer, because none was free or other sockets waited. On
     /// io_uring a receive that had a buffer and waits again behind others is not counted.
     pub buffer_waits: u64,
-    /// Connections that ended before they were accepted.
+    /// Connections that ended before they were accepted, and that the system did not hand over.
+    /// Linux hands over also those that the peer has reset: they are accepted, and their receive
+    /// ends with the reset.
     pub accept_aborts: u64,
     /// Calls of `io_uring_enter`, `epoll_wait` or `GetQueuedCompletionStatusEx`; simulated ones on
     /// the simulated port.

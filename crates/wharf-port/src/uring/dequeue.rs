@@ -392,7 +392,7 @@ impl<T: Send> UringPort<T> {
         let go_on = mode == CompletionMode::Multishot && !over;
         if let Some(stream) = stream {
             match linux::peer_of(&stream) {
-                Ok(peer) => {
+                Some(peer) => {
                     if !more {
                         state.input = None;
                         if go_on {
@@ -402,7 +402,7 @@ impl<T: Send> UringPort<T> {
                     let last = !more && !go_on;
                     return Some((key, Outcome::Accepted { stream, peer, last }));
                 }
-                Err(_) => self.counters.accept_aborts += 1,
+                None => self.counters.accept_aborts += 1,
             }
         } else if linux::is_connection_error(-done.result()) {
             self.counters.accept_aborts += 1;
