@@ -57,7 +57,7 @@ pub(super) fn send(fd: &OwnedFd, chain: &Chain, sent: &mut usize) -> SendProgres
         let result = retry_on_intr(|| net::send(fd, bytes, SendFlags::NOSIGNAL));
         return send_progress(result, bytes.len(), chain, sent);
     }
-    let mut rest = slices_behind(chain, *sent);
+    let mut rest = chain.slices_from(*sent);
     for _ in 0..CALLS_MAX {
         let (size, result) = send_batch(fd, &mut rest);
         let progress = send_progress(result, size, chain, sent);
@@ -111,15 +111,6 @@ fn send_batch<'a>(
     let sent =
         retry_on_intr(|| net::sendmsg(fd, &batch[..count], &mut nothing, SendFlags::NOSIGNAL));
     (size, sent)
-}
-
-fn slices_behind(chain: &Chain, sent: usize) -> impl Iterator<Item = &[u8]> {
-    let mut skip = sent;
-    chain.slices().filter_map(move |slice| {
-        let skipped = skip.min(slice.len());
-        skip -= skipped;
-        (skipped < slice.len()).then(|| &slice[skipped..])
-    })
 }
 
 /// Accepts one connection, as a blocking socket, as std does.

@@ -362,16 +362,20 @@ impl<T: Send> UringPort<T> {
 
     fn sent(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
         let key = self.count_cqe(socket, false);
-        let send = self.sockets.get_mut(socket)?.state.send.take()?;
-        send.chain.set_owner(Owner::Application);
-        let sent = usize::try_from(done.result()).unwrap_or(0);
+        let mut send = self.sockets.get_mut(socket)?.state.send.take()?;
+        send.sent += usize::try_from(done.result()).unwrap_or(0);
+        let sent = send.sent;
         let end = if done.result() < 0 {
             Some(end_of("send", done.result()))
         } else if send.cancelled && sent < send.chain.len() {
             Some(EndReason::Cancelled)
+        } else if sent < send.goal {
+            self.arm_send(socket, send);
+            return None;
         } else {
             None
         };
+        send.chain.set_owner(Owner::Application);
         Some((key, Outcome::Sent { chain: send.chain, sent, end }))
     }
 

@@ -162,6 +162,10 @@ enum Stage {
 #[derive(Debug)]
 struct SendOperation {
     chain: Chain,
+    /// Bytes that were sent.
+    sent: usize,
+    /// It completes when it has sent as many.
+    goal: usize,
     cancelled: bool,
 }
 

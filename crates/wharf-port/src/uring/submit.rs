@@ -160,40 +160,52 @@ impl<T: Send> UringPort<T> {
     }
 
     fn start_send(&mut self, socket: Socket, chain: Chain) {
-        let Some(fd) = self.fd_of(socket) else { return };
         chain.set_owner(Owner::KernelSend);
-        // MSG_WAITALL: the kernel continues after a short send.
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-        let header = (chain.front().len() < chain.len()).then(|| self.header_for(&chain)).flatten();
-        let first = chain.front();
-        let entry = match (header, first.is_empty()) {
-            (Some(header), _) =>
+        self.arm_send(socket, SendOperation { chain, sent: 0, goal: 0, cancelled: false });
+    }
+
+    /// Hands the rest of a send to the kernel: its next buffer, or as many as a header has vectors
+    /// for. With the first of these entries the send is to send as many bytes as it names.
+    ///
+    /// Without MSG_WAITALL: with it the kernel continues after a short send, but only 128 times
+    /// (APOLL_MAX_RETRY in io_uring/poll.c); then a thread of the kernel blocks for each peer that
+    /// reads slowly. So the port continues.
+    pub(super) fn arm_send(&mut self, socket: Socket, mut send: SendOperation) {
+        let Some(fd) = self.fd_of(socket) else { return };
+        let flags = libc::MSG_NOSIGNAL;
+        let Some(next) = send.chain.slices_from(send.sent).next() else {
+            unreachable!("a send has bytes to send");
+        };
+        let left = send.chain.len() - send.sent;
+        let header = (next.len() < left).then(|| self.header_for(&send)).flatten();
+        let (entry, len) = match header {
+            Some((header, len)) =>
             {
                 #[expect(clippy::cast_sign_loss, reason = "flags are bits")]
-                opcode::SendMsg::new(fd, header).flags(flags as u32).build()
+                (opcode::SendMsg::new(fd, header).flags(flags as u32).build(), len)
             }
-            // One buffer; or no header is free, and then the first buffer only, as a short send.
-            (None, false) => {
+            // One buffer; or no header is free, and then the next buffer only.
+            None => {
                 #[expect(clippy::cast_possible_truncation, reason = "a buffer is at most 1 MiB")]
-                let len = first.len() as u32;
-                opcode::Send::new(fd, first.as_ptr(), len).flags(flags).build()
+                let len = next.len() as u32;
+                (opcode::Send::new(fd, next.as_ptr(), len).flags(flags).build(), next.len())
             }
-            (None, true) => return,
         };
+        if send.goal == 0 {
+            send.goal = len;
+        }
         // Moving the chain does not move its bytes: its entries are in the pool's table.
-        self.push_operation(socket, Tag::Send, entry, |state| {
-            state.send = Some(SendOperation { chain, cancelled: false });
-        });
+        self.push_operation(socket, Tag::Send, entry, |state| state.send = Some(send));
     }
 
     /// A message header for a chain of several buffers, if one is free and its entry fits into the
     /// queue: submitting the queue in between would free the header for the next send.
-    fn header_for(&mut self, chain: &Chain) -> Option<*const libc::msghdr> {
+    fn header_for(&mut self, send: &SendOperation) -> Option<(*const libc::msghdr, usize)> {
         if self.vectors.is_full() || !self.has_free_entry() {
             self.submit_queued();
         }
         let is_short = self.vectors.is_full() || !self.has_free_entry();
-        (!is_short).then(|| self.vectors.header_for(chain))
+        (!is_short).then(|| self.vectors.header_for(send.chain.slices_from(send.sent)))
     }
 
     /// Whether the submission queue takes another entry.

@@ -185,3 +185,66 @@ fn one_listener_without_multishot_accept_leaves_the_others_theirs() {
     assert!(matches!(next(&mut port), Outcome::AcceptEnded(EndReason::Failed(_))));
     assert_eq!(port.enters, enters.wrapping_add(1));
 }
+
+/// Threads of the kernel that serve this thread's rings; it makes one for each operation that blocks.
+fn kernel_threads() -> usize {
+    // SAFETY: the call has no condition.
+    let thread = unsafe { libc::gettid() };
+    let name = format!("iou-wrk-{thread}\n");
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|comm| *comm == name).count()
+}
+
+/// 30 peers that read a little at a time, from sockets with small send buffers, each with a send of
+/// megabytes in flight.
+#[test]
+fn slow_peers_of_long_sends_take_no_threads_of_the_kernel() {
+    if let Err(error) = probe() {
+        return lacks(&error.to_string());
+    }
+    const PEERS: usize = 30;
+    const BUFFER: u32 = 1 << 20;
+    const READ_BYTES: usize = 512;
+    let config = PoolConfig { buffer_size_bytes: BUFFER, ..PoolConfig::new(2 * 30 + 2) };
+    let pool = BufferPool::new(config).unwrap();
+    let mut port = UringPort::new(PortConfig::new(64), pool.clone()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bytes = vec![7; 2 << 20];
+    let mut peers: Vec<_> = (0..)
+        .map(Key)
+        .take(PEERS)
+        .map(|key| {
+            let peer = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+            let peer = peer.unwrap();
+            peer.set_recv_buffer_size(2304).unwrap();
+            peer.connect(&listener.local_addr().unwrap().into()).unwrap();
+            let (stream, _) = listener.accept().unwrap();
+            socket2::SockRef::from(&stream).set_send_buffer_size(4608).unwrap();
+            let socket = port.associate(stream, key).unwrap();
+            let chain = pool.chain_of(&bytes, Owner::SendQueue).unwrap();
+            port.submit(socket, Operation::Send(chain)).unwrap();
+            peer.set_nonblocking(true).unwrap();
+            (socket, TcpStream::from(peer))
+        })
+        .collect();
+    let mut completions = Completions::<UringPort<u64>>::with_capacity(64);
+    let mut read = [0; READ_BYTES];
+    // The kernel left a send to a thread when it had tried 128 times to send the rest.
+    for _ in 0..1_500 {
+        for (_, peer) in &mut peers {
+            let _none_yet = peer.read(&mut read);
+        }
+        port.dequeue(&mut completions, Some(Duration::from_millis(1))).unwrap();
+        for completion in completions.drain(..) {
+            let Outcome::Sent { mut chain, sent, end: None } = completion.outcome else { panic!() };
+            chain.advance(sent);
+            let socket = peers[usize::try_from(completion.key.0).unwrap()].0;
+            if !chain.is_empty() {
+                port.submit(socket, Operation::Send(chain)).unwrap();
+            }
+        }
+        assert_eq!(kernel_threads(), 0);
+    }
+}

@@ -4,7 +4,6 @@
 //! (IORING_FEAT_SUBMIT_STABLE), so a header is needed from submit to the next `io_uring_enter` and
 //! a small table serves any number of sends.
 
-use crate::memory::Chain;
 use std::ptr;
 
 /// Buffers of one send; the send of a longer chain is short.
@@ -49,20 +48,24 @@ impl Vectors {
         self.used = 0;
     }
 
-    /// A header for the first [`VECTORS_MAX`] buffers of `chain`; valid until
-    /// [`reset`](Self::reset).
-    pub(super) fn header_for(&mut self, chain: &Chain) -> *const libc::msghdr {
+    /// A header for the first [`VECTORS_MAX`] of `slices`, valid until [`reset`](Self::reset), and
+    /// their length in bytes.
+    pub(super) fn header_for<'a>(
+        &mut self,
+        slices: impl Iterator<Item = &'a [u8]>,
+    ) -> (*const libc::msghdr, usize) {
         let header = &mut self.headers[self.used];
         self.used += 1;
-        let mut count = 0;
-        for (vector, slice) in header.vectors.iter_mut().zip(chain.slices()) {
+        let (mut count, mut len) = (0, 0);
+        for (vector, slice) in header.vectors.iter_mut().zip(slices) {
             // The kernel only reads the bytes of a send; `iovec` has no const variant.
             vector.iov_base = slice.as_ptr().cast_mut().cast();
             vector.iov_len = slice.len();
             count += 1;
+            len += slice.len();
         }
         header.message.msg_iov = header.vectors.as_mut_ptr();
         header.message.msg_iovlen = count;
-        &raw const header.message
+        (&raw const header.message, len)
     }
 }
