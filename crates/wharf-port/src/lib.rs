@@ -124,6 +124,7 @@ mod linux;
 #[expect(unsafe_code, reason = "hands out parts of one mapping; see its invariants")]
 pub mod memory;
 pub mod port;
+mod range;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod sync;

@@ -7,7 +7,8 @@
 use super::checker::{PortChecker, ROUND, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
 use crate::memory::Owner;
-use crate::port::{CompletionMode, EndReason, Operation, OperationKind, Outcome, Port};
+use crate::port::{CompletionMode, EndReason, Operation, OperationKind, Outcome, Port, PortConfig};
+use crate::range::refusal;
 use std::time::Duration;
 
 each_back_end!(
@@ -21,7 +22,8 @@ each_back_end!(
     a_link_that_has_shut_down_can_still_receive,
     a_close_after_a_send_loses_no_byte,
     unread_bytes_are_those_that_no_receive_has_taken,
-    the_local_address_is_where_the_peer_has_connected_to;
+    the_local_address_is_where_the_peer_has_connected_to,
+    a_value_out_of_its_range_is_refused_with_its_name_and_range;
     // Windows does not report them.
     except iocp: acknowledged_bytes_tell_a_reader_from_one_that_has_stopped,
 );
@@ -255,6 +257,27 @@ fn the_local_address_is_where_the_peer_has_connected_to<N: TestNetwork>() {
     assert_eq!(checker.network.port().local_address(link.socket), None, "a stale socket");
     assert_eq!(checker.network.port().local_address(other.socket), peer.connected_to());
     checker.finish();
+}
+
+fn a_value_out_of_its_range_is_refused_with_its_name_and_range<N: TestNetwork>() {
+    let refused = |set: fn(&mut PortConfig)| {
+        let mut setup = Setup::small();
+        set(&mut setup.port);
+        refusal(|| N::new(setup))
+    };
+    let sockets = "it must be 1 to 268435454";
+    assert_eq!(refused(|c| c.sockets_max = 0), format!("sockets_max is 0; {sockets}"));
+    let above = refused(|c| c.sockets_max = u32::MAX);
+    assert_eq!(above, format!("sockets_max is 4294967295; {sockets}"));
+    let receives = "it must be 1 to 32768";
+    let below = refused(|c| c.receive_buffers_max = 0);
+    assert_eq!(below, format!("receive_buffers_max is 0; {receives}"));
+    let above = refused(|c| c.receive_buffers_max = 32_769);
+    assert_eq!(above, format!("receive_buffers_max is 32769; {receives}"));
+    let inbox = "it must be 1 to 16777216";
+    assert_eq!(refused(|c| c.inbox_capacity = 0), format!("inbox_capacity is 0; {inbox}"));
+    let above = refused(|c| c.inbox_capacity = u32::MAX);
+    assert_eq!(above, format!("inbox_capacity is 4294967295; {inbox}"));
 }
 
 fn acknowledged_bytes_tell_a_reader_from_one_that_has_stopped<N: TestNetwork>() {

@@ -122,6 +122,7 @@
 //! |  |  | `acknowledged_bytes_tell_a_reader_from_one_that_has_stopped` | iocp |
 //! |  |  | `unread_bytes_are_those_that_no_receive_has_taken` |  |
 //! |  |  | `the_local_address_is_where_the_peer_has_connected_to` |  |
+//! |  |  | `a_value_out_of_its_range_is_refused_with_its_name_and_range` |  |
 //! |  | `provided` | `a_lower_count_takes_effect_as_provided_buffers_are_used` |  |
 //! |  |  | `one_provided_buffer_serves_many_links` |  |
 //! |  |  | `without_provided_buffers_receives_wait_until_the_count_is_raised` |  |

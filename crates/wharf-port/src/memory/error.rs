@@ -6,14 +6,14 @@ use std::io;
 /// The system could not allocate the memory of a pool.
 #[derive(Debug)]
 pub struct MemoryError {
-    pub(super) size_bytes: usize,
+    pub(super) size_bytes: u64,
     pub(super) source: io::Error,
 }
 
 impl MemoryError {
     /// Bytes that were requested.
     #[must_use]
-    pub fn size_bytes(&self) -> usize {
+    pub fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 }

@@ -5,7 +5,8 @@ use super::entries::{Content, EntryTable, Node};
 use super::error::MemoryError;
 use super::ledger::{BufferCounts, LedgerView, Owner};
 use super::message::Message;
-use super::slots::{Slots, stride_bytes};
+use super::slots::{BUFFER_SIZE_BYTES, BUFFERS_MAX, Slots, check_size, stride_bytes};
+use crate::range;
 use std::cell::Cell;
 use std::fmt;
 use std::ptr::NonNull;
@@ -18,7 +19,7 @@ pub struct PoolConfig {
     pub buffers: u32,
     /// Bytes in each buffer; 64 to 1,048,576.
     pub buffer_size_bytes: u32,
-    /// Chain entries for messages: one for each message in each queue.
+    /// Chain entries for messages: one for each message in each queue; 0 to 1,073,741,824.
     pub shared_entries: u32,
     /// Large buffers to receive into, beside the others; 0 to 16,777,216.
     pub large_buffers: u32,
@@ -52,6 +53,17 @@ impl PoolConfig {
             + self.large().map_or(0, |large| large.size_bytes())
     }
 
+    /// Panics if a value is outside its range.
+    fn validate(&self) {
+        check_size(self.buffers, self.buffer_size_bytes);
+        range::check("shared_entries", self.shared_entries, &(0..=SHARED_ENTRIES_MAX));
+        range::check("large_buffers", self.large_buffers, &(0..=BUFFERS_MAX));
+        if self.large_buffers > 0 {
+            let sizes = self.buffer_size_bytes + 1..=*BUFFER_SIZE_BYTES.end();
+            range::check("large_size_bytes", self.large_size_bytes, &sizes);
+        }
+    }
+
     /// The configuration of the pool of large buffers. Chain entries for them are in the table of
     /// the pool of small buffers.
     fn large(&self) -> Option<Self> {
@@ -62,6 +74,9 @@ impl PoolConfig {
         })
     }
 }
+
+/// With the entries for buffers the number still fits an index.
+const SHARED_ENTRIES_MAX: u32 = 1 << 30;
 
 /// A fixed set of equal I/O buffers for one thread, allocated at startup.
 ///
@@ -161,12 +176,9 @@ impl BufferPool {
     ///
     /// If a value is outside the range that [`PoolConfig`] states.
     pub fn new(config: PoolConfig) -> Result<Self, MemoryError> {
+        config.validate();
         let large = config.large();
         let of_large = large.map_or(0, |large| large.buffers);
-        assert!(
-            large.is_none_or(|large| large.buffer_size_bytes > config.buffer_size_bytes),
-            "large buffers are larger than the others: {config:?}"
-        );
         let inner = Inner {
             slots: Slots::new(config.buffers, config.buffer_size_bytes)?,
             tags: LedgerView::all_free(config.buffers),

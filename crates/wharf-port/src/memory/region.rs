@@ -6,7 +6,8 @@ use std::ptr::NonNull;
 
 /// Page-aligned, zeroed memory that keeps its address until it is dropped.
 ///
-/// `new` populates all its pages, so that a lack of memory shows at startup and not later.
+/// `new` populates all its pages, so that a lack of memory is an error at startup, and not the end of
+/// the process later.
 #[derive(Debug)]
 pub(crate) struct Region {
     base: NonNull<u8>,
@@ -25,12 +26,17 @@ impl Region {
     /// # Errors
     ///
     /// The system's error.
-    pub(crate) fn new(size_bytes: usize) -> Result<Self, MemoryError> {
+    pub(crate) fn new(size_bytes: u64) -> Result<Self, MemoryError> {
         assert!(size_bytes > 0, "every system rejects an empty mapping");
-        match map(size_bytes) {
-            Ok(base) => Ok(Self { base, size_bytes }),
-            Err(source) => Err(MemoryError { size_bytes, source }),
-        }
+        // On 32 bits a pool can be larger than the address space.
+        let region = usize::try_from(size_bytes)
+            .map_err(|_| io::ErrorKind::OutOfMemory.into())
+            .and_then(|size_bytes| {
+                let region = Self { base: map(size_bytes)?, size_bytes };
+                populate(region.base, size_bytes)?;
+                Ok(region)
+            });
+        region.map_err(|source| MemoryError { size_bytes, source })
     }
 
     /// The address of the byte at `offset`, which lies inside the region.
@@ -50,13 +56,48 @@ impl Drop for Region {
 #[cfg(unix)]
 fn map(size_bytes: usize) -> io::Result<NonNull<u8>> {
     use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-    let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
     // SAFETY: a new private anonymous mapping at an address of the kernel's choice touches no
     // memory that exists already (mmap(2)).
     let address = unsafe {
-        mmap_anonymous(std::ptr::null_mut(), size_bytes, ProtFlags::READ | ProtFlags::WRITE, flags)
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        mmap_anonymous(std::ptr::null_mut(), size_bytes, access, MapFlags::PRIVATE)
     }?;
     NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mmap returned address 0"))
+}
+
+/// Makes the pages of a mapping present. MAP_POPULATE would not report that the system has too few.
+#[cfg(unix)]
+fn populate(base: NonNull<u8>, size_bytes: usize) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::mm::{Advice, madvise};
+        // SAFETY: the pages are of the caller's mapping, and keep their content.
+        let done = unsafe { madvise(base.as_ptr().cast(), size_bytes, Advice::LinuxPopulateWrite) };
+        // Before Linux 5.14 the call is unknown.
+        if done != Err(rustix::io::Errno::INVAL) {
+            return Ok(done?);
+        }
+    }
+    touch(base, size_bytes);
+    Ok(())
+}
+
+/// A committed page becomes resident at the first access.
+#[cfg(windows)]
+#[expect(clippy::unnecessary_wraps, reason = "as on the other systems")]
+fn populate(base: NonNull<u8>, size_bytes: usize) -> io::Result<()> {
+    touch(base, size_bytes);
+    Ok(())
+}
+
+/// Writes to each page of a new mapping.
+fn touch(base: NonNull<u8>, size_bytes: usize) {
+    for offset in (0..size_bytes).step_by(PAGE_SIZE_BYTES) {
+        // SAFETY: the offset lies inside the mapping.
+        let page = unsafe { base.add(offset) };
+        // SAFETY: the byte is writable memory to which no other code has access yet.
+        unsafe { page.write_volatile(0) };
+    }
 }
 
 #[cfg(unix)]
@@ -78,16 +119,7 @@ fn map(size_bytes: usize) -> io::Result<NonNull<u8>> {
     let address = unsafe {
         VirtualAlloc(std::ptr::null(), size_bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE)
     };
-    let base = NonNull::new(address.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
-    // A committed page becomes resident at the first access.
-    for offset in (0..size_bytes).step_by(PAGE_SIZE_BYTES) {
-        // SAFETY: the offset lies inside the allocation just made.
-        let page = unsafe { base.add(offset) };
-        // SAFETY: the byte is writable memory (PAGE_READWRITE) to which no other code has access
-        // yet.
-        unsafe { page.write_volatile(0) };
-    }
-    Ok(base)
+    NonNull::new(address.cast::<u8>()).ok_or_else(io::Error::last_os_error)
 }
 
 #[cfg(windows)]
@@ -101,8 +133,7 @@ fn unmap(base: NonNull<u8>, size_bytes: usize) {
     debug_assert!(freed != 0, "VirtualFree of {size_bytes}: {}", io::Error::last_os_error());
 }
 
-/// The smallest page of Windows on x86-64 and ARM64.
-#[cfg(windows)]
+/// The smallest page of x86-64 and ARM64.
 const PAGE_SIZE_BYTES: usize = 4096;
 
 #[cfg(test)]
@@ -114,5 +145,27 @@ mod tests {
         let error = Region::new(1 << 60).unwrap_err();
         assert_eq!(error.size_bytes(), 1 << 60);
         assert!(error.to_string().contains("1152921504606846976 bytes"), "{error}");
+    }
+
+    /// The file behind the mapping has no bytes, so the system has no page for it: an access would
+    /// end the process.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_page_that_the_system_cannot_give_is_an_error_and_not_the_end_of_the_process() {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let path = std::env::temp_dir().join(format!("wharf-region-{}", std::process::id()));
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe { mmap(std::ptr::null_mut(), 4096, access, flags, &file, 0) }.unwrap();
+        let base = NonNull::new(base.cast()).unwrap();
+        let error = populate(base, 4096).unwrap_err();
+        unmap(base, 4096);
+        assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+        // A region has all its pages; a second time nothing is to be done.
+        let region = Region::new(1 << 20).unwrap();
+        populate(region.at(0), 1 << 20).unwrap();
     }
 }

@@ -2,6 +2,8 @@
 
 use super::error::MemoryError;
 use super::region::Region;
+use crate::range;
+use std::ops::RangeInclusive;
 use std::ptr::NonNull;
 
 /// The memory of a pool, divided into equal slots.
@@ -20,6 +22,17 @@ pub(super) fn stride_bytes(size_bytes: u32) -> u32 {
     size_bytes.next_multiple_of(64)
 }
 
+/// The most buffers of a pool.
+pub(super) const BUFFERS_MAX: u32 = 1 << 24;
+/// The bytes that a buffer can have.
+pub(super) const BUFFER_SIZE_BYTES: RangeInclusive<u32> = 64..=1 << 20;
+
+/// Panics if one of the figures of a pool is out of its range.
+pub(super) fn check_size(buffers: u32, buffer_size_bytes: u32) {
+    range::check("buffers", buffers, &(1..=BUFFERS_MAX));
+    range::check("buffer_size_bytes", buffer_size_bytes, &BUFFER_SIZE_BYTES);
+}
+
 impl Slots {
     /// Allocates `count` slots of `size_bytes` bytes.
     ///
@@ -29,12 +42,11 @@ impl Slots {
     ///
     /// # Panics
     ///
-    /// If `count` is not from 1 to 16,777,216, or `size_bytes` not from 64 to 1,048,576.
+    /// As [`check_size`].
     pub(super) fn new(count: u32, size_bytes: u32) -> Result<Self, MemoryError> {
-        assert!((1..=1 << 24).contains(&count), "buffers: {count}");
-        assert!((64..=1 << 20).contains(&size_bytes), "buffer_size_bytes: {size_bytes}");
+        check_size(count, size_bytes);
         let stride_bytes = stride_bytes(size_bytes);
-        let region = Region::new(stride_bytes as usize * count as usize)?;
+        let region = Region::new(u64::from(stride_bytes) * u64::from(count))?;
         let slots = Self { region, size_bytes, stride_bytes };
         if cfg!(debug_assertions) {
             // SAFETY: no slot has been handed out yet.

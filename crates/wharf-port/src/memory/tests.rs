@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::conformance::network::skip;
+use crate::range::refusal;
 
 fn pool(buffers: u32) -> BufferPool {
     BufferPool::new(PoolConfig { buffer_size_bytes: 64, ..PoolConfig::new(buffers) }).unwrap()
@@ -316,8 +317,23 @@ fn large_buffers_are_scarce_when_fewer_than_an_eighth_are_free_or_none() {
 }
 
 #[test]
-#[should_panic(expected = "larger than the others")]
-fn large_buffers_that_are_not_large_are_refused() {
-    let large = PoolConfig { large_buffers: 1, large_size_bytes: 2_048, ..PoolConfig::new(1) };
-    drop(BufferPool::new(large));
+fn a_pools_value_out_of_its_range_is_refused_before_memory_is_taken() {
+    let refused = |set: fn(&mut PoolConfig)| {
+        let mut config = PoolConfig::new(8);
+        set(&mut config);
+        refusal(|| BufferPool::new(config))
+    };
+    let buffers = "it must be 1 to 16777216";
+    assert_eq!(refused(|c| c.buffers = 0), format!("buffers is 0; {buffers}"));
+    assert_eq!(refused(|c| c.buffers = u32::MAX), format!("buffers is 4294967295; {buffers}"));
+    let size = "it must be 64 to 1048576";
+    assert_eq!(refused(|c| c.buffer_size_bytes = 63), format!("buffer_size_bytes is 63; {size}"));
+    let entries = refused(|c| c.shared_entries = u32::MAX);
+    assert_eq!(entries, "shared_entries is 4294967295; it must be 0 to 1073741824");
+    let large = refused(|c| c.large_buffers = u32::MAX);
+    assert_eq!(large, "large_buffers is 4294967295; it must be 0 to 16777216");
+    let large = refused(|c| (c.large_buffers, c.large_size_bytes) = (1, 2048));
+    assert_eq!(large, "large_size_bytes is 2048; it must be 2049 to 1048576");
+    let config = MessagePoolConfig { buffers: 0, ..MessagePoolConfig::new(1) };
+    assert_eq!(refusal(|| MessagePool::new(config)), format!("buffers is 0; {buffers}"));
 }

@@ -5,6 +5,7 @@ use super::error::PortError;
 use super::inbox::Poster;
 use super::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
 use crate::memory::BufferPool;
+use crate::range;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -191,7 +192,7 @@ pub struct PortConfig {
     /// of provided buffers, which is at most half of the pool. Large buffers are apart from it on
     /// io_uring and the simulated port; on epoll and IOCP one counts as many as it has the size of.
     pub receive_buffers_max: u32,
-    /// Packets that the port's inbox can hold; at least 1.
+    /// Packets that the port's inbox can hold; 1 to 16,777,216.
     pub inbox_capacity: u32,
 }
 
@@ -206,12 +207,9 @@ impl PortConfig {
     /// Panics if a value is outside its range.
     pub(crate) fn validate(&self) {
         let Self { sockets_max, receive_buffers_max, inbox_capacity } = *self;
-        assert!((1..=SOCKETS_MAX).contains(&sockets_max), "sockets_max: {sockets_max}");
-        assert!(
-            (1..=RECEIVE_BUFFERS_MAX).contains(&receive_buffers_max),
-            "receive_buffers_max: {receive_buffers_max}"
-        );
-        assert!(inbox_capacity > 0, "inbox_capacity: 0");
+        range::check("sockets_max", sockets_max, &(1..=SOCKETS_MAX));
+        range::check("receive_buffers_max", receive_buffers_max, &(1..=RECEIVE_BUFFERS_MAX));
+        range::check("inbox_capacity", inbox_capacity, &(1..=INBOX_CAPACITY_MAX));
     }
 }
 
@@ -219,6 +217,8 @@ impl PortConfig {
 const SOCKETS_MAX: u32 = 268_435_454;
 /// The most entries that a ring of provided buffers can have (io_uring_register_buf_ring(3)).
 const RECEIVE_BUFFERS_MAX: u32 = 32_768;
+/// The inbox allocates its slots when it is created, and an allocation that fails ends the process.
+const INBOX_CAPACITY_MAX: u32 = 1 << 24;
 
 /// The longest wait of a port's drop for operations in flight, whose memory it then leaks. Cancelled
 /// operations on sockets end within microseconds; only a bug of the kernel makes one last longer.

@@ -20,7 +20,7 @@ pub(crate) struct Inbox<T> {
 
 impl<T: Send> Inbox<T> {
     pub(crate) fn new(capacity: u32, wake: Arc<dyn Wake>) -> Self {
-        let (sender, packets) = sync_channel(capacity.max(1) as usize);
+        let (sender, packets) = sync_channel(capacity as usize);
         let waker = Waker { state: Arc::new(WakeState::new()), wake };
         let poster = Poster { packets: sender, waker };
         Self { packets, poster, packets_first: false }
