@@ -5,13 +5,15 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod util;
+
 use socket2::{Domain, Socket, Type};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use wharf_port::epoll::EpollPort;
 use wharf_port::memory::{BufferPool, PoolConfig};
 use wharf_port::port::{AssociateError, Key, Port, PortConfig};
-use wharf_port::uring::{UringPort, probe};
+use wharf_port::uring::UringPort;
 
 fn port_with_one_slot<P>(make: fn(PortConfig, BufferPool) -> P) -> P {
     make(PortConfig::new(1), BufferPool::new(PoolConfig::new(8)).unwrap())
@@ -23,14 +25,6 @@ fn epoll(config: PortConfig, pool: BufferPool) -> EpollPort<u64> {
 
 fn uring(config: PortConfig, pool: BufferPool) -> UringPort<u64> {
     UringPort::new(config, pool).unwrap()
-}
-
-/// Whether io_uring is there; where every test must run it is an error if not.
-fn has_uring() -> bool {
-    let Err(error) = probe() else { return true };
-    assert!(std::env::var_os("WHARF_TESTS_MUST_RUN").is_none(), "{error}");
-    eprintln!("skipped on io_uring, because {error}");
-    false
 }
 
 fn connected() -> (TcpStream, TcpStream) {
@@ -61,7 +55,7 @@ where
 #[test]
 fn what_a_full_table_refuses_is_unchanged() {
     gives_back_as_it_was(epoll);
-    if has_uring() {
+    if util::has_uring() {
         gives_back_as_it_was(uring);
     }
 }
@@ -94,7 +88,7 @@ where
         ("a connection", OwnedFd::from(stream)),
     ] {
         let refused = port.associate_listener(TcpListener::from(socket), Key(1));
-        let refused = refused.expect_err(what);
+        let refused = refused.unwrap_err();
         assert_eq!(refused.error.unwrap().to_string(), "accept: Invalid argument (os error 22)");
         assert_blocking(what, refused.socket);
     }
@@ -105,7 +99,7 @@ where
 #[test]
 fn a_listener_that_does_not_listen_is_refused() {
     refuses_what_does_not_listen(epoll);
-    if has_uring() {
+    if util::has_uring() {
         refuses_what_does_not_listen(uring);
     }
 }
