@@ -96,6 +96,7 @@ fn with_options(text: &str) -> String {
         ("input_bytes", "--input-bytes"),
         ("output_bytes", "--send-queue"),
         ("grant_bytes", "--grant"),
+        ("loan_wait is", "--loan-wait is"),
         ("backlog is", "--backlog is"),
         ("shards is", "--shards is"),
     ];
@@ -109,50 +110,43 @@ fn with_options(text: &str) -> String {
 /// The server did not start, or stopped without a signal.
 pub(crate) fn serve(flags: &Serve, screen: &Screen, style: Style) -> Result<Ended, Failure> {
     let mut signals = StopSignals::catch().map_err(Failure::Signals)?;
-    let (back_end, fallback) = choose(flags.backend);
     let running = match flags.app {
-        App::Echo => builder(flags, Echo).back_end(back_end).start(),
-        App::Discard => builder(flags, Discard).back_end(back_end).start(),
-        App::Chargen => builder(flags, Chargen).back_end(back_end).start(),
-        App::Chat => builder(flags, Chat::default()).back_end(back_end).start(),
+        App::Echo => start(flags, Echo),
+        App::Discard => start(flags, Discard),
+        App::Chargen => start(flags, Chargen),
+        App::Chat => start(flags, Chat::default()),
     };
     let running = running.map_err(Failure::Start)?;
-    banner(flags, &running, fallback, style);
+    banner(flags, &running, style);
     let ended = watch(flags, running, &mut signals, &mut StatsReporter::new(flags, screen, style));
     screen.clear();
     ended.map_err(Failure::Stopped)
 }
 
-/// The back end to use, and for `auto` why it is not the first of [`BEST_FIRST`].
-///
-/// Not left to the library, which reads `WHARF_BACKEND` itself: `--backend auto` could not override
-/// the variable.
-fn choose(asked: Backend) -> (BackEnd, Option<String>) {
-    match asked {
+fn start<H, S, W>(flags: &Serve, handler: H) -> Result<RunningServer, StartError>
+where
+    H: Handler<S, W>,
+    S: Send + 'static,
+    W: 'static,
+{
+    let builder = builder(flags, handler);
+    let builder = match flags.backend {
         #[cfg(not(windows))]
-        Backend::Uring => (BackEnd::Uring, None),
+        Backend::Uring => builder.back_end(BackEnd::Uring),
         #[cfg(not(windows))]
-        Backend::Epoll => (BackEnd::Epoll, None),
+        Backend::Epoll => builder.back_end(BackEnd::Epoll),
         #[cfg(windows)]
-        Backend::Iocp => (BackEnd::Iocp, None),
-        Backend::Auto => {
-            let mut reason = None;
-            for back_end in BEST_FIRST {
-                match back_end.probe() {
-                    Ok(()) => return (back_end, reason),
-                    Err(refusal) => reason.get_or_insert(refusal),
-                };
-            }
-            // The start will fail with the reason.
-            (BEST_FIRST[0], None)
-        }
-    }
+        Backend::Iocp => builder.back_end(BackEnd::Iocp),
+        // The option overrides the variable.
+        Backend::Auto => builder.best_back_end(),
+    };
+    builder.start()
 }
 
 #[cfg(not(windows))]
-const BEST_FIRST: [BackEnd; 2] = [BackEnd::Uring, BackEnd::Epoll];
+const BEST: BackEnd = BackEnd::Uring;
 #[cfg(windows)]
-const BEST_FIRST: [BackEnd; 1] = [BackEnd::Iocp];
+const BEST: BackEnd = BackEnd::Iocp;
 
 /// Every setting of the library has a flag.
 fn builder<H, S, W>(flags: &Serve, handler: H) -> Builder<H, S, W>
@@ -195,7 +189,7 @@ where
 }
 
 /// Logs the back end, the memory, the addresses, how to try the server and how to stop it.
-fn banner(flags: &Serve, running: &RunningServer, fallback: Option<String>, style: Style) {
+fn banner(flags: &Serve, running: &RunningServer, style: Style) {
     let stats = running.handle().stats();
     let workers = u64::try_from(stats.workers.len()).unwrap_or(u64::MAX);
     tracing::info!(
@@ -206,9 +200,9 @@ fn banner(flags: &Serve, running: &RunningServer, fallback: Option<String>, styl
         kernel(),
         counted(workers, "worker"),
     );
-    if let Some(reason) = fallback {
-        let (best, taken) = (BEST_FIRST[0], running.back_end().back_end);
-        tracing::warn!("{best} is unavailable, using {taken}: {reason}");
+    if let Some(reason) = &running.back_end().fallback_reason {
+        let taken = running.back_end().back_end;
+        tracing::warn!("{BEST} is unavailable, using {taken}: {reason}");
     }
     tracing::info!(
         "memory: {}, fixed: {}, {} of {}",

@@ -14,7 +14,7 @@ use windows_sys::Win32::System::Console::{
     CTRL_BREAK_EVENT, CTRL_C_EVENT, CTRL_CLOSE_EVENT, CTRL_SHUTDOWN_EVENT, SetConsoleCtrlHandler,
 };
 
-type Callback = Box<dyn Fn() + Send + Sync>;
+type Callback = Box<dyn Fn() -> bool + Send + Sync>;
 
 static CALLBACK: OnceLock<Callback> = OnceLock::new();
 
@@ -26,7 +26,8 @@ const HOLD: Duration = Duration::from_secs(30);
 /// shutdown.
 ///
 /// The system calls it on a new thread for each event, also several at once. It should only post a
-/// packet or set a flag. Can be used once in a process.
+/// packet or set a flag. If it returns false, the next handler is called, which by default ends the
+/// process. Can be used once in a process.
 ///
 /// After a close or a shutdown the system ends the process when the handler returns, so the handler
 /// waits 30 s first: the program can stop until the system's limit (5 s by default), and ends
@@ -35,7 +36,7 @@ const HOLD: Duration = Duration::from_secs(30);
 /// # Errors
 ///
 /// [`OsError`] if it was used before, or if `SetConsoleCtrlHandler` fails.
-pub fn on_stop(callback: impl Fn() + Send + Sync + 'static) -> Result<(), OsError> {
+pub fn on_stop(callback: impl Fn() -> bool + Send + Sync + 'static) -> Result<(), OsError> {
     if CALLBACK.set(Box::new(callback)).is_err() {
         return Err(OsError::new("SetConsoleCtrlHandler", ERROR_ALREADY_EXISTS.cast_signed()));
     }
@@ -54,9 +55,11 @@ pub fn on_stop(callback: impl Fn() + Send + Sync + 'static) -> Result<(), OsErro
 extern "system" fn handle(signal: u32) -> i32 {
     let Some(holds) = holds(signal) else { return 0 };
     if let Some(callback) = CALLBACK.get() {
-        // A panic must not unwind into the system.
+        // A panic must not unwind into the system; the panic hook reports it.
         let call = std::panic::AssertUnwindSafe(callback);
-        let _reported_by_the_panic_hook = std::panic::catch_unwind(call);
+        if !std::panic::catch_unwind(call).unwrap_or(true) {
+            return 0;
+        }
     }
     if holds {
         std::thread::sleep(HOLD);
@@ -83,14 +86,11 @@ mod tests {
     #[test]
     fn a_stop_signal_calls_the_one_callback() {
         static CALLS: AtomicU32 = AtomicU32::new(0);
-        on_stop(|| {
-            CALLS.fetch_add(1, Ordering::Relaxed);
-        })
-        .unwrap();
+        on_stop(|| CALLS.fetch_add(1, Ordering::Relaxed) < 2).unwrap();
         assert_eq!((handle(CTRL_C_EVENT), handle(CTRL_BREAK_EVENT)), (1, 1));
-        assert_eq!(handle(CTRL_LOGOFF_EVENT), 0);
-        assert_eq!(CALLS.load(Ordering::Relaxed), 2);
+        assert_eq!((handle(CTRL_C_EVENT), handle(CTRL_LOGOFF_EVENT)), (0, 0));
+        assert_eq!(CALLS.load(Ordering::Relaxed), 3);
         assert_eq!(holds(CTRL_CLOSE_EVENT), Some(true));
-        assert_eq!(on_stop(|| {}).unwrap_err().code(), 183);
+        assert_eq!(on_stop(|| true).unwrap_err().code(), 183);
     }
 }

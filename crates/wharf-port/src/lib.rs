@@ -125,6 +125,9 @@ mod linux;
 pub mod memory;
 pub mod port;
 mod range;
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "sets what the system calls for a signal; see its invariants")]
+pub mod signals;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod sync;

@@ -10,11 +10,23 @@ use std::time::Duration;
 use wharf_port::memory::{MessagePoolConfig, PoolConfig};
 use wharf_port::port::PortConfig;
 
+/// The back end that the program asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskedBackEnd {
+    /// That of the variable `WHARF_BACKEND`, else the best that works.
+    Variable,
+    /// The best that works, whatever the variable says.
+    Best,
+    Named(BackEnd),
+}
+
 /// The settings of a server, as [`Builder`](crate::Builder) collects them.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub(crate) back_end: Option<BackEnd>,
+    pub(crate) back_end: AskedBackEnd,
     pub(crate) shards: u32,
+    /// The number of shards was set, and not taken from the number of cores.
+    pub(crate) shards_set: bool,
     pub(crate) links: u32,
     /// `None`: [`Needs::buffers_default`].
     pub(crate) buffers: Option<u32>,
@@ -33,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) frame_max: usize,
     pub(crate) when_full: WhenFull,
     pub(crate) backlog: u32,
+    /// Listeners on IPv6 addresses accept no IPv4.
+    pub(crate) ipv6_only: bool,
     /// Maximum of packets in a shard's inbox: posts, and connections from the accepting shard.
     pub(crate) inbox_capacity: u32,
 }
@@ -59,13 +73,22 @@ const LARGE_SIZE_MAX: u32 = 32 * 1024;
 const LARGE_BYTES: u32 = 14 << 18;
 const SHARDS_MAX: u32 = 256;
 const BUFFERS_MAX: u32 = 1 << 24;
+/// Maximum of addresses that a server listens on.
+const LISTENERS_MAX: usize = 1_024;
 
 impl Default for Settings {
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self::for_cores(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    }
+}
+
+impl Settings {
+    /// The defaults on a machine with so many cores.
+    fn for_cores(cores: usize) -> Self {
         Self {
-            back_end: None,
-            shards: u32::try_from(cores).unwrap_or(1).min(SHARDS_MAX),
+            back_end: AskedBackEnd::Variable,
+            shards: u32::try_from(cores).unwrap_or(SHARDS_MAX).clamp(1, SHARDS_MAX),
+            shards_set: false,
             links: 3_000,
             buffers: None,
             buffer_size_bytes: 2_048,
@@ -80,12 +103,27 @@ impl Default for Settings {
             frame_max: 0,
             when_full: WhenFull::Wait,
             backlog: BACKLOG,
+            ipv6_only: true,
             inbox_capacity: INBOX_CAPACITY,
         }
     }
-}
 
-impl Settings {
+    /// These settings, if a server can have them. Shards that were not set are as many as the other
+    /// settings suffice for, at most one for each core.
+    ///
+    /// # Errors
+    ///
+    /// One error that names all faults.
+    pub(crate) fn checked(&self) -> Result<Self, StartError> {
+        let mut settings = self.clone();
+        while !settings.shards_set && settings.shards > 1 && settings.check().is_err() {
+            settings.shards -= 1;
+        }
+        settings.check().map(|()| settings)
+    }
+
+    /// The one check of all settings. What is computed of them relies on it.
+    ///
     /// # Errors
     ///
     /// One error that names all faults.
@@ -104,7 +142,12 @@ impl Settings {
         range("output_bytes", self.send_queue_bytes, 1, 1 << 30);
         range("grant_bytes", self.grant_bytes.unwrap_or(1), 1, 1 << 30);
         range("backlog", self.backlog, 1, 65_535);
-        if self.links < self.shards {
+        if self.loan_wait.is_zero() {
+            // Links that wait for a loan would wait for ever if zero disabled it, as it does the other
+            // timeouts.
+            faults.push("loan_wait is 0, but must be longer".to_owned());
+        }
+        if (1..self.shards).contains(&self.links) {
             faults.push(format!(
                 "links_max is {}, but each of {} shards needs one",
                 self.links, self.shards
@@ -133,6 +176,27 @@ impl Settings {
             faults.extend(self.buffers_that_lack());
         }
         if faults.is_empty() { Ok(()) } else { Err(StartError::settings(&faults)) }
+    }
+
+    /// Checks the number of addresses to listen on.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or there are too many.
+    pub(crate) fn check_listeners(count: usize) -> Result<u32, StartError> {
+        match u32::try_from(count) {
+            Ok(0) => {
+                let fault = "there is no address to listen on; call Builder::listen".to_owned();
+                Err(StartError::settings(&[fault]))
+            }
+            Ok(listeners) if count <= LISTENERS_MAX => Ok(listeners),
+            _ => {
+                let fault = format!(
+                    "{count} addresses to listen on, but must be from 1 to {LISTENERS_MAX}"
+                );
+                Err(StartError::settings(&[fault]))
+            }
+        }
     }
 
     /// The fault of too few or too many buffers, with the numbers.
@@ -260,32 +324,13 @@ impl Settings {
 
     /// Maximum of descriptors that the server has open.
     pub(crate) fn files(&self, listeners: u32) -> u64 {
-        // 64 for the program's own files; 4 for each shard: a ring or an epoll, an eventfd, and
-        // accepted connections that have no slot yet.
-        64 + u64::from(self.links) + u64::from(listeners) + 4 * u64::from(self.shards)
+        // 4 for each shard: a ring or an epoll, an eventfd, and accepted connections that have no slot
+        // yet.
+        u64::from(self.links) + u64::from(listeners) + 4 * u64::from(self.shards)
     }
 
-    /// These settings, each clamped to its range.
-    fn in_range(&self) -> Self {
-        let bytes = |bytes: u32| bytes.clamp(1, 1 << 30);
-        Self {
-            shards: self.shards.clamp(1, SHARDS_MAX),
-            links: self.links.clamp(1, LINKS_PER_SHARD_MAX),
-            buffers: self.buffers.map(|buffers| buffers.min(BUFFERS_MAX)),
-            buffer_size_bytes: self.buffer_size_bytes.clamp(64, 1 << 20),
-            input_bytes: bytes(self.input_bytes),
-            send_queue_bytes: bytes(self.send_queue_bytes),
-            grant_bytes: self.grant_bytes.map(bytes),
-            ..self.clone()
-        }
-    }
-
-    /// The memory of these settings, clamped to their ranges, because `Builder::plan` checks nothing.
+    /// The memory of these settings, which are checked.
     pub(crate) fn plan(&self, link_size_bytes: usize, listeners: u32) -> MemoryPlan {
-        self.in_range().plan_in_range(link_size_bytes, listeners)
-    }
-
-    fn plan_in_range(&self, link_size_bytes: usize, listeners: u32) -> MemoryPlan {
         let division = self.division();
         let shards = u64::from(self.shards);
         let slots = u64::from(self.links_per_shard()) + u64::from(listeners);
@@ -294,7 +339,10 @@ impl Settings {
         let buffers = |count: u32| shards * u64::from(count) * size_bytes;
         let large = shards * u64::from(pool.large_buffers) * u64::from(pool.large_size_bytes);
         let tables = shards * pool.size_bytes() - buffers(pool.buffers) - large;
+        let posts = (shards + 1) * self.post_pool().size_bytes();
         MemoryPlan {
+            shards,
+            posts,
             guaranteed_buffers: shards * u64::from(division.guarantees()),
             surplus_buffers: shards * u64::from(division.surplus),
             terms: vec![
@@ -303,7 +351,7 @@ impl Settings {
                 ("receive windows", buffers(division.window)),
                 ("large buffers to receive into", large),
                 ("tables of these buffers", tables),
-                ("buffers for posts and broadcasts", (shards + 1) * self.post_pool().size_bytes()),
+                ("buffers for posts and broadcasts", posts),
                 ("links", shards * slots * link_size_bytes as u64),
                 ("ports", shards * wharf_port::table_size_bytes(&self.port(listeners))),
                 ("memory for messages in several buffers", shards * u64::from(self.input_bytes)),
@@ -322,9 +370,17 @@ pub struct MemoryPlan {
     terms: Vec<(&'static str, u64)>,
     guaranteed_buffers: u64,
     surplus_buffers: u64,
+    shards: u64,
+    /// Bytes that no shard allocates.
+    posts: u64,
 }
 
 impl MemoryPlan {
+    /// Bytes that each shard allocates.
+    pub(crate) fn shard_bytes(&self) -> u64 {
+        (self.total_bytes() - self.posts) / self.shards
+    }
+
     /// The terms: the purpose and the bytes.
     pub fn terms(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.terms.iter().copied()
@@ -427,21 +483,144 @@ mod tests {
         }
     }
 
+    /// `SplitMix64`.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^ (z >> 31)
+        }
+
+        /// Any number, of any magnitude; often one where something changes.
+        #[expect(clippy::cast_possible_truncation, reason = "any number will do")]
+        fn number(&mut self) -> u32 {
+            const EDGES: [u32; 12] =
+                [0, 1, 63, 64, 256, 257, 65_535, 1 << 20, 1 << 24, 1 << 30, u32::MAX - 1, u32::MAX];
+            let edge = EDGES[self.next() as usize % EDGES.len()];
+            match self.next() % 4 {
+                0 => edge,
+                1 => edge.wrapping_add(self.next() as u32 % 3).wrapping_sub(1),
+                _ => self.next() as u32 >> (self.next() % 32),
+            }
+        }
+
+        fn often(&mut self, usual: u32) -> u32 {
+            if self.next().is_multiple_of(3) { self.number() } else { usual }
+        }
+
+        fn settings(&mut self) -> Settings {
+            let usual = Settings::for_cores(self.number() as usize % 300);
+            let shards = self.next().is_multiple_of(2).then(|| self.number());
+            Settings {
+                shards: shards.unwrap_or(usual.shards),
+                shards_set: shards.is_some(),
+                links: self.often(usual.links),
+                buffers: self.next().is_multiple_of(2).then(|| self.number()),
+                buffer_size_bytes: self.often(usual.buffer_size_bytes),
+                input_bytes: self.often(usual.input_bytes),
+                send_queue_bytes: self.often(usual.send_queue_bytes),
+                grant_bytes: self.next().is_multiple_of(2).then(|| self.number()),
+                backlog: self.often(usual.backlog),
+                frame_max: self.often(0) as usize,
+                loan_wait: Duration::from_nanos(u64::from(self.often(1_000_000_000))),
+                ..usual
+            }
+        }
+    }
+
+    /// Whatever the settings, they are refused or there is a plan, and nothing overflows.
     #[test]
-    fn the_plan_of_settings_that_are_refused_does_not_panic() {
-        for value in [0, 1, u32::MAX] {
-            let settings = Settings {
-                shards: value.min(1 << 16),
-                links: value,
-                buffers: Some(value.min(1 << 20)),
-                buffer_size_bytes: value.min(1 << 20),
-                input_bytes: value,
-                send_queue_bytes: value,
-                grant_bytes: Some(value),
-                ..Settings::default()
+    fn any_settings_are_refused_or_have_a_plan() {
+        let mut random = Random(15);
+        let (mut plans, mut faults) = (0, 0);
+        for _ in 0..20_000 {
+            let settings = random.settings();
+            let Ok(settings) = settings.checked() else {
+                faults += 1;
+                continue;
             };
-            settings.check().unwrap_err();
-            let _plan = settings.plan(400, 1);
+            plans += 1;
+            let plan = settings.plan(400, 1 + random.number() % 1_024);
+            assert!(plan.total_bytes() < 1 << 50, "{settings:?}: {plan}");
+            assert!(plan.shard_bytes() * u64::from(settings.shards) <= plan.total_bytes());
+            // The ranges that the pools of buffers and posts state.
+            let (pool, posts) = (settings.shard_pool(), settings.post_pool());
+            for buffers in [pool.buffers, posts.buffers] {
+                assert!((1..=BUFFERS_MAX).contains(&buffers), "{settings:?}: {pool:?} {posts:?}");
+            }
+            assert!(pool.large_buffers == 0 || pool.large_size_bytes > pool.buffer_size_bytes);
+            assert!(settings.port(1_024).receive_buffers_max >= 1);
+            assert!(settings.output_holds_two_grants_and_two_buffers(), "{settings:?}");
+        }
+        assert!(plans > 1_000 && faults > 1_000, "{plans} plans, {faults} faults");
+    }
+
+    impl Settings {
+        fn output_holds_two_grants_and_two_buffers(&self) -> bool {
+            let least = self.grant_bytes().max(self.buffer_size_bytes);
+            u64::from(self.send_queue_bytes) >= 2 * u64::from(least)
+        }
+    }
+
+    #[test]
+    fn defaults_fit_what_is_set_on_1_to_256_cores() {
+        for cores in 1..=256 {
+            let defaults = Settings::for_cores(cores);
+            let cores = u32::try_from(cores).unwrap();
+            assert_eq!(defaults.checked().unwrap().shards, cores);
+            for links in 1..=300 {
+                let few = Settings { links, ..defaults.clone() }.checked().unwrap();
+                assert_eq!(few.shards, links.min(cores));
+            }
+            let few = Settings {
+                links: 4,
+                buffers: Some(40),
+                input_bytes: 8 * 1024,
+                send_queue_bytes: 16 * 1024,
+                ..defaults.clone()
+            };
+            few.checked().unwrap();
+            let large =
+                Settings { send_queue_bytes: 8 << 20, input_bytes: 1 << 20, ..defaults.clone() };
+            large.checked().unwrap();
+            let set = Settings { links: 1, shards_set: true, ..defaults };
+            assert_eq!(set.checked().is_ok(), cores == 1);
+        }
+        assert_eq!(Settings::for_cores(100_000).checked().unwrap().shards, SHARDS_MAX);
+    }
+
+    #[test]
+    fn a_fault_names_the_setting_its_value_and_the_range() {
+        let text = |settings: Settings| settings.checked().unwrap_err().to_string();
+        let usual = Settings::default;
+        let faults = [
+            (
+                Settings { links: u32::MAX, ..usual() },
+                "links_max is 4294967295",
+                "from 1 to 16777215",
+            ),
+            (Settings { buffers: Some(0), ..usual() }, "buffer_count is 0", "from 1 to 16777216"),
+            (
+                Settings { send_queue_bytes: 2_047, ..usual() },
+                "output_bytes, which is 2047",
+                "buffer_size_bytes is 2048",
+            ),
+            (Settings { loan_wait: Duration::ZERO, ..usual() }, "loan_wait is 0", "longer"),
+        ];
+        for (settings, value, range) in faults {
+            let text = text(settings);
+            assert!(text.contains(value) && text.contains(range), "{text}");
+        }
+        let none = Settings { shards: 0, shards_set: true, ..usual() };
+        assert!(text(none).contains("shards is 0, but must be from 1 to 256"));
+        assert_eq!(Settings::check_listeners(1_024).unwrap(), 1_024);
+        for (count, part) in [(0, "no address"), (1_025, "from 1 to 1024"), (usize::MAX, "1024")] {
+            let text = Settings::check_listeners(count).unwrap_err().to_string();
+            assert!(text.contains(part), "{text}");
         }
     }
 

@@ -46,8 +46,14 @@ const VARYING: &[(&str, &str)] = &[
     (r"(failed to lookup address information): [A-Z][a-z ]+;", "$1: [REASON];"),
     (r"allocate [0-9]+ bytes for buffers", "allocate [NEEDED] bytes for buffers"),
     (
-        r"need [0-9]+ bytes of memory, but [0-9]+ are",
-        "need [NEEDED] bytes of memory, but [FREE] are",
+        r"need [0-9.]+ [kMGT]B of memory, but [0-9.]+ [kMGT]?B are",
+        "need [NEEDED] of memory, but [FREE] are",
+    ),
+    (r"sport = :[0-9]+", "sport = :[PORT]"),
+    // The program inherits open files.
+    (
+        r"[0-9]+ open files are needed \(([0-9]+) for this server, [0-9]+ for the program\)",
+        "[NEEDED] open files are needed ($1 for this server, [OPEN] for the program)",
     ),
 ];
 

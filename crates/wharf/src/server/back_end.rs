@@ -1,5 +1,6 @@
 //! The choice of the back end.
 
+use crate::limits::AskedBackEnd;
 use crate::vocabulary::back_end::BackEnd;
 use crate::vocabulary::error::StartError;
 
@@ -35,17 +36,31 @@ pub struct BackEndChoice {
     pub fallback_reason: Option<String>,
 }
 
-/// Selects `asked`, else the back end that the variable `WHARF_BACKEND` names, else [`BEST`] if its
-/// probe succeeds, else [`NEXT`].
-pub(super) fn choose(asked: Option<BackEnd>) -> Result<BackEndChoice, StartError> {
-    let variable = std::env::var("WHARF_BACKEND").unwrap_or_default();
-    let asked = match (asked, variable.as_str()) {
-        (Some(back_end), _) => Some(back_end),
-        (None, "" | "auto") => None,
-        (None, name) => {
-            Some(name.parse().map_err(|reason: String| StartError::back_end_name(&reason))?)
-        }
+impl BackEndChoice {
+    /// The fallback, if the preferred back end was not asked for by name.
+    pub(super) fn fallback(&self, asked: AskedBackEnd, reason: &StartError) -> Option<Self> {
+        let may_fall_back = matches!(named(asked), Ok(None)) && self.back_end != NEXT;
+        let fallback_reason = Some(reason.to_string());
+        may_fall_back.then_some(Self { back_end: NEXT, fallback_reason })
+    }
+}
+
+/// The back end that `asked` or the variable `WHARF_BACKEND` names.
+fn named(asked: AskedBackEnd) -> Result<Option<BackEnd>, StartError> {
+    let variable = match asked {
+        AskedBackEnd::Named(back_end) => return Ok(Some(back_end)),
+        AskedBackEnd::Best => return Ok(None),
+        AskedBackEnd::Variable => std::env::var_os("WHARF_BACKEND").unwrap_or_default(),
     };
+    match &*variable.to_string_lossy() {
+        "" | "auto" => Ok(None),
+        name => name.parse().map(Some).map_err(|reason: String| StartError::back_end_name(&reason)),
+    }
+}
+
+/// Selects the back end that is [`named`], else [`BEST`] if its probe succeeds, else [`NEXT`].
+pub(super) fn choose(asked: AskedBackEnd) -> Result<BackEndChoice, StartError> {
+    let asked = named(asked)?;
     let back_end = asked.unwrap_or(BEST);
     match (asked, back_end.probe()) {
         (_, Ok(())) => Ok(BackEndChoice { back_end, fallback_reason: None }),

@@ -2,10 +2,12 @@
 
 use crate::engine;
 use crate::handler::Handler;
-use crate::limits::{MemoryPlan, Settings};
+use crate::limits::{AskedBackEnd, MemoryPlan, Settings};
 use crate::link::framing::Decoder;
 use crate::server::back_end::choose;
-use crate::server::running::{Alive, RunningServer, StopReport, start_shards};
+use crate::server::files::Reservation;
+use crate::server::listen::Place;
+use crate::server::running::{Alive, RunningServer, Sizes, StopReport, prepare_shards};
 use crate::server::signals::StopSignals;
 use crate::server::{listen, machine};
 use crate::service::ServiceOf;
@@ -13,7 +15,7 @@ use crate::shared::Shared;
 use crate::shared::handle::Handle;
 use crate::vocabulary::address::Address;
 use crate::vocabulary::back_end::BackEnd;
-use crate::vocabulary::error::{Result, StartError};
+use crate::vocabulary::error::{Result, StartError, StartErrorKind};
 use crate::vocabulary::origin::ListenerId;
 use crate::vocabulary::policy::WhenFull;
 use crate::vocabulary::policy::WhenSlow;
@@ -60,8 +62,13 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    /// Adds an address to listen on, such as `127.0.0.1:9527`, `[::1]:9527` or `localhost:9527`; with
-    /// port 0 the system chooses a port. A server needs at least one address.
+    /// Adds an address to listen on, such as `127.0.0.1:9527`, `[::1]:9527`, `[fe80::1%eth0]:9527` or
+    /// `localhost:9527`; with port 0 the system chooses a port. A server needs at least one address.
+    ///
+    /// `0.0.0.0` stands for all IPv4 addresses of the machine, and `[::]` for all IPv6 addresses: see
+    /// [`ipv6_only`](Self::ipv6_only). Of a name with several addresses, the server listens on those
+    /// that the machine has, and logs a warning for the others; it needs at least one. They have the
+    /// same port.
     pub fn listen(self, address: impl Into<String>) -> Self {
         self.listen_as(ListenerId(0), address)
     }
@@ -70,6 +77,14 @@ where
     /// tells the listeners apart.
     pub fn listen_as(mut self, listener: ListenerId, address: impl Into<String>) -> Self {
         self.addresses.push((listener, address.into()));
+        self
+    }
+
+    /// Whether listeners on IPv6 addresses accept no IPv4. Default true: a server listens on `0.0.0.0`
+    /// and on `[::]`, with the same port, to accept both. With false, `[::]` accepts both on one
+    /// listener; the addresses of IPv4 peers are then written as IPv6, such as `::ffff:192.0.2.7`.
+    pub fn ipv6_only(mut self, ipv6_only: bool) -> Self {
+        self.settings.ipv6_only = ipv6_only;
         self
     }
 
@@ -105,7 +120,7 @@ where
     /// links can borrow: with [`Limit`](crate::DisconnectReason::Limit) if more of these buffers hold
     /// unread input than unsent output, else with [`SlowReader`](crate::DisconnectReason::SlowReader).
     /// A link that only waits for a loan for its own reply is not closed, unless all that hold loans
-    /// do. Loans are granted in the order of the requests. Default 1 s.
+    /// do. Loans are granted in the order of the requests. Default 1 s; zero is refused.
     pub fn loan_wait(mut self, time: Duration) -> Self {
         self.settings.loan_wait = time;
         self
@@ -184,9 +199,9 @@ where
     }
 
     /// Number of shards, 1 to 256; each is a thread with its own port, links and buffers. Default: one
-    /// for each core, at most 256.
+    /// for each core, at most 256, and no more than the other settings suffice for.
     pub fn shards(mut self, shards: u32) -> Self {
-        self.settings.shards = shards;
+        (self.settings.shards, self.settings.shards_set) = (shards, true);
         self
     }
 
@@ -198,18 +213,29 @@ where
     }
 
     /// Selects a back end; `start` fails if it is unavailable. Default: the value of the variable
-    /// `WHARF_BACKEND`; without it, on Linux io_uring if its probe succeeds, else epoll, and on Windows
-    /// IOCP.
+    /// `WHARF_BACKEND`; without it that of [`best_back_end`](Self::best_back_end).
     pub fn back_end(mut self, back_end: BackEnd) -> Self {
-        self.settings.back_end = Some(back_end);
+        self.settings.back_end = AskedBackEnd::Named(back_end);
+        self
+    }
+
+    /// Selects the best back end that is available, whatever the variable `WHARF_BACKEND` says: on
+    /// Linux io_uring if its probe succeeds and each shard gets its ring, else epoll, and on Windows
+    /// IOCP. [`RunningServer::back_end`] has the reason if it is not the first.
+    pub fn best_back_end(mut self) -> Self {
+        self.settings.back_end = AskedBackEnd::Best;
         self
     }
 
     /// The memory that `start` will allocate, as a sum with named terms.
-    #[must_use]
-    pub fn plan(&self) -> MemoryPlan {
-        let listeners = u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
-        self.settings.plan(engine::link_size_bytes::<S>(), listeners)
+    ///
+    /// # Errors
+    ///
+    /// Settings that are out of range or contradict each other, all of them, as `start` does.
+    pub fn plan(&self) -> Result<MemoryPlan, StartError> {
+        let settings = self.settings.checked()?;
+        let listeners = Settings::check_listeners(self.addresses.len().max(1))?;
+        Ok(settings.plan(engine::link_size_bytes::<S>(), listeners))
     }
 
     /// Starts the server and returns when its shards run.
@@ -221,76 +247,98 @@ where
     ///
     /// # Platforms
     ///
-    /// On Unix `start` raises the soft limit for open files to the hard limit if the links need more
-    /// than the soft one.
+    /// On Unix `start` raises the soft limit for open files to the hard limit if the soft one is below
+    /// what this server and the other servers of the process may open, and 64 more than are open.
     pub fn start(self) -> Result<RunningServer, StartError> {
-        self.settings.check()?;
-        if self.addresses.is_empty() {
-            let fault = "there is no address to listen on; call Builder::listen".to_owned();
-            return Err(StartError::settings(&[fault]));
-        }
-        let mut addresses = Vec::new();
+        self.start_when(|| Ok(())).map(|(running, ())| running)
+    }
+
+    /// Starts the server. `ready` is called when all is made, before the first connection is accepted.
+    fn start_when<T>(
+        self,
+        ready: impl FnOnce() -> Result<T, StartError>,
+    ) -> Result<(RunningServer, T), StartError> {
+        let settings = self.settings.checked()?;
+        Settings::check_listeners(self.addresses.len())?;
+        let mut places = Vec::new();
         for (listener, text) in &self.addresses {
-            addresses
-                .extend(listen::resolve(text)?.into_iter().map(|address| (*listener, address)));
+            places.push((*listener, Place::resolve(text)?));
         }
-        let listener_count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
-        let plan = self.settings.plan(engine::link_size_bytes::<S>(), listener_count);
-        let needed = plan.total_bytes();
-        if let Some(available) = machine::memory_available().filter(|there| *there < needed) {
-            return Err(StartError::memory(needed, available));
-        }
-        let files_raised = machine::ensure_files(self.settings.files(listener_count))?;
-        let chosen = choose(self.settings.back_end)?;
-        let shared = Shared::new(self.settings).map_err(|error| StartError::buffers(&error))?;
+        let count = places.iter().map(|(_, place)| place.addresses.len()).sum();
+        let listener_count = Settings::check_listeners(count)?;
+        let plan = settings.plan(engine::link_size_bytes::<S>(), listener_count);
+        machine::check_memory(plan.total_bytes(), settings.shards)?;
+        let mut chosen = choose(settings.back_end)?;
+        let shared = Shared::new(settings).map_err(|error| StartError::buffers(&error))?;
         let shared = Arc::new(shared);
-        let started = Started::new(Arc::new(self.handler), Handle::new(Arc::clone(&shared)))?;
-        let mut listeners = Vec::new();
-        let mut bound = Vec::new();
-        for (name, address) in addresses {
-            let listener = listen::listen(address, shared.settings.backlog)?;
-            let address =
-                listener.local_addr().map_err(|error| StartError::system("getsockname", error))?;
-            bound.push((name, address));
-            listeners.push(listener);
-        }
-        let addresses = bound.iter().map(|(name, address)| (*name, Address::from(*address)));
-        let addresses = addresses.collect();
-        let _set_once = shared.listeners.set(bound.into());
+        let files = Reservation::new(&shared, listener_count)?;
+        let files_raised = files.raised;
+        let started =
+            Started::new(Arc::new(self.handler), Handle::new(Arc::clone(&shared)), files)?;
+        let listening = listen::listen_all(&places, &shared.settings)?;
+        let bound = listening.iter().map(|listening| (listening.id, listening.address));
+        let _set_once = shared.listeners.set(bound.clone().collect());
+        let addresses = bound.map(|(id, address)| (id, Address::from(address))).collect();
+        let listeners = listening.into_iter().map(|listening| listening.socket).collect();
         let handler = Arc::clone(&started.handler);
         let started: Alive = Arc::new(started);
-        // Each thread holds a clone of it; the last thread that ends drops it, which calls `on_stop`.
-        let threads = start_shards::<ServiceOf<H, S, W>>(
-            chosen.back_end,
-            &shared,
-            &handler,
-            &started,
-            listeners,
-        )?;
-        Ok(RunningServer { shared, chosen, addresses, plan, files_raised, threads })
+        let sizes = Sizes { listeners: listener_count, shard_bytes: plan.shard_bytes() };
+        // Each thread holds a clone of `started`; the last thread that ends drops it, which calls
+        // `on_stop`.
+        let prepare = |back_end| {
+            prepare_shards::<ServiceOf<H, S, W>>(back_end, &shared, &handler, &started, sizes)
+        };
+        let prepared = match prepare(chosen.back_end) {
+            // The probe's ring is small: a limit can allow it and no larger one.
+            Err(error) if error.kind() == StartErrorKind::BackEnd => {
+                let fallback = chosen.fallback(shared.settings.back_end, &error);
+                chosen = fallback.ok_or(error)?;
+                prepare(chosen.back_end)
+            }
+            prepared => prepared,
+        }?;
+        let ready = ready()?;
+        let threads = prepared.begin(listeners)?;
+        Ok((RunningServer { shared, chosen, addresses, plan, files_raised, threads }, ready))
     }
 
     /// Starts the server and blocks until it has stopped, for programs that do nothing else. The first
     /// SIGINT or SIGTERM starts a drain of at most 10 s; the second ends the process with status 128 +
     /// its number.
     ///
+    /// The signals are caught when the start has succeeded, as [`StopSignals::catch`] does, and no
+    /// longer when this returns.
+    ///
     /// # Errors
     ///
     /// Those of [`start`](Self::start) and [`RunningServer::wait`].
     pub fn serve(self) -> Result {
-        let mut signals = StopSignals::catch()?;
-        let running = self.start()?;
+        let catch = || {
+            let signals = StopSignals::catch()?;
+            let waker = signals.waker()?;
+            Ok((signals, waker))
+        };
+        let (running, (mut signals, waker)) = self.start_when(|| {
+            catch().map_err(|error| StartError::system("catching signals", error))
+        })?;
         let handle = running.handle();
         let watch = move || {
             if signals.wait(None).is_some() {
                 handle.stop(DRAIN);
-            }
-            if let Some(signal) = signals.wait(None) {
-                std::process::exit(128 + signal.number());
+                if let Some(signal) = signals.wait(None) {
+                    std::process::exit(128 + signal.number());
+                }
             }
         };
-        std::thread::Builder::new().name("wharf-signals".to_owned()).spawn(watch)?;
-        let StopReport { .. } = running.wait()?;
+        let handle = running.handle();
+        let watcher = std::thread::Builder::new().name("wharf-signals".to_owned()).spawn(watch);
+        if watcher.is_err() {
+            handle.stop(Duration::ZERO);
+        }
+        let stopped = running.wait();
+        waker.wake();
+        let _it_cannot_panic = watcher?.join();
+        let StopReport { .. } = stopped?;
         Ok(())
     }
 }
@@ -310,6 +358,7 @@ where
 {
     handler: Arc<H>,
     server: Handle,
+    _files: Arc<Reservation>,
     types: PhantomData<fn() -> (S, W)>,
 }
 
@@ -319,9 +368,9 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    fn new(handler: Arc<H>, server: Handle) -> Result<Self, StartError> {
+    fn new(handler: Arc<H>, server: Handle, files: Arc<Reservation>) -> Result<Self, StartError> {
         match catch_unwind(AssertUnwindSafe(|| handler.on_start(&server))) {
-            Ok(Ok(())) => Ok(Self { handler, server, types: PhantomData }),
+            Ok(Ok(())) => Ok(Self { handler, server, _files: files, types: PhantomData }),
             Ok(Err(error)) => Err(StartError::handler(&format!("on_start failed: {error:?}"))),
             Err(_) => Err(StartError::handler("on_start panicked")),
         }

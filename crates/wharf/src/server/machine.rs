@@ -1,95 +1,227 @@
-//! Limits of the machine: open files and memory.
+//! The memory that the machine has for the server.
 
 use crate::vocabulary::error::StartError;
 #[cfg(unix)]
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
+use std::path::Path;
 
-/// Raises the soft limit for open files to the hard limit if it is below `needed`; returns the old and
-/// the new soft limit if it did.
+/// Memory that the server may still take, and what limits it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Available {
+    bytes: u64,
+    /// Behind "are available", such as "on this machine".
+    limit: String,
+    /// How to raise it; empty if there is no other way than less.
+    remedy: &'static str,
+}
+
+/// Checks that `needed` bytes of memory are there, with the stacks of `threads` threads.
 ///
-/// It raises to the hard limit and not to `needed`, because the program opens files as well.
-#[cfg(unix)]
-pub(super) fn ensure_files(needed: u64) -> Result<Option<(u64, u64)>, StartError> {
-    let limit = getrlimit(Resource::Nofile);
-    // `None` means no limit.
-    let soft = limit.current.unwrap_or(u64::MAX);
-    let hard = limit.maximum.unwrap_or(u64::MAX);
-    if soft >= needed {
-        return Ok(None);
-    }
-    if hard < needed {
-        return Err(StartError::open_files(needed, hard));
-    }
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-        .map_err(|error| StartError::system("setrlimit(NOFILE)", error.into()))?;
-    Ok(Some((soft, hard)))
-}
-
-/// Windows has no limit for open sockets except memory.
-#[cfg(windows)]
-#[expect(clippy::unnecessary_wraps, reason = "the same as on other systems")]
-pub(super) fn ensure_files(_: u64) -> Result<Option<(u64, u64)>, StartError> {
-    Ok(None)
-}
-
-/// Available bytes of memory: the minimum over the machine and the control groups of the process.
-/// `None` on systems without these files.
-pub(super) fn memory_available() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
-    });
-    let group = std::fs::read_to_string("/proc/self/cgroup")
-        .ok()
-        .and_then(|text| text.lines().filter_map(group_limit).min());
-    [machine, group].into_iter().flatten().min()
-}
-
-/// The limit minus the usage of the control group in one line of `/proc/self/cgroup` (cgroups(7)).
-fn group_limit(line: &str) -> Option<u64> {
-    let mut parts = line.splitn(3, ':');
-    let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-    let (root, limit, usage) = match controllers {
-        "" => ("/sys/fs/cgroup", "memory.max", "memory.current"),
-        names if names.split(',').any(|name| name == "memory") => {
-            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+/// # Errors
+///
+/// The limit that is too low.
+pub(super) fn check_memory(needed: u64, threads: u32) -> Result<(), StartError> {
+    let mut all: Vec<(u64, Available)> = Vec::new();
+    all.extend(machine().into_iter().chain(control_groups()).map(|available| (needed, available)));
+    // Limits of addresses count all of a stack, used or not.
+    let with_stacks = needed.saturating_add(u64::from(threads) * STACK_BYTES);
+    all.extend(process_limits().into_iter().map(|available| (with_stacks, available)));
+    let lack = all.into_iter().filter(|(needed, available)| available.bytes < *needed);
+    match lack.min_by_key(|(_, available)| available.bytes) {
+        None => drop(reserve(with_stacks)?),
+        Some((needed, Available { bytes, limit, remedy })) => {
+            return Err(StartError::memory(needed, bytes, &limit, remedy));
         }
-        _ => return None,
+    }
+    Ok(())
+}
+
+/// What std gives a thread that is not told otherwise.
+const STACK_BYTES: u64 = 2 << 20;
+/// For what is allocated beside the tables and buffers that a plan counts.
+const SPARE_BYTES: u64 = 1 << 20;
+
+/// Allocates `bytes`, and some more, without using them: what is returned can be dropped and then be
+/// allocated in parts, which would end the process if the memory was not there.
+///
+/// # Errors
+///
+/// The system does not give so much.
+pub(super) fn reserve(bytes: u64) -> Result<Vec<u8>, StartError> {
+    let size = bytes.saturating_add(SPARE_BYTES);
+    let mut memory = Vec::new();
+    let reserved = usize::try_from(size).map(|size| memory.try_reserve_exact(size));
+    if matches!(reserved, Ok(Ok(()))) { Ok(memory) } else { Err(StartError::reserve(size)) }
+}
+
+/// `None` on systems without the file.
+fn machine() -> Option<Available> {
+    let bytes = kib_of(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    Some(Available { bytes, limit: "on this machine".to_owned(), remedy: "" })
+}
+
+/// The bytes in a line of proc_meminfo(5) or proc_pid_status(5).
+fn kib_of(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// RLIMIT_AS and RLIMIT_DATA.
+#[cfg(unix)]
+fn process_limits() -> Vec<Available> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let limits = [
+        (Resource::As, "VmSize:", "addresses (RLIMIT_AS)", "raise it (ulimit -v, LimitAS=)"),
+        (Resource::Data, "VmData:", "data (RLIMIT_DATA)", "raise it (ulimit -d, LimitDATA=)"),
+    ];
+    let available = |(resource, used, name, remedy)| {
+        let limit = getrlimit(resource).current?;
+        let bytes = limit.saturating_sub(kib_of(&status, used).unwrap_or(0));
+        Some(Available { bytes, limit: of_limit(limit, name), remedy })
     };
-    let read = |group: &std::path::Path, file: &str| {
-        let text = std::fs::read_to_string(group.join(file)).ok()?;
-        text.trim().parse::<u64>().ok()
+    limits.into_iter().filter_map(available).collect()
+}
+
+#[cfg(not(unix))]
+fn process_limits() -> Vec<Available> {
+    Vec::new()
+}
+
+fn of_limit(limit: u64, name: &str) -> String {
+    format!("within the limit of {} of {name}", crate::vocabulary::error::readable(limit))
+}
+
+/// The limits of the process's control groups and their ancestors.
+fn control_groups() -> Vec<Available> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    groups.lines().flat_map(|line| of_group(Path::new("/sys/fs/cgroup"), line)).collect()
+}
+
+/// The files of a group's memory controller.
+struct GroupFiles {
+    limit: &'static str,
+    usage: &'static str,
+    /// Names in `memory.stat` of what the kernel takes back from the group when it needs memory: page
+    /// cache, and on v2 also its own caches.
+    reclaimable: &'static [&'static str],
+}
+
+const V1: GroupFiles = GroupFiles {
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    reclaimable: &["total_inactive_file ", "total_active_file "],
+};
+const V2: GroupFiles = GroupFiles {
+    limit: "memory.max",
+    usage: "memory.current",
+    reclaimable: &["inactive_file ", "active_file ", "slab_reclaimable "],
+};
+
+/// The limits of the control group in one line of `/proc/self/cgroup` (cgroups(7)), and of its
+/// ancestors. The file system is mounted at `mount`.
+fn of_group(mount: &Path, line: &str) -> Vec<Available> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { return Vec::new() };
+    let (root, files) = match controllers {
+        "" => (mount.to_owned(), V2),
+        names if names.split(',').any(|name| name == "memory") => (mount.join("memory"), V1),
+        _ => return Vec::new(),
     };
-    // The limits of all ancestor groups apply as well.
-    let group = std::path::PathBuf::from(format!("{root}{path}"));
-    group
-        .ancestors()
-        .take_while(|above| above.starts_with(root))
-        .filter_map(|above| Some(read(above, limit)?.saturating_sub(read(above, usage)?)))
-        .min()
+    // In a container the group's own folder can be mounted as the root; that is an ancestor, too.
+    let group = root.join(path.trim_start_matches('/'));
+    let groups = group.ancestors().take_while(|above| above.starts_with(&root));
+    groups.filter_map(|group| files.available(group)).collect()
+}
+
+impl GroupFiles {
+    /// `None` without a limit.
+    fn available(&self, group: &Path) -> Option<Available> {
+        let read = |file: &str| std::fs::read_to_string(group.join(file)).ok();
+        let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
+        // v1 says "no limit" by the largest number of whole pages.
+        let limit = number(self.limit).filter(|limit| *limit < 1 << 62)?;
+        let stat = read("memory.stat").unwrap_or_default();
+        let counted = |name: &&str| stat.lines().find_map(|line| line.strip_prefix(*name));
+        let reclaimable = self.reclaimable.iter().filter_map(counted);
+        let reclaimable: u64 = reclaimable.filter_map(|text| text.trim().parse::<u64>().ok()).sum();
+        let used = number(self.usage)?.saturating_sub(reclaimable);
+        let name = format!("the control group ({})", group.join(self.limit).display());
+        let remedy = "raise it (memory.max, MemoryMax=, docker run --memory)";
+        Some(Available { bytes: limit.saturating_sub(used), limit: of_limit(limit, &name), remedy })
+    }
 }
 
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use std::path::PathBuf;
+
+    /// A file system of control groups that is made up, and removed when it is dropped.
+    struct Groups(PathBuf);
+
+    impl Groups {
+        fn new(name: &str) -> Self {
+            let name = format!("wharf-groups-{}-{name}", std::process::id());
+            Self(std::env::temp_dir().join(name))
+        }
+
+        fn write(&self, file: &str, text: &str) {
+            let path = self.0.join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+
+        fn available(&self, line: &str) -> Vec<u64> {
+            of_group(&self.0, line).iter().map(|available| available.bytes).collect()
+        }
+    }
+
+    impl Drop for Groups {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
 
     #[test]
-    fn a_need_above_the_hard_limit_is_refused_with_the_figures() {
-        let Some(hard) = getrlimit(Resource::Nofile).maximum else {
-            let said =
-                writeln!(std::io::stderr(), "skipped, because there is no limit for open files");
-            return said.unwrap();
-        };
-        let error = ensure_files(hard + 1).unwrap_err().to_string();
-        assert!(error.contains(&(hard + 1).to_string()) && error.contains("ulimit -Hn"), "{error}");
-        assert_eq!(ensure_files(1).unwrap(), None);
+    fn page_cache_of_a_group_counts_as_available_in_v2() {
+        let groups = Groups::new("v2");
+        groups.write("a/b/memory.max", "64000000\n");
+        groups.write("a/b/memory.current", "63600000\n");
+        groups.write(
+            "a/b/memory.stat",
+            "anon 9000000\nfile 54000000\ninactive_file 40000000\nactive_file 13000000\n\
+             slab_reclaimable 600000\nslab 700000\n",
+        );
+        groups.write("a/memory.max", "max\n");
+        groups.write("memory.max", "90000000\n");
+        groups.write("memory.current", "10000000\n");
+        assert_eq!(groups.available("0::/a/b"), [54_000_000, 80_000_000]);
+        let text = of_group(&groups.0, "0::/a/b").remove(0).limit;
+        assert!(text.contains("64.0 MB") && text.contains("a/b/memory.max"), "{text}");
+    }
+
+    #[test]
+    fn page_cache_of_a_group_counts_as_available_in_v1() {
+        let groups = Groups::new("v1");
+        groups.write("memory/a/memory.limit_in_bytes", "64000000\n");
+        groups.write("memory/a/memory.usage_in_bytes", "63600000\n");
+        groups.write(
+            "memory/a/memory.stat",
+            "inactive_file 1\ntotal_inactive_file 40000000\ntotal_active_file 13000000\n",
+        );
+        groups.write("memory/memory.limit_in_bytes", "9223372036854771712\n");
+        groups.write("memory/memory.usage_in_bytes", "70000000\n");
+        assert_eq!(groups.available("4:memory:/a"), [53_400_000]);
+        // The group's folder is the root of what is mounted in a container.
+        groups.write("memory/memory.limit_in_bytes", "100000000\n");
+        assert_eq!(groups.available("4:cpu,memory:/docker/c0ffee"), [30_000_000]);
+        assert_eq!(groups.available("7:cpu,cpuacct:/a"), [0; 0]);
+        assert_eq!(groups.available("nonsense"), [0; 0]);
     }
 
     #[test]
     fn the_machine_says_how_much_memory_is_there() {
-        assert!(memory_available().unwrap() > 1 << 20);
-        assert_eq!(group_limit("7:cpu,cpuacct:/x"), None);
+        assert!(machine().unwrap().bytes > 1 << 20);
     }
 }

@@ -2,6 +2,7 @@
 
 mod back_end;
 pub(crate) mod builder;
+mod files;
 mod listen;
 mod machine;
 mod running;

@@ -3,6 +3,7 @@
 use crate::engine::worker::{Turn, Worker};
 use crate::limits::MemoryPlan;
 use crate::server::back_end::BackEndChoice;
+use crate::server::machine::reserve;
 use crate::service::Service;
 use crate::shared::handle::Handle;
 use crate::shared::{Command, ShardPort, Shared};
@@ -122,37 +123,55 @@ impl RunningServer {
     }
 }
 
-/// A shard's report that its worker is made.
+/// A step of a shard's start. Each begins when all shards have done the one before.
+enum Step {
+    /// The memory of the shard is there: it was allocated as a whole, without being used.
+    Memory,
+    /// The port is made.
+    Port,
+    /// The worker is made.
+    Worker(Ready),
+}
+
+/// A shard that could turn now.
 struct Ready {
     shard: usize,
     poster: Poster<Command<TcpStream>>,
     buffers: LedgerView,
 }
 
-/// The answer, when all shards have reported.
-struct Begin {
-    listeners: Vec<TcpListener>,
-    posters: Box<[Poster<Command<TcpStream>>]>,
+/// What a shard does when all have done a step.
+enum Next {
+    Step,
+    Begin { listeners: Vec<TcpListener>, posters: Box<[Poster<Command<TcpStream>>]> },
 }
 
-/// Starts the shards' threads on the selected back end, and returns when all workers are made.
-pub(super) fn start_shards<V: Service>(
+/// Makes the shards' workers on the selected back end, each on its thread.
+pub(super) fn prepare_shards<V: Service>(
     back_end: BackEnd,
     shared: &Arc<Shared>,
     handler: &Arc<V::Handler>,
     alive: &Alive,
-    listeners: Vec<TcpListener>,
-) -> Result<Vec<JoinHandle<std::result::Result<(), String>>>, StartError> {
+    sizes: Sizes,
+) -> Result<Prepared, StartError> {
     match back_end {
         #[cfg(target_os = "linux")]
-        BackEnd::Uring => start_on::<_, V>(UringPort::new, shared, handler, alive, listeners),
+        BackEnd::Uring => prepare_on::<_, V>(UringPort::new, shared, handler, alive, sizes),
         #[cfg(target_os = "linux")]
-        BackEnd::Epoll => start_on::<_, V>(EpollPort::new, shared, handler, alive, listeners),
+        BackEnd::Epoll => prepare_on::<_, V>(EpollPort::new, shared, handler, alive, sizes),
         #[cfg(windows)]
-        BackEnd::Iocp => start_on::<_, V>(IocpPort::new, shared, handler, alive, listeners),
-        // `choose` has called `available` before.
+        BackEnd::Iocp => prepare_on::<_, V>(IocpPort::new, shared, handler, alive, sizes),
+        // `choose` has probed it before.
         other => Err(StartError::back_end(&other.to_string(), "it is one of another system")),
     }
+}
+
+/// What the shards' tables depend on, beside the settings.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) listeners: u32,
+    /// Memory of each shard.
+    pub(super) shard_bytes: u64,
 }
 
 /// A value that is dropped when the last thread has ended.
@@ -165,78 +184,98 @@ impl<P: ShardPort<Stream = TcpStream, Listener = TcpListener>> TcpPort for P {}
 type Make<P> = fn(PortConfig, BufferPool) -> std::result::Result<P, PortError>;
 type Threads = Vec<JoinHandle<std::result::Result<(), String>>>;
 
-fn start_on<P, V>(
+/// Threads whose workers are made, and that wait to begin. If this is dropped, they end.
+#[derive(Default)]
+pub(super) struct Prepared {
+    threads: Threads,
+    nexts: Vec<Sender<Next>>,
+    posters: Vec<Poster<Command<TcpStream>>>,
+}
+
+impl Prepared {
+    /// Lets the threads begin.
+    pub(super) fn begin(mut self, listeners: Vec<TcpListener>) -> Result<Threads, StartError> {
+        let posters: Box<[_]> = std::mem::take(&mut self.posters).into();
+        let mut listeners = Some(listeners);
+        for next in &self.nexts {
+            let listeners = listeners.take().unwrap_or_default();
+            let begin = Next::Begin { listeners, posters: posters.clone() };
+            next.send(begin).map_err(|_| died())?;
+        }
+        Ok(std::mem::take(&mut self.threads))
+    }
+
+    /// Waits until every shard has done a step, and says what they have made.
+    fn wait(&self, reports: &Receiver<Result<Step, StartError>>) -> Result<Vec<Ready>, StartError> {
+        let mut ready = Vec::new();
+        for _ in &self.threads {
+            if let Step::Worker(shard) = reports.recv().map_err(|_| died())?? {
+                ready.push(shard);
+            }
+        }
+        Ok(ready)
+    }
+
+    fn next_step(&self) -> Result<(), StartError> {
+        self.nexts.iter().try_for_each(|next| next.send(Next::Step)).map_err(|_| died())
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // Threads that wait for what is next end.
+        self.nexts.clear();
+        for thread in self.threads.drain(..) {
+            let _its_error_is_not_the_first = thread.join();
+        }
+    }
+}
+
+fn prepare_on<P, V>(
     make: Make<P>,
     shared: &Arc<Shared>,
     handler: &Arc<V::Handler>,
     alive: &Alive,
-    listeners: Vec<TcpListener>,
-) -> Result<Threads, StartError>
+    sizes: Sizes,
+) -> Result<Prepared, StartError>
 where
     P: TcpPort + 'static,
     V: Service,
 {
     let (report, reports) = channel();
-    let mut threads = Threads::new();
-    let mut begins = Vec::new();
-    let listener_count = u32::try_from(listeners.len()).unwrap_or(u32::MAX);
-    let mut started = Ok(());
+    let mut prepared = Prepared::default();
     for shard in 0..shared.shards.len() {
         // There are at most 256 shards.
         let number = u8::try_from(shard).unwrap_or(u8::MAX);
-        let (begin, begun) = channel();
-        let (report, shared, handler) = (report.clone(), Arc::clone(shared), Arc::clone(handler));
-        let config = shared.settings.port(listener_count);
-        let alive = Arc::clone(alive);
+        let (next, nexts) = channel();
+        let steps = Steps { report: report.clone(), nexts };
+        let (shared, handler, alive) = (Arc::clone(shared), Arc::clone(handler), Arc::clone(alive));
         let body = move || {
             // Dropped after the worker.
             let _alive = alive;
             // A panic of the handler here becomes an error of `start`.
-            let made =
-                AssertUnwindSafe(|| make_worker::<P, V>(number, make, config, &handler, &shared));
+            let made = AssertUnwindSafe(|| {
+                make_worker::<P, V>(number, make, sizes, &handler, &shared, &steps)
+            });
             let worker = catch_unwind(made).unwrap_or_else(|_| Err(died()));
-            run(number, worker, &shared, report, &begun)
+            run(number, worker, &shared, steps)
         };
-        match std::thread::Builder::new().name(format!("wharf-{shard}")).spawn(body) {
-            Ok(thread) => threads.push(thread),
-            Err(error) => {
-                started = Err(StartError::thread(error));
-                break;
-            }
-        }
-        begins.push(begin);
+        let thread = std::thread::Builder::new().name(format!("wharf-{shard}")).spawn(body);
+        prepared.threads.push(thread.map_err(StartError::thread)?);
+        prepared.nexts.push(next);
     }
     drop(report);
-    let begun = started.and_then(|()| begin_all(shared, &reports, begins, listeners));
-    if begun.is_err() {
-        // Their `Begin` senders are dropped, so the threads that wait for `Begin` end.
-        for thread in threads.drain(..) {
-            let _its_error_is_not_the_first = thread.join();
-        }
+    for _step in [Step::Memory, Step::Port] {
+        prepared.wait(&reports)?;
+        prepared.next_step()?;
     }
-    begun.map(|()| threads)
-}
-
-/// Waits until every shard has reported, and then sends `Begin` to all.
-fn begin_all(
-    shared: &Shared,
-    reports: &Receiver<Result<Ready, StartError>>,
-    begins: Vec<Sender<Begin>>,
-    listeners: Vec<TcpListener>,
-) -> Result<(), StartError> {
-    let mut posters: Vec<Option<Poster<_>>> = begins.iter().map(|_| None).collect();
-    for _ in 0..begins.len() {
-        let ready: Ready = reports.recv().map_err(|_| died())??;
-        shared.register_shard(ready.shard, Box::new(ready.poster.clone()), ready.buffers);
-        posters[ready.shard] = Some(ready.poster);
+    let mut ready = prepared.wait(&reports)?;
+    ready.sort_by_key(|ready| ready.shard);
+    for Ready { shard, poster, buffers } in ready {
+        shared.register_shard(shard, Box::new(poster.clone()), buffers);
+        prepared.posters.push(poster);
     }
-    let posters: Box<[_]> = posters.into_iter().flatten().collect();
-    let mut listeners = Some(listeners);
-    for begin in begins {
-        let listeners = listeners.take().unwrap_or_default();
-        begin.send(Begin { listeners, posters: posters.clone() }).map_err(|_| died())?;
-    }
-    Ok(())
+    Ok(prepared)
 }
 
 /// The text of a panic behind a colon; empty if its payload is no text.
@@ -250,20 +289,41 @@ fn died() -> StartError {
     StartError::handler("a shard's thread panicked before it was ready")
 }
 
+/// A shard's side of its start.
+struct Steps {
+    report: Sender<Result<Step, StartError>>,
+    nexts: Receiver<Next>,
+}
+
+impl Steps {
+    /// Reports a step, and waits until all shards have done it.
+    fn done(&self, step: Step) -> Result<Next, StartError> {
+        let _nobody_waits = self.report.send(Ok(step));
+        // The error of another shard is the one that `start` returns.
+        self.nexts.recv().map_err(|_| died())
+    }
+}
+
 fn make_worker<P, V>(
     shard: u8,
     make: Make<P>,
-    config: PortConfig,
+    sizes: Sizes,
     handler: &Arc<V::Handler>,
     shared: &Arc<Shared>,
+    steps: &Steps,
 ) -> Result<Worker<P, V>, StartError>
 where
     P: TcpPort,
     V: Service,
 {
+    let memory = reserve(sizes.shard_bytes)?;
+    steps.done(Step::Memory)?;
+    drop(memory);
     let pool = BufferPool::new(shared.settings.shard_pool())
         .map_err(|error| StartError::buffers(&error))?;
+    let config = shared.settings.port(sizes.listeners);
     let port = make(config, pool).map_err(|error| StartError::port(&error.to_string()))?;
+    steps.done(Step::Port)?;
     Worker::new(shard, port, Arc::clone(handler), Arc::clone(shared))
         .map_err(|reason| StartError::handler(&reason))
 }
@@ -273,8 +333,7 @@ fn run<P, V>(
     shard: u8,
     worker: Result<Worker<P, V>, StartError>,
     shared: &Arc<Shared>,
-    report: Sender<Result<Ready, StartError>>,
-    begun: &Receiver<Begin>,
+    steps: Steps,
 ) -> std::result::Result<(), String>
 where
     P: TcpPort,
@@ -283,17 +342,19 @@ where
     let mut worker = match worker {
         Ok(worker) => worker,
         Err(error) => {
-            let _nobody_waits = report.send(Err(error));
+            let _nobody_waits = steps.report.send(Err(error));
             return Ok(());
         }
     };
     let (poster, buffers) = worker.poster_and_ledger();
-    let _nobody_waits = report.send(Ok(Ready { shard: shard.into(), poster, buffers }));
-    drop(report);
-    let Ok(begin) = begun.recv() else { return Ok(()) };
+    let ready = Ready { shard: shard.into(), poster, buffers };
+    let Ok(Next::Begin { listeners, posters }) = steps.done(Step::Worker(ready)) else {
+        return Ok(());
+    };
+    drop(steps);
     // When this thread ends, also by a panic, the server stops.
     let _guard = StopOnDrop { shared, shard };
-    worker.listen(begin.listeners, begin.posters)?;
+    worker.listen(listeners, posters)?;
     while worker.turn().map_err(|error| error.to_string())? == Turn::Continue {}
     worker.failure().map_or(Ok(()), Err)
 }

@@ -37,55 +37,40 @@ impl StopSignal {
 
 #[cfg(unix)]
 mod unix {
-    use super::StopSignal;
-    use std::io::{self, Read};
-    use std::os::unix::net::UnixStream;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use super::StopSignal::{self, Interrupt, Terminate};
+    use std::io;
     use std::time::Duration;
+    use wharf_port::signals::CaughtSignals;
+    pub(in crate::server) use wharf_port::signals::Waker;
 
-    /// The stop signals of this process, from now on: they no longer end it, they are given here.
+    /// The stop signals of this process: until this is dropped they do not end it, they are given here.
+    ///
+    /// Each of several is given every signal.
     #[derive(Debug)]
-    pub struct StopSignals {
-        /// Holds one byte for each caught signal.
-        bytes: UnixStream,
-        /// The number of the last signal.
-        last: Arc<AtomicUsize>,
-    }
+    pub struct StopSignals(CaughtSignals);
 
     impl StopSignals {
-        /// Catches SIGINT and SIGTERM for the rest of the program's life.
+        /// Catches SIGINT and SIGTERM, except one that is ignored. Handlers that the program has set
+        /// are not called meanwhile; they are restored when this is dropped.
         ///
         /// # Errors
         ///
         /// The system's, if it has no descriptors left.
         pub fn catch() -> io::Result<Self> {
-            let (bytes, writer) = UnixStream::pair()?;
-            let last = Arc::new(AtomicUsize::new(0));
-            for signal in [StopSignal::Interrupt, StopSignal::Terminate] {
-                // Handlers run in the order of registration: the number is stored before the byte is
-                // written.
-                let value = signal.number().unsigned_abs() as usize;
-                signal_hook::flag::register_usize(signal.number(), Arc::clone(&last), value)?;
-                signal_hook::low_level::pipe::register(signal.number(), writer.try_clone()?)?;
-            }
-            Ok(Self { bytes, last })
+            CaughtSignals::catch(&[Interrupt.number(), Terminate.number()]).map(Self)
         }
 
-        /// Waits for the next signal, at most for `timeout`; without end if that is `None`.
+        /// Waits for the next signal, at most for `timeout`; without end if that is `None`. If this
+        /// thread blocks the signals, as the program's parent can have left them, it does not while it
+        /// waits.
         pub fn wait(&mut self, timeout: Option<Duration>) -> Option<StopSignal> {
-            // `set_read_timeout` fails only for zero.
-            let timeout = timeout.map(|timeout| timeout.max(Duration::from_millis(1)));
-            self.bytes.set_read_timeout(timeout).ok()?;
-            loop {
-                match self.bytes.read(&mut [0]) {
-                    Ok(_) => break,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(_) => return None,
-                }
-            }
-            let number = self.last.load(Ordering::SeqCst);
-            Some(if number == 2 { StopSignal::Interrupt } else { StopSignal::Terminate })
+            let number = self.0.wait(timeout)?;
+            Some(if number == Interrupt.number() { Interrupt } else { Terminate })
+        }
+
+        /// What ends a wait from another thread.
+        pub(in crate::server) fn waker(&self) -> io::Result<Waker> {
+            self.0.waker()
         }
     }
 }
@@ -94,38 +79,82 @@ mod unix {
 mod windows {
     use super::StopSignal;
     use std::io;
-    use std::sync::mpsc::{Receiver, sync_channel};
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+    use std::sync::{Arc, PoisonError, Weak};
     use std::time::Duration;
 
-    /// The stop signals of this process, from now on: they no longer end it, they are given here.
+    #[expect(clippy::disallowed_types, reason = "held while a signal is given; no shard does that")]
+    type Lock<T> = std::sync::Mutex<T>;
+    /// False wakes, and is no signal.
+    type Sender = SyncSender<bool>;
+
+    /// Those to whom signals are given; `None` before the first.
+    static CAUGHT: Lock<Option<Vec<Weak<Sender>>>> = Lock::new(None);
+
+    /// The stop signals of this process: until this is dropped they do not end it, they are given here.
+    ///
+    /// Each of several is given every signal.
     #[derive(Debug)]
     pub struct StopSignals {
-        signals: Receiver<()>,
+        signals: Receiver<bool>,
+        sender: Arc<Sender>,
     }
 
     impl StopSignals {
-        /// Catches Ctrl-C, Ctrl-Break and the closing of the console for the rest of the program's
-        /// life. Once in a process.
+        /// Catches Ctrl-C, Ctrl-Break and the closing of the console.
         ///
         /// # Errors
         ///
-        /// The system's, or if it was used before.
+        /// The system's.
         pub fn catch() -> io::Result<Self> {
+            let mut caught = CAUGHT.lock().unwrap_or_else(PoisonError::into_inner);
+            if caught.is_none() {
+                wharf_port::console::on_stop(give)?;
+            }
             let (sender, signals) = sync_channel(8);
-            wharf_port::console::on_stop(move || {
-                // Eight signals are queued; one more changes nothing.
-                let _enough = sender.try_send(());
-            })?;
-            Ok(Self { signals })
+            let sender = Arc::new(sender);
+            let all = caught.get_or_insert_default();
+            all.retain(|other| other.strong_count() > 0);
+            all.push(Arc::downgrade(&sender));
+            Ok(Self { signals, sender })
         }
 
         /// Waits for the next signal, at most for `timeout`; without end if that is `None`.
         pub fn wait(&mut self, timeout: Option<Duration>) -> Option<StopSignal> {
-            match timeout {
+            let is_signal = match timeout {
                 Some(timeout) => self.signals.recv_timeout(timeout).ok()?,
                 None => self.signals.recv().ok()?,
-            }
-            Some(StopSignal::Interrupt)
+            };
+            is_signal.then_some(StopSignal::Interrupt)
+        }
+
+        /// What ends a wait from another thread.
+        #[expect(clippy::unnecessary_wraps, reason = "the same as on other systems")]
+        pub(in crate::server) fn waker(&self) -> io::Result<Waker> {
+            Ok(Waker(Sender::clone(&self.sender)))
+        }
+    }
+
+    /// Gives a signal to all; false if there are none, so that the system does what it did before.
+    fn give() -> bool {
+        let caught = CAUGHT.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_given = false;
+        for sender in caught.iter().flatten().filter_map(Weak::upgrade) {
+            // Eight signals are queued; one more changes nothing.
+            let _enough = sender.try_send(true);
+            is_given = true;
+        }
+        is_given
+    }
+
+    /// What ends a wait for signals.
+    #[derive(Debug)]
+    pub(in crate::server) struct Waker(Sender);
+
+    impl Waker {
+        pub(in crate::server) fn wake(&self) {
+            // If the queue is full, nobody waits.
+            let _full_or_closed = self.0.try_send(false);
         }
     }
 }

@@ -267,43 +267,74 @@ impl StartError {
         Self::new(StartErrorKind::Address, text, Some(source))
     }
 
-    /// The system did not let the server listen there.
-    pub(crate) fn listen(address: SocketAddr, source: io::Error) -> Self {
-        let text = match source.kind() {
-            io::ErrorKind::AddrInUse => format!(
-                "cannot listen on {address}: in use; stop the process that listens there \
-                 ({SHOW_LISTENERS}), or use another port"
-            ),
-            io::ErrorKind::AddrNotAvailable => format!(
-                "cannot listen on {address}: not an address of this machine; use one of those \
-                 ({SHOW_ADDRESSES}), or 0.0.0.0 or [::] for all"
-            ),
-            io::ErrorKind::PermissionDenied => {
-                format!("cannot listen on {address}: permission denied; {BIND_REMEDY}")
-            }
-            _ => {
-                let text = format!("cannot listen on {address}: {source}");
-                return Self::new(StartErrorKind::Resources, text, Some(source));
-            }
+    /// The system did not let the server listen on `address`, one of those that `given` stands for.
+    pub(crate) fn listen(
+        given: &str,
+        address: SocketAddr,
+        holder: Holder,
+        source: io::Error,
+    ) -> Self {
+        let named = match address.to_string() {
+            text if text == given => text,
+            text => format!("{given} ({text})"),
         };
-        Self::new(StartErrorKind::Address, text, Some(source))
+        let (kind, reason) = match source.kind() {
+            io::ErrorKind::AddrInUse => (StartErrorKind::Address, holder.reason(address)),
+            io::ErrorKind::AddrNotAvailable if address.is_ipv6() && ipv6_is_off(&source) => {
+                (StartErrorKind::Address, IPV6_IS_OFF.to_owned())
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                let text = format!(
+                    "not an address of this machine; use one of those ({SHOW_ADDRESSES}), or \
+                     0.0.0.0 for all IPv4 addresses, or [::] for all IPv6 addresses"
+                );
+                (StartErrorKind::Address, text)
+            }
+            io::ErrorKind::PermissionDenied => {
+                (StartErrorKind::Address, format!("permission denied; {BIND_REMEDY}"))
+            }
+            _ => match lacks(address) {
+                Some(text) => (StartErrorKind::Address, text),
+                None => (StartErrorKind::Resources, source.to_string()),
+            },
+        };
+        Self::new(kind, format!("cannot listen on {named}: {reason}"), Some(source))
     }
 
-    /// The hard limit for open files is below what the link table needs.
+    /// The hard limit for open files is below what this server, the other servers of the process and
+    /// the program need.
     #[cfg(unix)]
-    pub(crate) fn open_files(needed: u64, limit: u64) -> Self {
+    pub(crate) fn open_files(own: u64, others: u64, program: u64, limit: u64) -> Self {
+        let needed = own + others + program;
+        let others = match others {
+            0 => String::new(),
+            _ => format!("{others} for other servers of this process, "),
+        };
         let text = format!(
-            "the links need {needed} open files, but the hard limit is {limit}; raise it \
-             (ulimit -Hn, LimitNOFILE=), or use fewer links"
+            "{needed} open files are needed ({own} for this server, {others}{program} for the \
+             program), but the hard limit is {limit}; raise it (ulimit -Hn, LimitNOFILE=), or use \
+             fewer links"
         );
         Self::new(StartErrorKind::Resources, text, None)
     }
 
-    /// The machine, or the control group, has less memory than the settings add up to.
-    pub(crate) fn memory(needed: u64, available: u64) -> Self {
+    /// A limit of memory is below what the settings add up to.
+    pub(crate) fn memory(needed: u64, available: u64, limit: &str, remedy: &str) -> Self {
+        let (needed, available) = (readable(needed), readable(available));
+        let remedy = if remedy.is_empty() { String::new() } else { format!("{remedy}, or ") };
         let text = format!(
-            "the settings need {needed} bytes of memory, but {available} are available; use \
-             fewer links, or fewer or smaller buffers"
+            "the settings need {needed} of memory, but {available} are available {limit}; \
+             {remedy}use fewer links, or fewer or smaller buffers"
+        );
+        Self::new(StartErrorKind::Resources, text, None)
+    }
+
+    /// The system does not give the memory that the settings add up to.
+    pub(crate) fn reserve(needed: u64) -> Self {
+        let text = format!(
+            "cannot allocate {} of memory; raise the limits (ulimit -v, ulimit -d, \
+             vm.overcommit_memory), or use fewer links, or fewer or smaller buffers",
+            readable(needed)
         );
         Self::new(StartErrorKind::Resources, text, None)
     }
@@ -350,10 +381,88 @@ impl StartError {
     }
 }
 
+/// Who has an address that is in use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Holder {
+    /// The same server, by this address.
+    Server(SocketAddr),
+    /// Another server of this process.
+    Process,
+    /// This process does not know.
+    Unknown,
+}
+
+impl Holder {
+    fn reason(self, address: SocketAddr) -> String {
+        let port = address.port();
+        match self {
+            Self::Server(other) => {
+                format!("this server listens on {other} already; give each address once")
+            }
+            Self::Process => "in use by another server of this process; stop that first, or use \
+                              another port"
+                .to_owned(),
+            Self::Unknown if cfg!(windows) => format!(
+                "in use; stop the process that has port {port} (netstat -ano), or use another port"
+            ),
+            Self::Unknown => format!(
+                "in use; stop the process that has the port (as root: ss -tanp 'sport = :{port}'), \
+                 or use another port"
+            ),
+        }
+    }
+}
+
+/// Whether the system has no IPv6, or it is switched off.
+fn ipv6_is_off(source: &io::Error) -> bool {
+    let is_off = |file| std::fs::read_to_string(file).is_ok_and(|text| text.trim() == "1");
+    // The error of a missing family was replaced.
+    source.raw_os_error().is_none()
+        || is_off("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+        || is_off("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+}
+
+/// What an IPv6 address lacks that the system does not take.
+fn lacks(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V6(address) = address else { return None };
+    let (ip, port) = (address.ip(), address.port());
+    if let Some(ip) = ip.to_ipv4_mapped() {
+        return Some(format!(
+            "it is an IPv4 address; write {ip}:{port}, or let IPv6 listeners accept IPv4 \
+             (Builder::ipv6_only)"
+        ));
+    }
+    match address.scope_id() {
+        0 if ip.is_unicast_link_local() => Some(format!(
+            "a link-local address needs its interface ({SHOW_ADDRESSES}); write it as \
+             [{ip}%eth0]:{port}"
+        )),
+        0 => None,
+        scope => Some(format!("there is no interface {scope} ({SHOW_ADDRESSES})")),
+    }
+}
+
+/// Bytes with a unit: `999 B`, `32.5 MB`.
+pub(crate) fn readable(bytes: u64) -> String {
+    let mut unit = (1, "B");
+    for larger in
+        [(1_000, "kB"), (1_000_000, "MB"), (1_000_000_000, "GB"), (1_000_000_000_000, "TB")]
+    {
+        if bytes >= larger.0 {
+            unit = larger;
+        }
+    }
+    match unit {
+        (1, name) => format!("{bytes} {name}"),
+        (size, name) => format!("{}.{} {name}", bytes / size, bytes % size * 10 / size),
+    }
+}
+
 #[cfg(not(windows))]
-const SHOW_LISTENERS: &str = "ss -ltnp";
+const IPV6_IS_OFF: &str = "IPv6 is switched off on this machine; use an IPv4 address, or switch it on \
+                           (sysctl net.ipv6.conf.all.disable_ipv6=0; kernel option ipv6.disable=0)";
 #[cfg(windows)]
-const SHOW_LISTENERS: &str = "netstat -ano";
+const IPV6_IS_OFF: &str = "IPv6 is switched off on this machine; use an IPv4 address";
 #[cfg(not(windows))]
 const SHOW_ADDRESSES: &str = "ip addr";
 #[cfg(windows)]

@@ -202,8 +202,7 @@ fn too_much_memory_is_refused_with_the_figures_and_not_taken(case: &Case) {
         let builder = case.builder(echo()).buffer_count(1 << 24).buffer_size_bytes(1 << 20);
         let error = fail(builder.output_bytes(2 << 20));
         expect(&error, Resources, &["memory", "fewer or smaller buffers"]);
-        let figures = numbers(&error);
-        assert!(figures[0] > 1 << 43 && figures[1] < figures[0], "{error}");
+        expect(&error, Resources, &[" TB of memory, but ", "B are available "]);
         assert!(start.elapsed() < std::time::Duration::from_secs(1), "{:?}", start.elapsed());
     });
 }
@@ -334,7 +333,7 @@ fn the_plan_is_what_the_server_reports(case: &Case) {
         }
     }
     let builder = case.builder(Plain).links_max(1_000).buffer_count(4_000);
-    let plan = builder.plan();
+    let plan = builder.plan().unwrap();
     assert!(plan.total_bytes() > 4_000 * 2_048 + 1_000 * 64, "{plan}");
     assert_eq!(plan.total_bytes(), plan.terms().map(|(_, bytes)| bytes).sum::<u64>(), "{plan}");
     // Each link has one for its input and one for its output; posts and the port have some, too.
