@@ -60,3 +60,4 @@ pub use error::{MemoryError, NoBuffers};
 pub use ledger::{BufferCounts, LedgerView, Owner};
 pub use message::{Message, MessageBuilder, MessagePool, MessagePoolConfig};
 pub use pool::{BufferPool, PoolConfig};
+pub use region::Reservation;

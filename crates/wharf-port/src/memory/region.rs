@@ -21,22 +21,26 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// Maps `size_bytes` (at least 1).
+    /// Maps `size_bytes` (at least 1), and makes all pages present.
     ///
     /// # Errors
     ///
     /// The system's error.
     pub(crate) fn new(size_bytes: u64) -> Result<Self, MemoryError> {
+        let region = Self::reserve(size_bytes)?;
+        populate(region.base, region.size_bytes)
+            .map_err(|source| MemoryError { size_bytes, source })?;
+        Ok(region)
+    }
+
+    /// Maps `size_bytes` (at least 1). A page becomes present at the first access.
+    fn reserve(size_bytes: u64) -> Result<Self, MemoryError> {
         assert!(size_bytes > 0, "every system rejects an empty mapping");
         // On 32 bits a pool can be larger than the address space.
-        let region = usize::try_from(size_bytes)
+        usize::try_from(size_bytes)
             .map_err(|_| io::ErrorKind::OutOfMemory.into())
-            .and_then(|size_bytes| {
-                let region = Self { base: map(size_bytes)?, size_bytes };
-                populate(region.base, size_bytes)?;
-                Ok(region)
-            });
-        region.map_err(|source| MemoryError { size_bytes, source })
+            .and_then(|size_bytes| Ok(Self { base: map(size_bytes)?, size_bytes }))
+            .map_err(|source| MemoryError { size_bytes, source })
     }
 
     /// The address of the byte at `offset`, which lies inside the region.
@@ -50,6 +54,25 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         unmap(self.base, self.size_bytes);
+    }
+}
+
+/// Memory that the process may use and does not: limits and the system's account of promised memory
+/// count it, no page is present.
+///
+/// When it is dropped, as much can be allocated in parts; code that cannot handle a lack of memory
+/// finds it there, if no other code takes it.
+#[derive(Debug)]
+pub struct Reservation(#[expect(dead_code, reason = "is dropped")] Region);
+
+impl Reservation {
+    /// Reserves `size_bytes`, at least 1.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
+    pub fn new(size_bytes: u64) -> Result<Self, MemoryError> {
+        Region::reserve(size_bytes.max(1)).map(Self)
     }
 }
 
@@ -145,6 +168,8 @@ mod tests {
         let error = Region::new(1 << 60).unwrap_err();
         assert_eq!(error.size_bytes(), 1 << 60);
         assert!(error.to_string().contains("1152921504606846976 bytes"), "{error}");
+        assert_eq!(Reservation::new(1 << 60).unwrap_err().size_bytes(), 1 << 60);
+        drop(Reservation::new(0).unwrap());
     }
 
     /// The file behind the mapping has no bytes, so the system has no page for it: an access would

@@ -2,7 +2,7 @@
 
 use crate::limits::Settings;
 use crate::server::files;
-use crate::vocabulary::error::{Holder, StartError};
+use crate::vocabulary::error::{Holder, StartError, is_of_many};
 use crate::vocabulary::origin::ListenerId;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind};
@@ -199,6 +199,10 @@ const NO_FAMILY: i32 = 97;
 const NO_FAMILY: i32 = 10_047;
 
 fn try_listen(address: SocketAddr, settings: &Settings) -> io::Result<TcpListener> {
+    if is_of_many(address.ip()) {
+        // Some systems would listen there, in vain.
+        return Err(ErrorKind::InvalidInput.into());
+    }
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP));
     let socket = socket.map_err(|error| match error.raw_os_error() {
@@ -310,11 +314,19 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_many_machines_are_refused() {
+        for given in ["224.0.0.1:0", "255.255.255.255:0"] {
+            told(given, &["multicast or broadcast", "0.0.0.0"]);
+        }
+    }
+
+    #[test]
     fn addresses_that_lack_something_are_told_with_what_it_is() {
         if Socket::new(Domain::IPV6, Type::STREAM, None).is_err() {
             return;
         }
         told("[fe80::1]:9527", &["interface", "[fe80::1%eth0]:9527"]);
+        told("[ff02::1]:9527", &["multicast"]);
         told("[::ffff:127.0.0.1]:9527", &["IPv4", "write 127.0.0.1:9527", "ipv6_only"]);
         told("[fe80::1%no-such]:9527", &["there is no interface \"no-such\""]);
         told("[fe80::1%4000000]:9527", &["there is no interface 4000000"]);

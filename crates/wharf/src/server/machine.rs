@@ -4,6 +4,7 @@ use crate::vocabulary::error::StartError;
 #[cfg(unix)]
 use rustix::process::{Resource, getrlimit};
 use std::path::Path;
+use wharf_port::memory::Reservation;
 
 /// Memory that the server may still take, and what limits it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,17 +42,16 @@ const STACK_BYTES: u64 = 2 << 20;
 /// For what is allocated beside the tables and buffers that a plan counts.
 const SPARE_BYTES: u64 = 1 << 20;
 
-/// Allocates `bytes`, and some more, without using them: what is returned can be dropped and then be
-/// allocated in parts, which would end the process if the memory was not there.
+/// Reserves `bytes`, and some more, without using them: when that is dropped, it can be allocated in
+/// parts, which would end the process if the memory was not there.
 ///
 /// # Errors
 ///
 /// The system does not give so much.
-pub(super) fn reserve(bytes: u64) -> Result<Vec<u8>, StartError> {
+pub(super) fn reserve(bytes: u64) -> Result<Reservation, StartError> {
     let size = bytes.saturating_add(SPARE_BYTES);
-    let mut memory = Vec::new();
-    let reserved = usize::try_from(size).map(|size| memory.try_reserve_exact(size));
-    if matches!(reserved, Ok(Ok(()))) { Ok(memory) } else { Err(StartError::reserve(size)) }
+    let reserved = usize::try_from(size).ok().and_then(|size| Reservation::new(size).ok());
+    reserved.ok_or_else(|| StartError::reserve(size))
 }
 
 /// `None` on systems without the file.

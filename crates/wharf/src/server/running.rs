@@ -125,7 +125,7 @@ impl RunningServer {
 
 /// A step of a shard's start. Each begins when all shards have done the one before.
 enum Step {
-    /// The memory of the shard is there: it was allocated as a whole, without being used.
+    /// The memory of the shard is reserved as a whole.
     Memory,
     /// The port is made.
     Port,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use wharf_port::memory::MemoryError;
 
 /// What callbacks and programs return.
@@ -324,7 +324,7 @@ impl StartError {
         let remedy = if remedy.is_empty() { String::new() } else { format!("{remedy}, or ") };
         let text = format!(
             "the settings need {needed} of memory, but {available} are available {limit}; \
-             {remedy}use fewer links, or fewer or smaller buffers"
+             {remedy}use fewer links or shards, or fewer or smaller buffers"
         );
         Self::new(StartErrorKind::Resources, text, None)
     }
@@ -332,8 +332,8 @@ impl StartError {
     /// The system does not give the memory that the settings add up to.
     pub(crate) fn reserve(needed: u64) -> Self {
         let text = format!(
-            "cannot allocate {} of memory; raise the limits (ulimit -v, ulimit -d, \
-             vm.overcommit_memory), or use fewer links, or fewer or smaller buffers",
+            "cannot allocate {} of memory; {MEMORY_REMEDY}use fewer links or shards, or fewer or \
+             smaller buffers",
             readable(needed)
         );
         Self::new(StartErrorKind::Resources, text, None)
@@ -422,8 +422,19 @@ fn ipv6_is_off(source: &io::Error) -> bool {
         || is_off("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
 }
 
-/// What an IPv6 address lacks that the system does not take.
+/// Whether it is an address of several machines, to which none can connect.
+pub(crate) fn is_of_many(ip: IpAddr) -> bool {
+    ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+/// What an address lacks that cannot be listened on.
 fn lacks(address: SocketAddr) -> Option<String> {
+    if is_of_many(address.ip()) {
+        return Some(format!(
+            "nobody can connect to a multicast or broadcast address; use one of this machine \
+             ({SHOW_ADDRESSES}), or 0.0.0.0 or [::]"
+        ));
+    }
     let SocketAddr::V6(address) = address else { return None };
     let (ip, port) = (address.ip(), address.port());
     if let Some(ip) = ip.to_ipv4_mapped() {
@@ -473,6 +484,11 @@ const BIND_REMEDY: &str = "use a port above 1023, or grant the capability CAP_NE
 #[cfg(windows)]
 const BIND_REMEDY: &str =
     "use a port that is not reserved (netsh int ip show excludedportrange protocol=tcp)";
+#[cfg(not(windows))]
+const MEMORY_REMEDY: &str =
+    "raise the limits (ulimit -v, ulimit -d, vm.overcommit_ratio of vm.overcommit_memory=2), or ";
+#[cfg(windows)]
+const MEMORY_REMEDY: &str = "";
 #[cfg(not(windows))]
 const THREAD_REMEDY: &str =
     "use fewer shards, or raise the limit for processes (ulimit -u, pids.max)";
