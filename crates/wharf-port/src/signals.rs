@@ -1,12 +1,15 @@
-//! Stop signals: caught while somebody waits for them, and then left as they were before.
+//! Signals that a program catches for a time; afterwards their actions are restored.
+//!
+//! The crate `signal-hook` cannot restore an action: a handler that it has set stays for the life of
+//! the process.
 //!
 //! # Invariants
 //!
 //! - **INV-SIGNAL-1** The handler calls only `send` and accesses only atomics and the thread's `errno`,
 //!   which are async-signal-safe (signal-safety(7)).
-//! - **INV-SIGNAL-2** A descriptor in [`WRITERS`] is open: it is removed, and no handler that may have
-//!   loaded it runs any more ([`RUNNING`] was 0 since), before it is closed.
-//! - **INV-SIGNAL-3** The action stored in [`OLD`] is one that the system had returned, and is set only
+//! - **INV-SIGNAL-2** A descriptor in `WRITERS` is open: it is removed, and no handler that may have
+//!   loaded it runs any more (`RUNNING` was 0 since), before it is closed.
+//! - **INV-SIGNAL-3** The action stored in `OLD` is one that the system had returned, and is set only
 //!   for the signal that had it.
 
 use std::io::{self, Read, Write};
@@ -20,11 +23,11 @@ use std::time::Duration;
 #[expect(clippy::disallowed_types, reason = "held while actions are set; no shard does that")]
 type Lock<T> = std::sync::Mutex<T>;
 
-/// The writing ends of those who wait; -1: none.
+/// The write ends of all `CaughtSignals`; -1: none.
 static WRITERS: [AtomicI32; 64] = [const { AtomicI32::new(-1) }; 64];
 /// Handlers that run now.
 static RUNNING: AtomicU32 = AtomicU32::new(0);
-/// Of each signal that is caught: its number, by how many, and its action before.
+/// Of each signal that is caught: its number, the number of `CaughtSignals`, and its action before.
 static OLD: Lock<Vec<(i32, u32, Action)>> = Lock::new(Vec::new());
 
 /// An action of sigaction(2).
@@ -47,8 +50,8 @@ pub struct CaughtSignals {
 pub struct Waker(UnixStream);
 
 impl CaughtSignals {
-    /// Catches those of `signals` that are not ignored. Their action is replaced; if they are caught
-    /// several times in the process, each is told of them.
+    /// Catches those of `signals` that are not ignored: it replaces their actions. Several
+    /// `CaughtSignals` of a process each get every signal.
     ///
     /// # Errors
     ///
@@ -111,8 +114,8 @@ impl CaughtSignals {
 impl Waker {
     /// Ends the wait for signals, or the next one.
     pub fn wake(&self) {
-        // It fails only if nobody can wait any more.
-        let _nobody_waits = (&self.0).write(&[0]);
+        // It fails only after the end that is read was closed.
+        let _closed = (&self.0).write(&[0]);
     }
 }
 
@@ -126,7 +129,7 @@ impl Drop for CaughtSignals {
                 continue;
             }
             let (_, _, before) = old.swap_remove(at);
-            // What the program has set meanwhile stays.
+            // An action that the program has set meanwhile stays.
             if action_of(*signal).is_ok_and(|now| now.0.sa_sigaction == ours().0.sa_sigaction) {
                 let _it_was_set_before = set_action(*signal, &before);
             }
@@ -136,14 +139,14 @@ impl Drop for CaughtSignals {
         for place in &WRITERS {
             let _another = place.compare_exchange(fd, -1, Ordering::SeqCst, Ordering::SeqCst);
         }
-        // INV-SIGNAL-2: one that starts from now on does not see the descriptor.
+        // INV-SIGNAL-2: a handler that starts from now on does not load the descriptor.
         while RUNNING.load(Ordering::SeqCst) > 0 {
             std::thread::yield_now();
         }
     }
 }
 
-/// Gives the signal's number to all who wait.
+/// Writes the signal's number to all `CaughtSignals`.
 extern "C" fn handle(signal: i32) {
     RUNNING.fetch_add(1, Ordering::SeqCst);
     // SAFETY: every thread has an `errno`, and it keeps its address.
@@ -155,7 +158,7 @@ extern "C" fn handle(signal: i32) {
         let fd = place.load(Ordering::SeqCst);
         if fd >= 0 {
             // SAFETY: `byte` is one byte, and lives; the descriptor is open (INV-SIGNAL-2). If it is
-            // full, a signal is pending. SIGPIPE is not raised.
+            // full, signals are pending. SIGPIPE is not raised.
             unsafe {
                 libc::send(fd, (&raw const byte).cast(), 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
             };

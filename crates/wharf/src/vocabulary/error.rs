@@ -381,14 +381,14 @@ impl StartError {
     }
 }
 
-/// Who has an address that is in use.
+/// The owner of an address that is in use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Holder {
-    /// The same server, by this address.
+    /// The same server: its listener on this address.
     Server(SocketAddr),
     /// Another server of this process.
     Process,
-    /// This process does not know.
+    /// Unknown: another program, or a socket of this one.
     Unknown,
 }
 
@@ -422,16 +422,16 @@ fn ipv6_is_off(source: &io::Error) -> bool {
         || is_off("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
 }
 
-/// Whether it is an address of several machines, to which none can connect.
+/// Whether it is an address of several machines, which accepts no connections.
 pub(crate) fn is_of_many(ip: IpAddr) -> bool {
     ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
-/// What an address lacks that cannot be listened on.
+/// The fault of an address on which no socket can listen.
 fn lacks(address: SocketAddr) -> Option<String> {
     if is_of_many(address.ip()) {
         return Some(format!(
-            "nobody can connect to a multicast or broadcast address; use one of this machine \
+            "a multicast or broadcast address accepts no connections; use one of this machine \
              ({SHOW_ADDRESSES}), or 0.0.0.0 or [::]"
         ));
     }

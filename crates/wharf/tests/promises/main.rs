@@ -34,6 +34,7 @@ mod slow_readers;
 mod start;
 mod start_back_end;
 mod start_files;
+mod start_listen;
 mod start_memory;
 mod start_settings;
 mod start_signals;
