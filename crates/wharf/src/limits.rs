@@ -339,10 +339,7 @@ impl Settings {
         let buffers = |count: u32| shards * u64::from(count) * size_bytes;
         let large = shards * u64::from(pool.large_buffers) * u64::from(pool.large_size_bytes);
         let tables = shards * pool.size_bytes() - buffers(pool.buffers) - large;
-        let posts = (shards + 1) * self.post_pool().size_bytes();
         MemoryPlan {
-            shards,
-            posts,
             guaranteed_buffers: shards * u64::from(division.guarantees()),
             surplus_buffers: shards * u64::from(division.surplus),
             terms: vec![
@@ -351,7 +348,7 @@ impl Settings {
                 ("receive windows", buffers(division.window)),
                 ("large buffers to receive into", large),
                 ("tables of these buffers", tables),
-                ("buffers for posts and broadcasts", posts),
+                ("buffers for posts and broadcasts", (shards + 1) * self.post_pool().size_bytes()),
                 ("links", shards * slots * link_size_bytes as u64),
                 ("ports", shards * wharf_port::table_size_bytes(&self.port(listeners))),
                 ("memory for messages in several buffers", shards * u64::from(self.input_bytes)),
@@ -370,17 +367,9 @@ pub struct MemoryPlan {
     terms: Vec<(&'static str, u64)>,
     guaranteed_buffers: u64,
     surplus_buffers: u64,
-    shards: u64,
-    /// Bytes that no shard allocates.
-    posts: u64,
 }
 
 impl MemoryPlan {
-    /// Bytes that each shard allocates.
-    pub(crate) fn shard_bytes(&self) -> u64 {
-        (self.total_bytes() - self.posts) / self.shards
-    }
-
     /// The terms: the purpose and the bytes.
     pub fn terms(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.terms.iter().copied()
@@ -546,7 +535,6 @@ mod tests {
             plans += 1;
             let plan = settings.plan(400, 1 + random.number() % 1_024);
             assert!(plan.total_bytes() < 1 << 50, "{settings:?}: {plan}");
-            assert!(plan.shard_bytes() * u64::from(settings.shards) <= plan.total_bytes());
             // The ranges that the pools of buffers and posts state.
             let (pool, posts) = (settings.shard_pool(), settings.post_pool());
             for buffers in [pool.buffers, posts.buffers] {

@@ -44,7 +44,6 @@ const VARYING: &[(&str, &str)] = &[
     (r" memory: [0-9.]+ [kMG]B,", " memory: [MEMORY],"),
     // What the system's resolver says; without a network that is something else.
     (r"(failed to lookup address information): [A-Z][a-z ]+;", "$1: [REASON];"),
-    (r"allocate [0-9]+ bytes for buffers", "allocate [NEEDED] bytes for buffers"),
     (
         r"need [0-9.]+ [kMGT]B of memory, but [0-9.]+ [kMGT]?B are",
         "need [NEEDED] of memory, but [FREE] are",

@@ -7,7 +7,7 @@ use crate::link::framing::Decoder;
 use crate::server::back_end::choose;
 use crate::server::files::Reservation;
 use crate::server::listen::Place;
-use crate::server::running::{Alive, RunningServer, Sizes, StopReport, prepare_shards};
+use crate::server::running::{Alive, RunningServer, StopReport, prepare_shards};
 use crate::server::signals::StopSignals;
 use crate::server::{listen, machine};
 use crate::service::ServiceOf;
@@ -282,11 +282,16 @@ where
         let listeners = listening.into_iter().map(|listening| listening.socket).collect();
         let handler = Arc::clone(&started.handler);
         let started: Alive = Arc::new(started);
-        let sizes = Sizes { listeners: listener_count, shard_bytes: plan.shard_bytes() };
         // Each thread holds a clone of `started`; the last thread that ends drops it, which calls
         // `on_stop`.
         let prepare = |back_end| {
-            prepare_shards::<ServiceOf<H, S, W>>(back_end, &shared, &handler, &started, sizes)
+            prepare_shards::<ServiceOf<H, S, W>>(
+                back_end,
+                &shared,
+                &handler,
+                &started,
+                listener_count,
+            )
         };
         let prepared = match prepare(chosen.back_end) {
             // The probe's ring is small: a limit can allow it and no larger one.

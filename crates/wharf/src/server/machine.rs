@@ -1,6 +1,6 @@
 //! The memory that the machine has for the server.
 
-use crate::vocabulary::error::StartError;
+use crate::vocabulary::error::{StartError, readable};
 #[cfg(unix)]
 use rustix::process::{Resource, getrlimit};
 use std::path::Path;
@@ -16,7 +16,8 @@ struct Available {
     remedy: &'static str,
 }
 
-/// Checks that `needed` bytes of memory are there, with the stacks of `threads` threads.
+/// Checks that `needed` bytes of memory are there, and what so many threads take. After it no table is
+/// too large for what is there: the allocation of one that was would end the process.
 ///
 /// # Errors
 ///
@@ -24,35 +25,30 @@ struct Available {
 pub(super) fn check_memory(needed: u64, threads: u32) -> Result<(), StartError> {
     let mut all: Vec<(u64, Available)> = Vec::new();
     all.extend(machine().into_iter().chain(control_groups()).map(|available| (needed, available)));
-    // Limits of addresses count all of a stack, used or not.
-    let with_stacks = needed.saturating_add(u64::from(threads) * STACK_BYTES);
-    all.extend(process_limits().into_iter().map(|available| (with_stacks, available)));
+    all.extend(process_limits(needed, threads.into()));
     let lack = all.into_iter().filter(|(needed, available)| available.bytes < *needed);
-    match lack.min_by_key(|(_, available)| available.bytes) {
-        None => drop(reserve(with_stacks)?),
-        Some((needed, Available { bytes, limit, remedy })) => {
-            return Err(StartError::memory(needed, bytes, &limit, remedy));
-        }
+    if let Some((needed, available)) = lack.min_by_key(|(_, available)| available.bytes) {
+        let Available { bytes, limit, remedy } = available;
+        return Err(StartError::memory(needed, bytes, &limit, remedy));
     }
-    Ok(())
+    // What no limit says, as where the system promises no more memory than it has.
+    let size = with_threads(needed, threads.into());
+    match usize::try_from(size) {
+        Ok(size) => Reservation::new(size).map(drop).map_err(|error| StartError::buffers(&error)),
+        Err(error) => Err(StartError::allocation(size, &error)),
+    }
 }
 
-/// What std gives a thread that is not told otherwise.
-const STACK_BYTES: u64 = 2 << 20;
-/// For what is allocated beside the tables and buffers that a plan counts.
-const SPARE_BYTES: u64 = 1 << 20;
-
-/// Reserves `bytes`, and some more, without using them: when that is dropped, it can be allocated in
-/// parts, which would end the process if the memory was not there.
-///
-/// # Errors
-///
-/// The system does not give so much.
-pub(super) fn reserve(bytes: u64) -> Result<Reservation, StartError> {
-    let size = bytes.saturating_add(SPARE_BYTES);
-    let reserved = usize::try_from(size).ok().and_then(|size| Reservation::new(size).ok());
-    reserved.ok_or_else(|| StartError::reserve(size))
+/// What is allocated beside the tables and buffers that a plan counts: by the program, and by a thread
+/// with its stack, for which std takes 2 MiB.
+fn with_threads(needed: u64, threads: u64) -> u64 {
+    needed.saturating_add(1 << 20).saturating_add(threads * ((2 << 20) + (1 << 19)))
 }
+
+/// Addresses that the C library's allocator takes for each thread (twice the `HEAP_MAX_SIZE` of glibc's
+/// malloc, half of them for a moment). It does without if there are too few, and tries again later:
+/// then tables would find none.
+const HEAP_BYTES: u64 = 128 << 20;
 
 /// `None` on systems without the file.
 fn machine() -> Option<Available> {
@@ -66,29 +62,38 @@ fn kib_of(text: &str, name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// RLIMIT_AS and RLIMIT_DATA.
+/// RLIMIT_AS and RLIMIT_DATA, each with what it must allow.
 #[cfg(unix)]
-fn process_limits() -> Vec<Available> {
+fn process_limits(needed: u64, threads: u64) -> Vec<(u64, Available)> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let data = with_threads(needed, threads);
+    let addresses = data.saturating_add(threads * HEAP_BYTES);
     let limits = [
-        (Resource::As, "VmSize:", "addresses (RLIMIT_AS)", "raise it (ulimit -v, LimitAS=)"),
-        (Resource::Data, "VmData:", "data (RLIMIT_DATA)", "raise it (ulimit -d, LimitDATA=)"),
+        // The heap, and a stack.
+        (
+            Resource::As,
+            addresses,
+            "VmSize:",
+            "addresses (RLIMIT_AS), of which each thread takes 130 MiB",
+            "raise it (ulimit -v, LimitAS=)",
+        ),
+        (Resource::Data, data, "VmData:", "data (RLIMIT_DATA)", "raise it (ulimit -d, LimitDATA=)"),
     ];
-    let available = |(resource, used, name, remedy)| {
+    let available = |(resource, needed, used, name, remedy)| {
         let limit = getrlimit(resource).current?;
         let bytes = limit.saturating_sub(kib_of(&status, used).unwrap_or(0));
-        Some(Available { bytes, limit: of_limit(limit, name), remedy })
+        Some((needed, Available { bytes, limit: of_limit(limit, name), remedy }))
     };
     limits.into_iter().filter_map(available).collect()
 }
 
 #[cfg(not(unix))]
-fn process_limits() -> Vec<Available> {
+fn process_limits(_: u64, _: u64) -> Vec<(u64, Available)> {
     Vec::new()
 }
 
 fn of_limit(limit: u64, name: &str) -> String {
-    format!("within the limit of {} of {name}", crate::vocabulary::error::readable(limit))
+    format!("within the limit of {} of {name}", readable(limit))
 }
 
 /// The limits of the process's control groups and their ancestors.

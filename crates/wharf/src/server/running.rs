@@ -3,7 +3,6 @@
 use crate::engine::worker::{Turn, Worker};
 use crate::limits::MemoryPlan;
 use crate::server::back_end::BackEndChoice;
-use crate::server::machine::reserve;
 use crate::service::Service;
 use crate::shared::handle::Handle;
 use crate::shared::{Command, ShardPort, Shared};
@@ -125,8 +124,6 @@ impl RunningServer {
 
 /// A step of a shard's start. Each begins when all shards have done the one before.
 enum Step {
-    /// The memory of the shard is reserved as a whole.
-    Memory,
     /// The port is made.
     Port,
     /// The worker is made.
@@ -152,26 +149,18 @@ pub(super) fn prepare_shards<V: Service>(
     shared: &Arc<Shared>,
     handler: &Arc<V::Handler>,
     alive: &Alive,
-    sizes: Sizes,
+    listeners: u32,
 ) -> Result<Prepared, StartError> {
     match back_end {
         #[cfg(target_os = "linux")]
-        BackEnd::Uring => prepare_on::<_, V>(UringPort::new, shared, handler, alive, sizes),
+        BackEnd::Uring => prepare_on::<_, V>(UringPort::new, shared, handler, alive, listeners),
         #[cfg(target_os = "linux")]
-        BackEnd::Epoll => prepare_on::<_, V>(EpollPort::new, shared, handler, alive, sizes),
+        BackEnd::Epoll => prepare_on::<_, V>(EpollPort::new, shared, handler, alive, listeners),
         #[cfg(windows)]
-        BackEnd::Iocp => prepare_on::<_, V>(IocpPort::new, shared, handler, alive, sizes),
+        BackEnd::Iocp => prepare_on::<_, V>(IocpPort::new, shared, handler, alive, listeners),
         // `choose` has probed it before.
         other => Err(StartError::back_end(&other.to_string(), "it is one of another system")),
     }
-}
-
-/// What the shards' tables depend on, beside the settings.
-#[derive(Clone, Copy)]
-pub(super) struct Sizes {
-    pub(super) listeners: u32,
-    /// Memory of each shard.
-    pub(super) shard_bytes: u64,
 }
 
 /// A value that is dropped when the last thread has ended.
@@ -236,7 +225,7 @@ fn prepare_on<P, V>(
     shared: &Arc<Shared>,
     handler: &Arc<V::Handler>,
     alive: &Alive,
-    sizes: Sizes,
+    listeners: u32,
 ) -> Result<Prepared, StartError>
 where
     P: TcpPort + 'static,
@@ -255,7 +244,7 @@ where
             let _alive = alive;
             // A panic of the handler here becomes an error of `start`.
             let made = AssertUnwindSafe(|| {
-                make_worker::<P, V>(number, make, sizes, &handler, &shared, &steps)
+                make_worker::<P, V>(number, make, listeners, &handler, &shared, &steps)
             });
             let worker = catch_unwind(made).unwrap_or_else(|_| Err(died()));
             run(number, worker, &shared, steps)
@@ -265,10 +254,8 @@ where
         prepared.nexts.push(next);
     }
     drop(report);
-    for _step in [Step::Memory, Step::Port] {
-        prepared.wait(&reports)?;
-        prepared.next_step()?;
-    }
+    prepared.wait(&reports)?;
+    prepared.next_step()?;
     let mut ready = prepared.wait(&reports)?;
     ready.sort_by_key(|ready| ready.shard);
     for Ready { shard, poster, buffers } in ready {
@@ -307,7 +294,7 @@ impl Steps {
 fn make_worker<P, V>(
     shard: u8,
     make: Make<P>,
-    sizes: Sizes,
+    listeners: u32,
     handler: &Arc<V::Handler>,
     shared: &Arc<Shared>,
     steps: &Steps,
@@ -316,12 +303,9 @@ where
     P: TcpPort,
     V: Service,
 {
-    let memory = reserve(sizes.shard_bytes)?;
-    steps.done(Step::Memory)?;
-    drop(memory);
     let pool = BufferPool::new(shared.settings.shard_pool())
         .map_err(|error| StartError::buffers(&error))?;
-    let config = shared.settings.port(sizes.listeners);
+    let config = shared.settings.port(listeners);
     let port = make(config, pool).map_err(|error| StartError::port(&error.to_string()))?;
     steps.done(Step::Port)?;
     Worker::new(shard, port, Arc::clone(handler), Arc::clone(shared))

@@ -329,19 +329,23 @@ impl StartError {
         Self::new(StartErrorKind::Resources, text, None)
     }
 
-    /// The system does not give the memory that the settings add up to.
-    pub(crate) fn reserve(needed: u64) -> Self {
+    /// The system does not give the memory that the settings add up to, or a part of it.
+    pub(crate) fn allocation(size_bytes: u64, source: &dyn fmt::Display) -> Self {
         let text = format!(
-            "cannot allocate {} of memory; {MEMORY_REMEDY}use fewer links or shards, or fewer or \
-             smaller buffers",
-            readable(needed)
+            "cannot allocate {} of memory: {source}; {MEMORY_REMEDY}use fewer links or shards, or \
+             fewer or smaller buffers",
+            readable(size_bytes)
         );
         Self::new(StartErrorKind::Resources, text, None)
     }
 
     /// The system refused memory for the buffers.
     pub(crate) fn buffers(error: &MemoryError) -> Self {
-        Self::new(StartErrorKind::Resources, error.to_string(), None)
+        let size_bytes = u64::try_from(error.size_bytes()).unwrap_or(u64::MAX);
+        match error.source() {
+            Some(source) => Self::allocation(size_bytes, &source),
+            None => Self::allocation(size_bytes, error),
+        }
     }
 
     /// The back end that was asked for is not to be had here.
@@ -490,8 +494,7 @@ const MEMORY_REMEDY: &str =
 #[cfg(windows)]
 const MEMORY_REMEDY: &str = "";
 #[cfg(not(windows))]
-const THREAD_REMEDY: &str =
-    "use fewer shards, or raise the limit for processes (ulimit -u, pids.max)";
+const THREAD_REMEDY: &str = "use fewer shards, or raise the limits for processes and addresses (ulimit -u, pids.max, ulimit -v)";
 #[cfg(windows)]
 const THREAD_REMEDY: &str = "use fewer shards";
 
