@@ -48,6 +48,7 @@ fn with_threads(needed: u64, threads: u64) -> u64 {
 /// Addresses that the C library's allocator takes for each thread (twice the `HEAP_MAX_SIZE` of glibc's
 /// malloc, half of them for a moment). It does without if there are too few, and tries again later:
 /// then tables would find none.
+#[cfg(unix)]
 const HEAP_BYTES: u64 = 128 << 20;
 
 /// `None` on systems without the file.

@@ -5,9 +5,9 @@
 //! of the process, and by something else. `listen.rs` has tests for names and for faulty addresses.
 
 use crate::util::skip::lacks;
-use crate::util::{Case, TestServer, each_back_end, echo, now, round_trip};
+use crate::util::{Case, TestServer, connect, each_back_end, echo, eventually, now, round_trip};
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 use wharf::{Server, StartError, StartErrorKind};
 
@@ -21,24 +21,29 @@ fn one_listener_for_both_families_is_a_setting(case: &Case) {
     if TcpListener::bind("[::1]:0").is_err() {
         return lacks("there is no IPv6");
     }
-    for ipv6_only in [true, false] {
+    let start = |ipv6_only| {
         let builder = Server::builder(echo()).back_end(case.back_end).shards(2).listen("[::]:0");
         let builder = if ipv6_only { builder } else { builder.ipv6_only(false) };
         let server = TestServer::start(builder);
         let port = server.address.port();
-        round_trip(&mut crate::util::connect(format!("[::1]:{port}").parse().unwrap()), b"six");
-        let four = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if ipv6_only {
-            let refused = TcpStream::connect(four).unwrap_err();
-            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-            // Both families on one port are two listeners.
-            case.small(echo()).listen(format!("0.0.0.0:{port}")).plan().unwrap();
-            drop(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
-        } else {
-            round_trip(&mut crate::util::connect(four), b"four");
-        }
-        server.stop();
-    }
+        round_trip(&mut connect(SocketAddr::from((Ipv6Addr::LOCALHOST, port))), b"six");
+        (server, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    };
+    // By default the other family's port is free, unless another test happens to have it.
+    let mut others = None;
+    eventually(
+        || {
+            let (server, four) = start(true);
+            others = TcpListener::bind(four).ok();
+            server.stop();
+            others.is_some()
+        },
+        "IPv4 is not taken",
+    );
+    let (server, four) = start(false);
+    round_trip(&mut connect(four), b"four");
+    assert_eq!(TcpListener::bind(four).unwrap_err().kind(), ErrorKind::AddrInUse);
+    server.stop();
 }
 
 /// Starts in vain; says how long it took.
@@ -69,10 +74,10 @@ fn the_owner_of_a_taken_address_is_told(case: &Case) {
     let server = TestServer::start(case.small(echo()));
     let (error, _) = fail(case, &[server.address.to_string()]);
     assert!(error.to_string().contains("in use by another server of this process"), "{error}");
-    let address = server.address.to_string();
     server.stop();
-    let foreign = TcpListener::bind(&address).unwrap();
-    let (error, _) = fail(case, &[address]);
-    let port = foreign.local_addr().unwrap().port();
-    assert!(error.to_string().contains(&format!("'sport = :{port}'")), "{error}");
+    let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = foreign.local_addr().unwrap();
+    let (error, _) = fail(case, &[address.to_string()]);
+    let remedy = format!("'sport = :{}'", address.port());
+    assert!(error.to_string().contains(&remedy), "{error}");
 }
