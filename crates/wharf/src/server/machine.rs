@@ -33,10 +33,7 @@ pub(super) fn check_memory(needed: u64, threads: u32) -> Result<(), StartError> 
     }
     // What no limit says, as where the system promises no more memory than it has.
     let size = with_threads(needed, threads.into());
-    match usize::try_from(size) {
-        Ok(size) => Reservation::new(size).map(drop).map_err(|error| StartError::buffers(&error)),
-        Err(error) => Err(StartError::allocation(size, &error)),
-    }
+    Reservation::new(size).map(drop).map_err(|error| StartError::buffers(&error))
 }
 
 /// What is allocated beside the tables and buffers that a plan counts: by the program, and by a thread
