@@ -192,16 +192,14 @@ impl<T: Send> UringPort<T> {
 
     /// The key of a completion's socket. Unless `more` follow, counts the operation as no longer in
     /// the kernel.
+    #[inline]
     fn count_cqe(&mut self, socket: Socket, more: bool) -> Key {
         let Some(entry) = self.sockets.get_mut(socket) else {
             panic!("{socket:?} was closed with an operation in the kernel (INV-URING-1)");
         };
         if !more {
             // Wrong counts would free memory that the kernel uses (INV-URING-1).
-            assert!(
-                entry.state.in_kernel > 0 && self.in_kernel > 0,
-                "{socket:?}: not in the kernel"
-            );
+            assert!(entry.state.in_kernel > 0, "the operation was not in the kernel");
             entry.state.in_kernel -= 1;
             self.in_kernel -= 1;
         }
@@ -362,16 +360,20 @@ impl<T: Send> UringPort<T> {
 
     fn sent(&mut self, socket: Socket, done: &cqueue::Entry) -> Option<Reported<T>> {
         let key = self.count_cqe(socket, false);
-        let mut send = self.sockets.get_mut(socket)?.state.send.take()?;
+        let state = &mut self.sockets.get_mut(socket)?.state;
+        let send = state.send.as_mut()?;
         send.sent += usize::try_from(done.result()).unwrap_or(0);
+        let is_short = send.sent < send.goal && done.result() >= 0 && !send.cancelled;
+        if is_short {
+            self.continue_send(socket);
+            return None;
+        }
+        let send = state.send.take()?;
         let sent = send.sent;
         let end = if done.result() < 0 {
             Some(end_of("send", done.result()))
         } else if send.cancelled && sent < send.chain.len() {
             Some(EndReason::Cancelled)
-        } else if sent < send.goal {
-            self.arm_send(socket, send);
-            return None;
         } else {
             None
         };

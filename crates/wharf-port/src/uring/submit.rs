@@ -170,12 +170,16 @@ impl<T: Send> UringPort<T> {
     /// Without MSG_WAITALL: with it the kernel continues after a short send, but only 128 times
     /// (APOLL_MAX_RETRY in io_uring/poll.c); then a thread of the kernel blocks for each peer that
     /// reads slowly. So the port continues.
-    pub(super) fn arm_send(&mut self, socket: Socket, mut send: SendOperation) {
+    #[inline]
+    fn arm_send(&mut self, socket: Socket, mut send: SendOperation) {
         let Some(fd) = self.fd_of(socket) else { return };
         let flags = libc::MSG_NOSIGNAL;
-        let Some(next) = send.chain.slices_from(send.sent).next() else {
-            unreachable!("a send has bytes to send");
+        let next = if send.sent == 0 {
+            send.chain.front()
+        } else {
+            send.chain.slices_from(send.sent).next().unwrap_or_default()
         };
+        assert!(!next.is_empty(), "a send has bytes to send");
         let left = send.chain.len() - send.sent;
         let header = (next.len() < left).then(|| self.header_for(&send)).flatten();
         let (entry, len) = match header {
@@ -196,6 +200,15 @@ impl<T: Send> UringPort<T> {
         }
         // Moving the chain does not move its bytes: its entries are in the pool's table.
         self.push_operation(socket, Tag::Send, entry, |state| state.send = Some(send));
+    }
+
+    /// Sends the rest after a short send.
+    #[cold]
+    pub(super) fn continue_send(&mut self, socket: Socket) {
+        let send = self.sockets.get_mut(socket).and_then(|entry| entry.state.send.take());
+        if let Some(send) = send {
+            self.arm_send(socket, send);
+        }
     }
 
     /// A message header for a chain of several buffers, if one is free and its entry fits into the
