@@ -183,21 +183,15 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return self.core.shared.release_slot(shard);
         }
         let (name, address) = self.core.shared.listener(listener);
-        let Some(index) = self.core.slots.open(peer, name.0, self.core.now) else {
-            unreachable!("a slot is reserved for it");
+        let key = self.core.next_key();
+        let Ok(socket) = self.port.associate(stream, key.key()) else {
+            self.core.stats().accept_failures.add(1);
+            return self.core.shared.release_slot(shard);
         };
-        let key = self.core.key(index);
-        match self.port.associate(stream, key.key()) {
-            Ok(socket) => {
-                self.core.slots[index].socket = Some(socket);
-                self.core.slots[index].local = self.local_address(socket, address);
-            }
-            Err(_) => {
-                self.core.stats().accept_failures.add(1);
-                self.core.slots.release(index);
-                return self.core.shared.release_slot(shard);
-            }
-        }
+        let local = self.local_address(socket, address);
+        let index = self.core.slots.open(peer, name.0, self.core.now);
+        let slot = &mut self.core.slots[index];
+        (slot.socket, slot.local) = (Some(socket), local);
         let slot = &self.core.slots[index];
         let disconnects = slot.when_slow == WhenSlow::Disconnect;
         self.core.quotas().open(index, key.generation(), slot.published_capacity);

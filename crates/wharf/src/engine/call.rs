@@ -3,7 +3,6 @@
 use crate::engine::callbacks::catch_user_panic;
 use crate::engine::close::CloseMode;
 use crate::engine::worker::Worker;
-use crate::handler::Handler;
 use crate::link::Link;
 use crate::link::input::{Asked, Input, Terms};
 use crate::link::unread::Unread;
@@ -11,9 +10,7 @@ use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::shared::current;
 use crate::vocabulary::error::Result;
-use crate::vocabulary::origin::WorkerId;
 use crate::vocabulary::reason::{DisconnectReason, Verdict};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Runs a callback of a link; `None` if it panicked.
@@ -44,11 +41,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             is_held: slot.deferral.is_some(),
             search: slot.search,
         };
-        let mut input = Input::new(unread, terms, &mut self.scratch);
-        let result = self
-            .callbacks
-            .run(&mut self.core, index, |handler, link| callback(handler, link, &mut input));
-        let asked = input.finish();
+        let (result, asked) =
+            self.callbacks.run_with_input(&mut self.core, index, (unread, terms), callback);
         let slot = &mut self.core.slots[index];
         slot.in_call = 0;
         slot.search = asked.search;
@@ -59,7 +53,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn run_on_connect(&mut self, index: u32) -> Option<Result> {
         let result = self.callbacks.run_connect(&mut self.core, index)?;
         let state = self.finish_callback(index, result)?;
-        Some(state.map(|state| self.callbacks.states[index as usize] = Some(state)))
+        Some(state.map(|state| self.callbacks.set_state(index, state)))
     }
 
     /// After each callback: notes its posts, and makes a new context if it panicked.
@@ -75,47 +69,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Ok(answer) => Some(answer),
             Err(payload) => {
                 catch_user_panic(|| drop(payload));
-                self.renew_context();
+                self.callbacks.renew_context(&self.core);
                 None
             }
-        }
-    }
-
-    /// Makes a worker context, and drops the old one.
-    pub(super) fn make_context(&mut self) -> Result<(), String> {
-        let old = self.callbacks.context.take();
-        // After a panic the old context may be inconsistent; a panic of its drop must not end the
-        // worker.
-        catch_user_panic(|| drop(old));
-        let id = WorkerId::of_shard(self.core.shard);
-        let mut worker = crate::worker::Worker {
-            context: &mut (),
-            server: &self.callbacks.server,
-            id,
-            count: self.core.shared.shards.len(),
-            now: self.core.instant(),
-        };
-        let handler = &self.callbacks.handler;
-        match catch_unwind(AssertUnwindSafe(|| handler.on_worker_start(&mut worker))) {
-            Ok(Ok(context)) => {
-                self.callbacks.context = Some(context);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(format!("on_worker_start of worker {id} failed: {error:?}")),
-            Err(payload) => {
-                catch_user_panic(|| drop(payload));
-                Err(format!("on_worker_start of worker {id} panicked"))
-            }
-        }
-    }
-
-    #[cold]
-    fn renew_context(&mut self) {
-        self.core.stats().handler_panics.add(1);
-        if let Err(reason) = self.make_context() {
-            tracing::error!(reason, "on_worker_start failed after a panic, stopping the server");
-            self.failure = Some(reason);
-            self.core.shared.stop(std::time::Duration::ZERO);
         }
     }
 

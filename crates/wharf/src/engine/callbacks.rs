@@ -3,29 +3,158 @@
 use crate::handler::Handler;
 use crate::link::Link;
 use crate::link::core::ShardState;
+use crate::link::input::{Asked, Input, Terms};
 use crate::link::output::Output;
+use crate::link::unread::Unread;
 use crate::service::Service;
+use crate::shared::Shared;
 use crate::shared::current;
 use crate::shared::handle::Handle;
 use crate::vocabulary::error::Result;
+use crate::vocabulary::origin::WorkerId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// The callbacks of one shard.
+pub(super) struct Callbacks<V: Service> {
+    user: User<V>,
+    /// Memory for input slices that lie in several buffers.
+    scratch: Vec<u8>,
+    /// The error with which the shard stopped the server.
+    failure: Option<String>,
+}
 
 /// The handler with its states and context.
-pub(super) struct Callbacks<V: Service> {
-    pub(super) handler: Arc<V::Handler>,
+struct User<V: Service> {
+    handler: Arc<V::Handler>,
     /// The server's handle, for callbacks.
-    pub(super) server: Handle,
+    server: Handle,
     /// `None` after a panic, if `on_worker_start` failed.
-    pub(super) context: Option<V::Context>,
+    context: Option<V::Context>,
     /// The links' states, by slot; `None` until `on_connect` has returned one.
-    pub(super) states: Box<[Option<V::State>]>,
+    states: Box<[Option<V::State>]>,
 }
 
 impl<V: Service> Callbacks<V> {
+    /// For a shard with `slots` slots, without a context.
+    pub(super) fn new(handler: Arc<V::Handler>, shared: &Arc<Shared>, slots: u32) -> Self {
+        let user = User {
+            handler,
+            server: Handle::new(Arc::clone(shared)),
+            context: None,
+            states: (0..slots).map(|_| None).collect(),
+        };
+        let scratch = Vec::with_capacity(shared.settings.input_bytes as usize);
+        Self { user, scratch, failure: None }
+    }
+
     /// Runs a callback of a link; `None` if there is no context or no state.
     #[inline]
     pub(super) fn run<R>(
+        &mut self,
+        core: &mut ShardState,
+        index: u32,
+        callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>) -> R,
+    ) -> Option<std::thread::Result<R>> {
+        self.user.run(core, index, callback)
+    }
+
+    /// As [`run`](Self::run), for a callback with input; returns as well what it asked for.
+    #[inline]
+    pub(super) fn run_with_input<R>(
+        &mut self,
+        core: &mut ShardState,
+        index: u32,
+        (unread, terms): (&mut Unread, Terms),
+        callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>, &mut Input<'_>) -> R,
+    ) -> (Option<std::thread::Result<R>>, Asked) {
+        let mut input = Input::new(unread, terms, &mut self.scratch);
+        let result =
+            self.user.run(core, index, |handler, link| callback(handler, link, &mut input));
+        (result, input.finish())
+    }
+
+    /// Runs `on_connect` of a link.
+    pub(super) fn run_connect(
+        &mut self,
+        core: &mut ShardState,
+        index: u32,
+    ) -> Option<std::thread::Result<Result<V::State>>> {
+        let worker = self.user.context.as_mut()?;
+        let handler = &*self.user.handler;
+        current::begin(core.shared.id, core.shard, core.post_budget(index));
+        let out = Output { core, index };
+        let mut link = Link { out, state: &mut (), worker, server: &self.user.server };
+        Some(catch_unwind(AssertUnwindSafe(|| handler.on_connect(&mut link))))
+    }
+
+    /// Stores the state that `on_connect` has returned.
+    pub(super) fn set_state(&mut self, index: u32, state: V::State) {
+        self.user.states[index as usize] = Some(state);
+    }
+
+    /// Drops a link's state, which runs user code.
+    pub(super) fn drop_state(&mut self, core: &ShardState, index: u32) {
+        let state = self.user.states[index as usize].take();
+        drop_user_value(core, state);
+    }
+
+    /// Makes a worker context, and drops the old one.
+    pub(super) fn make_context(&mut self, core: &ShardState) -> Result<(), String> {
+        // After a panic the old context may be inconsistent.
+        drop_user_value(core, self.user.context.take());
+        let id = WorkerId::of_shard(core.shard);
+        let mut worker = crate::worker::Worker {
+            context: &mut (),
+            server: &self.user.server,
+            id,
+            count: core.shared.shards.len(),
+            now: core.instant(),
+        };
+        let handler = &self.user.handler;
+        match catch_unwind(AssertUnwindSafe(|| handler.on_worker_start(&mut worker))) {
+            Ok(Ok(context)) => {
+                self.user.context = Some(context);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(format!("on_worker_start of worker {id} failed: {error:?}")),
+            Err(payload) => {
+                catch_user_panic(|| drop(payload));
+                Err(format!("on_worker_start of worker {id} panicked"))
+            }
+        }
+    }
+
+    /// Makes a new context after a panic; if that fails, stops the server.
+    #[cold]
+    pub(super) fn renew_context(&mut self, core: &ShardState) {
+        core.stats().handler_panics.add(1);
+        if let Err(reason) = self.make_context(core) {
+            tracing::error!(reason, "on_worker_start failed after a panic, stopping the server");
+            self.failure = Some(reason);
+            core.shared.stop(Duration::ZERO);
+        }
+    }
+
+    /// Takes the error with which the shard stopped the server, if it did.
+    pub(super) fn take_failure(&mut self) -> Option<String> {
+        self.failure.take()
+    }
+
+    /// Drops all states and the context, at the end of the shard.
+    pub(super) fn drop_all(&mut self, core: &ShardState) {
+        // One by one: a second panic of a drop during the first would abort the process.
+        for state in &mut self.user.states {
+            drop_user_value(core, state.take());
+        }
+        drop_user_value(core, self.user.context.take());
+    }
+}
+
+impl<V: Service> User<V> {
+    #[inline]
+    fn run<R>(
         &mut self,
         core: &mut ShardState,
         index: u32,
@@ -41,19 +170,12 @@ impl<V: Service> Callbacks<V> {
         // leave it consistent.
         Some(catch_unwind(AssertUnwindSafe(|| callback(handler, &mut link))))
     }
+}
 
-    /// Runs `on_connect` of a link.
-    pub(super) fn run_connect(
-        &mut self,
-        core: &mut ShardState,
-        index: u32,
-    ) -> Option<std::thread::Result<Result<V::State>>> {
-        let worker = self.context.as_mut()?;
-        let handler = &*self.handler;
-        current::begin(core.shared.id, core.shard, core.post_budget(index));
-        let out = Output { core, index };
-        let mut link = Link { out, state: &mut (), worker, server: &self.server };
-        Some(catch_unwind(AssertUnwindSafe(|| handler.on_connect(&mut link))))
+/// Drops a user's value, and counts the panic if its drop panics.
+fn drop_user_value<T>(core: &ShardState, value: Option<T>) {
+    if !catch_user_panic(|| drop(value)) {
+        core.stats().handler_panics.add(1);
     }
 }
 

@@ -106,7 +106,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.shared.count_close(self.core.shard, reason);
             self.run_callback(index, |handler, link| handler.on_disconnect(link, reason));
         }
-        self.drop_state(index);
+        self.callbacks.drop_state(&self.core, index);
         self.timers.cancel(&mut self.core.slots, index);
         if !self.core.slots[index].cancelled {
             self.release_slot(index);

@@ -2,7 +2,6 @@
 
 pub(super) mod pending;
 
-use crate::engine::callbacks::catch_user_panic;
 use crate::engine::close::CloseMode;
 use crate::engine::post::pending::Broadcast;
 use crate::engine::worker::Worker;
@@ -229,14 +228,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 slot.writable_due = true;
                 self.resume_link(index);
             }
-        }
-    }
-
-    /// Drops a link's state, which runs user code.
-    pub(super) fn drop_state(&mut self, index: u32) {
-        let state = self.callbacks.states[index as usize].take();
-        if !catch_user_panic(|| drop(state)) {
-            self.core.stats().handler_panics.add(1);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Received bytes to a link's input; starts and stops receiving.
 
 use crate::engine::close::CloseMode;
-use crate::engine::close::limits::{DRAIN_BYTES_MAX, LINGER_BYTES_MAX};
+use crate::engine::close::limits::{exceeds_linger, note_drained};
 use crate::engine::dispatch::disconnect_reason;
 use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Receiving, Wish};
@@ -27,15 +27,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         if !slot.runs_callbacks() {
             drop(buffer);
-            if slot.phase == Phase::Lingering && slot.phase_bytes > LINGER_BYTES_MAX {
+            if exceeds_linger(slot) {
                 self.close(index, DisconnectReason::ServerStopping, CloseMode::Immediate);
             }
             return self.update_receiving(index);
         }
         slot.note_activity(now);
         if slot.phase == Phase::Draining {
-            slot.owed = slot.owed.map(|owed| owed.saturating_sub(len));
-            slot.drain_received = slot.owed == Some(0) || slot.phase_bytes > DRAIN_BYTES_MAX;
+            note_drained(slot, len);
         }
         let is_of_use = slot.input.len() + buffer.len() >= slot.wanted as usize;
         slot.handled &= !is_of_use;

@@ -4,6 +4,8 @@
 //! The order of a link's callbacks: `on_drain` once, `on_writable` if it is due, `on_receive` for
 //! unread input, `on_end` when that is handled.
 
+pub(super) mod again;
+
 use crate::engine::worker::Worker;
 use crate::handler::Handler;
 use crate::link::input::Wanted;
@@ -98,7 +100,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.calls == CALLS_MAX {
             if !slot.awaits_turn {
                 slot.awaits_turn = true;
-                self.again.push_back(index);
+                self.again.links.push_back(index);
             }
             return false;
         }
@@ -210,8 +212,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Continues with the links that used up their calls in an earlier turn.
     pub(super) fn serve_again(&mut self) {
-        for _ in 0..self.again.len() {
-            let Some(index) = self.again.pop_front() else { return };
+        for _ in 0..self.again.links.len() {
+            let Some(index) = self.again.links.pop_front() else { return };
             self.core.slots[index].awaits_turn = false;
             self.serve(index);
             self.close_after_replies(index);

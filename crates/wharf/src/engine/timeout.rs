@@ -3,7 +3,7 @@
 pub(super) mod timers;
 
 use crate::engine::close::CloseMode;
-use crate::engine::close::limits::{FLUSH_MAX, LINGER_MAX};
+use crate::engine::close::limits::{closing_deadline, flush_timeout};
 use crate::engine::timeout::timers::CHECKS_PER_STALL;
 use crate::engine::worker::Worker;
 use crate::handler::Handler;
@@ -25,9 +25,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// The link's next timeout, or the next check of its progress.
     fn deadline(&self, slot: &Slot) -> Option<Time> {
-        if slot.phase == Phase::Lingering {
-            return Some(slot.active_at.saturating_add(LINGER_MAX));
-        }
         let answer = self.answer_deadline(slot);
         if slot.has_output() {
             let stall = self.stall_timeout(slot.phase).map(|stall| {
@@ -48,8 +45,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         Some(deferral.since.saturating_add(answer))
     }
 
-    /// The idle timeout, while the link waits for its peer only; of a broken link the limit of 30 s for
-    /// the rest of its input.
+    /// The idle timeout, while the link waits for its peer only; else the limit of a lingering or a
+    /// broken link.
     pub(super) fn idle_deadline(&self, slot: &Slot) -> Option<Time> {
         let may_come = !slot.end_of_stream || slot.end == Some(Verdict::Keep);
         let owes = slot.has_output() || slot.is_held();
@@ -57,9 +54,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if counts && !owes && may_come {
             return Some(slot.active_at.saturating_add(Duration::from_millis(slot.idle_ms.into())));
         }
-        // A broken link waits for the end of its input.
-        let is_broken = slot.phase == Phase::Open && slot.broken.is_some() && !slot.is_held();
-        is_broken.then(|| slot.active_at.saturating_add(FLUSH_MAX))
+        closing_deadline(slot)
     }
 
     /// The stall timeout in a phase; `None` if it has none.
@@ -67,9 +62,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let stall = self.core.shared.settings.stall;
         match phase {
             Phase::Open => (!stall.is_zero()).then_some(stall),
-            Phase::Flushing if !self.drain.is_due() => {
-                Some(if stall.is_zero() { FLUSH_MAX } else { stall })
-            }
+            Phase::Flushing if !self.drain.is_due() => Some(flush_timeout(stall)),
             // A drain has its own timeout, and the close of a closing link is the port's.
             Phase::Free | Phase::Draining | Phase::Flushing | Phase::Lingering | Phase::Closing => {
                 None

@@ -16,13 +16,12 @@ use crate::engine::callbacks::Callbacks;
 use crate::engine::close::drain::Drain;
 use crate::engine::loans::lending::Lending;
 use crate::engine::post::pending::Pending;
+use crate::engine::serve::again::Again;
 use crate::engine::timeout::timers::Timers;
 use crate::link::core::ShardState;
 use crate::service::Service;
-use crate::shared::handle::Handle;
 use crate::shared::{Command, ShardPort, Shared};
 use clock::{Clock, Dequeued};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wharf_port::memory::LedgerView;
@@ -38,18 +37,13 @@ pub(crate) struct Worker<P: ShardPort, V: Service> {
     /// The links.
     pub(super) core: ShardState,
     pub(super) callbacks: Callbacks<V>,
-    /// Memory for input slices that lie in several buffers (`call.rs`).
-    pub(super) scratch: Vec<u8>,
     pub(super) acceptor: Acceptor<P::Stream>,
     pub(super) pending: Pending,
     pub(super) timers: Timers,
     pub(super) lending: Lending,
     pub(super) drain: Drain,
     pub(super) clock: Clock,
-    /// Links that used up their calls in an earlier turn (`serve.rs`).
-    pub(super) again: VecDeque<u32>,
-    /// The error with which the shard stopped the server.
-    pub(super) failure: Option<String>,
+    pub(super) again: Again,
     completions: Completions<P>,
 }
 
@@ -75,28 +69,21 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let zero = (Instant::now(), port.now());
         let (now, pool) = (port.now(), port.pool().clone());
         let mut worker = Self {
-            callbacks: Callbacks {
-                server: Handle::new(Arc::clone(&shared)),
-                handler,
-                context: None,
-                states: (0..slots).map(|_| None).collect(),
-            },
-            scratch: Vec::with_capacity(shared.settings.input_bytes as usize),
+            callbacks: Callbacks::new(handler, &shared, slots),
             acceptor: Acceptor::new(),
             pending: Pending::new(slots),
             timers: Timers::new(&shared.settings, now),
             lending: Lending::new(slots),
             drain: Drain::default(),
             clock: Clock::new(now),
-            again: VecDeque::with_capacity(slots as usize),
-            failure: None,
+            again: Again::new(slots),
             completions: Completions::<P>::with_capacity(BATCH),
             core: ShardState::new(shard, slots, pool, shared, zero),
             port,
         };
         (worker.core.now, worker.core.clock) = (now, now);
         worker.update_loans();
-        worker.make_context()?;
+        worker.callbacks.make_context(&worker.core)?;
         Ok(worker)
     }
 
@@ -206,7 +193,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Takes the error with which the shard stopped the server, if it did.
     pub(crate) fn failure(&mut self) -> Option<String> {
-        self.failure.take()
+        self.callbacks.take_failure()
     }
 }
 

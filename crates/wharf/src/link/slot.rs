@@ -37,8 +37,8 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    /// Whether the drawing has an arrow from this phase to `next`. ([`Slots::open`] and
-    /// [`Slots::release`] set and reset a whole slot.)
+    /// Whether the drawing has an arrow from this phase to `next`. ([`Slots::open`] sets a whole slot,
+    /// and [`Slots::release`] resets one.)
     fn leads_to(self, next: Self) -> bool {
         match self {
             Self::Open => matches!(next, Self::Draining | Self::Flushing | Self::Closing),
@@ -132,7 +132,7 @@ pub(crate) struct Slot {
     /// The reason with which sending has failed: input that had arrived is still handled, output is
     /// discarded.
     pub(crate) broken: Option<DisconnectReason>,
-    /// The slot is in `Worker::again`, perhaps for an earlier link of the slot.
+    /// The slot is in `Again`, perhaps for an earlier link of the slot.
     pub(crate) awaits_turn: bool,
     /// The idle timeout stands still: see `active_at`.
     pub(crate) idle_suspended: bool,
@@ -478,15 +478,28 @@ impl Slots {
         }
     }
 
-    /// Takes a free slot and gives it the next generation, which wraps after 2^32 - 1 to 1.
+    /// The slot that [`open`](Self::open) takes next, and its next generation, which wraps after
+    /// 2^32 - 1 to 1.
+    ///
+    /// # Panics
+    ///
+    /// If no slot is free: the server reserves one for each connection (`Shared::reserve_slot`).
+    pub(crate) fn next(&self) -> (u32, u32) {
+        let Some(index) = self.free.last().copied() else {
+            unreachable!("no slot is free, though one is reserved")
+        };
+        (index, self[index].generation.wrapping_add(1).max(1))
+    }
+
+    /// Opens a link in a free slot.
     #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 slots")]
-    pub(crate) fn open(&mut self, peer: SocketAddr, listener: u16, now: Time) -> Option<u32> {
-        let index = self.free.pop()?;
+    pub(crate) fn open(&mut self, peer: SocketAddr, listener: u16, now: Time) -> u32 {
+        let (index, generation) = self.next();
+        self.free.pop();
         let live_position = self.live.len() as u32;
         let Self { limit, when_slow, idle_ms, .. } = *self;
         self.live.push(index);
         let slot = &mut self[index];
-        let generation = slot.generation.wrapping_add(1).max(1);
         let Slot { awaits_turn, awaits_retry, .. } = *slot;
         *slot = Slot {
             generation,
@@ -503,11 +516,17 @@ impl Slots {
             idle_ms,
             ..Slot::free()
         };
-        Some(index)
+        index
     }
 
-    /// Frees a slot.
+    /// Frees the slot of a link that is closed.
+    ///
+    /// # Panics
+    ///
+    /// If it is not, or waits for a flush.
     pub(crate) fn release(&mut self, index: u32) {
+        let slot = &self[index];
+        assert!(slot.phase == Phase::Closing && !slot.dirty, "{slot:?} is released too early");
         let Slot { generation, live_position, awaits_turn, awaits_retry, .. } = self[index];
         self.live.swap_remove(live_position as usize);
         if let Some(moved) = self.live.get(live_position as usize).copied() {
@@ -563,22 +582,27 @@ impl std::ops::IndexMut<u32> for Slots {
 mod tests {
     use super::*;
 
+    fn release(slots: &mut Slots, index: u32) {
+        slots[index].enter(Phase::Closing);
+        slots.release(index);
+    }
+
     #[test]
     fn a_place_is_used_again_with_another_generation() {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut slots = Slots::new(2, &Settings::default());
-        let a = slots.open(peer, 0, Time(1)).unwrap();
-        let b = slots.open(peer, 0, Time(1)).unwrap();
-        assert_eq!(slots.open(peer, 0, Time(1)), None);
+        let first = slots.next();
+        let [a, b] = [(); 2].map(|()| slots.open(peer, 0, Time(1)));
         let old = slots[a].generation;
-        slots.release(a);
+        assert_eq!(first, (a, old));
+        release(&mut slots, a);
         assert!(slots.find(a, old).is_none());
         assert_eq!((slots.live_count(), slots.live_index(0)), (1, b));
-        let again = slots.open(peer, 0, Time(2)).unwrap();
+        let again = slots.open(peer, 0, Time(2));
         assert_eq!((again, slots.live_count()), (a, 2));
         assert!(slots.find(a, old).is_none());
         assert!(slots.find(a, slots[a].generation).is_some());
-        slots.release(b);
+        release(&mut slots, b);
         assert_eq!(slots[again].live_position, 0);
     }
 
@@ -587,11 +611,11 @@ mod tests {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut slots = Slots::new(1, &Settings::default());
         for at in 1..4 {
-            let index = slots.open(peer, 0, Time(at)).unwrap();
+            let index = slots.open(peer, 0, Time(at));
             assert_eq!((slots[index].awaits_turn, slots[index].awaits_retry), (at > 1, at > 1));
             (slots[index].awaits_turn, slots[index].awaits_retry) = (true, true);
             slots[index].post_refused = true;
-            slots.release(index);
+            release(&mut slots, index);
             assert!(!slots[index].post_refused);
         }
     }
@@ -613,5 +637,13 @@ mod tests {
     fn a_phase_that_the_drawing_does_not_have_ends_the_worker() {
         let mut slot = Slot { phase: Phase::Lingering, ..Slot::free() };
         slot.enter(Phase::Open);
+    }
+
+    #[test]
+    #[should_panic(expected = "is released too early")]
+    fn a_slot_that_is_released_before_its_link_is_closed_ends_the_worker() {
+        let mut slots = Slots::new(1, &Settings::default());
+        let index = slots.open(NOWHERE, 0, Time(0));
+        slots.release(index);
     }
 }

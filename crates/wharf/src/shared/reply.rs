@@ -175,7 +175,7 @@ impl Parts for Writing<'_> {
         {
             // A parcel of a broken link has no buffers: its reply is discarded.
             let written = parcel.write(bytes);
-            debug_assert!(
+            assert!(
                 written.is_ok() || parcel.len_max() == 0,
                 "the parcel has capacity for all of it"
             );

@@ -72,7 +72,7 @@ pub(crate) const LINKS_PER_SHARD_MAX: u32 = (1 << 24) - 1;
 
 impl LinkKey {
     pub(crate) fn new(shard: u8, index: u32, generation: u32) -> Self {
-        debug_assert!(index <= LINKS_PER_SHARD_MAX && generation > 0);
+        assert!(index <= LINKS_PER_SHARD_MAX && generation > 0, "slot {index}, {generation}");
         Self((u64::from(generation) << 32) | (u64::from(shard) << 24) | u64::from(index))
     }
 
