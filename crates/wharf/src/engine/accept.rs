@@ -193,8 +193,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &mut self.core.slots[index];
         (slot.socket, slot.local) = (Some(socket), local);
         let slot = &self.core.slots[index];
-        let disconnects = slot.when_slow == WhenSlow::Disconnect;
-        self.core.quotas().open(index, key.generation(), slot.published_capacity);
+        let disconnects = slot.posts.when_slow == WhenSlow::Disconnect;
+        self.core.quotas().open(index, key.generation(), slot.posts.published_capacity);
         self.core.quotas().set_disconnects(index, disconnects);
         self.core.marks().open(index, key.generation());
         self.start_timeout(index);

@@ -34,18 +34,18 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>, &mut Input<'_>) -> R,
     ) -> (Option<R>, Asked) {
         let slot = &mut self.core.slots[index];
-        slot.in_call = unread.buffers();
+        slot.input.in_call = unread.buffers();
         let terms = Terms {
             limit: self.core.input_bytes,
-            is_ended: slot.end_of_stream,
+            is_ended: slot.input.end_of_stream,
             is_held: slot.deferral.is_some(),
-            search: slot.search,
+            search: slot.input.search,
         };
         let (result, asked) =
             self.callbacks.run_with_input(&mut self.core, index, (unread, terms), callback);
         let slot = &mut self.core.slots[index];
-        slot.in_call = 0;
-        slot.search = asked.search;
+        slot.input.in_call = 0;
+        slot.input.search = asked.search;
         (result.and_then(|result| self.finish_callback(index, result)), asked)
     }
 
@@ -60,7 +60,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     #[inline]
     fn finish_callback<R>(&mut self, index: u32, result: std::thread::Result<R>) -> Option<R> {
         let current::Ended { left, refused } = current::end();
-        self.core.slots[index].post_budget = left;
+        self.core.slots[index].posts.budget = left;
         if refused {
             self.note_refused_post(index);
         }
@@ -78,7 +78,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Closes the link if the callback failed, panicked or requested it.
     #[inline]
     pub(super) fn apply_result(&mut self, index: u32, answer: Option<Result>) {
-        if !matches!(answer, Some(Ok(()))) || self.core.slots[index].close_requested {
+        if !matches!(answer, Some(Ok(()))) || self.core.slots[index].ending.close_requested {
             self.close_on_result(index, answer);
         }
     }
@@ -101,7 +101,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn close_on_result(&mut self, index: u32, answer: Option<Result>) {
         match answer {
             Some(Ok(())) => {
-                let aborts = self.core.slots[index].abort_requested;
+                let aborts = self.core.slots[index].ending.abort_requested;
                 let mode = if aborts { CloseMode::Abortive } else { CloseMode::Graceful };
                 self.close(index, DisconnectReason::HandlerClosed, mode);
             }

@@ -30,9 +30,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return;
         }
         let slot = &mut self.core.slots[index];
-        slot.reason.get_or_insert(reason);
+        slot.ending.reason.get_or_insert(reason);
         // A broken link cannot flush.
-        let mode = if slot.broken.is_some() && mode == CloseMode::Graceful {
+        let mode = if slot.output.broken.is_some() && mode == CloseMode::Graceful {
             CloseMode::Immediate
         } else {
             mode
@@ -51,7 +51,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 slot.enter(Phase::Flushing);
                 self.core.drop_input(index);
                 let slot = &mut self.core.slots[index];
-                slot.phase_bytes = 0;
+                slot.ending.phase_bytes = 0;
                 let has_output = slot.has_output();
                 self.start_timeout(index);
                 if !has_output {
@@ -61,7 +61,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             (_, CloseMode::Immediate | CloseMode::Abortive) => {
                 let resets = slot.has_output() || mode == CloseMode::Abortive;
                 slot.enter(Phase::Closing);
-                slot.queue = Chain::new();
+                slot.output.queue = Chain::new();
                 let socket = slot.socket;
                 self.core.cancel_reply(index);
                 self.core.drop_input(index);
@@ -82,13 +82,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         self.core.marks().end(index);
         let slot = &mut self.core.slots[index];
-        let reason = slot.reason.unwrap_or(DisconnectReason::HandlerClosed);
-        if slot.end_of_stream {
+        let reason = slot.ending.reason.unwrap_or(DisconnectReason::HandlerClosed);
+        if slot.input.end_of_stream {
             return self.close(index, reason, CloseMode::Immediate);
         }
         slot.enter(Phase::Lingering);
-        (slot.idle_suspended, slot.active_at) = (false, self.core.now);
-        let socket = slot.socket.filter(|_| !slot.is_shut_down);
+        (slot.time.idle_suspended, slot.time.active_at) = (false, self.core.now);
+        let socket = slot.socket.filter(|_| !slot.output.is_shut_down);
         if let Some(socket) = socket {
             self.port.shutdown(socket);
         }
@@ -100,7 +100,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// slot.
     pub(super) fn finish_close(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
-        let reason = slot.reason.unwrap_or(DisconnectReason::SystemError);
+        let reason = slot.ending.reason.unwrap_or(DisconnectReason::SystemError);
         slot.socket = None;
         if slot.connected {
             self.core.shared.count_close(self.core.shard, reason);
@@ -108,7 +108,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         self.callbacks.drop_state(&self.core, index);
         self.timers.cancel(&mut self.core.slots, index);
-        if !self.core.slots[index].cancelled {
+        if !self.core.slots[index].has_cancelled_reply() {
             self.release_slot(index);
         }
     }
@@ -170,7 +170,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return;
         }
         slot.enter(Phase::Draining);
-        slot.phase_bytes = 0;
+        slot.ending.phase_bytes = 0;
         self.stop_receiving(index);
         self.serve(index);
         self.update_receiving(index);

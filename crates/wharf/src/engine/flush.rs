@@ -25,20 +25,20 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let send_bytes_max = if tight { SEND_BYTES_TIGHT } else { SEND_BYTES_MAX };
         while let Some(index) = self.core.dirty.pop() {
             let slot = &mut self.core.slots[index];
-            slot.dirty = false;
+            slot.output.dirty = false;
             let Some(socket) = slot.socket else { continue };
-            if slot.sending || slot.phase == Phase::Closing {
+            if slot.flight.sending || slot.phase == Phase::Closing {
                 continue;
             }
-            if slot.queue.is_empty() {
+            if slot.output.queue.is_empty() {
                 self.shut_down_output(index);
                 continue;
             }
-            let chain = slot.queue.take_front(send_bytes_max);
-            slot.in_flight = u32::try_from(chain.len()).unwrap_or(u32::MAX);
-            slot.in_flight_buffers = chain.buffers();
-            slot.in_flight_messages = chain.messages();
-            slot.sending = true;
+            let chain = slot.output.queue.take_front(send_bytes_max);
+            slot.flight.bytes = u32::try_from(chain.len()).unwrap_or(u32::MAX);
+            slot.flight.buffers = chain.buffers();
+            slot.flight.messages = chain.messages();
+            slot.flight.sending = true;
             self.schedule_progress_check(index);
             submit(&mut self.port, socket, Operation::Send(chain));
         }
@@ -48,11 +48,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     #[inline]
     fn shut_down_output(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
-        let is_over = slot.finished && slot.deferral.is_none();
-        if !is_over || slot.is_shut_down || !slot.runs_callbacks() {
+        let is_over = slot.output.finished && slot.deferral.is_none();
+        if !is_over || slot.output.is_shut_down || !slot.runs_callbacks() {
             return;
         }
-        slot.is_shut_down = true;
+        slot.output.is_shut_down = true;
         if let Some(socket) = slot.socket {
             self.port.shutdown(socket);
         }
@@ -74,32 +74,34 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if !slot.runs_callbacks() || !slot.has_handled_all() {
             return;
         }
-        if let Some(reason) = slot.broken {
-            if slot.input.is_empty() || !slot.is_held() {
+        if let Some(reason) = slot.output.broken {
+            if slot.input.unread.is_empty() || !slot.is_held() {
                 self.close(index, reason, CloseMode::Immediate);
             }
             return;
         }
-        let waits_to_answer = slot.writable_due || matches!(slot.wish, Some(Wish::Output(_)));
+        let waits_to_answer =
+            slot.output.writable_due || matches!(slot.loans.wish, Some(Wish::Output(_)));
         // A pause holds back calls for unread input.
-        let is_held = slot.deferral.is_some() || (slot.paused && !slot.input.is_empty());
+        let is_held =
+            slot.deferral.is_some() || (slot.input.paused && !slot.input.unread.is_empty());
         if is_held || waits_to_answer || slot.is_drain_call_due() {
             return;
         }
-        if slot.paused && slot.phase == Phase::Open {
+        if slot.input.paused && slot.phase == Phase::Open {
             return;
         }
-        if slot.end_of_stream && slot.end.is_none() && !slot.paused {
+        if slot.input.end_of_stream && slot.ending.end.is_none() && !slot.input.paused {
             if self.core.has_grant(index) {
                 self.call_on_end(index);
                 self.close_after_replies(index);
             }
             return;
         }
-        let is_over = match (slot.phase, slot.end) {
+        let is_over = match (slot.phase, slot.ending.end) {
             (Phase::Draining, _) | (_, Some(Verdict::Close)) => true,
             // `Keep`: open until the handler has finished the output and all is sent.
-            (_, Some(Verdict::Keep)) => slot.is_shut_down && !slot.has_output(),
+            (_, Some(Verdict::Keep)) => slot.output.is_shut_down && !slot.has_output(),
             (_, None) => false,
         };
         if is_over {
@@ -116,13 +118,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// link closes when the input is handled.
     pub(super) fn break_output(&mut self, index: u32, reason: DisconnectReason) {
         let slot = &mut self.core.slots[index];
-        slot.broken.get_or_insert(reason);
-        slot.queue = Chain::new();
+        slot.output.broken.get_or_insert(reason);
+        slot.output.queue = Chain::new();
         // A handler that waited for capacity has it now. The timeout for the rest of the input starts
         // now.
-        slot.handled &= slot.is_incomplete();
-        (slot.idle_suspended, slot.active_at) = (false, self.core.now);
-        (slot.writable_due, slot.ensured) = (false, 0);
+        slot.input.handled &= slot.is_incomplete();
+        (slot.time.idle_suspended, slot.time.active_at) = (false, self.core.now);
+        (slot.output.writable_due, slot.output.ensured) = (false, 0);
         self.core.end_wish(index);
         self.core.settle(index);
         // The receive in flight need not fail as well, so it is cancelled; an if-ready receive then
@@ -143,19 +145,19 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.totals.sent_bytes += sent as u64;
         if slot.phase == Phase::Draining {
             let sent = u32::try_from(sent).unwrap_or(u32::MAX);
-            slot.phase_bytes = slot.phase_bytes.saturating_add(sent);
+            slot.ending.phase_bytes = slot.ending.phase_bytes.saturating_add(sent);
         }
         if sent > 0 {
-            (slot.output_progress_at, slot.acknowledged_read) = (self.core.now, false);
+            (slot.time.output_progress_at, slot.time.acknowledged_read) = (self.core.now, false);
         }
         if sent == chain.len() {
             // The queue holds only what was queued meanwhile.
             drop(chain);
-        } else if slot.phase != Phase::Closing && slot.broken.is_none() {
+        } else if slot.phase != Phase::Closing && slot.output.broken.is_none() {
             chain.advance(sent);
             // A short send: the rest goes to the front of the queue.
-            chain.append_chain(std::mem::take(&mut slot.queue));
-            slot.queue = chain;
+            chain.append_chain(std::mem::take(&mut slot.output.queue));
+            slot.output.queue = chain;
         } else {
             drop(chain);
         }
@@ -168,9 +170,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.phase == Phase::Closing {
             return;
         }
-        if !slot.queue.is_empty() {
+        if !slot.output.queue.is_empty() {
             self.core.mark_dirty(index);
-        } else if slot.runs_callbacks() && slot.broken.is_none() {
+        } else if slot.runs_callbacks() && slot.output.broken.is_none() {
             slot.resume_idle_time(self.core.now);
             self.shut_down_output(index);
             self.schedule_idle(index);
@@ -188,8 +190,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         } else {
             // A reset can complete the receive as an end of stream first; the failed send then shows
             // it.
-            if slot.reason == Some(DisconnectReason::PeerClosed) {
-                slot.reason = Some(reason);
+            if slot.ending.reason == Some(DisconnectReason::PeerClosed) {
+                slot.ending.reason = Some(reason);
             }
             self.close(index, reason, CloseMode::Immediate);
         }

@@ -45,10 +45,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             let slot = &slots[index];
             self.check_slot(index)
                 .map_err(|fault| format!("link {}: {fault}", self.core.id(index)))?;
-            let loan = self.core.shares.loan(slot.held);
+            let loan = self.core.shares.loan(slot.loans.held);
             lent.input += loan.input;
             lent.output += loan.output;
-            unused += self.core.shares.grant().saturating_sub(slot.held.output);
+            unused += self.core.shares.grant().saturating_sub(slot.loans.held.output);
             connected += u32::from(slot.connected);
         }
         let known = self.core.shares.lent();
@@ -66,38 +66,50 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let phase = slot.phase;
         ensure!(phase != Phase::Free, "live and free");
         // A slot whose link has ended may wait for the buffers of its reply.
-        ensure!(slot.socket.is_some() || slot.cancelled, "has no socket");
+        ensure!(slot.socket.is_some() || slot.has_cancelled_reply(), "has no socket");
         let limit = self.core.shared.settings.send_queue_bytes as usize;
         // The send in flight of a broken link does not count.
         ensure!(
-            slot.broken.is_some() || slot.used() <= limit,
+            slot.output.broken.is_some() || slot.used() <= limit,
             "{} bytes are used, of {limit}",
             slot.used()
         );
-        let (held, holds) = (slot.held, slot.count_held());
+        let (held, holds) = (slot.loans.held, slot.count_held());
         ensure!(held == holds, "holds {holds:?}, counted {held:?}");
         let shares = slot.messages() > 0;
-        ensure!(slot.shares == shares, "shares a message: {shares}, counted: {}", slot.shares);
-        ensure!(slot.in_call == 0, "has input in a callback");
+        ensure!(
+            slot.posts.shares == shares,
+            "shares a message: {shares}, counted: {}",
+            slot.posts.shares
+        );
+        ensure!(slot.input.in_call == 0, "has input in a callback");
         let waits = self.core.waiters.contains(index);
-        ensure!(waits == slot.wish.is_some(), "wishes {:?}, in the queue: {waits}", slot.wish);
-        ensure!(slot.sending || slot.in_flight == 0, "in flight without a send");
+        ensure!(
+            waits == slot.loans.wish.is_some(),
+            "wishes {:?}, in the queue: {waits}",
+            slot.loans.wish
+        );
+        ensure!(slot.flight.sending || slot.flight.bytes == 0, "in flight without a send");
         if phase == Phase::Closing {
             return Ok(());
         }
-        ensure!(slot.sending || slot.queue.is_empty(), "bytes are queued, and nothing is sent");
+        ensure!(
+            slot.flight.sending || slot.output.queue.is_empty(),
+            "bytes are queued, and nothing is sent"
+        );
         let is_due = slot.runs_callbacks() && !slot.is_handled() && !slot.is_held();
         ensure!(!is_due || self.may_wait(index), "is not called");
         let is_owed =
-            slot.runs_callbacks() && slot.writable_due && self.core.can_call_writable(index);
-        let waits = slot.awaits_turn || slot.has_output() || slot.wish.is_some();
+            slot.runs_callbacks() && slot.output.writable_due && self.core.can_call_writable(index);
+        let waits = slot.calls.awaits_turn || slot.has_output() || slot.loans.wish.is_some();
         ensure!(!is_owed || waits, "on_writable is due, and not called: {slot:?}");
         let credit = self.core.shared.settings.input_bytes as usize;
-        let reads = slot.receiving != Receiving::Off || slot.has_all_input();
-        let is_read = phase == Phase::Lingering || (slot.runs_callbacks() && slot.input.is_empty());
+        let reads = slot.flight.receiving != Receiving::Off || slot.has_all_input();
+        let is_read =
+            phase == Phase::Lingering || (slot.runs_callbacks() && slot.input.unread.is_empty());
         ensure!(!is_read || reads, "{phase:?}, but waits for nothing");
-        let blocked = slot.input.len() >= credit
-            || slot.wish.is_some()
+        let blocked = slot.input.unread.len() >= credit
+            || slot.loans.wish.is_some()
             || slot.has_output()
             || slot.is_held();
         let tight = self.core.shares.is_tight();
@@ -106,21 +118,23 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             !slot.runs_callbacks() || waits,
             "{phase:?} with unread input, but waits for nothing"
         );
-        let flushes = slot.sending || slot.deferral.is_some();
+        let flushes = slot.flight.sending || slot.deferral.is_some();
         ensure!(phase != Phase::Flushing || flushes, "is to flush, but nothing is sent");
         let answer = self.core.shared.settings.answer;
         let stall = self.core.shared.settings.stall;
         let timed = match phase {
             Phase::Open if slot.has_output() => !stall.is_zero(),
             _ if slot.deferral.is_some() && phase != Phase::Closing => {
-                !answer.is_zero() && !slot.cancelled
+                !answer.is_zero() && !slot.has_cancelled_reply()
             }
-            Phase::Open => slot.idle_ms != 0 && !slot.end_of_stream && !slot.paused,
+            Phase::Open => {
+                slot.time.idle_ms != 0 && !slot.input.end_of_stream && !slot.input.paused
+            }
             Phase::Lingering => true,
             Phase::Flushing => !self.drain.is_due(),
             Phase::Free | Phase::Draining | Phase::Closing => false,
         };
-        ensure!(!timed || slot.timer.is_scheduled(), "{phase:?} without a timeout");
+        ensure!(!timed || slot.time.timer.is_scheduled(), "{phase:?} without a timeout");
         Ok(())
     }
 
@@ -128,7 +142,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// turn are used up.
     fn may_wait(&self, index: u32) -> bool {
         // A link with unsent output is called when its send completes.
-        self.core.slots[index].awaits_turn
+        self.core.slots[index].calls.awaits_turn
             || !self.core.has_capacity(index)
             || self.core.slots[index].has_output()
     }
@@ -175,9 +189,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         );
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live_index(n);
-            let Slot { phase, receiving, sending, in_flight, queue, totals, .. } =
-                &self.core.slots[index];
-            let (queued, received, sent) = (queue.len(), totals.received_bytes, totals.sent_bytes);
+            let Slot { phase, flight, output, totals, .. } = &self.core.slots[index];
+            let (receiving, sending, in_flight) = (flight.receiving, flight.sending, flight.bytes);
+            let (queued, received, sent) =
+                (output.queue.len(), totals.received_bytes, totals.sent_bytes);
             let _cannot_fail = write!(
                 text,
                 "\n           {} {phase:?}, receiving {receiving:?}, sending {sending} \

@@ -41,7 +41,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let slots = &self.core.slots;
         self.lending.stops_receives = (0..slots.live_count())
-            .any(|n| slots[slots.live_index(n)].receiving == Receiving::Cancelling);
+            .any(|n| slots[slots.live_index(n)].flight.receiving == Receiving::Cancelling);
         window.min(self.core.shares.lendable_input(0))
     }
 
@@ -51,9 +51,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.lending.stops_receives = true;
         self.for_each_live(|worker, index| {
             let slot = &worker.core.slots[index];
-            let borrows =
-                slot.receiving == Receiving::One && !slot.input.is_empty() && slot.promised == 0;
-            if slot.runs_callbacks() && (slot.receiving == Receiving::Many || borrows) {
+            let borrows = slot.flight.receiving == Receiving::One
+                && !slot.input.unread.is_empty()
+                && slot.loans.promised == 0;
+            if slot.runs_callbacks() && (slot.flight.receiving == Receiving::Many || borrows) {
                 worker.stop_receiving(index);
             }
         });
@@ -65,7 +66,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             let Some(index) = self.core.waiters.pop() else { return };
             // The loop moves every link once, so the order stays.
             self.core.waiters.push(index);
-            if matches!(self.core.slots[index].wish, Some(Wish::Input(_) | Wish::Part)) {
+            if matches!(self.core.slots[index].loans.wish, Some(Wish::Input(_) | Wish::Part)) {
                 self.core.end_wish(index);
                 self.update_receiving(index);
             }
@@ -76,7 +77,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn grant_loans(&mut self) {
         for _ in 0..self.core.waiters.len() {
             let Some(index) = self.core.waiters.first() else { return };
-            let wish = self.core.slots[index].wish;
+            let wish = self.core.slots[index].loans.wish;
             if !self.core.can_grant(index) {
                 if !self.core.yields(index) {
                     return;
@@ -99,8 +100,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn grant_input_loan(&mut self, index: u32, buffers: u32) {
         let slot = &mut self.core.slots[index];
         // The time without progress starts now.
-        slot.input_progress_at = self.core.now;
-        slot.promised = buffers;
+        slot.loans.input_progress_at = self.core.now;
+        slot.loans.promised = buffers;
         self.core.settle(index);
         self.update_receiving(index);
     }
@@ -110,7 +111,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.core.granting = Some(index);
         if self.core.slots[index].runs_callbacks() {
             // Without a due `on_writable`, the handler has got what it asked for.
-            if self.core.slots[index].writable_due {
+            if self.core.slots[index].output.writable_due {
                 self.capacity_has_grown(index);
             } else {
                 self.serve(index);
@@ -137,7 +138,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         self.lending.due = Some(now.saturating_add(every));
         // A link that was moved to the front may have waited less than others.
-        let since = |index| self.core.slots[index].wishes_since;
+        let since = |index| self.core.slots[index].loans.wishes_since;
         let oldest = self.core.waiters.iter().map(since).min().unwrap_or(now);
         let waited = now.duration_since(oldest);
         if waited < wait / CHECKS_PER_STALL || !self.clock.may_time_out() {
@@ -200,7 +201,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live_index(n);
             let slot = &self.core.slots[index];
-            let may_stall = self.core.now.duration_since(slot.output_progress_at) >= wait;
+            let may_stall = self.core.now.duration_since(slot.time.output_progress_at) >= wait;
             if slot.messages() == 0 || slot.phase == Phase::Closing || !may_stall {
                 continue;
             }
@@ -219,7 +220,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn overdue_needs(&self, wait: Duration) -> Loan {
         let now = self.core.now;
         let overdue =
-            |index: &u32| now.duration_since(self.core.slots[*index].wishes_since) >= wait;
+            |index: &u32| now.duration_since(self.core.slots[*index].loans.wishes_since) >= wait;
         self.core.waiters.iter().filter(overdue).fold(Loan::default(), |sum, index| {
             let need = self.core.need(index);
             Loan {
@@ -237,7 +238,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         for n in 0..self.core.slots.live_count() {
             let index = self.core.slots.live_index(n);
             let slot = &self.core.slots[index];
-            let loan = self.core.shares.loan(slot.held);
+            let loan = self.core.shares.loan(slot.loans.held);
             if loan.total() > 0 && slot.phase != Phase::Closing {
                 let borrower = self.stalled_borrower(index, loan, wait);
                 all_wait_to_answer &=
@@ -267,7 +268,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             loan.output = 0;
         }
-        let standing = match slot.wish {
+        let standing = match slot.loans.wish {
             // It releases its loan with the deferred reply, which the handler must send.
             _ if slot.deferral.is_some() => Standing::WaitsToAnswer,
             // Only the loan is lacking for its reply.
@@ -275,7 +276,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Some(Wish::Input(_) | Wish::Part) => Standing::WaitsForInput,
             Some(Wish::Output(_)) | None => Standing::Holds,
         };
-        let input_stalled = self.core.now.duration_since(slot.input_progress_at);
+        let input_stalled = self.core.now.duration_since(slot.loans.input_progress_at);
         if input_stalled < wait {
             loan.input = 0;
         }
@@ -294,12 +295,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &mut self.core.slots[index];
         let acknowledged = slot.socket.and_then(|socket| self.port.acknowledged_bytes(socket));
         if let Some(acknowledged) = acknowledged
-            && (!slot.acknowledged_read || acknowledged != slot.acknowledged)
+            && (!slot.time.acknowledged_read || acknowledged != slot.time.acknowledged)
         {
-            slot.acknowledged = acknowledged;
-            slot.output_progress_at = now;
+            slot.time.acknowledged = acknowledged;
+            slot.time.output_progress_at = now;
         }
-        slot.acknowledged_read = true;
-        slot.output_progress_at
+        slot.time.acknowledged_read = true;
+        slot.time.output_progress_at
     }
 }

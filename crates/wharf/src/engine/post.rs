@@ -145,8 +145,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let chain = parcel.into_chain(&self.core.pool);
         let now = self.core.now;
         let slot = &mut self.core.slots[index];
-        slot.deferral = None;
-        if std::mem::take(&mut slot.cancelled) {
+        if slot.deferral.take().is_some_and(|deferral| deferral.is_cancelled) {
             drop(chain);
             self.core.settle(index);
             let slot = &self.core.slots[index];
@@ -158,7 +157,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return;
         }
         let takes = matches!(slot.phase, Phase::Open | Phase::Draining | Phase::Flushing)
-            && slot.broken.is_none();
+            && slot.output.broken.is_none();
         if takes && outcome != Outcome::Failed && !chain.is_empty() {
             self.core.queue_reply(index, chain);
         } else {
@@ -169,7 +168,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.mark_dirty(index);
         }
         let slot = &mut self.core.slots[index];
-        slot.receive_due = true;
+        slot.input.receive_due = true;
         match (slot.phase, outcome) {
             (Phase::Open | Phase::Draining, Outcome::Send) => self.resume_link(index),
             (Phase::Open | Phase::Draining, Outcome::Close) => {
@@ -180,7 +179,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             (Phase::Flushing, outcome) => {
                 if outcome == Outcome::Failed {
-                    slot.reason = Some(DisconnectReason::HandlerError);
+                    slot.ending.reason = Some(DisconnectReason::HandlerError);
                 }
                 if slot.has_output() {
                     self.start_timeout(index);
@@ -205,8 +204,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     #[cold]
     pub(super) fn note_refused_post(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
-        slot.post_refused = true;
-        if !std::mem::replace(&mut slot.awaits_retry, true) {
+        slot.posts.refused = true;
+        if !std::mem::replace(&mut slot.posts.awaits_retry, true) {
             self.pending.refused.push_back(index);
             let at = self.core.now.saturating_add(RETRY_AFTER);
             self.pending.retry_at = self.pending.retry_at.or(Some(at));
@@ -223,9 +222,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             // A link whose post fails again is appended and not handled in this loop.
             let Some(index) = self.pending.refused.pop_front() else { return };
             let slot = &mut self.core.slots[index];
-            slot.awaits_retry = false;
-            if std::mem::take(&mut slot.post_refused) && slot.runs_callbacks() {
-                slot.writable_due = true;
+            slot.posts.awaits_retry = false;
+            if std::mem::take(&mut slot.posts.refused) && slot.runs_callbacks() {
+                slot.output.writable_due = true;
                 self.resume_link(index);
             }
         }

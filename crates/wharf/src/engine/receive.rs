@@ -19,11 +19,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let now = self.core.now;
         let slot = &mut self.core.slots[index];
         if last {
-            slot.receiving = Receiving::Off;
+            slot.flight.receiving = Receiving::Off;
         }
         slot.totals.received_bytes += u64::from(len);
         if slot.phase != Phase::Open {
-            slot.phase_bytes = slot.phase_bytes.saturating_add(len);
+            slot.ending.phase_bytes = slot.ending.phase_bytes.saturating_add(len);
         }
         if !slot.runs_callbacks() {
             drop(buffer);
@@ -36,8 +36,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.phase == Phase::Draining {
             note_drained(slot, len);
         }
-        let is_of_use = slot.input.len() + buffer.len() >= slot.wanted as usize;
-        slot.handled &= !is_of_use;
+        let is_of_use = slot.input.unread.len() + buffer.len() >= slot.input.wanted as usize;
+        slot.input.handled &= !is_of_use;
         self.core.stats().received_bytes.add(u64::from(len));
         if is_of_use {
             self.serve_received(index, buffer);
@@ -51,11 +51,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     pub(super) fn receive_ended(&mut self, index: u32, end: EndReason) {
         let slot = &mut self.core.slots[index];
-        let looked = slot.receiving == Receiving::Look;
-        slot.receiving = Receiving::Off;
+        let looked = slot.flight.receiving == Receiving::Look;
+        slot.flight.receiving = Receiving::Off;
         match end {
             EndReason::PeerClosed => {
-                slot.end_of_stream = true;
+                slot.input.end_of_stream = true;
                 slot.note_activity(self.core.now);
                 if slot.phase == Phase::Lingering {
                     self.close(index, DisconnectReason::PeerClosed, CloseMode::Immediate);
@@ -68,7 +68,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 if slot.runs_callbacks() {
                     // The handler gets the input that arrived before the reset.
                     self.break_output(index, reason);
-                    self.core.slots[index].end_of_stream = true;
+                    self.core.slots[index].input.end_of_stream = true;
                     self.finish_input(index);
                 } else {
                     self.close(index, reason, CloseMode::Immediate);
@@ -76,8 +76,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             // Draining: all that had arrived is received.
             EndReason::NotReady => {
-                slot.drain_received = true;
-                slot.end_of_stream |= slot.broken.is_some();
+                slot.ending.drain_received = true;
+                slot.input.end_of_stream |= slot.output.broken.is_some();
                 self.finish_input(index);
                 // The link may be lingering by now, and then needs a receive.
                 self.update_receiving(index);
@@ -85,7 +85,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             // The peer has sent more than the guaranteed buffer holds, so the link asks for a loan.
             EndReason::Readable if looked => {
                 let slot = &self.core.slots[index];
-                if slot.runs_callbacks() && slot.wish.is_none() && !slot.input.is_empty() {
+                if slot.runs_callbacks()
+                    && slot.loans.wish.is_none()
+                    && !slot.input.unread.is_empty()
+                {
                     let wish = self.lacking_input(index);
                     self.core.wish(index, wish);
                 }
@@ -105,10 +108,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let size = self.core.pool.buffer_size_bytes();
         let credit = self.core.shared.settings.input_bytes;
-        let fit = slot.input.len() + slot.input.spare_capacity();
+        let fit = slot.input.unread.len() + slot.input.unread.spare_capacity();
         let fit = u32::try_from(fit).unwrap_or(u32::MAX);
-        let lacking = slot.message.max(slot.wanted).min(credit).saturating_sub(fit);
-        let most = self.core.shares.input_loan_max(slot.held);
+        let lacking = slot.input.message.max(slot.input.wanted).min(credit).saturating_sub(fit);
+        let most = self.core.shares.input_loan_max(slot.loans.held);
         Wish::Input(lacking.div_ceil(size).min(most).max(1))
     }
 
@@ -129,7 +132,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn update_receiving(&mut self, index: u32) {
         let slot = &self.core.slots[index];
         // Fast path: a multishot receive is armed, and the input is consumed.
-        if slot.receiving != Receiving::Many || !slot.input.is_empty() {
+        if slot.flight.receiving != Receiving::Many || !slot.input.unread.is_empty() {
             self.choose_receive(index);
         }
     }
@@ -138,29 +141,29 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &self.core.slots[index];
         let Some(socket) = slot.socket else { return };
         let credit = self.core.shared.settings.input_bytes;
-        let unread = u32::try_from(slot.input.len()).unwrap_or(u32::MAX);
+        let unread = u32::try_from(slot.input.unread.len()).unwrap_or(u32::MAX);
         let size = self.core.pool.buffer_size_bytes();
         let free = credit.saturating_sub(unread);
         let tight = self.core.shares.is_tight();
-        if slot.receiving == Receiving::Many && slot.runs_callbacks() && free == 0 {
+        if slot.flight.receiving == Receiving::Many && slot.runs_callbacks() && free == 0 {
             return self.stop_receiving(index);
         }
-        if slot.receiving != Receiving::Off || slot.has_all_input() {
+        if slot.flight.receiving != Receiving::Off || slot.has_all_input() {
             return;
         }
-        if slot.phase == Phase::Draining && slot.owed.is_none() {
+        if slot.phase == Phase::Draining && slot.ending.owed.is_none() {
             return self.measure_drain(index, socket);
         }
         if slot.phase == Phase::Draining && free == 0 && slot.has_handled_all() && !slot.is_held() {
             // The rest cannot be received, because the handler takes nothing of a full input.
-            self.core.slots[index].drain_received = true;
+            self.core.slots[index].ending.drain_received = true;
             return self.close_after_replies(index);
         }
         let slot = &self.core.slots[index];
-        let owed = slot.owed.unwrap_or(u32::MAX);
-        let spare = u32::try_from(slot.input.spare_capacity()).unwrap_or(u32::MAX);
+        let owed = slot.ending.owed.unwrap_or(u32::MAX);
+        let spare = u32::try_from(slot.input.unread.spare_capacity()).unwrap_or(u32::MAX);
         // Receive what has arrived; `NotReady` then ends the input.
-        let ends_when_dry = slot.phase == Phase::Draining || slot.broken.is_some();
+        let ends_when_dry = slot.phase == Phase::Draining || slot.output.broken.is_some();
         let mode = if ends_when_dry { CompletionMode::IfReady } else { CompletionMode::Oneshot };
         let (mode, bytes_max, receiving) = match slot.phase {
             Phase::Lingering => (CompletionMode::Multishot, u32::MAX, Receiving::Many),
@@ -168,7 +171,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Phase::Open if !tight && !ends_when_dry => {
                 (CompletionMode::Multishot, free, Receiving::Many)
             }
-            Phase::Open | Phase::Draining if unread == 0 || slot.promised > 0 || !tight => {
+            Phase::Open | Phase::Draining if unread == 0 || slot.loans.promised > 0 || !tight => {
                 (mode, free.min(size).min(owed), Receiving::One)
             }
             // Bytes that fit the spare capacity of the last buffer need no loan.
@@ -176,7 +179,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 (mode, free.min(spare).min(owed), Receiving::One)
             }
             Phase::Open | Phase::Draining
-                if slot.wish.is_some() || slot.is_held() || !self.core.has_capacity(index) =>
+                if slot.loans.wish.is_some()
+                    || slot.is_held()
+                    || !self.core.has_capacity(index) =>
             {
                 return;
             }
@@ -188,7 +193,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.forget_input_loan(index);
         }
         submit(&mut self.port, socket, Operation::Receive { mode, bytes_max });
-        self.core.slots[index].receiving = receiving;
+        self.core.slots[index].flight.receiving = receiving;
     }
 
     /// Begins to drain: asks the port how many bytes have arrived, and receives no more than these, so
@@ -196,9 +201,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn measure_drain(&mut self, index: u32, socket: Socket) {
         let unread = self.port.unread_bytes(socket).unwrap_or(u64::MAX);
         let slot = &mut self.core.slots[index];
-        slot.owed = Some(u32::try_from(unread).unwrap_or(u32::MAX));
-        slot.drain_received = unread == 0;
-        if slot.drain_received {
+        slot.ending.owed = Some(u32::try_from(unread).unwrap_or(u32::MAX));
+        slot.ending.drain_received = unread == 0;
+        if slot.ending.drain_received {
             self.finish_input(index);
         } else {
             self.choose_receive(index);
@@ -208,10 +213,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Cancels the receive in flight; its last completion follows.
     pub(super) fn stop_receiving(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
-        if matches!(slot.receiving, Receiving::Many | Receiving::One | Receiving::Look)
+        if matches!(slot.flight.receiving, Receiving::Many | Receiving::One | Receiving::Look)
             && let Some(socket) = slot.socket
         {
-            slot.receiving = Receiving::Cancelling;
+            slot.flight.receiving = Receiving::Cancelling;
             self.port.cancel(socket, OperationKind::Receive);
         }
     }

@@ -26,7 +26,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// capacity; the rest stays unread.
     pub(super) fn serve_received(&mut self, index: u32, buffer: Buffer) {
         let slot = &self.core.slots[index];
-        let waits = !slot.input.is_empty() || slot.is_held() || slot.has_due_call();
+        let waits = !slot.input.unread.is_empty() || slot.is_held() || slot.has_due_call();
         if waits || !self.core.has_capacity(index) || !self.counts_call(index) {
             self.keep(index, buffer);
             return self.serve(index);
@@ -39,11 +39,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Appends a received buffer to the unread input, and counts the buffers that fulfil a loan.
     pub(super) fn keep(&mut self, index: u32, buffer: Buffer) {
-        let before = self.core.slots[index].input.buffers();
+        let before = self.core.slots[index].input.unread.buffers();
         self.core.keep(index, buffer);
         let slot = &mut self.core.slots[index];
-        let more = slot.input.buffers() - before;
-        slot.promised = slot.promised.saturating_sub(more);
+        let more = slot.input.unread.buffers() - before;
+        slot.loans.promised = slot.loans.promised.saturating_sub(more);
     }
 
     /// Makes all calls that are due for a link, until the handler takes nothing, the output has no
@@ -51,7 +51,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     #[inline]
     pub(super) fn serve(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        if !slot.input.is_empty() || slot.has_due_call() {
+        if !slot.input.unread.is_empty() || slot.has_due_call() {
             self.serve_in_order(index);
         }
     }
@@ -62,7 +62,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         while self.core.slots[index].runs_callbacks() && self.serve_once(index) {
             self.core.settle(index);
         }
-        if self.core.slots[index].writable_due {
+        if self.core.slots[index].output.writable_due {
             self.core.wish_if_short(index);
         }
     }
@@ -74,16 +74,16 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         if slot.is_drain_call_due() && self.core.has_grant(index) {
             return self.call_on_drain(index);
         }
-        if slot.writable_due && self.core.can_call_writable(index) {
+        if slot.output.writable_due && self.core.can_call_writable(index) {
             return self.counts_call(index) && self.call_on_writable(index);
         }
         let slot = &self.core.slots[index];
-        let is_due = !slot.input.is_empty() && !slot.is_handled() && !slot.is_held();
+        let is_due = !slot.input.unread.is_empty() && !slot.is_handled() && !slot.is_held();
         if !is_due || !self.core.has_capacity(index) || !self.counts_call(index) {
             return false;
         }
         let slot = &mut self.core.slots[index];
-        let chain = mem::take(&mut slot.input);
+        let chain = mem::take(&mut slot.input.unread);
         let before = slot.totals.received_bytes - chain.len() as u64;
         self.call_with_input(index, &mut Unread::kept(chain, wrapped(before)));
         true
@@ -94,31 +94,31 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn counts_call(&mut self, index: u32) -> bool {
         let turn = self.core.turn;
         let slot = &mut self.core.slots[index];
-        if slot.turn != turn {
-            (slot.turn, slot.calls) = (turn, 0);
+        if slot.calls.turn != turn {
+            (slot.calls.turn, slot.calls.count) = (turn, 0);
         }
-        if slot.calls == CALLS_MAX {
-            if !slot.awaits_turn {
-                slot.awaits_turn = true;
+        if slot.calls.count == CALLS_MAX {
+            if !slot.calls.awaits_turn {
+                slot.calls.awaits_turn = true;
                 self.again.links.push_back(index);
             }
             return false;
         }
-        slot.calls += 1;
+        slot.calls.count += 1;
         true
     }
 
     /// Calls `on_receive` with the unread input, and stores what it leaves.
     fn call_with_input(&mut self, index: u32, unread: &mut Unread) {
         let slot = &mut self.core.slots[index];
-        (slot.receive_due, slot.wished) = (false, false);
+        (slot.input.receive_due, slot.loans.wished) = (false, false);
         let (answer, asked) = self.run_input_callback(index, unread, |handler, link, input| {
             handler.on_receive(link, input)
         });
         self.keep_unread(index, unread);
         self.note_receive(index, asked.took, asked.wanted);
         self.apply_result(index, answer);
-        if self.core.slots[index].wish.is_some() {
+        if self.core.slots[index].loans.wish.is_some() {
             self.core.end_stale_wish(index);
         }
         if self.core.slots[index].deferral.is_some() {
@@ -138,18 +138,19 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn note_receive(&mut self, index: u32, took: bool, wanted: Wanted) {
         self.core.stats().receives.add(1);
         let slot = &mut self.core.slots[index];
-        (slot.wanted, slot.message) = if took { (0, 0) } else { (wanted.least, wanted.most) };
-        slot.handled = !took;
+        (slot.input.wanted, slot.input.message) =
+            if took { (0, 0) } else { (wanted.least, wanted.most) };
+        slot.input.handled = !took;
         if took {
             // Progress with borrowed input.
-            slot.input_progress_at = self.core.now;
+            slot.loans.input_progress_at = self.core.now;
         }
         // A link that waited for one buffer now waits for a message.
-        let asks = slot.wish == Some(Wish::Part) && slot.wanted > 0;
-        if took || asks || slot.input.is_empty() {
+        let asks = slot.loans.wish == Some(Wish::Part) && slot.input.wanted > 0;
+        if took || asks || slot.input.unread.is_empty() {
             // The rest of the loan for the message is not needed.
-            slot.promised = 0;
-            if slot.wish.is_some() {
+            slot.loans.promised = 0;
+            if slot.loans.wish.is_some() {
                 self.core.forget_input_loan(index);
             }
         }
@@ -158,15 +159,16 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Calls the `on_writable` that is due.
     fn call_on_writable(&mut self, index: u32) -> bool {
         let slot = &mut self.core.slots[index];
-        (slot.writable_due, slot.receive_due, slot.wished) = (false, true, false);
-        if mem::take(&mut slot.ensured) > 0 {
+        (slot.output.writable_due, slot.input.receive_due, slot.loans.wished) =
+            (false, true, false);
+        if mem::take(&mut slot.output.ensured) > 0 {
             self.core.publish_capacity(index);
         }
         let answer = self.run_callback(index, |handler, link| handler.on_writable(link));
         self.apply_result(index, answer);
         // Buffers that were lent for this call are also for the `on_receive` that it makes due.
         let slot = &self.core.slots[index];
-        if slot.wish.is_some() && (slot.input.is_empty() || slot.is_held()) {
+        if slot.loans.wish.is_some() && (slot.input.unread.is_empty() || slot.is_held()) {
             self.core.end_stale_wish(index);
         }
         true
@@ -174,14 +176,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Calls `on_drain`.
     fn call_on_drain(&mut self, index: u32) -> bool {
-        self.core.slots[index].drain = Some(Verdict::Close);
+        self.core.slots[index].ending.drain = Some(Verdict::Close);
         let answer = self.run_callback(index, |handler, link| handler.on_drain(link));
         if self.apply_verdict(index, answer) == Some(Verdict::Keep) {
             let slot = &mut self.core.slots[index];
             // The link stays open until its handler closes it or the drain timeout.
             slot.enter(Phase::Open);
-            slot.drain = Some(Verdict::Keep);
-            (slot.owed, slot.drain_received) = (None, false);
+            slot.ending.drain = Some(Verdict::Keep);
+            (slot.ending.owed, slot.ending.drain_received) = (None, false);
         }
         true
     }
@@ -189,8 +191,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Calls `on_end`.
     pub(super) fn call_on_end(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
-        slot.end = Some(Verdict::Close);
-        let chain = mem::take(&mut slot.input);
+        slot.ending.end = Some(Verdict::Close);
+        let chain = mem::take(&mut slot.input.unread);
         let before = slot.totals.received_bytes - chain.len() as u64;
         let mut unread = Unread::kept(chain, wrapped(before));
         let (answer, asked) =
@@ -199,10 +201,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             });
         self.keep_unread(index, &mut unread);
         if asked.took {
-            self.core.slots[index].handled = false;
+            self.core.slots[index].input.handled = false;
         }
         if let Some(verdict) = self.apply_verdict(index, answer) {
-            self.core.slots[index].end = Some(verdict);
+            self.core.slots[index].ending.end = Some(verdict);
             let now = self.core.now;
             self.core.slots[index].note_activity(now);
             self.start_timeout(index);
@@ -214,7 +216,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn serve_again(&mut self) {
         for _ in 0..self.again.links.len() {
             let Some(index) = self.again.links.pop_front() else { return };
-            self.core.slots[index].awaits_turn = false;
+            self.core.slots[index].calls.awaits_turn = false;
             self.serve(index);
             self.close_after_replies(index);
             self.update_receiving(index);
@@ -227,9 +229,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &self.core.slots[index];
         // A handler that asked for bytes or capacity is called only when these are there.
         let waits = slot.is_incomplete()
-            || (slot.writable_due && slot.ensured > 0 && !self.core.can_call_writable(index));
+            || (slot.output.writable_due
+                && slot.output.ensured > 0
+                && !self.core.can_call_writable(index));
         if !waits {
-            self.core.slots[index].handled = false;
+            self.core.slots[index].input.handled = false;
         }
         self.serve(index);
         self.close_after_replies(index);

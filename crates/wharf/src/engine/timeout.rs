@@ -28,7 +28,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let answer = self.answer_deadline(slot);
         if slot.has_output() {
             let stall = self.stall_timeout(slot.phase).map(|stall| {
-                slot.output_progress_at
+                slot.time
+                    .output_progress_at
                     .saturating_add(stall)
                     .min(self.core.now.saturating_add(stall / CHECKS_PER_STALL))
             });
@@ -40,7 +41,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// The answer timeout of the link's deferred reply.
     fn answer_deadline(&self, slot: &Slot) -> Option<Time> {
         let answer = self.core.shared.settings.answer;
-        let never = answer.is_zero() || slot.cancelled;
+        let never = answer.is_zero() || slot.has_cancelled_reply();
         let deferral = slot.deferral.filter(|_| !never)?;
         Some(deferral.since.saturating_add(answer))
     }
@@ -48,11 +49,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// The idle timeout, while the link waits for its peer only; else the limit of a lingering or a
     /// broken link.
     pub(super) fn idle_deadline(&self, slot: &Slot) -> Option<Time> {
-        let may_come = !slot.end_of_stream || slot.end == Some(Verdict::Keep);
+        let may_come = !slot.input.end_of_stream || slot.ending.end == Some(Verdict::Keep);
         let owes = slot.has_output() || slot.is_held();
-        let counts = slot.phase == Phase::Open && slot.idle_ms != 0 && slot.broken.is_none();
+        let counts =
+            slot.phase == Phase::Open && slot.time.idle_ms != 0 && slot.output.broken.is_none();
         if counts && !owes && may_come {
-            return Some(slot.active_at.saturating_add(Duration::from_millis(slot.idle_ms.into())));
+            return Some(
+                slot.time.active_at.saturating_add(Duration::from_millis(slot.time.idle_ms.into())),
+            );
         }
         closing_deadline(slot)
     }
@@ -73,7 +77,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// All is sent: schedules the idle timeout, if the timer expires later.
     pub(super) fn schedule_idle(&mut self, index: u32) {
         let slot = &self.core.slots[index];
-        if self.idle_deadline(slot).is_some_and(|deadline| slot.due > deadline) {
+        if self.idle_deadline(slot).is_some_and(|deadline| slot.time.due > deadline) {
             self.start_timeout(index);
         }
     }
@@ -82,11 +86,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn schedule_progress_check(&mut self, index: u32) {
         let now = self.core.now;
         let slot = &mut self.core.slots[index];
-        (slot.output_progress_at, slot.acknowledged_read) = (now, false);
+        (slot.time.output_progress_at, slot.time.acknowledged_read) = (now, false);
         if slot.phase == Phase::Open {
             // Computed at start, because this runs for each send.
             let Some(every_ns) = self.timers.progress_interval_ns else { return };
-            if slot.due.0 > now.0 + 2 * every_ns {
+            if slot.time.due.0 > now.0 + 2 * every_ns {
                 self.timers.wheel.schedule(&mut self.core.slots, index, Time(now.0 + every_ns));
             }
         }
@@ -117,7 +121,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             // `close` keeps the link's first reason.
             Phase::Lingering => self.close(index, DisconnectReason::Idle, CloseMode::Immediate),
             Phase::Open | Phase::Flushing if sends => self.check_stall(index),
-            Phase::Open if slot.broken.is_some() && slot.wish.is_none() => {
+            Phase::Open if slot.output.broken.is_some() && slot.loans.wish.is_none() => {
                 self.close(index, DisconnectReason::PeerReset, CloseMode::Immediate);
             }
             Phase::Open => self.call_on_idle(index),
@@ -136,7 +140,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     fn call_on_idle(&mut self, index: u32) {
-        if self.core.slots[index].wish.is_some() {
+        if self.core.slots[index].loans.wish.is_some() {
             // The link waits for a loan and not for its peer.
             let now = self.core.now;
             self.core.slots[index].note_activity(now);
@@ -165,8 +169,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.core.cancel_reply(index);
         let slot = &mut self.core.slots[index];
         if slot.phase == Phase::Flushing {
-            slot.reason = Some(DisconnectReason::HandlerError);
-            if !slot.has_output() && !slot.cancelled {
+            slot.ending.reason = Some(DisconnectReason::HandlerError);
+            if !slot.has_output() && !slot.has_cancelled_reply() {
                 self.start_lingering_close(index);
             }
             return;

@@ -125,8 +125,8 @@ impl ShardState {
     /// Adds the link to the next flush, unless a send is in flight.
     pub(crate) fn mark_dirty(&mut self, index: u32) {
         let slot = &mut self.slots[index];
-        if !slot.sending && !slot.dirty {
-            slot.dirty = true;
+        if !slot.flight.sending && !slot.output.dirty {
+            slot.output.dirty = true;
             self.dirty.push(index);
         }
     }
@@ -139,15 +139,15 @@ impl ShardState {
             self.settle_posts(index);
         }
         let slot = &mut self.slots[index];
-        let (before, after) = (slot.held, slot.count_held());
+        let (before, after) = (slot.loans.held, slot.count_held());
         if before == after {
             return;
         }
         if before.input <= 1 {
             // The loan of input begins now.
-            slot.input_progress_at = self.now;
+            slot.loans.input_progress_at = self.now;
         }
-        slot.held = after;
+        slot.loans.held = after;
         self.shares.settle(before, after);
     }
 
@@ -171,20 +171,20 @@ impl ShardState {
         let slot = &self.slots[index];
         let grant = self.shared.settings.grant_bytes() as usize;
         slot.holds_no_output()
-            || (slot.used() + self.quotas().accepted(index) + grant <= slot.limit as usize
-                && self.shares.has_grant(slot.held, self.reserved_beside(index)))
+            || (slot.used() + self.quotas().accepted(index) + grant <= slot.output.limit as usize
+                && self.shares.has_grant(slot.loans.held, self.reserved_beside(index)))
     }
 
     /// Whether the `on_writable` that is due can be called.
     pub(crate) fn can_call_writable(&self, index: u32) -> bool {
-        let ensured = self.slots[index].ensured as usize;
+        let ensured = self.slots[index].output.ensured as usize;
         self.has_grant(index) && (ensured == 0 || self.spare_capacity(index) >= ensured)
     }
 
     /// Has the link wait for a loan. A link that waits already keeps its position in the queue.
     pub(crate) fn wish(&mut self, index: u32, wish: Wish) {
         if !self.waiters.contains(index) {
-            self.slots[index].wishes_since = self.now;
+            self.slots[index].loans.wishes_since = self.now;
             self.waiters.push(index);
         }
         // The link releases its borrowed input with its reply. Behind a link that waits for these
@@ -194,9 +194,9 @@ impl ShardState {
             self.waiters.push_first(index);
         }
         let slot = &mut self.slots[index];
-        slot.wished = true;
+        slot.loans.wished = true;
         self.parts += u32::from(wish == Wish::Part);
-        self.parts -= u32::from(slot.wish.replace(wish) == Some(Wish::Part));
+        self.parts -= u32::from(slot.loans.wish.replace(wish) == Some(Wish::Part));
     }
 
     /// After a callback: ends the wait for a loan for output if the callback did not ask for it again
@@ -204,15 +204,15 @@ impl ShardState {
     #[cold]
     pub(crate) fn end_stale_wish(&mut self, index: u32) {
         let slot = &self.slots[index];
-        let is_stale = matches!(slot.wish, Some(Wish::Output(_))) && !slot.wished;
-        if is_stale && !slot.writable_due {
+        let is_stale = matches!(slot.loans.wish, Some(Wish::Output(_))) && !slot.loans.wished;
+        if is_stale && !slot.output.writable_due {
             self.end_wish(index);
         }
     }
 
     pub(crate) fn end_wish(&mut self, index: u32) {
         let slot = &mut self.slots[index];
-        if let Some(wish) = slot.wish.take() {
+        if let Some(wish) = slot.loans.wish.take() {
             self.parts -= u32::from(wish == Wish::Part);
             self.waiters.remove(index);
             // The idle timeout does not count the wait.
@@ -222,11 +222,11 @@ impl ShardState {
 
     /// Ends the wait for a loan for input, and releases a granted one that no receive has filled.
     pub(crate) fn forget_input_loan(&mut self, index: u32) {
-        if matches!(self.slots[index].wish, Some(Wish::Input(_) | Wish::Part)) {
+        if matches!(self.slots[index].loans.wish, Some(Wish::Input(_) | Wish::Part)) {
             self.end_wish(index);
         }
-        if self.slots[index].promised > 0 {
-            self.slots[index].promised = 0;
+        if self.slots[index].loans.promised > 0 {
+            self.slots[index].loans.promised = 0;
             self.settle(index);
         }
     }
@@ -234,12 +234,12 @@ impl ShardState {
     /// The loan that a link waits for.
     pub(crate) fn need(&self, index: u32) -> Loan {
         let slot = &self.slots[index];
-        match slot.wish {
+        match slot.loans.wish {
             None => Loan::default(),
             Some(Wish::Part) => Loan { input: 1, output: 0 },
             Some(Wish::Input(buffers)) => Loan { input: buffers, output: 0 },
             Some(Wish::Output(buffers)) => {
-                Loan { input: 0, output: self.shares.output_need(slot.held, buffers) }
+                Loan { input: 0, output: self.shares.output_need(slot.loans.held, buffers) }
             }
         }
     }
@@ -267,8 +267,8 @@ impl ShardState {
     /// `Wish::Part`, for less than `loan_wait`, and other waiters have other wishes.
     pub(crate) fn yields(&self, index: u32) -> bool {
         let slot = &self.slots[index];
-        let waited = self.now.duration_since(slot.wishes_since);
-        slot.wish == Some(Wish::Part)
+        let waited = self.now.duration_since(slot.loans.wishes_since);
+        slot.loans.wish == Some(Wish::Part)
             && self.parts < self.waiters.len()
             && waited < self.shared.settings.loan_wait
     }
@@ -277,8 +277,8 @@ impl ShardState {
     pub(crate) fn drop_input(&mut self, index: u32) {
         self.end_wish(index);
         let slot = &mut self.slots[index];
-        slot.input = wharf_port::memory::Chain::new();
-        (slot.promised, slot.writable_due) = (0, false);
+        slot.input.unread = wharf_port::memory::Chain::new();
+        (slot.loans.promised, slot.output.writable_due) = (0, false);
         self.settle(index);
     }
 
@@ -294,7 +294,11 @@ impl ShardState {
                 self.slots[index].deferral = None;
             }
             // The writing thread returns the buffers, and sets `Mark::RETURNED`.
-            Some(Cancelled::Writing) => self.slots[index].cancelled = true,
+            Some(Cancelled::Writing) => {
+                if let Some(deferral) = &mut self.slots[index].deferral {
+                    deferral.is_cancelled = true;
+                }
+            }
             None => self.slots[index].deferral = None,
         }
         self.settle(index);
@@ -351,7 +355,7 @@ pub(crate) mod tests {
 
     /// All that a link had queued has been sent.
     fn send_all(core: &mut ShardState, index: u32) {
-        core.slots[index].queue = Chain::new();
+        core.slots[index].output.queue = Chain::new();
         core.settle(index);
     }
 
@@ -373,7 +377,7 @@ pub(crate) mod tests {
         send_all(&mut core, refused);
         // Its handler did not wait to be called.
         core.queue(refused, &[2; 2_048]).unwrap();
-        assert_eq!(core.slots[refused].wish, None);
+        assert_eq!(core.slots[refused].loans.wish, None);
         assert_eq!(core.waiters.iter().collect::<Vec<_>>(), [next]);
         // So nothing is kept for it any more.
         assert_eq!(core.reserved_beside(holder), core.need(next).total());
@@ -408,11 +412,11 @@ pub(crate) mod tests {
         for n in 0..links {
             let index = if last_goes_first { links - 1 - n } else { n };
             core.slots[index].phase = Phase::Closing;
-            core.slots[index].queue = Chain::new();
+            core.slots[index].output.queue = Chain::new();
             core.drop_input(index);
         }
         while let Some(index) = core.dirty.pop() {
-            core.slots[index].dirty = false;
+            core.slots[index].output.dirty = false;
         }
         for n in 0..links {
             core.release(if last_goes_first { links - 1 - n } else { n });

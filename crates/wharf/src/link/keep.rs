@@ -15,7 +15,7 @@ impl ShardState {
         if buffer.is_large(&self.pool) && self.copy_input(index, &buffer) {
             return;
         }
-        let pushed = self.slots[index].input.push_packed(&self.pool, buffer);
+        let pushed = self.slots[index].input.unread.push_packed(&self.pool, buffer);
         assert!(pushed.is_ok(), "there is an entry for each buffer of the pool");
     }
 
@@ -27,14 +27,14 @@ impl ShardState {
         if is_fresh && self.copy_input(index, chain.front()) {
             return;
         }
-        self.slots[index].input = chain;
+        self.slots[index].input.unread = chain;
     }
 
     /// Appends a copy of `bytes` to the unread input, if all buffers for it are guaranteed or can be
     /// lent; returns whether it did.
     fn copy_input(&mut self, index: u32, bytes: &[u8]) -> bool {
         let lendable = self.shares.lendable_unasked(self.reserved_beside(index));
-        let input: &mut Chain = &mut self.slots[index].input;
+        let input: &mut Chain = &mut self.slots[index].input.unread;
         let guaranteed = 1_u32.saturating_sub(input.buffers());
         input.append(&self.pool, bytes, Owner::Application, guaranteed + lendable).is_ok()
     }
@@ -63,7 +63,7 @@ mod tests {
     }
 
     fn unread(core: &ShardState) -> Vec<u8> {
-        core.slots[0].input.slices().flatten().copied().collect()
+        core.slots[0].input.unread.slices().flatten().copied().collect()
     }
 
     fn large_out(core: &ShardState) -> u32 {
@@ -76,7 +76,7 @@ mod tests {
         let (mut core, buffer, bytes) = received();
         core.keep(0, buffer);
         assert_eq!((unread(&core), large_out(&core)), (bytes, 0));
-        assert_eq!(core.slots[0].input.buffers(), 16);
+        assert_eq!(core.slots[0].input.unread.buffers(), 16);
     }
 
     #[test]
@@ -110,7 +110,7 @@ mod tests {
                 held.push(other);
             }
             assert_eq!(core.forward(0, &mut Unread::fresh(buffer, 0), usize::MAX), 1_000);
-            let queue = &core.slots[0].queue;
+            let queue = &core.slots[0].output.queue;
             let queued: Vec<u8> = queue.slices().flatten().copied().collect();
             assert_eq!((queued, queue.ends_in_large(&core.pool)), (bytes, !scarce));
         }

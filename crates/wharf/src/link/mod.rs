@@ -97,14 +97,14 @@ impl<S, W> Link<'_, S, W> {
     /// discard what the peer has not read. `on_disconnect` is called after that.
     pub fn close(&mut self) {
         tell(Act::Close);
-        self.slot_mut().close_requested = true;
+        self.slot_mut().ending.close_requested = true;
     }
 
     /// Closes the link after this callback without sending what is queued; the peer gets a reset.
     pub fn abort(&mut self) {
         tell(Act::Abort);
         let slot = self.slot_mut();
-        (slot.close_requested, slot.abort_requested) = (true, true);
+        (slot.ending.close_requested, slot.ending.abort_requested) = (true, true);
     }
 
     /// Stops calls of `on_receive`. The server reads on up to
@@ -118,7 +118,7 @@ impl<S, W> Link<'_, S, W> {
         tell(Act::Pause);
         let now = self.out.core.now;
         let slot = self.slot_mut();
-        slot.paused = true;
+        slot.input.paused = true;
         slot.suspend_idle_time(now);
     }
 
@@ -135,7 +135,7 @@ impl<S, W> Link<'_, S, W> {
     /// milliseconds, rounded up.
     pub fn set_idle_timeout(&mut self, timeout: Duration) {
         tell(Act::IdleTimeout(timeout));
-        self.slot_mut().idle_ms = millis(timeout);
+        self.slot_mut().time.idle_ms = millis(timeout);
     }
 
     /// The same link with a part of its state, for a handler that wraps another.

@@ -154,7 +154,7 @@ impl Output<'_> {
     /// Sets what the server does with posts that exceed the capacity; it never drops what the link's
     /// own handler has queued for them. Default: [`Builder::when_slow`](crate::Builder::when_slow).
     pub fn set_when_slow(&mut self, policy: WhenSlow) {
-        self.core.slots[self.index].when_slow = policy;
+        self.core.slots[self.index].posts.when_slow = policy;
         let disconnects = policy == WhenSlow::Disconnect;
         self.core.quotas().set_disconnects(self.index, disconnects);
     }

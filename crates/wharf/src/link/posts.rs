@@ -29,9 +29,9 @@ impl ShardState {
             }
             return;
         }
-        let pushed = self.slots[index].queue.push_message(&self.pool, message);
+        let pushed = self.slots[index].output.queue.push_message(&self.pool, message);
         assert!(pushed.is_ok(), "there is an entry for each post that is accepted");
-        self.slots[index].accepted_entries += 1;
+        self.slots[index].posts.accepted_entries += 1;
         self.accepted_entries += 1;
         self.note_post(index);
     }
@@ -61,7 +61,7 @@ impl ShardState {
         self.stats().missed.add(1);
         let slot = &mut self.slots[index];
         slot.totals.missed += 1;
-        match when_slow.unwrap_or(slot.when_slow) {
+        match when_slow.unwrap_or(slot.posts.when_slow) {
             WhenSlow::Skip => Posted::Missed,
             WhenSlow::Disconnect => Posted::TooSlow,
         }
@@ -72,18 +72,18 @@ impl ShardState {
     #[inline]
     pub(crate) fn post_budget(&mut self, index: u32) -> u32 {
         let slot = &mut self.slots[index];
-        if slot.budget_turn != self.turn {
-            (slot.budget_turn, slot.post_budget) = (self.turn, self.post_budget_max);
+        if slot.posts.budget_turn != self.turn {
+            (slot.posts.budget_turn, slot.posts.budget) = (self.turn, self.post_budget_max);
         }
-        slot.post_budget
+        slot.posts.budget
     }
 
     /// Publishes how many bytes posts may take of the link's output, if that has changed.
     pub(crate) fn publish_capacity(&mut self, index: u32) {
         let slot = &mut self.slots[index];
         let capacity = slot.post_capacity();
-        if capacity != slot.published_capacity {
-            slot.published_capacity = capacity;
+        if capacity != slot.posts.published_capacity {
+            slot.posts.published_capacity = capacity;
             self.quotas().set_capacity(index, capacity);
         }
     }
@@ -91,8 +91,8 @@ impl ShardState {
     /// Releases the entries of posts that were sent, and publishes the capacity for posts.
     pub(super) fn settle_posts(&mut self, index: u32) {
         let slot = &mut self.slots[index];
-        let gone = slot.accepted_entries.saturating_sub(slot.messages());
-        slot.accepted_entries -= gone;
+        let gone = slot.posts.accepted_entries.saturating_sub(slot.messages());
+        slot.posts.accepted_entries -= gone;
         self.accepted_entries -= gone;
         self.quotas().release_entries(gone);
         self.publish_capacity(index);
@@ -102,10 +102,10 @@ impl ShardState {
     fn copy_post(&mut self, index: u32, message: &Message) -> bool {
         let reserved = self.reserved_beside(index);
         let slot = &mut self.slots[index];
-        let buffers_allowed = self.shares.post_buffers_allowed(slot.held, reserved);
+        let buffers_allowed = self.shares.post_buffers_allowed(slot.loans.held, reserved);
         let owner = Owner::SendQueue;
         slot.has_output()
-            && slot.queue.append_copy_of(&self.pool, message, owner, buffers_allowed).is_ok()
+            && slot.output.queue.append_copy_of(&self.pool, message, owner, buffers_allowed).is_ok()
     }
 
     fn push_post(&mut self, index: u32, message: &Message) -> bool {
@@ -115,11 +115,11 @@ impl ShardState {
         if message.len() > capacity {
             return false;
         }
-        if self.slots[index].broken.is_some() || self.copy_post(index, message) {
+        if self.slots[index].output.broken.is_some() || self.copy_post(index, message) {
             return true;
         }
         self.has_entry_for(index)
-            && self.slots[index].queue.push_message(&self.pool, message.clone()).is_ok()
+            && self.slots[index].output.queue.push_message(&self.pool, message.clone()).is_ok()
     }
 
     /// Free entries beyond those reserved for accepted posts.
@@ -156,8 +156,8 @@ impl Sharing {
     #[inline]
     pub(super) fn note(&mut self, slot: &mut Slot) {
         let shares = slot.messages() > 0;
-        if shares != slot.shares {
-            slot.shares = shares;
+        if shares != slot.posts.shares {
+            slot.posts.shares = shares;
             self.with = if shares { self.with + 1 } else { self.with - 1 };
         }
     }

@@ -20,12 +20,12 @@ impl ShardState {
             return self.open_output(index);
         }
         let result = self.check_capacity(index, data.len()).and_then(|()| {
-            if self.slots[index].broken.is_some() {
+            if self.slots[index].output.broken.is_some() {
                 return Ok(());
             }
             let buffers_allowed = self.buffers_allowed(index);
             let slot = &mut self.slots[index];
-            match slot.queue.append(&self.pool, data, Owner::SendQueue, buffers_allowed) {
+            match slot.output.queue.append(&self.pool, data, Owner::SendQueue, buffers_allowed) {
                 Ok(()) => {
                     self.end_output_wish(index, data.len());
                     Ok(())
@@ -62,16 +62,16 @@ impl ShardState {
         message: &wharf_port::memory::Message,
     ) -> Result<(), SendError> {
         let result = self.check_capacity(index, message.len()).and_then(|()| {
-            if self.slots[index].broken.is_some() || message.is_empty() {
+            if self.slots[index].output.broken.is_some() || message.is_empty() {
                 return Ok(());
             }
             if self.has_entry_for(index)
-                && self.slots[index].queue.push_message(&self.pool, message.clone()).is_ok()
+                && self.slots[index].output.queue.push_message(&self.pool, message.clone()).is_ok()
             {
                 return Ok(());
             }
             let buffers_allowed = self.buffers_allowed(index);
-            let queue = &mut self.slots[index].queue;
+            let queue = &mut self.slots[index].output.queue;
             let appended =
                 queue.append_copy_of(&self.pool, message, Owner::SendQueue, buffers_allowed);
             appended.map_err(|_| self.wish_for_output(index, message.len()))
@@ -89,13 +89,13 @@ impl ShardState {
         if self.open_output(index).is_err() {
             return Ok(Copied { bytes: 0, ended: false });
         }
-        if self.slots[index].broken.is_some() {
-            return discard(max, self.slots[index].limit as usize, read);
+        if self.slots[index].output.broken.is_some() {
+            return discard(max, self.slots[index].output.limit as usize, read);
         }
         let spare = self.spare_capacity(index);
         let most = usize::try_from(max).unwrap_or(usize::MAX);
         let buffers_allowed = self.buffers_allowed(index);
-        let queue = &mut self.slots[index].queue;
+        let queue = &mut self.slots[index].output.queue;
         let len_max = most.min(spare);
         let owner = Owner::SendQueue;
         // If `read` panics, the bytes that it read before stay queued; the reset of the link drops
@@ -122,11 +122,12 @@ impl ShardState {
     pub(crate) fn forward(&mut self, index: u32, unread: &mut Unread, max: usize) -> usize {
         // Fast path: the input is one received buffer, and nothing is unsent.
         let slot = &mut self.slots[index];
-        let is_open = slot.runs_callbacks() && !slot.close_requested;
-        if is_open && !slot.is_output_over() && slot.holds_no_output() && slot.wish.is_none() {
-            let max = max.min(slot.limit as usize - slot.post_capacity_max() as usize);
-            if let Some(len) = unread.move_fresh(&self.pool, &mut slot.queue, max) {
-                slot.in_call = 0;
+        let is_open = slot.runs_callbacks() && !slot.ending.close_requested;
+        if is_open && !slot.is_output_over() && slot.holds_no_output() && slot.loans.wish.is_none()
+        {
+            let max = max.min(slot.output.limit as usize - slot.post_capacity_max() as usize);
+            if let Some(len) = unread.move_fresh(&self.pool, &mut slot.output.queue, max) {
+                slot.input.in_call = 0;
                 self.note_queued(index);
                 return len;
             }
@@ -138,15 +139,15 @@ impl ShardState {
         if self.open_output(index).is_err() {
             return 0;
         }
-        if self.slots[index].broken.is_some() {
+        if self.slots[index].output.broken.is_some() {
             unread.consume(max);
             return max;
         }
         let len_max = max.min(self.left_of(index));
         let buffers_allowed = self.buffers_allowed(index);
         let slot = &mut self.slots[index];
-        let len = unread.move_to(&self.pool, &mut slot.queue, len_max, buffers_allowed);
-        slot.in_call = unread.buffers();
+        let len = unread.move_to(&self.pool, &mut slot.output.queue, len_max, buffers_allowed);
+        slot.input.in_call = unread.buffers();
         if len < max {
             self.stats().send_errors.add(1);
         }
@@ -172,7 +173,7 @@ impl ShardState {
         }
         let result = self.check_capacity(index, max).and_then(|()| {
             // A reply that will be discarded needs no buffers.
-            let max = if self.slots[index].broken.is_some() { 0 } else { max };
+            let max = if self.slots[index].output.broken.is_some() { 0 } else { max };
             if self.buffers_of(max) > self.buffers_allowed(index) {
                 return Err(self.wish_for_output(index, max));
             }
@@ -191,7 +192,7 @@ impl ShardState {
         let (now, buffers) = (self.now, parcel.buffers());
         let slot = &mut self.slots[index];
         let bytes = u32::try_from(max).unwrap_or(u32::MAX);
-        slot.deferral = Some(Deferral { bytes, buffers, since: now });
+        slot.deferral = Some(Deferral { bytes, buffers, since: now, is_cancelled: false });
         slot.suspend_idle_time(now);
         self.end_output_wish(index, max);
         self.settle(index);
@@ -203,17 +204,17 @@ impl ShardState {
 
     /// Queues a deferred reply, in the buffers that were reserved for it.
     pub(crate) fn queue_reply(&mut self, index: u32, reply: Chain) {
-        self.slots[index].queue.append_chain(reply);
+        self.slots[index].output.queue.append_chain(reply);
         self.note_queued(index);
     }
 
     /// If an `on_writable` is due that lacks only buffers, has the link wait for a loan.
     pub(crate) fn wish_if_short(&mut self, index: u32) {
         let slot = &self.slots[index];
-        let wanted = (slot.ensured as usize).max(self.grant_bytes());
-        let is_short = slot.writable_due
-            && !matches!(slot.wish, Some(Wish::Output(_)))
-            && slot.used() + wanted <= slot.limit as usize
+        let wanted = (slot.output.ensured as usize).max(self.grant_bytes());
+        let is_short = slot.output.writable_due
+            && !matches!(slot.loans.wish, Some(Wish::Output(_)))
+            && slot.used() + wanted <= slot.output.limit as usize
             && self.spare_capacity(index) < wanted;
         if is_short {
             let _nobody_is_told = self.wish_for_output(index, wanted);
@@ -226,25 +227,26 @@ impl ShardState {
         if self.open_output(index).is_err() {
             return 0;
         }
-        if slot.broken.is_some() {
-            return slot.limit as usize;
+        if slot.output.broken.is_some() {
+            return slot.output.limit as usize;
         }
         let by_limit = self.left_of(index);
         let size = self.pool.buffer_size_bytes() as usize;
-        let by_buffers = slot.queue.spare_capacity() + self.buffers_allowed(index) as usize * size;
+        let by_buffers =
+            slot.output.queue.spare_capacity() + self.buffers_allowed(index) as usize * size;
         by_limit.min(by_buffers)
     }
 
     /// Whether the handler can queue `bytes` now; if not, an `on_writable` is due when it can.
     pub(crate) fn ensure(&mut self, index: u32, bytes: usize) -> Result<bool, SendError> {
         self.open_output(index)?;
-        if bytes > self.slots[index].limit as usize {
+        if bytes > self.slots[index].output.limit as usize {
             return Err(SendError::TooLarge);
         }
         if self.spare_capacity(index) >= bytes {
             return Ok(true);
         }
-        let is_short = self.slots[index].used() + bytes <= self.slots[index].limit as usize;
+        let is_short = self.slots[index].used() + bytes <= self.slots[index].output.limit as usize;
         self.request_writable(index, bytes);
         if is_short {
             let _is_told_by_false = self.wish_for_output(index, bytes);
@@ -256,9 +258,9 @@ impl ShardState {
     pub(crate) fn request_writable(&mut self, index: u32, bytes: usize) {
         tell(if bytes == 0 { Act::Owes } else { Act::Ensures(bytes) });
         let slot = &mut self.slots[index];
-        slot.writable_due = true;
-        if bytes > slot.ensured as usize {
-            slot.ensured = u32::try_from(bytes).unwrap_or(u32::MAX);
+        slot.output.writable_due = true;
+        if bytes > slot.output.ensured as usize {
+            slot.output.ensured = u32::try_from(bytes).unwrap_or(u32::MAX);
             self.publish_capacity(index);
         }
     }
@@ -267,8 +269,8 @@ impl ShardState {
     pub(crate) fn finish(&mut self, index: u32) {
         tell(Act::Finish);
         let slot = &mut self.slots[index];
-        if slot.runs_callbacks() && !slot.finished {
-            slot.finished = true;
+        if slot.runs_callbacks() && !slot.output.finished {
+            slot.output.finished = true;
             self.mark_dirty(index);
         }
     }
@@ -279,7 +281,7 @@ impl ShardState {
         let least = (2 * settings.grant_bytes()).min(most);
         let limit = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(least, most);
         tell(Act::Limit(limit as usize));
-        self.slots[index].limit = limit;
+        self.slots[index].output.limit = limit;
         self.publish_capacity(index);
         limit as usize
     }
@@ -287,7 +289,7 @@ impl ShardState {
     /// Fails if the output takes nothing any more.
     fn open_output(&self, index: u32) -> Result<(), SendError> {
         let slot = &self.slots[index];
-        if !slot.runs_callbacks() || slot.close_requested || slot.finished {
+        if !slot.runs_callbacks() || slot.ending.close_requested || slot.output.finished {
             Err(SendError::Closed)
         } else {
             Ok(())
@@ -297,10 +299,10 @@ impl ShardState {
     pub(super) fn check_capacity(&self, index: u32, len: usize) -> Result<(), SendError> {
         self.open_output(index)?;
         let slot = &self.slots[index];
-        let limit = slot.limit as usize;
+        let limit = slot.output.limit as usize;
         if len > limit {
             Err(SendError::TooLarge)
-        } else if slot.broken.is_some() {
+        } else if slot.output.broken.is_some() {
             // The output of a broken link is discarded.
             Ok(())
         } else if !self.leaves(index, len) {
@@ -316,7 +318,7 @@ impl ShardState {
         let slot = &self.slots[index];
         // Accepted posts take half of the limit at most, so that often the atomic count need not be
         // read.
-        slot.used() + len + slot.post_capacity_max() as usize <= slot.limit as usize
+        slot.used() + len + slot.post_capacity_max() as usize <= slot.output.limit as usize
             || len <= self.left_of(index)
     }
 
@@ -324,19 +326,19 @@ impl ShardState {
     fn left_of(&self, index: u32) -> usize {
         let slot = &self.slots[index];
         let used = slot.used() + self.quotas().accepted(index);
-        (slot.limit as usize).saturating_sub(used)
+        (slot.output.limit as usize).saturating_sub(used)
     }
 
     /// Number of buffers of output that the link may still take.
     pub(super) fn buffers_allowed(&self, index: u32) -> u32 {
         let reserved = self.reserved_beside(index);
-        self.shares.output_buffers_allowed(self.slots[index].held, reserved)
+        self.shares.output_buffers_allowed(self.slots[index].loans.held, reserved)
     }
 
     /// Whether the limit leaves the grant, so that only buffers can be lacking.
     fn is_short_of_buffers(&self, index: u32) -> bool {
         let slot = &self.slots[index];
-        slot.used() + self.grant_bytes() <= slot.limit as usize
+        slot.used() + self.grant_bytes() <= slot.output.limit as usize
     }
 
     pub(super) fn grant_bytes(&self) -> usize {
@@ -376,19 +378,19 @@ impl ShardState {
     pub(super) fn note_queued(&mut self, index: u32) {
         self.stats().sends.add(1);
         let slot = &mut self.slots[index];
-        if slot.broken.is_some() {
+        if slot.output.broken.is_some() {
             return;
         }
         // With less than a quarter of the limit queued, the published capacity for posts is not
         // updated, to save the work.
-        if slot.queue.len() > slot.limit as usize / 4 {
+        if slot.output.queue.len() > slot.output.limit as usize / 4 {
             self.publish_capacity(index);
         }
         let slot = &mut self.slots[index];
-        if !slot.sending && !slot.dirty {
-            (slot.output_progress_at, slot.acknowledged_read) = (self.now, false);
+        if !slot.flight.sending && !slot.output.dirty {
+            (slot.time.output_progress_at, slot.time.acknowledged_read) = (self.now, false);
             slot.suspend_idle_time(self.now);
-            slot.dirty = true;
+            slot.output.dirty = true;
             self.dirty.push(index);
         }
         self.settle(index);
@@ -398,7 +400,7 @@ impl ShardState {
     /// more.
     #[inline]
     fn end_output_wish(&mut self, index: u32, len: usize) {
-        if let Some(Wish::Output(buffers)) = self.slots[index].wish
+        if let Some(Wish::Output(buffers)) = self.slots[index].loans.wish
             && self.buffers_of(len) >= buffers
         {
             self.end_wish(index);
@@ -464,8 +466,12 @@ impl<'a> Writer<'a> {
     pub(crate) fn new(core: &'a mut ShardState, index: u32) -> Result<Self, SendError> {
         core.check_capacity(index, 0).or_else(|error| core.queued(index, 0, Err(error)))?;
         let slot = &core.slots[index];
-        let (before, buffers_before) = (slot.queue.len(), slot.queue.buffers());
-        let spare = if slot.broken.is_some() { slot.limit as usize } else { core.left_of(index) };
+        let (before, buffers_before) = (slot.output.queue.len(), slot.output.queue.buffers());
+        let spare = if slot.output.broken.is_some() {
+            slot.output.limit as usize
+        } else {
+            core.left_of(index)
+        };
         let buffers_allowed = core.buffers_allowed(index);
         let (len, is_over, is_done) = (0, false, false);
         Ok(Self {
@@ -489,7 +495,7 @@ impl<'a> Writer<'a> {
     /// Removes the message from the queue.
     pub(crate) fn discard(&mut self) {
         self.is_done = true;
-        self.core.slots[self.index].queue.truncate(self.before);
+        self.core.slots[self.index].output.queue.truncate(self.before);
     }
 
     /// Completes the message, or fails and removes it if it exceeds the capacity.
@@ -505,7 +511,7 @@ impl<'a> Writer<'a> {
             return Ok(());
         }
         self.discard();
-        let limit = self.core.slots[index].limit as usize;
+        let limit = self.core.slots[index].output.limit as usize;
         let error = if len > limit {
             SendError::TooLarge
         } else {
@@ -522,13 +528,20 @@ impl Parts for Writer<'_> {
     fn add(&mut self, bytes: &[u8]) {
         self.len = self.len.saturating_add(bytes.len());
         let slot = &mut self.core.slots[self.index];
-        if bytes.is_empty() || self.is_over || (slot.broken.is_some() && self.len <= self.spare) {
+        if bytes.is_empty()
+            || self.is_over
+            || (slot.output.broken.is_some() && self.len <= self.spare)
+        {
             return;
         }
-        let taken = slot.queue.buffers() - self.buffers_before;
+        let taken = slot.output.queue.buffers() - self.buffers_before;
         let buffers_allowed = self.buffers_allowed.saturating_sub(taken);
         let fits = self.len <= self.spare
-            && slot.queue.append(&self.core.pool, bytes, Owner::SendQueue, buffers_allowed).is_ok();
+            && slot
+                .output
+                .queue
+                .append(&self.core.pool, bytes, Owner::SendQueue, buffers_allowed)
+                .is_ok();
         self.is_over = !fits;
     }
 }

@@ -15,6 +15,7 @@
 
 use crate::limits::Settings;
 use crate::link::peek::Search;
+use crate::link::wheel::TimerNode;
 use crate::shares::Held;
 use crate::vocabulary::policy::WhenSlow;
 use crate::vocabulary::reason::{DisconnectReason, Verdict};
@@ -51,8 +52,9 @@ impl Phase {
 }
 
 /// The receive operation of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Receiving {
+    #[default]
     Off,
     /// Multishot, for as many bytes as the link's input credit allows; or while lingering without
     /// limit.
@@ -83,115 +85,125 @@ pub(crate) struct Deferral {
     pub(crate) bytes: u32,
     pub(crate) buffers: u32,
     pub(crate) since: Time,
+    /// The link has ended while another thread wrote the reply: the slot waits for its buffers.
+    pub(crate) is_cancelled: bool,
 }
 
-/// A slot of the table.
+/// A slot of the table. The fields stand in groups, each with the files that change it; `open` and
+/// `release` set all.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) generation: u32,
     pub(crate) phase: Phase,
-    pub(crate) receiving: Receiving,
-    /// Whether a send is in flight.
-    pub(crate) sending: bool,
-    /// Whether the link is in `ShardState::dirty`.
-    pub(crate) dirty: bool,
     /// Whether `on_connect` succeeded, so that `on_disconnect` is due.
     pub(crate) connected: bool,
-    /// The first reason to close the link.
-    pub(crate) reason: Option<DisconnectReason>,
-    /// The running callback has called `close` or `abort`.
-    pub(crate) close_requested: bool,
-    pub(crate) abort_requested: bool,
-    /// The peer has ended its stream, or receiving has failed.
-    pub(crate) end_of_stream: bool,
-    /// The link is paused: `on_receive` is not called.
-    pub(crate) paused: bool,
-    /// `on_receive` is called for unread input, whatever the last call took or asked for.
-    pub(crate) receive_due: bool,
-    /// A call of `on_writable` is due.
-    pub(crate) writable_due: bool,
-    /// The results of `on_end` and `on_drain`; `None` before the call.
-    pub(crate) end: Option<Verdict>,
-    pub(crate) drain: Option<Verdict>,
-    /// The handler has finished the output (`finished`), and the engine has shut down the sending side
-    /// (`is_shut_down`).
-    pub(crate) finished: bool,
-    pub(crate) is_shut_down: bool,
-    /// The policy for posts that exceed the capacity.
-    pub(crate) when_slow: WhenSlow,
-    /// A `try_post` of the link's callback failed with `Full`: `on_writable` is due after a delay.
-    pub(crate) post_refused: bool,
-    /// The slot is in `Pending::refused`, perhaps for an earlier link of the slot.
-    pub(crate) awaits_retry: bool,
-    /// The link has ended while another thread wrote its reply: the slot waits for the reply's buffers.
-    pub(crate) cancelled: bool,
-    /// The drain has received all that had arrived when it began.
-    pub(crate) drain_received: bool,
-    /// The last call with input took nothing: the next one needs more bytes or more capacity.
-    pub(crate) handled: bool,
-    /// The reason with which sending has failed: input that had arrived is still handled, output is
-    /// discarded.
-    pub(crate) broken: Option<DisconnectReason>,
-    /// The slot is in `Again`, perhaps for an earlier link of the slot.
-    pub(crate) awaits_turn: bool,
-    /// The idle timeout stands still: see `active_at`.
-    pub(crate) idle_suspended: bool,
-    /// Whether `Sharing` counts the link as one that shares a posted message.
-    pub(crate) shares: bool,
-    /// `acknowledged` was read since the send in flight began.
-    pub(crate) acknowledged_read: bool,
+    /// The id of the listener that accepted the link.
+    pub(crate) listener: u16,
     pub(crate) socket: Option<Socket>,
+    pub(crate) input: InputState,
+    pub(crate) output: OutputState,
+    pub(crate) flight: Flight,
+    pub(crate) calls: Calls,
+    pub(crate) loans: Loans,
+    pub(crate) time: Times,
+    pub(crate) posts: Posts,
+    /// The deferred reply: `link/queue.rs`, `engine/post.rs`.
+    pub(crate) deferral: Option<Deferral>,
+    pub(crate) ending: Ending,
+    pub(crate) totals: Totals,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    /// Index in `Slots::live`.
+    live_position: u32,
+}
+
+/// The input: `engine/receive.rs`, `engine/serve.rs`, `link/keep.rs`.
+#[derive(Debug, Default)]
+pub(crate) struct InputState {
     /// Unread input.
-    pub(crate) input: Chain,
-    /// The send queue, behind the send in flight.
-    pub(crate) queue: Chain,
+    pub(crate) unread: Chain,
     /// Unread bytes that the handler asked for; 0 if it asked for none.
     pub(crate) wanted: u32,
     /// The maximum length of the message that the handler waits for.
     pub(crate) message: u32,
     /// The progress of a search in the input.
     pub(crate) search: Search,
-    /// The output limit: maximum of unsent and reserved bytes.
-    pub(crate) limit: u32,
-    /// Buffers that posts of the link's callbacks may still take in turn `budget_turn`.
-    pub(crate) post_budget: u32,
-    pub(crate) budget_turn: u32,
-    /// Capacity for posts in bytes, as published in [`Quotas`](crate::shared::quota::Quotas).
-    pub(crate) published_capacity: u32,
-    /// Message entries in the queue for which posts were accepted by `Quotas::accept`.
-    pub(crate) accepted_entries: u32,
-    /// Bytes that `Output::ensure` asked for.
-    pub(crate) ensured: u32,
-    /// The deferred reply.
-    pub(crate) deferral: Option<Deferral>,
-    /// The idle timeout in milliseconds; 0: none.
-    pub(crate) idle_ms: u32,
-    /// The id of the listener that accepted the link.
-    pub(crate) listener: u16,
-    /// Bytes of the send in flight, and buffers of the link in it.
-    pub(crate) in_flight: u32,
-    pub(crate) in_flight_buffers: u32,
-    /// Shared messages in the send in flight.
-    pub(crate) in_flight_messages: u32,
     /// Input buffers that the running callback holds.
     pub(crate) in_call: u32,
-    /// Buffers lent for input that no receive has filled yet.
-    pub(crate) promised: u32,
+    /// The last call with input took nothing: the next one needs more bytes or more capacity.
+    pub(crate) handled: bool,
+    /// `on_receive` is called for unread input, whatever the last call took or asked for.
+    pub(crate) receive_due: bool,
+    /// The link is paused: `on_receive` is not called.
+    pub(crate) paused: bool,
+    /// The peer has ended its stream, or receiving has failed.
+    pub(crate) end_of_stream: bool,
+}
+
+/// The output: `link/queue.rs` queues, `engine/flush.rs` sends.
+#[derive(Debug, Default)]
+pub(crate) struct OutputState {
+    /// The send queue, behind the send in flight.
+    pub(crate) queue: Chain,
+    /// The output limit: maximum of unsent and reserved bytes.
+    pub(crate) limit: u32,
+    /// Bytes that `Output::ensure` asked for.
+    pub(crate) ensured: u32,
+    /// Whether the link is in `ShardState::dirty`.
+    pub(crate) dirty: bool,
+    /// A call of `on_writable` is due.
+    pub(crate) writable_due: bool,
+    /// The handler has finished the output (`finished`), and the engine has shut down the sending side
+    /// (`is_shut_down`).
+    pub(crate) finished: bool,
+    pub(crate) is_shut_down: bool,
+    /// The reason with which sending has failed: input that had arrived is still handled, output is
+    /// discarded.
+    pub(crate) broken: Option<DisconnectReason>,
+}
+
+/// The operations in flight: `engine/receive.rs`, `engine/flush.rs`.
+#[derive(Debug, Default)]
+pub(crate) struct Flight {
+    pub(crate) receiving: Receiving,
+    /// Whether a send is in flight.
+    pub(crate) sending: bool,
+    /// Bytes of the send, and buffers of the link in it.
+    pub(crate) bytes: u32,
+    pub(crate) buffers: u32,
+    /// Shared messages in the send.
+    pub(crate) messages: u32,
+}
+
+/// The calls of one turn: `engine/serve.rs`.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    /// The last turn with a call of `on_receive` or `on_writable`, and the number of these calls in it.
+    pub(crate) turn: u32,
+    pub(crate) count: u8,
+    /// The slot is in `Again`, perhaps for an earlier link of the slot.
+    pub(crate) awaits_turn: bool,
+}
+
+/// The loans: `link/core.rs`, `engine/loans.rs`.
+#[derive(Debug, Default)]
+pub(crate) struct Loans {
     /// The buffers of the link, as counted in `ShardState::shares`.
     pub(crate) held: Held,
+    /// Buffers lent for input that no receive has filled yet.
+    pub(crate) promised: u32,
     /// The loan that the link waits for, and whether the running callback asked for it.
     pub(crate) wish: Option<Wish>,
     pub(crate) wished: bool,
     /// The time of the request for the loan.
     pub(crate) wishes_since: Time,
-    /// The last turn with a call of `on_receive` or `on_writable`, and the number of these calls in it.
-    pub(crate) turn: u32,
-    pub(crate) calls: u8,
-    /// Bytes that had arrived when the drain began and are not received yet; `None` before the engine
-    /// has asked the port.
-    pub(crate) owed: Option<u32>,
-    /// Bytes received since the link entered `Draining` or `Flushing`, plus bytes sent while draining.
-    pub(crate) phase_bytes: u32,
+    /// The last progress with borrowed input buffers.
+    pub(crate) input_progress_at: Time,
+}
+
+/// The timeouts: `engine/timeout.rs`, `link/wheel.rs`. Who sees an activity or a progress notes it.
+#[derive(Debug, Default)]
+pub(crate) struct Times {
     /// The time of the peer's last activity. While `idle_suspended` is set, time does not count: how
     /// long the peer had been silent when that began, as a time since zero.
     pub(crate) active_at: Time,
@@ -199,21 +211,60 @@ pub(crate) struct Slot {
     pub(crate) output_progress_at: Time,
     /// Bytes that the peer had acknowledged when the engine last asked the port.
     pub(crate) acknowledged: u64,
-    /// The last progress with borrowed input buffers.
-    pub(crate) input_progress_at: Time,
-    pub(crate) totals: Totals,
-    pub(crate) peer: SocketAddr,
-    pub(crate) local: SocketAddr,
-    /// Index in `Slots::live`.
-    pub(crate) live_position: u32,
+    /// `acknowledged` was read since the send in flight began.
+    pub(crate) acknowledged_read: bool,
+    /// The idle timeout stands still: see `active_at`.
+    pub(crate) idle_suspended: bool,
+    /// The idle timeout in milliseconds; 0: none.
+    pub(crate) idle_ms: u32,
     /// When the timer wheel expires the link.
     pub(crate) due: Time,
     /// The link's node in the timer wheel.
-    pub(crate) timer: super::wheel::TimerNode,
+    pub(crate) timer: TimerNode,
+}
+
+/// Posts, of this link and to it: `link/posts.rs`, `engine/post.rs`.
+#[derive(Debug)]
+pub(crate) struct Posts {
+    /// Buffers that posts of the link's callbacks may still take in turn `budget_turn`.
+    pub(crate) budget: u32,
+    pub(crate) budget_turn: u32,
+    /// Capacity for posts in bytes, as published in [`Quotas`](crate::shared::quota::Quotas).
+    pub(crate) published_capacity: u32,
+    /// Message entries in the queue for which posts were accepted by `Quotas::accept`.
+    pub(crate) accepted_entries: u32,
+    /// The policy for posts that exceed the capacity.
+    pub(crate) when_slow: WhenSlow,
+    /// A `try_post` of the link's callback failed with `Full`: `on_writable` is due after a delay.
+    pub(crate) refused: bool,
+    /// The slot is in `Pending::refused`, perhaps for an earlier link of the slot.
+    pub(crate) awaits_retry: bool,
+    /// Whether `Sharing` counts the link as one that shares a posted message.
+    pub(crate) shares: bool,
+}
+
+/// The end of the link: `engine/close.rs`, and `engine/call.rs` for what a callback asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    /// The first reason to close the link.
+    pub(crate) reason: Option<DisconnectReason>,
+    /// The running callback has called `close` or `abort`.
+    pub(crate) close_requested: bool,
+    pub(crate) abort_requested: bool,
+    /// The results of `on_end` and `on_drain`; `None` before the call.
+    pub(crate) end: Option<Verdict>,
+    pub(crate) drain: Option<Verdict>,
+    /// The drain has received all that had arrived when it began.
+    pub(crate) drain_received: bool,
+    /// Bytes that had arrived when the drain began and are not received yet; `None` before the engine
+    /// has asked the port.
+    pub(crate) owed: Option<u32>,
+    /// Bytes received since the link entered `Draining` or `Flushing`, plus bytes sent while draining.
+    pub(crate) phase_bytes: u32,
 }
 
 // A slot and the port's entry for its socket take about 512 bytes.
-const _: () = assert!(size_of::<Slot>() <= 424);
+const _: () = assert!(size_of::<Slot>() <= 440);
 
 impl Slot {
     /// Changes the phase.
@@ -230,76 +281,45 @@ impl Slot {
         Self {
             generation: 0,
             phase: Phase::Free,
-            receiving: Receiving::Off,
-            sending: false,
-            dirty: false,
             connected: false,
-            reason: None,
-            close_requested: false,
-            abort_requested: false,
-            end_of_stream: false,
-            paused: false,
-            receive_due: false,
-            writable_due: false,
-            end: None,
-            drain: None,
-            finished: false,
-            is_shut_down: false,
-            when_slow: WhenSlow::Skip,
-            post_refused: false,
-            awaits_retry: false,
-            cancelled: false,
-            search: Search::default(),
-            limit: 0,
-            post_budget: 0,
-            budget_turn: u32::MAX,
-            published_capacity: 0,
-            accepted_entries: 0,
-            ensured: 0,
-            deferral: None,
-            idle_ms: 0,
             listener: 0,
-            drain_received: false,
-            handled: false,
-            broken: None,
-            acknowledged_read: false,
-            awaits_turn: false,
-            idle_suspended: false,
-            shares: false,
             socket: None,
-            input: Chain::new(),
-            queue: Chain::new(),
-            wanted: 0,
-            message: 0,
-            in_flight: 0,
-            in_flight_buffers: 0,
-            in_flight_messages: 0,
-            in_call: 0,
-            promised: 0,
-            held: Held::default(),
-            wish: None,
-            wished: false,
-            wishes_since: Time::default(),
-            turn: 0,
-            calls: 0,
-            owed: None,
-            phase_bytes: 0,
-            active_at: Time::default(),
-            output_progress_at: Time::default(),
-            acknowledged: 0,
-            input_progress_at: Time::default(),
+            input: InputState::default(),
+            output: OutputState::default(),
+            calls: Calls::default(),
+            loans: Loans::default(),
+            time: Times { due: NEVER, ..Times::default() },
+            posts: Posts {
+                budget: 0,
+                budget_turn: u32::MAX,
+                published_capacity: 0,
+                accepted_entries: 0,
+                when_slow: WhenSlow::Skip,
+                refused: false,
+                awaits_retry: false,
+                shares: false,
+            },
+            deferral: None,
+            flight: Flight::default(),
+            ending: Ending::default(),
             totals: Totals::default(),
             peer: NOWHERE,
             local: NOWHERE,
             live_position: 0,
-            due: NEVER,
-            timer: super::wheel::TimerNode::default(),
         }
+    }
+
+    /// A slot without a link. The lists in which the slot stands, perhaps for an earlier link, keep it.
+    fn empty(&self) -> Self {
+        let mut slot = Self { generation: self.generation, ..Self::free() };
+        slot.calls.awaits_turn = self.calls.awaits_turn;
+        slot.posts.awaits_retry = self.posts.awaits_retry;
+        slot
     }
 
     /// Bytes that are queued or in flight.
     pub(crate) fn unsent_bytes(&self) -> usize {
-        self.queue.len() + self.in_flight as usize
+        self.output.queue.len() + self.flight.bytes as usize
     }
 
     /// Used bytes of the output limit: unsent ones, and those reserved for a deferred reply.
@@ -309,26 +329,26 @@ impl Slot {
 
     /// The high-water mark: above so many used bytes `on_receive` is not called, and no post is queued.
     pub(crate) fn high_water_bytes(&self) -> usize {
-        (self.limit / 2).max(1) as usize
+        (self.output.limit / 2).max(1) as usize
     }
 
     /// Maximum bytes of posts in the output: half of the limit, rounded down. The rest is for the
     /// handler.
     pub(crate) fn post_capacity_max(&self) -> u32 {
-        self.limit - self.limit.div_ceil(2)
+        self.output.limit - self.output.limit.div_ceil(2)
     }
 
     /// Bytes that posts may still take; less if the handler asked for more than half of the limit.
     pub(crate) fn post_capacity(&self) -> u32 {
-        let kept = self.limit.div_ceil(2).max(self.ensured.min(self.limit));
+        let kept = self.output.limit.div_ceil(2).max(self.output.ensured.min(self.output.limit));
         let used = u32::try_from(self.used()).unwrap_or(u32::MAX);
-        (self.limit - kept).saturating_sub(used)
+        (self.output.limit - kept).saturating_sub(used)
     }
 
     /// Whether the published capacity for posts is less than its maximum, or accepted posts are queued.
     #[inline]
     pub(crate) fn has_posts(&self) -> bool {
-        self.published_capacity != self.post_capacity_max() || self.accepted_entries > 0
+        self.posts.published_capacity != self.post_capacity_max() || self.posts.accepted_entries > 0
     }
 
     /// Whether nothing is unsent or deferred, or nothing more will be queued.
@@ -340,63 +360,67 @@ impl Slot {
     /// Whether what the handler sends is discarded or refused.
     #[inline]
     pub(crate) fn is_output_over(&self) -> bool {
-        self.broken.is_some() || self.finished
+        self.output.broken.is_some() || self.output.finished
     }
 
     /// Notes an activity of the peer.
     pub(crate) fn note_activity(&mut self, now: Time) {
-        self.active_at = if self.idle_suspended { Time::default() } else { now };
+        self.time.active_at = if self.time.idle_suspended { Time::default() } else { now };
     }
 
     /// Stops the idle timeout: from now on the peer's silence does not count.
     pub(crate) fn suspend_idle_time(&mut self, now: Time) {
-        if !self.idle_suspended {
-            (self.idle_suspended, self.active_at) =
-                (true, Time(now.0.saturating_sub(self.active_at.0)));
+        if !self.time.idle_suspended {
+            (self.time.idle_suspended, self.time.active_at) =
+                (true, Time(now.0.saturating_sub(self.time.active_at.0)));
         }
     }
 
     /// If nothing is unsent, deferred or paused, the peer's silence counts on from where it stopped.
     pub(crate) fn resume_idle_time(&mut self, now: Time) {
-        if self.idle_suspended && !self.has_output() && self.deferral.is_none() && !self.paused {
-            (self.idle_suspended, self.active_at) =
-                (false, Time(now.0.saturating_sub(self.active_at.0)));
+        if self.time.idle_suspended
+            && !self.has_output()
+            && self.deferral.is_none()
+            && !self.input.paused
+        {
+            (self.time.idle_suspended, self.time.active_at) =
+                (false, Time(now.0.saturating_sub(self.time.active_at.0)));
         }
     }
 
     /// Ends a pause and has `on_receive` called for unread input.
     pub(crate) fn resume(&mut self, now: Time) {
-        (self.paused, self.receive_due) = (false, true);
+        (self.input.paused, self.input.receive_due) = (false, true);
         self.resume_idle_time(now);
     }
 
     /// Clears the counts of the send in flight.
     pub(crate) fn end_send(&mut self) {
-        self.sending = false;
-        (self.in_flight, self.in_flight_buffers, self.in_flight_messages) = (0, 0, 0);
+        self.flight.sending = false;
+        (self.flight.bytes, self.flight.buffers, self.flight.messages) = (0, 0, 0);
     }
 
     /// Unsent posted messages that the link shares with others.
     pub(crate) fn messages(&self) -> u32 {
-        self.queue.messages() + self.in_flight_messages
+        self.output.queue.messages() + self.flight.messages
     }
 
     /// Whether the handler asked for more bytes than are unread.
     pub(crate) fn is_incomplete(&self) -> bool {
-        self.wanted as usize > self.input.len()
+        self.input.wanted as usize > self.input.unread.len()
     }
 
     /// Whether bytes are queued or in flight.
     pub(crate) fn has_output(&self) -> bool {
-        self.sending || !self.queue.is_empty()
+        self.flight.sending || !self.output.queue.is_empty()
     }
 
     /// Counts the buffers that the link holds.
     pub(crate) fn count_held(&self) -> Held {
         Held {
-            input: self.input.buffers() + self.in_call + self.promised,
-            output: self.queue.buffers()
-                + self.in_flight_buffers
+            input: self.input.unread.buffers() + self.input.in_call + self.loans.promised,
+            output: self.output.queue.buffers()
+                + self.flight.buffers
                 + self.deferral.map_or(0, |deferral| deferral.buffers),
         }
     }
@@ -404,7 +428,7 @@ impl Slot {
     /// Whether no call with input is due: nothing is unread, or the last call took nothing and nothing
     /// has changed since.
     pub(crate) fn is_handled(&self) -> bool {
-        self.input.is_empty() || (self.handled && !self.receive_due)
+        self.input.unread.is_empty() || (self.input.handled && !self.input.receive_due)
     }
 
     /// Whether no call with input will follow if no more bytes arrive: nothing is unread, or the last
@@ -412,28 +436,33 @@ impl Slot {
     /// capacity.
     pub(crate) fn has_handled_all(&self) -> bool {
         let waits_for_capacity = !self.is_incomplete() && self.has_output();
-        self.input.is_empty() || (self.is_handled() && !waits_for_capacity)
+        self.input.unread.is_empty() || (self.is_handled() && !waits_for_capacity)
     }
 
     /// Whether a pause or a deferred reply holds back calls with input.
     pub(crate) fn is_held(&self) -> bool {
-        self.paused || self.deferral.is_some()
+        self.input.paused || self.deferral.is_some()
+    }
+
+    /// Whether the slot waits for the buffers of a reply that was cancelled during its write.
+    pub(crate) fn has_cancelled_reply(&self) -> bool {
+        self.deferral.is_some_and(|deferral| deferral.is_cancelled)
     }
 
     /// Whether the engine receives no more input for the handler.
     pub(crate) fn has_all_input(&self) -> bool {
-        self.end_of_stream || (self.drain_received && self.phase == Phase::Draining)
+        self.input.end_of_stream || (self.ending.drain_received && self.phase == Phase::Draining)
     }
 
     /// Whether a call of `on_writable` or `on_drain` is due.
     #[inline]
     pub(crate) fn has_due_call(&self) -> bool {
-        self.writable_due || self.is_drain_call_due()
+        self.output.writable_due || self.is_drain_call_due()
     }
 
     /// Whether the call of `on_drain` is due.
     pub(crate) fn is_drain_call_due(&self) -> bool {
-        self.phase == Phase::Draining && self.drain.is_none()
+        self.phase == Phase::Draining && self.ending.drain.is_none()
     }
 
     /// Whether callbacks other than `on_disconnect` are still called for the link.
@@ -500,22 +529,13 @@ impl Slots {
         let Self { limit, when_slow, idle_ms, .. } = *self;
         self.live.push(index);
         let slot = &mut self[index];
-        let Slot { awaits_turn, awaits_retry, .. } = *slot;
-        *slot = Slot {
-            generation,
-            phase: Phase::Open,
-            peer,
-            active_at: now,
-            live_position,
-            awaits_turn,
-            awaits_retry,
-            listener,
-            limit,
-            published_capacity: limit - limit.div_ceil(2),
-            when_slow,
-            idle_ms,
-            ..Slot::free()
-        };
+        *slot = slot.empty();
+        (slot.generation, slot.phase, slot.live_position) =
+            (generation, Phase::Open, live_position);
+        (slot.peer, slot.listener) = (peer, listener);
+        (slot.time.active_at, slot.time.idle_ms) = (now, idle_ms);
+        (slot.output.limit, slot.posts.when_slow) = (limit, when_slow);
+        slot.posts.published_capacity = slot.post_capacity_max();
         index
     }
 
@@ -526,13 +546,16 @@ impl Slots {
     /// If it is not, or waits for a flush.
     pub(crate) fn release(&mut self, index: u32) {
         let slot = &self[index];
-        assert!(slot.phase == Phase::Closing && !slot.dirty, "{slot:?} is released too early");
-        let Slot { generation, live_position, awaits_turn, awaits_retry, .. } = self[index];
+        assert!(
+            slot.phase == Phase::Closing && !slot.output.dirty,
+            "{slot:?} is released too early"
+        );
+        let live_position = slot.live_position;
         self.live.swap_remove(live_position as usize);
         if let Some(moved) = self.live.get(live_position as usize).copied() {
             self[moved].live_position = live_position;
         }
-        self[index] = Slot { generation, awaits_turn, awaits_retry, ..Slot::free() };
+        self[index] = self[index].empty();
         self.free.push(index);
     }
 
@@ -612,11 +635,14 @@ mod tests {
         let mut slots = Slots::new(1, &Settings::default());
         for at in 1..4 {
             let index = slots.open(peer, 0, Time(at));
-            assert_eq!((slots[index].awaits_turn, slots[index].awaits_retry), (at > 1, at > 1));
-            (slots[index].awaits_turn, slots[index].awaits_retry) = (true, true);
-            slots[index].post_refused = true;
+            assert_eq!(
+                (slots[index].calls.awaits_turn, slots[index].posts.awaits_retry),
+                (at > 1, at > 1)
+            );
+            (slots[index].calls.awaits_turn, slots[index].posts.awaits_retry) = (true, true);
+            slots[index].posts.refused = true;
             release(&mut slots, index);
-            assert!(!slots[index].post_refused);
+            assert!(!slots[index].posts.refused);
         }
     }
 

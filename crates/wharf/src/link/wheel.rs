@@ -64,15 +64,15 @@ impl Wheel {
     /// Schedules the link for `deadline`, in place of an earlier one.
     pub(crate) fn schedule(&mut self, slots: &mut Slots, index: u32, deadline: Time) {
         self.cancel(slots, index);
-        slots[index].due = deadline;
+        slots[index].time.due = deadline;
         // The tick after the deadline: when it has begun, the deadline has passed.
         let due = (self.tick_of(deadline) + 1).max(self.current);
         let due = due.min(self.current + u64::from(BUCKETS) - 1);
         let bucket = bucket_of(due);
         let head = self.heads[bucket as usize];
-        slots[index].timer = TimerNode { bucket, next: head, previous: NONE };
+        slots[index].time.timer = TimerNode { bucket, next: head, previous: NONE };
         if head != NONE {
-            slots[head].timer.previous = index;
+            slots[head].time.timer.previous = index;
         }
         self.heads[bucket as usize] = index;
         self.earliest = if self.count == 0 { due } else { self.earliest.min(due) };
@@ -81,20 +81,20 @@ impl Wheel {
 
     /// Removes the link from the wheel, if it is scheduled.
     pub(crate) fn cancel(&mut self, slots: &mut Slots, index: u32) {
-        let TimerNode { bucket, next, previous } = slots[index].timer;
+        let TimerNode { bucket, next, previous } = slots[index].time.timer;
         if bucket == NONE {
             return;
         }
         if previous == NONE {
             self.heads[bucket as usize] = next;
         } else {
-            slots[previous].timer.next = next;
+            slots[previous].time.timer.next = next;
         }
         if next != NONE {
-            slots[next].timer.previous = previous;
+            slots[next].time.timer.previous = previous;
         }
-        slots[index].timer = TimerNode::default();
-        slots[index].due = NEVER;
+        slots[index].time.timer = TimerNode::default();
+        slots[index].time.due = NEVER;
         self.count -= 1;
     }
 

@@ -4,6 +4,7 @@
 use crate::handler::Handler;
 use crate::link::Link;
 use crate::link::input::Input;
+use crate::link::slot::Deferral;
 use crate::shared::Shared;
 use crate::shared::handle::Handle;
 use crate::shared::marks::Mark;
@@ -14,6 +15,7 @@ use crate::worker::Worker;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use wharf_port::memory::{Buffer, Chain, Message, Owner};
+use wharf_port::port::Time;
 
 #[derive(Debug)]
 pub(super) struct Buggy<H> {
@@ -59,15 +61,15 @@ impl<H> Buggy<H> {
         let core = &mut *link.out.core;
         let slot = &mut core.slots[index];
         if self.bug.is(EngineBug::ForgetClose) {
-            slot.close_requested = false;
+            slot.ending.close_requested = false;
         }
-        if slot.close_requested && self.bug.is(EngineBug::CloseDropsDeferred) {
+        if slot.ending.close_requested && self.bug.is(EngineBug::CloseDropsDeferred) {
             core.cancel_reply(index);
-        } else if slot.close_requested && self.bug.triggers(EngineBug::DropQueueAtClose) {
-            slot.queue = Chain::new();
+        } else if slot.ending.close_requested && self.bug.triggers(EngineBug::DropQueueAtClose) {
+            slot.output.queue = Chain::new();
             core.settle(index);
         } else if self.bug.triggers(EngineBug::Miscount) {
-            slot.held.output += 1;
+            slot.loans.held.output += 1;
         }
     }
 
@@ -92,10 +94,10 @@ impl<H> Buggy<H> {
         W: 'static,
     {
         let slot = &link.out.core.slots[link.out.index];
-        let (is_paused, is_deferred) = (slot.paused, slot.deferral.is_some());
+        let (is_paused, is_deferred) = (slot.input.paused, slot.deferral.is_some());
         let limit = self.shared.settings.send_queue_bytes as usize;
         let is_above = link.out.unsent_bytes() > limit / 2;
-        let is_free = !is_paused && !is_deferred && !slot.close_requested;
+        let is_free = !is_paused && !is_deferred && !slot.ending.close_requested;
         let may_call = is_free && link.out.has_grant() && !is_above;
         let again = [
             (EngineBug::CallWhilePaused, is_paused && !input.is_empty()),
@@ -199,7 +201,10 @@ where
         if self.bug.triggers(EngineBug::DisconnectTwice) {
             self.inner.on_disconnect(&mut inner_of(link), reason);
         } else if self.bug.triggers(EngineBug::LeakSlot) {
-            link.out.core.slots[link.out.index].cancelled = true;
+            // As if another thread still wrote a reply.
+            let leaked =
+                Deferral { bytes: 0, buffers: 0, since: Time::default(), is_cancelled: true };
+            link.out.core.slots[link.out.index].deferral = Some(leaked);
         } else if self.bug.triggers(EngineBug::KeepSlotCount) {
             let shard = usize::from(link.out.core.shard);
             self.shared.shards[shard].slots_taken.fetch_add(1, Ordering::SeqCst);

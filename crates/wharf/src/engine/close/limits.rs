@@ -18,10 +18,10 @@ const DRAIN_BYTES_MAX: u32 = 8 << 20;
 /// When a link that lingers, or whose output is broken, is closed; `None` for other links.
 pub(in crate::engine) fn closing_deadline(slot: &Slot) -> Option<Time> {
     match slot.phase {
-        Phase::Lingering => Some(slot.active_at.saturating_add(LINGER_MAX)),
+        Phase::Lingering => Some(slot.time.active_at.saturating_add(LINGER_MAX)),
         // A broken link waits for the end of its input.
-        Phase::Open if slot.broken.is_some() && !slot.is_held() => {
-            Some(slot.active_at.saturating_add(FLUSH_MAX))
+        Phase::Open if slot.output.broken.is_some() && !slot.is_held() => {
+            Some(slot.time.active_at.saturating_add(FLUSH_MAX))
         }
         _ => None,
     }
@@ -34,12 +34,13 @@ pub(in crate::engine) fn flush_timeout(stall: Duration) -> Duration {
 
 /// Whether a lingering link has discarded more bytes than it may.
 pub(in crate::engine) fn exceeds_linger(slot: &Slot) -> bool {
-    slot.phase == Phase::Lingering && slot.phase_bytes > LINGER_BYTES_MAX
+    slot.phase == Phase::Lingering && slot.ending.phase_bytes > LINGER_BYTES_MAX
 }
 
 /// Notes `len` received bytes of a draining link. The drain receives no more than had arrived when it
 /// began.
 pub(in crate::engine) fn note_drained(slot: &mut Slot, len: u32) {
-    slot.owed = slot.owed.map(|owed| owed.saturating_sub(len));
-    slot.drain_received = slot.owed == Some(0) || slot.phase_bytes > DRAIN_BYTES_MAX;
+    slot.ending.owed = slot.ending.owed.map(|owed| owed.saturating_sub(len));
+    slot.ending.drain_received =
+        slot.ending.owed == Some(0) || slot.ending.phase_bytes > DRAIN_BYTES_MAX;
 }
