@@ -9,6 +9,7 @@ use rustix::net::addr::SocketAddrStorage;
 use rustix::net::{RecvFlags, SocketAddrAny};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 /// Ends a wait through an eventfd that the back end polls edge-triggered.
@@ -16,28 +17,36 @@ use std::time::Duration;
 /// Its count is never read: each write is an edge, and the count overflows only after 2⁶⁴ writes.
 #[derive(Debug)]
 pub(crate) struct EventFd {
-    fd: OwnedFd,
+    /// `None` when the port is gone, of which posters may remain. The lock costs little beside the
+    /// system call of a wake-up.
+    fd: RwLock<Option<OwnedFd>>,
 }
 
 impl EventFd {
     pub(crate) fn new() -> Result<Self, OsError> {
         match eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) {
-            Ok(fd) => Ok(Self { fd }),
+            Ok(fd) => Ok(Self { fd: RwLock::new(Some(fd)) }),
             Err(errno) => Err(OsError::new("eventfd", errno.raw_os_error())),
         }
+    }
+}
+
+impl EventFd {
+    /// Calls `act` with the descriptor; `None` if it is closed.
+    pub(crate) fn with_fd<R>(&self, act: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
+        let fd = self.fd.read().unwrap_or_else(PoisonError::into_inner);
+        fd.as_ref().map(|fd| act(fd.as_fd()))
     }
 }
 
 impl Wake for EventFd {
     fn wake(&self) {
         // EAGAIN means that the count is at its maximum; then an edge is pending.
-        let _full_counter = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+        let _full_counter = self.with_fd(|fd| rustix::io::write(fd, &1_u64.to_ne_bytes()));
     }
-}
 
-impl AsFd for EventFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    fn close(&self) {
+        self.fd.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

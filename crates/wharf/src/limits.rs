@@ -330,7 +330,7 @@ impl Settings {
     }
 
     /// The memory of these settings, which are checked.
-    pub(crate) fn plan(&self, link_size_bytes: usize, listeners: u32) -> MemoryPlan {
+    pub(crate) fn plan(&self, sizes: Sizes, listeners: u32) -> MemoryPlan {
         let division = self.division();
         let shards = u64::from(self.shards);
         let slots = u64::from(self.links_per_shard()) + u64::from(listeners);
@@ -349,16 +349,25 @@ impl Settings {
                 ("large buffers to receive into", large),
                 ("tables of these buffers", tables),
                 ("buffers for posts and broadcasts", (shards + 1) * self.post_pool().size_bytes()),
-                ("links", shards * slots * link_size_bytes as u64),
+                ("links", shards * slots * sizes.link as u64),
                 ("ports", shards * wharf_port::table_size_bytes(&self.port(listeners))),
                 ("memory for messages in several buffers", shards * u64::from(self.input_bytes)),
                 ("inboxes", shards * u64::from(self.inbox_capacity) * 96),
                 // The pages that a shard's thread touches; those of the handler's own calls are added
                 // to it.
-                ("stacks", shards * 64 * 1024),
+                ("stacks", shards * (64 * 1024).max(sizes.stack as u64)),
             ],
         }
     }
+}
+
+/// The sizes of a handler's types, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// Of one link in the engine's tables.
+    pub(crate) link: usize,
+    /// Of what a shard's stack has for states and contexts.
+    pub(crate) stack: usize,
 }
 
 /// The memory that a server allocates at start, as a sum with named terms.
@@ -466,7 +475,7 @@ mod tests {
     fn default_settings_take_32_mb_up_to_4_shards_and_2_mib_for_each_further_one() {
         for shards in 1..=64 {
             let settings = Settings { shards, ..Settings::default() };
-            let plan = settings.plan(crate::engine::link_size_bytes::<[u64; 8]>(), 1);
+            let plan = settings.plan(crate::engine::sizes::<[u64; 8], ()>(), 1);
             let most = 32_000_000 + (2 << 20) * u64::from(shards.saturating_sub(4));
             assert!(plan.total_bytes() <= most, "{shards} shards: {plan}");
         }
@@ -533,7 +542,7 @@ mod tests {
                 continue;
             };
             plans += 1;
-            let plan = settings.plan(400, 1 + random.number() % 1_024);
+            let plan = settings.plan(Sizes { link: 400, stack: 0 }, 1 + random.number() % 1_024);
             assert!(plan.total_bytes() < 1 << 50, "{settings:?}: {plan}");
             // The ranges that the pools of buffers and posts state.
             let (pool, posts) = (settings.shard_pool(), settings.post_pool());
@@ -614,7 +623,7 @@ mod tests {
 
     #[test]
     fn the_plan_is_the_sum_of_its_terms() {
-        let plan = Settings::default().plan(200, 1);
+        let plan = Settings::default().plan(Sizes { link: 200, stack: 0 }, 1);
         assert_eq!(plan.total_bytes(), plan.terms.iter().map(|term| term.1).sum::<u64>());
         assert!(plan.total_bytes() > 10_000 * 2048);
         assert!(plan.to_string().ends_with("in all"));

@@ -102,7 +102,7 @@ pub struct Stats {
     /// Links closed because they held borrowed buffers or posted messages without progress while others
     /// lacked buffers: see [`Builder::loan_wait`](crate::Builder::loan_wait).
     pub loans_revoked: u64,
-    /// Panics of callbacks and of drops of link states.
+    /// Panics of callbacks, and of drops of link states, worker contexts and the handler.
     pub handler_panics: u64,
     /// Receives that waited for a free buffer.
     pub buffer_waits: u64,

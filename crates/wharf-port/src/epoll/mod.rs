@@ -105,7 +105,8 @@ impl<T: Send> EpollPort<T> {
             .map_err(|errno| calls::error("epoll_create1", errno))?;
         let wake = Arc::new(EventFd::new()?);
         let edges = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), edges)
+        wake.with_fd(|fd| epoll::add(&epoll, fd, epoll::EventData::new_u64(WAKE), edges))
+            .unwrap_or(Ok(()))
             .map_err(|errno| calls::error("epoll_ctl", errno))?;
         Ok(Self {
             epoll,

@@ -95,6 +95,12 @@ impl<T: Send> Inbox<T> {
     }
 }
 
+impl<T> Drop for Inbox<T> {
+    fn drop(&mut self) {
+        self.poster.waker.wake.close();
+    }
+}
+
 /// Posts packets to a port from any thread. A clone costs three atomic increments.
 pub struct Poster<T> {
     packets: SyncSender<T>,

@@ -27,6 +27,9 @@ pub(crate) struct WakeState {
 pub(crate) trait Wake: Send + Sync {
     /// Ends the current wait, or the next one. Called from any thread.
     fn wake(&self);
+
+    /// The port is gone: releases what the wake-up holds of the system.
+    fn close(&self) {}
 }
 
 impl WakeState {

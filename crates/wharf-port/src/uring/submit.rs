@@ -7,7 +7,7 @@ use crate::port::{
     CompletionMode, Demand, Operation, OperationKind, Socket, SubmitError, check_submit,
 };
 use io_uring::{opcode, squeue, types};
-use rustix::fd::{AsFd, AsRawFd};
+use rustix::fd::AsRawFd;
 
 /// The kind of a submission entry: the upper four bits of its user data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,7 +306,8 @@ impl<T: Send> UringPort<T> {
 
     /// Arms a multishot poll of the eventfd, which is edge-triggered.
     pub(super) fn watch_wake(&mut self) {
-        let fd = types::Fd(self.wake.as_fd().as_raw_fd());
+        // The inbox, which this port has, keeps it open.
+        let Some(fd) = self.wake.with_fd(|fd| types::Fd(fd.as_raw_fd())) else { return };
         let entry =
             opcode::PollAdd::new(fd, libc::POLLIN.unsigned_abs().into()).multi(true).build();
         let no_socket = Socket { index: 0, generation: 0 };

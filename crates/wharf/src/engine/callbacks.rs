@@ -181,7 +181,7 @@ fn drop_user_value<T>(core: &ShardState, value: Option<T>) {
 
 /// Runs user code outside of callbacks, such as a drop, and catches its panic, which the panic hook
 /// reports. Returns whether there was none.
-pub(super) fn catch_user_panic(act: impl FnOnce()) -> bool {
+pub(crate) fn catch_user_panic(act: impl FnOnce()) -> bool {
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(()) => true,
         Err(payload) => {

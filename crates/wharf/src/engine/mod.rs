@@ -2,7 +2,7 @@
 
 mod accept;
 mod call;
-mod callbacks;
+pub(crate) mod callbacks;
 mod close;
 mod dispatch;
 mod flush;
@@ -15,14 +15,26 @@ mod serve;
 mod timeout;
 pub(crate) mod worker;
 
-/// Bytes of one link in the engine's tables: its slot, state, reply cell and marks, and its entries in
-/// the lists of links.
-pub(crate) fn link_size_bytes<S>() -> usize {
-    size_of::<crate::link::slot::Slot>()
+use crate::limits::Sizes;
+
+/// The sizes of a handler's types: of one link its slot, state, reply cell and marks, and its entries
+/// in the lists of links.
+pub(crate) fn sizes<S, W>() -> Sizes {
+    let link = size_of::<crate::link::slot::Slot>()
         + size_of::<Option<S>>()
         + size_of::<crate::shares::Borrower>()
         + size_of::<crate::shared::reply::ReplyCell>()
         + size_of::<(u32, u32, crate::shared::marks::Mark)>()
         + 2 * size_of::<u64>()
-        + 10 * size_of::<u32>()
+        + 10 * size_of::<u32>();
+    Sizes { link, stack: STACK_COPIES * (size_of::<S>() + size_of::<W>()) }
+}
+
+/// Copies of a state and of a context on the stack: a build without optimizations makes one in each
+/// call that returns them.
+const STACK_COPIES: usize = 16;
+
+/// Size of the stack of a shard's thread: that of std, and the copies of a state and a context.
+pub(crate) fn stack_size_bytes<S, W>() -> usize {
+    (2 << 20) + sizes::<S, W>().stack
 }

@@ -197,6 +197,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 }
 
+impl<P: ShardPort, V: Service> Drop for Worker<P, V> {
+    fn drop(&mut self) {
+        self.callbacks.drop_all(&self.core);
+    }
+}
+
 /// Submits an operation.
 ///
 /// # Panics

@@ -1,6 +1,7 @@
 //! The builder: one method for each setting, and `start`.
 
 use crate::engine;
+use crate::engine::callbacks::catch_user_panic;
 use crate::handler::Handler;
 use crate::limits::{AskedBackEnd, MemoryPlan, Settings};
 use crate::link::framing::Decoder;
@@ -235,7 +236,7 @@ where
     pub fn plan(&self) -> Result<MemoryPlan, StartError> {
         let settings = self.settings.checked()?;
         let listeners = Settings::check_listeners(self.addresses.len().max(1))?;
-        Ok(settings.plan(engine::link_size_bytes::<S>(), listeners))
+        Ok(settings.plan(engine::sizes::<S, W>(), listeners))
     }
 
     /// Starts the server and returns when its shards run.
@@ -266,7 +267,7 @@ where
         }
         let count = places.iter().map(|(_, place)| place.addresses.len()).sum();
         let listener_count = Settings::check_listeners(count)?;
-        let plan = settings.plan(engine::link_size_bytes::<S>(), listener_count);
+        let plan = settings.plan(engine::sizes::<S, W>(), listener_count);
         machine::check_memory(plan.total_bytes(), settings.shards)?;
         let mut chosen = choose(settings.back_end)?;
         let shared = Shared::new(settings).map_err(|error| StartError::buffers(&error))?;
@@ -280,8 +281,10 @@ where
         let _set_once = shared.listeners.set(bound.clone().collect());
         let addresses = bound.map(|(id, address)| (id, Address::from(address))).collect();
         let listeners = listening.into_iter().map(|listening| listening.socket).collect();
-        let handler = Arc::clone(&started.handler);
+        let handler = started.handler();
         let started: Alive = Arc::new(started);
+        // Declared after `started`, so that it is dropped before it.
+        let handler = handler;
         // Each thread holds a clone of `started`; the last thread that ends drops it, which calls
         // `on_stop`.
         let prepare = |back_end| {
@@ -354,14 +357,16 @@ impl<H, S, W> fmt::Debug for Builder<H, S, W> {
     }
 }
 
-/// A handler whose `on_start` has succeeded; when this is dropped, `on_stop` is called.
+/// A handler whose `on_start` has succeeded; when this is dropped, `on_stop` is called, and the handler
+/// is dropped.
 struct Started<H, S, W>
 where
     H: Handler<S, W>,
     S: Send + 'static,
     W: 'static,
 {
-    handler: Arc<H>,
+    /// `None` in the drop.
+    handler: Option<Arc<H>>,
     server: Handle,
     _files: Arc<Reservation>,
     types: PhantomData<fn() -> (S, W)>,
@@ -375,10 +380,18 @@ where
 {
     fn new(handler: Arc<H>, server: Handle, files: Arc<Reservation>) -> Result<Self, StartError> {
         match catch_unwind(AssertUnwindSafe(|| handler.on_start(&server))) {
-            Ok(Ok(())) => Ok(Self { handler, server, _files: files, types: PhantomData }),
+            Ok(Ok(())) => Ok(Self { handler: Some(handler), server, _files: files, types: PhantomData }),
             Ok(Err(error)) => Err(StartError::handler(&format!("on_start failed: {error:?}"))),
-            Err(_) => Err(StartError::handler("on_start panicked")),
+            Err(payload) => {
+                catch_user_panic(|| drop(payload));
+                Err(StartError::handler("on_start panicked"))
+            }
         }
+    }
+
+    fn handler(&self) -> Arc<H> {
+        let Some(handler) = &self.handler else { unreachable!("only the drop takes it") };
+        Arc::clone(handler)
     }
 }
 
@@ -390,6 +403,11 @@ where
 {
     fn drop(&mut self) {
         // The panic hook reports a panic in `on_stop`; the stop continues.
-        let _reported = catch_unwind(AssertUnwindSafe(|| self.handler.on_stop(&self.server)));
+        let Some(handler) = self.handler.take() else { return };
+        catch_user_panic(|| handler.on_stop(&self.server));
+        if !catch_user_panic(|| drop(handler)) {
+            self.server.count_handler_panic();
+        }
+        self.server.end();
     }
 }

@@ -1,5 +1,7 @@
 //! The shards' threads: start them, wait for their end.
 
+use crate::engine;
+use crate::engine::callbacks::catch_user_panic;
 use crate::engine::worker::{Turn, Worker};
 use crate::limits::MemoryPlan;
 use crate::server::back_end::BackEndChoice;
@@ -240,17 +242,21 @@ where
         let steps = Steps { report: report.clone(), nexts };
         let (shared, handler, alive) = (Arc::clone(shared), Arc::clone(handler), Arc::clone(alive));
         let body = move || {
-            // Dropped after the worker.
-            let _alive = alive;
+            // Dropped after the worker and this thread's share of the handler.
+            let (_alive, handler) = (alive, handler);
             // A panic of the handler here becomes an error of `start`.
             let made = AssertUnwindSafe(|| {
                 make_worker::<P, V>(number, make, listeners, &handler, &shared, &steps)
             });
-            let worker = catch_unwind(made).unwrap_or_else(|_| Err(died()));
+            let worker = catch_unwind(made).unwrap_or_else(|payload| {
+                catch_user_panic(|| drop(payload));
+                Err(died())
+            });
             run(number, worker, &shared, steps)
         };
-        let thread = std::thread::Builder::new().name(format!("wharf-{shard}")).spawn(body);
-        prepared.threads.push(thread.map_err(StartError::thread)?);
+        let stack = engine::stack_size_bytes::<V::State, V::Context>();
+        let thread = std::thread::Builder::new().name(format!("wharf-{shard}")).stack_size(stack);
+        prepared.threads.push(thread.spawn(body).map_err(StartError::thread)?);
         prepared.nexts.push(next);
     }
     drop(report);

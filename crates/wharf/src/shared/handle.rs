@@ -42,6 +42,17 @@ impl Handle {
         Self { shared }
     }
 
+    /// The server has ended: releases its buffers for posts.
+    pub(crate) fn end(&self) {
+        self.shared.release_post_pools();
+    }
+
+    /// Counts a panic of the drop of the handler. The workers are gone, so no other thread writes the
+    /// counter.
+    pub(crate) fn count_handler_panic(&self) {
+        self.shared.shards[0].stats.handler_panics.add(1);
+    }
+
     /// One link.
     pub fn link(&self, link: LinkId) -> Recipients<'_> {
         self.recipients(Whom::Link(link.key_in(self.shared.id)))

@@ -21,10 +21,11 @@ use crate::vocabulary::policy::WhenSlow;
 use crate::vocabulary::reason::DisconnectReason;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use wharf_port::memory::{
-    BufferCounts, LedgerView, MemoryError, Message, MessageBuilder, MessagePool,
+    BufferCounts, LedgerView, MemoryError, Message, MessageBuilder, MessagePool, MessagePoolConfig,
+    NoBuffers,
 };
 use wharf_port::port::{Port, Poster};
 
@@ -113,7 +114,7 @@ pub(crate) struct Shared {
     missed: AtomicU64,
     pub(crate) shards: Box<[Shard]>,
     /// The pools for posted messages: one for each shard, and the last for all other threads.
-    pub(crate) post_pools: Box<[MessagePool]>,
+    pub(crate) post_pools: Box<[PostPool]>,
     /// Number of messages that failed with `Full` because their sender's buffers were used up.
     posts_refused: AtomicU64,
     /// The accepting shard waits for a free slot.
@@ -162,7 +163,7 @@ impl Shared {
             replies: (0..slots).map(|_| ReplyCell::new()).collect(),
             poster_and_ledger: OnceLock::new(),
         };
-        let posts = (0..=settings.shards).map(|_| MessagePool::new(settings.post_pool()));
+        let posts = (0..=settings.shards).map(|_| PostPool::new(settings.post_pool()));
         Ok(Self {
             id: ServerId::next(),
             listeners: OnceLock::new(),
@@ -247,7 +248,7 @@ impl Shared {
                 if !self.takes_budget(piece.len()) {
                     return Err(PostError::Full);
                 }
-                pool.message_of(piece).map_err(|_| PostError::Full)
+                pool.make(|pool| pool.message_of(piece))
             }
             None => self.build_message(pool, payload),
         };
@@ -261,12 +262,12 @@ impl Shared {
         })
     }
 
-    fn build_message(
-        &self,
-        pool: &MessagePool,
-        payload: &impl Payload,
-    ) -> Result<Message, PostError> {
-        let mut building = Building { message: pool.builder().ok(), len: 0 };
+    fn build_message(&self, pool: &PostPool, payload: &impl Payload) -> Result<Message, PostError> {
+        let message = match pool.make(MessagePool::builder) {
+            Err(PostError::Closed) => return Err(PostError::Closed),
+            made => made.ok(),
+        };
+        let mut building = Building { message, len: 0 };
         payload.write(&mut building).map_err(|DoesNotFit| PostError::TooLarge)?;
         self.check_post_len(building.len)?;
         if !self.takes_budget(building.len) {
@@ -480,9 +481,57 @@ impl Shared {
         stats
     }
 
+    /// Releases the pools for posts, when all workers are gone.
+    pub(crate) fn release_post_pools(&self) {
+        self.post_pools.iter().for_each(PostPool::release);
+    }
+
     /// Counts the end of a link.
     pub(crate) fn count_close(&self, shard: u8, reason: DisconnectReason) {
         self.shards[usize::from(shard)].stats.closes[reason as usize].add(1);
+    }
+}
+
+/// The pool for posted messages of one sender: a shard, or all other threads together.
+#[derive(Debug)]
+pub(crate) struct PostPool {
+    /// Released when the server has ended; handles may remain.
+    pool: RwLock<Result<MessagePool, BufferCounts>>,
+}
+
+impl PostPool {
+    fn new(config: MessagePoolConfig) -> Result<Self, MemoryError> {
+        Ok(Self { pool: RwLock::new(Ok(MessagePool::new(config)?)) })
+    }
+
+    /// Makes a message. No user code runs in `make`, which is called under the lock.
+    pub(crate) fn make<M>(
+        &self,
+        make: impl FnOnce(&MessagePool) -> Result<M, NoBuffers>,
+    ) -> Result<M, PostError> {
+        match &*self.pool.read().unwrap_or_else(PoisonError::into_inner) {
+            Ok(pool) => make(pool).map_err(|_| PostError::Full),
+            Err(_) => Err(PostError::Closed),
+        }
+    }
+
+    pub(crate) fn ledger(&self) -> BufferCounts {
+        match &*self.pool.read().unwrap_or_else(PoisonError::into_inner) {
+            Ok(pool) => pool.ledger(),
+            Err(counts) => *counts,
+        }
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn free_count(&self) -> u32 {
+        let pool = self.pool.read().unwrap_or_else(PoisonError::into_inner);
+        pool.as_ref().map_or(0, MessagePool::free_count)
+    }
+
+    /// Releases the pool; its counts stay.
+    fn release(&self) {
+        let counts = self.ledger();
+        *self.pool.write().unwrap_or_else(PoisonError::into_inner) = Err(counts);
     }
 }
 

@@ -5,9 +5,9 @@ use crate::handler::Handler;
 use crate::link::Link;
 use crate::link::input::Input;
 use crate::link::slot::Deferral;
-use crate::shared::Shared;
 use crate::shared::handle::Handle;
 use crate::shared::marks::Mark;
+use crate::shared::{PostPool, Shared};
 use crate::sim::bug::{ActiveBug, EngineBug};
 use crate::vocabulary::error::{Error, Result};
 use crate::vocabulary::reason::{DisconnectReason, Verdict};
@@ -141,7 +141,8 @@ where
     fn on_start(&self, server: &Handle) -> Result {
         if self.bug.is(EngineBug::HoldPostBuffers) {
             let pools = self.shared.post_pools.iter();
-            let all = pools.flat_map(|pool| std::iter::from_fn(|| pool.message_of(&[0]).ok()));
+            let message = |pool: &PostPool| pool.make(|pool| pool.message_of(&[0])).ok();
+            let all = pools.flat_map(|pool| std::iter::from_fn(move || message(pool)));
             self.held().extend(all);
         }
         self.inner.on_start(server)

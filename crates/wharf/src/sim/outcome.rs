@@ -146,7 +146,7 @@ where
         ensure!(open == 0, "{open} slots are still counted");
         for (sender, posts) in self.shared.post_pools.iter().enumerate() {
             let ledger = posts.ledger();
-            let all = ledger.free == posts.capacity();
+            let all = ledger.free == ledger.total();
             ensure!(all, "sender {sender} has buffers for posts in use: {ledger:?}");
         }
         let connections = self.world.connections();

@@ -8,10 +8,12 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+mod after_the_stop;
 mod back_pressure;
 mod broadcast;
 mod close;
 mod deferred;
+mod drops;
 mod echo;
 mod ends;
 mod errors;
@@ -19,6 +21,7 @@ mod handle;
 mod idle;
 mod input;
 mod large_message;
+mod large_states;
 mod limits;
 mod many_links;
 mod order;
