@@ -84,6 +84,9 @@ pub(crate) fn is_connection_error(code: i32) -> bool {
 pub(crate) fn reset_on_close(fd: &OwnedFd) {
     // Fails only if `fd` is not an open socket.
     let _is_a_socket = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO));
+    // Resets the connection at once (connect(2), AF_UNSPEC): while another process holds the socket,
+    // such as a forked child, the close would not. Fails if the peer has reset it.
+    let _is_connected = rustix::net::connect_unspec(fd);
 }
 
 /// The peer's address of a connection that was just accepted, also if the peer has reset it; `None`

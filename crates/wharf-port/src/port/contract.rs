@@ -80,7 +80,8 @@ pub trait Port: Sized {
     fn shutdown(&mut self, socket: Socket);
 
     /// Makes the later close of the socket abortive (RST), so that the peer does not take a
-    /// truncated stream for the whole one. Does nothing on a stale socket.
+    /// truncated stream for the whole one. The connection may be reset at once. Does nothing on a
+    /// stale socket.
     fn reset_on_close(&mut self, socket: Socket) {
         let _ = socket;
     }

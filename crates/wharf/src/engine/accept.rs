@@ -8,7 +8,7 @@ pub(super) mod acceptor;
 use crate::engine::accept::acceptor::Listener;
 use crate::engine::worker::{BATCH, Worker, submit};
 use crate::service::Service;
-use crate::shared::{Command, ShardPort};
+use crate::shared::{Command, Connection, ShardPort};
 use crate::vocabulary::policy::{WhenFull, WhenSlow};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -135,8 +135,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// says.
     fn assign_or_queue(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
         if self.drain.is_due() {
-            // A stopping server opens no links; the drop closes the connection.
-            return self.core.stats().refused_stopping.add(1);
+            // A stopping server opens no links.
+            self.core.stats().refused_stopping.add(1);
+            return refuse(stream, peer, "the server is stopping");
         }
         let others_wait = !self.acceptor.waiting.is_empty();
         let unassigned =
@@ -147,6 +148,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.acceptor.waiting.push_back((stream, peer, listener));
         } else {
             self.core.stats().refused_full.add(1);
+            refuse(stream, peer, "all links are in use");
         }
     }
 
@@ -180,13 +182,19 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let shard = usize::from(self.core.shard);
         if self.drain.is_due() {
             self.core.stats().refused_stopping.add(1);
+            refuse(stream, peer, "the server is stopping");
             return self.core.shared.release_slot(shard);
         }
         let (name, address) = self.core.shared.listener(listener);
         let key = self.core.next_key();
-        let Ok(socket) = self.port.associate(stream, key.key()) else {
-            self.core.stats().accept_failures.add(1);
-            return self.core.shared.release_slot(shard);
+        let socket = match self.port.associate(stream, key.key()) {
+            Ok(socket) => socket,
+            Err(refused) => {
+                self.core.stats().accept_failures.add(1);
+                tracing::debug!(%peer, error = %refused, "the port does not take a connection");
+                refused.socket.refuse();
+                return self.core.shared.release_slot(shard);
+            }
         };
         let local = self.local_address(socket, address);
         let index = self.core.slots.open(peer, name.0, self.core.now);
@@ -198,6 +206,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.core.quotas().set_disconnects(index, disconnects);
         self.core.marks().open(index, key.generation());
         self.start_timeout(index);
+        tracing::debug!(link = %key, %peer, listener = name.0, "link opened");
         match self.run_on_connect(index) {
             Some(Ok(())) => {
                 self.core.slots[index].connected = true;
@@ -225,11 +234,19 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn stop_accepting(&mut self) {
         let waiting = self.acceptor.waiting.len() as u64;
         self.core.stats().refused_stopping.add(waiting);
-        self.acceptor.waiting.clear();
+        for (stream, peer, _) in self.acceptor.waiting.drain(..) {
+            refuse(stream, peer, "the server is stopping");
+        }
         for listener in &self.acceptor.listeners {
             if let Some(socket) = listener.socket {
                 submit(&mut self.port, socket, Operation::Close);
             }
         }
     }
+}
+
+/// Closes a connection that gets no link.
+fn refuse(stream: impl Connection, peer: SocketAddr, reason: &str) {
+    tracing::debug!(%peer, reason, "connection refused");
+    stream.refuse();
 }

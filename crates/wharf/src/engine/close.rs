@@ -58,16 +58,22 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                     self.start_lingering_close(index);
                 }
             }
-            (_, CloseMode::Immediate | CloseMode::Abortive) => {
+            (phase, CloseMode::Immediate | CloseMode::Abortive) => {
                 let resets = slot.has_output() || mode == CloseMode::Abortive;
+                let is_shut_down = phase == Phase::Lingering
+                    || slot.output.is_shut_down
+                    || slot.output.broken.is_some();
                 slot.enter(Phase::Closing);
                 slot.output.queue = Chain::new();
                 let socket = slot.socket;
                 self.core.cancel_reply(index);
                 self.core.drop_input(index);
                 let Some(socket) = socket else { return };
+                // The peer hears of the end also while another process holds the socket.
                 if resets {
                     self.port.reset_on_close(socket);
+                } else if !is_shut_down {
+                    self.port.shutdown(socket);
                 }
                 submit(&mut self.port, socket, Operation::Close);
             }
@@ -99,9 +105,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Handles `Outcome::Closed`, the socket's last completion: calls `on_disconnect` and frees the
     /// slot.
     pub(super) fn finish_close(&mut self, index: u32) {
+        let key = self.core.key(index);
         let slot = &mut self.core.slots[index];
         let reason = slot.ending.reason.unwrap_or(DisconnectReason::SystemError);
         slot.socket = None;
+        tracing::debug!(link = %key, peer = %slot.peer, %reason, "link closed");
         if slot.connected {
             self.core.shared.count_close(self.core.shard, reason);
             self.run_callback(index, |handler, link| handler.on_disconnect(link, reason));

@@ -37,19 +37,22 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             link => unreachable!("a completion for a link that is gone: {link:?}"),
         }
     }
-}
 
-/// The reason for the end of a link whose operation failed.
-pub(super) fn disconnect_reason(error: OsError) -> DisconnectReason {
-    match error.kind() {
-        ErrorKind::ConnectionReset
-        | ErrorKind::ConnectionAborted
-        | ErrorKind::BrokenPipe
-        | ErrorKind::NotConnected
-        | ErrorKind::TimedOut
-        | ErrorKind::HostUnreachable
-        | ErrorKind::NetworkUnreachable
-        | ErrorKind::NetworkDown => DisconnectReason::PeerReset,
-        _ => DisconnectReason::SystemError,
+    /// The reason for the end of a link whose operation failed. Logs the error, because the reason
+    /// names neither the call nor its code.
+    pub(super) fn disconnect_reason(&self, index: u32, error: OsError) -> DisconnectReason {
+        let (link, peer) = (self.core.key(index), self.core.slots[index].peer);
+        tracing::debug!(%link, %peer, %error, "an operation of a link failed");
+        match error.kind() {
+            ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::NotConnected
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown => DisconnectReason::PeerReset,
+            _ => DisconnectReason::SystemError,
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! Submits the links' send queues: one send in flight for each link.
 
 use crate::engine::close::CloseMode;
-use crate::engine::dispatch::disconnect_reason;
 use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Wish};
 use crate::service::Service;
@@ -163,7 +162,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         self.core.stats().sent_bytes.add(sent as u64);
         if let Some(EndReason::Failed(error)) = end {
-            self.send_failed(index, disconnect_reason(error));
+            let reason = self.disconnect_reason(index, error);
+            self.send_failed(index, reason);
         }
         self.core.settle(index);
         let slot = &mut self.core.slots[index];

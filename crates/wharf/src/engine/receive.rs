@@ -2,7 +2,6 @@
 
 use crate::engine::close::CloseMode;
 use crate::engine::close::limits::{exceeds_linger, note_drained};
-use crate::engine::dispatch::disconnect_reason;
 use crate::engine::worker::{Worker, submit};
 use crate::link::slot::{Phase, Receiving, Wish};
 use crate::service::Service;
@@ -64,8 +63,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 }
             }
             EndReason::Failed(error) => {
-                let reason = disconnect_reason(error);
-                if slot.runs_callbacks() {
+                let reason = self.disconnect_reason(index, error);
+                if self.core.slots[index].runs_callbacks() {
                     // The handler gets the input that arrived before the reset.
                     self.break_output(index, reason);
                     self.core.slots[index].input.end_of_stream = true;

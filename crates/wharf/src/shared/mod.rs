@@ -19,7 +19,7 @@ use crate::vocabulary::id::{LinkKey, ServerId};
 use crate::vocabulary::origin::ListenerId;
 use crate::vocabulary::policy::WhenSlow;
 use crate::vocabulary::reason::DisconnectReason;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -36,9 +36,31 @@ use wharf_port::port::{Port, Poster};
 type Lock<T> = std::sync::Mutex<T>;
 
 /// A port whose packets are commands.
-pub(crate) trait ShardPort: Port<Packet = Command<<Self as Port>::Stream>> {}
+pub(crate) trait ShardPort:
+    Port<Packet = Command<<Self as Port>::Stream>, Stream: Connection>
+{
+}
 
-impl<P: Port<Packet = Command<<P as Port>::Stream>>> ShardPort for P {}
+impl<P: Port<Packet = Command<<P as Port>::Stream>, Stream: Connection>> ShardPort for P {}
+
+/// An accepted connection.
+pub(crate) trait Connection {
+    /// Closes it, so that the peer hears of it also while another process holds the socket.
+    fn refuse(self);
+}
+
+impl Connection for TcpStream {
+    fn refuse(self) {
+        let _it_may_be_gone = self.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(feature = "sim")]
+impl Connection for wharf_port::sim::SimStream {
+    fn refuse(self) {
+        drop(self);
+    }
+}
 
 /// A command to a shard. `S` is the type of a connection.
 #[derive(Debug)]
