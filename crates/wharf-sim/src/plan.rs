@@ -149,6 +149,9 @@ pub struct Plan {
     pub stop_after: Option<u64>,
 }
 
+/// Longest pause of a server's process, longer than each idle timeout but the longest.
+const PAUSE_MAX: Duration = Duration::from_secs(8);
+
 impl Plan {
     /// The run that belongs to `seed`.
     #[must_use]
@@ -164,6 +167,10 @@ impl Plan {
             // A small socket buffer needs many steps.
             config.faults.latency_ns = config.faults.latency_ns.min(10_000);
             config.faults.delay_max_ns = config.faults.delay_max_ns.min(100_000);
+        }
+        // Of its own generator, so that the other draws of a seed stay.
+        if Rng::new(seed ^ 0x9A5E).below(8) == 0 {
+            config.pause_max = PAUSE_MAX;
         }
         config.listeners = rng.pick(&[1, 1, 2]);
         config.provides_buffers = rng.below(2) == 0;

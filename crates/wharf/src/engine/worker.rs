@@ -21,7 +21,7 @@ use crate::engine::timeout::timers::Timers;
 use crate::link::core::ShardState;
 use crate::service::Service;
 use crate::shared::{Command, ShardPort, Shared};
-use clock::{Clock, Dequeued};
+use clock::{Clock, Dequeued, Waited};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wharf_port::memory::LedgerView;
@@ -125,7 +125,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let asked = if at_once { Some(Duration::ZERO) } else { self.wait(began) };
         self.port.dequeue(&mut self.completions, asked)?;
         let turn_start = self.port.now();
-        let counted = self.clock.dequeued(&Dequeued {
+        let Waited { counted, paused } = self.clock.dequeued(&Dequeued {
             began,
             asked,
             turn_start,
@@ -133,6 +133,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             is_short: self.completions.len() < BATCH,
             full_turns_max: 2 * self.core.slots.live_count() / BATCH + 2,
         });
+        self.drain.extend(paused);
         self.core.now = link_time.saturating_add(counted);
         self.core.clock = turn_start;
         self.core.turn = self.core.turn.wrapping_add(1);

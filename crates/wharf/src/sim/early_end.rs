@@ -237,7 +237,8 @@ where
         let links = settings.links_per_shard();
         let holders = if self.holds_input { links } else { 0 };
         let replies = links * self.replies_take;
-        Duration::from_secs(2) + (3 + holders) * settings.loan_wait + (8 + links) * step + replies
+        let waits = (3 + holders) * settings.loan_wait;
+        Duration::from_secs(2) + waits + (8 + links) * step + replies + self.pauses.total
     }
 
     /// Checks that no client waits longer than [`wait_max`](Self::wait_max) for a server that has

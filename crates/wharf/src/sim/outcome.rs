@@ -25,6 +25,7 @@ where
     pub fn finish_clients(&mut self) -> Result<(), SimFailure> {
         let latency_ns = self.world.faults().latency_ns;
         self.world.set_faults(Faults::none().with_latency_ns(latency_ns));
+        self.pauses.max = Duration::ZERO;
         let mut deadline = self.now().saturating_add(FINISH_MAX);
         let mut retries = 2;
         let steps_max = self.steps + FINISH_STEPS_MAX;
@@ -63,8 +64,8 @@ where
         let steps_max = self.steps + FINISH_STEPS_MAX;
         while self.shards.iter().any(|shard| shard.worker.is_some()) {
             let went_on = self.step()?;
-            let jumped =
-                self.jumps && self.world.fault_counts().of(FaultKind::ClockJump) > jumps_before;
+            let jumped = self.jumps && self.world.fault_counts().of(FaultKind::ClockJump) > jumps_before;
+            let deadline = deadline.saturating_add(self.pauses.total);
             if !went_on || self.steps > steps_max || (!jumped && self.now() > deadline) {
                 let left = self.links_open();
                 let why = if went_on { "in time" } else { "any more" };

@@ -52,6 +52,9 @@ pub struct SimConfig {
     /// Maximum time for which the handler defers replies, which hold buffers for which other links
     /// wait.
     pub replies_take: Duration,
+    /// Maximum length of a pause of the server's process, at random times; zero: never. Clients and the
+    /// network continue meanwhile.
+    pub pause_max: Duration,
     /// The planted bug of the port.
     pub port_bug: Option<PortBug>,
     /// The planted bug of the engine.
@@ -73,6 +76,7 @@ impl SimConfig {
             inbox_capacity: None,
             holds_input: false,
             replies_take: Duration::ZERO,
+            pause_max: Duration::ZERO,
             port_bug: None,
             engine_bug: None,
             replay: None,
@@ -136,6 +140,7 @@ where
     pub(super) replies_take: Duration,
     /// The faults at the begin of the run.
     pub(super) faults: Faults,
+    pub(super) pauses: Pauses,
     /// The state at the stop, after it was requested.
     pub(super) stop_record: Option<StopRecord>,
     /// A simulated thread of the program, and when it runs next.
@@ -271,6 +276,7 @@ where
             holds_input: config.holds_input,
             replies_take: config.replies_take,
             faults: config.faults,
+            pauses: Pauses::new(config.seed, config.pause_max),
             stop_record: None,
             beside: None,
             beside_at: None,
@@ -460,9 +466,12 @@ where
     /// Runs one step. `Ok(false)`: nothing is runnable, and no event is left.
     fn act(&mut self) -> Result<bool, String> {
         self.wake_clients();
+        let is_paused = self.pauses.is_paused(self.world.now());
         let mut runnable = std::mem::take(&mut self.runnable);
         runnable.clear();
-        runnable.extend((0..self.shards.len()).filter(|shard| self.is_runnable(*shard)));
+        if !is_paused {
+            runnable.extend((0..self.shards.len()).filter(|shard| self.is_runnable(*shard)));
+        }
         self.runnable = runnable;
         let choices = self.runnable.len() + usize::from(!self.woken.is_empty());
         if let Some(beside) = &mut self.beside
@@ -530,9 +539,11 @@ where
 
     fn pass_time(&mut self) -> bool {
         let alarm = self.alarms.peek().map(|Reverse((time, _))| *time);
-        let alarm = alarm.into_iter().chain(self.beside_at).min();
+        let alarm = alarm.into_iter().chain(self.beside_at).chain(self.pauses.until).min();
         match (alarm, self.world.next_event()) {
-            (Some(alarm), event) if event.is_none_or(|event| alarm < event) => {
+            (Some(alarm), event)
+                if event.is_none_or(|event| alarm < event) || self.pauses.until == Some(alarm) =>
+            {
                 self.world.advance_to(alarm);
                 true
             }
@@ -655,6 +666,34 @@ where
     }
 }
 
+/// The pauses of the server's process.
+pub(super) struct Pauses {
+    rng: Rng,
+    pub(super) max: Duration,
+    /// The end of the pause.
+    until: Option<Time>,
+    /// The sum of all pauses.
+    pub(super) total: Duration,
+}
+
+impl Pauses {
+    fn new(seed: u64, max: Duration) -> Self {
+        Self { rng: Rng::new(seed ^ 0x9A5E), max, until: None, total: Duration::ZERO }
+    }
+
+    /// Whether the process is paused in this step; at random a pause begins.
+    fn is_paused(&mut self, now: Time) -> bool {
+        self.until = self.until.filter(|until| *until > now);
+        if self.until.is_none() && !self.max.is_zero() && self.rng.below(PAUSE_EACH) == 0 {
+            let max_ns = u64::try_from(self.max.as_nanos()).unwrap_or(u64::MAX);
+            let pause = Duration::from_nanos(1 + self.rng.below(max_ns));
+            self.until = Some(now.saturating_add(pause));
+            self.total += pause;
+        }
+        self.until.is_some()
+    }
+}
+
 /// The settings that the promises depend on.
 fn limits(settings: &Settings) -> Limits {
     Limits {
@@ -676,5 +715,7 @@ const CLIENTS_A_STEP: u64 = 4;
 const BESIDE_EACH: u64 = 16;
 /// One of so many turns takes up to 1 ms.
 const HICCUP_EACH: u64 = 512;
+/// A pause begins before one of so many steps, at random.
+const PAUSE_EACH: u64 = 1_024;
 /// A shorter jump of the clock expires no timeout: the shortest is 2 s.
 const JUMP_THAT_MATTERS_NS: u64 = 100_000_000;

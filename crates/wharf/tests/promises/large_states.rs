@@ -50,7 +50,7 @@ fn the_plan_counts_the_stack(case: &Case) {
     let stacks = |terms: wharf::MemoryPlan| {
         terms.terms().find(|(name, _)| *name == "stacks").expect("a term").1
     };
-    let small = stacks(case.small(echo()).plan());
-    let large = stacks(case.small(Large).plan());
+    let small = stacks(case.small(echo()).plan().unwrap());
+    let large = stacks(case.small(Large).plan().unwrap());
     assert!(large >= small + 2 * SIZE as u64, "{large} bytes, with small states {small}");
 }

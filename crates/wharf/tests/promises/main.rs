@@ -33,6 +33,7 @@ mod panics;
 mod pause;
 mod pinned_posts;
 mod posts;
+mod process_pause;
 mod recipients;
 mod shares;
 mod shutdown;

@@ -1,5 +1,6 @@
 //! The state of a shard's drain.
 
+use std::time::Duration;
 use wharf_port::port::Time;
 
 /// The drain of a shard.
@@ -18,6 +19,11 @@ impl Drain {
     #[inline]
     pub(in crate::engine) fn is_due(&self) -> bool {
         self.until.is_some()
+    }
+
+    /// Extends the timeout by a pause of the process.
+    pub(in crate::engine) fn extend(&mut self, pause: Duration) {
+        self.until = self.until.map(|until| until.saturating_add(pause));
     }
 
     /// When the shard force-closes its links.

@@ -4,7 +4,8 @@
 use std::time::Duration;
 use wharf_port::port::Time;
 
-/// The links' clock counts at most 100 ms of a turn, and of a wait beyond its timeout.
+/// The links' clock counts at most 100 ms of a turn, and of a wait that took 100 ms longer than its
+/// timeout.
 const LAG_MAX: Duration = Duration::from_millis(100);
 
 /// The state of the links' clock since the last dequeue.
@@ -30,6 +31,14 @@ pub(super) struct Dequeued {
     pub(super) is_short: bool,
     /// After so many consecutive full turns each link's completion has been dequeued.
     pub(super) full_turns_max: usize,
+}
+
+/// The time of a dequeue.
+pub(super) struct Waited {
+    /// What the links' clock counts of it.
+    pub(super) counted: Duration,
+    /// The rest, if the process was paused.
+    pub(super) paused: Duration,
 }
 
 impl Clock {
@@ -69,15 +78,11 @@ impl Clock {
         self.unused_wait = Some(Duration::ZERO);
     }
 
-    /// Notes a dequeue; returns how much of its wait the links' clock counts: at most its timeout and
-    /// 100 ms.
-    pub(super) fn dequeued(&mut self, dequeued: &Dequeued) -> Duration {
+    /// Notes a dequeue.
+    pub(super) fn dequeued(&mut self, dequeued: &Dequeued) -> Waited {
         let Dequeued { began, asked, turn_start, is_empty, is_short, full_turns_max } = *dequeued;
         let waited = turn_start.duration_since(began);
         (self.turn_start, self.is_short) = (turn_start, is_short);
-        // A dequeue that returned early and empty was ended by a signal or a wake-up, and may not have
-        // collected completions. The next turn continues the wait.
-        let came_early = is_empty && asked.is_none_or(|asked| waited < asked);
         self.unused_wait = if is_empty {
             asked.map(|asked| asked.saturating_sub(waited))
         } else {
@@ -85,7 +90,14 @@ impl Clock {
         };
         self.full_turns = if is_short { 0 } else { self.full_turns + 1 };
         let has_heard_all = self.full_turns as usize > full_turns_max;
-        self.may_time_out = (is_short && !came_early) || has_heard_all;
-        asked.map_or(waited, |asked| waited.min(asked + LAG_MAX))
+        // A wait far beyond its timeout was a pause of the process. How much of it was before the pause
+        // is unknown.
+        let pause = asked.filter(|asked| waited > *asked + LAG_MAX);
+        let counted = pause.map_or(waited, |asked| asked.min(LAG_MAX));
+        // A wait that returned empty may have been ended by a signal, a wake-up or a pause, and then
+        // has not collected what waits: timeouts that are due make the next turn look without waiting.
+        let has_collected = is_short && (!is_empty || asked == Some(Duration::ZERO));
+        self.may_time_out = (has_collected && pause.is_none()) || has_heard_all;
+        Waited { counted, paused: if pause.is_some() { waited - counted } else { Duration::ZERO } }
     }
 }
