@@ -11,7 +11,7 @@ use super::slots::{Slots, stride_bytes};
 use crate::sync::{AtomicU32, Ordering};
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// The size of a pool of messages, which [`MessagePool::new`] allocates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +181,36 @@ impl MessagePool {
     pub fn ledger(&self) -> BufferCounts {
         let free = self.free_count();
         BufferCounts { free, shared: self.capacity() - free, ..BufferCounts::default() }
+    }
+
+    /// The pool's counts, for any thread.
+    #[must_use]
+    pub fn ledger_view(&self) -> MessageLedgerView {
+        MessageLedgerView { pool: Arc::downgrade(&self.inner), buffers: self.capacity() }
+    }
+}
+
+/// The counts of a pool of messages. It does not keep the pool's memory.
+#[derive(Clone)]
+pub struct MessageLedgerView {
+    pool: Weak<Inner>,
+    buffers: u32,
+}
+
+impl MessageLedgerView {
+    /// Counts the buffers, as [`MessagePool::ledger`]. All are free if the pool is gone.
+    #[must_use]
+    pub fn ledger(&self) -> BufferCounts {
+        match self.pool.upgrade() {
+            Some(inner) => MessagePool { inner }.ledger(),
+            None => BufferCounts { free: self.buffers, ..BufferCounts::default() },
+        }
+    }
+}
+
+impl fmt::Debug for MessageLedgerView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MessageLedgerView").field(&self.ledger()).finish()
     }
 }
 

@@ -58,6 +58,6 @@ pub use buffer::Buffer;
 pub use chain::{Chain, Filled, Parcel};
 pub use error::{MemoryError, NoBuffers};
 pub use ledger::{BufferCounts, LedgerView, Owner};
-pub use message::{Message, MessageBuilder, MessagePool, MessagePoolConfig};
+pub use message::{Message, MessageBuilder, MessageLedgerView, MessagePool, MessagePoolConfig};
 pub use pool::{BufferPool, PoolConfig};
 pub use region::Reservation;

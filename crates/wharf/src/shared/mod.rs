@@ -24,8 +24,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use wharf_port::memory::{
-    BufferCounts, LedgerView, MemoryError, Message, MessageBuilder, MessagePool, MessagePoolConfig,
-    NoBuffers,
+    BufferCounts, LedgerView, MemoryError, Message, MessageBuilder, MessageLedgerView, MessagePool,
+    MessagePoolConfig, NoBuffers,
 };
 use wharf_port::port::{Port, Poster};
 
@@ -517,13 +517,15 @@ impl Shared {
 /// The pool for posted messages of one sender: a shard, or all other threads together.
 #[derive(Debug)]
 pub(crate) struct PostPool {
-    /// Released when the server has ended; handles may remain.
-    pool: RwLock<Result<MessagePool, BufferCounts>>,
+    /// `None` when the server has ended, of which handles may remain.
+    pool: RwLock<Option<MessagePool>>,
+    ledger: MessageLedgerView,
 }
 
 impl PostPool {
     fn new(config: MessagePoolConfig) -> Result<Self, MemoryError> {
-        Ok(Self { pool: RwLock::new(Ok(MessagePool::new(config)?)) })
+        let pool = MessagePool::new(config)?;
+        Ok(Self { ledger: pool.ledger_view(), pool: RwLock::new(Some(pool)) })
     }
 
     /// Makes a message. No user code runs in `make`, which is called under the lock.
@@ -532,16 +534,13 @@ impl PostPool {
         make: impl FnOnce(&MessagePool) -> Result<M, NoBuffers>,
     ) -> Result<M, PostError> {
         match &*self.pool.read().unwrap_or_else(PoisonError::into_inner) {
-            Ok(pool) => make(pool).map_err(|_| PostError::Full),
-            Err(_) => Err(PostError::Closed),
+            Some(pool) => make(pool).map_err(|_| PostError::Full),
+            None => Err(PostError::Closed),
         }
     }
 
     pub(crate) fn ledger(&self) -> BufferCounts {
-        match &*self.pool.read().unwrap_or_else(PoisonError::into_inner) {
-            Ok(pool) => pool.ledger(),
-            Err(counts) => *counts,
-        }
+        self.ledger.ledger()
     }
 
     #[cfg(feature = "sim")]
@@ -552,8 +551,7 @@ impl PostPool {
 
     /// Releases the pool; its counts stay.
     fn release(&self) {
-        let counts = self.ledger();
-        *self.pool.write().unwrap_or_else(PoisonError::into_inner) = Err(counts);
+        self.pool.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

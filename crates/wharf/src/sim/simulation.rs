@@ -539,11 +539,15 @@ where
 
     fn pass_time(&mut self) -> bool {
         let alarm = self.alarms.peek().map(|Reverse((time, _))| *time);
-        let alarm = alarm.into_iter().chain(self.beside_at).chain(self.pauses.until).min();
+        let alarm = alarm.into_iter().chain(self.beside_at).min();
+        if let Some(until) = self.pauses.until {
+            // The deadlines of sleeping ports are no events of a pause.
+            let step = self.world.now().saturating_add(PAUSE_STEP);
+            self.world.advance_to(alarm.unwrap_or(until).min(until).min(step));
+            return true;
+        }
         match (alarm, self.world.next_event()) {
-            (Some(alarm), event)
-                if event.is_none_or(|event| alarm < event) || self.pauses.until == Some(alarm) =>
-            {
+            (Some(alarm), event) if event.is_none_or(|event| alarm < event) => {
                 self.world.advance_to(alarm);
                 true
             }
@@ -715,6 +719,8 @@ const CLIENTS_A_STEP: u64 = 4;
 const BESIDE_EACH: u64 = 16;
 /// One of so many turns takes up to 1 ms.
 const HICCUP_EACH: u64 = 512;
+/// During a pause, clients look so often for what has arrived.
+const PAUSE_STEP: Duration = Duration::from_millis(1);
 /// A pause begins before one of so many steps, at random.
 const PAUSE_EACH: u64 = 1_024;
 /// A shorter jump of the clock expires no timeout: the shortest is 2 s.
