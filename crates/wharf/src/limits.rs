@@ -317,7 +317,7 @@ impl Settings {
 
     pub(crate) fn port(&self, listeners: u32) -> PortConfig {
         let mut port = PortConfig::new(self.links_per_shard() + listeners);
-        port.receive_buffers_max = self.division().window;
+        port.receive_buffers_max = self.division().receive_buffers;
         port.inbox_capacity = self.inbox_capacity;
         port
     }
@@ -345,7 +345,7 @@ impl Settings {
             terms: vec![
                 ("buffers guaranteed to links", buffers(division.guarantees())),
                 ("buffers lent to links (surplus)", buffers(division.surplus)),
-                ("receive windows", buffers(division.window)),
+                ("receive windows", buffers(division.receive_buffers)),
                 ("large buffers to receive into", large),
                 ("tables of these buffers", tables),
                 ("buffers for posts and broadcasts", (shards + 1) * self.post_pool().size_bytes()),
@@ -461,12 +461,12 @@ mod tests {
     }
 
     #[test]
-    fn the_pools_use_no_more_buffers_than_set_and_the_windows() {
+    fn the_pools_use_no_more_buffers_than_set_and_the_receive_buffers() {
         for (shards, buffers) in [(1, 7_200), (2, 8_000), (3, 9_000), (16, 40_000)] {
             let settings = Settings { shards, buffers: Some(buffers), ..Settings::default() };
             settings.check().unwrap();
-            let Division { window, posts, .. } = settings.division();
-            let links = shards * (settings.shard_pool().buffers - window - 1);
+            let Division { receive_buffers, posts, .. } = settings.division();
+            let links = shards * (settings.shard_pool().buffers - receive_buffers - 1);
             assert!(links + posts * (shards + 1) <= buffers);
         }
     }

@@ -3,7 +3,7 @@
 //! The start divides the buffers of a shard:
 //!
 //! ```text
-//!   receive window  +  guarantees  +  surplus  =  the shard's pool
+//!   receive buffers +  guarantees  +  surplus  =  the shard's pool
 //!   (for the port,     (one buffer of input     (lent to links, for
 //!    and one more)      and the grant of         input and output)
 //!                       output, for each link)
@@ -18,12 +18,12 @@
 //! 3. While loans are not *tight* ([`Shares::is_tight`]), links receive without a request, up to their
 //!    input credit, and the received buffers are counted as loans afterwards. These loans must leave
 //!    what the longest message needs: otherwise many links could hold parts of messages of which none
-//!    can be completed. Before a cancelled receive ends, up to twice the window can arrive, so loans
-//!    become tight when less than that is left, and until all cancelled receives have ended the port
-//!    gets only buffers that can be lent. While loans are tight, a link receives one buffer at a time:
-//!    the guaranteed one without a request, further ones against a loan. The loan for a message that a
-//!    handler waits for is granted whole or not at all; a handler that waits for no message is lent one
-//!    buffer at a time.
+//!    can be completed. Before a cancelled receive ends, up to twice the receive buffers can arrive, so
+//!    loans become tight when less than that is left, and until all cancelled receives have ended the
+//!    port gets only buffers that can be lent. While loans are tight, a link receives one buffer at a
+//!    time: the guaranteed one without a request, further ones against a loan. The loan for a message
+//!    that a handler waits for is granted whole or not at all; a handler that waits for no message is
+//!    lent one buffer at a time.
 //! 4. A link whose loan cannot be granted **waits**; loans are granted in the order of the requests. A
 //!    link that needs a loan for its reply and holds one of input, which it releases with the reply,
 //!    goes to the front. What the first waiter needs is reserved for it; others may borrow the rest.
@@ -41,7 +41,7 @@
 //!    pool is used up, each shard closes the link that holds a shared message and has made no progress
 //!    for longest, if that is at least `loan_wait`.
 //! 7. If loans exceed the surplus nevertheless, the port gets fewer buffers: the excess is subtracted
-//!    from the window ([`Shares::window`]), and guarantees are not affected.
+//!    from the receive buffers ([`Shares::receive_buffers`]), and guarantees are not affected.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ pub(crate) struct Division {
     /// The longest loan for a message.
     pub(crate) message: u32,
     /// For the port of one shard, to receive into.
-    pub(crate) window: u32,
+    pub(crate) receive_buffers: u32,
     /// For posts of each sender: a shard, or all other threads together.
     pub(crate) posts: u32,
 }
@@ -79,11 +79,11 @@ pub(crate) struct Needs {
     pub(crate) post_max: u32,
 }
 
-/// The window is a quarter of the loans without a request, so that a shard without loans is not tight:
-/// loans cease to be tight when three windows can be lent without a request.
-const WINDOW_PART: u32 = 4;
-/// Maximum of the window: 256 buffers keep a core busy and stay in its cache.
-const WINDOW_MAX: u32 = 256;
+/// The receive buffers are a quarter of the loans without a request, so that a shard without loans is
+/// not tight: loans cease to be tight when three times as many can be lent without a request.
+const RECEIVE_PART: u32 = 4;
+/// Maximum of the receive buffers: 256 buffers keep a core busy and stay in its cache.
+const RECEIVE_MAX: u32 = 256;
 /// The surplus of a shard by default, so that a bulk transfer does not exhaust it.
 const SURPLUS_DEFAULT: u32 = 512;
 
@@ -95,7 +95,7 @@ impl Needs {
 
     /// The longest message can be lent, and a shard without loans is not tight.
     fn surplus_input_min(&self) -> u32 {
-        self.message_loan().saturating_add(WINDOW_PART - 1)
+        self.message_loan().saturating_add(RECEIVE_PART - 1)
     }
 
     /// The longest loan for a message. The guaranteed buffer does not count: all but one byte of it may
@@ -145,9 +145,9 @@ impl Needs {
         let surplus_input = half.min(surplus.saturating_sub(self.output_loan()));
         let message = self.message_loan();
         let unasked = surplus_input.saturating_sub(message);
-        let window = (unasked / WINDOW_PART).clamp(1, WINDOW_MAX);
+        let receive_buffers = (unasked / RECEIVE_PART).clamp(1, RECEIVE_MAX);
         let Self { shards, links, grant, .. } = *self;
-        Division { shards, links, grant, surplus, surplus_input, message, window, posts }
+        Division { shards, links, grant, surplus, surplus_input, message, receive_buffers, posts }
     }
 }
 
@@ -160,7 +160,7 @@ impl Division {
     /// The buffers of one shard's pool: the shares, and one that is always for the port.
     pub(crate) fn pool(&self) -> u32 {
         let shares = self.guarantees().saturating_add(self.surplus);
-        self.window.saturating_add(shares).saturating_add(1)
+        self.receive_buffers.saturating_add(shares).saturating_add(1)
     }
 }
 
@@ -278,8 +278,8 @@ impl Shares {
 
     /// Updates the tight state.
     pub(crate) fn update_tight(&mut self) -> Change {
-        // Hysteresis: begins below 2 windows, ends at 3.
-        let margin = self.division.window * if self.tight { 3 } else { 2 };
+        // Hysteresis: begins below 2 times the receive buffers, ends at 3 times.
+        let margin = self.division.receive_buffers * if self.tight { 3 } else { 2 };
         let was_tight = self.tight;
         self.tight = self.lendable_unasked(0) < margin;
         match (was_tight, self.tight) {
@@ -290,9 +290,9 @@ impl Shares {
     }
 
     /// Buffers that the port may have now.
-    pub(crate) fn window(&self) -> u32 {
+    pub(crate) fn receive_buffers(&self) -> u32 {
         let beyond = self.lent.total().saturating_sub(self.division.surplus);
-        self.division.window.saturating_sub(beyond).max(1)
+        self.division.receive_buffers.saturating_sub(beyond).max(1)
     }
 
     #[cfg(feature = "sim")]
@@ -434,9 +434,10 @@ mod tests {
             let division = needs.divide(buffers);
             let mut shares = Shares::new(division);
             let told = format!("{needs:?} {buffers} {division:?}");
-            // No more than there are; the windows are a term of their own.
+            // No more than there are; the receive buffers are a term of their own.
             let senders = u64::from(needs.shards) + 1;
-            let links = u64::from(needs.shards) * u64::from(division.pool() - division.window - 1);
+            let links =
+                u64::from(needs.shards) * u64::from(division.pool() - division.receive_buffers - 1);
             assert!(links + senders * u64::from(division.posts) <= u64::from(buffers), "{told}");
             // Not tight at rest.
             assert_eq!((shares.update_tight(), shares.is_tight()), (Change::None, false), "{told}");
@@ -474,8 +475,8 @@ mod tests {
                 let before = held[at];
                 let mut after = before;
                 match below(4) {
-                    // Before a cancelled receive ends, one window can arrive.
-                    0 if !shares.is_tight() => after.input += below(division.window + 1),
+                    // Before a cancelled receive ends, as many as the receive buffers can arrive.
+                    0 if !shares.is_tight() => after.input += below(division.receive_buffers + 1),
                     0 => {
                         after.input +=
                             below(1 + shares.lendable_input(0)).max(u32::from(before.input == 0))
@@ -499,7 +500,10 @@ mod tests {
                 assert!(division.pool() - used >= unused, "{division:?} {held:?}");
                 let output: u32 =
                     held.iter().map(|held| division.grant.saturating_sub(held.output)).sum();
-                assert!(division.pool() - used - shares.window() >= output, "{division:?}");
+                assert!(
+                    division.pool() - used - shares.receive_buffers() >= output,
+                    "{division:?}"
+                );
                 for held in &held {
                     assert!(held.output > 0 || shares.has_grant(*held, 0));
                 }
@@ -579,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn loans_beyond_the_surplus_are_taken_out_of_the_window() {
+    fn loans_beyond_the_surplus_are_taken_out_of_the_receive_buffers() {
         let division = Division {
             shards: 1,
             links: 10,
@@ -587,15 +591,15 @@ mod tests {
             surplus: 80,
             surplus_input: 40,
             message: 0,
-            window: 10,
+            receive_buffers: 10,
             posts: 1,
         };
         let mut shares = Shares::new(division);
         shares.settle(Held::default(), Held { input: 86, output: 0 });
-        assert_eq!((shares.window(), shares.lendable(0)), (5, 0));
+        assert_eq!((shares.receive_buffers(), shares.lendable(0)), (5, 0));
         assert_eq!(shares.update_tight(), Change::Tight);
         shares.settle(Held { input: 86, output: 0 }, Held { input: 200, output: 0 });
-        assert_eq!(shares.window(), 1);
+        assert_eq!(shares.receive_buffers(), 1);
         shares.settle(Held { input: 200, output: 0 }, Held::default());
         assert_eq!((shares.update_tight(), shares.is_tight()), (Change::Ended, false));
     }

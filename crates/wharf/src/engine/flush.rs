@@ -2,7 +2,7 @@
 
 use crate::engine::close::CloseMode;
 use crate::engine::worker::{Worker, submit};
-use crate::link::slot::{Phase, Wish};
+use crate::link::slot::{LoanRequest, Phase};
 use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::vocabulary::reason::{DisconnectReason, Verdict};
@@ -80,7 +80,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return;
         }
         let waits_to_answer =
-            slot.output.writable_due || matches!(slot.loans.wish, Some(Wish::Output(_)));
+            slot.output.writable_due || matches!(slot.loans.request, Some(LoanRequest::Output(_)));
         // A pause holds back calls for unread input.
         let is_held =
             slot.deferral.is_some() || (slot.input.paused && !slot.input.unread.is_empty());
@@ -124,7 +124,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         slot.input.handled &= slot.is_incomplete();
         (slot.time.idle_suspended, slot.time.active_at) = (false, self.core.now);
         (slot.output.writable_due, slot.output.ensured) = (false, 0);
-        self.core.end_wish(index);
+        self.core.end_request(index);
         self.core.settle(index);
         // The receive in flight need not fail as well, so it is cancelled; an if-ready receive then
         // takes what has arrived, and `NotReady` ends the input.

@@ -85,9 +85,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         ensure!(slot.input.in_call == 0, "has input in a callback");
         let waits = self.core.waiters.contains(index);
         ensure!(
-            waits == slot.loans.wish.is_some(),
-            "wishes {:?}, in the queue: {waits}",
-            slot.loans.wish
+            waits == slot.loans.request.is_some(),
+            "requests {:?}, in the queue: {waits}",
+            slot.loans.request
         );
         ensure!(slot.flight.sending || slot.flight.bytes == 0, "in flight without a send");
         if phase == Phase::Closing {
@@ -101,7 +101,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         ensure!(!is_due || self.may_wait(index), "is not called");
         let is_owed =
             slot.runs_callbacks() && slot.output.writable_due && self.core.can_call_writable(index);
-        let waits = slot.calls.awaits_turn || slot.has_output() || slot.loans.wish.is_some();
+        let waits = slot.calls.awaits_turn || slot.has_output() || slot.loans.request.is_some();
         ensure!(!is_owed || waits, "on_writable is due, and not called: {slot:?}");
         let credit = self.core.shared.settings.input_bytes as usize;
         let reads = slot.flight.receiving != Receiving::Off || slot.has_all_input();
@@ -109,7 +109,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             phase == Phase::Lingering || (slot.runs_callbacks() && slot.input.unread.is_empty());
         ensure!(!is_read || reads, "{phase:?}, but waits for nothing");
         let blocked = slot.input.unread.len() >= credit
-            || slot.loans.wish.is_some()
+            || slot.loans.request.is_some()
             || slot.has_output()
             || slot.is_held();
         let tight = self.core.shares.is_tight();

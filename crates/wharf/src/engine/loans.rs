@@ -6,7 +6,7 @@ pub(super) mod lending;
 use crate::engine::close::CloseMode;
 use crate::engine::timeout::timers::CHECKS_PER_STALL;
 use crate::engine::worker::Worker;
-use crate::link::slot::{Phase, Receiving, Wish};
+use crate::link::slot::{LoanRequest, Phase, Receiving};
 use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::shares::{Borrower, Change, Loan, Standing, choose_victims};
@@ -28,21 +28,21 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Change::Tight => self.cancel_unlent_receives(),
             Change::Ended => self.end_input_waits(),
         }
-        let window = self.window();
-        self.port.set_receive_buffers(window);
+        let count = self.receive_buffers();
+        self.port.set_receive_buffers(count);
     }
 
     /// Buffers that the port may have. While receives are being cancelled because loans have become
     /// tight, only as many as can be lent, because these receives still complete without a request.
-    fn window(&mut self) -> u32 {
-        let window = self.core.shares.window();
+    fn receive_buffers(&mut self) -> u32 {
+        let count = self.core.shares.receive_buffers();
         if !self.lending.stops_receives {
-            return window;
+            return count;
         }
         let slots = &self.core.slots;
         self.lending.stops_receives = (0..slots.live_count())
             .any(|n| slots[slots.live_index(n)].flight.receiving == Receiving::Cancelling);
-        window.min(self.core.shares.lendable_input(0))
+        count.min(self.core.shares.lendable_input(0))
     }
 
     /// Loans have become tight: cancels receives that take more than the guaranteed buffer without a
@@ -66,8 +66,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             let Some(index) = self.core.waiters.pop() else { return };
             // The loop moves every link once, so the order stays.
             self.core.waiters.push(index);
-            if matches!(self.core.slots[index].loans.wish, Some(Wish::Input(_) | Wish::Part)) {
-                self.core.end_wish(index);
+            if matches!(
+                self.core.slots[index].loans.request,
+                Some(LoanRequest::Input(_) | LoanRequest::Part)
+            ) {
+                self.core.end_request(index);
                 self.update_receiving(index);
             }
         }
@@ -77,7 +80,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn grant_loans(&mut self) {
         for _ in 0..self.core.waiters.len() {
             let Some(index) = self.core.waiters.first() else { return };
-            let wish = self.core.slots[index].loans.wish;
+            let request = self.core.slots[index].loans.request;
             if !self.core.can_grant(index) {
                 if !self.core.yields(index) {
                     return;
@@ -86,12 +89,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 self.core.waiters.push(index);
                 continue;
             }
-            self.core.end_wish(index);
-            match wish {
-                Some(Wish::Input(buffers)) => self.grant_input_loan(index, buffers),
-                Some(Wish::Part) => self.grant_input_loan(index, 1),
-                Some(Wish::Output(_)) => self.grant_output_loan(index),
-                None => unreachable!("who waits has a wish"),
+            self.core.end_request(index);
+            match request {
+                Some(LoanRequest::Input(buffers)) => self.grant_input_loan(index, buffers),
+                Some(LoanRequest::Part) => self.grant_input_loan(index, 1),
+                Some(LoanRequest::Output(_)) => self.grant_output_loan(index),
+                None => unreachable!("who waits has a request"),
             }
         }
     }
@@ -138,7 +141,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         self.lending.due = Some(now.saturating_add(every));
         // A link that was moved to the front may have waited less than others.
-        let since = |index| self.core.slots[index].loans.wishes_since;
+        let since = |index| self.core.slots[index].loans.requested_at;
         let oldest = self.core.waiters.iter().map(since).min().unwrap_or(now);
         let waited = now.duration_since(oldest);
         if waited < wait / CHECKS_PER_STALL || !self.clock.may_time_out() {
@@ -220,7 +223,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn overdue_needs(&self, wait: Duration) -> Loan {
         let now = self.core.now;
         let overdue =
-            |index: &u32| now.duration_since(self.core.slots[*index].loans.wishes_since) >= wait;
+            |index: &u32| now.duration_since(self.core.slots[*index].loans.requested_at) >= wait;
         self.core.waiters.iter().filter(overdue).fold(Loan::default(), |sum, index| {
             let need = self.core.need(index);
             Loan {
@@ -268,13 +271,13 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             loan.output = 0;
         }
-        let standing = match slot.loans.wish {
+        let standing = match slot.loans.request {
             // It releases its loan with the deferred reply, which the handler must send.
             _ if slot.deferral.is_some() => Standing::WaitsToAnswer,
             // Only the loan is lacking for its reply.
-            Some(Wish::Output(_)) if output_stalled.is_none() => Standing::WaitsToAnswer,
-            Some(Wish::Input(_) | Wish::Part) => Standing::WaitsForInput,
-            Some(Wish::Output(_)) | None => Standing::Holds,
+            Some(LoanRequest::Output(_)) if output_stalled.is_none() => Standing::WaitsToAnswer,
+            Some(LoanRequest::Input(_) | LoanRequest::Part) => Standing::WaitsForInput,
+            Some(LoanRequest::Output(_)) | None => Standing::Holds,
         };
         let input_stalled = self.core.now.duration_since(slot.loans.input_progress_at);
         if input_stalled < wait {

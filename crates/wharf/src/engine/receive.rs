@@ -3,7 +3,7 @@
 use crate::engine::close::CloseMode;
 use crate::engine::close::limits::{exceeds_linger, note_drained};
 use crate::engine::worker::{Worker, submit};
-use crate::link::slot::{Phase, Receiving, Wish};
+use crate::link::slot::{LoanRequest, Phase, Receiving};
 use crate::service::Service;
 use crate::shared::ShardPort;
 use crate::vocabulary::reason::DisconnectReason;
@@ -85,11 +85,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             EndReason::Readable if looked => {
                 let slot = &self.core.slots[index];
                 if slot.runs_callbacks()
-                    && slot.loans.wish.is_none()
+                    && slot.loans.request.is_none()
                     && !slot.input.unread.is_empty()
                 {
-                    let wish = self.lacking_input(index);
-                    self.core.wish(index, wish);
+                    let request = self.lacking_input(index);
+                    self.core.request_loan(index, request);
                 }
                 self.grant_loans();
                 self.update_receiving(index);
@@ -100,10 +100,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// The loan for the rest of the message that the handler waits for, within the input credit: a
     /// larger loan could never be granted and would block all waiters behind it.
-    fn lacking_input(&self, index: u32) -> Wish {
+    fn lacking_input(&self, index: u32) -> LoanRequest {
         let slot = &self.core.slots[index];
         if !slot.is_incomplete() {
-            return Wish::Part;
+            return LoanRequest::Part;
         }
         let size = self.core.pool.buffer_size_bytes();
         let credit = self.core.shared.settings.input_bytes;
@@ -111,7 +111,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let fit = u32::try_from(fit).unwrap_or(u32::MAX);
         let lacking = slot.input.message.max(slot.input.wanted).min(credit).saturating_sub(fit);
         let most = self.core.shares.input_loan_max(slot.loans.held);
-        Wish::Input(lacking.div_ceil(size).min(most).max(1))
+        LoanRequest::Input(lacking.div_ceil(size).min(most).max(1))
     }
 
     /// Handles the end of the input: calls the handler for the rest, and closes the link if it is done.
@@ -178,7 +178,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 (mode, free.min(spare).min(owed), Receiving::One)
             }
             Phase::Open | Phase::Draining
-                if slot.loans.wish.is_some()
+                if slot.loans.request.is_some()
                     || slot.is_held()
                     || !self.core.has_capacity(index) =>
             {

@@ -9,7 +9,7 @@ pub(super) mod again;
 use crate::engine::worker::Worker;
 use crate::handler::Handler;
 use crate::link::input::Wanted;
-use crate::link::slot::{Phase, Wish};
+use crate::link::slot::{LoanRequest, Phase};
 use crate::link::unread::Unread;
 use crate::service::Service;
 use crate::shared::ShardPort;
@@ -63,7 +63,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.core.settle(index);
         }
         if self.core.slots[index].output.writable_due {
-            self.core.wish_if_short(index);
+            self.core.request_if_short(index);
         }
     }
 
@@ -111,15 +111,15 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Calls `on_receive` with the unread input, and stores what it leaves.
     fn call_with_input(&mut self, index: u32, unread: &mut Unread) {
         let slot = &mut self.core.slots[index];
-        (slot.input.receive_due, slot.loans.wished) = (false, false);
+        (slot.input.receive_due, slot.loans.requested) = (false, false);
         let (answer, asked) = self.run_input_callback(index, unread, |handler, link, input| {
             handler.on_receive(link, input)
         });
         self.keep_unread(index, unread);
         self.note_receive(index, asked.took, asked.wanted);
         self.apply_result(index, answer);
-        if self.core.slots[index].loans.wish.is_some() {
-            self.core.end_stale_wish(index);
+        if self.core.slots[index].loans.request.is_some() {
+            self.core.end_stale_request(index);
         }
         if self.core.slots[index].deferral.is_some() {
             self.start_timeout(index);
@@ -146,11 +146,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             slot.loans.input_progress_at = self.core.now;
         }
         // A link that waited for one buffer now waits for a message.
-        let asks = slot.loans.wish == Some(Wish::Part) && slot.input.wanted > 0;
+        let asks = slot.loans.request == Some(LoanRequest::Part) && slot.input.wanted > 0;
         if took || asks || slot.input.unread.is_empty() {
             // The rest of the loan for the message is not needed.
             slot.loans.promised = 0;
-            if slot.loans.wish.is_some() {
+            if slot.loans.request.is_some() {
                 self.core.forget_input_loan(index);
             }
         }
@@ -159,7 +159,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Calls the `on_writable` that is due.
     fn call_on_writable(&mut self, index: u32) -> bool {
         let slot = &mut self.core.slots[index];
-        (slot.output.writable_due, slot.input.receive_due, slot.loans.wished) =
+        (slot.output.writable_due, slot.input.receive_due, slot.loans.requested) =
             (false, true, false);
         if mem::take(&mut slot.output.ensured) > 0 {
             self.core.publish_capacity(index);
@@ -168,8 +168,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.apply_result(index, answer);
         // Buffers that were lent for this call are also for the `on_receive` that it makes due.
         let slot = &self.core.slots[index];
-        if slot.loans.wish.is_some() && (slot.input.unread.is_empty() || slot.is_held()) {
-            self.core.end_stale_wish(index);
+        if slot.loans.request.is_some() && (slot.input.unread.is_empty() || slot.is_held()) {
+            self.core.end_stale_request(index);
         }
         true
     }

@@ -121,7 +121,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             // `close` keeps the link's first reason.
             Phase::Lingering => self.close(index, DisconnectReason::Idle, CloseMode::Immediate),
             Phase::Open | Phase::Flushing if sends => self.check_stall(index),
-            Phase::Open if slot.output.broken.is_some() && slot.loans.wish.is_none() => {
+            Phase::Open if slot.output.broken.is_some() && slot.loans.request.is_none() => {
                 self.close(index, DisconnectReason::PeerReset, CloseMode::Immediate);
             }
             Phase::Open => self.call_on_idle(index),
@@ -140,7 +140,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     }
 
     fn call_on_idle(&mut self, index: u32) {
-        if self.core.slots[index].loans.wish.is_some() {
+        if self.core.slots[index].loans.request.is_some() {
             // The link waits for a loan and not for its peer.
             let now = self.core.now;
             self.core.slots[index].note_activity(now);

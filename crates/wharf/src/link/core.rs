@@ -2,7 +2,7 @@
 
 use crate::link::fifo::Fifo;
 use crate::link::posts::Sharing;
-use crate::link::slot::{Slots, Wish};
+use crate::link::slot::{LoanRequest, Slots};
 use crate::shared::Shared;
 use crate::shared::marks::Marks;
 use crate::shared::quota::Quotas;
@@ -47,7 +47,7 @@ pub(crate) struct ShardState {
     pub(crate) dirty: Vec<u32>,
     /// Links that wait for a loan, in the order in which loans are granted.
     pub(crate) waiters: Fifo,
-    /// Number of waiters with `Wish::Part`.
+    /// Number of waiters with `LoanRequest::Part`.
     parts: u32,
     /// The link whose loan is being granted; it may take what is reserved for the first waiter.
     pub(crate) granting: Option<u32>,
@@ -182,38 +182,39 @@ impl ShardState {
     }
 
     /// Has the link wait for a loan. A link that waits already keeps its position in the queue.
-    pub(crate) fn wish(&mut self, index: u32, wish: Wish) {
+    pub(crate) fn request_loan(&mut self, index: u32, request: LoanRequest) {
         if !self.waiters.contains(index) {
-            self.slots[index].loans.wishes_since = self.now;
+            self.slots[index].loans.requested_at = self.now;
             self.waiters.push(index);
         }
         // The link releases its borrowed input with its reply. Behind a link that waits for these
         // buffers it would wait without end, so it goes to the front.
         let held = self.slots[index].count_held();
-        if matches!(wish, Wish::Output(_)) && self.shares.loan(held).input > 0 {
+        if matches!(request, LoanRequest::Output(_)) && self.shares.loan(held).input > 0 {
             self.waiters.push_first(index);
         }
         let slot = &mut self.slots[index];
-        slot.loans.wished = true;
-        self.parts += u32::from(wish == Wish::Part);
-        self.parts -= u32::from(slot.loans.wish.replace(wish) == Some(Wish::Part));
+        slot.loans.requested = true;
+        self.parts += u32::from(request == LoanRequest::Part);
+        self.parts -= u32::from(slot.loans.request.replace(request) == Some(LoanRequest::Part));
     }
 
     /// After a callback: ends the wait for a loan for output if the callback did not ask for it again
     /// and no `on_writable` is due.
     #[cold]
-    pub(crate) fn end_stale_wish(&mut self, index: u32) {
+    pub(crate) fn end_stale_request(&mut self, index: u32) {
         let slot = &self.slots[index];
-        let is_stale = matches!(slot.loans.wish, Some(Wish::Output(_))) && !slot.loans.wished;
+        let is_stale =
+            matches!(slot.loans.request, Some(LoanRequest::Output(_))) && !slot.loans.requested;
         if is_stale && !slot.output.writable_due {
-            self.end_wish(index);
+            self.end_request(index);
         }
     }
 
-    pub(crate) fn end_wish(&mut self, index: u32) {
+    pub(crate) fn end_request(&mut self, index: u32) {
         let slot = &mut self.slots[index];
-        if let Some(wish) = slot.loans.wish.take() {
-            self.parts -= u32::from(wish == Wish::Part);
+        if let Some(request) = slot.loans.request.take() {
+            self.parts -= u32::from(request == LoanRequest::Part);
             self.waiters.remove(index);
             // The idle timeout does not count the wait.
             slot.note_activity(self.now);
@@ -222,8 +223,11 @@ impl ShardState {
 
     /// Ends the wait for a loan for input, and releases a granted one that no receive has filled.
     pub(crate) fn forget_input_loan(&mut self, index: u32) {
-        if matches!(self.slots[index].loans.wish, Some(Wish::Input(_) | Wish::Part)) {
-            self.end_wish(index);
+        if matches!(
+            self.slots[index].loans.request,
+            Some(LoanRequest::Input(_) | LoanRequest::Part)
+        ) {
+            self.end_request(index);
         }
         if self.slots[index].loans.promised > 0 {
             self.slots[index].loans.promised = 0;
@@ -234,11 +238,11 @@ impl ShardState {
     /// The loan that a link waits for.
     pub(crate) fn need(&self, index: u32) -> Loan {
         let slot = &self.slots[index];
-        match slot.loans.wish {
+        match slot.loans.request {
             None => Loan::default(),
-            Some(Wish::Part) => Loan { input: 1, output: 0 },
-            Some(Wish::Input(buffers)) => Loan { input: buffers, output: 0 },
-            Some(Wish::Output(buffers)) => {
+            Some(LoanRequest::Part) => Loan { input: 1, output: 0 },
+            Some(LoanRequest::Input(buffers)) => Loan { input: buffers, output: 0 },
+            Some(LoanRequest::Output(buffers)) => {
                 Loan { input: 0, output: self.shares.output_need(slot.loans.held, buffers) }
             }
         }
@@ -264,18 +268,18 @@ impl ShardState {
     }
 
     /// Whether the link leaves the buffers that the longest message needs to others: while it waits for
-    /// `Wish::Part`, for less than `loan_wait`, and other waiters have other wishes.
+    /// `LoanRequest::Part`, for less than `loan_wait`, and other waiters have other requests.
     pub(crate) fn yields(&self, index: u32) -> bool {
         let slot = &self.slots[index];
-        let waited = self.now.duration_since(slot.loans.wishes_since);
-        slot.loans.wish == Some(Wish::Part)
+        let waited = self.now.duration_since(slot.loans.requested_at);
+        slot.loans.request == Some(LoanRequest::Part)
             && self.parts < self.waiters.len()
             && waited < self.shared.settings.loan_wait
     }
 
     /// Drops the unread input and ends the wait for a loan, of a link whose callbacks have ended.
     pub(crate) fn drop_input(&mut self, index: u32) {
-        self.end_wish(index);
+        self.end_request(index);
         let slot = &mut self.slots[index];
         slot.input.unread = wharf_port::memory::Chain::new();
         (slot.loans.promised, slot.output.writable_due) = (0, false);
@@ -289,7 +293,7 @@ impl ShardState {
         }
         let replies = &self.shared.shards[usize::from(self.shard)].replies;
         match replies[index as usize].cancel() {
-            Some(Cancelled::Home(parcel)) => {
+            Some(Cancelled::Returned(parcel)) => {
                 drop(parcel.into_chain(&self.pool));
                 self.slots[index].deferral = None;
             }
@@ -377,7 +381,7 @@ pub(crate) mod tests {
         send_all(&mut core, refused);
         // Its handler did not wait to be called.
         core.queue(refused, &[2; 2_048]).unwrap();
-        assert_eq!(core.slots[refused].loans.wish, None);
+        assert_eq!(core.slots[refused].loans.request, None);
         assert_eq!(core.waiters.iter().collect::<Vec<_>>(), [next]);
         // So nothing is kept for it any more.
         assert_eq!(core.reserved_beside(holder), core.need(next).total());
@@ -406,7 +410,7 @@ pub(crate) mod tests {
         let mut core = core(links, 3 * links);
         for index in 0..links {
             core.queue(index, b"unsent").unwrap();
-            core.wish(index, Wish::Input(1));
+            core.request_loan(index, LoanRequest::Input(1));
         }
         let start = Instant::now();
         for n in 0..links {

@@ -4,7 +4,7 @@
 use crate::acts::{Act, tell};
 use crate::link::core::ShardState;
 use crate::link::output::Copied;
-use crate::link::slot::{Deferral, Wish};
+use crate::link::slot::{Deferral, LoanRequest};
 use crate::link::unread::Unread;
 use crate::shared::payload::{Parts, Payload};
 use crate::shared::reply::Reply;
@@ -27,10 +27,10 @@ impl ShardState {
             let slot = &mut self.slots[index];
             match slot.output.queue.append(&self.pool, data, Owner::SendQueue, buffers_allowed) {
                 Ok(()) => {
-                    self.end_output_wish(index, data.len());
+                    self.end_output_request(index, data.len());
                     Ok(())
                 }
-                Err(_) => Err(self.wish_for_output(index, data.len())),
+                Err(_) => Err(self.request_output(index, data.len())),
             }
         });
         self.queued(index, data.len(), result)
@@ -74,7 +74,7 @@ impl ShardState {
             let queue = &mut self.slots[index].output.queue;
             let appended =
                 queue.append_copy_of(&self.pool, message, Owner::SendQueue, buffers_allowed);
-            appended.map_err(|_| self.wish_for_output(index, message.len()))
+            appended.map_err(|_| self.request_output(index, message.len()))
         });
         self.queued(index, message.len(), result)
     }
@@ -102,13 +102,13 @@ impl ShardState {
         // them.
         let filled = queue.append_from(&self.pool, owner, buffers_allowed, len_max, read);
         if filled.len > 0 {
-            self.end_output_wish(index, filled.len);
+            self.end_output_request(index, filled.len);
             self.note_queued(index);
         }
         if filled.len == len_max && len_max < most {
             self.request_writable(index, 0);
             if self.is_short_of_buffers(index) {
-                let _what_is_told_is_how_much = self.wish_for_output(index, self.grant_bytes());
+                let _what_is_told_is_how_much = self.request_output(index, self.grant_bytes());
             }
         }
         match filled.error {
@@ -123,7 +123,10 @@ impl ShardState {
         // Fast path: the input is one received buffer, and nothing is unsent.
         let slot = &mut self.slots[index];
         let is_open = slot.runs_callbacks() && !slot.ending.close_requested;
-        if is_open && !slot.is_output_over() && slot.holds_no_output() && slot.loans.wish.is_none()
+        if is_open
+            && !slot.is_output_over()
+            && slot.holds_no_output()
+            && slot.loans.request.is_none()
         {
             let max = max.min(slot.output.limit as usize - slot.post_capacity_max() as usize);
             if let Some(len) = unread.move_fresh(&self.pool, &mut slot.output.queue, max) {
@@ -154,11 +157,11 @@ impl ShardState {
         if len < len_max {
             // Only buffers are lacking.
             let needed = (len_max - len).min(self.grant_bytes());
-            let _what_is_left_waits = self.wish_for_output(index, needed);
+            let _what_is_left_waits = self.request_output(index, needed);
         }
         if len > 0 {
             if len == len_max {
-                self.end_output_wish(index, len);
+                self.end_output_request(index, len);
             }
             self.note_queued(index);
         }
@@ -175,10 +178,10 @@ impl ShardState {
             // A reply that will be discarded needs no buffers.
             let max = if self.slots[index].output.broken.is_some() { 0 } else { max };
             if self.buffers_of(max) > self.buffers_allowed(index) {
-                return Err(self.wish_for_output(index, max));
+                return Err(self.request_output(index, max));
             }
             Parcel::new(&self.pool, Owner::SendQueue, max)
-                .map_err(|_| self.wish_for_output(index, max))
+                .map_err(|_| self.request_output(index, max))
         });
         let parcel = match result {
             Ok(parcel) => parcel,
@@ -194,7 +197,7 @@ impl ShardState {
         let bytes = u32::try_from(max).unwrap_or(u32::MAX);
         slot.deferral = Some(Deferral { bytes, buffers, since: now, is_cancelled: false });
         slot.suspend_idle_time(now);
-        self.end_output_wish(index, max);
+        self.end_output_request(index, max);
         self.settle(index);
         self.publish_capacity(index);
         let shard = &self.shared.shards[usize::from(self.shard)];
@@ -209,15 +212,15 @@ impl ShardState {
     }
 
     /// If an `on_writable` is due that lacks only buffers, has the link wait for a loan.
-    pub(crate) fn wish_if_short(&mut self, index: u32) {
+    pub(crate) fn request_if_short(&mut self, index: u32) {
         let slot = &self.slots[index];
         let wanted = (slot.output.ensured as usize).max(self.grant_bytes());
         let is_short = slot.output.writable_due
-            && !matches!(slot.loans.wish, Some(Wish::Output(_)))
+            && !matches!(slot.loans.request, Some(LoanRequest::Output(_)))
             && slot.used() + wanted <= slot.output.limit as usize
             && self.spare_capacity(index) < wanted;
         if is_short {
-            let _nobody_is_told = self.wish_for_output(index, wanted);
+            let _nobody_is_told = self.request_output(index, wanted);
         }
     }
 
@@ -249,7 +252,7 @@ impl ShardState {
         let is_short = self.slots[index].used() + bytes <= self.slots[index].output.limit as usize;
         self.request_writable(index, bytes);
         if is_short {
-            let _is_told_by_false = self.wish_for_output(index, bytes);
+            let _is_told_by_false = self.request_output(index, bytes);
         }
         Ok(false)
     }
@@ -399,21 +402,21 @@ impl ShardState {
     /// Ends the wait for a loan for output if `len` bytes were queued, which take as many buffers or
     /// more.
     #[inline]
-    fn end_output_wish(&mut self, index: u32, len: usize) {
-        if let Some(Wish::Output(buffers)) = self.slots[index].loans.wish
+    fn end_output_request(&mut self, index: u32, len: usize) {
+        if let Some(LoanRequest::Output(buffers)) = self.slots[index].loans.request
             && self.buffers_of(len) >= buffers
         {
-            self.end_wish(index);
+            self.end_request(index);
         }
     }
 
     /// Has a link that lacks buffers for `len` bytes wait for a loan, and returns the error for its
     /// handler. If the link's own unsent bytes hold enough of the grant, it waits for their completion
     /// and not for a loan.
-    fn wish_for_output(&mut self, index: u32, len: usize) -> SendError {
+    fn request_output(&mut self, index: u32, len: usize) -> SendError {
         let needed = self.buffers_of(len);
         if needed > self.shares.grant() || !self.slots[index].has_output() {
-            self.wish(index, Wish::Output(needed));
+            self.request_loan(index, LoanRequest::Output(needed));
         }
         SendError::Full
     }
@@ -506,7 +509,7 @@ impl<'a> Writer<'a> {
             if len == 0 {
                 return Ok(());
             }
-            self.core.end_output_wish(index, len);
+            self.core.end_output_request(index, len);
             self.core.note_queued(index);
             return Ok(());
         }
@@ -516,7 +519,7 @@ impl<'a> Writer<'a> {
             SendError::TooLarge
         } else {
             if self.core.slots[index].used() + len <= limit {
-                self.core.wish_for_output(index, len);
+                self.core.request_output(index, len);
             }
             SendError::Full
         };

@@ -69,7 +69,7 @@ pub(crate) enum Receiving {
 
 /// The loan for which a link waits, in buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum LoanRequest {
     /// To receive the rest of the message that the handler waits for.
     Input(u32),
     /// To receive one buffer, although the handler asked for no bytes.
@@ -193,10 +193,10 @@ pub(crate) struct Loans {
     /// Buffers lent for input that no receive has filled yet.
     pub(crate) promised: u32,
     /// The loan that the link waits for, and whether the running callback asked for it.
-    pub(crate) wish: Option<Wish>,
-    pub(crate) wished: bool,
+    pub(crate) request: Option<LoanRequest>,
+    pub(crate) requested: bool,
     /// The time of the request for the loan.
-    pub(crate) wishes_since: Time,
+    pub(crate) requested_at: Time,
     /// The last progress with borrowed input buffers.
     pub(crate) input_progress_at: Time,
 }

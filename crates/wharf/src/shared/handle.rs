@@ -72,7 +72,8 @@ impl Handle {
     /// # Errors
     ///
     /// [`PostError::Full`] if the buffers for posts are used up; [`PostError::TooLarge`] if the payload
-    /// is longer than half of [`Builder::output_bytes`](crate::Builder::output_bytes).
+    /// is longer than half of [`Builder::output_bytes`](crate::Builder::output_bytes);
+    /// [`PostError::Closed`] if the server has ended.
     pub fn message(&self, payload: impl Payload) -> Result<Message, PostError> {
         self.shared.copy_to_post_pool(&payload).map(|inner| Message { inner })
     }

@@ -216,7 +216,7 @@ enum State {
 #[derive(Debug)]
 pub(crate) enum Cancelled {
     /// The buffers; the reply's `send` will fail with `Closed`.
-    Home(Parcel),
+    Returned(Parcel),
     /// A thread is writing the reply; it returns the buffers and sets `Mark::RETURNED` of the slot.
     Writing,
 }
@@ -275,7 +275,7 @@ impl ReplyCell {
         match mem::replace(&mut *state, State::Empty) {
             State::Empty => None,
             State::Waiting { parcel, .. } | State::Done { parcel, .. } => {
-                Some(Cancelled::Home(parcel))
+                Some(Cancelled::Returned(parcel))
             }
             State::Writing { .. } => {
                 *state = State::Writing { is_cancelled: true };
