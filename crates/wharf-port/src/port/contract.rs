@@ -90,8 +90,9 @@ pub trait Port: Sized {
     /// capacity.
     ///
     /// Waits until an operation completes, a packet is posted, or `timeout` has passed; `None`
-    /// waits indefinitely. May return early with nothing. Does not wait if there is a completion or
-    /// a packet already, or if `completions` is full.
+    /// waits indefinitely. May return early with nothing, but not twice in a row without waiting
+    /// while something has completed. Does not wait if there is a completion or a packet already, or
+    /// if `completions` is full.
     ///
     /// After a reset by the peer the receive may end with
     /// [`EndReason::PeerClosed`](super::EndReason::PeerClosed) and only the send fail, or the other way round:

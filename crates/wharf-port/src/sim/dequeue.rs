@@ -55,7 +55,9 @@ impl<T: Send> SimPort<T> {
         state.ports[number].wakes_at_ns = None;
         let was_asleep = std::mem::replace(&mut state.ports[number].asleep, false);
         self.kernel.counters.wakeups += u64::from(was_asleep && posted > 0);
-        if state.draw_fault(FaultKind::SpuriousWake) {
+        // Not twice in a row: else a caller could not tell when it has looked at all.
+        self.woke_early = !self.woke_early && state.draw_fault(FaultKind::SpuriousWake);
+        if self.woke_early {
             // The cause of the wake-up is not processed yet.
             self.wake_flag.set();
             return;

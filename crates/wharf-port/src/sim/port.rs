@@ -31,6 +31,8 @@ pub struct SimPort<T: Send> {
     pub(super) wake_flag: Arc<WakeFlag>,
     /// Whether dequeue moves the world's clock.
     pub(super) moves_clock: bool,
+    /// The last dequeue ended early, without looking at its sockets.
+    pub(super) woke_early: bool,
 }
 
 struct SimWake {
@@ -75,7 +77,14 @@ impl<T: Send> SimPort<T> {
             supply: Supply::new(pool, config.sockets_max, receive_buffers_max),
         };
         let inbox = Inbox::new(config.inbox_capacity, Arc::new(wake));
-        Ok(Self { world: world.clone(), kernel, inbox, wake_flag, moves_clock: false })
+        Ok(Self {
+            world: world.clone(),
+            kernel,
+            inbox,
+            wake_flag,
+            moves_clock: false,
+            woke_early: false,
+        })
     }
 
     /// Creates the only port of its world: [`dequeue`](Port::dequeue) moves the clock until a

@@ -184,6 +184,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             slot.enter(Phase::Open);
             slot.ending.drain = Some(Verdict::Keep);
             (slot.ending.owed, slot.ending.drain_received) = (None, false);
+            self.start_timeout(index);
         }
         true
     }

@@ -131,7 +131,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             turn_start,
             is_empty: self.completions.is_empty(),
             is_short: self.completions.len() < BATCH,
-            full_turns_max: 2 * self.core.slots.live_count() / BATCH + 2,
+            links: self.core.slots.live_count(),
         });
         self.drain.extend(paused);
         self.core.now = link_time.saturating_add(counted);

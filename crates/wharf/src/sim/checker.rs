@@ -10,6 +10,7 @@ use crate::vocabulary::id::{LinkId, LinkKey};
 use crate::vocabulary::reason::DisconnectReason;
 use std::net::IpAddr;
 use std::sync::{OnceLock, PoisonError};
+use std::time::Duration;
 use wharf_port::port::Time;
 use wharf_port::sim::{TrafficWatch, World};
 
@@ -134,6 +135,8 @@ struct CheckerState {
     turning: Option<usize>,
     /// The end of the drain timeout.
     drained_out_at: Option<Time>,
+    /// The sum of the pauses of the process so far.
+    paused_ns: u64,
     tally: Tally,
     /// A log of calls and requests, if one was asked for.
     log: Option<Vec<String>>,
@@ -187,6 +190,11 @@ impl CallbackChecker {
     /// Notes a stop, and when the server force-closes its links.
     pub(super) fn note_stop(&self, until: Time) {
         self.records().drained_out_at = Some(until);
+    }
+
+    /// Notes the sum of the pauses of the process.
+    pub(super) fn note_pauses(&self, total: Duration) {
+        self.records().paused_ns = u64::try_from(total.as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// Starts the log.
@@ -375,6 +383,7 @@ impl CallbackChecker {
         Facts {
             link_ns: self.link_ns(link),
             steady_ns: self.world.steady_ns(),
+            paused_ns: records.paused_ns,
             turn: records.turns.get(link.shard()).copied().unwrap_or(0),
             from_server: traffic.from_server,
             peer_has_ended: traffic.client_ended,

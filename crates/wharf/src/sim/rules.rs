@@ -48,6 +48,8 @@ pub(super) struct Facts {
     pub(super) link_ns: u64,
     /// The clock that does not jump.
     pub(super) steady_ns: u64,
+    /// The sum of the pauses of the process so far.
+    pub(super) paused_ns: u64,
     /// The turn of the link's shard.
     pub(super) turn: u64,
     /// Bytes that the simulated kernel has taken from the server.
@@ -376,7 +378,7 @@ impl Rules {
             _ => true,
         };
         let waited_ns = self.aborted_ns.map_or(0, |at_ns| facts.steady_ns.saturating_sub(at_ns));
-        ensure!(waited_ns <= ABORT_NS, "only {waited_ns} ns after its abort");
+        ensure!(waited_ns <= ABORT_NS + facts.paused_ns, "only {waited_ns} ns after its abort");
         ensure!(
             is_due,
             "for no cause: closed for {:?}, ending for {:?}, deferred {:?}, kicked {}, drained {}",

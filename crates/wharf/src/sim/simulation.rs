@@ -467,6 +467,9 @@ where
     fn act(&mut self) -> Result<bool, String> {
         self.wake_clients();
         let is_paused = self.pauses.is_paused(self.world.now());
+        if is_paused {
+            self.checker.note_pauses(self.pauses.total);
+        }
         let mut runnable = std::mem::take(&mut self.runnable);
         runnable.clear();
         if !is_paused {

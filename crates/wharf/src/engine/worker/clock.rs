@@ -1,6 +1,7 @@
 //! The links' clock. It follows the port's clock, without the shard's own delays: long callbacks, and
 //! pauses of the process.
 
+use crate::engine::worker::BATCH;
 use std::time::Duration;
 use wharf_port::port::Time;
 
@@ -18,6 +19,11 @@ pub(in crate::engine) struct Clock {
     is_short: bool,
     /// Number of consecutive full dequeues.
     full_turns: u32,
+    /// Turns since a delay of the shard, a pause or a long callback, until all that waits is dequeued.
+    delayed_turns: Option<usize>,
+    /// Number of consecutive dequeues that did not wait and returned nothing. After the second one all
+    /// is dequeued: one alone may be of a port that has not looked at its sockets.
+    empty_looks: u32,
     /// All completions that were there have been dequeued.
     may_time_out: bool,
 }
@@ -29,8 +35,8 @@ pub(super) struct Dequeued {
     pub(super) turn_start: Time,
     pub(super) is_empty: bool,
     pub(super) is_short: bool,
-    /// After so many consecutive full turns each link's completion has been dequeued.
-    pub(super) full_turns_max: usize,
+    /// Number of live links.
+    pub(super) links: usize,
 }
 
 /// The time of a dequeue.
@@ -48,6 +54,8 @@ impl Clock {
             unused_wait: Some(Duration::ZERO),
             is_short: true,
             full_turns: 0,
+            delayed_turns: None,
+            empty_looks: 0,
             may_time_out: true,
         }
     }
@@ -61,8 +69,8 @@ impl Clock {
         self.is_short
     }
 
-    /// Whether timeouts may close links now. Not while completions are left, which a long callback or a
-    /// pause of the process may have delayed; but again after `full_turns_max` full turns.
+    /// Whether timeouts may close links now. Not while completions may be left that a long callback or a
+    /// pause of the process has delayed; but again after so many turns that each link's has been dequeued.
     pub(in crate::engine) fn may_time_out(&self) -> bool {
         self.may_time_out
     }
@@ -80,8 +88,10 @@ impl Clock {
 
     /// Notes a dequeue.
     pub(super) fn dequeued(&mut self, dequeued: &Dequeued) -> Waited {
-        let Dequeued { began, asked, turn_start, is_empty, is_short, full_turns_max } = *dequeued;
+        let Dequeued { began, asked, turn_start, is_empty, is_short, links } = *dequeued;
         let waited = turn_start.duration_since(began);
+        let since_last = began.duration_since(self.turn_start);
+        let is_delayed = since_last > self.passed(began);
         (self.turn_start, self.is_short) = (turn_start, is_short);
         self.unused_wait = if is_empty {
             asked.map(|asked| asked.saturating_sub(waited))
@@ -89,15 +99,22 @@ impl Clock {
             Some(Duration::ZERO)
         };
         self.full_turns = if is_short { 0 } else { self.full_turns + 1 };
-        let has_heard_all = self.full_turns as usize > full_turns_max;
         // A wait far beyond its timeout was a pause of the process. How much of it was before the pause
         // is unknown.
         let pause = asked.filter(|asked| waited > *asked + LAG_MAX);
         let counted = pause.map_or(waited, |asked| asked.min(LAG_MAX));
         // A wait that returned empty may have been ended by a signal, a wake-up or a pause, and then
         // has not collected what waits: timeouts that are due make the next turn look without waiting.
-        let has_collected = is_short && (!is_empty || asked == Some(Duration::ZERO));
-        self.may_time_out = (has_collected && pause.is_none()) || has_heard_all;
+        let has_looked = asked == Some(Duration::ZERO);
+        self.empty_looks = if is_empty && has_looked { self.empty_looks + 1 } else { 0 };
+        self.delayed_turns = match self.delayed_turns {
+            _ if pause.is_some() || is_delayed => Some(0),
+            _ if self.empty_looks > 1 => None,
+            turns => turns.map(|turns| turns + 1).filter(|turns| *turns <= links + 2),
+        };
+        let has_collected = is_short && (!is_empty || has_looked) && self.delayed_turns.is_none();
+        let has_heard_all = self.full_turns as usize > 2 * links / BATCH + 2;
+        self.may_time_out = has_collected || has_heard_all;
         Waited { counted, paused: if pause.is_some() { waited - counted } else { Duration::ZERO } }
     }
 }
