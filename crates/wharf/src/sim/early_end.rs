@@ -13,7 +13,7 @@ use crate::vocabulary::policy::WhenFull;
 use crate::vocabulary::reason::DisconnectReason;
 use std::time::Duration;
 use wharf_port::port::Time;
-use wharf_port::sim::{FaultKind, Traffic};
+use wharf_port::sim::Traffic;
 
 /// The state at a stop.
 #[derive(Clone, Debug)]
@@ -180,7 +180,7 @@ where
     /// that had arrived, except for the latest bytes, and the client lacks no reply to these.
     fn was_idle(&self, peer: &Peer, history: &ConnectionHistory) -> bool {
         // A delayed operation begins only after a pause, so the server does not see its bytes at once.
-        let is_delayed = self.faults.ppm(FaultKind::Delay) > 0;
+        let is_delayed = self.faults.step_max_ns() > 0;
         let late_ns = if is_delayed { nanos(self.pauses.total) } else { 0 };
         let (idle_ns, way_max_ns) = (nanos(self.settings.idle), self.faults.way_max_ns() + late_ns);
         let is_over = |note: &IdleRecord| {
