@@ -120,6 +120,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         );
         let flushes = slot.flight.sending || slot.deferral.is_some();
         ensure!(phase != Phase::Flushing || flushes, "is to flush, but nothing is sent");
+        self.check_timeout(slot)
+    }
+
+    /// Checks that a link's timer is scheduled, if a timeout applies to it.
+    fn check_timeout(&self, slot: &Slot) -> Result<(), String> {
+        let phase = slot.phase;
         let answer = self.core.shared.settings.answer;
         let stall = self.core.shared.settings.stall;
         let timed = match phase {

@@ -2,6 +2,7 @@
 //! the plan.
 //!
 //! Method: states and contexts of 1 MiB, in a debug build.
+#![expect(clippy::large_stack_arrays, reason = "large values on the stack are what is tested")]
 
 use crate::util::{Case, TestServer, each_back_end, echo, expect_bytes, finish};
 use std::io::Write;
