@@ -70,7 +70,7 @@ impl Clock {
     }
 
     /// Whether timeouts may close links now. Not while completions may be left that a long callback or a
-    /// pause of the process has delayed; but again after so many turns that each link's has been dequeued.
+    /// pause of the process has delayed; but again after so many turns that each link's is dequeued.
     pub(in crate::engine) fn may_time_out(&self) -> bool {
         self.may_time_out
     }
@@ -107,14 +107,23 @@ impl Clock {
         // has not collected what waits: timeouts that are due make the next turn look without waiting.
         let has_looked = asked == Some(Duration::ZERO);
         self.empty_looks = if is_empty && has_looked { self.empty_looks + 1 } else { 0 };
+        // Not counted anew after each long turn, or in a shard of which each turn is long no link would
+        // time out.
         self.delayed_turns = match self.delayed_turns {
-            _ if pause.is_some() || is_delayed => Some(0),
-            _ if self.empty_looks > 1 => None,
-            turns => turns.map(|turns| turns + 1).filter(|turns| *turns <= links + 2),
+            _ if pause.is_some() => Some(0),
+            None => is_delayed.then_some(0),
+            Some(_) if self.empty_looks > 1 => None,
+            Some(turns) => Some(turns + 1).filter(|turns| *turns <= turns_to_collect(links)),
         };
         let has_collected = is_short && (!is_empty || has_looked) && self.delayed_turns.is_none();
         let has_heard_all = self.full_turns as usize > 2 * links / BATCH + 2;
         self.may_time_out = has_collected || has_heard_all;
         Waited { counted, paused: if pause.is_some() { waited - counted } else { Duration::ZERO } }
     }
+}
+
+/// Turns after which the completions of so many links are dequeued. Linux may hand over as few as 20 of
+/// those that wait in one system call (io_uring with deferred task work), and a simulated port one.
+fn turns_to_collect(links: usize) -> usize {
+    links.min(64) + links / 16 + 2
 }
