@@ -136,8 +136,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return;
         };
         let every = (wait / 4).clamp(Duration::from_millis(1), LOOK_EVERY_MAX);
-        if self.lending.due.is_some_and(|due| due > now) {
-            return;
+        match self.lending.due {
+            Some(due) if due > now => return,
+            // The check stays due, so that the next turn looks without waiting.
+            Some(_) if !self.clock.may_time_out() => return,
+            _ => {}
         }
         self.lending.due = Some(now.saturating_add(every));
         // A link that was moved to the front may have waited less than others.
