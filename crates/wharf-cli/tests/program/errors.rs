@@ -1,8 +1,8 @@
 //! What it says when it cannot, on how many lines, and with which exit code.
 
-use super::common::{Output, Server, WHARF, clean, installed, run, wharf};
+use super::common::{Output, Server, WHARF, clean, run, wharf};
 use super::each_back_end;
-use super::skip::skip;
+use super::faults::{where_a_call_fails, with_threads};
 use super::snapshot::{matches, transcript};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -70,58 +70,14 @@ fn too_few_open_files_are_a_system_error(back_end: &str) {
     matches("refused-open-files", &refuses(command, &output, 4));
 }
 
-/// A copy of the program where another user can reach it. Dropped, it is removed.
-struct Copy {
-    folder: std::path::PathBuf,
-}
-
-impl Copy {
-    fn make(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("wharf-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        std::fs::copy(WHARF, folder.join("wharf")).expect("a copy");
-        Self { folder }
-    }
-
-    /// Runs it as a user without rights who may have so many threads; `None`, with the reason
-    /// printed, where this user cannot become another one.
-    fn run(&self, threads: &str, words: &[&str]) -> Option<Output> {
-        if !installed("setpriv", "--version") || !installed("prlimit", "--version") {
-            return None;
-        }
-        let user = ["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"];
-        let program = self.folder.join("wharf").to_string_lossy().into_owned();
-        let limit = format!("--nproc={threads}:{threads}");
-        let limited = ["--inh-caps=-all", "prlimit", &limit, &program];
-        let words = [&user[..], &limited, words].concat();
-        let output = run(&mut clean(Command::new("setpriv"), &words));
-        if output.stderr.starts_with("setpriv: ") {
-            skip(&output.stderr);
-            return None;
-        }
-        Some(output)
-    }
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.folder).expect("ours");
-    }
-}
-
 fn a_port_without_permission_is_a_system_error(back_end: &str) {
-    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-    if first.is_ok_and(|first| first.trim() == "0") {
-        skip("this machine has no privileged ports");
-        return;
-    }
     if !works(back_end) {
         return;
     }
     let words = ["serve", "--backend", back_end, "--listen", "127.0.0.1:919"];
-    let Some(output) = Copy::make(&format!("port-{back_end}")).run("1000", &words) else { return };
-    let command = "wharf serve --listen 127.0.0.1:919";
-    matches("refused-permission", &refuses(command, &output, 4));
+    let Some(mut command) = where_a_call_fails("bind", "EACCES", &words) else { return };
+    let command_line = "wharf serve --listen 127.0.0.1:919";
+    matches("refused-permission", &refuses(command_line, &run(&mut command), 4));
 }
 
 fn too_few_threads_are_a_system_error(back_end: &str) {
@@ -129,10 +85,43 @@ fn too_few_threads_are_a_system_error(back_end: &str) {
         return;
     }
     let words = ["serve", "--backend", back_end, "--listen", "127.0.0.1:0", "--shards", "8"];
-    let copy = Copy::make(&format!("threads-{back_end}"));
-    let Some(output) = copy.run("2", &words) else { return };
-    let command = "ulimit -u 2; wharf serve --shards 8";
-    matches("refused-threads", &refuses(command, &output, 4));
+    with_threads(&format!("threads-{back_end}"), 2, &words, |mut command| {
+        let command_line = "ulimit -u 2; wharf serve --shards 8";
+        matches("refused-threads", &refuses(command_line, &run(&mut command), 4));
+    });
+}
+
+/// For each call that hardly ever fails; what it says when one does.
+#[test]
+fn a_call_that_fails_is_named() {
+    let serve = ["serve", "--backend", "epoll", "--shards", "1", "--listen", "127.0.0.1:919"];
+    let mut text = String::new();
+    for (call, error, code) in [
+        ("socketpair", "EMFILE", 4),
+        ("eventfd2", "EMFILE", 4),
+        ("bind", "EADDRINUSE", 4),
+        ("bind", "EINVAL", 4),
+        ("listen", "EOPNOTSUPP", 4),
+        ("getsockname", "ENOBUFS", 4),
+    ] {
+        // An address that nobody else takes meanwhile.
+        let mut words = serve;
+        words[6] = if call == "bind" { words[6] } else { "127.0.0.1:0" };
+        let Some(mut command) = where_a_call_fails(call, error, &words) else { return };
+        let line = format!("wharf serve --listen {} # {call}: {error}", words[6]);
+        text += &refuses(&line, &run(&mut command), code);
+    }
+    matches("refused-calls", &text);
+}
+
+/// It starts, and then ends by itself.
+#[test]
+fn a_server_that_fails_says_why() {
+    let serve = ["serve", "--backend", "epoll", "--shards", "1", "--listen", "127.0.0.1:0"];
+    let Some(mut command) = where_a_call_fails("epoll_pwait", "EBADF", &serve) else { return };
+    let output = run(command.env("WHARF_LOG", "off"));
+    let line = "WHARF_LOG=off wharf serve # epoll_pwait: EBADF";
+    matches("failed", &refuses(line, &output, 1));
 }
 
 /// Enough address space for the program, and not for its buffers.

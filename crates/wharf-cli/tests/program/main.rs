@@ -15,6 +15,7 @@ mod apps;
 mod clients;
 mod common;
 mod errors;
+mod faults;
 mod help;
 mod screen;
 mod shares;

@@ -2,6 +2,7 @@
 
 use super::common::{Server, WHARF, clean, installed, run, wharf};
 use super::each_back_end;
+use super::faults::where_a_call_fails;
 use super::snapshot::{matches, matches_but, transcript};
 use super::terminal::{Size, Terminal, USUAL, colours_named};
 use rustix::process::{Resource, Rlimit, Signal};
@@ -309,42 +310,18 @@ fn an_accept_that_fails_is_logged_for_who_wants_to_know() {
     server.stop();
 }
 
-/// Forbids io_uring_setup (425 on x86-64 and arm64) with EPERM, as Docker does, and runs the rest.
-const WITHOUT_URING: &str = r#"
-import ctypes, os, struct, sys
-libc = ctypes.CDLL(None, use_errno=True)
-def instruction(code, jt, jf, k):
-    return struct.pack("HBBI", code, jt, jf, k)
-program = b"".join([
-    instruction(0x20, 0, 0, 0),                # load the system call's number
-    instruction(0x15, 0, 1, 425),              # if it is io_uring_setup
-    instruction(0x06, 0, 0, 0x00050000 | 1),   # then fail with EPERM
-    instruction(0x06, 0, 0, 0x7FFF0000),       # else allow
-])
-memory = ctypes.create_string_buffer(program)
-class Filter(ctypes.Structure):
-    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
-filter = Filter(len(program) // 8, ctypes.addressof(memory))
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
-if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
-        PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filter), 0, 0):
-    sys.exit("seccomp: " + os.strerror(ctypes.get_errno()))
-os.execv(sys.argv[1], sys.argv[1:])
-"#;
-
+/// As Docker does.
 #[test]
 fn without_io_uring_it_says_so_and_takes_epoll() {
-    if !installed("python3", "--version") {
-        return;
-    }
-    let serve = [WHARF, "serve", "--listen", "127.0.0.1:0", "--shards", "1"];
-    let words = [&["-c", WITHOUT_URING][..], &serve].concat();
-    let mut server = Server::spawn(&mut clean(Command::new("python3"), &words)).expect("epoll");
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--shards", "1"];
+    let without_rings = |words: &[&str]| where_a_call_fails("io_uring_setup", "EPERM", words);
+    let Some(mut command) = without_rings(&serve) else { return };
+    let mut server = Server::spawn(&mut command).expect("epoll");
     server.wait_for_line(" try: ").expect("how to try it");
     matches("session-fallback", &server.run_to_its_end());
 
-    let words = [&words[..], &["--backend", "uring"]].concat();
-    let output = run(&mut clean(Command::new("python3"), &words));
+    let words = [&serve[..], &["--backend", "uring"]].concat();
+    let output = run(&mut without_rings(&words).expect("as before"));
     assert_eq!(output.code, Some(4), "{}", output.stderr);
     matches("refused-back-end", &transcript("wharf serve --backend uring", &output));
 }
