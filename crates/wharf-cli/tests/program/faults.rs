@@ -4,40 +4,14 @@ use super::common::{WHARF, clean, installed};
 use super::skip::lacks;
 use std::process::Command;
 
-/// Makes a system call fail by a seccomp filter, in the program that it becomes: `CALL ERROR PROGRAM
-/// ARGUMENTS`. Needs no rights, and works in containers.
-const FAIL: &str = r#"
-import ctypes, errno, os, platform, struct, sys
-NUMBERS = {  # x86-64, arm64
-    "bind": (49, 200), "listen": (50, 201), "socketpair": (53, 199), "eventfd2": (290, 19),
-    "epoll_pwait": (281, 22), "getsockname": (51, 204), "io_uring_setup": (425, 425),
-}
-call, error = sys.argv[1:3]
-number = NUMBERS[call][platform.machine() != "x86_64"]
-libc = ctypes.CDLL(None, use_errno=True)
-def instruction(code, jt, jf, k):
-    return struct.pack("HBBI", code, jt, jf, k)
-program = b"".join([
-    instruction(0x20, 0, 0, 0),            # load the system call's number
-    instruction(0x15, 0, 1, number),       # if it is this one
-    instruction(0x06, 0, 0, 0x00050000 | getattr(errno, error)),
-    instruction(0x06, 0, 0, 0x7FFF0000),   # else allow
-])
-memory = ctypes.create_string_buffer(program)
-class Filter(ctypes.Structure):
-    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
-filter = Filter(len(program) // 8, ctypes.addressof(memory))
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
-if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
-        PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filter), 0, 0):
-    sys.exit("seccomp: " + os.strerror(ctypes.get_errno()))
-os.execv(sys.argv[3], sys.argv[3:])
-"#;
+/// Makes a system call fail in the program that it becomes.
+const FAIL_CALL: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../wharf/tests/util/fail_call.py");
 
 /// The program with arguments, where a system call fails; `None`, with the reason printed, if that
 /// cannot be brought about.
 pub(crate) fn where_a_call_fails(call: &str, error: &str, words: &[&str]) -> Option<Command> {
-    let words = [&["-c", FAIL, call, error, WHARF][..], words].concat();
+    let words = [&[FAIL_CALL, call, error, WHARF][..], words].concat();
     installed("python3", "--version").then(|| clean(Command::new("python3"), &words))
 }
 
