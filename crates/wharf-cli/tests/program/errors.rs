@@ -85,10 +85,17 @@ fn too_few_threads_are_a_system_error(back_end: &str) {
         return;
     }
     let words = ["serve", "--backend", back_end, "--listen", "127.0.0.1:0", "--shards", "8"];
-    with_threads(&format!("threads-{back_end}"), 2, &words, |mut command| {
-        let command_line = "ulimit -u 2; wharf serve --shards 8";
-        matches("refused-threads", &refuses(command_line, &run(&mut command), 4));
-    });
+    // The main thread, one that writes, one for signals, and a shard; or less.
+    let mut text = String::new();
+    for threads in [1, 2, 4] {
+        with_threads(&format!("threads-{threads}-{back_end}"), threads, &words, |mut command| {
+            let command_line = format!("ulimit -u {threads}; wharf serve --shards 8");
+            text += &refuses(&command_line, &run(&mut command), 4);
+        });
+    }
+    if !text.is_empty() {
+        matches("refused-threads", &text);
+    }
 }
 
 /// For each call that hardly ever fails; what it says when one does.
@@ -181,6 +188,10 @@ fn a_wrong_value_is_usage() {
             "wharf serve --links 1.5",
             "wharf serve --links 10KiB",
             "wharf serve --links 5000M",
+            "wharf serve --links 1,5",
+            "wharf serve --links 1,00",
+            "wharf serve --links 1_",
+            "wharf serve --links 99999999999999999999999999999999999999999",
             "wharf serve --buffers 1..2",
             "wharf serve --shards two",
             "wharf serve --backlog long",
@@ -188,6 +199,7 @@ fn a_wrong_value_is_usage() {
             "wharf serve --buffer-size big",
             "wharf serve --buffer-size 5GiB",
             "wharf serve --buffer-size 1.0001k",
+            "wharf serve --buffer-size 1,5KiB",
             "wharf serve --send-queue 1X",
             "wharf serve --input-bytes 1X",
             "wharf serve --grant 1X",
@@ -195,6 +207,13 @@ fn a_wrong_value_is_usage() {
             "wharf serve --idle soon",
             "wharf serve --idle 10parsecs",
             "wharf serve --idle 99999999999999999999h",
+            "wharf serve --idle 0.0001us",
+            "wharf serve --idle 1,5s",
+            "wharf serve --idle 1h30",
+            "wharf serve --idle 1.5h30m",
+            "wharf serve --idle 30m1h",
+            "wharf serve --idle 1m1m",
+            "wharf serve --idle -1s",
             "wharf serve --drain 5",
             "wharf serve --stats 5",
             "wharf serve --stall 5",
@@ -210,16 +229,20 @@ fn a_bad_variable_is_usage_and_is_named() {
     let mut text = all_refuse(
         &[
             "WHARF_APP=ecko wharf serve",
-            "WHARF_APP= wharf serve",
             "WHARF_BACKEND=kqueue wharf serve",
             "WHARF_COLOR=pink wharf serve",
             "WHARF_DRAIN=ten wharf serve",
             "WHARF_LINKS=many wharf serve",
             "WHARF_LINKS=1 wharf serve --links many",
             "WHARF_LOG=wharf=loud wharf serve",
+            "WHARF_LOG=inf wharf serve",
+            "WHARF_LOG=info,trade wharf serve",
+            "WHARF_LOG=wharfs=info wharf serve",
         ],
         2,
     );
+    let output = run(wharf(&["serve"]).env("WHARF_LOG", OsStr::from_bytes(b"\xff")));
+    text += &refuses("WHARF_LOG=$'\\xff' wharf serve", &output, 2);
     let output = run(wharf(&["serve"]).env("WHARF_LINKS", OsStr::from_bytes(b"\xff")));
     text += &refuses("WHARF_LINKS=$'\\xff' wharf serve", &output, 2);
     matches("usage-variables", &text);
@@ -235,10 +258,79 @@ fn settings_that_do_not_fit_are_bad_configuration() {
             "wharf serve --shards 1 --buffers 5999",
             "wharf serve --shards 1 --send-queue 8KiB --grant 8KiB",
             "wharf serve --shards 1 --send-queue 2KiB",
+            // Found by the library, and named as it was written.
+            "WHARF_LINKS=0 WHARF_BUFFER_SIZE=8 wharf serve --backlog 0 --shards 1",
+            "WHARF_SEND_QUEUE=2KiB wharf serve --shards 1",
         ],
         3,
     );
     matches("refused-settings", &text);
+}
+
+#[test]
+fn an_empty_variable_is_as_none() {
+    let mut command = wharf(&["serve", "--backend", "epoll", "--listen", "127.0.0.1:0"]);
+    let output = run(&mut wharf(&["serve", "--help"]));
+    let options = output.stdout.split_whitespace().filter_map(|word| word.strip_prefix("--"));
+    let options = options.map(|word| word.trim_matches(|c: char| !c.is_ascii_lowercase()));
+    let mut count = 0;
+    for option in options.filter(|option| !["help", "version"].contains(option)) {
+        command.env(format!("WHARF_{}", option.replace('-', "_").to_uppercase()), "");
+        count += 1;
+    }
+    assert!(count >= 16, "{}", output.stdout);
+    let mut server = Server::spawn(command.env("WHARF_LOG", "")).expect("epoll");
+    server.wait_for_line(" try: ").expect("how to try it");
+    assert!(server.log[0].contains("INFO wharf "), "{:?}", server.log);
+    server.stop();
+    // Its default is an address.
+    let output = run(wharf(&["serve", "--links", "0"]).env("WHARF_LISTEN", ""));
+    assert!(output.stderr.contains("--links is 0"), "{}", output.stderr);
+}
+
+#[test]
+fn addresses_in_a_variable_may_have_spaces() {
+    let mut command = wharf(&["serve", "--backend", "epoll"]);
+    let mut server =
+        Server::spawn(command.env("WHARF_LISTEN", " 127.0.0.1:0, [::1]:0 ")).expect("epoll");
+    server.wait_for_line(" try: ").expect("how to try it");
+    assert_eq!(server.addresses.len(), 2);
+    server.stop();
+}
+
+#[test]
+fn an_unknown_variable_is_told() {
+    let command = "WHARF_LINK=3 WHARF_XYZ=1 WHARF_LOG=warning wharf serve --listen 192.0.2.1:9527";
+    let mut program = wharf(&["serve", "--listen", "192.0.2.1:9527"]);
+    program.envs([("WHARF_LINK", "3"), ("WHARF_XYZ", "1"), ("WHARF_LOG", "warning")]);
+    matches("unknown-variables", &transcript(command, &run(&mut program)));
+}
+
+/// What it cannot print as it is written, it can run and name.
+#[test]
+fn a_path_that_is_no_utf_8_is_a_path() {
+    let name = format!("wharf-{}-", std::process::id());
+    let folder = std::env::temp_dir().join(OsStr::from_bytes(&[name.as_bytes(), b"\xff"].concat()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let path = folder.join(OsStr::from_bytes(b"wharf\xff"));
+    std::fs::copy(WHARF, &path).expect("a copy");
+    for (words, code) in [
+        (&["--version"][..], 0),
+        (&["serve", "--help"], 0),
+        (&[], 2),
+        (&["serv"], 2),
+        (&["serve", "--zzz"], 2),
+        (&["serve", "--links", "many"], 2),
+        (&["serve", "--links", "0"], 3),
+        (&["serve", "--listen", "192.0.2.1:9527"], 4),
+    ] {
+        let output = run(&mut clean(Command::new(&path), words));
+        assert_eq!(output.code, Some(code), "{words:?}: {}", output.stderr);
+        let mut command = clean(Command::new(&path), words);
+        let output = run(command.env("WHARF_LINKS", "many"));
+        assert!(!output.stderr.contains("panic"), "{words:?}: {}", output.stderr);
+    }
+    std::fs::remove_dir_all(folder).expect("ours");
 }
 
 #[test]
@@ -249,12 +341,24 @@ fn an_address_that_is_none_is_bad_configuration() {
             "wharf serve --listen [::1]",
             "wharf serve --listen localhost:http",
             "wharf serve --listen 127.0.0.1:65536",
-            "wharf serve --listen nohost.invalid:9527",
-            "WHARF_LISTEN= wharf serve",
+            "wharf serve --listen :9527",
+            "wharf serve --listen host/name:9527",
+            "wharf serve --listen=",
+            "WHARF_LISTEN=127.0.0.1:0,, wharf serve",
+            "WHARF_LISTEN=127.0.0.1 wharf serve",
         ],
         3,
     );
     matches("refused-addresses", &text);
+}
+
+/// It may be there in a moment: the network, or the name server.
+#[test]
+fn a_name_that_cannot_be_looked_up_is_a_system_error() {
+    let command = "WHARF_LOG=error wharf serve --listen nohost.invalid:9527";
+    let mut program = wharf(&["serve", "--listen", "nohost.invalid:9527"]);
+    let output = run(program.env("WHARF_LOG", "error"));
+    matches("refused-name", &refuses(command, &output, 4));
 }
 
 #[test]

@@ -5,8 +5,7 @@ use super::skip::lacks;
 use std::process::Command;
 
 /// Makes a system call fail in the program that it becomes.
-const FAIL_CALL: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../wharf/tests/util/fail_call.py");
+const FAIL_CALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../wharf/tests/util/fail_call.py");
 
 /// The program with arguments, where a system call fails; `None`, with the reason printed, if that
 /// cannot be brought about.
@@ -46,7 +45,10 @@ pub(crate) fn with_threads(name: &str, threads: u32, words: &[&str], body: impl 
     }
     let copy = Copy::make(name);
     let program = copy.folder.join("wharf").to_string_lossy().into_owned();
-    let user = 20_000 + (std::process::id() * 2 + u32::from(name.ends_with("epoll"))) % 40_000;
+    let number = name
+        .bytes()
+        .fold(std::process::id(), |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let user = 20_000 + number % 40_000;
     let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
     let caps = ["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"];
     let become_another = [&["setpriv", &user, &group][..], &caps].concat();

@@ -16,6 +16,8 @@ mod clients;
 mod common;
 mod errors;
 mod faults;
+#[path = "../util/full_pipe.rs"]
+mod full_pipe;
 mod help;
 mod screen;
 mod shares;
@@ -23,7 +25,10 @@ mod shares;
 mod skip;
 mod snapshot;
 mod stop;
+mod stuck;
 mod terminal;
+#[path = "../util/snapshot.rs"]
+mod texts;
 
 /// Makes each function a test on io_uring and one on epoll.
 macro_rules! each_back_end {
