@@ -4,13 +4,15 @@
 mod apps;
 #[expect(rustdoc::broken_intra_doc_links, reason = "the help's text, with defaults in brackets")]
 mod flags;
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 #[path = "../tests/util/full_pipe.rs"]
 mod full_pipe;
 mod log;
 mod screen;
 mod serve;
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 #[path = "../tests/util/snapshot.rs"]
 mod snapshot;
 mod status;

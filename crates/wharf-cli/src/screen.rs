@@ -222,8 +222,9 @@ impl<W: Write> Writer<W> {
         if !self.drawn.is_empty() {
             let (columns, _) = Screen::size();
             let rows: usize = self.drawn.iter().map(|drawn| drawn.div_ceil(columns).max(1)).sum();
-            // Move to the start of the block, and erase from there on.
-            bytes.extend_from_slice(format!("\r\x1b[{rows}A\x1b[J").as_bytes());
+            // Move to the start of the block, and delete it with the line after it, where what is typed
+            // stands. To erase the screen from there on would add the block to the history of tmux.
+            bytes.extend_from_slice(format!("\r\x1b[{rows}A\x1b[{}M", rows + 1).as_bytes());
         }
         bytes.append(&mut self.log);
         self.drawn.clear();

@@ -336,82 +336,82 @@ mod tests {
         }
     }
 
-    /// Texts of the grammar's characters: what parses has been written as this grammar says, and is
-    /// worth what a slow reading of it says.
+    /// The grammar once more, slowly, by a pattern: unit, digits and decimals of each term.
+    #[cfg(unix)]
+    fn terms_of(text: &str, term: &regex::Regex) -> Option<Vec<(String, u128, u32)>> {
+        let (mut rest, mut terms) = (text.trim(), Vec::new());
+        while !rest.is_empty() {
+            let found = term.captures(rest)?;
+            let decimals = found.get(2).map_or("", |part| part.as_str());
+            let digits = found[1].replace([',', '_'], "") + decimals;
+            let decimals = u32::try_from(decimals.len()).ok()?;
+            terms.push((found[3].to_owned(), digits.parse().ok()?, decimals));
+            rest = &rest[found[0].len()..];
+        }
+        (!terms.is_empty()).then_some(terms)
+    }
+
+    /// What terms are worth whose units fall in the order of `units`.
+    #[cfg(unix)]
+    fn value_of(terms: &[(String, u128, u32)], units: &[(&str, u128)]) -> Option<u128> {
+        let (mut sum, mut last) = (0, u128::MAX);
+        for (place, (unit, digits, decimals)) in terms.iter().enumerate() {
+            let factor = units.iter().find(|(name, _)| name == unit)?.1;
+            if factor >= last || (*decimals > 0 && place + 1 < terms.len()) {
+                return None;
+            }
+            last = factor;
+            let (scaled, divisor) = (digits.checked_mul(factor)?, 10_u128.pow(*decimals));
+            if scaled % divisor != 0 {
+                return None;
+            }
+            sum += scaled / divisor;
+        }
+        Some(sum)
+    }
+
+    #[cfg(unix)]
+    const NANOSECONDS: [(&str, u128); 10] = [
+        ("d", 86_400_000_000_000),
+        ("h", 3_600_000_000_000),
+        ("min", 60_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+        ("us", 1_000),
+        ("\u{b5}s", 1_000),
+        ("\u{3bc}s", 1_000),
+        ("ns", 1),
+    ];
+    #[cfg(unix)]
+    const COUNTS: [(&str, u128); 4] = [("", 1), ("k", 1_000), ("K", 1_000), ("M", 1_000_000)];
+
+    /// Random texts of the grammar's pieces.
     #[cfg(unix)]
     #[test]
     fn nothing_parses_as_something_else() {
-        const NUMBER: &str = r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)(?:\.([0-9]+))?";
-        let term = regex::Regex::new(&format!("^{NUMBER} *([a-zA-Zµμ]*) *")).unwrap();
-        let value = |terms: &[(String, u128, u32)], units: &[(&str, u128)]| -> Option<u128> {
-            let mut sum = 0;
-            let mut last = usize::MAX;
-            for (place, (unit, digits, decimals)) in terms.iter().enumerate() {
-                let rank = units.iter().position(|(name, _)| name == unit)?;
-                let factor = units[rank].1;
-                let before = units.iter().position(|(_, other)| *other == factor)?;
-                if (place > 0 && before <= last) || (*decimals > 0 && place + 1 < terms.len()) {
-                    return None;
-                }
-                last = before;
-                let scaled = digits.checked_mul(factor)?;
-                let divisor = 10_u128.pow(*decimals);
-                if scaled % divisor != 0 {
-                    return None;
-                }
-                sum += scaled / divisor;
-            }
-            Some(sum)
-        };
-        let terms_of = |text: &str| -> Option<Vec<(String, u128, u32)>> {
-            let (mut rest, mut terms) = (text.trim(), Vec::new());
-            while !rest.is_empty() {
-                let found = term.captures(rest)?;
-                let decimals = found.get(2).map_or("", |part| part.as_str());
-                let digits = found[1].replace([',', '_'], "") + decimals;
-                terms.push((found[3].to_owned(), digits.parse().ok()?, decimals.len() as u32));
-                rest = &rest[found[0].len()..];
-            }
-            (!terms.is_empty()).then_some(terms)
-        };
-        const NS: [(&str, u128); 10] = [
-            ("d", 86_400_000_000_000),
-            ("h", 3_600_000_000_000),
-            ("min", 60_000_000_000),
-            ("m", 60_000_000_000),
-            ("s", 1_000_000_000),
-            ("ms", 1_000_000),
-            ("us", 1_000),
-            ("µs", 1_000),
-            ("μs", 1_000),
-            ("ns", 1),
-        ];
-        const COUNTS: [(&str, u128); 4] = [("", 1), ("k", 1_000), ("K", 1_000), ("M", 1_000_000)];
-        let pieces = [
+        const TERM: &str = r"^([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)(?:\.([0-9]+))? *([a-zA-Z\u{b5}\u{3bc}]*) *";
+        const PIECES: [&str; 25] = [
             "0", "1", "5", "10", "000", "999", ",", ".", "_", " ", "d", "h", "m", "min", "s", "ms",
-            "us", "µs", "ns", "k", "K", "M", "-", "e", "x",
+            "us", "\u{b5}s", "ns", "k", "K", "M", "-", "e", "x",
         ];
+        let term = regex::Regex::new(TERM).unwrap();
         let mut parsed = 0;
-        for number in numbers(300_000) {
-            let mut rest = number;
+        for mut number in numbers(300_000) {
             let mut text = String::new();
-            while rest > 0 {
-                text += pieces[(rest % pieces.len() as u64) as usize];
-                rest /= 40;
+            while number > 0 {
+                text += PIECES[usize::try_from(number % 25).unwrap()];
+                number /= 40;
             }
-            let terms = terms_of(&text);
-            let times =
-                terms.as_ref().filter(|terms| terms.iter().all(|(unit, ..)| !unit.is_empty()));
-            let expected = times.and_then(|terms| value(terms, &NS));
-            let zero = terms
-                .as_ref()
-                .is_some_and(|terms| matches!(&terms[..], [(unit, 0, _)] if unit.is_empty()));
+            let terms = terms_of(&text, &term).unwrap_or_default();
+            let has_units = !terms.is_empty() && terms.iter().all(|(unit, ..)| !unit.is_empty());
+            let is_zero = matches!(&terms[..], [(unit, 0, _)] if unit.is_empty());
+            let expected = if has_units { value_of(&terms, &NANOSECONDS) } else { None };
             let time = parse_duration(&text).ok().map(|time| time.as_nanos());
-            assert_eq!(time, expected.or(zero.then_some(0)), "{text:?}");
-            let one = terms.as_ref().filter(|terms| terms.len() == 1);
-            let count = one.and_then(|terms| value(terms, &COUNTS));
-            let count = count.and_then(|count| u32::try_from(count).ok());
-            assert_eq!(parse_count(&text).ok(), count, "{text:?}");
+            assert_eq!(time, expected.or(is_zero.then_some(0)), "{text:?}");
+            let expected = if terms.len() == 1 { value_of(&terms, &COUNTS) } else { None };
+            let count = parse_count(&text).ok();
+            assert_eq!(count, expected.and_then(|count| count.try_into().ok()), "{text:?}");
             parsed += u32::from(time.is_some()) + u32::from(count.is_some());
         }
         assert!(parsed > 10_000, "{parsed} texts only");

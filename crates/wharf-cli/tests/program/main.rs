@@ -29,6 +29,7 @@ mod stuck;
 mod terminal;
 #[path = "../util/snapshot.rs"]
 mod texts;
+mod tmux;
 
 /// Makes each function a test on io_uring and one on epoll.
 macro_rules! each_back_end {

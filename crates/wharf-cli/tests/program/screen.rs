@@ -178,6 +178,7 @@ fn a_drain_is_shown_until_its_end(back_end: &str) {
         (r" worker 0 +[0-9,]+ calls", " worker 0 [COUNT] calls"),
         (r" out +[0-9,]+ send/s +[0-9.]+ [kM]?B/s", " out [RATE]"),
         (r"[█░]+ +[0-9]+ %", "[BAR] [SHARE] %"),
+        (r" in [0-9]+ recv, .* accepted", " [TOTALS]"),
         (r" in (59 min( [0-9]+ s)?|1 h);", " in [SPAN];"),
     ];
     matches_but(&format!("screen-drain-{back_end}"), &varying, &terminal.transcript());

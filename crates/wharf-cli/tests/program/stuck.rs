@@ -112,7 +112,8 @@ fn echo(process: &Process) -> TcpStream {
 fn stuck_link(process: &Process) -> TcpStream {
     let mut link = process.connect();
     link.set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
-    while link.write_all(&[b'x'; 65_536]).is_ok() {}
+    let piece = vec![b'x'; 65_536];
+    while link.write_all(&piece).is_ok() {}
     link
 }
 
