@@ -300,9 +300,9 @@ macro_rules! signals {
 Signals:
   INT, TERM  drain and stop (see --drain); end it immediately when it is not ready yet, or draining
   PIPE       ignored
-  The others end it immediately, without a drain, as they end any process: ABRT, ALRM, BUS, FPE,
-  HUP, ILL, IO, KILL, PROF, PWR, QUIT, SEGV, STKFLT, SYS, TRAP, USR1, USR2, VTALRM, XCPU, XFSZ and
-  the real-time signals.
+  The others end it immediately, without a drain, as they end any process that was not started with
+  them ignored: ABRT, ALRM, BUS, FPE, HUP, ILL, IO, KILL, PROF, PWR, QUIT, SEGV, STKFLT, SYS, TRAP,
+  USR1, USR2, VTALRM, XCPU, XFSZ and the real-time signals.
 "
     };
 }
