@@ -1,6 +1,6 @@
 //! The command line: each option once, with its variable, its default and its help.
 
-use crate::units::{parse_count, parse_duration, parse_size};
+use crate::units::{parse_count, parse_duration, parse_size, parse_switch};
 use clap::parser::ValueSource;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::fmt::Display;
@@ -72,7 +72,7 @@ pub(crate) struct OutputFlags {
     pub(crate) color: Color,
     /// ASCII characters only [unless the locale is UTF-8]
     #[arg(long, global = true, env = "WHARF_ASCII", hide_env = true, hide_short_help = true)]
-    #[arg(value_parser = clap::builder::FalseyValueParser::new(), display_order = 101)]
+    #[arg(value_parser = parse_switch, display_order = 101)]
     pub(crate) ascii: bool,
 }
 

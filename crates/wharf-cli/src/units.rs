@@ -84,6 +84,15 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::new(seconds, nanoseconds))
 }
 
+/// Whether something is on: `yes`, `no`, and what else is written for them.
+pub(crate) fn parse_switch(text: &str) -> Result<bool, String> {
+    match text.trim().to_lowercase().as_str() {
+        "1" | "y" | "yes" | "t" | "true" | "on" => Ok(true),
+        "0" | "n" | "no" | "f" | "false" | "off" => Ok(false),
+        _ => Err("neither yes nor no; write one of them".to_owned()),
+    }
+}
+
 /// A number and a unit, whose factor `factor` says.
 fn one_number(
     text: &str,

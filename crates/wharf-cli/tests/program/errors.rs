@@ -229,6 +229,7 @@ fn a_bad_variable_is_usage_and_is_named() {
     let mut text = all_refuse(
         &[
             "WHARF_APP=ecko wharf serve",
+            "WHARF_ASCII=perhaps wharf serve",
             "WHARF_BACKEND=kqueue wharf serve",
             "WHARF_COLOR=pink wharf serve",
             "WHARF_DRAIN=ten wharf serve",
