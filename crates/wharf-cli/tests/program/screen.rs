@@ -79,9 +79,10 @@ fn silent_link(terminal: &mut Terminal) -> TcpStream {
     link
 }
 
-/// Whether the statistics show a link, and no traffic in the last second.
+/// Whether the statistics show a link that has its answer, and no traffic in the last second.
 fn is_calm(text: &str) -> bool {
-    let lines = [" links          1 of ", " 0 recv/s     0 B/s", " 0 send/s     0 B/s"];
+    let total = " in 1 recv, 5 B; out 1 send, 5 B";
+    let lines = [" links          1 of ", " 0 recv/s     0 B/s", " 0 send/s     0 B/s", total];
     lines.iter().all(|line| text.contains(line))
 }
 
@@ -132,7 +133,7 @@ fn a_terminal_that_shows_less_is_given_less(back_end: &str) {
     let mut terminal = Terminal::start(back_end, narrow, &plain, &two);
     let _link = silent_link(&mut terminal);
     terminal.wait_for("a link", |text| {
-        [" links          1 of ", " worker 0            2 calls"]
+        [" links          1 of ", " worker 0            2 calls", "; out 1 send, 5 B"]
             .iter()
             .all(|line| text.contains(line))
     });
