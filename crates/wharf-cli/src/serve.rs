@@ -9,8 +9,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use wharf::{
     Address, BackEnd, Builder, Handle, Handler, RunningServer, Server, StartError, StartErrorKind,
@@ -193,9 +192,12 @@ const THREAD_REMEDY: &str = "end other programs";
 /// What signals do, on a thread that neither writes nor waits for a writer: the first one stops the
 /// server, and one before it has started, or a second one, ends the program at once, without a word.
 struct Signals {
-    server: Arc<OnceLock<Handle>>,
+    started: Sender<Handle>,
     stops: Receiver<Stop>,
 }
+
+/// How long the first signal waits for a start: clients are served a moment before that is known here.
+const START_GRACE: Duration = Duration::from_millis(200);
 
 /// The server has been told to stop.
 #[derive(Clone, Copy, Debug)]
@@ -211,36 +213,34 @@ impl Signals {
         let signals = StopSignals::catch();
         let mut signals =
             signals.map_err(|error| Failure::system(format!("cannot catch signals: {error}")))?;
-        let server = Arc::new(OnceLock::<Handle>::new());
+        let (started, start) = channel::<Handle>();
         let (sender, stops) = channel();
-        let running = Arc::clone(&server);
         let body = move || {
-            let mut is_stopping = false;
-            while let Some(signal) = signals.wait(None) {
-                match running.get() {
-                    Some(server) if !is_stopping => {
-                        is_stopping = true;
-                        let links = server.stats().links.into();
-                        // Sent before the stop, so that whoever sees the end can say why.
-                        let _the_server_has_failed = sender.send(Stop { signal, links, at: now() });
-                        server.stop(drain);
-                    }
-                    _ => std::process::exit(128 + signal.number()),
-                }
+            let Some(signal) = signals.wait(None) else { return };
+            let Ok(server) = start.recv_timeout(START_GRACE) else { end_at_once(signal) };
+            let links = server.stats().links.into();
+            // Sent before the stop, so that whoever sees the end can say why.
+            let _the_server_has_failed = sender.send(Stop { signal, links, at: now() });
+            server.stop(drain);
+            if let Some(signal) = signals.wait(None) {
+                end_at_once(signal);
             }
         };
         let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(body);
         thread.map_err(|error| {
             Failure::system(format!("cannot start a thread: {error}; {THREAD_REMEDY}"))
         })?;
-        Ok(Self { server, stops })
+        Ok(Self { started, stops })
     }
 
     /// The server has started.
     fn stop_from_now_on(&self, server: Handle) {
-        // There is one server.
-        let _set_once = self.server.set(server);
+        let _it_has_ended_the_program = self.started.send(server);
     }
+}
+
+fn end_at_once(signal: StopSignal) -> ! {
+    std::process::exit(128 + signal.number())
 }
 
 /// The back end to use, and for `auto` why it is not the first of [`BEST_FIRST`].
