@@ -89,14 +89,10 @@ const FINISH_MAX: Duration = Duration::from_secs(1);
 impl Screen {
     /// Starts the thread that writes to standard error.
     pub(crate) fn start() -> Self {
-        Self::start_on(Writer::new(io::stderr()))
-    }
-
-    fn start_on<W: Write + Send + 'static>(mut writer: Writer<W>) -> Self {
         let queue = Arc::new(Queue::default());
         let body = {
             let queue = Arc::clone(&queue);
-            move || while queue.write_next(&mut writer) {}
+            move || queue.write_all()
         };
         let thread = std::thread::Builder::new().name("screen".to_owned()).spawn(body);
         Self { queue, has_writer: thread.is_ok() }
@@ -131,8 +127,7 @@ impl Screen {
             drop(result);
         } else {
             drop(waiting);
-            let mut writer = Writer::new(io::stderr());
-            while self.queue.write_next(&mut writer) {}
+            self.queue.write_all();
         }
     }
 
@@ -163,8 +158,19 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// Writes what is added, until the end.
+    fn write_all(&self) {
+        let mut writer = Writer::default();
+        #[cfg(unix)]
+        let _without_it_a_stop_is_not_seen = signal_hook::flag::register(
+            signal_hook::consts::SIGCONT,
+            Arc::clone(&writer.continued),
+        );
+        while self.write_next(&mut writer) {}
+    }
+
     /// Waits for something to write, and writes it; false at the end.
-    fn write_next<W: Write>(&self, writer: &mut Writer<W>) -> bool {
+    fn write_next(&self, writer: &mut Writer) -> bool {
         let mut waiting = self.lock();
         waiting.is_writing = false;
         self.changed.notify_all();
@@ -188,10 +194,9 @@ impl Queue {
     }
 }
 
-/// The thread's side: standard error, and what is shown there.
-#[derive(Debug)]
-struct Writer<W> {
-    out: W,
+/// The thread's side: what is shown on standard error.
+#[derive(Debug, Default)]
+struct Writer {
     log: Vec<u8>,
     block: Vec<String>,
     /// Columns of each line of the block that is on the screen.
@@ -200,15 +205,7 @@ struct Writer<W> {
     continued: Arc<AtomicBool>,
 }
 
-impl<W: Write> Writer<W> {
-    fn new(out: W) -> Self {
-        let continued = Arc::new(AtomicBool::new(false));
-        #[cfg(unix)]
-        let _without_it_a_stop_is_not_seen =
-            signal_hook::flag::register(signal_hook::consts::SIGCONT, Arc::clone(&continued));
-        Self { out, log: Vec::new(), block: Vec::new(), drawn: Vec::new(), continued }
-    }
-
+impl Writer {
     fn write(&mut self, block: Option<Vec<String>>) {
         if let Some(block) = block {
             self.block = block;
@@ -237,7 +234,7 @@ impl<W: Write> Writer<W> {
         }
         if !bytes.is_empty() {
             // Without a standard error there is no other place to report to.
-            let _closed = self.out.write_all(&bytes);
+            let _closed = io::stderr().write_all(&bytes);
         }
         bytes.clear();
         self.log = bytes;

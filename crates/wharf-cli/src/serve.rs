@@ -8,7 +8,7 @@ use crate::units::{buffer_size, bytes, counted, span, thousands};
 use std::error::Error as _;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use wharf::{
@@ -158,6 +158,8 @@ pub(crate) fn serve(flags: &Serve, screen: &Screen, style: Style) -> Result<Ende
 
 /// Starts the server; while a name cannot be looked up, again and again for [`LOOKUP_MAX`].
 fn start(flags: &Serve, back_end: BackEnd) -> Result<RunningServer, Failure> {
+    let is_name = |text: &String| !text.starts_with('[') && text.parse::<SocketAddr>().is_err();
+    let has_name = flags.listen.iter().any(is_name);
     let begin = now();
     let mut is_told = false;
     loop {
@@ -168,7 +170,7 @@ fn start(flags: &Serve, back_end: BackEnd) -> Result<RunningServer, Failure> {
             App::Chat => builder(flags, Chat::default()).back_end(back_end).start(),
         };
         match running {
-            Err(error) if is_lookup(&error) && begin.elapsed() < LOOKUP_MAX => {
+            Err(error) if has_name && is_lookup(&error) && begin.elapsed() < LOOKUP_MAX => {
                 if !is_told {
                     tracing::warn!("{error}; retrying for {}", span(LOOKUP_MAX));
                     is_told = true;
@@ -509,9 +511,8 @@ mod tests {
 
     #[test]
     fn the_way_to_try_it_names_an_address_that_can_be_reached() {
-        let text = |app, address: &str| {
-            how_to_try(app, &address.parse::<std::net::SocketAddr>().unwrap().into())
-        };
+        let text =
+            |app, address: &str| how_to_try(app, &address.parse::<SocketAddr>().unwrap().into());
         assert_eq!(text(App::Echo, "127.0.0.1:9527"), "nc 127.0.0.1 9527");
         assert_eq!(text(App::Chat, "[::]:9527"), "nc ::1 9527");
         assert_eq!(text(App::Chargen, "0.0.0.0:19"), "nc 127.0.0.1 19 | head");
