@@ -1,7 +1,7 @@
-//! The least that an echo on epoll can be: `bare_epoll ADDRESS`.
+//! A minimal echo server on epoll: `bare_epoll ADDRESS`.
 //!
-//! One thread, edge-triggered; everything is received into one buffer of 64 KiB and sent at once. A send that the socket does not
-//! take whole is waited for in place: it is a yardstick, not a server.
+//! One thread, edge-triggered; all connections receive into one buffer of 64 KiB, and each receive is sent
+//! immediately. A partial send blocks the thread until the rest is sent: it is for comparison only.
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -44,7 +44,7 @@ fn main() -> std::io::Result<()> {
     }
 }
 
-/// Echoes what there is. False when the connection has ended.
+/// Echoes the bytes that have arrived. False when the connection has ended.
 fn echo(stream: &TcpStream, buffer: &mut [u8]) -> bool {
     loop {
         let received = match recv(stream, &mut *buffer, RecvFlags::empty()) {

@@ -1,7 +1,7 @@
-//! The least that an echo on io_uring can be: `bare_uring ADDRESS BUFFERS BUFFER_BYTES`.
+//! A minimal echo server on io_uring: `bare_uring ADDRESS BUFFERS BUFFER_BYTES`.
 //!
-//! One thread, one ring, a multishot receive for each connection out of one ring of provided buffers; what came is sent out of the buffer that it came
-//! in. There are no limits, no time-outs, no partial sends beyond `MSG_WAITALL`: it is a yardstick, not a server.
+//! One thread, one ring, a multishot receive for each connection with one ring of provided buffers; the received bytes are sent from
+//! their buffer. No limits, no timeouts, no partial sends beyond `MSG_WAITALL`: it is for comparison only.
 
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -13,7 +13,7 @@ const ACCEPT: u64 = u64::MAX;
 const GROUP: u16 = 0;
 const SEND: u64 = 1 << 63;
 
-/// Buffers that the kernel fills, and the ring that says which are free.
+/// The provided buffers, and their ring.
 struct Provided {
     entries: *mut BufRingEntry,
     count: u16,
@@ -31,11 +31,11 @@ impl Provided {
         .expect("a layout");
         // SAFETY: the layout is not empty.
         let entries = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<BufRingEntry>();
-        // SAFETY: the memory holds `count` entries and is never given back.
+        // SAFETY: the memory has `count` entries and is never freed.
         unsafe { ring.submitter().register_buf_ring_with_flags(entries as u64, count, GROUP, 0) }?;
         let memory = vec![0; usize::from(count) * buffer_bytes];
         let mut provided = Self { entries, count, buffer_bytes, memory, tail: 0 };
-        (0..count).for_each(|id| provided.give(id));
+        (0..count).for_each(|id| provided.provide(id));
         Ok(provided)
     }
 
@@ -43,10 +43,10 @@ impl Provided {
         self.memory[usize::from(id) * self.buffer_bytes..].as_ptr()
     }
 
-    fn give(&mut self, id: u16) {
-        let place = usize::from(self.tail & (self.count - 1));
-        // SAFETY: `place` < `count`, and the kernel reads an entry only once the tail has passed it.
-        let entry = unsafe { &mut *self.entries.add(place) };
+    fn provide(&mut self, id: u16) {
+        let index = usize::from(self.tail & (self.count - 1));
+        // SAFETY: `index` < `count`, and the kernel reads an entry only once the tail has passed it.
+        let entry = unsafe { &mut *self.entries.add(index) };
         entry.set_addr(self.address(id) as u64);
         entry.set_len(u32::try_from(self.buffer_bytes).expect("a length"));
         entry.set_bid(id);
@@ -69,7 +69,7 @@ fn main() -> std::io::Result<()> {
         .setup_cqsize(16_384)
         .build(4096)?;
     let mut provided = Provided::new(&ring, count, buffer_bytes)?;
-    let mut starved = Vec::new();
+    let mut waiting = Vec::new();
     push(&mut ring, &opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).build().user_data(ACCEPT));
     let mut completions: Vec<cqueue::Entry> = Vec::with_capacity(16_384);
     loop {
@@ -81,10 +81,10 @@ fn main() -> std::io::Result<()> {
                 no_delay(result);
                 push(&mut ring, &receive(result));
             } else if tag & SEND != 0 {
-                provided.give(u16::try_from(tag & 0xffff).expect("16 bits"));
-                starved.drain(..).for_each(|socket| push(&mut ring, &receive(socket)));
+                provided.provide(u16::try_from(tag & 0xffff).expect("16 bits"));
+                waiting.drain(..).for_each(|socket| push(&mut ring, &receive(socket)));
             } else {
-                received(&mut ring, &provided, &mut starved, tag, &completion);
+                received(&mut ring, &provided, &mut waiting, tag, &completion);
             }
         }
     }
@@ -93,13 +93,13 @@ fn main() -> std::io::Result<()> {
 fn received(
     ring: &mut IoUring,
     provided: &Provided,
-    starved: &mut Vec<i32>,
+    waiting: &mut Vec<i32>,
     tag: u64,
     completion: &cqueue::Entry,
 ) {
     let socket = i32::try_from(tag).expect("a descriptor");
     if completion.result() == -libc::ENOBUFS {
-        starved.push(socket);
+        waiting.push(socket);
         return;
     }
     let Ok(len @ 1..) = u32::try_from(completion.result()) else {

@@ -1,13 +1,14 @@
 //! Server CPU time per echoed message, of several servers in turn: A B A B.
 //!
-//! `compare --links 50 --size 64 --rounds 12 --slice-ms 500 --workers 1 -- NAME=COMMAND...`
+//! `compare --links 50 --size 64 --rounds 12 --slice-ms 500 -- NAME=COMMAND...`, and
+//! `--server-cpu 0 --client-cpu 1` to run servers and load on these cores.
 //!
-//! All servers stay up. Each has its own connections. In every round each gets one slice of load:
-//! one thread sends a message on every connection, and answers each echo with the next message
-//! (closed loop, depth 1). What is measured is the server's CPU time, user and system, read from
-//! /proc before and after the slice. Reported are, for each server, the median and the quartiles
-//! over the rounds of CPU microseconds a message, and of the ratio to the first server's figure in
-//! the same round: the machine's mood cancels in the ratio.
+//! All servers run during the whole comparison, each with connections of its own. In every round each
+//! server gets one slice of load: one thread sends a message on every connection, and the next one
+//! after each echo (closed loop, depth 1). The server's CPU time, user and system, is read from /proc
+//! before and after the slice. The output has, for each server, the median and the quartiles over the
+//! rounds: of CPU microseconds per message, and of their ratio to the first server's in the same round,
+//! which cancels changes of the machine's speed.
 
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use std::io::{Read, Write};

@@ -2,9 +2,9 @@
 //!
 //! Starts the server twice, with a table for 1,000 and for 9,000 links, connects as many clients,
 //! lets each have one 64 B echo, and reads the server's resident memory. The difference
-//! of the two, divided by 8,000, is what one more idle link costs: its places in all tables, which
-//! are taken at start, and whatever grows with connections. Give the server as many buffers in both
-//! runs, since by default they grow with the links that they are guaranteed to.
+//! of the two, divided by 8,000, is the memory of one more idle link: its slots in all tables, which
+//! are allocated at start, and all that is allocated for a connection. Set the same number of buffers in
+//! both runs: the default grows with the maximum of links.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

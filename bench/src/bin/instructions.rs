@@ -1,10 +1,10 @@
 //! Instructions in user space that one echoed message costs a server, under callgrind.
 //!
 //! `instructions --links 50 --size 64 -- COMMAND...`, with `ADDRESS` in the command; a server on
-//! epoll, because valgrind does not know io_uring. In a round each link sends a message and reads
+//! epoll, because valgrind does not support io_uring. In a round each link sends a message and reads
 //! its echo. The server runs twice, for 100 and for 300 rounds; the difference of the two counts
-//! leaves out start, accepts and stop. Unlike times the figure is the same, to one or two in a
-//! hundred, on a busy machine.
+//! leaves out start, accepts and stop. Unlike a time, the number is the same on a busy machine, to
+//! one or two percent.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

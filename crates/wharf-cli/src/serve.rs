@@ -221,7 +221,7 @@ impl Signals {
             let Some(signal) = signals.wait(None) else { return };
             let Ok(server) = start.recv_timeout(START_GRACE) else { end_at_once(signal) };
             let links = server.stats().links.into();
-            // Sent before the stop, so that whoever sees the end can say why.
+            // Sent before the stop, so that the main thread can say why the server ended.
             let _the_server_has_failed = sender.send(Stop { signal, links, at: now() });
             server.stop(drain);
             if let Some(signal) = signals.wait(None) {

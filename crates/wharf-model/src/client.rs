@@ -16,7 +16,7 @@ pub struct Client {
     pub written: usize,
     /// What it has read.
     pub heard: Vec<u8>,
-    /// It ends its half of the stream when all is written.
+    /// It ends its stream when all is written.
     pub ends: bool,
     /// It reads nothing before all is written.
     pub reads_last: bool,

@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod bug;
 mod client;
-mod fault;
 mod interface;
 mod memory;
 mod rng;
@@ -11,8 +11,8 @@ mod settings;
 pub mod shares;
 mod sync;
 
+pub use bug::ModelBug;
 pub use client::{Client, run, run_with};
-pub use fault::Fault;
 pub use interface::{
     Copied, Decoder, Delimiter, DisconnectReason, Error, ErrorKind, Extent, FixedSize, Framed,
     Group, Handle, Handler, Input, LengthPrefix, LimitError, Lines, Link, LinkId, Message, Origin,

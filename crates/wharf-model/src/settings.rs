@@ -1,8 +1,8 @@
-//! The settings of a model, and what does not fit together.
+//! The settings of a model, and their check.
 
 use crate::shares::{Guarantee, Shares};
 
-/// What a server is told at its start, for one shard. Times are in milliseconds; 0: never.
+/// The settings of one shard. Times are in milliseconds; 0: never.
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "of this project's tests only")]
 pub struct Settings {
@@ -12,27 +12,27 @@ pub struct Settings {
     pub buffer_count: usize,
     /// Buffers of the posts' own account.
     pub post_buffers: usize,
-    /// The most open links.
+    /// Maximum of open links.
     pub links_max: usize,
     /// Bytes that a link may hold unread, and so the longest message that can be taken whole.
     pub input_bytes: usize,
     /// Bytes that can be queued on a link. Half of them is the high-water mark.
     pub output_bytes: usize,
-    /// The spare capacity that a callback finds whatever other links do.
+    /// The spare capacity that a callback always finds.
     pub grant_bytes: usize,
-    /// Buffers that one send takes along, at most; all of them are pinned until it is done.
+    /// Maximum of buffers of one send; they are held until it completes.
     pub send_buffers_max: usize,
     /// Calls of `on_receive` for one link in one turn.
     pub calls_per_turn_max: usize,
     /// Entries of the shard's inbox.
     pub posts_max: usize,
-    /// How long a link may wait for a loan before others are closed for it.
+    /// Time for which a link waits for a loan before others are closed for it.
     pub loan_wait_ms: u64,
-    /// How long a link may wait for its peer before `on_idle`.
+    /// Time for which a link waits for its peer before `on_idle`.
     pub idle_timeout_ms: u64,
-    /// How long a peer may take nothing of what is queued. Closing links always have 30 s.
+    /// Time for which a peer may take none of the queued bytes. Closing links always have 30 s.
     pub stall_timeout_ms: u64,
-    /// How long a deferred reply may be out.
+    /// Maximum time of a deferred reply.
     pub answer_timeout_ms: u64,
 }
 
@@ -86,7 +86,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// What does not fit, with its figures.
+    /// The settings that do not fit together, with their values.
     pub fn check(&self) -> Result<Shares, String> {
         if self.buffer_size_bytes < 64 {
             return Err(format!("{} bytes are no buffer: 64 at least", self.buffer_size_bytes));

@@ -1,4 +1,4 @@
-//! Who may hold how many buffers: the arithmetic of guarantee and loan, without any state.
+//! How many buffers a link may hold: the arithmetic of guarantee and loan, without any state.
 //!
 //! ```text
 //!   buffers of a shard = guarantees of all links + surplus
@@ -35,7 +35,7 @@ impl Guarantee {
     }
 }
 
-/// Where a link's buffers are.
+/// The direction in which a link uses buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Direction {
@@ -98,7 +98,7 @@ impl Loans {
 pub struct Holder {
     /// Which link.
     pub link: usize,
-    /// What it holds.
+    /// Its loans.
     pub loans: Loans,
     /// Buffers times milliseconds without progress.
     pub weight: u64,
@@ -126,7 +126,7 @@ impl Shares {
         Self { buffer_size_bytes: size, guarantee, surplus, input_loans_max, message_loans }
     }
 
-    /// Buffers that can be lent in this direction, if nobody waits.
+    /// Buffers that can be lent in this direction, if no link waits.
     #[must_use]
     pub const fn free(&self, lent: Loans, direction: Direction) -> usize {
         let free = self.surplus.saturating_sub(lent.sum());

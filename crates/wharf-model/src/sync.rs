@@ -1,4 +1,4 @@
-//! The one door to a lock: handlers must be `Send + Sync`, and so must be what they keep of the model.
+//! The only use of a lock: handlers must be `Send + Sync`, and so must the parts of the model that they keep.
 
 use std::fmt;
 #[expect(

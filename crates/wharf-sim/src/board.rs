@@ -1,5 +1,4 @@
-//! What is to be done later: replies that are out and links that are paused, until another callback or
-//! another thread takes them up.
+//! Jobs for later: another callback or another thread sends deferred replies and resumes paused links.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -7,7 +6,7 @@ use std::time::Duration;
 use wharf::sim::{Rng, Time};
 use wharf::{Handle, LinkId, PostError, Reply};
 
-/// Something to be done.
+/// A job.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) client: usize,
@@ -25,9 +24,9 @@ pub(crate) enum Task {
     Close(Reply, Vec<u8>),
     /// Says that there is no reply.
     Nothing(Reply),
-    /// Loses the reply.
+    /// Drops the reply.
     Drop(Reply),
-    /// Sends this, which is longer than what was set aside.
+    /// Sends this, which is longer than the reserved capacity.
     TooLong(Reply, Vec<u8>),
     /// Sends something to a link that was closed by an error.
     AfterError(Reply),
@@ -43,9 +42,9 @@ pub(crate) enum Task {
 #[derive(Debug)]
 pub(crate) struct Board {
     state: Lock<State>,
-    /// How many of each client's requests have their reply, or were told that there is none.
+    /// Requests of each client that have a reply or need none.
     answered: Box<[AtomicUsize]>,
-    /// How many of each client's requests the handler was woken for, and those before.
+    /// Requests of each client for which the link was woken, and those before.
     woken: Box<[AtomicUsize]>,
 }
 
@@ -70,17 +69,17 @@ impl Board {
         Arc::new(Self { state: Lock::new(state), answered, woken })
     }
 
-    /// How many requests of this client are answered.
+    /// The number of requests of this client with a reply.
     pub(crate) fn answered(&self, client: usize) -> usize {
         self.answered[client].load(Ordering::Relaxed)
     }
 
-    /// The requests of this client up to this one are answered.
+    /// Notes that the requests of this client up to this one have their replies.
     pub(crate) fn note_answered(&self, client: usize, number: usize) {
         self.answered[client].fetch_max(number + 1, Ordering::Relaxed);
     }
 
-    /// How many requests of this client may be answered.
+    /// The number of requests of this client for which its link was woken.
     pub(crate) fn woken(&self, client: usize) -> usize {
         self.woken[client].load(Ordering::Relaxed)
     }
@@ -94,7 +93,7 @@ impl Board {
         state.jobs.push((due, job));
     }
 
-    /// A callback does one of the jobs that are due, if there is one.
+    /// Runs one of the jobs that are due, in a callback, at random.
     pub(crate) fn help(&self, rng: &mut Rng) {
         if rng.below(4) == 0
             && let Some(job) = self.state().take()
@@ -103,7 +102,7 @@ impl Board {
         }
     }
 
-    /// The other thread goes on. When it wants to be called again at the latest.
+    /// Runs one of the jobs that are due, in the other thread. Returns the latest time of the next call.
     pub(crate) fn go_on(&self, now: Time) -> Option<Time> {
         self.state().now = now;
         let job = self.state().take();
@@ -117,13 +116,13 @@ impl Board {
 
     fn run(&self, job: Job) {
         let Job { client, number, task, .. } = job;
-        // What is sent may be at the client at once.
+        // The client may have the reply as soon as it is sent.
         let is_answer = !matches!(task, Task::Never(_) | Task::AfterError(_) | Task::Wake(..));
         if is_answer {
             self.note_answered(client, number);
         }
         match task {
-            // If the link has ended meanwhile, its client knows why.
+            // The link may have ended; then its client reports why.
             Task::Send(reply, bytes) => {
                 let _closed = if number % 3 == 0 {
                     let text = String::from_utf8_lossy(&bytes);

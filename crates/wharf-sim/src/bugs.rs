@@ -1,11 +1,11 @@
-//! Finding planted bugs: seed after seed, until one shows it.
+//! Finds planted bugs: runs seeds until a check fails.
 
 use crate::plan::{Plan, PlantedBug, Workload};
 use crate::run::run;
 use wharf::sim::SimFailure;
 
-/// The first seed from 0 to `seeds` at which the planted bug is found, with the workload and
-/// what was seen; `None` if none shows it.
+/// The workload and the failure of the first seed below `seeds` at which a check fails; `None` if none
+/// does.
 #[must_use]
 pub fn find(planted: PlantedBug, seeds: u64) -> Option<(Workload, SimFailure)> {
     (0..seeds).find_map(|seed| {

@@ -1,14 +1,14 @@
-//! The handler of chat: lines for all, whispers for one, and links that throw each other out.
+//! The handler of chat: lines for all, lines for one link, and requests to close other links.
 //!
 //! A client's line is one of
 //!
 //! ```text
 //!   L<client> <number> <padding>   for all others
-//!   W<target> <client> <number>    for the target only; so many lines for all came before
-//!   K<target>                      throws the target out
-//!   A<target>                      throws the target out at once
-//!   S<client> <number>             posted to the client itself, which is answered first
-//!   Q                              says "bye" and closes
+//!   W<target> <client> <number>    for the target only, after so many lines for all
+//!   K<target>                      closes the target's link
+//!   A<target>                      aborts the target's link
+//!   S<client> <number>             posted to the client itself, after a reply
+//!   Q                              sends "bye" and closes
 //! ```
 
 use crate::echo::{PanicInjector, number_of};
@@ -32,15 +32,15 @@ pub(crate) type Said = (usize, u32);
 /// What handler and clients count together.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    /// Lines that a client missed between two that it got of the same speaker.
+    /// Lines that a client missed between two that it got of the same sender.
     pub(crate) gaps: AtomicU64,
-    /// The last name of each client; it may be stale.
-    names: Box<[OnceLock<LinkId>]>,
-    /// How many lines for all each client has said.
+    /// The last link id of each client; it may be stale.
+    ids: Box<[OnceLock<LinkId>]>,
+    /// Lines for all that each client has sent.
     said: Box<[AtomicU32]>,
-    /// How many of them each client came too late for, by speaker.
+    /// The number of them before each client connected, by sender.
     came_after: Box<[OnceLock<Box<[u32]>>]>,
-    /// The clients that were thrown out.
+    /// The clients whose links another client has closed.
     pub(crate) kicked: Box<[AtomicBool]>,
     /// The lines for all that each client got, in order.
     heard: Box<[Lock<Vec<Said>>]>,
@@ -51,15 +51,15 @@ type Lock<T> = std::sync::Mutex<T>;
 
 impl Tally {
     pub(crate) fn new(clients: u32) -> Arc<Self> {
-        let names = (0..clients).map(|_| OnceLock::new()).collect();
+        let ids = (0..clients).map(|_| OnceLock::new()).collect();
         let said = (0..clients).map(|_| AtomicU32::new(0)).collect();
         let came_after = (0..clients).map(|_| OnceLock::new()).collect();
         let kicked = (0..clients).map(|_| AtomicBool::new(false)).collect();
         let heard = (0..clients).map(|_| Lock::default()).collect();
-        Arc::new(Self { gaps: AtomicU64::new(0), names, said, came_after, kicked, heard })
+        Arc::new(Self { gaps: AtomicU64::new(0), ids, said, came_after, kicked, heard })
     }
 
-    /// Which of a speaker's lines is the first that this client was there for.
+    /// The first of a sender's lines that this client can get.
     pub(crate) fn first_for(&self, client: usize, speaker: usize) -> u32 {
         let came_after = self.came_after[client].get();
         came_after.and_then(|lines| lines.get(speaker)).copied().unwrap_or(0)
@@ -83,7 +83,7 @@ impl Tally {
                 *waits_for.entry(pair[1]).or_default() += 1;
             }
         }
-        // Takes out those that none comes before, until none is left; or some form a circle.
+        // Removes lines that no other must precede, until none is left or the rest is a cycle.
         let is_free = |(said, count): (&Said, &u32)| (*count == 0).then_some(*said);
         let mut free: Vec<Said> = waits_for.iter().filter_map(is_free).collect();
         let mut taken = 0;
@@ -108,7 +108,7 @@ impl Chat {
         Self { line_max: plan.chat_line_max(), panics: PanicInjector::new(plan), tally }
     }
 
-    fn obey(&self, link: &mut ChatLink<'_>, line: &[u8]) -> Result {
+    fn handle_line(&self, link: &mut ChatLink<'_>, line: &[u8]) -> Result {
         let Some((kind, rest)) = line.split_first() else { return Err(Error::msg("no line")) };
         match kind {
             b'L' => {
@@ -128,7 +128,7 @@ impl Chat {
                 }
             }
             b'S' => {
-                // The post comes after all that this callback queues.
+                // The post is queued after all that this callback queues.
                 link.server.link(link.id()).post((line, b"\n"));
                 link.out.send((b"R", rest, b"\n"))?;
             }
@@ -142,7 +142,7 @@ impl Chat {
     }
 
     fn target(&self, rest: &[u8]) -> Option<LinkId> {
-        self.tally.names.get(number(rest)?)?.get().copied()
+        self.tally.ids.get(number(rest)?)?.get().copied()
     }
 }
 
@@ -154,8 +154,8 @@ impl Handler<usize, Rng> for Chat {
     fn on_connect(&self, link: &mut Link<'_, (), Rng>) -> Result<usize> {
         self.panics.panic(link.worker);
         let client = number_of(&link.peer());
-        if let Some(name) = self.tally.names.get(client) {
-            assert!(name.set(link.id()).is_ok(), "a client has connected twice");
+        if let Some(id) = self.tally.ids.get(client) {
+            assert!(id.set(link.id()).is_ok(), "a client has connected twice");
             let said = self.tally.said.iter().map(|lines| lines.load(Ordering::Relaxed)).collect();
             let _it_is_the_first = self.tally.came_after[client].set(said);
         }
@@ -170,8 +170,8 @@ impl Handler<usize, Rng> for Chat {
             let Some(line) = input.line(self.line_max)? else { return Ok(()) };
             let line = line.to_vec();
             self.panics.panic(link.worker);
-            self.obey(link, &line)?;
-            // Several in one call: as safe as one, if each is taken with a grant.
+            self.handle_line(link, &line)?;
+            // Several lines in one call, each taken with a grant.
             if link.state.is_multiple_of(2) || line[0] == b'Q' || !link.out.has_grant() {
                 return Ok(());
             }
@@ -179,7 +179,7 @@ impl Handler<usize, Rng> for Chat {
     }
 
     fn on_disconnect(&self, link: &mut ChatLink<'_>, _: DisconnectReason) {
-        // Its own name is stale when the post arrives; another link may be in its place by then.
+        // Its id is stale when the post arrives, and another link may have its slot.
         link.server.link(link.id()).post(format!("W{} 0 0\n", link.state));
         self.panics.panic(link.worker);
     }
@@ -190,7 +190,7 @@ pub(crate) fn is_strict(client: usize) -> bool {
     client % 8 == 5
 }
 
-/// What a client that quits is told last.
+/// The last bytes to a client that quits.
 pub(crate) const FAREWELL: &[u8] = b"bye\n";
 
 /// The number at the beginning of these bytes.

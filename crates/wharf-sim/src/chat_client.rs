@@ -1,4 +1,4 @@
-//! The client of chat: it knows what may come from whom, and in which order.
+//! The client of chat: it checks the senders and the order of the lines.
 
 use crate::chat::{FAREWELL, Tally, is_strict, number};
 use crate::plan::{Plan, pattern_byte};
@@ -13,17 +13,17 @@ pub(crate) struct ChatClient {
     number: usize,
     script: Vec<u8>,
     written: usize,
-    /// Where the next line to be written ends, and not before which time it is written.
+    /// The earliest time of the next write.
     writes_at: Time,
     pace: Duration,
-    /// What has come of the next line.
+    /// The received part of the next line.
     line: Vec<u8>,
-    /// The last line that came from each client, plus one.
+    /// The last line of each client that arrived, plus one.
     heard: Vec<u32>,
-    /// Lines of each client that came before the last whisper of that client.
+    /// Lines for all of each client before its last line for this one.
     before: Vec<u32>,
-    /// Answers that came, and posts to itself.
-    answers: [u32; 2],
+    /// Replies that arrived, and posts to itself.
+    replies: [u32; 2],
     farewell: bool,
     tally: Arc<Tally>,
 }
@@ -42,7 +42,7 @@ impl ChatClient {
                     script.extend(format!("K{target}\n").bytes());
                     kicked = Some(target);
                 }
-                // Often one that closes already.
+                // Often a link that closes already.
                 1 | 2 if kicked.is_some() => {
                     let target = kicked.take().unwrap_or(target);
                     script.extend(format!("A{target}\n").bytes());
@@ -71,7 +71,7 @@ impl ChatClient {
             line: Vec::new(),
             heard: vec![0; plan.clients as usize],
             before: vec![0; plan.clients as usize],
-            answers: [0; 2],
+            replies: [0; 2],
             farewell: false,
             tally,
         }
@@ -87,7 +87,7 @@ impl ChatClient {
             match connection.try_write(&rest[..end]) {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-                // What was read tells whether that is right.
+                // The bytes that were read show whether that is right.
                 Err(_) => self.written = self.script.len(),
             }
             self.writes_at = now.saturating_add(self.pace);
@@ -122,13 +122,13 @@ impl ChatClient {
                 Ok(())
             }
             b'W' => wrong("is for another client"),
-            b'R' if first == self.number && said == self.answers[0] => {
-                self.answers[0] += 1;
+            b'R' if first == self.number && said == self.replies[0] => {
+                self.replies[0] += 1;
                 Ok(())
             }
-            // It may have been left out, but what is there comes in order, and after its answer.
-            b'S' if first == self.number && (self.answers[1]..self.answers[0]).contains(&said) => {
-                self.answers[1] = said + 1;
+            // A link may skip posts, but those that arrive are in order, each after its reply.
+            b'S' if first == self.number && (self.replies[1]..self.replies[0]).contains(&said) => {
+                self.replies[1] = said + 1;
                 Ok(())
             }
             b'L' if first == self.number => wrong("is this client's own"),
@@ -139,10 +139,10 @@ impl ChatClient {
                 }
                 let last = std::mem::replace(&mut self.heard[first], said + 1);
                 if said < last || said < self.before[first] {
-                    return wrong("comes again, or too late");
+                    return wrong("is repeated or too late");
                 }
                 if last > 0 {
-                    // One that was said before it came may have reached it, too.
+                    // A line from before its connect may have reached it, too.
                     let next = last.max(self.tally.first_for(self.number, first));
                     let gap = said.saturating_sub(next);
                     self.tally.gaps.fetch_add(u64::from(gap), Ordering::Relaxed);
@@ -150,7 +150,7 @@ impl ChatClient {
                 self.tally.note_heard(self.number, (first, said));
                 Ok(())
             }
-            _ => wrong("nobody has said"),
+            _ => wrong("no client has sent"),
         }
     }
 }
@@ -158,18 +158,18 @@ impl ChatClient {
 impl Client for ChatClient {
     fn ready(&mut self, connection: &mut SimClient, now: Time) -> Result<Next, String> {
         let writes_at = self.write(connection, now);
-        let mut room = [0; 4096];
+        let mut buffer = [0; 4096];
         loop {
-            let count = match connection.try_read(&mut room) {
+            let count = match connection.try_read(&mut buffer) {
                 Ok(0) if self.farewell => return Ok(Next::Close),
-                Ok(0) => return Ok(Next::EndedEarly("without a farewell".to_owned())),
+                Ok(0) => return Ok(Next::EndedEarly("before the farewell".to_owned())),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Ok(writes_at.map_or(Next::Wait, Next::Sleep));
                 }
                 Err(_) => return Ok(Next::EndedEarly("by a reset".to_owned())),
             };
-            for piece in room[..count].split_inclusive(|byte| *byte == b'\n') {
+            for piece in buffer[..count].split_inclusive(|byte| *byte == b'\n') {
                 self.line.extend_from_slice(piece);
                 if piece.ends_with(b"\n") {
                     let line = std::mem::take(&mut self.line);
@@ -193,10 +193,12 @@ impl Client for ChatClient {
     }
 }
 
-/// What `client` says as its `said`th line.
+/// The `said`th line for all of `client`.
 fn line(client: usize, said: u32, padding: usize) -> Vec<u8> {
     let mut line = format!("L{client} {said} ").into_bytes();
-    line.extend((0..padding).map(|place| b'a' + pattern_byte(client, place + said as usize) % 26));
+    line.extend(
+        (0..padding).map(|offset| b'a' + pattern_byte(client, offset + said as usize) % 26),
+    );
     line.push(b'\n');
     line
 }

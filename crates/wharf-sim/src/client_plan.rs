@@ -1,11 +1,11 @@
-//! What one client does: what it says, and how it behaves.
+//! The plan of one client: what it sends, and how it behaves.
 
 use crate::plan::{Plan, Workload};
 use crate::{deferred, lines, stream};
 use std::time::Duration;
 use wharf::sim::Rng;
 
-/// What one client of any workload but [`Workload::Chat`] and [`Workload::Post`] does; its handler knows it,
+/// The plan of one client of any workload but [`Workload::Chat`] and [`Workload::Post`]; its handler has it,
 /// too.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -14,15 +14,15 @@ pub struct ClientPlan {
     pub text: Vec<u8>,
     /// The server closes after so many bytes ([`Workload::Echo`]).
     pub quit_at: Option<usize>,
-    /// What it asks for and must get, in the workloads of requests.
+    /// Its requests and their replies, in the workloads of requests.
     pub requests: Requests,
     /// By which methods the handler serves it.
     pub way: u32,
     /// How it behaves.
-    pub manner: ClientBehavior,
+    pub behavior: ClientBehavior,
     /// Bytes that it writes at once.
     pub chunk: usize,
-    /// How long it waits between two writes.
+    /// Time between two writes.
     pub pace: Duration,
 }
 
@@ -32,19 +32,19 @@ pub struct ClientPlan {
 pub enum ClientBehavior {
     /// Reads all, then closes.
     ReadAll,
-    /// Closes its half when it has written all, and reads to the server's end.
+    /// Ends its stream when it has written all, and reads to the end of the server's.
     ShutdownEarly,
-    /// Is gone after it has read so many bytes, by a reset or not.
+    /// Closes after it has read so many bytes, by a reset or not.
     LeaveAfter(usize, bool),
-    /// Is gone when it has written all, whatever it has read, by a reset or not.
+    /// Closes when it has written all, whatever it has read, by a reset or not.
     Vanishes(bool),
-    /// Does not read for a while after so many bytes.
+    /// Does not read for this time after so many bytes.
     PauseReading(usize, Duration),
-    /// Says nothing for a while at first.
+    /// Writes nothing for this time at first.
     DelayWriting(Duration),
-    /// Stops for a while when it has written so many bytes.
+    /// Stops writing for this time when it has written so many bytes.
     Pauses(usize, Duration),
-    /// Stays for a while when it has written and read all.
+    /// Stays connected for this time when it has written and read all.
     Holds(Duration),
 }
 
@@ -56,7 +56,7 @@ impl ClientPlan {
         let len = 1 + rng.below_len(plan.text_max);
         let text: Vec<u8> = match plan.workload {
             Workload::Echo | Workload::Chat | Workload::Post => {
-                (0..len).map(|place| pattern_byte(client, place)).collect()
+                (0..len).map(|offset| pattern_byte(client, offset)).collect()
             }
             Workload::Big | Workload::Framed => messages(&mut rng, client, len, plan.message_max),
             Workload::Deferred | Workload::Lines | Workload::Stream => Vec::new(),
@@ -69,7 +69,7 @@ impl ClientPlan {
         };
         let text = if requests.text.is_empty() { text } else { requests.text.clone() };
         let len = text.len();
-        let manner = match rng.below(13) {
+        let behavior = match rng.below(13) {
             0..4 => ClientBehavior::ReadAll,
             4..8 => ClientBehavior::ShutdownEarly,
             8 => ClientBehavior::LeaveAfter(rng.below_len(len), rng.below(2) == 0),
@@ -88,7 +88,7 @@ impl ClientPlan {
             quit_at: quits.then(|| 1 + rng.below_len(len)),
             text,
             requests,
-            manner,
+            behavior,
             chunk: rng.pick(&[1, 50, 64, 1_000, 100_000]),
             pace: Duration::from_nanos(rng.pick(&[0, 0, 1_000, 500_000])),
             way: 0,
@@ -100,14 +100,14 @@ impl ClientPlan {
         client
     }
 
-    /// Some stop amid a frame for a while, or say no more than a part of their last frame: those
-    /// wait, leave, or close their half.
+    /// Draws clients that stop amid a frame for some time, and those that send only a part of their last
+    /// frame: these wait, leave, or end their stream.
     fn draw_breaks(&mut self, rng: &mut Rng) {
         let len = self.text.len();
         let time = Duration::from_millis(rng.pick(&[1, 50, 1_500, 6_000]));
         match rng.below(6) {
-            0 | 1 => self.manner = ClientBehavior::Pauses(1 + rng.below_len(len), time),
-            2 => self.manner = ClientBehavior::Holds(time),
+            0 | 1 => self.behavior = ClientBehavior::Pauses(1 + rng.below_len(len), time),
+            2 => self.behavior = ClientBehavior::Holds(time),
             _ => {}
         }
         if rng.below(3) == 0 {
@@ -116,7 +116,7 @@ impl ClientPlan {
     }
 }
 
-/// What a client asks for, request by request, and what it must get.
+/// The requests of a client, and the replies that it must get.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Requests {
@@ -126,19 +126,19 @@ pub struct Requests {
     pub replies: Vec<u8>,
     /// Where each request ends in `text`, and its reply in `replies`.
     pub ends: Vec<(usize, usize)>,
-    /// The server closes after the last of them; what is in `text` beyond is thrown away.
+    /// The server closes after the last of them, and discards what follows it in `text`.
     pub closes: bool,
 }
 
 impl Requests {
-    /// Another one, with its reply.
+    /// Adds a request and its reply.
     pub(crate) fn add(&mut self, request: &[u8], reply: &[u8]) {
         self.text.extend_from_slice(request);
         self.replies.extend_from_slice(reply);
         self.ends.push((self.text.len(), self.replies.len()));
     }
 
-    /// How much of the replies belongs to the first `count` requests, as far as they lie within the first
+    /// Bytes of the replies to the first `count` requests, as far as these are within the first
     /// `delivered` bytes.
     pub(crate) fn replies_to(&self, count: usize, delivered: usize) -> usize {
         let whole = self.ends.partition_point(|(end, _)| *end <= delivered).min(count);
@@ -148,25 +148,25 @@ impl Requests {
 
 /// `len` small letters.
 pub(crate) fn letters(seed: usize, len: usize) -> impl Iterator<Item = u8> {
-    (0..len).map(move |place| b'a' + pattern_byte(seed, place) % 26)
+    (0..len).map(move |offset| b'a' + pattern_byte(seed, offset) % 26)
 }
 
-/// The byte at `place` of a client's text.
+/// The byte at `offset` of a client's text.
 #[must_use]
-pub fn pattern_byte(client: usize, place: usize) -> u8 {
+pub fn pattern_byte(client: usize, offset: usize) -> u8 {
     #[expect(clippy::cast_possible_truncation, reason = "taken modulo 256")]
-    let byte = (client * 131 + place * 7 + place / 251) as u8;
+    let byte = (client * 131 + offset * 7 + offset / 251) as u8;
     byte
 }
 
-/// Messages with their lengths in front, of about `len` bytes together.
+/// Messages, each after its length, of about `len` bytes together.
 fn messages(rng: &mut Rng, client: usize, len: usize, message_max: usize) -> Vec<u8> {
     let mut text = Vec::new();
     while text.len() < len {
         let size = rng.below_len(message_max.saturating_sub(4) + 1);
         text.extend(u32::try_from(size).unwrap_or(0).to_be_bytes());
         let start = text.len();
-        text.extend((start..start + size).map(|place| pattern_byte(client, place)));
+        text.extend((start..start + size).map(|offset| pattern_byte(client, offset)));
     }
     text
 }

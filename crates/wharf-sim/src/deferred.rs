@@ -1,14 +1,14 @@
-//! Replies that come later: another callback or another thread sends them, loses them, or says that
-//! there is none.
+//! Deferred replies: another callback or another thread sends them, drops them, or says that there is
+//! none.
 //!
 //! A request is `<kind> <number> <length> <delay in ms>`, and ends with two empty lines. Its reply has as
 //! many bytes as it asks for. The kinds are
 //!
 //! ```text
 //!   n  at once                       o  none                      p  none, and the link is paused
-//!   l  later                         c  later, and the last       d  lost, which closes the link
-//!   s  later, in the same callback   k  later, after a close()    t  longer than what was set aside
-//!   m  later, after a word at once   e  an error, so none         x  never
+//!   l  later                         c  later, and the last       d  dropped, which closes the link
+//!   s  later, in the same callback   k  later, after a close()    t  longer than what is reserved
+//!   m  later, after MEANWHILE at once   e  an error, so none         x  never
 //!   w  at once, but it stays unread until the link is woken
 //! ```
 
@@ -40,7 +40,7 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
             rng.pick(b"nnlllllssmopw")
         };
         let reply_len = reply_max.min(rng.pick(&[1, 20, 500, 5_000]));
-        // What is set aside takes whole buffers.
+        // A reservation has whole buffers.
         let beside = if kind == b'm' { plan.server.buffer_bytes as usize } else { 0 };
         let reply_len = reply_len.min(reply_max.saturating_sub(beside)).max(HEAD_MAX);
         let slow_ms = if plan.has_slow_replies() { 5_000 } else { 40 };
@@ -49,7 +49,7 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
         requests.add(&request.text(), &request.expected());
         if is_last {
             requests.closes = true;
-            // Nobody reads any of this.
+            // The server discards this.
             requests.text.extend_from_slice(b"n 0 20 0\r\n\r\nn 0 ");
             break;
         }
@@ -89,7 +89,7 @@ impl Request {
         reply
     }
 
-    /// What the client gets.
+    /// The bytes that the client gets.
     fn expected(self) -> Vec<u8> {
         match self.kind {
             b'n' | b'l' | b's' | b'c' | b'k' | b'w' => self.reply(),
@@ -113,9 +113,9 @@ pub(crate) struct DeferredState {
     /// The next request's number.
     next: usize,
     takes_several: bool,
-    /// The next request stays unread until somebody wakes the link.
+    /// The next request stays unread until the link is woken.
     waits: bool,
-    /// The peer has ended its stream meanwhile: so many requests are still to be taken.
+    /// After the end of the peer's stream: requests that are still to be taken.
     left: Option<usize>,
 }
 
@@ -127,7 +127,7 @@ impl Deferred {
         Self { grant, buffer, board, panics: PanicInjector::new(plan) }
     }
 
-    /// Takes one request. Whether another one may be taken in this call.
+    /// Takes one request. Returns whether another one may be taken in this call.
     fn take(&self, link: &mut DeferredLink<'_>, input: &mut Input<'_>) -> Result<bool> {
         input.mark();
         let Some(text) = input.frame(REQUESTS)? else { return Ok(false) };
@@ -135,7 +135,7 @@ impl Deferred {
             panic!("no request: {}", String::from_utf8_lossy(text));
         };
         let DeferredState { client, next, .. } = *link.state;
-        assert_eq!(request.number, next, "client {client}: a request is lost, or comes again");
+        assert_eq!(request.number, next, "client {client}: a request is lost or repeated");
         let goes_on = match request.kind {
             b'w' if !self.is_woken(link, request) => None,
             b'n' | b'w' => self.reply_now(link, input, request)?,
@@ -153,20 +153,20 @@ impl Deferred {
                 let left = link.state.left.map(|left| left - 1);
                 link.state.left = left;
                 if left == Some(0) {
-                    // What is deferred is still sent.
+                    // A deferred reply is still sent.
                     link.close();
                 }
                 Ok(goes_on && left != Some(0))
             }
             None => {
-                // The same request comes again.
+                // The next call takes the same request.
                 input.rewind();
                 Ok(false)
             }
         }
     }
 
-    /// Whether somebody has woken the link for this request; if nobody was asked to, somebody is now.
+    /// Whether the link was woken for this request; adds the job that wakes it, if there is none.
     fn is_woken(&self, link: &mut DeferredLink<'_>, request: Request) -> bool {
         if !std::mem::replace(&mut link.state.waits, true) {
             self.add(link, request, Task::Wake(link.server.clone(), link.id()));
@@ -205,7 +205,7 @@ impl Deferred {
             Err(SendError::Full) => {
                 let is_granted = had_grant && request.len <= self.grant;
                 assert!(!is_granted, "no capacity for {} bytes within the grant", request.len);
-                // Not every such call is followed by another: this says what it waits for.
+                // Without this there may be no further call: it says which capacity the handler needs.
                 link.out.ensure(request.len)?;
                 return Ok(None);
             }
@@ -285,7 +285,7 @@ impl Handler<DeferredState, Rng> for Deferred {
     fn on_end(&self, link: &mut DeferredLink<'_>, input: &mut Input<'_>) -> Result<Verdict> {
         self.board.help(link.worker);
         if link.state.waits {
-            // What it has left unread is still to come.
+            // The requests that it left unread follow.
             let mut rest = Vec::new();
             input.read_to_end(&mut rest)?;
             input.rewind();
@@ -300,7 +300,7 @@ impl Handler<DeferredState, Rng> for Deferred {
 
     fn on_idle(&self, link: &mut DeferredLink<'_>) -> Result<Verdict> {
         self.board.help(link.worker);
-        // What waits to be woken is not its peer's to give.
+        // The link waits to be woken, not for its peer.
         Ok(if link.state.waits { Verdict::Keep } else { Verdict::Close })
     }
 
@@ -309,10 +309,10 @@ impl Handler<DeferredState, Rng> for Deferred {
     }
 }
 
-/// Requests end like this, so that a search has to find an end that lies across buffers.
+/// The end of a request: four bytes, so that it can be in two buffers.
 const REQUESTS: Delimiter = Delimiter::new(END, 60);
 const END: &[u8] = b"\r\n\r\n";
-/// What is sent before a reply that is out.
+/// Sent at once, before a deferred reply.
 const MEANWHILE: &[u8] = b"wait\n";
 /// Bytes that a reply needs for its number.
 const HEAD_MAX: usize = 8;

@@ -1,4 +1,4 @@
-//! The handlers of echo and big: they know what each client says, and check that it comes.
+//! The handlers of echo and big: they have the plan of each client, and check the bytes that it sends.
 
 use crate::outbox::Outbox;
 use crate::plan::{ClientPlan, Plan, Workload};
@@ -21,7 +21,7 @@ pub(crate) struct EchoState {
     client: usize,
     plan: ClientPlan,
     received: usize,
-    /// What has come of the next message of big.
+    /// The received part of the next message of big.
     message: Vec<u8>,
     outbox: Outbox,
     quits: bool,
@@ -32,8 +32,7 @@ impl EchoHandler {
         Self { plan: plan.clone(), panics: PanicInjector::new(plan) }
     }
 
-    /// Sends back what is unread, or a part of it, but not more than `most` bytes. Returns how many bytes
-    /// that was.
+    /// Sends the unread bytes back, or a part of them, at most `most` bytes. Returns their number.
     fn echo(
         &self,
         link: &mut Link<'_, EchoState, Rng>,
@@ -74,15 +73,15 @@ impl EchoHandler {
             if message.len() < end {
                 break;
             }
-            let mut answer: Vec<u8> = message.drain(..end).collect();
-            answer[4..].reverse();
-            outbox.send(&mut link.out, &answer, self.plan.piece)?;
+            let mut reply: Vec<u8> = message.drain(..end).collect();
+            reply[4..].reverse();
+            outbox.send(&mut link.out, &reply, self.plan.piece)?;
         }
         Ok(())
     }
 }
 
-/// As a program that reads from a socket, and writes to it.
+/// Echoes as a program that uses `Read`, with an array of its own.
 fn read(out: &mut Output<'_>, input: &mut Input<'_>, most: usize) -> Result<usize> {
     let mut bytes = [0; 100];
     let len = bytes.len().min(most).min(out.spare_capacity());
@@ -91,21 +90,21 @@ fn read(out: &mut Output<'_>, input: &mut Input<'_>, most: usize) -> Result<usiz
     Ok(len)
 }
 
-/// That what is unread is what the client says at this place; as far as it can be seen at once, which
-/// may be less where a receive ended too late.
+/// Checks that the unread bytes are the client's at this offset, as far as `peek` shows them at once: a
+/// link may have more than `input_bytes` unread if a receive was not cancelled in time.
 pub(crate) fn check_unread(
     input: &mut Input<'_>,
     client: usize,
     text: &[u8],
-    place: usize,
+    offset: usize,
     input_bytes: u32,
 ) {
     let len = input.len().min(input_bytes as usize);
     let Ok(Some(unread)) = input.peek(len) else {
         panic!("client {client}: {len} bytes are unread, but cannot be seen");
     };
-    let wanted = text.get(place..place + len);
-    assert!(wanted == Some(unread), "client {client}: wrong bytes at {place}: {unread:02x?}");
+    let wanted = text.get(offset..offset + len);
+    assert!(wanted == Some(unread), "client {client}: wrong bytes at {offset}: {unread:02x?}");
 }
 
 fn close_if_done(link: &mut Link<'_, EchoState, Rng>) {
@@ -132,7 +131,7 @@ impl Handler<EchoState, Rng> for EchoHandler {
         check_unread(input, *client, &plan.text, *received, self.plan.server.input_bytes);
         self.panics.panic(link.worker);
         if *quits {
-            // What is still owed is sent first.
+            // The outbox is sent first.
             return Ok(());
         }
         if self.plan.workload == Workload::Big {
@@ -144,7 +143,7 @@ impl Handler<EchoState, Rng> for EchoHandler {
         }
         let quit_at = plan.quit_at.unwrap_or(usize::MAX);
         let most = quit_at.saturating_sub(*received);
-        // Several pieces in one call: as safe as one, if each is taken with a grant.
+        // Several pieces in one call, each taken with a grant.
         loop {
             let left = most.min(quit_at - link.state.received);
             let count = self.echo(link, input, left)?;
@@ -215,7 +214,7 @@ impl PanicInjector {
         Self { seed: plan.config.seed, ppm: plan.panic_ppm, drawn: AtomicU64::new(0) }
     }
 
-    /// A worker's own chance; another one after a panic.
+    /// The random numbers of a worker context; a new context gets others.
     pub(crate) fn rng(&self, worker: &Worker<'_>) -> Rng {
         let drawn = self.drawn.fetch_add(1, Ordering::Relaxed);
         Rng::new(self.seed ^ (drawn << 8) ^ worker.id().index() as u64)

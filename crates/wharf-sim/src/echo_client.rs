@@ -1,11 +1,11 @@
-//! The client of most workloads: it knows every byte that must come back.
+//! The client of most workloads: it checks every byte that it reads.
 
 use crate::lines::{LAST, STOPPING};
 use crate::plan::{ClientBehavior, ClientPlan, Plan, Requests, Workload};
 use std::io::ErrorKind;
 use wharf::sim::{Client, Next, SimClient, Time};
 
-/// How many of a client's requests there are replies to.
+/// A number of a client's requests.
 type Count = Box<dyn Fn() -> usize>;
 
 pub(crate) struct EchoClient {
@@ -13,25 +13,25 @@ pub(crate) struct EchoClient {
     expected: Vec<u8>,
     written: usize,
     read: usize,
-    /// Does not write before that.
+    /// It does not write before this time.
     writes_at: Option<Time>,
-    /// Does not read before that.
+    /// It does not read before this time.
     reads_at: Option<Time>,
     has_slept: bool,
-    /// Has stopped writing amid all, or goes at this time.
+    /// It has stopped writing once; and it closes at this time.
     has_paused: bool,
     goes_at: Option<Time>,
     finished: bool,
-    /// Nothing can be written any more.
-    deafened: bool,
-    /// What it sends is answered byte by byte.
+    /// A write has failed, so it writes no more.
+    write_failed: bool,
+    /// The server echoes each byte.
     is_echo: bool,
     requests: Requests,
-    /// Those that are answered so far.
+    /// Requests with a reply so far.
     answered: Count,
-    /// Those after which the server closes; `usize::MAX` if it does not.
+    /// Requests after which the server closes; `usize::MAX` if it does not.
     served: Count,
-    /// The server may say at some time that it stops; it has begun to.
+    /// The server may send that it stops; and how many bytes of that were read.
     is_told_of_stops: bool,
     stopping: usize,
 }
@@ -41,8 +41,8 @@ impl EchoClient {
         let workload = plan.workload;
         let plan = ClientPlan::for_client(plan, client);
         let requests = match workload {
-            Workload::Big => answers(&plan.text, |body| body.reverse()),
-            Workload::Framed => answers(&plan.text, |_| {}),
+            Workload::Big => framed_requests(&plan.text, |body| body.reverse()),
+            Workload::Framed => framed_requests(&plan.text, |_| {}),
             _ => plan.requests.clone(),
         };
         let is_echo = workload == Workload::Echo;
@@ -52,7 +52,7 @@ impl EchoClient {
             requests.replies.clone()
         };
         let is_told_of_stops = workload == Workload::Lines;
-        let finishes = plan.manner == ClientBehavior::ShutdownEarly;
+        let finishes = plan.behavior == ClientBehavior::ShutdownEarly;
         if is_told_of_stops && finishes && !requests.closes {
             expected.extend_from_slice(LAST);
         }
@@ -69,7 +69,7 @@ impl EchoClient {
             has_paused: false,
             goes_at: None,
             finished: false,
-            deafened: false,
+            write_failed: false,
             answered: Box::new(|| usize::MAX),
             served: Box::new(|| usize::MAX),
             is_told_of_stops,
@@ -77,19 +77,19 @@ impl EchoClient {
         }
     }
 
-    /// The server answers no more than that so far.
+    /// Sets the number of requests with a reply so far.
     pub(crate) fn answered(mut self, count: impl Fn() -> usize + 'static) -> Self {
         self.answered = Box::new(count);
         self
     }
 
-    /// The server closes after so many, if that is not `usize::MAX`.
+    /// Sets the number of requests after which the server closes, if that is not `usize::MAX`.
     pub(crate) fn served(mut self, count: impl Fn() -> usize + 'static) -> Self {
         self.served = Box::new(count);
         self
     }
 
-    /// Bytes that come before the server's end.
+    /// Bytes before the end of the server's stream.
     fn expected_len(&self) -> usize {
         match (self.served)() {
             usize::MAX => self.expected.len(),
@@ -102,17 +102,17 @@ impl EchoClient {
         closes || self.plan.quit_at.is_some() || self.finished
     }
 
-    /// Writes until it would block. When to go on, if not by itself.
+    /// Writes until it would block. Returns when to continue, if the time decides.
     fn write(&mut self, connection: &mut SimClient, now: Time) -> Option<Time> {
-        if let ClientBehavior::DelayWriting(time) = self.plan.manner {
+        if let ClientBehavior::DelayWriting(time) = self.plan.behavior {
             self.writes_at.get_or_insert(now.saturating_add(time));
         }
-        while self.written < self.plan.text.len() && !self.deafened {
+        while self.written < self.plan.text.len() && !self.write_failed {
             if let Some(time) = self.writes_at.filter(|time| *time > now) {
                 return Some(time);
             }
             let mut until = self.plan.text.len();
-            if let ClientBehavior::Pauses(at, time) = self.plan.manner
+            if let ClientBehavior::Pauses(at, time) = self.plan.behavior
                 && !self.has_paused
             {
                 if self.written >= at {
@@ -126,14 +126,14 @@ impl EchoClient {
             match connection.try_write(&rest[..rest.len().min(self.plan.chunk)]) {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-                // What was read tells whether that is right.
-                Err(_) => self.deafened = true,
+                // The bytes that were read show whether that is right.
+                Err(_) => self.write_failed = true,
             }
             if !self.plan.pace.is_zero() {
                 self.writes_at = Some(now.saturating_add(self.plan.pace));
             }
         }
-        if self.plan.manner == ClientBehavior::ShutdownEarly && !self.finished {
+        if self.plan.behavior == ClientBehavior::ShutdownEarly && !self.finished {
             self.finished = true;
             connection.shutdown_write();
         }
@@ -142,9 +142,9 @@ impl EchoClient {
 
     /// Reads until it would block, or ends.
     fn read(&mut self, connection: &mut SimClient, now: Time) -> Result<Option<Next>, String> {
-        let mut room = [0; 4096];
+        let mut buffer = [0; 4096];
         loop {
-            match self.plan.manner {
+            match self.plan.behavior {
                 ClientBehavior::Vanishes(resets) if self.written == self.plan.text.len() => {
                     return Ok(Some(if resets { Next::Reset } else { Next::Close }));
                 }
@@ -162,22 +162,22 @@ impl EchoClient {
             }
             let all = self.read == self.expected_len();
             let waits_for_end = self.waits_for_end();
-            match connection.try_read(&mut room) {
+            match connection.try_read(&mut buffer) {
                 Ok(0) if all => return Ok(Some(Next::Close)),
-                Ok(0) => return Ok(Some(self.cut("by an end"))),
-                Ok(count) => self.check(&room[..count])?,
+                Ok(0) => return Ok(Some(self.ended_early("by an end of stream"))),
+                Ok(count) => self.check(&buffer[..count])?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let is_done = self.written == self.plan.text.len() || self.deafened;
-                    return Ok((all && is_done && !waits_for_end).then(|| self.go(now)));
+                    let is_done = self.written == self.plan.text.len() || self.write_failed;
+                    return Ok((all && is_done && !waits_for_end).then(|| self.close(now)));
                 }
-                Err(_) => return Ok(Some(self.cut("by a reset"))),
+                Err(_) => return Ok(Some(self.ended_early("by a reset"))),
             }
         }
     }
 
-    /// Nothing is left to be done.
-    fn go(&mut self, now: Time) -> Next {
-        let ClientBehavior::Holds(time) = self.plan.manner else { return Next::Close };
+    /// Closes, or stays for the time of [`ClientBehavior::Holds`].
+    fn close(&mut self, now: Time) -> Next {
+        let ClientBehavior::Holds(time) = self.plan.behavior else { return Next::Close };
         let goes_at = *self.goes_at.get_or_insert(now.saturating_add(time));
         if goes_at <= now { Next::Close } else { Next::Sleep(goes_at) }
     }
@@ -199,7 +199,7 @@ impl EchoClient {
         Ok(())
     }
 
-    /// The same bytes without the word that the server stops, which stands between two replies.
+    /// The same bytes without the message that the server stops, which is between two replies.
     fn without_stopping(&mut self, bytes: &[u8]) -> Result<Vec<u8>, String> {
         let mut replies = Vec::new();
         for byte in bytes {
@@ -218,7 +218,7 @@ impl EchoClient {
         Ok(replies)
     }
 
-    fn cut(&self, how: &str) -> Next {
+    fn ended_early(&self, how: &str) -> Next {
         Next::EndedEarly(format!("{how} after {} of {} bytes", self.read, self.expected.len()))
     }
 }
@@ -252,21 +252,21 @@ impl Client for EchoClient {
             self.expected.len(),
             self.written,
             self.plan.text.len(),
-            self.plan.manner,
+            self.plan.behavior,
             self.plan.quit_at
         )
     }
 }
 
-/// The answers to the messages in `text` that are whole: each with its body made another.
-fn answers(text: &[u8], answer: impl Fn(&mut [u8])) -> Requests {
+/// The complete messages in `text`, each with its reply: the same message with a changed body.
+fn framed_requests(text: &[u8], change: impl Fn(&mut [u8])) -> Requests {
     let mut requests = Requests::default();
     let mut rest = text;
     while let Some(prefix) = rest.first_chunk::<4>() {
         let len = 4 + u32::from_be_bytes(*prefix) as usize;
         let Some((message, after)) = rest.split_at_checked(len) else { break };
         let mut reply = message.to_vec();
-        answer(&mut reply[4..]);
+        change(&mut reply[4..]);
         requests.add(message, &reply);
         rest = after;
     }

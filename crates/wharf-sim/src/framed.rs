@@ -1,8 +1,8 @@
-//! The handler of framed: it leaves a frame unread until all of it is there, and sends it back whole.
+//! The handler of framed: it leaves a frame unread until it is complete, and sends it back whole.
 //!
 //! A frame is the length of its body, four bytes, and the body: up to as much as a link may have
-//! unread, so that it takes many buffers. Where an answer finds no capacity, a handler that is not
-//! patient leaves the frame unread once more: the engine promises another call.
+//! unread, which may be many buffers. If there is no capacity for the reply, a handler without an outbox
+//! leaves the frame unread, and the engine calls it again.
 
 use crate::echo::{PanicInjector, check_unread, number_of};
 use crate::outbox::Outbox;
@@ -22,7 +22,7 @@ pub(crate) struct FramedState {
     client: usize,
     plan: ClientPlan,
     taken: usize,
-    /// What is still to be moved of a body whose head has been sent.
+    /// Bytes of a body that are still to be forwarded; its head has been sent.
     left: usize,
     outbox: Outbox,
 }
@@ -40,7 +40,7 @@ impl Framed {
         LengthPrefix::new(HEAD, plan.message_max - HEAD)
     }
 
-    fn answer(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
+    fn reply(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
         if let Some(piece) = self.plan.piece {
             let Some(body) = input.frame(self.frames)? else { return Ok(()) };
             let len = u32::try_from(body.len())?;
@@ -52,11 +52,11 @@ impl Framed {
             1 => self.ensure_and_send(link, input),
             2 => take_parts(link, input),
             3 => self.send_several(link, input),
-            _ => move_through(link, input),
+            _ => forward_body(link, input),
         }
     }
 
-    /// One that finds no capacity stays unread.
+    /// Sends a frame back, or leaves it unread if there is no capacity.
     fn send_or_rewind(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
         let Some(body) = input.frame(self.frames)? else { return Ok(()) };
         match link.out.send(self.frames.of(body)) {
@@ -67,7 +67,7 @@ impl Framed {
         Ok(())
     }
 
-    /// Asks for capacity before it takes anything.
+    /// Asks for capacity before it takes the frame.
     fn ensure_and_send(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
         let Some(head) = input.peek(HEAD)? else { return Ok(()) };
         let len = head.first_chunk::<HEAD>().map_or(0, |head| u32::from_be_bytes(*head));
@@ -81,7 +81,7 @@ impl Framed {
         Ok(())
     }
 
-    /// Several in one call, each with a grant.
+    /// Sends several frames back in one call, each with a grant.
     fn send_several(&self, link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
         while link.out.has_grant() {
             input.mark();
@@ -99,7 +99,7 @@ impl Framed {
     }
 }
 
-/// Takes the head and then the body, and if that is not there, neither.
+/// Takes the head and then the body; if the body is incomplete, neither.
 fn take_parts(link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
     let Some(head) = input.take(HEAD)? else { return Ok(()) };
     let Some(head) = head.first_chunk::<HEAD>().copied() else { return Ok(()) };
@@ -115,9 +115,9 @@ fn take_parts(link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
     Ok(())
 }
 
-/// Sends the head, and moves the body as it comes; but only once all of it has been there, because
-/// that is what the client expects.
-fn move_through(link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
+/// Sends the head and forwards the body in parts; begins only when the body is complete, because the
+/// client expects replies to complete frames only.
+fn forward_body(link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
     if link.state.left == 0 {
         let Some(head) = input.peek(HEAD)? else { return Ok(()) };
         let Some(head) = head.first_chunk::<HEAD>().copied() else { return Ok(()) };
@@ -126,7 +126,7 @@ fn move_through(link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
             return Ok(());
         }
         let is_taken = input.take(HEAD)?.is_some();
-        assert!(is_taken, "what was seen cannot be taken");
+        assert!(is_taken, "bytes that peek has shown cannot be taken");
         // A head is within the grant.
         link.out.send(head)?;
         link.state.left = len;
@@ -134,7 +134,7 @@ fn move_through(link: &mut FramedLink<'_>, input: &mut Input<'_>) -> Result {
     }
     let moved = input.forward_up_to(&mut link.out, link.state.left);
     link.state.left -= moved;
-    // Nothing was taken since: what is moved does not come back.
+    // `rewind` does not restore forwarded bytes.
     input.rewind();
     Ok(())
 }
@@ -156,7 +156,7 @@ impl Handler<FramedState, Rng> for Framed {
         check_unread(input, *client, &plan.text, *taken, self.plan.server.input_bytes);
         self.panics.panic(link.worker);
         let before = input.len();
-        self.answer(link, input)?;
+        self.reply(link, input)?;
         link.state.taken += before - input.len();
         Ok(())
     }
@@ -174,7 +174,7 @@ impl Handler<FramedState, Rng> for Framed {
         let FramedState { client, plan, taken, left, outbox, .. } = &*link.state;
         check_unread(input, *client, &plan.text, *taken, self.plan.server.input_bytes);
         let is_done = *left == 0 && outbox.is_empty();
-        assert!(is_done, "client {client}: on_end before all of a frame is answered");
+        assert!(is_done, "client {client}: on_end before all of a frame is sent back");
         let is_whole = input.frame(self.frames).is_ok_and(|frame| frame.is_some());
         assert!(!is_whole, "client {client}: on_end before a whole frame is handled");
         Ok(Verdict::Close)

@@ -1,7 +1,7 @@
-//! Random workloads against the real engine on simulated ports, with an oracle for every byte.
+//! Random workloads against the real engine on simulated ports, and a check of every byte.
 //!
-//! A seed says all: the workload, the server's settings, what goes wrong, and what each client does.
-//! See [`plan`] for what is drawn, `wharf::sim` for what is checked.
+//! A seed determines the workload, the server's settings, the faults, and the behavior of each client.
+//! [`plan`] draws them, `wharf::sim` has the checks.
 #![forbid(unsafe_code)]
 
 mod board;

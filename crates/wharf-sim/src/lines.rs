@@ -1,18 +1,18 @@
-//! Lines that ask for replies of many kinds, several at a time; an output holds a few of them.
+//! Lines that ask for replies of many kinds, several at a time; an output has capacity for few of them.
 //!
-//! A request is a line, and perhaps bytes behind it; its reply is a line:
+//! A request is a line, of some kinds with bytes after it; its reply is a line:
 //!
 //! ```text
 //!   E <length> <letters>   as many letters, if there is capacity, else later
-//!   F <length>             the same, but the link is closed where there is none
-//!   S <length>             the same, a part at a time
-//!   T <length>             how many of the bytes behind it are an `a`
-//!   U                      how long what is behind it is up to `;;`
-//!   H                      the first of the eight bytes behind it
-//!   N                      a word that comes with an `on_writable` that was asked for
-//!   I                      a word, after which silence is no reason to close
-//!   L <limit>              a word, after which the output holds no more than that; comes first
-//!   C, Y, X                nothing: it closes, is an error, is a line that is too long
+//!   F <length>             the same, but without capacity the link is closed
+//!   S <length>             the same, in parts
+//!   T <length>             number of `a` in so many bytes after it
+//!   U                      number of bytes after it, up to `;;`
+//!   H                      the first of the eight bytes after it
+//!   N                      NOTIFIED, in an `on_writable` that `notify` asked for
+//!   I                      IDLE_RAISED; the idle timeout is then an hour
+//!   L <limit>              LIMITED; sets the limit of the output; is the first request
+//!   C, Y, X                nothing: it closes, returns an error, is a line that is too long
 //! ```
 
 use crate::client_plan::letters;
@@ -29,8 +29,8 @@ use wharf::{
 /// The requests of one client, about `len` bytes together.
 pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
     let mut requests = Requests::default();
-    // What belongs to one request must fit into what a link may have unread.
-    let behind_max = plan.server.input_bytes as usize - 24;
+    // A request must not be longer than the bytes that a link may have unread.
+    let after_max = plan.server.input_bytes as usize - 24;
     let mut reply_max = plan.message_max.max(8);
     if rng.below(4) == 0 {
         let limit = 2 * plan.server.grant();
@@ -55,16 +55,16 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
                 reply = line_of(asked);
             }
             b'T' => {
-                let most = behind_max.min(rng.pick(&[10, 300, 3_000]));
+                let most = after_max.min(rng.pick(&[10, 300, 3_000]));
                 let count = rng.below_len(most + 1);
-                let behind: Vec<u8> = letters(number, count).collect();
+                let after: Vec<u8> = letters(number, count).collect();
                 text.extend(format!(" {count}").bytes());
-                reply = format!("{}\n", count_of_a(&behind)).into_bytes();
+                reply = format!("{}\n", count_of_a(&after)).into_bytes();
                 end_line(rng, &mut text);
-                text.extend(behind);
+                text.extend(after);
             }
             b'U' => {
-                let count = rng.below_len(behind_max.min(plan.line_max()) - 2);
+                let count = rng.below_len(after_max.min(plan.line_max()) - 2);
                 end_line(rng, &mut text);
                 text.extend(letters(number, count));
                 text.extend(b";;");
@@ -76,7 +76,7 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
                 reply = vec![text[text.len() - 8], b'\n'];
             }
             b'N' => reply = NOTIFIED.to_vec(),
-            b'I' => reply = PATIENT.to_vec(),
+            b'I' => reply = IDLE_RAISED.to_vec(),
             b'X' => text.resize(plan.line_max() + 2, b'x'),
             _ => {}
         }
@@ -106,7 +106,7 @@ fn count_of_a(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte == b'a').count()
 }
 
-/// After how many requests the server has closed a client's link because an output was full.
+/// The number of requests after which the server has closed a client's link, because its output was full.
 #[derive(Debug)]
 pub(crate) struct Fulls(Box<[AtomicUsize]>);
 
@@ -115,7 +115,7 @@ impl Fulls {
         Arc::new(Self((0..clients).map(|_| AtomicUsize::new(usize::MAX)).collect()))
     }
 
-    /// `usize::MAX` if it has not.
+    /// The number of this client; `usize::MAX` if its link was not closed for that.
     pub(crate) fn of(&self, client: usize) -> usize {
         self.0[client].load(Ordering::Relaxed)
     }
@@ -133,22 +133,22 @@ pub(crate) struct LineState {
     client: usize,
     /// Requests that were taken.
     taken: usize,
-    /// What of a reply is still to be queued.
+    /// The rest of a reply, which is still to be queued.
     rest: Vec<u8>,
-    /// A word is owed that comes with the next `on_writable`.
+    /// The next `on_writable` sends `NOTIFIED`.
     is_notified: bool,
-    /// The peer has ended its stream, and the last word is owed.
+    /// The peer has ended its stream, and the next `on_writable` sends `LAST`.
     is_ended: bool,
 }
 
 type LineLink<'a> = Link<'a, LineState, Rng>;
 
-/// What became of a request.
+/// The result of taking a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taken {
-    /// It is answered, or will be.
+    /// The reply is sent, or will be.
     Done,
-    /// It is left unread: it is not all there, or there is no capacity for its reply.
+    /// It is left unread: it is incomplete, or there is no capacity for its reply.
     Left,
 }
 
@@ -189,7 +189,7 @@ impl LineServer {
             }
             b'I' => {
                 link.set_idle_timeout(Duration::from_secs(3_600));
-                link.out.send(PATIENT)?;
+                link.out.send(IDLE_RAISED)?;
                 Taken::Done
             }
             b'L' => {
@@ -212,7 +212,7 @@ impl LineServer {
         Ok(taken)
     }
 
-    /// By each of the ways to queue a whole reply.
+    /// Queues a whole reply, in turn by each of the functions for that.
     fn reply(&self, link: &mut LineLink<'_>, len: usize) -> Result<Taken> {
         let reply = line_of(len);
         let (head, tail) = reply.split_at(len / 2);
@@ -236,14 +236,14 @@ impl LineServer {
             Ok(()) => Ok(Taken::Done),
             Err(SendError::Full) => {
                 let unsent = link.out.unsent_bytes();
-                assert_eq!(unsent, before, "a part of what was refused is queued");
+                assert_eq!(unsent, before, "a part of the refused reply is queued");
                 Ok(Taken::Left)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// What is asked for with bytes behind the line.
+    /// Replies to a request with bytes after the line.
     fn reply_to_bytes(
         &self,
         link: &mut LineLink<'_>,
@@ -309,7 +309,7 @@ impl Handler<LineState, Rng> for LineServer {
 
     fn on_receive(&self, link: &mut LineLink<'_>, input: &mut Input<'_>) -> Result {
         self.panics.panic(link.worker);
-        // Until then the next request stays unread.
+        // While a reply is incomplete, the next request stays unread.
         while link.state.rest.is_empty()
             && !link.state.is_notified
             && link.out.has_grant()
@@ -340,7 +340,7 @@ impl Handler<LineState, Rng> for LineServer {
         let LineState { client, rest, is_notified, .. } = &*link.state;
         assert!(rest.is_empty() && !is_notified, "client {client}: on_end before on_writable");
         if client % 3 == 1 {
-            // The last word comes later; until then the link stays.
+            // `on_writable` sends `LAST` and closes; until then the link stays open.
             link.state.is_ended = true;
             link.out.notify();
             return Ok(Verdict::Keep);
@@ -360,11 +360,11 @@ impl Handler<LineState, Rng> for LineServer {
     }
 }
 
-/// What comes with the `on_writable` that was asked for.
+/// Sent by the `on_writable` that `notify` asked for.
 const NOTIFIED: &[u8] = b"n\n";
-const PATIENT: &[u8] = b"i\n";
+const IDLE_RAISED: &[u8] = b"i\n";
 const LIMITED: &[u8] = b"l\n";
-/// What comes when the peer has ended its stream.
+/// Sent when the peer has ended its stream.
 pub(crate) const LAST: &[u8] = b"E\n";
-/// What comes when the server begins to stop, between two replies.
+/// Sent when the server begins to stop, between two replies.
 pub(crate) const STOPPING: &[u8] = b"!\n";

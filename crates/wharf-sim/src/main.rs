@@ -1,10 +1,10 @@
-//! The program: seeds in, violations out.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks")]
+//! The program: runs seeds, and prints violations.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
 
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::Instant;
-use wharf::sim::{ExcuseCounts, FaultCounts, FaultKind};
+use wharf::sim::{EarlyEndCounts, FaultCounts, FaultKind};
 use wharf_sim::bugs;
 use wharf_sim::plan::{Plan, PlantedBug, Workload};
 use wharf_sim::run::run;
@@ -13,7 +13,7 @@ use wharf_sim::run::run;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// How many seeds.
+    /// Number of seeds.
     #[arg(long, default_value_t = 1_000)]
     seeds: u64,
     /// The first seed.
@@ -25,13 +25,13 @@ struct Args {
     /// echo, chat, big, post, framed, deferred, lines, stream or all.
     #[arg(long, default_value = "all")]
     workload: String,
-    /// Go on until so many completions were simulated, whatever --seeds says.
+    /// Run until so many completions were simulated, in place of --seeds.
     #[arg(long)]
     completions: Option<u64>,
-    /// Plant a bug, and look for the first seed that shows it; "all" does so for each.
+    /// Plant a bug, and search the first seed whose checks fail; "all": each bug in turn.
     #[arg(long)]
     bug: Option<String>,
-    /// Handlers panic by chance, which costs their own link only.
+    /// Handlers panic at random.
     #[arg(long)]
     handler_panics: bool,
     /// Print each step (with --seed).
@@ -64,15 +64,15 @@ fn try_main(args: &Args) -> Result<ExitCode, String> {
     Ok(run_seeds(args, &workloads))
 }
 
-/// What all runs together were.
+/// The sums over all runs.
 #[derive(Debug, Default)]
 struct Sum {
     runs: u64,
     completions: u64,
     steps: u64,
-    whole: u64,
-    cut: u64,
-    excused: ExcuseCounts,
+    clients_completed: u64,
+    clients_ended_early: u64,
+    early_ends: EarlyEndCounts,
     virtual_ns: u128,
     faults: FaultCounts,
     violations: u64,
@@ -107,9 +107,9 @@ fn run_seeds(args: &Args, workloads: &[Workload]) -> ExitCode {
                 Ok(report) => {
                     sum.completions += report.completions;
                     sum.steps += report.steps;
-                    sum.whole += report.clients_completed;
-                    sum.cut += report.clients_ended_early;
-                    sum.excused.merge(&report.excused);
+                    sum.clients_completed += report.clients_completed;
+                    sum.clients_ended_early += report.clients_ended_early;
+                    sum.early_ends.merge(&report.early_ends);
                     sum.virtual_ns += u128::from(report.time.0);
                     sum.faults.merge(&report.faults);
                 }
@@ -136,12 +136,13 @@ fn run_seeds(args: &Args, workloads: &[Workload]) -> ExitCode {
 }
 
 fn print(sum: &Sum, seconds: f64) {
-    let Sum { runs, completions, steps, whole, cut, excused, virtual_ns, faults, violations } = sum;
+    let Sum { runs, completions, steps, virtual_ns, faults, violations, .. } = sum;
+    let (completed, early) = (sum.clients_completed, sum.clients_ended_early);
     print!("{faults}");
     println!("{:>10}  faults in all", faults.total());
-    print!("{excused}");
-    let share = 100.0 * *cut as f64 / (whole + cut).max(1) as f64;
-    println!("{whole:>10}  clients got everything, {cut} were cut and excused: {share:.1} %");
+    print!("{}", sum.early_ends);
+    let share = 100.0 * early as f64 / (completed + early).max(1) as f64;
+    println!("{completed:>10}  clients completed, {early} ended early: {share:.1} %");
     println!(
         "{completions:>10}  completions in {steps} steps, {runs} runs and {seconds:.1} s: {:.0}/s",
         *completions as f64 / seconds
@@ -153,7 +154,7 @@ fn print(sum: &Sum, seconds: f64) {
 fn find_bugs(args: &Args, name: &str) -> Result<ExitCode, String> {
     let all: Vec<PlantedBug> =
         if name == "all" { PlantedBug::all().collect() } else { vec![name.parse()?] };
-    // A planted bug may panic, and does so in its thousands.
+    // A planted bug may panic thousands of times.
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = 0;
     for planted in all {
@@ -175,5 +176,5 @@ fn find_bugs(args: &Args, name: &str) -> Result<ExitCode, String> {
     Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// After so many it is clear that something is wrong.
+/// Violations after which the program stops.
 const VIOLATIONS_MAX: u64 = 100_000;

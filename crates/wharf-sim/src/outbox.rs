@@ -1,17 +1,16 @@
-//! What a handler still owes a link: bytes that found no capacity.
+//! Bytes that a handler could not queue, because the output lacked capacity.
 
 use wharf::{Output, Result, SendError};
 
-/// Bytes that wait for capacity of the link's output.
+/// Bytes that wait for spare capacity of the link's output.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    owed: Vec<u8>,
+    waiting: Vec<u8>,
 }
 
 impl Outbox {
-    /// Sends `data` after all that is owed. A patient handler sends it in pieces of `piece` bytes if it
-    /// says so, and keeps what finds no capacity until `on_writable` comes: the engine promises that it
-    /// does.
+    /// Sends `data` after the bytes that wait. With `piece` it sends pieces of so many bytes, and keeps
+    /// the rest if the output is full: the engine then calls `on_writable`.
     pub(crate) fn send(
         &mut self,
         out: &mut Output<'_>,
@@ -19,27 +18,27 @@ impl Outbox {
         piece: Option<usize>,
     ) -> Result {
         let Some(piece) = piece else { return Ok(out.send(data)?) };
-        let owes = !self.owed.is_empty();
-        self.owed.extend_from_slice(data);
-        if owes { Ok(()) } else { self.flush(out, piece) }
+        let has_waiting = !self.waiting.is_empty();
+        self.waiting.extend_from_slice(data);
+        if has_waiting { Ok(()) } else { self.flush(out, piece) }
     }
 
-    /// Sends what is owed, as far as there is capacity, in pieces of `piece` bytes.
+    /// Sends the bytes that wait, as far as there is capacity, in pieces of `piece` bytes.
     pub(crate) fn flush(&mut self, out: &mut Output<'_>, piece: usize) -> Result {
         let mut sent = 0;
-        while sent < self.owed.len() {
-            let rest = &self.owed[sent..];
+        while sent < self.waiting.len() {
+            let rest = &self.waiting[sent..];
             match out.send(&rest[..piece.min(rest.len())]) {
                 Ok(()) => sent += piece.min(rest.len()),
                 Err(SendError::Full) => break,
                 Err(error) => return Err(error.into()),
             }
         }
-        self.owed.drain(..sent);
+        self.waiting.drain(..sent);
         Ok(())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.owed.is_empty()
+        self.waiting.is_empty()
     }
 }

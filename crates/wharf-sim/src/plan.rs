@@ -1,4 +1,4 @@
-//! What a seed means.
+//! The plan that a seed determines.
 
 pub use crate::client_plan::{ClientBehavior, ClientPlan, Requests, pattern_byte};
 pub use crate::server_plan::ServerPlan;
@@ -14,21 +14,21 @@ use wharf::sim::{EngineBug, FaultKind, Faults, PortBug, Rng, SimConfig};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "of this program only")]
 pub enum Workload {
-    /// Everything that comes in goes out again.
+    /// All bytes are sent back.
     Echo,
-    /// Lines go to all others; some go to one, posted from other shards; some throw one out.
+    /// Lines are posted to all other links; some to one link; some close another link.
     Chat,
-    /// Messages of many buffers come back reversed.
+    /// Messages of many buffers are sent back reversed.
     Big,
-    /// Messages are posted from outside, to one link or to all, and read.
+    /// Another thread posts messages, to one link or to all.
     Post,
-    /// Frames stay unread until they are whole, and come back.
+    /// Frames stay unread until they are complete, and are sent back.
     Framed,
-    /// Replies come later, from other callbacks and from another thread; or never.
+    /// Replies are deferred, and sent by other callbacks or another thread; or never.
     Deferred,
     /// Lines ask for replies of many kinds, several at a time, from small outputs.
     Lines,
-    /// Long replies are read from sources, and long requests are read as they come.
+    /// Long replies are read from sources, and long requests are taken in parts.
     Stream,
 }
 
@@ -45,7 +45,7 @@ impl Workload {
         Self::Stream,
     ];
 
-    /// Its name in flags and in the file of regression seeds.
+    /// Its name in options and in the file of regression seeds.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -74,7 +74,7 @@ impl FromStr for Workload {
         let found = Self::ALL.into_iter().find(|workload| workload.name() == name);
         found.ok_or_else(|| {
             let all = Self::ALL.map(Self::name).join(", ");
-            format!("{name:?} is no workload; there are {all}")
+            format!("{name:?} is no workload; use one of {all}")
         })
     }
 }
@@ -114,7 +114,7 @@ impl FromStr for PlantedBug {
             .find(|bug| bug.to_string().ends_with(&format!(":{name}")) || bug.to_string() == name);
         found.ok_or_else(|| {
             let all: Vec<_> = Self::all().map(|bug| bug.to_string()).collect();
-            format!("{name:?} is no bug that can be planted; there are {}", all.join(", "))
+            format!("{name:?} is no bug that can be planted; use one of {}", all.join(", "))
         })
     }
 }
@@ -125,27 +125,27 @@ impl FromStr for PlantedBug {
 pub struct Plan {
     /// What handler and clients do.
     pub workload: Workload,
-    /// The world, and what goes wrong.
+    /// The world and its faults.
     pub config: SimConfig,
     /// The server.
     pub server: ServerPlan,
-    /// How many clients come in all, and how many at once at most.
+    /// Number of clients.
     pub clients: u32,
-    /// How many of them are there at once.
+    /// Maximum of clients that are connected at once.
     pub at_once: u32,
-    /// Bytes that a client sends, at most; or of a broadcast ([`Workload::Post`]).
+    /// Maximum of bytes that a client sends; of a broadcast in [`Workload::Post`].
     pub text_max: usize,
-    /// Bytes of a message, at most; or that a client may have before it ([`Workload::Post`]).
+    /// Maximum of bytes of a message; of a client's unread bytes in [`Workload::Post`].
     pub message_max: usize,
-    /// The handler sends in pieces of so many bytes and waits for room, rather than let the link go.
+    /// The handler sends in pieces of so many bytes, and keeps what finds no capacity.
     pub piece: Option<usize>,
-    /// Posts and broadcasts until the server is stopped ([`Workload::Post`]).
+    /// Posts and broadcasts before the server is stopped ([`Workload::Post`]).
     pub posts: u32,
     /// Posts right before the stop ([`Workload::Post`]).
     pub burst: u32,
-    /// How often a callback panics, in millionths.
+    /// Probability that a callback panics, in millionths.
     pub panic_ppm: u32,
-    /// The server is stopped amid all this after so many steps.
+    /// The server is stopped after so many steps.
     pub stop_after: Option<u64>,
 }
 
@@ -157,11 +157,11 @@ impl Plan {
         let mut config = SimConfig::new(seed);
         config.faults = Faults::random(&mut rng);
         if rng.below(8) > 0 {
-            // Else links end so fast by time-outs that nothing else is seen.
+            // Longer jumps expire most timeouts, and end most links.
             config.faults.clock_jump_max_ns = config.faults.clock_jump_max_ns.min(1_000_000);
         }
         if config.faults.socket_buffer_bytes < 100 {
-            // Byte by byte each step takes its time.
+            // A small socket buffer needs many steps.
             config.faults.latency_ns = config.faults.latency_ns.min(10_000);
             config.faults.delay_max_ns = config.faults.delay_max_ns.min(100_000);
         }
@@ -174,14 +174,14 @@ impl Plan {
             config.inbox_capacity = Some(rng.pick(&[1, 2, 4]));
         }
         let shards = rng.pick(&[1, 1, 1, 1, 2, 2, 2, 3, 4, 8, 16]);
-        let places = rng.pick(if shards < 8 { &[2, 4, 8, 24] } else { &[1, 2, 3, 4] });
-        let links = (shards * places - rng.pick(&[0, 0, 1])).max(shards);
+        let slots = rng.pick(if shards < 8 { &[2, 4, 8, 24] } else { &[1, 2, 3, 4] });
+        let links = (shards * slots - rng.pick(&[0, 0, 1])).max(shards);
         let at_once = (links * rng.pick(&[1, 4, 8, 16]) / 8).clamp(1, 48);
-        let sizes = Sizes::drawn(&mut rng, places);
+        let sizes = Sizes::random(&mut rng, slots);
         let clients = (at_once * rng.pick(&[1, 2, 6])).min(150);
         let idle = rng.pick(&[0, 0, 3, 60]);
         let when_full = if rng.below(8) == 0 { WhenFull::Refuse } else { WhenFull::Wait };
-        // Most are to find a place.
+        // Most clients find a free slot.
         let at_once = if when_full == WhenFull::Refuse { at_once.min(links) } else { at_once };
         let mut server = ServerPlan {
             shards,
@@ -190,19 +190,20 @@ impl Plan {
             stall: Duration::from_secs(rng.pick(&[0, 2, 10, 30])),
             idle: Duration::from_secs(idle),
             when_full,
-            // With room for two backlogs an accept takes all that come; so that may not be more.
+            // With more free slots than the listeners' backlogs hold, an accept is multishot and takes all
+            // connections: so a backlog is more than half of the clients.
             backlog: rng.pick(&[clients / 2 + 1, clients, 1_000]),
             ..ServerPlan::small()
         };
         sizes.apply(&mut server);
-        // Small sockets take a round trip for every few bytes.
+        // A small socket buffer needs a round trip for every few bytes.
         let socket = config.faults.socket_buffer_bytes as usize;
         let text_max = rng.pick(&[64, 1_000, 20_000]).min(socket * 128);
-        // Also more than a buffer, the window and the queue can hold.
+        // Some are longer than a buffer, the receive buffers and the output.
         let queue = sizes.output_bytes as usize;
         let message_max = rng.pick(&[queue / 2, 3 * queue, 10_000]).min(text_max).max(1);
         let piece = sizes.buffer_bytes.min(sizes.output_bytes / 2).clamp(1, 256) as usize;
-        let patient = workload == Workload::Big || rng.below(2) == 0;
+        let retries_sends = workload == Workload::Big || rng.below(2) == 0;
         let mut plan = Self {
             workload,
             config,
@@ -211,7 +212,7 @@ impl Plan {
             at_once,
             text_max,
             message_max,
-            piece: patient.then_some(piece),
+            piece: retries_sends.then_some(piece),
             posts: 0,
             burst: 0,
             panic_ppm: 0,
@@ -227,7 +228,7 @@ impl Plan {
         plan
     }
 
-    /// Some replies are never sent, if a link that waits for one ends some time.
+    /// Some replies are never sent; then the answer timeout ends the link.
     fn draw_requests(&mut self, rng: &mut Rng) {
         self.server.answer = Duration::from_secs(rng.pick(&[0, 10, 60]));
         let output = self.server.output_bytes as usize;
@@ -238,13 +239,13 @@ impl Plan {
             if is_slow { self.server.answer.max(SLOW_REPLY) } else { Duration::from_millis(40) };
     }
 
-    /// Whether replies may take long, or never come ([`Workload::Deferred`]).
+    /// Whether replies may be slow, or never sent ([`Workload::Deferred`]).
     #[must_use]
     pub fn has_slow_replies(&self) -> bool {
         self.config.replies_take >= SLOW_REPLY
     }
 
-    /// Much longer replies than an output can hold.
+    /// Replies are much longer than an output.
     fn draw_streams(&mut self, rng: &mut Rng) {
         let socket = self.config.faults.socket_buffer_bytes as usize;
         let longest = rng.pick(&[1_000, 30_000, 300_000, 2_000_000]).min(socket * 256);
@@ -255,7 +256,7 @@ impl Plan {
         }
     }
 
-    /// Frames up to what a link may have unread; and, if they are sent at once, may queue.
+    /// Frames have at most as many bytes as a link may have unread; and, if they are sent at once, may queue.
     fn draw_frames(&mut self, rng: &mut Rng) {
         let ServerPlan { input_bytes, output_bytes, buffer_bytes, .. } = self.server;
         let [input, output, buffer] =
@@ -266,7 +267,7 @@ impl Plan {
         self.config.holds_input = true;
     }
 
-    /// Everybody is there all the time, nobody is silent too long, and buffers can be had.
+    /// All clients are connected all the time, there is no idle timeout, and there are buffers.
     fn draw_posts(&mut self, rng: &mut Rng, links: u32) {
         self.clients = (links * rng.pick(&[1, 2, 4]) / 4).clamp(1, 64);
         self.at_once = self.clients;
@@ -287,7 +288,7 @@ impl Plan {
         let mut faults = self.config.faults.clone().with(FaultKind::AcquireFails, 0);
         faults.socket_buffer_bytes = faults.socket_buffer_bytes.max(1_000);
         self.config.faults = faults;
-        // A send in flight counts until it is done, though its bytes may have been read.
+        // A send in flight counts until its completion, though its bytes may have been read.
         self.message_max = output_bytes as usize / 4;
         self.text_max = rng.pick(&[100, 2_000, 6_000]);
     }
@@ -301,7 +302,7 @@ impl Plan {
     /// The longest line that the handler takes ([`Workload::Chat`]).
     #[must_use]
     pub fn chat_line_max(&self) -> usize {
-        // What posts can take of an output is half of it.
+        // Posts may use half of an output.
         let post_max = self.server.output_bytes as usize / 2;
         (self.server.input_bytes as usize - 2).min(250).min(post_max - 1)
     }
@@ -317,7 +318,7 @@ impl Plan {
         self
     }
 
-    /// The same run, but callbacks panic by chance.
+    /// The same run, but callbacks panic at random.
     #[must_use]
     pub fn with_panics(mut self) -> Self {
         self.panic_ppm = 2_000;
@@ -325,5 +326,5 @@ impl Plan {
     }
 }
 
-/// How long a reply takes, if that is long.
+/// Time of a slow reply.
 pub(crate) const SLOW_REPLY: Duration = Duration::from_secs(5);

@@ -1,11 +1,10 @@
-//! The workload of posts: messages come from outside, to one link or to all, and the clients do
-//! nothing but read. What was accepted for a link that reads must arrive, in order, through a stop
-//! too.
+//! The workload of posts: another thread posts messages, to one link or to all, and the clients only
+//! read. A message that was accepted for a link that reads must arrive, in order, also after a stop.
 //!
-//! A message is its length and its number, four bytes each, and a pattern. The driver keeps what a
-//! client has not read yet within half of its link's queue, which is what posts may use, and
-//! broadcasts only when all have read everything: so none may be dropped or left out. A post may be
-//! refused only while the inbox can be full, or the buffers for posts are used up.
+//! A message is its length and its number, four bytes each, and a pattern. The driver keeps the unread
+//! bytes of a client within half of its link's output, which is what posts may use, and broadcasts only
+//! when the clients have read everything: so no message may be dropped or skipped. A post may be refused
+//! only while the inbox can be full, or the buffers for posts are in use.
 
 use crate::echo::number_of;
 use crate::plan::{Plan, pattern_byte};
@@ -19,16 +18,16 @@ use std::time::Duration;
 use wharf::sim::{Client, ClientId, Next, Rng, SimClient, SimFailure, SimReport, Simulation, Time};
 use wharf::{Handler, Input, Link, LinkId, PostError, Result};
 
-/// The handler: it says who is there.
+/// The handler: it reports the ids of the links.
 #[derive(Debug)]
 struct Post {
-    names: Arc<[OnceLock<LinkId>]>,
+    ids: Arc<[OnceLock<LinkId>]>,
 }
 
 impl Handler for Post {
     fn on_connect(&self, link: &mut Link<'_>) -> Result {
-        if let Some(name) = self.names.get(number_of(&link.peer())) {
-            assert!(name.set(link.id()).is_ok(), "a client has connected twice");
+        if let Some(id) = self.ids.get(number_of(&link.peer())) {
+            assert!(id.set(link.id()).is_ok(), "a client has connected twice");
         }
         Ok(())
     }
@@ -39,7 +38,7 @@ impl Handler for Post {
     }
 }
 
-/// What a client is still to get.
+/// The messages that a client must still get.
 #[derive(Debug, Default)]
 struct Owed {
     messages: VecDeque<Message>,
@@ -50,7 +49,7 @@ struct Owed {
 struct Message {
     number: u32,
     len: usize,
-    /// It was posted to some shards only, and perhaps not to this client's.
+    /// It was posted to some shards only, perhaps not to that of this client.
     perhaps: bool,
 }
 
@@ -84,14 +83,16 @@ impl Reader {
             let mut owed = self.owed.borrow_mut();
             loop {
                 let Some(next) = owed.messages.pop_front() else {
-                    return Err(format!("post {number}, which was not for it or came before"));
+                    return Err(format!(
+                        "post {number}, which is for another client or a repetition"
+                    ));
                 };
                 owed.bytes -= next.len;
                 if next.number == number {
                     break;
                 }
                 if !next.perhaps {
-                    return Err(format!("post {} is missing, and {number} came", next.number));
+                    return Err(format!("post {} is missing before {number}", next.number));
                 }
             }
             if message(number, len) != self.bytes[..len] {
@@ -106,20 +107,20 @@ impl Reader {
 
 impl Client for Reader {
     fn ready(&mut self, connection: &mut SimClient, _: Time) -> Result<Next, String> {
-        let mut room = [0; 4096];
+        let mut buffer = [0; 4096];
         loop {
-            let how = match connection.try_read(&mut room) {
+            let how = match connection.try_read(&mut buffer) {
                 Ok(0) if self.owed.borrow().missing() == 0 => return Ok(Next::Close),
-                Ok(0) => "by an end",
+                Ok(0) => "by an end of stream",
                 Ok(count) => {
-                    self.bytes.extend_from_slice(&room[..count]);
+                    self.bytes.extend_from_slice(&buffer[..count]);
                     self.take()?;
                     continue;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Next::Wait),
                 Err(_) => "by a reset",
             };
-            return Ok(Next::EndedEarly(format!("{how} with {}", self.waits_for())));
+            return Ok(Next::EndedEarly(format!("{how}, before {}", self.waits_for())));
         }
     }
 
@@ -132,19 +133,19 @@ impl Client for Reader {
     }
 
     fn waits_for(&self) -> String {
-        format!("{} posts still to come after {}", self.owed.borrow().missing(), self.read)
+        format!("{} more posts ({} received)", self.owed.borrow().missing(), self.read)
     }
 }
 
-/// One run.
+/// Runs a plan.
 pub(crate) fn run_posts(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> {
-    let names: Arc<[OnceLock<LinkId>]> = (0..plan.clients).map(|_| OnceLock::new()).collect();
-    let builder = plan.server.builder(Post { names: Arc::clone(&names) });
+    let ids: Arc<[OnceLock<LinkId>]> = (0..plan.clients).map(|_| OnceLock::new()).collect();
+    let builder = plan.server.builder(Post { ids: Arc::clone(&ids) });
     let mut sim = begin_with(plan, builder, tracer);
     let mut driver = Driver {
         rng: Rng::new(plan.config.seed ^ 0x9057),
         clients: Vec::new(),
-        names,
+        ids,
         posted: 0,
         accepted: 0,
         packets: u64::from(plan.clients),
@@ -177,16 +178,16 @@ pub(crate) fn run_posts(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimRepo
 struct Driver {
     rng: Rng,
     clients: Vec<(ClientId, Rc<RefCell<Owed>>)>,
-    names: Arc<[OnceLock<LinkId>]>,
+    ids: Arc<[OnceLock<LinkId>]>,
     posted: u32,
     accepted: u32,
-    /// Packets that may have been put into an inbox: connections, and each post once for each shard.
+    /// Packets that an inbox may contain: connections, and each post once for each shard.
     packets: u64,
-    /// Packets that fit into each.
+    /// Capacity of each inbox.
     inbox_capacity: u32,
     /// The buffers for posts of all senders together.
     post_buffers: u32,
-    /// Bytes that a client may have before it.
+    /// Maximum of a client's unread bytes.
     unread_max: usize,
 }
 
@@ -194,7 +195,7 @@ impl Driver {
     fn post(&mut self, sim: &Simulation<Post>, plan: &Plan) -> Result<(), String> {
         let all_read = self.clients.iter().all(|(id, owed)| {
             sim.may_lose_bytes(*id)
-                || (self.names[id.index()].get().is_some() && owed.borrow().messages.is_empty())
+                || (self.ids[id.index()].get().is_some() && owed.borrow().messages.is_empty())
         });
         if all_read && self.rng.below(2) == 0 {
             let len = 8 + self.rng_len(plan.text_max);
@@ -211,7 +212,7 @@ impl Driver {
 
     fn post_to_one(&mut self, sim: &Simulation<Post>, len: usize) -> Result<(), String> {
         let (id, owed) = &self.clients[self.rng.below_len(self.clients.len())];
-        let Some(name) = self.names[id.index()].get() else { return Ok(()) };
+        let Some(link) = self.ids[id.index()].get() else { return Ok(()) };
         if owed.borrow().bytes + len > self.unread_max {
             return Ok(());
         }
@@ -219,7 +220,7 @@ impl Driver {
         let (id, may_be_gone) = (*id, sim.may_lose_bytes(*id));
         self.posted += 1;
         self.packets += u64::from(!may_be_gone);
-        match sim.handle().link(*name).try_post(message(number, len)) {
+        match sim.handle().link(*link).try_post(message(number, len)) {
             Ok(()) => {
                 self.accepted += 1;
                 owed.borrow_mut().add(Message { number, len, perhaps: false });
@@ -231,7 +232,7 @@ impl Driver {
         }
     }
 
-    /// What limits posts is the inbox, and the buffers for them.
+    /// Checks that the inbox or the buffers for posts can be the cause of a refusal.
     fn check_refusal(
         &self,
         sim: &Simulation<Post>,
@@ -239,7 +240,7 @@ impl Driver {
         error: PostError,
     ) -> Result<(), String> {
         let stats = sim.stats();
-        // Each shard has as many as all other threads together, and uses none of them here.
+        // Each shard has as many as all other threads together, and no handler posts here.
         let shards = u32::try_from(stats.workers.len()).unwrap_or(u32::MAX);
         let of_shards = self.post_buffers / (shards + 1) * shards;
         let free = stats.post_buffers.free.saturating_sub(of_shards) as usize;
@@ -261,7 +262,7 @@ impl Driver {
         let perhaps = posted.is_err();
         self.accepted += u32::from(!perhaps);
         for (id, owed) in &self.clients {
-            if self.names[id.index()].get().is_some() {
+            if self.ids[id.index()].get().is_some() {
                 owed.borrow_mut().add(Message { number, len, perhaps });
                 sim.owe(*id);
             }
@@ -277,14 +278,14 @@ fn failure(plan: &Plan, what: &str) -> SimFailure {
 fn message(number: u32, len: usize) -> Vec<u8> {
     let mut message = u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes().to_vec();
     message.extend(number.to_be_bytes());
-    message.extend((8..len).map(|place| pattern_byte(number as usize, place)));
+    message.extend((8..len).map(|offset| pattern_byte(number as usize, offset)));
     message
 }
 
-/// Long enough for all that is posted, whatever is delayed.
+/// Longer than all delays of the posts together.
 const DRAIN: Duration = Duration::from_secs(600);
 const STEPS_MAX: u64 = 30_000;
-/// What a server has, if the plan does not say.
+/// The default of a server.
 const INBOX_CAPACITY: u32 = 4_096;
-/// No server has smaller buffers.
+/// The smallest buffers of a plan.
 const BUFFER_BYTES_MIN: usize = 64;

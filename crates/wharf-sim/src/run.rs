@@ -1,4 +1,4 @@
-//! One seed from beginning to end.
+//! The run of one seed.
 
 use crate::board::Board;
 use crate::chat::{Chat, Tally};
@@ -19,11 +19,11 @@ use std::time::Duration;
 use wharf::sim::{Client, SimFailure, SimReport, Simulation};
 use wharf::{Builder, Handler};
 
-/// Runs a plan; `tracer` is told each step.
+/// Runs a plan; `tracer` is called with a text for each step.
 ///
 /// # Errors
 ///
-/// What did not hold.
+/// What failed.
 pub fn run(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> {
     // A planted bug may make even the end of a simulation panic.
     let verdict = catch_unwind(AssertUnwindSafe(|| run_workload(plan, tracer)));
@@ -69,7 +69,7 @@ fn chat(plan: &Plan, tracer: Option<fn(&str)>) -> Result<SimReport, SimFailure> 
     let sim = begin(plan, Chat::new(plan, Arc::clone(&tally)), tracer);
     let client = |number| ChatClient::new(plan, number, Arc::clone(&tally));
     let report = run_clients(sim, plan, client)?;
-    // Who misses a line was left out for want of capacity, and that was counted.
+    // A post that a link skips for lack of capacity is counted.
     let missed = tally.gaps.load(Ordering::Relaxed);
     let what = if missed > report.stats.missed {
         format!("{missed} lines were missed, but {} were counted", report.stats.missed)
@@ -122,16 +122,18 @@ where
     let mut waited = 0;
     let stops_at = plan.stop_after.unwrap_or(u64::MAX);
     while (connected < plan.clients || sim.clients_open() > 0) && sim.steps() < stops_at {
-        if connected < plan.clients && (sim.clients_open() < plan.at_once || waited > PATIENCE) {
+        if connected < plan.clients
+            && (sim.clients_open() < plan.at_once || waited > STEPS_WITHOUT_CLIENT_MAX)
+        {
             sim.connect(client(connected as usize));
             connected += 1;
             waited = 0;
         }
         waited += 1;
         if !sim.step()? {
-            waited = PATIENCE + 1;
+            waited = STEPS_WITHOUT_CLIENT_MAX + 1;
         }
-        if connected == plan.clients && waited > PATIENCE {
+        if connected == plan.clients && waited > STEPS_WITHOUT_CLIENT_MAX {
             break;
         }
     }
@@ -147,6 +149,6 @@ fn failure(plan: &Plan, payload: &dyn Any) -> SimFailure {
     SimFailure::new(plan.config.seed, text, plan.config.replay.clone())
 }
 
-/// Steps without a new client, after which one comes all the same: those that are there may wait
-/// for ever, because a fault has struck them.
-const PATIENCE: u32 = 1_500;
+/// Steps after which another client connects although others are open: a client with a fault may wait
+/// indefinitely.
+const STEPS_WITHOUT_CLIENT_MAX: u32 = 1_500;

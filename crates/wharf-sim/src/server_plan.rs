@@ -8,31 +8,31 @@ use wharf::{Builder, Handler, Input, Link, Result, Server, WhenFull};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerPlan {
-    /// Threads.
+    /// Shards.
     pub shards: u32,
-    /// The most links.
+    /// Maximum of links.
     pub links: u32,
-    /// Buffers of all links.
+    /// Buffers of all shards.
     pub buffers: u32,
     /// Bytes of a buffer.
     pub buffer_bytes: u32,
-    /// Bytes that may be queued on a link.
+    /// Maximum of a link's unsent bytes.
     pub output_bytes: u32,
-    /// Bytes that a link may have unread.
+    /// Maximum of a link's unread bytes.
     pub input_bytes: u32,
     /// Bytes that a callback may always queue; `None`: one buffer.
     pub grant_bytes: Option<u32>,
-    /// How long a link may wait for a loan.
+    /// Time for which a link waits for a loan before loans are revoked.
     pub loan_wait: Duration,
-    /// How long a peer may take nothing.
+    /// The stall timeout.
     pub stall: Duration,
-    /// How long a peer may send nothing.
+    /// The idle timeout.
     pub idle: Duration,
-    /// How long a reply may be out.
+    /// The answer timeout.
     pub answer: Duration,
-    /// What happens to those who find no place.
+    /// The policy for connections when no slot is free.
     pub when_full: WhenFull,
-    /// Connections that may wait.
+    /// The backlog of the listeners.
     pub backlog: u32,
 }
 
@@ -82,13 +82,13 @@ impl ServerPlan {
         }
     }
 
-    /// What a callback may always queue.
+    /// Bytes that a callback may always queue.
     #[must_use]
     pub fn grant(&self) -> usize {
         self.grant_bytes.unwrap_or(self.buffer_bytes) as usize
     }
 
-    /// Gives the server the least number of buffers, from `wanted` on, with which it starts.
+    /// Sets the least number of buffers, from `wanted` on, with which the server starts.
     pub(crate) fn fit(&mut self, wanted: u32) {
         let mut can_start = |buffers| {
             self.buffers = buffers;
@@ -107,12 +107,12 @@ impl ServerPlan {
     }
 }
 
-/// Buffers, their size, and how much may be queued.
+/// Sizes and numbers of buffers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     pub(crate) buffer_bytes: u32,
     pub(crate) output_bytes: u32,
-    /// `None`: as few as a server can have.
+    /// `None`: the minimum of the server.
     pub(crate) shard_buffers: Option<u32>,
     pub(crate) input_bytes: u32,
     pub(crate) grant_bytes: Option<u32>,
@@ -121,11 +121,11 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    pub(crate) fn drawn(rng: &mut Rng, places: u32) -> Self {
+    pub(crate) fn random(rng: &mut Rng, slots: u32) -> Self {
         let buffer_bytes = rng.pick(&[64, 64, 100, 512, 512, 2_048, 4_096]);
         let queue_buffers = rng.pick(&[2, 4, 4, 16, 64]);
         let few = rng.below(6) == 0;
-        let plenty = places * rng.pick(&[1, 2, 3, 8]) + rng.pick(&[2, 8]);
+        let plenty = slots * rng.pick(&[1, 2, 3, 8]) + rng.pick(&[2, 8]);
         let two_granted = queue_buffers >= 4 && rng.below(6) == 0;
         Self {
             buffer_bytes,
@@ -149,5 +149,5 @@ impl Sizes {
     }
 }
 
-/// More than any drawn server needs.
+/// More buffers than any plan needs.
 const BUFFERS_MAX: u32 = 1 << 20;

@@ -1,10 +1,10 @@
-//! Long replies that are read from a source as there is capacity for them, and long requests that are
-//! read as they come.
+//! Long replies that are read from a source as there is capacity, and long requests that are taken in
+//! parts.
 //!
 //! ```text
 //!   G <length>   so many letters
-//!   B <length>   fewer, and an error of the source
-//!   P <length>   takes so many bytes; says how many of them are an `a`
+//!   B <length>   half as many, then an error of the source
+//!   P <length>   takes so many bytes; replies with the number of `a` in them
 //!   Q            closes
 //! ```
 
@@ -21,14 +21,14 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
     for number in 0..1 + rng.below_len(4) {
         let most = plan.message_max.min(rng.pick(&[100, 20_000, 2_000_000]));
         let kind = rng.pick(b"GGGGGPPPPPQB");
-        // A source that breaks off has more than it gives.
+        // A source with an error has more bytes than it returns.
         let asked = rng.below_len(most + 1).max(if kind == b'B' { 1 } else { 0 });
         let mut text = format!("{} {asked}\n", char::from(kind)).into_bytes();
         let reply: Vec<u8> = match kind {
             b'G' => letters(asked, asked).collect(),
             b'B' => letters(asked, asked / 2).collect(),
             b'P' => {
-                // Small sockets take a round trip for every few bytes.
+                // A small socket buffer needs a round trip for every few bytes.
                 let asked = asked.min(8 * len);
                 text = format!("P {asked}\n").into_bytes();
                 let behind = letters(number, asked);
@@ -49,15 +49,15 @@ pub(crate) fn requests(rng: &mut Rng, plan: &Plan, len: usize) -> Requests {
     requests
 }
 
-/// Letters that come in pieces, now and then none for a moment.
+/// Returns letters in pieces; at times it would block.
 #[derive(Debug)]
 struct Source {
     len: usize,
     at: usize,
-    /// Where it breaks off.
+    /// The offset of its error.
     breaks_at: usize,
     reads: usize,
-    /// The last read found nothing for the moment.
+    /// The last read would have blocked.
     is_blocked: bool,
 }
 
@@ -77,8 +77,8 @@ impl Read for Source {
         let most = if self.reads.is_multiple_of(3) { 37 } else { usize::MAX };
         let until = self.len.min(self.breaks_at);
         let count = into.len().min(until - self.at).min(most);
-        for (place, byte) in into[..count].iter_mut().enumerate() {
-            *byte = b'a' + pattern_byte(self.len, self.at + place) % 26;
+        for (offset, byte) in into[..count].iter_mut().enumerate() {
+            *byte = b'a' + pattern_byte(self.len, self.at + offset) % 26;
         }
         self.at += count;
         Ok(count)
@@ -90,7 +90,7 @@ pub(crate) struct Streams {
     panics: PanicInjector,
 }
 
-/// What a link is about.
+/// The transfer of a link.
 #[derive(Debug, Default)]
 enum Transfer {
     #[default]
@@ -132,13 +132,13 @@ fn send(link: &mut StreamLink<'_>) -> Result {
     if source.at == source.len {
         *transfer = Transfer::None;
     } else if source.is_blocked {
-        // No lack of capacity will tell when it has more.
+        // There may be capacity, so no `on_writable` is due without this.
         link.out.notify();
     }
     Ok(())
 }
 
-/// As a program that knows sockets would do it.
+/// Copies as a program that uses `Write` on a socket.
 fn copy(source: &mut Source, mut out: impl Write) -> Result {
     let mut bytes = [0; 300];
     loop {
@@ -155,7 +155,7 @@ fn copy(source: &mut Source, mut out: impl Write) -> Result {
             match out.write(&bytes[written..count]) {
                 Ok(more) => written += more,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    // It can be read once more.
+                    // Reads the rest again.
                     source.at = before + written;
                     return Ok(());
                 }
@@ -165,7 +165,7 @@ fn copy(source: &mut Source, mut out: impl Write) -> Result {
     }
 }
 
-/// Takes as much as is there.
+/// Takes what has arrived.
 fn take(link: &mut StreamLink<'_>, input: &mut Input<'_>) -> Result {
     let StreamState { client, transfer } = &mut *link.state;
     let Transfer::In { left, count } = transfer else { return Ok(()) };
@@ -174,7 +174,7 @@ fn take(link: &mut StreamLink<'_>, input: &mut Input<'_>) -> Result {
         let len = chunk.len().min(*left);
         *count += chunk[..len].iter().filter(|byte| **byte == b'a').count();
         let consumed = input.consume(len);
-        assert_eq!(consumed, len, "client {client}: what was seen cannot be taken");
+        assert_eq!(consumed, len, "client {client}: unread bytes cannot be taken");
         *left -= len;
     }
     if *left == 0 {
@@ -197,7 +197,7 @@ impl Handler<StreamState, Rng> for Streams {
     fn on_receive(&self, link: &mut StreamLink<'_>, input: &mut Input<'_>) -> Result {
         self.panics.panic(link.worker);
         match link.state.transfer {
-            // The next request stays unread until then.
+            // During a reply the next request stays unread.
             Transfer::Out(_) => return Ok(()),
             Transfer::In { .. } => return take(link, input),
             Transfer::None => {}
@@ -237,5 +237,5 @@ impl Handler<StreamState, Rng> for Streams {
     }
 }
 
-/// The longest request, without what is behind it.
+/// The longest request line.
 const LINE_MAX: usize = 40;

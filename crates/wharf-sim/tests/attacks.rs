@@ -1,5 +1,5 @@
-//! Crowds that each hold the beginning of a message, or read nothing, or both, beside fifty that
-//! echo, in simulated time: what the fifty wait is counted exactly, and no other program disturbs.
+//! Many clients that send the beginning of a message, or read nothing, or both, beside fifty that wait
+//! for echoes, in simulated time: the waits of the fifty are exact, without the load of other programs.
 
 #![cfg(test)]
 
@@ -13,15 +13,15 @@ use wharf::{Handler, Input, LengthPrefix, Link, Result, SendError, Server};
 
 const HONEST: usize = 50;
 const ROUNDS: usize = 20;
-/// Behind so many a whole frame gets through in time: one after the other they are lent what it
-/// needs, too, and are closed when they have held it for `loan_wait`.
+/// With so many attackers a whole frame is echoed in time: one after the other they borrow the buffers
+/// that it needs, and are closed when they have held them for `loan_wait`.
 const FEW: u32 = 300;
 /// A whole frame, as long as a link may have unread.
 const FRAME: usize = 64 * 1024;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Echoes frames: the length of the body, four bytes, and the body. One that finds no capacity stays
-/// unread.
+/// Echoes frames: the length of the body, four bytes, and the body. A frame stays unread if there is no
+/// capacity for its echo.
 struct Frames;
 
 const FRAMES: LengthPrefix = LengthPrefix::new(4, FRAME - 4);
@@ -42,14 +42,14 @@ fn frame(len: usize) -> Vec<u8> {
     let body = u32::try_from(len - 4).unwrap();
     body.to_be_bytes()
         .into_iter()
-        .chain((4..len).map(|place| u8::try_from(place % 251).unwrap()))
+        .chain((4..len).map(|offset| u8::try_from(offset % 251).unwrap()))
         .collect()
 }
 
-/// What clients note for the test.
+/// The waits that clients measured.
 type Noted = Rc<RefCell<Vec<Duration>>>;
 
-/// Sends a frame, waits for its echo, and notes how long that took; again and again.
+/// Sends a frame, waits for its echo, and notes the time; `rounds` times.
 struct Echoer {
     frame: Vec<u8>,
     begins: Time,
@@ -72,11 +72,11 @@ impl Client for Echoer {
             if let Ok(count) = connection.try_write(&self.frame[self.sent..]) {
                 self.sent += count;
             }
-            let mut room = [0; 4_096];
-            match connection.try_read(&mut room) {
-                Ok(0) => return Ok(Next::EndedEarly("by an end".to_owned())),
+            let mut buffer = [0; 4_096];
+            match connection.try_read(&mut buffer) {
+                Ok(0) => return Ok(Next::EndedEarly("by an end of stream".to_owned())),
                 Ok(count) => {
-                    if self.frame.get(self.read..self.read + count) != Some(&room[..count]) {
+                    if self.frame.get(self.read..self.read + count) != Some(&buffer[..count]) {
                         return Err(format!("wrong bytes at {}", self.read));
                     }
                     self.read += count;
@@ -106,7 +106,7 @@ enum ClientBehavior {
     /// Sends half of a frame, and no more.
     Incomplete,
     /// Sends frames, and reads nothing.
-    Deaf,
+    NeverReads,
     /// Sends frames and half of one, and reads nothing.
     Both,
 }
@@ -117,21 +117,22 @@ impl ClientBehavior {
         let half = frame(FRAME)[..FRAME / 2].to_vec();
         let sent = match self {
             Self::Incomplete => half,
-            Self::Deaf => whole,
+            Self::NeverReads => whole,
             Self::Both => [whole, half].concat(),
         };
         Script::new().send(sent).pause(3_600 * SECOND).reset()
     }
 }
 
-/// How long the honest wait, the longest last; a small newcomer, and one with a whole frame.
+/// The waits of the honest clients, sorted; of a later one with a small frame, and of one with a whole
+/// frame.
 struct Waits {
     honest: Vec<Duration>,
     small: Option<Duration>,
     whole: Option<Duration>,
 }
 
-fn attack(shards: u32, attackers: u32, manner: ClientBehavior) -> Result<Waits, SimFailure> {
+fn attack(shards: u32, attackers: u32, behavior: ClientBehavior) -> Result<Waits, SimFailure> {
     let mut config = SimConfig::new(u64::from(shards) + u64::from(attackers) * 100);
     let builder = Server::builder(Frames)
         .frames(FRAMES)
@@ -144,7 +145,7 @@ fn attack(shards: u32, attackers: u32, manner: ClientBehavior) -> Result<Waits, 
     config.faults.socket_buffer_bytes = 16 * 1024;
     let mut sim = Simulation::with_config(config, builder);
     for _ in 0..attackers {
-        sim.connect(manner.script());
+        sim.connect(behavior.script());
     }
     let settled = Duration::from_millis(500);
     let until = sim.now().saturating_add(settled);
@@ -178,19 +179,21 @@ fn attack(shards: u32, attackers: u32, manner: ClientBehavior) -> Result<Waits, 
 }
 
 #[test]
-fn crowds_that_hold_what_they_can_do_not_harm_those_who_echo() {
+fn attackers_that_hold_all_buffers_they_can_do_not_delay_echoes() {
     for shards in [1, 2, 3, 8] {
-        let alone = attack(shards, 0, ClientBehavior::Deaf).unwrap();
+        let alone = attack(shards, 0, ClientBehavior::NeverReads).unwrap();
         let [median, p99] = [50, 99].map(|part| percentile(&alone.honest, part));
         let most = [3 * median, 3 * p99.max(HICCUP_MAX)];
-        for manner in [ClientBehavior::Incomplete, ClientBehavior::Deaf, ClientBehavior::Both] {
+        for behavior in
+            [ClientBehavior::Incomplete, ClientBehavior::NeverReads, ClientBehavior::Both]
+        {
             for attackers in [FEW, 1_000, 3_000] {
-                let waits = attack(shards, attackers, manner).unwrap_or_else(|failure| {
-                    panic!("{shards} shards, {attackers} {manner:?}: {failure}")
+                let waits = attack(shards, attackers, behavior).unwrap_or_else(|failure| {
+                    panic!("{shards} shards, {attackers} {behavior:?}: {failure}")
                 });
                 let waited = [50, 99].map(|part| percentile(&waits.honest, part));
                 let told = format!(
-                    "{shards} shards, {attackers} {manner:?}: median and p99 {waited:?}, alone \
+                    "{shards} shards, {attackers} {behavior:?}: median and p99 {waited:?}, alone \
                      {median:?} and {p99:?}; a small newcomer {:?}, a whole frame {:?}",
                     waits.small, waits.whole
                 );
@@ -206,10 +209,10 @@ fn crowds_that_hold_what_they_can_do_not_harm_those_who_echo() {
     }
 }
 
-/// The wait that so many in a hundred do not exceed.
+/// The wait that `part` of a hundred do not exceed.
 fn percentile(waits: &[Duration], part: usize) -> Duration {
     waits[waits.len() * part / 100]
 }
 
-/// Now and then a simulated turn is held up for so long, as if another program had the core.
+/// Maximum delay of a simulated turn, as if another program used the core.
 const HICCUP_MAX: Duration = Duration::from_millis(1);

@@ -1,4 +1,4 @@
-//! Each bug that can be planted in port or engine is found, or it is said here why it cannot be.
+//! Each bug that can be planted in port or engine is found, with two exceptions.
 
 use std::panic::{set_hook, take_hook};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,8 +6,8 @@ use wharf::sim::PortBug;
 use wharf_sim::bugs::find;
 use wharf_sim::plan::PlantedBug;
 
-/// The first one needs a flood beside a link that waits, which `scenarios.rs` makes by hand. The second
-/// changes an order only, which the port's own tests see; here it shows seldom.
+/// `OvertakeWaiters` needs a flood beside a link that waits, as in `scenarios.rs`. `ServeLastFirst` changes
+/// an order only: the port's own tests find it, and these seldom do.
 const CANNOT_SHOW: [PlantedBug; 2] =
     [PlantedBug::Port(PortBug::OvertakeWaiters), PlantedBug::Port(PortBug::ServeLastFirst)];
 
@@ -16,7 +16,7 @@ type Lock<T> = std::sync::Mutex<T>;
 
 #[test]
 fn every_planted_bug_is_found() {
-    // They panic in their thousands.
+    // They panic thousands of times.
     let hook = take_hook();
     set_hook(Box::new(|_| {}));
     let all: Vec<_> = PlantedBug::all().filter(|planted| !CANNOT_SHOW.contains(planted)).collect();

@@ -1,5 +1,4 @@
-//! Small worlds made by hand, for what random ones meet too seldom; most with the planted
-//! bug that they are there to find.
+//! Small worlds for cases that random ones reach too seldom; most with the planted bug that they find.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,10 +9,9 @@ use wharf::{Handler, Input, Link, LinkId, Result, Server};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Owes `answer` bytes for each byte that it gets, and queues them all at once or, when there is no
-/// capacity, later. Says who came first.
+/// Replies to each byte with `reply` bytes, when there is capacity. Stores the id of the first link.
 struct Owing {
-    answer: usize,
+    reply: usize,
     first: Arc<OnceLock<LinkId>>,
 }
 
@@ -29,19 +27,19 @@ impl Handler<usize> for Owing {
     }
 
     fn on_writable(&self, link: &mut Link<'_, usize>) -> Result {
-        while *link.state > 0 && link.out.ensure(self.answer)? {
-            link.out.send(vec![7; self.answer])?;
+        while *link.state > 0 && link.out.ensure(self.reply)? {
+            link.out.send(vec![7; self.reply])?;
             *link.state -= 1;
         }
         Ok(())
     }
 }
 
-/// One link has borrowed all that there is to lend and does not read for a minute; another one needs
-/// as much. Says how many links were closed for it, and when that one had its answer.
-fn a_hoarder_and_one_who_waits(bug: Option<EngineBug>) -> Result<(u64, Time), SimFailure> {
+/// One link has borrowed all that can be lent, and does not read for a minute; another one needs as
+/// much. Returns the number of links that were closed for it, and the time of its reply.
+fn a_borrower_and_one_who_waits(bug: Option<EngineBug>) -> Result<(u64, Time), SimFailure> {
     let mut config = SimConfig::new(1);
-    let builder = Server::builder(Owing { answer: 1_000, first: Arc::default() })
+    let builder = Server::builder(Owing { reply: 1_000, first: Arc::default() })
         .shards(1)
         .links_max(4)
         .buffer_size_bytes(64)
@@ -59,25 +57,25 @@ fn a_hoarder_and_one_who_waits(bug: Option<EngineBug>) -> Result<(u64, Time), Si
     let waiting = Script::new().pause(SECOND / 10).send(b"?").expect([7; 1_000]);
     sim.connect(waiting.finish().expect_end());
     sim.run_until(|sim| sim.stats().sent_bytes >= 1_000 && sim.clients_open() < 2)?;
-    let (revoked, answered) = (sim.stats().loans_revoked, sim.now());
-    sim.finish().map(|_| (revoked, answered))
+    let (revoked, replied_at) = (sim.stats().loans_revoked, sim.now());
+    sim.finish().map(|_| (revoked, replied_at))
 }
 
 #[test]
 fn who_needs_what_is_lent_gets_it_after_loan_wait() {
-    let (revoked, answered) = a_hoarder_and_one_who_waits(None).unwrap();
-    assert!(revoked == 1 && answered.0 < 3_000_000_000, "{revoked} closed, at {answered:?}");
-    let planted = a_hoarder_and_one_who_waits(Some(EngineBug::NeverRevoke));
+    let (revoked, replied_at) = a_borrower_and_one_who_waits(None).unwrap();
+    assert!(revoked == 1 && replied_at.0 < 3_000_000_000, "{revoked} closed, at {replied_at:?}");
+    let planted = a_borrower_and_one_who_waits(Some(EngineBug::NeverRevoke));
     assert!(planted.is_err() || planted.is_ok_and(|(revoked, _)| revoked == 0));
 }
 
-/// More posts than one dequeue brings, and then a stop. Says how many clients got everything.
+/// More posts than one dequeue returns, and then a stop. Returns the number of clients that got all.
 fn posts_and_a_stop(bug: Option<EngineBug>) -> Result<u64, SimFailure> {
     const POSTS: usize = 1_500;
     let mut config = SimConfig::new(2);
     config.engine_bug = bug;
     let first = Arc::new(OnceLock::new());
-    let builder = Server::builder(Owing { answer: 1, first: Arc::clone(&first) })
+    let builder = Server::builder(Owing { reply: 1, first: Arc::clone(&first) })
         .shards(1)
         .links_max(4)
         .buffer_count(32_000)
@@ -100,15 +98,14 @@ fn what_was_posted_before_a_stop_arrives() {
     assert!(planted.is_err() || planted.is_ok_and(|whole| whole == 0));
 }
 
-/// What a link's first byte asks for: `H` keeps its input unread, `F` is thrown away, and `?` is
-/// answered.
-struct Hoarding;
+/// A link's first byte decides: `H` keeps the input unread, `F` is discarded, and `?` gets a reply.
+struct Holding;
 
-impl Handler for Hoarding {
+impl Handler for Holding {
     fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
         match input.chunk().first() {
             Some(b'H') => {
-                // There is never as much.
+                // The client never sends as much.
                 input.peek(256)?;
             }
             Some(b'?') => {
@@ -123,12 +120,12 @@ impl Handler for Hoarding {
     }
 }
 
-/// One link holds so much that all others receive one buffer at a time; one sends without end, and
-/// then one asks something. Says how much of the flood came in before that one had its answer.
+/// One link holds so many buffers that all others receive one buffer at a time; one floods the server,
+/// and then one sends a request. Returns the bytes of the flood that were received before the reply.
 fn a_flood_and_one_who_asks(bug: Option<PortBug>) -> Result<u64, SimFailure> {
     let mut config = SimConfig::new(3);
     let with = |buffers| {
-        Server::builder(Hoarding)
+        Server::builder(Holding)
             .shards(1)
             .links_max(4)
             .buffer_size_bytes(64)
@@ -154,21 +151,21 @@ fn a_flood_and_one_who_asks(bug: Option<PortBug>) -> Result<u64, SimFailure> {
 const FLOOD: usize = 1_000_000;
 
 #[test]
-fn a_flood_does_not_overtake_who_waits() {
+fn a_flood_does_not_overtake_a_waiter() {
     let flood = a_flood_and_one_who_asks(None).unwrap();
-    assert!(flood < 2_000, "{flood} bytes came first");
+    assert!(flood < 2_000, "{flood} bytes were received first");
     let planted = a_flood_and_one_who_asks(Some(PortBug::OvertakeWaiters));
     assert!(planted.is_err() || planted.is_ok_and(|flood| flood > 100_000));
 }
 
-/// Ten links stop reading, two read; then come more broadcasts than there are entries for. Says
-/// how many receivers were left out, if those that read got every one.
+/// Ten clients do not read, two read; then more broadcasts are posted than there are entries for.
+/// Returns the number of skipped posts, if those that read got every broadcast.
 fn broadcasts_to_some_who_do_not_read() -> Result<Option<u64>, SimFailure> {
     const BROADCASTS: usize = 30;
     const LEN: usize = 60;
     let mut config = SimConfig::new(4);
     let with = |buffers| {
-        Server::builder(Owing { answer: 1, first: Arc::default() })
+        Server::builder(Owing { reply: 1, first: Arc::default() })
             .shards(1)
             .links_max(12)
             .buffer_size_bytes(64)
@@ -183,7 +180,7 @@ fn broadcasts_to_some_who_do_not_read() -> Result<Option<u64>, SimFailure> {
     config.faults.socket_buffer_bytes = 100;
     let mut sim = Simulation::with_config(config, with(fewest));
     for _ in 0..10 {
-        // Short pauses: where nothing else is to come, time goes on to the end of one.
+        // Short pauses: without other events the clock advances to the end of one.
         let pauses = (0..100).fold(Script::new(), |script, _| script.pause(SECOND / 1_000));
         sim.connect(pauses.pause(60 * SECOND).reset());
     }

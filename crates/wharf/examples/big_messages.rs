@@ -1,8 +1,8 @@
 //! Messages of 1 MiB both ways, whole: larger than a buffer, larger than a socket's own buffers.
 //!
 //! A message is its length (four bytes, big-endian) and then so many bytes; the reply is the same
-//! message with its bytes reversed. A lie about the length costs the server nothing: what has come
-//! waits in received buffers, and a length above the limit closes the link.
+//! message with its bytes reversed. A false length costs the server no memory: received bytes stay
+//! in their buffers, and a length above the limit closes the link.
 use wharf::{Handler, Input, LengthPrefix, Link, Result, Server};
 
 struct Reverse;
@@ -14,7 +14,8 @@ const FRAMES: LengthPrefix = LengthPrefix::new(4, MESSAGE_MAX as usize);
 impl Handler for Reverse {
     fn on_receive(&self, link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
         let Some(message) = input.frame(FRAMES)? else { return Ok(()) };
-        // The reply is longer than the grant: if it does not fit yet, the same message comes again.
+        // The reply is longer than the grant: if it does not fit yet, the handler is called again with
+        // the same message.
         if link.out.ensure(4 + message.len())? {
             let reversed: Vec<u8> = message.iter().rev().copied().collect();
             link.out.send(FRAMES.of(reversed))?;

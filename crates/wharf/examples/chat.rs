@@ -1,4 +1,4 @@
-//! A chat with nicknames: what one says, all others read.
+//! A chat with nicknames: each line goes to all others.
 //!
 //! `/nick NAME`, `/msg NAME TEXT`, `/quit`; try it with two of `nc 127.0.0.1 9527`.
 #![expect(clippy::disallowed_types, reason = "names are unique among all workers")]

@@ -1,5 +1,4 @@
-//! A reply that comes later, from a thread of the program's own; also if the client has ended its
-//! half by then: `echo 'what is 6 times 7?' | nc -N 127.0.0.1 9527`.
+//! A reply that another thread sends later; also if the client has ended its stream by then: `echo 'what is 6 times 7?' | nc -N 127.0.0.1 9527`.
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 use wharf::{Error, Handler, Input, Link, Reply, Result, Server};
@@ -23,7 +22,7 @@ impl Handler for Oracle {
         let reply = input.defer(&mut link.out, REPLY_MAX)?;
         match self.questions.try_send(Question { text, reply }) {
             Ok(()) => Ok(()),
-            // The question comes back, and with it the reply.
+            // The queue returns the question, and with it the reply.
             Err(TrySendError::Full(question)) => Ok(question.reply.send("too many questions\n")?),
             Err(TrySendError::Disconnected(_)) => Err(Error::msg("the oracle is dead")),
         }
@@ -33,7 +32,7 @@ impl Handler for Oracle {
 fn think(questions: Receiver<Question>) {
     for Question { text, reply } in questions {
         std::thread::sleep(Duration::from_millis(100));
-        // An error says that the client is gone: nobody waits for it.
+        // An error means that the link has ended; then no client waits for the reply.
         let _gone = writeln!(reply, "{text} 42.");
     }
 }
@@ -43,6 +42,6 @@ fn main() -> Result {
     let (questions, receiver) = sync_channel(100);
     let thinker = std::thread::Builder::new().spawn(|| think(receiver))?;
     Server::builder(Oracle { questions }).listen(address).serve()?;
-    // The handler is gone, and with it the sender.
+    // The handler is dropped, and with it the sender.
     thinker.join().map_err(|_| Error::msg("the oracle panicked"))
 }

@@ -17,7 +17,7 @@ impl Handler<Transfer> for Files {
 
     fn on_receive(&self, link: &mut Link<'_, Transfer>, input: &mut Input<'_>) -> Result {
         if link.state.is_some() {
-            // The next request stays unread until then.
+            // During a reply the next request stays unread.
             return Ok(());
         }
         let Some(name) = input.line(255)? else { return Ok(()) };

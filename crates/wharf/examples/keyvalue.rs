@@ -23,7 +23,8 @@ impl Handler for Store {
             },
             (Some("KEYS"), None, None) => {
                 let keys: String = values.keys().flat_map(|key| [key, "\n"]).collect();
-                // It may be longer than the grant: if it does not fit yet, the line comes again.
+                // It may be longer than the grant: if it does not fit yet, the handler is called
+                // again with the same line.
                 if link.out.ensure(keys.len())? {
                     link.out.send(keys)?;
                 } else {

@@ -10,7 +10,7 @@ struct Collatz;
 /// It is not shared, and need not be `Send`: no other thread ever sees it.
 type Cache = HashMap<u64, u32>;
 
-/// A cache has a limit like everything else.
+/// The limit of the cache.
 const CACHE_MAX: usize = 10_000;
 
 impl Handler<(), Cache> for Collatz {

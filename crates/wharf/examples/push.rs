@@ -14,7 +14,7 @@ impl Handler<String> for Online {
             for line in std::io::stdin().lines().map_while(Result::ok) {
                 let (name, text) = line.split_once(' ').unwrap_or((&line, ""));
                 if let Some(user) = online.users().get(name) {
-                    // If the user is gone by now, or too slow, it is skipped and counted.
+                    // If the link has ended, or its output is full, the post is skipped and counted.
                     server.link(*user).post(format_args!("PUSH {text}\n"));
                 }
             }
@@ -31,7 +31,7 @@ impl Handler<String> for Online {
         let name = str::from_utf8(line)?.strip_prefix("LOGIN ").filter(|_| link.state.is_empty());
         let Some(name) = name else { return Ok(link.out.send("ERR\n")?) };
         *link.state = name.to_owned();
-        // The same user with a new phone: the old one has to go.
+        // A second login of the user: the first link is closed.
         if let Some(old) = self.users().insert(name.to_owned(), link.id()) {
             link.server.link(old).close();
         }

@@ -1,7 +1,7 @@
 //! A store that speaks Redis' protocol: PING, GET, SET, INCR; pipelined; values up to 8 MiB.
 //!
 //! Memory is bounded: a link holds 64 KiB unread and 256 KiB queued, however large its values. A
-//! value comes in and goes out in pieces; what all keys and values may take is one number.
+//! value is received and sent in parts; the memory of all keys and values together has one limit.
 #![expect(clippy::disallowed_types, reason = "all workers share one map")]
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ struct Store {
 #[derive(Default)]
 struct Client {
     command: Command,
-    /// The value that is going out, and how much of it has gone.
+    /// The value that is being sent, and its sent bytes.
     reply: Option<(Arc<Value>, usize)>,
 }
 
@@ -31,7 +31,7 @@ impl Handler<Client> for Store {
     }
 
     fn on_receive(&self, link: &mut Link<'_, Client>, input: &mut Input<'_>) -> Result {
-        // Several in one call: as safe as one, if each is taken with a grant.
+        // Several in one call, each taken with a grant.
         while link.state.reply.is_none()
             && link.out.has_grant()
             && link.state.command.take(input, &self.memory)?
@@ -93,18 +93,18 @@ impl Client {
     }
 }
 
-/// A command, as far as it has come.
+/// A command, as far as it was received.
 #[derive(Default)]
 struct Command {
     args: Vec<Value>,
-    /// Arguments that are still to come.
+    /// Arguments that are still to be received.
     left: usize,
-    /// Bytes of the last argument that are still to come.
+    /// Bytes of the last argument that are still to be received.
     value_left: Option<usize>,
 }
 
 impl Command {
-    /// Takes what is there of a command; `true` if it is whole.
+    /// Takes the received part of a command; `true` if it is complete.
     fn take(&mut self, input: &mut Input<'_>, memory: &Arc<AtomicUsize>) -> Result<bool> {
         loop {
             match (self.value_left, self.args.last_mut()) {
@@ -120,7 +120,7 @@ impl Command {
                     }
                 }
                 (Some(left), Some(value)) => {
-                    // As it comes: a lie about the length costs nothing.
+                    // In parts, as they arrive: a false length costs no memory.
                     let chunk = input.chunk();
                     if chunk.is_empty() {
                         return Ok(false);
@@ -159,7 +159,7 @@ fn number(digits: &[u8], max: usize) -> Result<usize> {
     if number > max { Err(wharf::TooLong::new(max).into()) } else { Ok(number) }
 }
 
-/// Bytes that are counted, and no more than all may have.
+/// Bytes that count for the common limit.
 struct Value {
     bytes: Vec<u8>,
     memory: Arc<AtomicUsize>,

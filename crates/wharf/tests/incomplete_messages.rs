@@ -1,7 +1,7 @@
-//! Promise: clients that hold incomplete messages, and read nothing, take nothing from others: those
-//! are answered as before, newcomers are served, and whole messages go through.
+//! Promise: clients that hold incomplete messages, and read nothing, take nothing from other links:
+//! these get their replies as before, newcomers are served, and whole messages get their loans.
 //!
-//! Method: a handler that leaves its input unread until a message is whole, 300 to 3,000 clients
+//! Method: a handler that leaves its input unread until a message is complete, 300 to 3,000 clients
 //! that never complete one, and 50 beside them that echo.
 #![cfg(target_os = "linux")]
 #![cfg(test)]
@@ -20,17 +20,17 @@ use wharf::{Handler, Input, LengthPrefix, Link, Result};
 
 each_back_end!(
     a_megabyte_that_comes_in_small_pieces_comes_whole,
-    who_leaves_its_input_and_asks_for_nothing_stops_nobody,
+    a_link_that_leaves_its_input_and_asks_for_nothing_stops_no_other,
     a_message_that_begins_in_a_consumed_buffer_finds_its_loan,
-    three_hundred_incomplete_messages_harm_nobody,
-    a_thousand_incomplete_messages_harm_nobody,
-    three_thousand_incomplete_messages_harm_nobody,
-    three_hundred_incomplete_messages_of_peers_that_do_not_read_harm_nobody,
-    a_thousand_incomplete_messages_of_peers_that_do_not_read_harm_nobody,
-    three_thousand_incomplete_messages_of_peers_that_do_not_read_harm_nobody,
+    three_hundred_incomplete_messages_delay_no_other_link,
+    a_thousand_incomplete_messages_delay_no_other_link,
+    three_thousand_incomplete_messages_delay_no_other_link,
+    three_hundred_incomplete_messages_of_peers_that_do_not_read_delay_no_other_link,
+    a_thousand_incomplete_messages_of_peers_that_do_not_read_delay_no_other_link,
+    three_thousand_incomplete_messages_of_peers_that_do_not_read_delay_no_other_link,
 );
 
-/// Echoes messages that begin with their length (four bytes, little-endian, themselves counted).
+/// Echoes messages that begin with their length: four bytes, little-endian, which count as well.
 struct Whole;
 
 const FRAMES: LengthPrefix =
@@ -48,7 +48,7 @@ impl Handler for Whole {
     }
 }
 
-/// A message of so many bytes, its length included.
+/// A message of `len` bytes, with its length.
 fn message(seed: u64, len: usize) -> Vec<u8> {
     let mut message = bytes(seed, len);
     message[..4].copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
@@ -57,7 +57,7 @@ fn message(seed: u64, len: usize) -> Vec<u8> {
 
 const WHOLE: usize = 64 * 1024;
 
-/// Waits for as much as a link can hold, without asking for it.
+/// Waits for as many bytes as a link can hold, without asking for them.
 struct Waits;
 
 impl Handler for Waits {
@@ -70,9 +70,9 @@ impl Handler for Waits {
     }
 }
 
-/// Each holds what it was lent before anybody knew what for; one that comes later waits for
-/// `loan_wait`, and not for ever.
-fn who_leaves_its_input_and_asks_for_nothing_stops_nobody(case: &Case) {
+/// Each link holds what it borrowed before its handler asked for anything; a later link waits for
+/// `loan_wait`, and not indefinitely.
+fn a_link_that_leaves_its_input_and_asks_for_nothing_stops_no_other(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     let builder = case.builder(Waits).links_max(16).buffer_count(400);
     let server = TestServer::start(builder.loan_wait(Duration::from_millis(300)));
@@ -81,7 +81,10 @@ fn who_leaves_its_input_and_asks_for_nothing_stops_nobody(case: &Case) {
     for holder in &mut holders {
         holder.write_all(&data[..WHOLE - 1]).unwrap();
     }
-    eventually(|| server.stats().received_bytes > 4 * WHOLE as u64, "they hold what there is");
+    eventually(
+        || server.stats().received_bytes > 4 * WHOLE as u64,
+        "they hold all that can be lent",
+    );
     let mut other = server.connect();
     other.write_all(&data).unwrap();
     expect_bytes(&mut other, b"whole");
@@ -90,7 +93,7 @@ fn who_leaves_its_input_and_asks_for_nothing_stops_nobody(case: &Case) {
     server.stop();
 }
 
-/// On the smallest shard, beside a link that was lent what could be lent unasked.
+/// On the smallest shard, beside a link that has borrowed all that is lent without a request.
 fn a_message_that_begins_in_a_consumed_buffer_finds_its_loan(case: &Case) {
     const FRAMES: LengthPrefix = LengthPrefix::new(4, WHOLE - 4);
     let handler = on_receive(|link, input| {
@@ -108,7 +111,10 @@ fn a_message_that_begins_in_a_consumed_buffer_finds_its_loan(case: &Case) {
     let server = TestServer::start(builder.loan_wait(Duration::from_secs(20)));
     let mut holder = server.connect();
     holder.write_all(&[b'-'; 8_000]).unwrap();
-    eventually(|| server.stats().received_bytes >= 6_000, "it holds what can be lent unasked");
+    eventually(
+        || server.stats().received_bytes >= 6_000,
+        "it holds all that is lent without a request",
+    );
     let mut other = server.connect();
     let mut frames = Vec::new();
     for len in [100, WHOLE - 4] {
@@ -122,8 +128,8 @@ fn a_message_that_begins_in_a_consumed_buffer_finds_its_loan(case: &Case) {
     server.stop();
 }
 
-/// What one segment on an Ethernet carries. Each comes in a buffer of its own: 725 buffers, if that
-/// were all that is in them, where the link can have 512.
+/// The bytes of one Ethernet segment. Each arrives in a buffer of its own: 725 buffers, if none
+/// were merged, where the link can have 512.
 fn a_megabyte_that_comes_in_small_pieces_comes_whole(case: &Case) {
     const PIECE: usize = 1_448;
     let _deadline = within(Duration::from_mins(1));
@@ -160,7 +166,7 @@ fn a_megabyte_that_comes_in_small_pieces_comes_whole(case: &Case) {
 
 fn run(case: &Case, attackers: u32, shards: &[u32], whole_ones_before: usize) {
     let mut sends = Vec::new();
-    // Answers that are not read hold output as well.
+    // Replies that are not read hold output buffers as well.
     for seed in 0..whole_ones_before {
         sends.extend(message(seed as u64, 16 * 1024));
     }
@@ -168,32 +174,32 @@ fn run(case: &Case, attackers: u32, shards: &[u32], whole_ones_before: usize) {
     let (small, whole) = (message(2, 64), message(1, WHOLE));
     let newcomers =
         [(small.as_slice(), Duration::from_secs(2)), (whole.as_slice(), Duration::from_secs(3))];
-    // A whole message waits behind those that came before it.
+    // A whole message waits behind earlier ones.
     let newcomers = if attackers <= 300 { &newcomers } else { &newcomers[..1] };
     let attack = Attack { attackers, shards, sends: &sends, message: &small, newcomers };
     attack.run(case, || Whole);
 }
 
-fn three_hundred_incomplete_messages_harm_nobody(case: &Case) {
+fn three_hundred_incomplete_messages_delay_no_other_link(case: &Case) {
     run(case, 300, &[1, 8], 0);
 }
 
-fn a_thousand_incomplete_messages_harm_nobody(case: &Case) {
+fn a_thousand_incomplete_messages_delay_no_other_link(case: &Case) {
     run(case, 1_000, &[3], 0);
 }
 
-fn three_thousand_incomplete_messages_harm_nobody(case: &Case) {
+fn three_thousand_incomplete_messages_delay_no_other_link(case: &Case) {
     run(case, 3_000, &[2], 0);
 }
 
-fn three_hundred_incomplete_messages_of_peers_that_do_not_read_harm_nobody(case: &Case) {
+fn three_hundred_incomplete_messages_of_peers_that_do_not_read_delay_no_other_link(case: &Case) {
     run(case, 300, &[2], 12);
 }
 
-fn a_thousand_incomplete_messages_of_peers_that_do_not_read_harm_nobody(case: &Case) {
+fn a_thousand_incomplete_messages_of_peers_that_do_not_read_delay_no_other_link(case: &Case) {
     run(case, 1_000, &[1], 12);
 }
 
-fn three_thousand_incomplete_messages_of_peers_that_do_not_read_harm_nobody(case: &Case) {
+fn three_thousand_incomplete_messages_of_peers_that_do_not_read_delay_no_other_link(case: &Case) {
     run(case, 3_000, &[8], 12);
 }

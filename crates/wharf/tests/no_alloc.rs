@@ -1,9 +1,9 @@
-//! Promise: after the start the library allocates nothing: not to accept, receive, send,
-//! broadcast, post, close, reap or count a panic-free callback.
+//! Promise: after the start the library allocates nothing: not to accept, receive, send, broadcast,
+//! post, close, reap or count a callback without a panic.
 //!
-//! Method: a counting global allocator. Workers say in `on_worker_start` that they are watched,
-//! client threads while they call a handle; between sealing and unsealing every allocation of a
-//! watched thread counts, and its place is shown.
+//! Method: a counting global allocator. Workers mark their threads in `on_worker_start`, client
+//! threads theirs while they call a handle; between sealing and unsealing every allocation of a
+//! marked thread counts, and the first one is shown with its backtrace.
 #![cfg(target_os = "linux")]
 #![cfg(test)]
 #![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
@@ -50,15 +50,15 @@ fn count() {
         return;
     }
     if ALLOCATIONS.fetch_add(1, Ordering::SeqCst) == 0 {
-        // Once, and not counted: where the first one is made.
+        // Shown once, and itself not counted.
         WATCHED.set(false);
         eprintln!("allocated at {}", std::backtrace::Backtrace::force_capture());
         WATCHED.set(true);
     }
 }
 
-// SAFETY: every call is passed on to the system's allocator as it is; counting allocates only
-// with the thread's flag down, so it does not come back here.
+// SAFETY: every call is passed on to the system's allocator unchanged; counting allocates only with
+// `WATCHED` cleared, so it does not recurse.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -90,13 +90,13 @@ fn allocations(body: impl FnOnce()) -> u64 {
 /// Runs a call of the library on a client thread, watched.
 fn watched<T>(call: impl FnOnce() -> T) -> T {
     WATCHED.set(true);
-    let answer = call();
+    let result = call();
     WATCHED.set(false);
-    answer
+    result
 }
 
-/// An echo server whose messages are broadcast if they begin with `*`, and whose links leave
-/// their ids behind.
+/// An echo server whose messages are broadcast if they begin with `*`, and whose links store their
+/// ids.
 #[derive(Clone, Default)]
 struct Watched {
     last: Arc<util::Mutex<Option<LinkId>>>,
@@ -246,7 +246,7 @@ const FRAMES: LengthPrefix = LengthPrefix::new(4, 10_000);
 /// Of several buffers.
 const LONG: usize = 5_000;
 
-/// Replies in each way that there is, as its lines say.
+/// Replies by each function that queues output, as its lines say.
 #[derive(Clone, Default)]
 struct Everything {
     reply: Arc<util::Mutex<Option<Reply>>>,
@@ -355,7 +355,7 @@ fn all_that_a_handler_may_call_allocates_nothing(case: &Case) {
                 let mut client = server.connect();
                 let mut got = vec![0; LONG];
                 for (word, request) in WORDS.iter().zip(&requests) {
-                    // In two pieces, so that it is called for half of it.
+                    // In two pieces, so that the handler is called for half of it.
                     let (half, rest) = request.split_at(request.len() / 2);
                     server.deliver(&client, half);
                     client.write_all(rest).unwrap();
@@ -376,7 +376,7 @@ fn all_that_a_handler_may_call_allocates_nothing(case: &Case) {
     });
 }
 
-/// Ends its links in each way that needs no text of its own.
+/// Ends its links in each way that allocates no text.
 #[derive(Clone)]
 struct Refusing;
 

@@ -228,7 +228,7 @@ fn every_signal_does_what_the_help_says() {
     if !installed("env", "--version") || !installed("prlimit", "--version") {
         return;
     }
-    // Whoever runs the tests may ignore some, and some would leave a memory image.
+    // The process that runs the tests may ignore some, and some would leave a memory image.
     let begin = ["--default-signal", "prlimit", "--core=0", WHARF, "serve", "--shards", "1"];
     let words = [&begin[..], &["--backend", "epoll", "--listen", "127.0.0.1:0"]].concat();
     for (name, signal) in signals {

@@ -21,7 +21,7 @@ pub(crate) struct Size {
 
 pub(crate) const USUAL: Size = Size { rows: 24, columns: 80 };
 
-/// A terminal: the side of whoever looks at it, and that of programs.
+/// A terminal: the side that shows it, and that of programs.
 pub(crate) fn open(size: Size) -> (File, File) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
     grantpt(&master).expect("ours");

@@ -18,7 +18,7 @@ pub struct Handle {
     posts: Locked<Posts>,
 }
 
-/// What handles leave for the worker.
+/// The requests of handles to the worker.
 #[derive(Debug, Default)]
 pub(crate) struct Posts {
     pub(crate) inbox: Vec<Post>,
@@ -202,7 +202,7 @@ impl Recipients<'_> {
         self.post(text);
     }
 
-    /// Closes the one link in good order, with
+    /// Closes the one link gracefully, with
     /// [`DisconnectReason::Kicked`](crate::DisconnectReason::Kicked), after what this thread posted to
     /// it before. Cannot fail: a bit in the link's slot.
     pub fn close(self) {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 ///
-/// An error closes its link, whoever caused it; what is queued is sent first. The reason is
+/// An error closes its link, whatever its cause; what is queued is sent first. The reason is
 ///
 /// | returned | reason |
 /// | --- | --- |
@@ -31,7 +31,7 @@ use std::sync::Arc;
 /// # Panics
 ///
 /// A panic resets its link: what is queued may be half a reply, and is not sent. It is counted, and
-/// the worker goes on with a new `W`.
+/// the worker continues with a new `W`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no handler with link state `{S}` and worker context `{W}`",
     note = "`impl Handler for {Self}` means neither: write `impl Handler<State, Context> for {Self}`"
@@ -85,7 +85,7 @@ where
     /// ([`Settings`](crate::Settings)).
     ///
     /// Take one message, reply, return. What is left stays with the link, up to
-    /// [`Settings::input_bytes`](crate::Settings::input_bytes), above which the link is not read from.
+    /// [`Settings::input_bytes`](crate::Settings::input_bytes), above which reading pauses.
     /// `on_receive` is called again
     ///
     /// - at once, if this call took something;
@@ -182,11 +182,11 @@ pub enum Verdict {
     Keep,
 }
 
-/// Why a link ended. The variants say who ended it.
+/// Why a link ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DisconnectReason {
-    /// The peer closed in good order.
+    /// The peer has ended its stream.
     PeerClosed,
     /// The peer's system reset the connection, or the network lost it.
     PeerReset,

@@ -1,7 +1,7 @@
 //! What has come and is unread.
 
 use super::{Claim, Decoder, Extent, Lines, LinkId, Output, Reply, Result, SendError, TooLong};
-use crate::fault::{Fault, planted};
+use crate::bug::{ModelBug, planted};
 use crate::memory::{Account, Chain, Ledger};
 use crate::shares::Direction;
 use std::fmt;
@@ -32,7 +32,7 @@ pub(crate) struct Unread {
     want: usize,
     /// Unread bytes of which the message that it asked for may consist, at most.
     message_max: usize,
-    /// Loans that are set aside for that message.
+    /// Loans that are reserved for that message.
     claimed: usize,
     /// Bytes ever taken.
     pub(crate) taken_bytes: u64,
@@ -83,8 +83,8 @@ impl Unread {
         (self.want, self.message_max) = (0, 0);
     }
 
-    /// The peer has `len` bytes. Returns how many of them may be received, and takes or gives up a place
-    /// in the queue for a loan.
+    /// The peer has `len` bytes. Returns how many of them may be received, and joins or leaves the
+    /// queue for a loan.
     pub(crate) fn prepare_receive(&mut self, len: usize) -> usize {
         let len = len.min(self.limit.saturating_sub(self.len()));
         let asks = self.want > self.len();
@@ -102,12 +102,12 @@ impl Unread {
         } else {
             self.account.wait_for(need);
         }
-        // Not the begin of the next message: its link has to wait in its turn.
+        // Not the begin of the next message: its link waits in order.
         let message_rest = self.message_max.max(self.want) - self.len();
         len.min(self.capacity()).min(message_rest)
     }
 
-    /// After the link's turn: what is set aside is what its message still needs.
+    /// After the link's turn: reserves what its message still needs.
     pub(crate) fn update_claim(&mut self) {
         if self.is_empty() {
             self.claimed = 0;
@@ -133,7 +133,7 @@ impl Unread {
             let allowed = self.allowed_buffers() + self.account.loanable_parts();
             self.chain.append_received(part);
             self.received_bytes += part.len() as u64;
-            if !planted(Fault::NeverMerges) {
+            if !planted(ModelBug::NeverMerges) {
                 self.chain.merge_above(allowed);
             }
             self.charge();
@@ -174,7 +174,7 @@ impl Unread {
             }
         }
         self.commit();
-        if !planted(Fault::NeverMerges) {
+        if !planted(ModelBug::NeverMerges) {
             self.chain.merge_above(usize::MAX);
         }
         self.charge();
@@ -191,7 +191,7 @@ impl Unread {
     fn commit(&mut self) {
         self.taken_bytes += self.at as u64;
         self.message_max = self.message_max.saturating_sub(self.at);
-        if !planted(Fault::CountsFromLastTake) {
+        if !planted(ModelBug::CountsFromLastTake) {
             self.want = self.want.saturating_sub(self.at);
         }
         self.chain.consume(self.at);
@@ -322,7 +322,7 @@ impl Input<'_> {
         }
     }
 
-    /// Sets the place to which [`rewind`](Self::rewind) returns. A callback begins with one.
+    /// Sets the position to which [`rewind`](Self::rewind) returns. A callback begins with one.
     pub fn mark(&mut self) {
         self.unread.mark = self.unread.at;
     }
@@ -334,7 +334,7 @@ impl Input<'_> {
         self.unread.at = self.unread.mark;
     }
 
-    /// The reply to what was taken comes later, from any thread: sets `max` bytes of `out` aside for
+    /// The reply to what was taken is sent later, from any thread: reserves `max` bytes of `out` for
     /// it. Until it is sent, this input yields nothing, here and in later calls, so that replies keep
     /// their order. What the handler queues meanwhile leaves before the reply.
     ///
@@ -369,7 +369,7 @@ impl Input<'_> {
     /// As [`forward`](Self::forward), but at most `max` bytes: a body between two heads.
     pub fn forward_up_to(&mut self, out: &mut Output<'_>, max: usize) -> usize {
         let len = self.len().min(max).min(out.queue.spare_bytes());
-        if planted(Fault::RewindsForwarded) {
+        if planted(ModelBug::RewindsForwarded) {
             let at = self.advance(len);
             let bytes = self.unread.slice(at, len).to_vec();
             out.queue.push(&bytes);
@@ -431,7 +431,7 @@ impl Input<'_> {
 
     /// A deferral holds the input.
     fn is_held(&self) -> bool {
-        self.unread.claim.is_some() && !planted(Fault::DeferralLeavesInput)
+        self.unread.claim.is_some() && !planted(ModelBug::DeferralLeavesInput)
     }
 
     fn seen(&self) -> Peek<'_> {
@@ -467,7 +467,7 @@ impl Input<'_> {
         if unread.claim.is_some() {
             return;
         }
-        let taken = if planted(Fault::CountsFromLastTake) { 0 } else { unread.at };
+        let taken = if planted(ModelBug::CountsFromLastTake) { 0 } else { unread.at };
         if unread.want == 0 || len + taken < unread.want {
             unread.want = len + taken;
             unread.message_max = message_max + unread.at;

@@ -40,12 +40,12 @@ pub(crate) struct Asked {
     pub(crate) resume: bool,
     pub(crate) connect: bool,
     pub(crate) offload: bool,
-    /// The partner's output, which lies here during a callback.
+    /// The partner's output, which is here during a callback.
     pub(crate) partner: Queue,
 }
 
 impl<S, W> Link<'_, S, W> {
-    /// Closes the link in good order: what is queued and deferred is sent, what is unread is
+    /// Closes the link gracefully: what is queued and deferred is sent, what is unread is
     /// discarded; only `on_disconnect` is called after this. A handler that streams closes at the end
     /// of the stream.
     pub fn close(&mut self) {
@@ -104,7 +104,7 @@ impl<S, W> Link<'_, S, W> {
     ///
     /// `on_connect` is called for the new link, with [`Origin::Partner`].
     ///
-    /// A link with a partner is called when the partner's output has the grant, or is finished or gone;
+    /// A link with a partner is called when the partner's output has the grant, or is finished or closed;
     /// its own has no promised grant, and is asked by [`Output::ensure`].
     pub fn connect(&mut self) {
         self.asked.connect = true;

@@ -1,7 +1,7 @@
 //! What is to be sent, and how much more may be queued.
 
 use super::{Payload, Result, SendError};
-use crate::fault::{Fault, planted};
+use crate::bug::{ModelBug, planted};
 use crate::memory::{Account, Chain, Ledger, SharedBytes};
 use crate::shares::Direction;
 use std::fmt;
@@ -28,7 +28,7 @@ pub(crate) struct Queue {
     pub(crate) limit: usize,
     limit_max: usize,
     pub(crate) grant: usize,
-    /// Bytes that are set aside for a deferred reply.
+    /// Bytes that are reserved for a deferred reply.
     reserved: usize,
     pub(crate) is_finished: bool,
     is_closed: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Queue {
     pub(crate) partner_debt: Debt,
     pub(crate) when_slow: Option<WhenSlow>,
     pub(crate) missed: u64,
-    /// Sends that were refused for want of capacity.
+    /// Sends that were refused for lack of capacity.
     pub(crate) refused: u32,
     pub(crate) account: Account,
 }
@@ -83,7 +83,7 @@ impl Queue {
         self.queued.len() + self.flight.len - self.flight.taken
     }
 
-    /// Bytes that are set aside for a deferred reply.
+    /// Bytes that are reserved for a deferred reply.
     pub(crate) fn reserved_bytes(&self) -> usize {
         self.reserved
     }
@@ -96,7 +96,7 @@ impl Queue {
     /// Buffers that it holds.
     pub(crate) fn held_buffers(&self) -> usize {
         let flight = self.flight.chain.buffer_count();
-        self.queued.buffer_count() + if planted(Fault::FlightIsFree) { 0 } else { flight }
+        self.queued.buffer_count() + if planted(ModelBug::FlightIsFree) { 0 } else { flight }
     }
 
     /// Whether nothing can be queued any more.
@@ -116,7 +116,7 @@ impl Queue {
 
     /// Whether it is not above its high-water mark and has the grant.
     pub(crate) fn is_ready(&self) -> bool {
-        let below = self.used_bytes() <= self.limit / 2 || planted(Fault::CallsAboveMark);
+        let below = self.used_bytes() <= self.limit / 2 || planted(ModelBug::CallsAboveMark);
         below && self.has_grant()
     }
 
@@ -140,7 +140,7 @@ impl Queue {
             return 0;
         }
         let buffers = wanted.div_ceil(self.buffer_size_bytes());
-        let own = if planted(Fault::WaitsForLoanInsteadOfSend) {
+        let own = if planted(ModelBug::WaitsForLoanInsteadOfSend) {
             0
         } else {
             self.account.guarantee() + self.account.loan()
@@ -159,9 +159,9 @@ impl Queue {
     /// stay in the posts' account.
     pub(crate) fn push_post(&mut self, bytes: SharedBytes) -> bool {
         let wanted = self.own_debt.bytes.max(self.partner_debt.bytes);
-        let kept = if planted(Fault::PostsUseUpperHalf) {
+        let kept = if planted(ModelBug::PostsUseUpperHalf) {
             0
-        } else if planted(Fault::PostsIgnoreEnsure) {
+        } else if planted(ModelBug::PostsIgnoreEnsure) {
             self.limit / 2
         } else {
             wanted.max(self.limit / 2)
@@ -196,7 +196,7 @@ impl Queue {
         }
     }
 
-    /// Sets capacity aside for a reply.
+    /// Reserves capacity for a reply.
     pub(crate) fn reserve(&mut self, bytes: usize) {
         self.reserved += bytes;
         self.charge();
@@ -240,7 +240,7 @@ impl Queue {
         self.flight.taken += len;
         self.taken_bytes += len as u64;
         let is_done = self.flight.taken == self.flight.len;
-        if is_done || !planted(Fault::OnlyDoneSendsCount) {
+        if is_done || !planted(ModelBug::OnlyDoneSendsCount) {
             self.account.note_progress();
         }
         if is_done {
@@ -251,7 +251,7 @@ impl Queue {
         len
     }
 
-    /// Discards what is unsent: nobody will read it.
+    /// Discards the unsent bytes, which no peer will read.
     pub(crate) fn discard_unsent(&mut self) {
         self.queued.clear();
         self.flight.chain.clear();
@@ -279,7 +279,7 @@ impl Queue {
 
     /// After a callback: merges what pins too many buffers, and charges the rest.
     pub(crate) fn settle(&mut self) {
-        if !planted(Fault::NeverMerges) {
+        if !planted(ModelBug::NeverMerges) {
             self.queued.merge_above(usize::MAX);
         }
         self.charge();
@@ -311,8 +311,8 @@ impl Output<'_> {
         let Some(bytes) = bytes else { return Err(SendError::TooLarge) };
         if bytes.len() > self.queue.spare_bytes() {
             self.queue.refused += 1;
-            // As `ensure`: at the grant the same message would be refused again and again.
-            self.owe(if planted(Fault::FullAsksForGrant) { 0 } else { bytes.len() });
+            // As `ensure`: at the grant the same message would be refused repeatedly.
+            self.owe(if planted(ModelBug::FullAsksForGrant) { 0 } else { bytes.len() });
             return Err(self.full());
         }
         self.queue.push(&bytes);
@@ -422,7 +422,7 @@ impl Output<'_> {
     /// [`Settings::output_bytes`](crate::Settings::output_bytes), the default, and at least two
     /// grants. Returns what is set.
     pub fn set_limit_bytes(&mut self, bytes: usize) -> usize {
-        let least = if planted(Fault::LimitBelowGrants) { 0 } else { 2 * self.queue.grant };
+        let least = if planted(ModelBug::LimitBelowGrants) { 0 } else { 2 * self.queue.grant };
         self.queue.limit = bytes.max(least).min(self.queue.limit_max);
         self.queue.limit
     }

@@ -1,17 +1,17 @@
-//! A reply that comes later.
+//! A deferred reply.
 
 use super::{LinkId, Payload, PostError};
-use crate::fault::{Fault, planted};
+use crate::bug::{ModelBug, planted};
 use crate::sync::Locked;
 use std::fmt;
 
-/// A reply that comes later: [`Input::defer`](crate::Input::defer). Its last methods consume it.
+/// A deferred reply: [`Input::defer`](crate::Input::defer). Its last methods consume it.
 ///
 /// Dropping it unsent closes the link with
 /// [`HandlerError`](crate::DisconnectReason::HandlerError): later replies would be taken for this one.
 ///
 /// It is a claim, and holds no buffer: the end of the link cancels it. Within the guarantee it has
-/// nothing set aside; it is queued when the link's own send has left.
+/// no reservation; it is queued when the link's own send has left.
 #[must_use = "dropping a reply unsent closes its link"]
 pub struct Reply {
     state: Option<Locked<ReplyState>>,
@@ -46,12 +46,12 @@ impl Reply {
         (Self { state: Some(state), bytes_max, link }, claim)
     }
 
-    /// Sends the reply; the input goes on.
+    /// Sends the reply; the input continues.
     ///
     /// # Errors
     ///
-    /// [`PostError::Closed`] if the link has ended; [`PostError::TooLarge`] if it is longer than what
-    /// was set aside, which closes the link as a drop does.
+    /// [`PostError::Closed`] if the link has ended; [`PostError::TooLarge`] if it is longer than its
+    /// reservation, which closes the link as a drop does.
     pub fn send(self, payload: impl Payload) -> Result<(), PostError> {
         let bytes = payload.bytes();
         self.end(bytes, false)
@@ -66,7 +66,7 @@ impl Reply {
         self.send(text)
     }
 
-    /// There is no reply; the input goes on.
+    /// There is no reply; the input continues.
     pub fn none(self) {
         let _link_has_ended = self.end(Some(Vec::new()), false);
     }
@@ -109,7 +109,7 @@ impl Drop for Reply {
         let Some(state) = &self.state else { return };
         let mut state = state.lock();
         if let ReplyState::Waiting = *state {
-            *state = if planted(Fault::DroppedReplyIsNone) {
+            *state = if planted(ModelBug::DroppedReplyIsNone) {
                 ReplyState::Sent { bytes: Vec::new(), close: false }
             } else {
                 ReplyState::Dropped

@@ -1,7 +1,7 @@
 //! What one direction of a link holds, what it has borrowed, and what it waits for.
 
 use super::pool::Pool;
-use crate::fault::{Fault, planted};
+use crate::bug::{ModelBug, planted};
 use crate::shares::{Direction, Loans, Shares};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,10 +22,10 @@ impl Ledger {
     /// The pool has one buffer more than the shares: the one into which is received.
     pub(crate) fn new(shares: Shares, buffer_count: usize) -> Rc<Self> {
         let mut shares = shares;
-        if planted(Fault::InputTakesAll) {
+        if planted(ModelBug::InputTakesAll) {
             shares.input_loans_max = shares.surplus;
         }
-        if planted(Fault::InputTakesHalf) {
+        if planted(ModelBug::InputTakesHalf) {
             shares.input_loans_max = shares.surplus / 2;
         }
         Rc::new(Self {
@@ -51,7 +51,7 @@ impl Ledger {
     }
 }
 
-/// A place in the queue for loans.
+/// An entry of the queue for loans.
 #[derive(Clone, Copy, Debug)]
 struct Wait {
     ticket: u64,
@@ -109,12 +109,12 @@ impl Account {
     /// Buffers that it can borrow now, beyond what it has borrowed.
     pub(crate) fn loanable(&self) -> usize {
         let Ledger { shares, lent, .. } = &*self.ledger;
-        if planted(Fault::LendsTooMuch) {
+        if planted(ModelBug::LendsTooMuch) {
             return shares.surplus;
         }
         let waiters = self.ledger.waiters.borrow();
         let first = waiters.first_key_value();
-        let first = first.filter(|_| !planted(Fault::NothingIsReserved));
+        let first = first.filter(|_| !planted(ModelBug::NothingIsReserved));
         match first {
             Some((ticket, (of, need))) if self.wait.is_none_or(|wait| wait.ticket != *ticket) => {
                 let free = shares.free_beside(lent.get(), self.direction, *need, *of);
@@ -127,14 +127,14 @@ impl Account {
 
     /// Buffers that it can borrow now without saying what it needs.
     pub(crate) fn loanable_parts(&self) -> usize {
-        if planted(Fault::PartsTakeAll) {
+        if planted(ModelBug::PartsTakeAll) {
             return self.loanable();
         }
         self.loanable().saturating_sub(self.ledger.shares.message_loans)
     }
 
     /// Charges it for what it holds: `held` buffers, and `claimed` ones beyond these and its
-    /// guarantee that are set aside.
+    /// guarantee that are reserved.
     pub(crate) fn charge(&mut self, held: usize, claimed: usize) {
         let loan = held.saturating_sub(self.guarantee) + claimed;
         if self.loan == 0 {
@@ -153,7 +153,7 @@ impl Account {
         self.progress_ms = self.ledger.now_ms();
     }
 
-    /// Waits for a loan of `need` buffers, in order; 0: no longer. It keeps its place.
+    /// Waits for a loan of `need` buffers, in order; 0: no longer. A later call keeps the order.
     pub(crate) fn wait_for(&mut self, need: usize) {
         let mut waiters = self.ledger.waiters.borrow_mut();
         let Some(wait) = self.wait.filter(|_| need > 0) else {

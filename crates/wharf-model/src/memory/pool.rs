@@ -37,7 +37,7 @@ impl Pool {
     }
 }
 
-/// A buffer, and the part of it that is in use. It is in the pool again once it is dropped.
+/// A buffer, and the part of it that is in use. Its drop releases it.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     bytes: Box<[u8]>,
@@ -51,7 +51,7 @@ impl Buffer {
         &self.bytes[self.begin..self.end]
     }
 
-    /// Bytes that can be written behind those in use.
+    /// Bytes that can be written after those in use.
     pub(crate) fn spare_capacity(&self) -> usize {
         self.bytes.len() - self.end
     }

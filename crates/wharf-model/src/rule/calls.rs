@@ -2,7 +2,7 @@
 
 use super::Model;
 use super::slot::{LastCall, Slot};
-use crate::fault::{Fault, planted};
+use crate::bug::{ModelBug, planted};
 use crate::interface::{Handler, Input, Link, Output, Queue, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -19,18 +19,18 @@ where
         if !callable || slot.input.is_empty() {
             return false;
         }
-        if slot.input.claim.is_some() && !planted(Fault::DeferralLeavesInput) {
+        if slot.input.claim.is_some() && !planted(ModelBug::DeferralLeavesInput) {
             return false;
         }
-        if slot.wakes || (slot.last.took && !planted(Fault::NoCallAfterTaking)) {
+        if slot.wakes || (slot.last.took && !planted(ModelBug::NoCallAfterTaking)) {
             return true;
         }
         let want = slot.input.wanted_bytes();
-        if want > 0 && !planted(Fault::IgnoresTake) {
+        if want > 0 && !planted(ModelBug::IgnoresTake) {
             return slot.input.len() >= want;
         }
         let LastCall { received_bytes, taken_bytes, .. } = slot.last;
-        let more_may_be_queued = if planted(Fault::CapacityCallsNobody) {
+        let more_may_be_queued = if planted(ModelBug::CapacityCausesNoCall) {
             false
         } else {
             let [own, partner] = self.taken_bytes(slot);
@@ -100,7 +100,7 @@ where
             out.partner_debt.is_owed && is_payable(out, out.partner_debt.bytes)
         });
         let inbox_is_full = self.server.lock().inbox.len() >= self.settings.posts_max;
-        if !(own || partner.is_some()) || inbox_is_full || planted(Fault::NeverWritable) {
+        if !(own || partner.is_some()) || inbox_is_full || planted(ModelBug::NeverWritable) {
             return false;
         }
         if own {
@@ -123,7 +123,7 @@ where
         in_pool: bool,
         act: impl FnOnce(&H, &mut Link<'_, S, W>, &mut Input<'_>) -> Result<R>,
     ) -> Option<Result<R>> {
-        // The partner's output is lent to the call.
+        // The call has the partner's output.
         let partner = self.slots[at].partner;
         if let Some(partner) = partner {
             let empty = self.no_output();
@@ -187,7 +187,7 @@ where
     /// The output into which replies go: the partner's, or its own.
     fn replies(&self, at: usize) -> &Queue {
         match self.slots[at].partner {
-            Some(partner) if !planted(Fault::WaitsForOwnOutput) => &self.slots[partner].out,
+            Some(partner) if !planted(ModelBug::WaitsForOwnOutput) => &self.slots[partner].out,
             _ => &self.slots[at].out,
         }
     }

@@ -1,7 +1,7 @@
 //! How callbacks' results and ends are applied.
 
 use super::{LinkEnd, Model};
-use crate::fault::{Fault, planted};
+use crate::bug::{ModelBug, planted};
 use crate::interface::{DisconnectReason, ErrorKind, Handler, LinkId, ReplyState, Result, Verdict};
 
 impl<H, S, W> Model<H, S, W>
@@ -31,7 +31,7 @@ where
             Some(Err(error)) => {
                 self.cancel_reply(at);
                 let reason = match error.kind() {
-                    ErrorKind::OutputFull if planted(Fault::FullBlamesPeer) => {
+                    ErrorKind::OutputFull if planted(ModelBug::FullBlamesPeer) => {
                         return self.close_now(at, DisconnectReason::SlowReader);
                     }
                     ErrorKind::OutputFull => DisconnectReason::OutputFull,
@@ -75,7 +75,7 @@ where
         slot.out.account.wait_for(0);
     }
 
-    /// Ends at once: what is unsent is discarded.
+    /// Ends immediately: unsent bytes are discarded.
     pub(super) fn close_now(&mut self, at: usize, reason: DisconnectReason) {
         if self.slots[at].is_over() {
             return;
@@ -148,7 +148,7 @@ where
         slot.input.claim = None;
         slot.out.end_reserved(bytes_max, &bytes);
         slot.wakes = true;
-        if planted(Fault::ReplyCallsNobody) {
+        if planted(ModelBug::ReplyCausesNoCall) {
             (slot.wakes, slot.last.took) = (false, false);
         }
         if close && slot.is_open() {

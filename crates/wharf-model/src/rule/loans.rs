@@ -1,8 +1,8 @@
-//! The loan rule: who waits for buffers, and who is closed for them.
+//! The loan rule: which links wait for buffers, and which are closed for them.
 
 use super::Model;
 use super::slot::Slot;
-use crate::fault::{Fault, planted};
+use crate::bug::{ModelBug, planted};
 use crate::interface::{DisconnectReason, Handler};
 use crate::shares::{Holder, Loans, loan_patience_ms};
 
@@ -12,7 +12,7 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    /// Takes or gives up a place in the queue for a loan, if buffers are all that the output lacks.
+    /// Joins or leaves the queue for a loan; the output joins if it lacks only buffers.
     pub(super) fn wait_for_output(&mut self, at: usize) {
         let slot = &self.slots[at];
         let below = slot.out.used_bytes() <= slot.out.limit / 2;
@@ -30,7 +30,7 @@ where
     /// as many as it takes.
     pub(super) fn revoke_loans(&mut self) {
         let wait_ms = self.settings.loan_wait_ms;
-        if wait_ms == 0 || planted(Fault::NeverRevokes) {
+        if wait_ms == 0 || planted(ModelBug::NeverRevokes) {
             return;
         }
         let mut needs = Loans::default();
@@ -48,7 +48,7 @@ where
             .filter_map(|(at, slot)| holder(at, slot, patience_ms))
             .collect();
         let mut victims = self.ledger.shares.victims(self.ledger.lent(), needs, &holders);
-        if planted(Fault::ClosesOneAtATime) {
+        if planted(ModelBug::ClosesOneAtATime) {
             victims.truncate(1);
         }
         for victim in victims {
@@ -61,16 +61,16 @@ where
     }
 }
 
-/// It waits for nothing but a loan for its own reply: the fault is not its peer's.
+/// It waits only for a loan for its own reply, which is not caused by its peer.
 fn is_spared<S>(slot: &Slot<S>) -> bool {
     let waits = slot.out.account.is_waiting() && slot.out.unsent_bytes() == 0;
-    waits && !slot.input.account.is_waiting() && !planted(Fault::ClosesWaitingReply)
+    waits && !slot.input.account.is_waiting() && !planted(ModelBug::ClosesWaitingReply)
 }
 
 fn holder<S>(at: usize, slot: &Slot<S>, patience_ms: u64) -> Option<Holder> {
     let (input, input_weight) = slot.input.account.stuck_loan(patience_ms);
     let (output, output_weight) = slot.out.account.stuck_loan(patience_ms);
-    // What waits for the rest of its message is served in its turn, and closed only for its output.
+    // A link that waits for the rest of its message gets its loan in order, and is closed only for its output.
     if output == 0 && slot.input.account.is_waiting() {
         return None;
     }

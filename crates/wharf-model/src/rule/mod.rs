@@ -1,4 +1,4 @@
-//! The rules at work: one worker, its links, and the outside.
+//! The model: one worker, its links, and its network.
 
 mod calls;
 mod ends;
@@ -25,7 +25,7 @@ use std::rc::Rc;
 /// One worker with its links and buffers, single-threaded, with a clock that only [`tick`](Self::tick)
 /// moves.
 ///
-/// The outside is the methods [`connect`](Self::connect), [`arrive`](Self::arrive),
+/// The network is the methods [`connect`](Self::connect), [`arrive`](Self::arrive),
 /// [`finish`](Self::finish), [`reset`](Self::reset) and [`leave`](Self::leave); a
 /// [`turn`](Self::turn) is one turn of the worker.
 pub struct Model<H, S, W> {
@@ -236,7 +236,7 @@ where
         self.worker = start_worker(&self.handler, &self.server, false);
     }
 
-    /// An output that holds nothing, in the place of one that is lent to a call.
+    /// An empty output, while the call has the link's own.
     fn no_output(&self) -> Queue {
         Queue::new(&self.ledger, 0, 0)
     }

@@ -1,4 +1,4 @@
-//! The outside: what peers send, and what they take.
+//! The network: bytes that peers send, and bytes that they take.
 
 use super::Model;
 use crate::interface::Handler;

@@ -1,7 +1,7 @@
 //! Posts and bits, which are applied at the begin of a turn, posts first.
 
 use super::{LinkEnd, Model};
-use crate::fault::{Fault, planted};
+use crate::bug::{ModelBug, planted};
 use crate::interface::{Bits, DisconnectReason, Handler, LinkId, Post, To, WhenSlow};
 
 impl<H, S, W> Model<H, S, W>
@@ -67,7 +67,7 @@ where
     fn apply_bits(&mut self, at: usize, bits: Bits) {
         let slot = &mut self.slots[at];
         if bits.resume {
-            slot.wakes |= slot.is_paused || !planted(Fault::ResumeNeedsPause);
+            slot.wakes |= slot.is_paused || !planted(ModelBug::ResumeNeedsPause);
             slot.is_paused = false;
         }
         if bits.abort {

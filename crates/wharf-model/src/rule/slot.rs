@@ -86,11 +86,11 @@ pub struct LinkView {
     pub unread_max: usize,
     /// Bytes that are queued or in flight.
     pub unsent_bytes: usize,
-    /// Bytes that are set aside for a deferred reply.
+    /// Bytes that are reserved for a deferred reply.
     pub reserved_bytes: usize,
     /// The most bytes that may be queued.
     pub output_limit: usize,
-    /// Sends that were refused for want of capacity.
+    /// Sends that were refused for lack of capacity.
     pub refused: u32,
     /// Posts that it missed.
     pub missed: u64,

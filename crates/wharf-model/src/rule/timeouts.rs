@@ -1,7 +1,7 @@
 //! Time passes: idle, stalled, late and draining links.
 
 use super::{LinkEnd, Model};
-use crate::fault::{Fault, planted};
+use crate::bug::{ModelBug, planted};
 use crate::interface::{DisconnectReason, Handler};
 
 impl<H, S, W> Model<H, S, W>
@@ -45,7 +45,7 @@ where
             return self.close_now(at, DisconnectReason::SlowReader);
         }
         let peer_owes_nothing = unsent
-            || (is_deferred && !planted(Fault::IdleWhileDeferred))
+            || (is_deferred && !planted(ModelBug::IdleWhileDeferred))
             || slot.is_paused
             || slot.pool_turns > 0
             || !slot.is_open()

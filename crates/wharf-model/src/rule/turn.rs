@@ -1,7 +1,7 @@
 //! One turn of the worker.
 
 use super::{LinkEnd, Model};
-use crate::fault::{Fault, planted};
+use crate::bug::{ModelBug, planted};
 use crate::interface::{DisconnectReason, Handler};
 
 impl<H, S, W> Model<H, S, W>
@@ -46,7 +46,7 @@ where
             }
             return true;
         }
-        if planted(Fault::WritableBeforeDrain) {
+        if planted(ModelBug::WritableBeforeDrain) {
             moved |= self.call_writable(at);
         }
         // First: a handler that fills its output in each `on_writable` would leave no grant for it.
@@ -75,7 +75,7 @@ where
     }
 
     fn call_receive(&mut self, at: usize) -> bool {
-        let calls_max = if planted(Fault::NoCallBudget) {
+        let calls_max = if planted(ModelBug::NoCallBudget) {
             usize::MAX
         } else {
             self.settings.calls_per_turn_max
@@ -114,9 +114,9 @@ where
         }
         let is_sent = slot.out.unsent_bytes() == 0;
         if let Some(reason) = slot.ending {
-            let is_handled = is_handled || slot.end_called || planted(Fault::DrainDropsInput);
+            let is_handled = is_handled || slot.end_called || planted(ModelBug::DrainDropsInput);
             let is_sent =
-                (is_sent && !slot.out.own_debt.is_owed) || planted(Fault::CloseDropsQueued);
+                (is_sent && !slot.out.own_debt.is_owed) || planted(ModelBug::CloseDropsQueued);
             if is_handled && is_sent {
                 self.close_now(at, reason);
                 return true;

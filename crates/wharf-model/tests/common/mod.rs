@@ -1,17 +1,17 @@
-//! What the tests of the model share: small settings, checks that take a number of seeds, and the
-//! search for planted faults.
+//! Shared by the tests of the model: small settings, checks that take a number of seeds, and the search
+//! for planted bugs.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::panic::catch_unwind;
 use std::sync::Once;
-use wharf_model::{Fault, Handler, LinkEnd, LinkId, Model, Rng, Settings};
+use wharf_model::{Handler, LinkEnd, LinkId, Model, ModelBug, Rng, Settings};
 
 /// Seeds of each check that draws.
 pub(crate) const SEEDS: u64 = 1_000;
-/// Seeds with which a planted fault must be found.
-pub(crate) const FAULT_SEEDS: u64 = 40;
+/// Seeds with which a planted bug must be found.
+pub(crate) const BUG_SEEDS: u64 = 40;
 
-/// A check, which panics on what does not hold, and its name.
+/// A check, which panics if it fails, and its name.
 pub(crate) type Check = (&'static str, fn(u64));
 
 /// Small outputs, so that they fill up and messages lie across buffers. The surplus is enough.
@@ -32,7 +32,7 @@ pub(crate) fn id_of(link: usize) -> LinkId {
     LinkId::new(link)
 }
 
-/// So many turns.
+/// Runs `count` turns.
 pub(crate) fn turns<H, S, W>(model: &mut Model<H, S, W>, count: usize)
 where
     H: Handler<S, W>,
@@ -44,8 +44,8 @@ where
     }
 }
 
-/// Turns until nothing happens, with a peer that reads all; what it heard.
-pub(crate) fn settle<H, S, W>(model: &mut Model<H, S, W>, link: usize) -> String
+/// Runs turns until nothing happens, with a peer that reads all; returns the bytes that it read.
+pub(crate) fn run_until_idle<H, S, W>(model: &mut Model<H, S, W>, link: usize) -> String
 where
     H: Handler<S, W>,
     S: Send + 'static,
@@ -68,31 +68,31 @@ pub(crate) fn is_over(end: LinkEnd) -> bool {
     matches!(end, LinkEnd::Over(_))
 }
 
-/// Each of these faults must be found by one of the checks. Prints by which.
-pub(crate) fn find(faults: &[Fault], checks: &[Check]) {
+/// Each of these bugs must be found by one of the checks. Prints which one finds it.
+pub(crate) fn find(bugs: &[ModelBug], checks: &[Check]) {
     hide_expected_panics();
-    for fault in faults {
+    for bug in bugs {
         let found = checks
             .iter()
-            .find(|(_, check)| fault.plant(|| catch_unwind(|| check(FAULT_SEEDS)).is_err()));
-        println!("{fault:?}: {:?}", found.map(|(name, _)| name));
-        assert!(found.is_some(), "no check finds the planted fault {fault:?}");
+            .find(|(_, check)| bug.plant(|| catch_unwind(|| check(BUG_SEEDS)).is_err()));
+        println!("{bug:?}: {:?}", found.map(|(name, _)| name));
+        assert!(found.is_some(), "no check finds the planted bug {bug:?}");
     }
 }
 
-/// Panics that are expected print nothing: those on purpose, and those of planted faults.
+/// Panics that are planned, or caused by planted bugs, print nothing.
 pub(crate) fn hide_expected_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             let text = info.payload_as_str();
-            if Fault::current().is_none() && text != Some(ON_PURPOSE) {
+            if ModelBug::current().is_none() && text != Some(ON_PURPOSE) {
                 hook(info);
             }
         }));
     });
 }
 
-/// What handlers say when they panic on purpose.
+/// The text of planned panics.
 pub(crate) const ON_PURPOSE: &str = "on purpose";

@@ -1,9 +1,9 @@
-//! Promise: programs that keep to the interface lose nothing, never stand still, and are refused
+//! Promise: programs that keep to the interface lose nothing, never wait without end, and are refused
 //! nothing within their grant.
 //!
 //! Method: thirteen small servers run in the model under random pieces, outputs of a few hundred bytes, and
-//! clients that stop reading; each client knows every byte that it must hear. The handlers are in
-//! `handlers/`, what clients say in `talks.rs`: the engine runs the same ones in `tests/same_bytes/`.
+//! clients that stop reading; each client checks every byte that it reads. The handlers are in
+//! `handlers/`, the clients' texts in `talks.rs`: the engine runs the same ones in `tests/same_bytes/`.
 #![cfg(test)]
 #![expect(clippy::disallowed_types, reason = "programs share values between workers as they like")]
 
@@ -20,9 +20,9 @@ use common::{Check, SEEDS, find, small};
 use handlers::{deferred, download, echo, frames, http, keyvalue, patient, redis, stream};
 use talks::Talk;
 use wharf_model as api;
-use wharf_model::{Client, Fault, Handler, LinkEnd, Model, Rng};
+use wharf_model::{Client, Handler, LinkEnd, Model, ModelBug, Rng};
 
-/// Runs one client of `handler` for each seed, and checks what it hears.
+/// Runs one client of `handler` for each seed, and checks what it reads.
 pub(crate) fn check<H, S, W>(
     seeds: u64,
     handler: impl Fn() -> H,
@@ -126,7 +126,7 @@ mod one_client {
             };
             (oracle, other)
         };
-        // Time stands still: what never comes would be waited for.
+        // The clock does not advance, so a missing call or loan would be waited for indefinitely.
         let talk = |rng: &mut Rng, name: &str| loop {
             let talk = talks::deferred(rng, name);
             if !never(str::from_utf8(&talk.text).unwrap()) {
@@ -219,13 +219,13 @@ fn chat_goes_on_until_the_server_stops() {
 }
 
 #[test]
-fn planted_faults_are_found_by_programs() {
-    let faults = [
-        Fault::NoCallAfterTaking,
-        Fault::NeverWritable,
-        Fault::WaitsForOwnOutput,
-        Fault::CloseDropsQueued,
-        Fault::ReplyCallsNobody,
+fn planted_bugs_are_found_by_programs() {
+    let bugs = [
+        ModelBug::NoCallAfterTaking,
+        ModelBug::NeverWritable,
+        ModelBug::WaitsForOwnOutput,
+        ModelBug::CloseDropsQueued,
+        ModelBug::ReplyCausesNoCall,
     ];
-    find(&faults, CHECKS);
+    find(&bugs, CHECKS);
 }

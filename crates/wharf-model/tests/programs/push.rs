@@ -1,4 +1,4 @@
-//! Pushes to users by name: each push comes or is counted, and a second login replaces the first.
+//! Pushes to users by name: each push arrives or is counted, and a second login replaces the first.
 
 use crate::common::{id_of, small};
 use crate::handlers::push::Online;
@@ -34,7 +34,7 @@ pub(crate) fn run(seeds: u64) {
         let missed = model.server().stats().missed;
         assert!(text.starts_with("OK\n"), "seed {seed}");
         assert_eq!(got + missed, posted, "seed {seed}: each push comes or is counted");
-        // The same user again: the old link has to go, and its end leaves the new name alone.
+        // A second login of the user: the first link is closed, and its end does not remove the new name.
         model.arrive(second, b"LOGIN ann\n");
         while model.turn() {
             model.leave(second, 99);

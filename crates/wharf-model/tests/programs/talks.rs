@@ -1,12 +1,12 @@
-//! What clients say to the programs, and what they must hear, drawn from a seed. Each client has a name,
-//! so that several can use one server and each still knows every byte.
+//! What clients send to the programs, and what they must read, drawn from a seed. Each client has a name,
+//! so that several can use one server and each can still check every byte.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use wharf_model::Rng;
 
-/// What a client says, and what it must hear.
+/// What a client sends, and what it must read.
 #[derive(Clone, Debug)]
 pub(crate) struct Talk {
     pub(crate) text: Vec<u8>,

@@ -1,6 +1,6 @@
 //! Replies that come later.
 
-use crate::common::{id_of, settle, turns};
+use crate::common::{id_of, run_until_idle, turns};
 use std::sync::Mutex;
 use wharf_model::{
     DisconnectReason, Handler, Input, Link, LinkEnd, Model, PostError, Reply, Result, Settings,
@@ -44,7 +44,7 @@ fn ask(text: &[u8]) -> (Model<Batch, (), ()>, usize) {
     let mut model = Model::new(Batch::default(), settings);
     let link = model.connect();
     model.arrive(link, text);
-    settle(&mut model, link);
+    run_until_idle(&mut model, link);
     (model, link)
 }
 
@@ -52,10 +52,10 @@ pub(crate) fn a_deferral_holds_the_input_so_replies_keep_their_order(_: u64) {
     let mut model = Model::new(Batch::default(), Settings::default());
     let link = model.connect();
     model.arrive(link, b"q1\nping\nq2\n");
-    let mut heard = settle(&mut model, link);
+    let mut heard = run_until_idle(&mut model, link);
     while let Some((question, reply)) = model.handler().take().pop() {
         writeln!(reply, "re {question}").unwrap();
-        heard += &settle(&mut model, link);
+        heard += &run_until_idle(&mut model, link);
     }
     assert_eq!(heard, "(wait)re q1\npong\n(wait)re q2\n");
 }
@@ -63,22 +63,22 @@ pub(crate) fn a_deferral_holds_the_input_so_replies_keep_their_order(_: u64) {
 pub(crate) fn a_reply_ends_by_none_or_by_close(_: u64) {
     let (mut model, link) = ask(b"q\nping\n");
     model.handler().take_one().none();
-    assert_eq!(settle(&mut model, link), "pong\n");
+    assert_eq!(run_until_idle(&mut model, link), "pong\n");
     assert_eq!(model.link(link).reserved_bytes, 0);
     let (mut model, link) = ask(b"q\nping\n");
     model.handler().take_one().close("last").unwrap();
-    assert_eq!(settle(&mut model, link), "last");
+    assert_eq!(run_until_idle(&mut model, link), "last");
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::HandlerClosed));
 }
 
 pub(crate) fn a_dropped_or_too_long_reply_closes_the_link(_: u64) {
     let (mut model, link) = ask(b"q\nping\n");
     model.handler().take();
-    assert_eq!(settle(&mut model, link), "");
+    assert_eq!(run_until_idle(&mut model, link), "");
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::HandlerError));
     let (mut model, link) = ask(b"q\n");
     assert_eq!(model.handler().take_one().send([0; 21]), Err(PostError::TooLarge));
-    settle(&mut model, link);
+    run_until_idle(&mut model, link);
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::HandlerError));
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn a_late_reply_finds_its_link_closed(_: u64) {
     }
     assert_eq!(model.link(link).end, LinkEnd::Open);
     model.tick(100);
-    settle(&mut model, link);
+    run_until_idle(&mut model, link);
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::HandlerError));
     assert_eq!(model.handler().take_one().send("late"), Err(PostError::Closed));
     assert_eq!(model.lent().sum(), 0, "the reply of an ended link holds nothing");
@@ -104,7 +104,7 @@ pub(crate) fn a_close_waits_for_the_deferred_reply(_: u64) {
     turns(&mut model, 5);
     assert_eq!(model.link(link).end, LinkEnd::Flushing(DisconnectReason::Kicked));
     model.handler().take_one().send("last").unwrap();
-    assert_eq!(settle(&mut model, link), "last");
+    assert_eq!(run_until_idle(&mut model, link), "last");
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::Kicked));
 }
 
@@ -118,6 +118,6 @@ pub(crate) fn a_reply_within_the_guarantee_waits_for_the_links_own_send(_: u64) 
     model.handler().take_one().send("reply").unwrap();
     turns(&mut model, 3);
     assert_eq!(model.link(link).end, LinkEnd::Open);
-    assert_eq!(settle(&mut model, link), "(wait)reply");
+    assert_eq!(run_until_idle(&mut model, link), "(wait)reply");
     assert_eq!(model.lent().sum(), 0);
 }

@@ -1,6 +1,6 @@
 //! How links end, and what is called until then.
 
-use crate::common::{ON_PURPOSE, hide_expected_panics, id_of, settle, small, turns};
+use crate::common::{ON_PURPOSE, hide_expected_panics, id_of, run_until_idle, small, turns};
 use crate::deferral::Batch;
 use crate::input::Gated;
 use std::sync::Mutex;
@@ -34,7 +34,7 @@ pub(crate) fn a_goodbye_at_the_end_has_its_grant(_: u64) {
     model.finish(link);
     turns(&mut model, 9);
     assert_eq!(model.link(link).end, LinkEnd::Open);
-    assert_eq!(settle(&mut model, link), "a".repeat(400) + "bye\n");
+    assert_eq!(run_until_idle(&mut model, link), "a".repeat(400) + "bye\n");
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::PeerClosed));
 }
 
@@ -83,10 +83,10 @@ pub(crate) fn on_writable_comes_only_when_it_is_owed(_: u64) {
     let mut model = Model::new(Owed, Settings::default());
     let link = model.connect();
     model.arrive(link, b"a\nb\n");
-    settle(&mut model, link);
+    run_until_idle(&mut model, link);
     assert_eq!(model.link(link).writables, 0);
     model.arrive(link, b"n\n");
-    settle(&mut model, link);
+    run_until_idle(&mut model, link);
     assert_eq!(model.link(link).writables, 1);
 }
 
@@ -133,7 +133,7 @@ pub(crate) fn close_in_a_stream_sends_what_is_queued(_: u64) {
     let mut model = Model::new(Stream::default(), Settings::default());
     let link = model.connect();
     model.arrive(link, b"close\n");
-    assert_eq!(settle(&mut model, link).len(), 400);
+    assert_eq!(run_until_idle(&mut model, link).len(), 400);
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::HandlerClosed));
 }
 
@@ -142,7 +142,7 @@ pub(crate) fn a_stream_goes_on_after_the_peers_half_has_ended(_: u64) {
     let link = model.connect();
     model.arrive(link, b"go\n");
     model.finish(link);
-    assert!(settle(&mut model, link).len() > 600);
+    assert!(run_until_idle(&mut model, link).len() > 600);
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::PeerClosed));
 }
 
@@ -150,8 +150,8 @@ pub(crate) fn a_failed_connect_undoes_all(_: u64) {
     let mut model = Model::new(Stream::default(), Settings::default());
     model.connect();
     let refused = model.connect();
-    model.server().group(Group::new(1)).post("to nobody");
-    assert_eq!(settle(&mut model, refused), "no");
+    model.server().group(Group::new(1)).post("to no link");
+    assert_eq!(run_until_idle(&mut model, refused), "no");
     assert_eq!(model.link(refused).end, LinkEnd::Over(DisconnectReason::Limit));
     assert_eq!(model.link_count(), 2, "no partner");
     assert_eq!(model.handler().disconnects.load(Ordering::Relaxed), 0);
@@ -173,13 +173,13 @@ pub(crate) fn bits_wait_while_the_pool_has_the_link(_: u64) {
         let link = model.connect();
         for _ in 0..before {
             model.arrive(link, b"x\n");
-            settle(&mut model, link);
+            run_until_idle(&mut model, link);
         }
         model.arrive(link, b"1\n2\n");
         turns(&mut model, 1);
         model.server().link(id_of(link)).close();
         model.server().link(id_of(link)).post("news\n");
-        let heard = settle(&mut model, link);
+        let heard = run_until_idle(&mut model, link);
         assert!(heard.contains("slow\n"), "{heard:?}");
         assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::Kicked));
     }
@@ -225,7 +225,7 @@ pub(crate) fn a_panic_of_one_partner_reaches_the_other(_: u64) {
     // The other one sends what is queued, and waits for its reply, which was deferred.
     let reply = model.handler().0.lock().unwrap().pop().unwrap();
     reply.send(" reply").unwrap();
-    assert_eq!(settle(&mut model, link), "HandlerPanic reply");
+    assert_eq!(run_until_idle(&mut model, link), "HandlerPanic reply");
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::PartnerGone));
 }
 
@@ -301,7 +301,7 @@ pub(crate) fn a_drain_handles_and_sends_what_began_before_it(seeds: u64) {
             heard += str::from_utf8(&model.leave(link, len)).unwrap();
             model.turn();
         }
-        heard += &settle(&mut model, link);
+        heard += &run_until_idle(&mut model, link);
         let count = |text: &str| heard.matches(text).count();
         let counts = (count("pong\n"), count("re q\n"), count("bye\n"));
         assert_eq!(counts, (pings, deferred, 1), "seed {seed}: {heard:?}");
@@ -318,12 +318,12 @@ pub(crate) fn a_drain_handles_unread_input_of_a_paused_link(_: u64) {
     model.arrive(link, b"1\n2\n");
     turns(&mut model, 2);
     model.server().stop(MINUTE);
-    assert_eq!(settle(&mut model, link), "done\n");
+    assert_eq!(run_until_idle(&mut model, link), "done\n");
     assert_eq!(model.link(link).end, LinkEnd::Open);
     model.server().link(id_of(link)).resume();
-    assert_eq!(settle(&mut model, link), "done\n");
+    assert_eq!(run_until_idle(&mut model, link), "done\n");
     model.server().link(id_of(link)).resume();
-    settle(&mut model, link);
+    run_until_idle(&mut model, link);
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::ServerStopping));
 }
 
@@ -352,7 +352,7 @@ pub(crate) fn a_drain_is_told_to_a_handler_that_fills_its_output(_: u64) {
     model.arrive(link, b"go");
     turns(&mut model, 9);
     model.server().stop(MINUTE);
-    assert!(settle(&mut model, link).ends_with(".bye"));
+    assert!(run_until_idle(&mut model, link).ends_with(".bye"));
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::HandlerClosed));
 }
 
@@ -379,7 +379,7 @@ pub(crate) fn keep_at_a_drain_is_until_close_or_the_drain_timeout(_: u64) {
     };
     let (mut model, link) = start();
     model.arrive(link, b"x");
-    assert_eq!(settle(&mut model, link), "end");
+    assert_eq!(run_until_idle(&mut model, link), "end");
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::HandlerClosed));
     let (mut model, link) = start();
     model.tick(59_999);

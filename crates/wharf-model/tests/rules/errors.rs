@@ -1,6 +1,6 @@
-//! Errors and panics, and whose fault they are.
+//! Errors and panics, and the reasons for which links end.
 
-use crate::common::{ON_PURPOSE, hide_expected_panics, settle};
+use crate::common::{ON_PURPOSE, hide_expected_panics, run_until_idle};
 use std::sync::atomic::{AtomicU64, Ordering};
 use wharf_model::{
     DisconnectReason, Handler, Input, LengthPrefix, Link, LinkEnd, Model, Origin, PostError,
@@ -23,7 +23,7 @@ pub(crate) fn an_error_of_on_end_closes_the_link(_: u64) {
     let link = model.connect();
     model.arrive(link, b"hello");
     model.finish(link);
-    assert_eq!(settle(&mut model, link), "hello");
+    assert_eq!(run_until_idle(&mut model, link), "hello");
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::HandlerError));
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn a_limit_is_at_least_two_grants(_: u64) {
     let mut model = Model::new(Small, Settings::default());
     let link = model.connect();
     model.arrive(link, b"hello");
-    assert_eq!(settle(&mut model, link), "hello");
+    assert_eq!(run_until_idle(&mut model, link), "hello");
     assert_eq!(model.link(link).output_limit, 200);
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn a_reply_above_the_grant_waits_or_is_the_handlers_fault(_: u64) {
         let mut model = Model::new(Keys { asks, reply_bytes }, Settings::default());
         let link = model.connect();
         model.arrive(link, b"1\n2\n3\n4\n5\n");
-        (settle(&mut model, link).len(), model.link(link).end)
+        (run_until_idle(&mut model, link).len(), model.link(link).end)
     };
     // Up to half of the limit it fits, while buffers are not short: calls come below the mark.
     assert_eq!(run(false, 150), (750, LinkEnd::Open));
@@ -94,7 +94,7 @@ pub(crate) fn a_refused_message_is_tried_again_when_it_fits(_: u64) {
     let mut model = Model::new(Again, Settings::default());
     let link = model.connect();
     model.arrive(link, &b"again\n".repeat(5));
-    assert_eq!(settle(&mut model, link).len(), 5 * 390);
+    assert_eq!(run_until_idle(&mut model, link).len(), 5 * 390);
     let view = model.link(link);
     assert!(view.refused > 0, "no message was refused");
     assert!(view.writables <= 5, "called again and again: {view:?}");
@@ -132,14 +132,14 @@ pub(crate) fn a_link_with_a_partner_asks_for_its_own_output(_: u64) {
     let mut model = Model::new(Gate, Settings::default());
     let link = model.connect();
     model.arrive(link, &b"cached\n".repeat(12));
-    assert_eq!(settle(&mut model, link).len(), 12 * 90);
+    assert_eq!(run_until_idle(&mut model, link).len(), 12 * 90);
 }
 
 pub(crate) fn the_partners_error_closes_the_link_that_returned_it(_: u64) {
     let mut model = Model::new(Gate, Settings::default());
     let link = model.connect();
     model.arrive(link, b"full\n");
-    settle(&mut model, link);
+    run_until_idle(&mut model, link);
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::OutputFull));
 }
 
@@ -162,7 +162,7 @@ pub(crate) fn what_can_never_be_is_an_error_at_once(_: u64) {
         let mut model = Model::new(handler, Settings::default());
         let link = model.connect();
         model.arrive(link, data);
-        settle(&mut model, link);
+        run_until_idle(&mut model, link);
         model.link(link).end
     }
     assert_eq!(end(Big, &[0, 0, 2, 0, 1]), LinkEnd::Over(DisconnectReason::Limit));
@@ -199,10 +199,10 @@ pub(crate) fn a_panic_resets_its_link_and_the_worker_goes_on(_: u64) {
     let mut model = Model::new(Bad(AtomicU64::new(7)), Settings::default());
     let (bad, other) = (model.connect(), model.connect());
     model.arrive(bad, b"panic\n");
-    assert_eq!(settle(&mut model, bad), "");
+    assert_eq!(run_until_idle(&mut model, bad), "");
     assert_eq!(model.link(bad).end, LinkEnd::Over(DisconnectReason::HandlerPanic));
     model.arrive(other, b"go on\n");
-    assert_eq!(settle(&mut model, other), "half");
+    assert_eq!(run_until_idle(&mut model, other), "half");
     let ended = model.handler().0.load(Ordering::Relaxed);
     let links = model.server().stats().links;
     assert_eq!((model.panics(), *model.context(), ended, links), (1, 7, 8, 1));

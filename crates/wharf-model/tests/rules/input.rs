@@ -1,6 +1,6 @@
 //! When `on_receive` is called, and what it finds.
 
-use crate::common::{id_of, settle, small, turns};
+use crate::common::{id_of, run_until_idle, small, turns};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use wharf_model::{
@@ -36,13 +36,13 @@ pub(crate) fn rewind_returns_to_the_mark(_: u64) {
     let mut model = Model::new(Two, Settings::default());
     let link = model.connect();
     model.arrive(link, b"h1\nbod1h2\nbo");
-    assert_eq!(settle(&mut model, link), "[h1:bod1]");
+    assert_eq!(run_until_idle(&mut model, link), "[h1:bod1]");
     let calls = model.link(link).receives;
     model.arrive(link, b"d");
     turns(&mut model, 3);
     assert_eq!(model.link(link).receives, calls, "it asked for 7 bytes");
     model.arrive(link, b"2");
-    assert_eq!(settle(&mut model, link), "[h2:bod2]");
+    assert_eq!(run_until_idle(&mut model, link), "[h2:bod2]");
 }
 
 pub(crate) fn rewind_does_not_return_forwarded_bytes(_: u64) {
@@ -59,9 +59,9 @@ pub(crate) fn rewind_does_not_return_forwarded_bytes(_: u64) {
     let mut model = Model::new(Twice(AtomicUsize::new(0)), Settings::default());
     let link = model.connect();
     model.arrive(link, b"abc");
-    assert_eq!(settle(&mut model, link), "abc");
+    assert_eq!(run_until_idle(&mut model, link), "abc");
     model.arrive(link, b"d");
-    assert_eq!(settle(&mut model, link), "d");
+    assert_eq!(run_until_idle(&mut model, link), "d");
 }
 
 /// Takes nothing while its switch is 0, and pauses after each line while it is 2; keeps the link while
@@ -112,12 +112,12 @@ pub(crate) fn resume_wakes_a_link_that_was_kept_with_unread_input(_: u64) {
     turns(&mut model, 9);
     assert_eq!((model.link(link).end, model.link(link).unsent_bytes), (LinkEnd::Open, 0));
     model.server().link(id_of(link)).resume();
-    assert_eq!(settle(&mut model, link), "done\n");
+    assert_eq!(run_until_idle(&mut model, link), "done\n");
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::HandlerClosed));
-    // Nobody wakes it: then the idle timeout ends it.
+    // It is not woken: then the idle timeout ends it.
     let (mut model, link) = start();
     model.tick(1_000);
-    settle(&mut model, link);
+    run_until_idle(&mut model, link);
     assert_eq!(model.link(link).end, LinkEnd::Over(DisconnectReason::Idle));
 }
 
@@ -133,7 +133,7 @@ pub(crate) fn a_paused_link_is_called_for_nothing_until_it_is_resumed(seeds: u64
         }
         let mut heard = String::new();
         for n in 1..=lines {
-            heard += &settle(&mut model, link);
+            heard += &run_until_idle(&mut model, link);
             assert_eq!(heard.len(), 5 * n, "seed {seed}");
             assert_eq!(model.link(link).receives, n as u64, "seed {seed}");
             for _ in 0..rng.below(3) {
@@ -141,7 +141,7 @@ pub(crate) fn a_paused_link_is_called_for_nothing_until_it_is_resumed(seeds: u64
             }
             model.server().link(id_of(link)).resume();
         }
-        settle(&mut model, link);
+        run_until_idle(&mut model, link);
         let view = model.link(link);
         assert_eq!(matches!(view.end, LinkEnd::Over(_)), view.is_ended, "seed {seed}");
     }
@@ -161,7 +161,7 @@ pub(crate) fn more_capacity_calls_a_link_that_asked_for_nothing(_: u64) {
     let mut model = Model::new(Looks, Settings::default());
     let link = model.connect();
     model.arrive(link, b"abc");
-    assert_eq!(settle(&mut model, link).len(), 600);
+    assert_eq!(run_until_idle(&mut model, link).len(), 600);
 }
 
 pub(crate) fn what_take_asked_for_wins_over_more_capacity(_: u64) {
@@ -255,7 +255,7 @@ pub(crate) fn small_pieces_do_not_pin_buffers(seeds: u64) {
                 sent += model.arrive(link, &message[sent..sent + len]);
                 model.turn();
             }
-            assert_eq!(settle(&mut model, link), "380\n", "seed {seed}");
+            assert_eq!(run_until_idle(&mut model, link), "380\n", "seed {seed}");
             assert_eq!(model.lent().sum(), 0, "seed {seed}");
         }
     }

@@ -1,6 +1,6 @@
-//! Guarantee and loan: who waits for buffers, and who is closed for them.
+//! Guarantee and loan: which links wait for buffers, and which are closed for them.
 
-use crate::common::{settle, small, turns};
+use crate::common::{run_until_idle, small, turns};
 use crate::posts::Sizes;
 use wharf_model::{
     Client, DisconnectReason, Handler, Input, LengthPrefix, Link, LinkEnd, Model, Result, Rng,
@@ -160,7 +160,7 @@ pub(crate) fn the_largest_holder_is_closed_after_loan_wait_and_not_before(_: u64
         model.tick(100);
     }
     assert_eq!(ends(&mut model), ([LinkEnd::Open, LIMIT, LinkEnd::Open], 0));
-    assert_eq!(settle(&mut model, waiter.link).len(), 302);
+    assert_eq!(run_until_idle(&mut model, waiter.link).len(), 302);
     assert_eq!(model.server().stats().loans_revoked, 1);
 }
 
@@ -189,7 +189,7 @@ pub(crate) fn a_slow_reader_gives_its_loan_back(_: u64) {
     }
     let ends: Vec<LinkEnd> = slow.iter().map(|link| model.link(*link).end).collect();
     assert_eq!(ends, [LinkEnd::Open, SLOW_READER, LinkEnd::Open]);
-    assert_eq!(settle(&mut model, waiter).len(), 802);
+    assert_eq!(run_until_idle(&mut model, waiter).len(), 802);
 }
 
 pub(crate) fn a_steady_reader_keeps_its_loan(_: u64) {
@@ -204,7 +204,7 @@ pub(crate) fn a_steady_reader_keeps_its_loan(_: u64) {
     }
     assert_eq!(model.link(links[0]).end, LinkEnd::Open);
     assert_eq!(model.link(links[1]).end, SLOW_READER);
-    assert_eq!(settle(&mut model, waiter).len(), 1_002);
+    assert_eq!(run_until_idle(&mut model, waiter).len(), 1_002);
 }
 
 pub(crate) fn a_link_that_waits_for_its_own_reply_is_spared(_: u64) {
@@ -227,7 +227,7 @@ pub(crate) fn a_link_that_waits_for_its_own_reply_is_spared(_: u64) {
         model.turn();
     }
     assert_eq!(model.link(senders[0].link).end, SLOW_READER);
-    assert_eq!(settle(&mut model, senders[1].link).len(), 1_402);
+    assert_eq!(run_until_idle(&mut model, senders[1].link).len(), 1_402);
 }
 
 /// Twelve whole messages, of which one fits the loans for input, and their replies.
@@ -300,7 +300,7 @@ pub(crate) fn a_send_in_flight_pins_its_buffers(_: u64) {
     assert_eq!(model.lent().output, 23, "one byte is in flight");
     model.leave(link, 1);
     assert_eq!(model.lent().output, 19);
-    assert_eq!(settle(&mut model, link).len(), 1_502 - 256);
+    assert_eq!(run_until_idle(&mut model, link).len(), 1_502 - 256);
     assert_eq!(model.lent().output, 0);
 }
 
@@ -318,7 +318,7 @@ pub(crate) fn a_link_waits_for_its_own_send_and_not_for_a_loan(_: u64) {
         assert_eq!((model.link(link).receives, model.link(link).end), (1, LinkEnd::Open));
     }
     assert!(readers_of_nothing.iter().all(|link| model.link(*link).end == LinkEnd::Open));
-    assert_eq!(settle(&mut model, link).len(), 2 * 42);
+    assert_eq!(run_until_idle(&mut model, link).len(), 2 * 42);
 }
 
 pub(crate) fn what_the_first_waiter_needs_is_reserved_for_it(_: u64) {
@@ -383,8 +383,8 @@ impl Handler for Lengths {
     }
 }
 
-/// So many clients hold an incomplete message of the greatest length each; the others are answered in
-/// the same turn, and a whole one behind all of them gets through within 3 s.
+/// So many clients hold an incomplete message of the greatest length each; the others get their replies
+/// in the same turn, and a whole message behind all of them gets its loan within 3 s.
 fn hold_incomplete(settings: Settings, holders: usize, sample: usize) -> u64 {
     let links = settings.links_max;
     let prefix = LengthPrefix::new(4, settings.input_bytes - 4);
@@ -436,14 +436,14 @@ fn hold_incomplete(settings: Settings, holders: usize, sample: usize) -> u64 {
     time_ms
 }
 
-pub(crate) fn incomplete_messages_stop_nobody_for_long(_: u64) {
+pub(crate) fn incomplete_messages_stop_no_link_for_long(_: u64) {
     // Eight of forty fit at once.
     let settings = settings(400);
     hold_incomplete(settings, 40, 9);
 }
 
 /// 273 x 64 KiB are all 8,750 buffers.
-pub(crate) fn incomplete_messages_of_273_stop_nobody() {
+pub(crate) fn incomplete_messages_of_273_stop_no_link() {
     let settings = Settings {
         buffer_size_bytes: 2_048,
         buffer_count: 8_750,

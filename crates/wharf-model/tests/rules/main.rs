@@ -1,7 +1,7 @@
 //! Promise: the rules of the README, one by one.
 //!
 //! Method: small handlers that would break a rule if they could; a check that draws runs with several
-//! seeds. `planted_faults_are_found_by_rules` breaks each rule and runs the checks again.
+//! seeds. `planted_bugs_are_found_by_rules` breaks each rule and runs the checks again.
 #![cfg(test)]
 #![expect(clippy::disallowed_types, reason = "handlers note what they have seen")]
 
@@ -16,7 +16,7 @@ mod posts;
 mod shares;
 
 use common::{Check, SEEDS, find};
-use wharf_model::Fault;
+use wharf_model::ModelBug;
 
 /// Makes a test of each check, and a list of all of them.
 macro_rules! checks {
@@ -91,26 +91,26 @@ checks! {
         a_link_waits_for_its_own_send_and_not_for_a_loan
         what_the_first_waiter_needs_is_reserved_for_it
         nothing_is_lost_and_nothing_is_stuck_in_a_small_pool
-        incomplete_messages_stop_nobody_for_long;
+        incomplete_messages_stop_no_link_for_long;
     shares:
         shares_hold_for_all_settings
         victims_are_as_many_as_it_takes_and_no_more;
 }
 
 #[test]
-fn incomplete_messages_of_273_stop_nobody() {
-    loans::incomplete_messages_of_273_stop_nobody();
+fn incomplete_messages_of_273_stop_no_link() {
+    loans::incomplete_messages_of_273_stop_no_link();
 }
 
 #[test]
-fn planted_faults_are_found_by_rules() {
+fn planted_bugs_are_found_by_rules() {
     let found_by_programs = [
-        Fault::NoCallAfterTaking,
-        Fault::NeverWritable,
-        Fault::WaitsForOwnOutput,
-        Fault::CloseDropsQueued,
-        Fault::ReplyCallsNobody,
+        ModelBug::NoCallAfterTaking,
+        ModelBug::NeverWritable,
+        ModelBug::WaitsForOwnOutput,
+        ModelBug::CloseDropsQueued,
+        ModelBug::ReplyCausesNoCall,
     ];
-    let others = Fault::ALL.iter().filter(|fault| !found_by_programs.contains(fault));
+    let others = ModelBug::ALL.iter().filter(|bug| !found_by_programs.contains(bug));
     find(&others.copied().collect::<Vec<_>>(), CHECKS);
 }

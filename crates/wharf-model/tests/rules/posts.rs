@@ -1,6 +1,6 @@
 //! Posts: they have the lower half of an output, and an account of their own.
 
-use crate::common::{id_of, settle, small, turns};
+use crate::common::{id_of, run_until_idle, small, turns};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use wharf_model::{
     DisconnectReason, Handler, Input, Link, LinkEnd, Model, PostError, Result, Rng, Settings,
@@ -87,7 +87,7 @@ pub(crate) fn posts_to_itself_follow_what_the_callback_queued(_: u64) {
     let mut model = Model::new(Own, Settings { posts_max: 1, ..Settings::default() });
     let link = model.connect();
     model.arrive(link, b"x");
-    assert_eq!(settle(&mut model, link), "sent posted again");
+    assert_eq!(run_until_idle(&mut model, link), "sent posted again");
     let gone = model.connect();
     model.server().link(id_of(gone)).abort();
     turns(&mut model, 2);
@@ -165,9 +165,9 @@ pub(crate) fn posts_and_replies_share_an_output(seeds: u64) {
         }
         while written < text.len() {
             written += model.arrive(link, &text.as_bytes()[written..]);
-            heard.extend(settle(&mut model, link).into_bytes());
+            heard.extend(run_until_idle(&mut model, link).into_bytes());
         }
-        heard.extend(settle(&mut model, link).into_bytes());
+        heard.extend(run_until_idle(&mut model, link).into_bytes());
         let heard = String::from_utf8(heard).unwrap();
         let replies = heard.split('<').skip(1).map(|reply| {
             let (reply, _) = reply.split_once('>').expect("a whole reply");

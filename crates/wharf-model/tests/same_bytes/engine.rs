@@ -188,7 +188,7 @@ where
         .map_err(|failure: wharf::sim::SimFailure| failure.to_string())
 }
 
-/// What splits and delays, and breaks nothing.
+/// Faults that split and delay, and end no connection.
 fn faults(seed: u64) -> Faults {
     let mut rng = Rng::new(!seed);
     let kinds = [
@@ -259,7 +259,7 @@ impl EngineClient {
             let rest = &self.plan.text[self.written..];
             match connection.try_write(&rest[..rest.len().min(self.plan.chunk)]) {
                 Ok(count) => self.written += count,
-                // What was read tells whether that is right.
+                // The bytes that were read show whether that is right.
                 Err(_) => return,
             }
             if self.plan.write_pause_ms > 0 {

@@ -1,10 +1,10 @@
 //! Promise: the engine and the model run the same programs, and their clients get the same bytes, and their
 //! links end for the same reasons.
 //!
-//! Method: a seed draws what the clients say, in which pieces, and when they do not read. Its program, of
+//! Method: a seed draws what the clients send, in which pieces, and when they do not read. Its program, of
 //! which there is one source for both, runs in the model, and on the engine's simulated ports with 1, 2 and
 //! 3 shards. Nothing is injected that breaks a connection. Where posts may be skipped, runs are compared if
-//! neither side has skipped any. Each comparison is shown to fail, by a fault on either side.
+//! neither side has skipped any. Each comparison is shown to fail, by a planted bug on either side.
 #![cfg(test)]
 #![expect(clippy::disallowed_types, reason = "programs share values between workers as they like")]
 #![expect(clippy::duplicate_mod, reason = "one source of the handlers is compiled for each side")]
@@ -18,9 +18,9 @@ mod talks;
 use plan::{Buffers, Plan, Program};
 use std::collections::BTreeMap;
 use wharf::sim::EngineBug;
-use wharf_model::Fault;
+use wharf_model::ModelBug;
 
-/// What became of the clients of one run.
+/// The results of one run's clients.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     /// What each client got, as far as the program determines it.
@@ -94,23 +94,23 @@ fn check_plans(program: Program, plan: impl Fn(u64) -> Plan) {
     assert!(compared == all || (skips && compared >= all / 3), "{compared} of {all} compared");
 }
 
-/// A fault of the model makes the comparison fail.
-fn finds_in_model(program: Program, fault: Fault) {
+/// A planted bug of the model makes the comparison fail.
+fn finds_in_model(program: Program, bug: ModelBug) {
     let is_found = |seed| {
         let plan = Plan::new(program, seed);
-        let model = fault.plant(|| model::run(&plan));
+        let model = bug.plant(|| model::run(&plan));
         compare(&plan, &engine::run(&plan, 1, None), &model).is_err()
     };
-    assert!((0..FAULT_SEEDS).any(is_found), "{program:?} does not find {fault:?} in the model");
+    assert!((0..BUG_SEEDS).any(is_found), "{program:?} does not find {bug:?} in the model");
 }
 
-/// A fault of the engine makes the comparison fail, by other bytes or by the engine's own checks.
+/// A planted bug of the engine makes the comparison fail, by other bytes or by the engine's own checks.
 fn finds_in_engine(program: Program, bug: EngineBug) {
     let is_found = |seed| {
         let plan = Plan::new(program, seed);
         compare(&plan, &engine::run(&plan, 2, Some(bug)), &model::run(&plan)).is_err()
     };
-    assert!((0..FAULT_SEEDS).any(is_found), "{program:?} does not find {bug:?} in the engine");
+    assert!((0..BUG_SEEDS).any(is_found), "{program:?} does not find {bug:?} in the engine");
 }
 
 #[test]
@@ -185,27 +185,27 @@ fn room_shows_the_same_bytes() {
 }
 
 #[test]
-fn each_comparison_finds_a_fault_of_the_model() {
-    finds_in_model(Program::Echo, Fault::CloseDropsQueued);
-    finds_in_model(Program::Messages, Fault::NeverWritable);
-    finds_in_model(Program::Keyvalue, Fault::NoCallAfterTaking);
-    finds_in_model(Program::Keyvalue, Fault::FullBlamesPeer);
-    finds_in_model(Program::Frames, Fault::CloseDropsQueued);
-    finds_in_model(Program::Http, Fault::CloseDropsQueued);
-    finds_in_model(Program::Redis, Fault::NeverWritable);
-    finds_in_model(Program::Download, Fault::NeverWritable);
-    finds_in_model(Program::Stream, Fault::NeverWritable);
-    finds_in_model(Program::Patient, Fault::CapacityCallsNobody);
-    finds_in_model(Program::Paused, Fault::CloseDropsQueued);
-    finds_in_model(Program::Deferred, Fault::ReplyCallsNobody);
-    finds_in_model(Program::Deferred, Fault::DroppedReplyIsNone);
-    finds_in_model(Program::Deferred, Fault::DeferralLeavesInput);
-    finds_in_model(Program::Push, Fault::CloseDropsQueued);
-    finds_in_model(Program::Room, Fault::NoCallAfterTaking);
+fn each_comparison_finds_a_bug_of_the_model() {
+    finds_in_model(Program::Echo, ModelBug::CloseDropsQueued);
+    finds_in_model(Program::Messages, ModelBug::NeverWritable);
+    finds_in_model(Program::Keyvalue, ModelBug::NoCallAfterTaking);
+    finds_in_model(Program::Keyvalue, ModelBug::FullBlamesPeer);
+    finds_in_model(Program::Frames, ModelBug::CloseDropsQueued);
+    finds_in_model(Program::Http, ModelBug::CloseDropsQueued);
+    finds_in_model(Program::Redis, ModelBug::NeverWritable);
+    finds_in_model(Program::Download, ModelBug::NeverWritable);
+    finds_in_model(Program::Stream, ModelBug::NeverWritable);
+    finds_in_model(Program::Patient, ModelBug::CapacityCausesNoCall);
+    finds_in_model(Program::Paused, ModelBug::CloseDropsQueued);
+    finds_in_model(Program::Deferred, ModelBug::ReplyCausesNoCall);
+    finds_in_model(Program::Deferred, ModelBug::DroppedReplyIsNone);
+    finds_in_model(Program::Deferred, ModelBug::DeferralLeavesInput);
+    finds_in_model(Program::Push, ModelBug::CloseDropsQueued);
+    finds_in_model(Program::Room, ModelBug::NoCallAfterTaking);
 }
 
 #[test]
-fn each_comparison_finds_a_fault_of_the_engine() {
+fn each_comparison_finds_a_bug_of_the_engine() {
     finds_in_engine(Program::Echo, EngineBug::LoseRest);
     finds_in_engine(Program::Messages, EngineBug::ForgetUnread);
     finds_in_engine(Program::Keyvalue, EngineBug::FullBlamesPeer);
@@ -224,5 +224,5 @@ fn each_comparison_finds_a_fault_of_the_engine() {
 /// Seeds of each program.
 const SEEDS: u64 = 100;
 /// Seeds with which a planted bug must be found.
-const FAULT_SEEDS: u64 = 40;
+const BUG_SEEDS: u64 = 40;
 const SHARDS_MAX: usize = 3;

@@ -1,4 +1,4 @@
-//! What a seed means: sizes, and what each client does.
+//! The plan that a seed determines: sizes, and what each client does.
 
 use crate::talks::{self, PEER_CLOSED, Talk};
 use wharf_model::Rng;
@@ -52,9 +52,9 @@ pub(crate) struct Plan {
 /// A client.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientPlan {
-    /// What it says.
+    /// What it sends.
     pub(crate) text: Vec<u8>,
-    /// What it must hear.
+    /// What it must read.
     pub(crate) expected: Vec<u8>,
     /// Why its link must end.
     pub(crate) reason: &'static str,

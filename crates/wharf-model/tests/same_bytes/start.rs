@@ -14,16 +14,16 @@ use std::sync::Arc;
 
 pub(crate) fn run(plan: &Plan) -> Outcome {
     match plan.program {
-        Program::Echo => serve(plan, echo::Echo, nobody),
-        Program::Messages => serve(plan, messages::Reversed, nobody),
-        Program::Keyvalue => serve(plan, keyvalue::Store::default(), nobody),
-        Program::Frames => serve(plan, frames::Notes, nobody),
-        Program::Http => serve(plan, http::Hello, nobody),
-        Program::Redis => serve(plan, redis::Store::default(), nobody),
-        Program::Download => serve(plan, Files(talks::files()), nobody),
-        Program::Stream => serve(plan, stream::Stream, nobody),
-        Program::Patient => serve(plan, patient::Patient, nobody),
-        Program::Room => serve(plan, room::Room, nobody),
+        Program::Echo => serve(plan, echo::Echo, no_thread),
+        Program::Messages => serve(plan, messages::Reversed, no_thread),
+        Program::Keyvalue => serve(plan, keyvalue::Store::default(), no_thread),
+        Program::Frames => serve(plan, frames::Notes, no_thread),
+        Program::Http => serve(plan, http::Hello, no_thread),
+        Program::Redis => serve(plan, redis::Store::default(), no_thread),
+        Program::Download => serve(plan, Files(talks::files()), no_thread),
+        Program::Stream => serve(plan, stream::Stream, no_thread),
+        Program::Patient => serve(plan, patient::Patient, no_thread),
+        Program::Room => serve(plan, room::Room, no_thread),
         Program::Deferred => {
             let (oracle, mut answers) = Oracle::new(plan.clients.len(), plan.seed);
             serve(plan, oracle, |_| move |now_ms| answers.go_on(now_ms))
@@ -55,6 +55,6 @@ pub(crate) fn run(plan: &Plan) -> Outcome {
 }
 
 /// There is no part of the program beside its handler.
-fn nobody(_: Handle) -> impl FnMut(u64) -> Option<u64> {
+fn no_thread(_: Handle) -> impl FnMut(u64) -> Option<u64> {
     |_| None
 }

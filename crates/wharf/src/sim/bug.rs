@@ -41,7 +41,7 @@ pub enum EngineBug {
     /// A broadcast reaches the link that it excludes.
     BroadcastToSender,
     /// The handler is called with input although the output lacks the grant.
-    CallWithoutRoom,
+    CallWithoutGrant,
     /// The handler is called with input although its output is above the high-water mark.
     CallAboveHighWater,
     /// The handler is called with input while its link is paused.
@@ -105,7 +105,7 @@ impl EngineBug {
         Self::ForgetClose,
         Self::DropQueueAtClose,
         Self::BroadcastToSender,
-        Self::CallWithoutRoom,
+        Self::CallWithoutGrant,
         Self::CallAboveHighWater,
         Self::CallWhilePaused,
         Self::CallWhileDeferred,
@@ -168,7 +168,7 @@ impl ActiveBug {
 
     /// Whether `bug` is planted and takes effect in this call: every eighth one, because more checks
     /// apply to a server that mostly works than to one that never does.
-    pub(super) fn strikes(&self, bug: EngineBug) -> bool {
+    pub(super) fn triggers(&self, bug: EngineBug) -> bool {
         self.is(bug) && self.asked.fetch_add(1, Ordering::Relaxed) % 8 == 7
     }
 }

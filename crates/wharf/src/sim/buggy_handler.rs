@@ -63,10 +63,10 @@ impl<H> Buggy<H> {
         }
         if slot.close_requested && self.bug.is(EngineBug::CloseDropsDeferred) {
             core.cancel_reply(index);
-        } else if slot.close_requested && self.bug.strikes(EngineBug::DropQueueAtClose) {
+        } else if slot.close_requested && self.bug.triggers(EngineBug::DropQueueAtClose) {
             slot.queue = Chain::new();
             core.settle(index);
-        } else if self.bug.strikes(EngineBug::Miscount) {
+        } else if self.bug.triggers(EngineBug::Miscount) {
             slot.held.output += 1;
         }
     }
@@ -81,7 +81,7 @@ impl<H> Buggy<H> {
             self.shared.mark(link.out.core.key(link.out.index), Mark::TOO_SLOW);
             return Ok(());
         }
-        if self.bug.strikes(EngineBug::ErrorKeeps) { Ok(()) } else { Err(error) }
+        if self.bug.triggers(EngineBug::ErrorKeeps) { Ok(()) } else { Err(error) }
     }
 
     /// Calls the inner handler once more with the unread input, where the engine must not call it.
@@ -100,14 +100,14 @@ impl<H> Buggy<H> {
         let again = [
             (EngineBug::CallWhilePaused, is_paused && !input.is_empty()),
             (EngineBug::CallWhileDeferred, is_deferred),
-            (EngineBug::CallWithoutRoom, is_free && !link.out.has_grant() && !input.is_empty()),
+            (EngineBug::CallWithoutGrant, is_free && !link.out.has_grant() && !input.is_empty()),
             (EngineBug::CallAboveHighWater, is_free && is_above && !input.is_empty()),
             (EngineBug::IgnoresTake, may_call && !input.is_empty()),
         ];
         if again.into_iter().any(|(bug, is_wrong)| is_wrong && self.bug.is(bug)) {
             return self.inner.on_receive(&mut inner_of(link), input);
         }
-        if may_call && !input.is_empty() && self.bug.strikes(EngineBug::ForgetUnread) {
+        if may_call && !input.is_empty() && self.bug.triggers(EngineBug::ForgetUnread) {
             // Pretends that the handler asked for more bytes.
             input.peek(input.len() + 1)?;
         }
@@ -117,8 +117,8 @@ impl<H> Buggy<H> {
     /// Takes all free buffers, if the bug `NoGuarantee` takes effect.
     fn take_guarantee<S, W>(&self, link: &BuggyLink<'_, S, W>) -> Vec<Buffer> {
         let pool = &link.out.core.pool;
-        let strikes = self.bug.strikes(EngineBug::NoGuarantee);
-        let take = || strikes.then(|| pool.acquire(Owner::Application)).flatten();
+        let triggers = self.bug.triggers(EngineBug::NoGuarantee);
+        let take = || triggers.then(|| pool.acquire(Owner::Application)).flatten();
         std::iter::from_fn(take).collect()
     }
 }
@@ -177,7 +177,7 @@ where
     }
 
     fn on_end(&self, link: &mut BuggyLink<'_, S, W>, input: &mut Input<'_>) -> Result<Verdict> {
-        if self.bug.strikes(EngineBug::EndTwice) {
+        if self.bug.triggers(EngineBug::EndTwice) {
             self.run(link, |inner, link| inner.on_end(link, input))?;
         }
         self.run(link, |inner, link| inner.on_end(link, input))
@@ -188,7 +188,7 @@ where
     }
 
     fn on_drain(&self, link: &mut BuggyLink<'_, S, W>) -> Result<Verdict> {
-        if self.bug.strikes(EngineBug::SkipDrain) {
+        if self.bug.triggers(EngineBug::SkipDrain) {
             return Ok(Verdict::Close);
         }
         self.run(link, |inner, link| inner.on_drain(link))
@@ -196,16 +196,16 @@ where
 
     fn on_disconnect(&self, link: &mut BuggyLink<'_, S, W>, reason: DisconnectReason) {
         self.inner.on_disconnect(&mut inner_of(link), reason);
-        if self.bug.strikes(EngineBug::DisconnectTwice) {
+        if self.bug.triggers(EngineBug::DisconnectTwice) {
             self.inner.on_disconnect(&mut inner_of(link), reason);
-        } else if self.bug.strikes(EngineBug::LeakSlot) {
+        } else if self.bug.triggers(EngineBug::LeakSlot) {
             link.out.core.slots[link.out.index].cancelled = true;
-        } else if self.bug.strikes(EngineBug::KeepSlotCount) {
+        } else if self.bug.triggers(EngineBug::KeepSlotCount) {
             let shard = usize::from(link.out.core.shard);
             self.shared.shards[shard].slots_taken.fetch_add(1, Ordering::SeqCst);
         } else if self.bug.is(EngineBug::LoseSlotWake) {
             self.shared.slot_wanted.store(false, Ordering::SeqCst);
-        } else if self.bug.strikes(EngineBug::KeepState) {
+        } else if self.bug.triggers(EngineBug::KeepState) {
             let _kept = std::mem::ManuallyDrop::new(link.state.0.take());
         }
     }

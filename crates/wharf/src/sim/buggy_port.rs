@@ -72,7 +72,7 @@ impl BuggyPort {
 
     fn spoil_packet(&mut self, packet: Packet) -> Option<Packet> {
         match packet {
-            Command::Post { .. } if self.bug.strikes(EngineBug::ForgetAccepted) => None,
+            Command::Post { .. } if self.bug.triggers(EngineBug::ForgetAccepted) => None,
             Command::Broadcast { message, when_slow, number, .. }
                 if self.bug.is(EngineBug::BroadcastToSender) =>
             {
@@ -131,10 +131,10 @@ impl Port for BuggyPort {
 
     fn submit(&mut self, socket: Socket, operation: Operation) -> Result<(), SubmitError> {
         let operation = match operation {
-            Operation::Receive { .. } if self.bug.strikes(EngineBug::ForgetReceive) => {
+            Operation::Receive { .. } if self.bug.triggers(EngineBug::ForgetReceive) => {
                 return Ok(());
             }
-            Operation::Send(_) if self.bug.strikes(EngineBug::ForgetSend) => return Ok(()),
+            Operation::Send(_) if self.bug.triggers(EngineBug::ForgetSend) => return Ok(()),
             Operation::Accept(_) if self.bug.is(EngineBug::AcceptPastLimit) => {
                 Operation::Accept(CompletionMode::Multishot)
             }

@@ -110,7 +110,7 @@ pub(super) struct Call {
 pub(super) struct CallbackChecker {
     world: World,
     limits: Limits,
-    fault: OnceLock<String>,
+    failure: OnceLock<String>,
     watch: Watch,
     records: Lock<CheckerState>,
 }
@@ -167,7 +167,7 @@ impl CallbackChecker {
         let slots = (0..shards).map(|_| records()).collect();
         let turns = (0..shards).map(|_| 0).collect();
         let records = Lock::new(CheckerState { slots, turns, ..CheckerState::default() });
-        Self { world, limits, fault: OnceLock::new(), watch: Watch::new(), records }
+        Self { world, limits, failure: OnceLock::new(), watch: Watch::new(), records }
     }
 
     /// Adds a client that has connected.
@@ -405,11 +405,11 @@ impl CallbackChecker {
 
     /// Stores the first failure.
     pub(super) fn fail(&self, what: String) {
-        let _only_the_first_counts = self.fault.set(what);
+        let _only_the_first_counts = self.failure.set(what);
     }
 
-    pub(super) fn fault(&self) -> Option<&String> {
-        self.fault.get()
+    pub(super) fn failure(&self) -> Option<&String> {
+        self.failure.get()
     }
 
     pub(super) fn status(&self, connection: usize) -> ConnectionStatus {

@@ -49,6 +49,6 @@ pub enum Next {
     Reset,
     /// The connection ended before the client got what it waits for.
     ///
-    /// That is a failure, unless this client has an [`Excuse`](super::Excuse).
+    /// That is a failure, unless it has a [cause](super::EarlyEndCause).
     EndedEarly(String),
 }

@@ -1,4 +1,4 @@
-//! The results of a simulation, and the excuses of clients that ended early.
+//! The results of a simulation, and why clients ended early.
 
 use crate::sim::{FaultCounts, Time};
 use crate::stats::Stats;
@@ -50,8 +50,8 @@ pub struct SimReport {
     pub clients_completed: u64,
     /// Clients that ended early.
     pub clients_ended_early: u64,
-    /// Their excuses.
-    pub excused: ExcuseCounts,
+    /// Their causes.
+    pub early_ends: EarlyEndCounts,
     /// The simulated clock at the end.
     pub time: Time,
     /// The faults that took effect.
@@ -62,12 +62,12 @@ pub struct SimReport {
     pub trace: u64,
 }
 
-/// A cause for which a client may end early.
+/// Why a client may end early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Excuse {
+pub enum EarlyEndCause {
     /// A fault of the world on its connection: a reset, a black hole, a peer that never reads.
-    Harmed,
+    Fault,
     /// The handler panicked in one of its callbacks, as planned.
     Panicked,
     /// The workload closed its link.
@@ -91,10 +91,10 @@ pub enum Excuse {
     DrainedOut,
 }
 
-impl Excuse {
-    /// All excuses.
+impl EarlyEndCause {
+    /// All causes.
     pub const ALL: [Self; 11] = [
-        Self::Harmed,
+        Self::Fault,
         Self::Panicked,
         Self::Kicked,
         Self::Idle,
@@ -108,20 +108,20 @@ impl Excuse {
     ];
 }
 
-/// Numbers of excused clients, by cause.
+/// Numbers of clients that ended early, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ExcuseCounts {
-    counts: [u64; Excuse::ALL.len()],
+pub struct EarlyEndCounts {
+    counts: [u64; EarlyEndCause::ALL.len()],
 }
 
-impl ExcuseCounts {
-    /// The number of clients with this excuse.
+impl EarlyEndCounts {
+    /// The number of clients that ended early for this cause.
     #[must_use]
-    pub fn of(&self, excuse: Excuse) -> u64 {
-        self.counts[excuse as usize]
+    pub fn of(&self, cause: EarlyEndCause) -> u64 {
+        self.counts[cause as usize]
     }
 
-    /// The number of clients with any excuse.
+    /// The number of clients that ended early.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
@@ -132,15 +132,15 @@ impl ExcuseCounts {
         self.counts.iter_mut().zip(other.counts).for_each(|(sum, count)| *sum += count);
     }
 
-    pub(super) fn add(&mut self, excuse: Excuse) {
-        self.counts[excuse as usize] += 1;
+    pub(super) fn add(&mut self, cause: EarlyEndCause) {
+        self.counts[cause as usize] += 1;
     }
 }
 
-impl fmt::Display for ExcuseCounts {
+impl fmt::Display for EarlyEndCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (excuse, count) in Excuse::ALL.iter().zip(self.counts) {
-            writeln!(f, "{count:>10}  clients cut: {excuse:?}")?;
+        for (cause, count) in EarlyEndCause::ALL.iter().zip(self.counts) {
+            writeln!(f, "{count:>10}  clients ended early: {cause:?}")?;
         }
         Ok(())
     }

@@ -17,8 +17,8 @@ where
     /// links were checked after its turn.
     pub(super) fn check(&mut self) -> Result<(), String> {
         self.checker.handle_requests();
-        if let Some(fault) = self.checker.fault() {
-            return Err(fault.clone());
+        if let Some(failure) = self.checker.failure() {
+            return Err(failure.clone());
         }
         self.note_free_slots();
         if self.steps.is_multiple_of(COUNTERS_EACH * (1 + self.shards.len() as u64 / 4)) {

@@ -20,7 +20,7 @@
 //! no client waits too long for a server that has something to do for it. A panic of the handler is a
 //! failure unless it is planned.
 //!
-//! At the end every client must have got what it waits for, unless it has an [`Excuse`], the server
+//! At the end every client must have got what it waits for, unless its early end has a [cause](EarlyEndCause), the server
 //! must stop within the drain timeout and the injected delays, and all buffers must be free.
 //!
 //! # Examples
@@ -56,7 +56,7 @@ mod buggy_port;
 mod checked;
 mod checker;
 mod client;
-mod excuse;
+mod early_end;
 mod failure;
 mod invariants;
 mod outcome;
@@ -67,7 +67,7 @@ mod simulation;
 pub use bug::EngineBug;
 pub use checked::PlannedPanic;
 pub use client::{Client, Next};
-pub use failure::{Excuse, ExcuseCounts, SimFailure, SimReport};
+pub use failure::{EarlyEndCause, EarlyEndCounts, SimFailure, SimReport};
 pub use script::Script;
 pub use simulation::{ClientId, SimConfig, Simulation, fits};
 pub use wharf_port::port::Time;

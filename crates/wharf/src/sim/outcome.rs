@@ -21,13 +21,13 @@ where
     ///
     /// # Errors
     ///
-    /// A client that waits without end, or ended early without an excuse; or as [`step`](Self::step).
+    /// A client that waits without end, or ended early without a cause; or as [`step`](Self::step).
     pub fn finish_clients(&mut self) -> Result<(), SimFailure> {
         let latency_ns = self.world.faults().latency_ns;
         self.world.set_faults(Faults::none().with_latency_ns(latency_ns));
-        let mut deadline = self.now().saturating_add(SETTLE_MAX);
-        let mut chances = 2;
-        let steps_max = self.steps + SETTLE_STEPS_MAX;
+        let mut deadline = self.now().saturating_add(FINISH_MAX);
+        let mut retries = 2;
+        let steps_max = self.steps + FINISH_STEPS_MAX;
         self.close_faulted_clients();
         while self.clients_open > 0 || self.links_open() > 0 {
             let gave_up = self.steps.is_multiple_of(64) && self.close_faulted_clients();
@@ -37,9 +37,9 @@ where
             }
             if late || !self.close_faulted_clients() {
                 // A fault may show only now: repeat.
-                if late && (gave_up || self.close_faulted_clients()) && chances > 0 {
-                    chances -= 1;
-                    deadline = self.now().saturating_add(SETTLE_MAX);
+                if late && (gave_up || self.close_faulted_clients()) && retries > 0 {
+                    retries -= 1;
+                    deadline = self.now().saturating_add(FINISH_MAX);
                     continue;
                 }
                 let what = self.describe_waiting(if late { "too long" } else { "without end" });
@@ -58,12 +58,13 @@ where
     pub fn stop(&mut self, drain: Duration) -> Result<(), SimFailure> {
         self.handle().stop(drain);
         self.note_stop();
-        let struck = self.world.fault_counts().of(FaultKind::ClockJump);
+        let jumps_before = self.world.fault_counts().of(FaultKind::ClockJump);
         let deadline = self.now().saturating_add(drain).saturating_add(STOP_SLACK);
-        let steps_max = self.steps + SETTLE_STEPS_MAX;
+        let steps_max = self.steps + FINISH_STEPS_MAX;
         while self.shards.iter().any(|shard| shard.worker.is_some()) {
             let went_on = self.step()?;
-            let jumped = self.jumps && self.world.fault_counts().of(FaultKind::ClockJump) > struck;
+            let jumped =
+                self.jumps && self.world.fault_counts().of(FaultKind::ClockJump) > jumps_before;
             if !went_on || self.steps > steps_max || (!jumped && self.now() > deadline) {
                 let left = self.links_open();
                 let why = if went_on { "in time" } else { "any more" };
@@ -89,25 +90,26 @@ where
     }
 
     fn finish_stopped(mut self) -> Result<SimReport, SimFailure> {
-        let steps_max = self.steps + SETTLE_STEPS_MAX;
+        let steps_max = self.steps + FINISH_STEPS_MAX;
         while self.clients_open > 0 && self.steps < steps_max && self.step()? {}
         for number in 0..u32::try_from(self.clients.len()).unwrap_or(u32::MAX) {
             let left = self.clients[number as usize].connection.is_some();
-            let cut = left.then(|| "when the server stopped".to_owned());
-            self.end_client(number, cut, false);
+            let ended_early = left.then(|| "when the server stopped".to_owned());
+            self.end_client(number, ended_early, false);
         }
         while self.world.advance() {}
-        let verdict =
-            self.check_clients().and_then(|excused| self.check_all_released().map(|()| excused));
-        let excused = verdict.map_err(|what| self.fail(what))?;
+        let verdict = self
+            .check_clients()
+            .and_then(|early_ends| self.check_all_released().map(|()| early_ends));
+        let early_ends = verdict.map_err(|what| self.fail(what))?;
         let stats = self.stats();
-        let cut = excused.total();
+        let clients_ended_early = early_ends.total();
         Ok(SimReport {
             steps: self.steps,
             completions: stats.workers.iter().map(|worker| worker.completions).sum(),
-            clients_completed: self.clients.len() as u64 - cut,
-            clients_ended_early: cut,
-            excused,
+            clients_completed: self.clients.len() as u64 - clients_ended_early,
+            clients_ended_early,
+            early_ends,
             time: self.now(),
             faults: self.world.fault_counts(),
             stats,
@@ -120,8 +122,9 @@ where
         let shard = &mut self.shards[number];
         let (ledger, entries) = (shard.pool.ledger(), shard.pool.free_entry_count());
         ensure!(shard.slot_counts.live == 0, "shard {number} is done with {:?}", shard.slot_counts);
-        let lent = shard.worker.as_ref().map_or(0, |worker| worker.port().inner.provided_buffers());
-        let free = ledger.free + lent;
+        let provided =
+            shard.worker.as_ref().map_or(0, |worker| worker.port().inner.provided_buffers());
+        let free = ledger.free + provided;
         ensure!(free == shard.pool.capacity(), "shard {number} has buffers in use: {ledger:?}");
         let large = shard.pool.large();
         let is_out = large.is_some_and(|large| large.free_count() < large.capacity());
@@ -165,7 +168,7 @@ where
             }
             let peer = &self.clients[number as usize];
             if peer.connection.is_none()
-                && (peer.harmed || swallows)
+                && (peer.faulted || swallows)
                 && let ConnectionStatus::Open(link) = self.checker.status(number as usize)
             {
                 handle.link(link).close();
@@ -195,11 +198,11 @@ where
                     matches!(self.checker.status(*number), ConnectionStatus::Open(_))
                 };
                 let who = (0..self.clients.len()).find(open);
-                let harmed = who.is_some_and(|number| self.clients[number].harmed);
+                let faulted = who.is_some_and(|number| self.clients[number].faulted);
                 let status = who.map(|number| self.checker.status(number));
                 format!(
                     "all clients are gone, but {} links stay {how_long}, one of them that of \
-                     client {who:?} (harmed: {harmed}, at the server: {status:?})",
+                     client {who:?} (faulted: {faulted}, at the server: {status:?})",
                     self.links_open()
                 )
             }
@@ -208,8 +211,8 @@ where
 }
 
 /// Simulated time in which all clients must end after the faults: several flush timeouts of 30 s.
-const SETTLE_MAX: Duration = Duration::from_secs(300);
-const SETTLE_STEPS_MAX: u64 = 4_000_000;
+const FINISH_MAX: Duration = Duration::from_secs(300);
+const FINISH_STEPS_MAX: u64 = 4_000_000;
 /// The drain timeout of [`Simulation::finish`].
 const DRAIN: Duration = Duration::from_secs(5);
 /// Time that a stop may take beyond its drain timeout, for delays of single operations.

@@ -93,15 +93,15 @@ impl Script {
                 Err(error) => Ok(Some(blocked_or_ended(error.kind(), "while it was sending"))),
             },
             Some(Step::Expect(bytes)) => {
-                let mut room = [0; 2048];
-                let most = room.len().min(bytes.len() - self.done);
-                match connection.try_read(&mut room[..most]) {
+                let mut buffer = [0; 2048];
+                let most = buffer.len().min(bytes.len() - self.done);
+                match connection.try_read(&mut buffer[..most]) {
                     Ok(0) if most > 0 => {
                         let text = format!("after {} of {} bytes", self.done, bytes.len());
                         Ok(Some(Next::EndedEarly(text)))
                     }
                     Ok(count) => {
-                        let (got, wanted) = (&room[..count], &bytes[self.done..][..count]);
+                        let (got, wanted) = (&buffer[..count], &bytes[self.done..][..count]);
                         if got != wanted {
                             return Err(format!(
                                 "got {got:02x?} at {}, not {wanted:02x?}",
@@ -148,7 +148,9 @@ impl Client for Script {
     fn waits_for(&self) -> String {
         match self.steps.front() {
             Some(Step::Expect(bytes)) => format!("byte {} of {}", self.done, bytes.len()),
-            Some(Step::Send(bytes)) => format!("room for byte {} of {}", self.done, bytes.len()),
+            Some(Step::Send(bytes)) => {
+                format!("capacity for byte {} of {}", self.done, bytes.len())
+            }
             Some(step) => format!("{step:?}"),
             None => "nothing".to_owned(),
         }

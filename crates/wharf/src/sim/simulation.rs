@@ -14,7 +14,7 @@ use crate::sim::buggy_port::BuggyPort;
 use crate::sim::checked::{CheckedHandler, CheckedState, panic_text};
 use crate::sim::checker::CallbackChecker;
 use crate::sim::client::{Client, Next};
-use crate::sim::excuse::StopRecord;
+use crate::sim::early_end::StopRecord;
 use crate::sim::failure::SimFailure;
 use crate::sim::rules::Limits;
 use crate::sim::{FaultCounts, Faults, PortBug, Rng, SimClient, Time, TrafficWatch};
@@ -137,7 +137,7 @@ where
     /// The faults at the begin of the run.
     pub(super) faults: Faults,
     /// The state at the stop, after it was requested.
-    pub(super) stop_note: Option<StopRecord>,
+    pub(super) stop_record: Option<StopRecord>,
     /// A simulated thread of the program, and when it runs next.
     beside: Option<Thread>,
     beside_at: Option<Time>,
@@ -171,10 +171,10 @@ pub(super) struct Peer {
     /// Both are `None` after its end.
     pub(super) client: Option<Box<dyn Client>>,
     pub(super) connection: Option<SimClient>,
-    /// How it ended early, until the check of its excuse.
-    pub(super) cut: Option<String>,
+    /// How it ended early; the check looks for the cause.
+    pub(super) ended_early: Option<String>,
     /// A fault was injected into its connection.
-    pub(super) harmed: bool,
+    pub(super) faulted: bool,
     /// The workload has closed its link.
     pub(super) kicked: bool,
     /// Bytes that it lacked at its end: of all replies,
@@ -271,7 +271,7 @@ where
             holds_input: config.holds_input,
             replies_take: config.replies_take,
             faults: config.faults,
-            stop_note: None,
+            stop_record: None,
             beside: None,
             beside_at: None,
             tracer: None,
@@ -288,7 +288,7 @@ where
     fn start_shards(
         &mut self,
         listener_count: u32,
-        (window, inbox): (Option<u32>, Option<u32>),
+        (receive_buffers, inbox): (Option<u32>, Option<u32>),
     ) -> Result<(), String> {
         let mut posters: Vec<Poster<_>> = Vec::new();
         for number in 0..self.shared.shards.len() {
@@ -296,7 +296,7 @@ where
             let pool = BufferPool::new(config).map_err(|error| error.to_string())?;
             let mut ports = self.shared.settings.port(listener_count);
             ports.receive_buffers_max =
-                window.unwrap_or(u32::MAX).clamp(1, ports.receive_buffers_max);
+                receive_buffers.unwrap_or(u32::MAX).clamp(1, ports.receive_buffers_max);
             ports.inbox_capacity = inbox.unwrap_or(ports.inbox_capacity).max(1);
             let entries = pool.free_entry_count();
             let port = SimPort::new(&self.world, ports, pool.clone())
@@ -500,7 +500,7 @@ where
     pub(super) fn note_stop(&mut self) {
         let Some(drain) = self.shared.stopping() else { return };
         let now = self.world.now();
-        let stop = self.stop_note.get_or_insert_with(|| {
+        let stop = self.stop_record.get_or_insert_with(|| {
             let delivered = self.clients.iter().map(|peer| peer.traffic.get().to_server).collect();
             StopRecord { at: now, drain, delivered }
         });
@@ -546,7 +546,7 @@ where
         self.checker.note_turn(Some(shard));
         let turn = catch_unwind(AssertUnwindSafe(|| worker.turn()))
             .map_err(|payload| format!("shard {shard} panicked: {}", panic_text(&*payload)))?
-            .map_err(|error| format!("shard {shard}'s port broke: {error}"))?;
+            .map_err(|error| format!("shard {shard}'s port failed: {error}"))?;
         self.checker.note_turn(None);
         if let Some(tracer) = &mut self.tracer {
             self.checker.take_log().iter().for_each(|line| tracer(&format!("           {line}")));
@@ -601,20 +601,20 @@ where
         Ok(())
     }
 
-    pub(super) fn end_client(&mut self, number: u32, cut: Option<String>, reset: bool) {
+    pub(super) fn end_client(&mut self, number: u32, ended_early: Option<String>, reset: bool) {
         let handled = self.checker.history(number as usize).received;
         let peer = &mut self.clients[number as usize];
         let Some(connection) = peer.connection.take() else { return };
-        peer.harmed |= connection.may_lose_bytes();
+        peer.faulted |= connection.may_lose_bytes();
         if let Some(client) = &peer.client {
             peer.kicked = client.is_kicked();
-            let before = self.stop_note.as_ref().map(|stop| stop.delivered_by(number as usize));
+            let before = self.stop_record.as_ref().map(|stop| stop.delivered_by(number as usize));
             peer.lacks = client.lacks(u64::MAX);
             peer.lacks_of_stop = before.map_or(0, |delivered| client.lacks(delivered));
             peer.lacks_of_handled = client.lacks(handled);
         }
         peer.client = None;
-        peer.cut = cut;
+        peer.ended_early = ended_early;
         self.clients_open -= 1;
         if reset {
             connection.reset();

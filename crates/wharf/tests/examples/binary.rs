@@ -1,6 +1,6 @@
 //! Servers of binary messages: frames, big_messages.
 
-use super::common::{Cut, Example, Rng, assert_same, check};
+use super::common::{Example, Pieces, Rng, assert_same, check};
 use super::each_back_end;
 use std::collections::BTreeMap;
 use wharf::BackEnd;
@@ -20,7 +20,7 @@ fn note(key: u32, text: &[u8]) -> Vec<u8> {
     [&[2][..], &key.to_be_bytes(), text].concat()
 }
 
-/// The longest that fits a frame of 4,096 bytes.
+/// The longest note in a frame of 4,096 bytes.
 const NOTE_MAX: usize = 4_096 - 4 - 1 - 4;
 
 fn frames_are_handled_in_order_whatever_their_length(back_end: BackEnd) {
@@ -29,7 +29,7 @@ fn frames_are_handled_in_order_whatever_their_length(back_end: BackEnd) {
         let (mut text, mut replies) = (Vec::new(), Vec::new());
         let mut notes: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         for number in 0..rng.pick(&[0, 3, 20, 79]) {
-            // There is space for 64.
+            // The server stores 64.
             let key = u32::try_from(rng.below(80)).unwrap();
             let (request, reply) = if rng.once_in(2) {
                 let reply = notes.get(&key).cloned().unwrap_or_default();
@@ -66,7 +66,7 @@ fn frames_out_of_order_or_too_long_close_the_link(back_end: BackEnd) {
         ("a lie about the length", u32::MAX.to_be_bytes().to_vec()),
     ] {
         let text = [&text[..], &last, &frame(67, &[1, 0, 0, 0, 1])].concat();
-        let heard = example.ask(&text, &mut Cut::Random(Rng::new(7), 9_000));
+        let heard = example.ask(&text, &mut Pieces::Random(Rng::new(7), 9_000));
         assert_same(&heard, &replies, what);
     }
     example.stop();
@@ -77,7 +77,7 @@ fn big_messages_come_back_reversed(back_end: BackEnd) {
     let message = |len: usize| (0..len).map(|i| (i * 7).to_le_bytes()[0]).collect::<Vec<u8>>();
     let framed =
         |body: &[u8]| [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], body].concat();
-    let talk = |lens: &[usize], last: &[u8], cut: &mut Cut| {
+    let talk = |lens: &[usize], last: &[u8], pieces: &mut Pieces| {
         let (mut text, mut replies) = (Vec::new(), Vec::new());
         for len in lens {
             let mut message = message(*len);
@@ -86,15 +86,15 @@ fn big_messages_come_back_reversed(back_end: BackEnd) {
             replies.extend(framed(&message));
         }
         text.extend(last);
-        assert_same(&example.ask(&text, cut), &replies, &format!("{lens:?}, then {last:?}"));
+        assert_same(&example.ask(&text, pieces), &replies, &format!("{lens:?}, then {last:?}"));
     };
-    talk(&[0, 1, 2_048, 5_000, 0], b"", &mut Cut::ByteByByte);
+    talk(&[0, 1, 2_048, 5_000, 0], b"", &mut Pieces::ByteByByte);
     for (seed, max) in [(1, 9_000), (2, 70_000)] {
         let lens = [0, 1, 2_048, 1 << 20, 1 << 20, 3, 1 << 20];
-        talk(&lens, b"", &mut Cut::Random(Rng::new(seed), max));
+        talk(&lens, b"", &mut Pieces::Random(Rng::new(seed), max));
     }
-    let mut cut = Cut::Random(Rng::new(3), 9_000);
-    talk(&[10, 1 << 20], &u32::MAX.to_be_bytes(), &mut cut);
-    talk(&[10], &((1_u32 << 20) + 1).to_be_bytes(), &mut cut);
+    let mut pieces = Pieces::Random(Rng::new(3), 9_000);
+    talk(&[10, 1 << 20], &u32::MAX.to_be_bytes(), &mut pieces);
+    talk(&[10], &((1_u32 << 20) + 1).to_be_bytes(), &mut pieces);
     example.stop();
 }

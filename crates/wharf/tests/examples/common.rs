@@ -1,4 +1,4 @@
-//! A running example, and clients that cut what they send.
+//! A running example, and clients that send in pieces.
 
 use super::skip::lacks;
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,10 +10,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 use wharf::BackEnd;
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running example. Dropped, it is killed.
+/// A running example; its drop kills it.
 pub(crate) struct Example {
     child: Child,
     /// Its standard input.
@@ -33,7 +33,7 @@ impl Example {
         Self::spawn(program(name).arg("127.0.0.1:0").current_dir(folder), back_end)
     }
 
-    /// Starts a program that listens somewhere.
+    /// Starts a program, and finds the port that it listens on.
     pub(crate) fn spawn(command: &mut Command, back_end: BackEnd) -> Option<Self> {
         if let Err(reason) = back_end.probe() {
             lacks(format_args!("{back_end} is unavailable: {reason}"));
@@ -67,15 +67,15 @@ impl Example {
         stream
     }
 
-    /// What a client hears that sends `text`, cut as `cut` says, and then ends its half.
-    pub(crate) fn ask(&self, text: &[u8], cut: &mut Cut) -> Vec<u8> {
+    /// Sends `text` in `pieces`, ends the stream, and returns all that the server sends.
+    pub(crate) fn ask(&self, text: &[u8], pieces: &mut Pieces) -> Vec<u8> {
         let mut stream = self.connect();
         let mut heard = Vec::new();
         std::thread::scope(|scope| {
             let mut writer = stream.try_clone().unwrap();
             scope.spawn(move || {
-                // The server may close before it has read all; what is heard tells.
-                let _closed = cut.write(&mut writer, text);
+                // The server may close before it has read all; the replies show whether it may.
+                let _closed = pieces.write(&mut writer, text);
                 let _closed = writer.shutdown(Shutdown::Write);
             });
             stream.read_to_end(&mut heard).unwrap();
@@ -83,19 +83,20 @@ impl Example {
         heard
     }
 
-    /// The most memory that it has had so far, in bytes.
+    /// The maximum of its resident memory so far, in bytes.
     pub(crate) fn memory_max_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// Stops it by a signal; it must end in good order.
+    /// Stops it by a signal; it must end with success.
     pub(crate) fn stop(self) {
         self.stop_while(|| {});
     }
 
-    /// As [`stop`](Self::stop), with what clients do meanwhile: it waits 2 s for each to close.
+    /// As [`stop`](Self::stop), with actions of clients meanwhile: the program waits 2 s for each
+    /// to close.
     pub(crate) fn stop_while(mut self, clients: impl FnOnce()) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         clients();
@@ -113,7 +114,7 @@ impl Example {
 
 impl Drop for Example {
     fn drop(&mut self) {
-        // An error means that it has ended already.
+        // An error means that it has ended.
         let _ended = self.child.kill();
         let _ended = self.child.wait();
     }
@@ -126,7 +127,7 @@ pub(crate) fn program(name: &str) -> Command {
     Command::new(folder.join(name))
 }
 
-/// The first port that a process listens on, as the system tells.
+/// The first port that a process listens on, from the system's tables.
 fn listening_port(pid: u32) -> Option<u16> {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
     let sockets: Vec<String> = links
@@ -142,14 +143,14 @@ fn listening_port(pid: u32) -> Option<u16> {
     })
 }
 
-/// How a client cuts what it sends.
-pub(crate) enum Cut {
-    /// At random, into pieces of less than so many bytes.
+/// The pieces in which a client sends.
+pub(crate) enum Pieces {
+    /// Of random lengths up to this one.
     Random(Rng, usize),
     ByteByByte,
 }
 
-impl Cut {
+impl Pieces {
     pub(crate) fn write(&mut self, stream: &mut TcpStream, mut text: &[u8]) -> std::io::Result<()> {
         while !text.is_empty() {
             let len = match self {
@@ -159,28 +160,28 @@ impl Cut {
             let (piece, rest) = text.split_at(len.min(text.len()));
             stream.write_all(piece)?;
             text = rest;
-            // Gives the server a chance to see the piece by itself.
+            // So that the server may receive the piece by itself.
             std::thread::yield_now();
         }
         Ok(())
     }
 }
 
-/// Has clients send what `talk` draws, from 8 seeds in random pieces and once byte by byte; each
-/// must hear what `talk` says that it must, and then the end. One comes after the other, so that
-/// `talk` may remember what the server knows.
+/// Has clients send the text that `talk` draws, from 8 seeds in random pieces and once byte by
+/// byte; each must read the replies that `talk` returns, and then the end of the stream. One client
+/// follows the other, so that `talk` may model the state of the server.
 pub(crate) fn check(example: &Example, mut talk: impl FnMut(&mut Rng) -> (Vec<u8>, Vec<u8>)) {
     for seed in 1..=9 {
         let mut rng = Rng::new(seed);
         let (text, replies) = talk(&mut rng);
         let max = rng.pick(&[3, 100, 5_000]);
-        let mut cut = if seed < 9 { Cut::Random(rng, max) } else { Cut::ByteByByte };
-        let heard = example.ask(&text, &mut cut);
+        let mut pieces = if seed < 9 { Pieces::Random(rng, max) } else { Pieces::ByteByByte };
+        let heard = example.ask(&text, &mut pieces);
         assert_same(&heard, &replies, &format!("seed {seed}, pieces up to {max}"));
     }
 }
 
-/// Asserts that what was heard is what had to be; shows where it is not.
+/// Asserts that the bytes are the expected ones; shows where they differ.
 #[track_caller]
 pub(crate) fn assert_same(heard: &[u8], expected: &[u8], what: &str) {
     if heard == expected {
@@ -198,7 +199,7 @@ pub(crate) fn assert_same(heard: &[u8], expected: &[u8], what: &str) {
     );
 }
 
-/// Reads until what came ends with `end`.
+/// Reads until the bytes so far end with `end`.
 #[track_caller]
 pub(crate) fn read_until(stream: &mut impl Read, end: &str) -> String {
     let mut bytes = Vec::new();
@@ -213,7 +214,7 @@ pub(crate) fn read_until(stream: &mut impl Read, end: &str) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
-/// Whether a program that is not ours is installed; says if not.
+/// Whether a foreign program is installed; prints that it is not.
 pub(crate) fn installed(name: &str, option: &str) -> bool {
     let found = Command::new(name).arg(option).stdin(Stdio::null()).output().is_ok();
     if !found {
@@ -222,7 +223,7 @@ pub(crate) fn installed(name: &str, option: &str) -> bool {
     found
 }
 
-/// What a client prints that is given `input` and then its end.
+/// The output of a client with `input` as its standard input.
 pub(crate) fn run(command: &mut Command, input: &[u8]) -> String {
     let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = pipes.spawn().expect("it is installed");

@@ -1,6 +1,6 @@
 //! download: files of any size, whole, in constant memory.
 
-use super::common::{Cut, Example, Rng, check};
+use super::common::{Example, Pieces, Rng, check};
 use super::each_back_end;
 use std::fs;
 use std::io::{Read, Write};
@@ -26,7 +26,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left in the system's folder for such things hurts nobody.
+        // An error leaves a file in the system's folder for temporary files.
         let _left = fs::remove_dir_all(&self.0);
     }
 }
@@ -52,7 +52,7 @@ fn download_sends_files_whole_and_one_after_the_other(back_end: BackEnd) {
     for name in ["not-there", "", "../etc/passwd", "/etc/passwd", ".hidden", &"x".repeat(300)] {
         let text = format!("1\n{name}\n1\n");
         let expected = [format!("{}\n", files[1].len()).as_bytes(), &files[1]].concat();
-        assert_eq!(example.ask(text.as_bytes(), &mut Cut::ByteByByte), expected, "{name}");
+        assert_eq!(example.ask(text.as_bytes(), &mut Pieces::ByteByByte), expected, "{name}");
     }
     example.stop();
 }

@@ -1,6 +1,6 @@
 //! http: to a client of our own that pipelines, and to curl.
 
-use super::common::{Cut, Example, check, installed, run};
+use super::common::{Example, Pieces, check, installed, run};
 use super::each_back_end;
 use std::process::Command;
 use wharf::BackEnd;
@@ -49,20 +49,20 @@ fn http_refuses_what_it_does_not_understand(back_end: BackEnd) {
         ("GET / HTTP/2\r\n\r\n", "505 HTTP Version Not Supported"),
         ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", "501 Not Implemented"),
         (&long, "431 Request Header Fields Too Large"),
-        // It ends within a head.
+        // The stream ends within a head.
         ("GET / HTT", "400 Bad Request"),
     ] {
         let text = format!("HEAD / HTTP/1.1\r\n\r\n{request}");
-        let heard = example.ask(text.as_bytes(), &mut Cut::ByteByByte);
+        let heard = example.ask(text.as_bytes(), &mut Pieces::ByteByByte);
         let head = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n";
         let last = "content-length: 0\r\nconnection: close\r\n\r\n";
         let expected = format!("{head}HTTP/1.1 {status}\r\n{last}");
         assert_eq!(String::from_utf8_lossy(&heard), expected, "{request:.40}");
     }
-    // An old client, and nothing at all.
+    // A client of HTTP/1.0, and one that sends nothing.
     let old = "GET / HTTP/1.0\r\n\r\nGET / HTTP/1.0\r\n\r\n";
-    assert_eq!(example.ask(old.as_bytes(), &mut Cut::ByteByByte), HELLO.as_bytes());
-    assert_eq!(example.ask(b"", &mut Cut::ByteByByte), b"");
+    assert_eq!(example.ask(old.as_bytes(), &mut Pieces::ByteByByte), HELLO.as_bytes());
+    assert_eq!(example.ask(b"", &mut Pieces::ByteByByte), b"");
     example.stop();
 }
 
@@ -71,7 +71,7 @@ fn curl_keeps_its_connection(back_end: BackEnd) {
     if installed("curl", "--version") {
         let url = |path: &str| format!("http://{}{path}", example.address);
         let curl = |words: &[&str], input: &[u8]| {
-            // The last line says how often it connected.
+            // The last line has the number of connects.
             let ask = ["--silent", "--include", "--write-out", "%{num_connects}\n"];
             run(Command::new("curl").args(ask).args(words), input)
         };

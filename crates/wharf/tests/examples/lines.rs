@@ -1,6 +1,6 @@
 //! Servers of bytes and lines: echo, keyvalue, deferred, per_worker_state.
 
-use super::common::{Cut, Example, PATIENCE, Rng, assert_same, check, installed, program, run};
+use super::common::{Example, PATIENCE, Pieces, Rng, assert_same, check, installed, program, run};
 use super::each_back_end;
 use super::skip::{lacks, skip};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ each_back_end! {
     per_worker_state_replies_from_its_cache,
 }
 
-/// The quickstart has one address; so the back ends take turns, in a network of the test's own where
+/// The quickstart has one address, so the back ends alternate, in a network of the test's own where
 /// that can be had.
 #[test]
 fn echo_gives_back_what_it_gets() {
@@ -106,7 +106,10 @@ fn keyvalue_sends_replies_above_the_grant(back_end: BackEnd) {
     });
     assert!(values.keys().map(String::len).sum::<usize>() > 2_048, "not above the grant");
     let long = "x".repeat(1_025);
-    assert_eq!(example.ask(format!("what\n{long}\n").as_bytes(), &mut Cut::ByteByByte), b"ERR\n");
+    assert_eq!(
+        example.ask(format!("what\n{long}\n").as_bytes(), &mut Pieces::ByteByByte),
+        b"ERR\n"
+    );
     if installed("nc", "-h") {
         let port = example.port();
         let script = b"SET colour green and blue\nGET colour\nGET shape\nSET x\n";
@@ -116,7 +119,8 @@ fn keyvalue_sends_replies_above_the_grant(back_end: BackEnd) {
     example.stop();
 }
 
-/// Replies of which no two fit an output together: the second waits, and its line comes again.
+/// Replies of which no two fit an output together: the second waits, and the handler is called
+/// again with its line.
 fn keyvalue_repeats_a_line_whose_reply_does_not_fit_yet(back_end: BackEnd) {
     let Some(example) = Example::start("keyvalue", back_end) else { return };
     let keys: Vec<String> = (0..200).map(|n| format!("{n:0>900}")).collect();
@@ -125,7 +129,7 @@ fn keyvalue_repeats_a_line_whose_reply_does_not_fit_yet(back_end: BackEnd) {
     let list: String = keys.iter().flat_map(|key| [key, "\n"]).collect();
     let replies = "OK\n".repeat(keys.len()) + &list.repeat(10);
     for seed in 1..=3 {
-        let heard = example.ask(text.as_bytes(), &mut Cut::Random(Rng::new(seed), 5_000));
+        let heard = example.ask(text.as_bytes(), &mut Pieces::Random(Rng::new(seed), 5_000));
         assert_same(&heard, replies.as_bytes(), &format!("seed {seed}"));
     }
     example.stop();
@@ -150,7 +154,7 @@ fn deferred_replies_keep_their_order_and_outlast_a_half_close(back_end: BackEnd)
     example.stop();
 }
 
-/// One is thought about and 100 wait; a client that asks above that is told so at once.
+/// One question is computed and 100 wait; a client that asks more is refused at once.
 fn deferred_questions_are_bounded(back_end: BackEnd) {
     let Some(example) = Example::start("deferred", back_end) else { return };
     let mut clients: Vec<_> = (0..200).map(|_| example.connect()).collect();
@@ -163,7 +167,7 @@ fn deferred_questions_are_bounded(back_end: BackEnd) {
         assert!(Instant::now() < deadline, "{refused} of 200 questions were refused");
         clients.retain_mut(|client| {
             let mut reply = [0; 100];
-            // Replies are short: they come whole.
+            // Replies are short, so each arrives as a whole.
             let Ok(len) = client.read(&mut reply) else { return true };
             let is_refusal = reply[..len] == *b"too many questions\n";
             assert!(is_refusal || reply[..len] == *b"why? 42.\n", "{:?}", &reply[..len]);
@@ -180,11 +184,12 @@ fn per_worker_state_replies_from_its_cache(back_end: BackEnd) {
     let Some(example) = Example::start("per_worker_state", back_end) else { return };
     for seed in 1..=5 {
         let mut rng = Rng::new(seed);
-        let mut cut = if seed < 5 { Cut::Random(Rng::new(seed), 30) } else { Cut::ByteByByte };
+        let mut pieces =
+            if seed < 5 { Pieces::Random(Rng::new(seed), 30) } else { Pieces::ByteByByte };
         let numbers: Vec<_> = (0..200).map(|_| rng.pick(&[(27, 111), (1, 0), (97, 118)])).collect();
         let mut text: String = numbers.iter().map(|(number, _)| format!("{number}\n")).collect();
         text += "nonsense\n0\n4294967296\n";
-        let heard = String::from_utf8(example.ask(text.as_bytes(), &mut cut)).unwrap();
+        let heard = String::from_utf8(example.ask(text.as_bytes(), &mut pieces)).unwrap();
         // All on one link, so on one worker.
         let worker = if heard.contains("says worker 0\n") { 0 } else { 1 };
         let mut replies: String = numbers

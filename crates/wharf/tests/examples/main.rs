@@ -1,9 +1,10 @@
-//! Promise: every example does what its head says, and the quickstart is the same text everywhere.
+//! Promise: every example does what its head comment says, and the quickstart is the same text
+//! everywhere.
 //!
 //! Method: each built example runs as a process of its own, on each back end, on a port that the
-//! system chose, and is talked to over TCP: by clients that know every byte that they must hear,
-//! and that send in random pieces (from a seed) and byte by byte; and by programs that others wrote,
-//! where they are installed. Each example is then stopped by a signal and must end in good order.
+//! system chose; the clients are ours, which check every byte and send in random pieces (from a
+//! seed) and byte by byte, and foreign programs, where they are installed. Each example is then
+//! stopped by a signal and must end with success.
 #![cfg(target_os = "linux")]
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "a deadline against real processes is real time")]

@@ -1,6 +1,6 @@
 //! Servers of several clients at a time: chat, push.
 
-use super::common::{Cut, Example, Rng, installed, read_until, run};
+use super::common::{Example, Pieces, Rng, installed, read_until, run};
 use super::each_back_end;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,18 +13,18 @@ each_back_end! {
     push_reaches_users_by_name_from_another_thread,
 }
 
-fn cuts() -> [Cut; 3] {
-    [Cut::Random(Rng::new(1), 5), Cut::Random(Rng::new(2), 40), Cut::ByteByByte]
+fn all_pieces() -> [Pieces; 3] {
+    [Pieces::Random(Rng::new(1), 5), Pieces::Random(Rng::new(2), 40), Pieces::ByteByByte]
 }
 
 #[track_caller]
 fn hears_end(stream: &mut TcpStream) {
     let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).expect("it is closed in good order");
+    stream.read_to_end(&mut rest).expect("the stream ends");
     assert_eq!(String::from_utf8_lossy(&rest), "");
 }
 
-/// A guest and the name that the server gave it; the others have heard of it.
+/// A guest and the name that the server gave it; the others were told of it.
 fn guest(example: &Example, others: &mut [&mut TcpStream]) -> (TcpStream, String) {
     let mut stream = example.connect();
     let welcome = read_until(&mut stream, "\n");
@@ -37,12 +37,12 @@ fn guest(example: &Example, others: &mut [&mut TcpStream]) -> (TcpStream, String
 }
 
 fn chat_carries_lines_to_the_others_until_the_server_stops(back_end: BackEnd) {
-    for mut cut in cuts() {
+    for mut pieces in all_pieces() {
         let Some(example) = Example::start("chat", back_end) else { return };
         let (mut ann, first) = guest(&example, &mut []);
         let (mut bob, second) = guest(&example, &mut [&mut ann]);
         let (mut eve, third) = guest(&example, &mut [&mut ann, &mut bob]);
-        let mut say = |who: &mut TcpStream, text: &str| cut.write(who, text.as_bytes()).unwrap();
+        let mut say = |who: &mut TcpStream, text: &str| pieces.write(who, text.as_bytes()).unwrap();
 
         say(&mut ann, "/nick ann\nhello\r\n\nhow are you?\n");
         for other in [&mut bob, &mut eve] {
@@ -56,7 +56,7 @@ fn chat_carries_lines_to_the_others_until_the_server_stops(back_end: BackEnd) {
         assert_eq!(read_until(&mut bob, "\n"), "* there is no nobody\n");
         assert_eq!(read_until(&mut ann, "\n"), format!("{second} -> to you alone\n"));
 
-        // What was said before the end is heard before it, and nothing after.
+        // Lines before the end are delivered, those after it are not.
         say(&mut bob, "bye\n/quit\nnot heard\n");
         assert_eq!(read_until(&mut bob, "\n"), "* goodbye\n");
         hears_end(&mut bob);
@@ -65,7 +65,7 @@ fn chat_carries_lines_to_the_others_until_the_server_stops(back_end: BackEnd) {
             assert_eq!(read_until(other, "\n"), format!("{second}: bye\n"));
             assert_eq!(read_until(other, "\n"), format!("* {second} left (handler_closed)\n"));
         }
-        // A line that never ends.
+        // A line without an end.
         let (mut max, fourth) = guest(&example, &mut [&mut ann, &mut eve]);
         say(&mut max, &"x".repeat(1_026));
         hears_end(&mut max);
@@ -76,7 +76,8 @@ fn chat_carries_lines_to_the_others_until_the_server_stops(back_end: BackEnd) {
         drop(ann);
         assert_eq!(read_until(&mut eve, "\n"), "* ann left (peer_closed)\n");
         let (mut fay, _) = guest(&example, &mut [&mut eve]);
-        // The name is free again soon after its link has ended: only then nobody gets the message.
+        // The name is free again soon after its link has ended: only then the message has no
+        // receiver.
         loop {
             say(&mut eve, "/msg ann are you there?\n/nick -\n");
             let is_free = read_until(&mut eve, "\n") == "* there is no ann\n";
@@ -121,15 +122,15 @@ fn chat_talks_with_nc(back_end: BackEnd) {
 }
 
 fn push_reaches_users_by_name_from_another_thread(back_end: BackEnd) {
-    for mut cut in cuts() {
+    for mut pieces in all_pieces() {
         let Some(mut example) = Example::start("push", back_end) else { return };
         let mut stdin = example.stdin.take().unwrap();
         let (mut ann, mut bob) = (example.connect(), example.connect());
-        cut.write(&mut ann, b"HELLO\nLOGIN ann\nLOGIN bob\n").unwrap();
+        pieces.write(&mut ann, b"HELLO\nLOGIN ann\nLOGIN bob\n").unwrap();
         for reply in ["ERR\n", "OK\n", "ERR\n"] {
             assert_eq!(read_until(&mut ann, "\n"), reply);
         }
-        cut.write(&mut bob, b"LOGIN bob\r\n").unwrap();
+        pieces.write(&mut bob, b"LOGIN bob\r\n").unwrap();
         assert_eq!(read_until(&mut bob, "\n"), "OK\n");
         stdin.write_all(b"ann good morning\nnobody psst\nbob 1\nann 2\nbob\n").unwrap();
         for (user, pushes) in
@@ -139,13 +140,13 @@ fn push_reaches_users_by_name_from_another_thread(back_end: BackEnd) {
         }
         // The same user with a new phone.
         let mut phone = example.connect();
-        cut.write(&mut phone, b"LOGIN ann\n").unwrap();
+        pieces.write(&mut phone, b"LOGIN ann\n").unwrap();
         assert_eq!(read_until(&mut phone, "\n"), "OK\n");
         hears_end(&mut ann);
         drop(ann);
         stdin.write_all(b"ann again\n").unwrap();
         assert_eq!(read_until(&mut phone, "\n"), "PUSH again\n");
-        // All of many pushes come, in order, to who reads.
+        // All of many pushes arrive, in order, at a client that reads.
         for n in 0..100 {
             stdin.write_all(format!("bob {n}\n").as_bytes()).unwrap();
         }

@@ -1,6 +1,6 @@
 //! redis: to a client of our own that pipelines, and to redis-cli.
 
-use super::common::{Cut, Example, Rng, assert_same, check, installed, run};
+use super::common::{Example, Pieces, Rng, assert_same, check, installed, run};
 use super::each_back_end;
 use std::collections::HashMap;
 use std::process::Command;
@@ -59,19 +59,19 @@ fn redis_pipelines_values_of_any_size(back_end: BackEnd) {
         }
         (text, replies)
     });
-    // Binary values, the largest that there may be, and several on their way at once.
+    // Binary values, the longest ones, and several commands in flight.
     let value: Vec<u8> = (0..8_usize << 20).map(|n| (n ^ (n >> 8)).to_le_bytes()[0]).collect();
     let get = command(&[b"GET", b"large"]);
     let text = [&command(&[b"SET", b"large", &value])[..], &get, &command(&[b"PING"]), &get];
     let replies = [b"+OK\r\n", &bulk(&value)[..], b"+PONG\r\n", &bulk(&value)].concat();
-    let heard = example.ask(&text.concat(), &mut Cut::Random(Rng::new(1), 70_000));
+    let heard = example.ask(&text.concat(), &mut Pieces::Random(Rng::new(1), 70_000));
     assert_same(&heard, &replies, "8 MiB");
     example.stop();
 }
 
 fn redis_refuses_what_it_does_not_understand(back_end: BackEnd) {
     let Some(example) = Example::start("redis", back_end) else { return };
-    // Errors with a reply, after which the link goes on.
+    // Errors with a reply, after which the link stays open.
     let text = [
         command(&[b"SET", b"word", b"ten"]),
         command(&[b"INCR", b"word"]),
@@ -85,12 +85,12 @@ fn redis_refuses_what_it_does_not_understand(back_end: BackEnd) {
     let number = "-ERR value is not an integer or out of range\r\n";
     let unknown = "-ERR unknown command or wrong number of arguments\r\n";
     let expected = format!("+OK\r\n{number}+OK\r\n{number}{unknown}{unknown}+OK\r\n$0\r\n\r\n");
-    let heard = example.ask(&text.concat(), &mut Cut::ByteByByte);
+    let heard = example.ask(&text.concat(), &mut Pieces::ByteByByte);
     assert_eq!(String::from_utf8_lossy(&heard), expected);
-    // What ends the link; all before it is replied to.
+    // Errors that end the link, after the replies to all before.
     for last in ["PING\r\n", "*4\r\n", "*1\r\n$8388609\r\n", "*1\r\n$4\r\nPINGPONG\r\n", "*x\r\n"] {
         let text = [&command(&[b"PING"])[..], last.as_bytes(), &command(&[b"PING"])].concat();
-        let heard = example.ask(&text, &mut Cut::ByteByByte);
+        let heard = example.ask(&text, &mut Pieces::ByteByByte);
         assert_eq!(String::from_utf8_lossy(&heard), "+PONG\r\n", "{last:?}");
     }
     example.stop();

@@ -1,5 +1,5 @@
-//! Promise: a client that does not read is not read from; it is not closed, costs no more than
-//! its share, and loses nothing. Others are served meanwhile.
+//! Promise: reading pauses while a client does not read; the client is not closed, uses no more
+//! than its share, and loses nothing. Other links are served meanwhile.
 //!
 //! Method: clients with a small receive window flood an echo server and read only later, while
 //! others make round trips.
@@ -19,14 +19,14 @@ each_back_end!(
     a_client_that_never_reads_is_paused_and_another_is_served,
     with_all_others_stopped_a_new_link_is_served,
     ten_thousand_requests_sent_ahead_are_all_answered,
-    one_link_at_full_speed_does_not_starve_light_ones,
+    one_link_at_full_speed_does_not_delay_light_ones,
     a_source_of_small_pieces_sends_everything,
     a_half_closed_client_gets_all_that_the_handler_still_owes,
     a_source_of_pieces_of_two_buffers_sends_everything,
     a_handler_that_sends_into_a_full_queue_ends_with_what_is_queued,
 );
 
-/// Writes `data` from a thread of its own, and tells how far it came.
+/// Writes `data` from a thread of its own, and counts the written bytes.
 fn flood<'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,
     mut stream: &'scope TcpStream,
@@ -49,8 +49,8 @@ fn flood<'scope>(
     });
 }
 
-/// Waits until the floods stand still.
-fn wait_for_stand_still(server: &TestServer, written: &[AtomicUsize]) {
+/// Waits until the floods make no progress.
+fn wait_for_no_progress(server: &TestServer, written: &[AtomicUsize]) {
     let sum = || written.iter().map(|w| w.load(Ordering::SeqCst)).sum::<usize>();
     let state = || (sum(), server.stats().received_bytes);
     let (mut last, mut since) = (state(), now());
@@ -61,7 +61,7 @@ fn wait_for_stand_still(server: &TestServer, written: &[AtomicUsize]) {
             }
             last.0 > 0 && since.elapsed() > Duration::from_millis(300)
         },
-        "a client that does not read is not read from",
+        "reading pauses while a client does not read",
     );
 }
 
@@ -80,12 +80,12 @@ fn a_client_that_never_reads_is_paused_and_another_is_served(case: &Case) {
         for n in 0..200 {
             round_trip(&mut other, &bytes(n, 1_000));
         }
-        wait_for_stand_still(&server, &written);
+        wait_for_no_progress(&server, &written);
         for n in 0..200 {
             round_trip(&mut other, &bytes(n, 1_000));
         }
         let stats = server.stats();
-        assert_eq!(stats.links, 2, "nobody is closed");
+        assert_eq!(stats.links, 2, "no link is closed");
         assert!(stats.received_bytes < (FLOOD / 2) as u64, "it is paused: {stats:?}");
         assert!(stats.buffers.free > 0, "{:?}", stats.buffers);
         widen(&flooding);
@@ -99,7 +99,7 @@ fn a_client_that_never_reads_is_paused_and_another_is_served(case: &Case) {
 
 fn with_all_others_stopped_a_new_link_is_served(case: &Case) {
     const FLOOD: usize = 8 << 20;
-    // A wait of a minute for loans: nobody is closed for what others would like to borrow.
+    // `loan_wait` is a minute: no loan is revoked for other links.
     let builder = case
         .builder(echo())
         .links_max(8)
@@ -115,7 +115,7 @@ fn with_all_others_stopped_a_new_link_is_served(case: &Case) {
         for n in 0..7 {
             flood(scope, &streams[n], &data[n], &written[n]);
         }
-        wait_for_stand_still(&server, &written);
+        wait_for_no_progress(&server, &written);
         let mut new = server.connect();
         for n in 0..100 {
             round_trip(&mut new, &bytes(n, 4_000));
@@ -124,9 +124,9 @@ fn with_all_others_stopped_a_new_link_is_served(case: &Case) {
         eventually(|| closed(&server.stats()) > 0, "it is gone");
         let stats = server.stats();
         if closed(&stats) != 1 {
-            // So that the floods end at once.
+            // Ends the floods at once.
             streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
-            panic!("somebody else is closed: {stats:?}");
+            panic!("another link is closed: {stats:?}");
         }
         for (stream, data) in streams.iter().zip(&data) {
             scope.spawn(|| {
@@ -156,7 +156,7 @@ fn ten_thousand_requests_sent_ahead_are_all_answered(case: &Case) {
     server.stop();
 }
 
-fn one_link_at_full_speed_does_not_starve_light_ones(case: &Case) {
+fn one_link_at_full_speed_does_not_delay_light_ones(case: &Case) {
     let server = TestServer::start(case.builder(echo()).links_max(16).buffer_count(400));
     let (data, written) = (bytes(3, 32 << 20), AtomicUsize::new(0));
     let heavy = server.connect();
@@ -173,14 +173,14 @@ fn one_link_at_full_speed_does_not_starve_light_ones(case: &Case) {
             }
             rounds += 1;
         }
-        // A share of a busy machine, not a figure to be proud of.
+        // A wide bound, because other programs use the machine.
         assert!(rounds > 0 && worst < Duration::from_secs(2), "{rounds} rounds, worst {worst:?}");
     });
     drop(heavy);
     server.stop();
 }
 
-/// Sends `bytes(0, TOTAL)` to everyone, as fast as it is taken.
+/// Sends `bytes(0, TOTAL)` to every link, as fast as it is taken.
 struct Source {
     data: Vec<u8>,
     piece: usize,
@@ -257,7 +257,7 @@ fn a_half_closed_client_gets_all_that_the_handler_still_owes(case: &Case) {
 }
 
 fn a_handler_that_sends_into_a_full_queue_ends_with_what_is_queued(case: &Case) {
-    // Answers each byte with many, so that pausing cannot help.
+    // Replies to each byte with many, so that pausing cannot help.
     let handler = util::on_chunk(|link, data| {
         for _ in data {
             link.out.send([b'x'; 4_096])?;
@@ -275,7 +275,8 @@ fn a_handler_that_sends_into_a_full_queue_ends_with_what_is_queued(case: &Case) 
     let mut slow = server.connect();
     let mut other = server.connect();
     slow.write_all(&[0; 100]).unwrap();
-    // Whole messages, then the end, in good order: not the peer is at fault.
+    // Whole messages, then the end of the stream and no reset: the link did not end because of its
+    // peer.
     let mut got = Vec::new();
     slow.read_to_end(&mut got).unwrap();
     assert!(got.iter().all(|byte| *byte == b'x') && got.len() % 4_096 == 0, "{}", got.len());

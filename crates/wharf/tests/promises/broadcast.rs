@@ -1,5 +1,5 @@
-//! Promise: a broadcast reaches every open link of all shards once and in order, costs one copy
-//! of its bytes, and waits for nobody.
+//! Promise: a broadcast reaches every open link of all shards once and in order, costs one copy of
+//! its bytes, and waits for no link.
 //!
 //! Method: clients read numbered messages; some never read.
 
@@ -15,9 +15,9 @@ each_back_end!(
     a_thousand_links_in_all_shards_get_each_message_once_and_in_order,
     a_link_broadcasts_to_all_but_itself,
     the_excepted_link_is_left_out,
-    links_that_never_read_delay_nobody,
+    links_that_never_read_delay_no_other,
     a_broadcast_without_buffers_says_so_and_recovers,
-    a_broadcast_to_nobody_is_fine,
+    a_broadcast_to_no_link_is_fine,
 );
 
 fn a_thousand_links_in_all_shards_get_each_message_once_and_in_order(case: &Case) {
@@ -28,7 +28,7 @@ fn a_thousand_links_in_all_shards_get_each_message_once_and_in_order(case: &Case
         eventually(|| server.stats().connects == 1_000, "all links are open");
         let mut refusals = 0;
         for n in 0..ROUNDS {
-            // From the second half on without waiting for anybody.
+            // From the second half on without waiting for any client.
             while server.handle.all().try_post(bytes(n as u64, 100)).is_err() {
                 refusals += 1;
                 std::thread::yield_now();
@@ -87,7 +87,7 @@ fn the_excepted_link_is_left_out(case: &Case) {
     server.stop();
 }
 
-fn links_that_never_read_delay_nobody(case: &Case) {
+fn links_that_never_read_delay_no_other(case: &Case) {
     const MESSAGE: usize = 8_000;
     let builder = case.builder(echo()).links_max(120).buffer_count(1_000).output_bytes(32 * 1024);
     let server = TestServer::start(builder);
@@ -102,7 +102,7 @@ fn links_that_never_read_delay_nobody(case: &Case) {
         rounds += 1;
         assert!(rounds < 2_000, "a queue of 32 KiB holds {rounds} messages of {MESSAGE} bytes");
     }
-    assert_eq!(server.stats().links, 100, "nobody is closed");
+    assert_eq!(server.stats().links, 100, "no link is closed");
     readers.iter_mut().for_each(finish);
     drop(stopped);
     server.stop();
@@ -117,7 +117,7 @@ fn a_broadcast_without_buffers_says_so_and_recovers(case: &Case) {
     round_trip(&mut client, b"hello");
     let message = bytes(5, 16 * 1024);
     let mut sent = 0;
-    // The link's window and queue fill up, then the buffers stay in use.
+    // The receive window and the queue of the link fill up, then the buffers stay in use.
     let refused = loop {
         match server.handle.all().try_post(&message) {
             Ok(()) => sent += 1,
@@ -134,7 +134,7 @@ fn a_broadcast_without_buffers_says_so_and_recovers(case: &Case) {
     assert_eq!(refused, PostError::Full);
     drop(client);
     let ledger = || server.stats().post_buffers;
-    eventually(|| ledger().free == ledger().total(), "the buffers come home");
+    eventually(|| ledger().free == ledger().total(), "the buffers are free");
     let mut client = server.connect();
     server.wait_for_links(1);
     round_trip(&mut client, b"hello");
@@ -144,9 +144,9 @@ fn a_broadcast_without_buffers_says_so_and_recovers(case: &Case) {
     server.stop();
 }
 
-fn a_broadcast_to_nobody_is_fine(case: &Case) {
+fn a_broadcast_to_no_link_is_fine(case: &Case) {
     let server = TestServer::start(case.small(echo()));
-    server.handle.all().try_post(b"anybody?").unwrap();
+    server.handle.all().try_post(b"hello").unwrap();
     server.handle.all().try_post(b"").unwrap();
     let stats = server.stop();
     assert_eq!(stats.sends, 0);

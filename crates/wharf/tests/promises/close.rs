@@ -1,7 +1,7 @@
-//! Promise: however a link ends, nothing that was sent is lost, the handler hears the reason once,
-//! and the peer hears the end.
+//! Promise: however a link ends, no queued byte is lost, `on_disconnect` is called once with the
+//! reason, and the peer gets the end of the stream.
 //!
-//! Method: clients and handlers end links in every way there is.
+//! Method: clients and handlers end links in every way.
 
 use crate::util;
 use crate::util::{
@@ -20,13 +20,13 @@ use wharf::DisconnectReason::{
 use wharf::{Error, Handler, Input, Link, PostError, Result, SendError};
 
 each_back_end!(
-    after_a_half_close_all_answers_come_and_then_the_end,
+    after_a_half_close_all_replies_come_and_then_the_end,
     a_half_close_behind_a_full_window_loses_nothing,
     half_a_request_and_an_end_is_a_closed_peer,
     a_reset_is_told_as_such_once,
-    a_reset_before_the_answer_is_read_harms_nobody,
+    a_reset_before_the_reply_is_read_affects_no_other_link,
     a_handler_that_closes_sends_what_is_queued_first,
-    a_handler_that_closes_with_input_unread_does_not_lose_its_answer,
+    a_handler_that_closes_with_input_unread_does_not_lose_its_reply,
     a_handler_error_sends_what_is_queued_first,
     a_failed_send_passed_on_is_the_handlers_fault_and_what_is_queued_is_sent,
     on_connect_may_refuse_with_a_last_word,
@@ -42,7 +42,7 @@ fn start(case: &Case) -> (TestServer, Arc<Record>) {
     (TestServer::start(case.builder(handler).links_max(8).buffer_count(400)), record)
 }
 
-fn after_a_half_close_all_answers_come_and_then_the_end(case: &Case) {
+fn after_a_half_close_all_replies_come_and_then_the_end(case: &Case) {
     let (server, record) = start(case);
     for seed in 0..20 {
         let (mut client, data) = (server.connect(), bytes(seed, 50_000));
@@ -90,7 +90,7 @@ fn a_reset_is_told_as_such_once(case: &Case) {
     server.stop();
 }
 
-fn a_reset_before_the_answer_is_read_harms_nobody(case: &Case) {
+fn a_reset_before_the_reply_is_read_affects_no_other_link(case: &Case) {
     let (server, record) = start(case);
     let mut other = server.connect();
     let data = bytes(2, 100_000);
@@ -126,9 +126,9 @@ fn a_handler_that_closes_sends_what_is_queued_first(case: &Case) {
     server.stop();
 }
 
-fn a_handler_that_closes_with_input_unread_does_not_lose_its_answer(case: &Case) {
-    // The client goes on sending after the refusal; a close with unread bytes would reset it and
-    // its system would throw the answer away.
+fn a_handler_that_closes_with_input_unread_does_not_lose_its_reply(case: &Case) {
+    // The client sends on after the refusal; a close with unread bytes would reset the connection,
+    // and its system would discard the reply.
     let handler = on_chunk(|link, _| {
         link.out.send(b"too large")?;
         link.close();
@@ -188,7 +188,7 @@ fn a_failed_send_passed_on_is_the_handlers_fault_and_what_is_queued_is_sent(case
     server.stop();
 }
 
-/// Refuses everybody; its `on_disconnect` must never be called.
+/// Refuses every connection; its `on_disconnect` must never be called.
 struct Closed(Arc<Record>);
 
 impl Handler for Closed {
@@ -220,7 +220,7 @@ fn on_connect_may_refuse_with_a_last_word(case: &Case) {
     assert!(record.ids().is_empty() && record.ends().is_empty());
 }
 
-/// Notes what sending to a closing link says.
+/// Reports the results of sends to a closing link.
 struct Late(util::Mutex<std::sync::mpsc::Sender<Refused>>);
 
 #[derive(Debug, PartialEq)]
@@ -244,7 +244,7 @@ impl Handler for Late {
         sender.send(Refused::Send(link.out.send(b"after the end"))).unwrap();
         let post = link.server.link(link.id()).try_post(b"after the end");
         sender.send(Refused::Post(post)).unwrap();
-        // These hit nothing.
+        // These have no effect.
         link.server.link(link.id()).close();
         link.server.link(link.id()).resume();
         link.close();
@@ -252,7 +252,7 @@ impl Handler for Late {
 }
 
 fn nothing_can_be_sent_on_a_link_that_closes(case: &Case) {
-    let (sender, answers) = std::sync::mpsc::channel();
+    let (sender, results) = std::sync::mpsc::channel();
     let server = TestServer::start(case.small(Late(util::Mutex::new(sender))));
     let mut client = server.connect();
     client.write_all(b"?").unwrap();
@@ -267,7 +267,7 @@ fn nothing_can_be_sent_on_a_link_that_closes(case: &Case) {
         ("post in on_disconnect", Refused::Post(Err(PostError::Closed))),
     ];
     for (what, refused) in expected {
-        assert_eq!(answers.recv_timeout(util::PATIENCE).unwrap(), refused, "{what}");
+        assert_eq!(results.recv_timeout(util::PATIENCE).unwrap(), refused, "{what}");
     }
     server.stop();
 }
@@ -306,13 +306,14 @@ fn a_closed_peer_hears_the_end_at_once(case: &Case) {
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     drop(client);
     record.expect(&[Kicked]);
-    // A peer that never ends its half is not waited for without end, nor one that goes on sending.
+    // The server does not wait indefinitely for a peer that never ends its stream, nor for one that
+    // sends all the time.
     let mut silent = server.connect();
     server.handle.link(record.id(1)).close();
     expect_end(&mut silent);
     let mut sending = server.connect();
     server.handle.link(record.id(2)).close();
-    eventually(|| sending.write_all(&[0; 4_096]).is_err(), "it is cut off");
+    eventually(|| sending.write_all(&[0; 4_096]).is_err(), "it is closed");
     expect_end_or_reset(&mut sending);
     record.expect(&[Kicked; 3]);
     server.stop();

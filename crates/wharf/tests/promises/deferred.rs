@@ -1,7 +1,8 @@
-//! Promise: a reply may come later, from any thread, once: until then the input waits, so replies keep
-//! their order, and the link stays; what never comes, comes too late or is too long ends the link.
+//! Promise: a reply may be sent later, from any thread, once: until then the input waits, so
+//! replies keep their order, and the link stays open; a reply that is missing, too late or too long
+//! ends the link.
 //!
-//! Method: a handler that hands its replies to the test, which sends them when it likes.
+//! Method: a handler that passes its replies to the test, which sends them later.
 
 use crate::util;
 use crate::util::functions::{Calls, Functions, functions};
@@ -44,12 +45,12 @@ each_back_end!(
     what_came_before_a_reset_is_handled_after_the_reply,
     replies_of_links_that_have_ended_hold_nothing,
     a_reply_of_a_link_that_has_ended_does_not_reach_the_next_one,
-    what_is_set_aside_for_a_reply_is_nobody_elses,
-    what_cannot_be_set_aside_is_refused,
+    what_is_reserved_for_a_reply_is_for_nothing_else,
+    what_cannot_be_reserved_is_refused,
     a_reply_to_a_peer_that_does_not_read_is_sent_when_it_does,
 );
 
-/// What a line asked, and its reply.
+/// A request line, and its reply.
 struct Asked {
     line: String,
     reply: Reply,
@@ -100,13 +101,13 @@ fn deferring_to(sender: Sender<Asked>) -> Functions<()> {
     })
 }
 
-/// To a test that has ended, a reply is dropped.
+/// Sends the reply to the test; a test that has ended drops it.
 fn tell<T>(sender: &Mutex<Sender<T>>, value: T) {
     let _the_test_has_ended = sender.lock().unwrap().send(value);
 }
 
-/// One shard, and what a test looks at.
-struct Bench {
+/// A server of one shard, and what a test reads.
+struct Deferred {
     server: TestServer,
     record: Arc<Record>,
     calls: Arc<Calls>,
@@ -115,13 +116,13 @@ struct Bench {
 
 type Settings = Builder<Functions<()>, (), ()>;
 
-fn bench(case: &Case, settings: impl Fn(Settings) -> Settings) -> Bench {
+fn start(case: &Case, settings: impl Fn(Settings) -> Settings) -> Deferred {
     let (handler, asked) = deferring();
     let (handler, record, calls) = handler.watched();
-    Bench { server: TestServer::start(settings(case.small(handler))), record, calls, asked }
+    Deferred { server: TestServer::start(settings(case.small(handler))), record, calls, asked }
 }
 
-impl Bench {
+impl Deferred {
     #[track_caller]
     fn reply_to(&self, line: &str) -> Reply {
         let asked = self.asked.recv_timeout(PATIENCE).unwrap();
@@ -129,7 +130,7 @@ impl Bench {
         asked.reply
     }
 
-    /// A client that has asked, and the reply that it waits for.
+    /// A client that has sent a request, and the reply to it.
     fn ask(&self, text: &str) -> (TcpStream, Reply) {
         let mut client = self.server.connect();
         client.write_all(text.as_bytes()).unwrap();
@@ -140,43 +141,43 @@ impl Bench {
 
 fn a_reply_from_another_thread_comes_later(case: &Case) {
     const LATER: Duration = Duration::from_millis(200);
-    let bench = bench(case, |builder| builder);
-    let (mut client, reply) = bench.ask("what is it\n");
+    let setup = start(case, |builder| builder);
+    let (mut client, reply) = setup.ask("what is it\n");
     let start = now();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            meanwhile(LATER, || bench.record.ends().is_empty(), "the link stays");
+            meanwhile(LATER, || setup.record.ends().is_empty(), "the link stays");
             write!(reply, "it is {}", 42).unwrap();
         });
         expect_bytes(&mut client, b"it is 42");
     });
     assert!(start.elapsed() >= LATER);
-    // The next one, and one of several parts.
+    // Further replies, of several parts.
     for n in 0..10 {
         client.write_all(b"more\n").unwrap();
-        bench.reply_to("more").send(("<", bytes(n, 1_998), ">")).unwrap();
+        setup.reply_to("more").send(("<", bytes(n, 1_998), ">")).unwrap();
         expect_bytes(&mut client, &[b"<", bytes(n, 1_998).as_slice(), b">"].concat());
     }
     finish(&mut client);
-    bench.record.expect(&[PeerClosed]);
-    bench.server.stop();
+    setup.record.expect(&[PeerClosed]);
+    setup.server.stop();
 }
 
 fn a_reply_comes_after_the_peer_has_ended_its_half(case: &Case) {
-    let bench = bench(case, |builder| builder);
-    let (mut client, reply) = bench.ask("first\nping\nsecond\n");
+    let setup = start(case, |builder| builder);
+    let (mut client, reply) = setup.ask("first\nping\nsecond\n");
     client.shutdown(Shutdown::Write).unwrap();
-    let stays = || bench.record.ends().is_empty() && bench.calls.ends() == 0;
+    let stays = || setup.record.ends().is_empty() && setup.calls.ends() == 0;
     meanwhile(Duration::from_millis(200), stays, "the link stays");
     reply.send("1st ").unwrap();
     expect_bytes(&mut client, b"1st pong ");
     meanwhile(Duration::from_millis(50), stays, "the link stays");
-    bench.reply_to("second").send("2nd").unwrap();
+    setup.reply_to("second").send("2nd").unwrap();
     expect_bytes(&mut client, b"2nd");
     expect_end(&mut client);
-    bench.record.expect(&[PeerClosed]);
-    assert_eq!(bench.calls.ends(), 1);
-    bench.server.stop();
+    setup.record.expect(&[PeerClosed]);
+    assert_eq!(setup.calls.ends(), 1);
+    setup.server.stop();
 }
 
 fn a_reply_comes_during_a_drain(case: &Case) {
@@ -207,9 +208,9 @@ fn a_reply_comes_during_a_drain(case: &Case) {
 
 fn a_reply_comes_before_the_end_of_an_output_that_is_finished(case: &Case) {
     for sends in [true, false] {
-        let bench = bench(case, |builder| builder);
-        let (mut client, reply) = bench.ask("finish\n");
-        meanwhile(Duration::from_millis(100), || bench.record.ends().is_empty(), "the link stays");
+        let setup = start(case, |builder| builder);
+        let (mut client, reply) = setup.ask("finish\n");
+        meanwhile(Duration::from_millis(100), || setup.record.ends().is_empty(), "the link stays");
         if sends {
             reply.send("the last").unwrap();
             expect_bytes(&mut client, b"the last");
@@ -218,42 +219,42 @@ fn a_reply_comes_before_the_end_of_an_output_that_is_finished(case: &Case) {
         }
         expect_end(&mut client);
         drop(client);
-        bench.record.expect(&[PeerClosed]);
-        bench.server.stop();
+        setup.record.expect(&[PeerClosed]);
+        setup.server.stop();
     }
 }
 
 fn a_link_whose_reply_is_out_is_not_idle(case: &Case) {
     const IDLE: Duration = Duration::from_millis(150);
-    let bench = bench(case, |builder| builder.idle_timeout(IDLE));
-    let (mut client, reply) = bench.ask("question\n");
-    let stays = || bench.record.ends().is_empty() && bench.calls.idles() == 0;
+    let setup = start(case, |builder| builder.idle_timeout(IDLE));
+    let (mut client, reply) = setup.ask("question\n");
+    let stays = || setup.record.ends().is_empty() && setup.calls.idles() == 0;
     meanwhile(4 * IDLE, stays, "the link stays");
     let start = now();
     reply.send("answer").unwrap();
     expect_bytes(&mut client, b"answer");
-    // From here on it is its peer's turn.
+    // From here on the server waits for its peer.
     expect_end_or_reset(&mut client);
     assert!(start.elapsed() >= IDLE * 9 / 10, "{:?}", start.elapsed());
-    bench.record.expect(&[Idle]);
-    bench.server.stop();
+    setup.record.expect(&[Idle]);
+    setup.server.stop();
 }
 
 fn replies_keep_the_order_of_their_requests(case: &Case) {
-    let bench = bench(case, |builder| builder);
-    let mut client = bench.server.connect();
+    let setup = start(case, |builder| builder);
+    let mut client = setup.server.connect();
     let text: String = (0..100).map(|n| format!("{n}\nping\n")).collect();
     client.write_all(text.as_bytes()).unwrap();
     for n in 0..100 {
-        // Only one is out at a time.
-        let reply = bench.reply_to(&n.to_string());
-        assert!(bench.asked.try_recv().is_err());
+        // Only one reply is deferred at a time.
+        let reply = setup.reply_to(&n.to_string());
+        assert!(setup.asked.try_recv().is_err());
         write!(reply, "<{n}>").unwrap();
     }
     let replies: String = (0..100).map(|n| format!("<{n}>pong ")).collect();
     expect_bytes(&mut client, replies.as_bytes());
     finish(&mut client);
-    bench.server.stop();
+    setup.server.stop();
 }
 
 fn replies_of_many_links_come_to_theirs(case: &Case) {
@@ -281,12 +282,12 @@ fn replies_of_many_links_come_to_theirs(case: &Case) {
         clients.into_iter().for_each(|mut client| finish(&mut client));
         let stats = server.stop();
         assert_eq!(stats.closed(PeerClosed), LINKS as u64, "{stats:?}");
-        // The handler is gone, and with it the sender.
+        // The handler is dropped, and with it the sender.
         replier.join().unwrap();
     }
 }
 
-/// Replies to those who have asked, in random order, some at a time.
+/// Replies in random order, to several requests at a time.
 fn reply_in_any_order(asked: &Receiver<Asked>) {
     let mut random = Random(1);
     while let Ok(first) = asked.recv() {
@@ -320,7 +321,7 @@ fn until_the_reply_the_input_yields_nothing(case: &Case) {
         server.deliver(&client, b"line\n");
         let reply: Reply = replies.recv_timeout(PATIENCE).unwrap();
         server.deliver(&client, b"line\n");
-        // Not a call for what comes, either.
+        // There is no call for further input, either.
         let waits = || calls.receives() == 2 * round - 1;
         meanwhile(Duration::from_millis(20), waits, "called before the reply");
         reply.send("a").unwrap();
@@ -375,185 +376,185 @@ fn a_reply_in_the_same_callback_is_one(case: &Case) {
 }
 
 fn no_reply_lets_the_input_go_on(case: &Case) {
-    let bench = bench(case, |builder| builder);
-    let (mut client, reply) = bench.ask("nothing\nping\nempty\nping\n");
+    let setup = start(case, |builder| builder);
+    let (mut client, reply) = setup.ask("nothing\nping\nempty\nping\n");
     reply.none();
     expect_bytes(&mut client, b"pong ");
-    bench.reply_to("empty").send("").unwrap();
+    setup.reply_to("empty").send("").unwrap();
     expect_bytes(&mut client, b"pong ");
     finish(&mut client);
-    bench.record.expect(&[PeerClosed]);
-    bench.server.stop();
+    setup.record.expect(&[PeerClosed]);
+    setup.server.stop();
 }
 
 fn a_last_reply_closes_the_link(case: &Case) {
-    let bench = bench(case, |builder| builder);
+    let setup = start(case, |builder| builder);
     for last in ["last", ""] {
-        let (mut client, reply) = bench.ask("question\nping\nmore\n");
+        let (mut client, reply) = setup.ask("question\nping\nmore\n");
         reply.close(last).unwrap();
         expect_bytes(&mut client, last.as_bytes());
         expect_end(&mut client);
     }
-    bench.record.expect(&[HandlerClosed; 2]);
-    assert!(bench.asked.try_recv().is_err(), "what is unread is discarded");
-    bench.server.stop();
+    setup.record.expect(&[HandlerClosed; 2]);
+    assert!(setup.asked.try_recv().is_err(), "what is unread is discarded");
+    setup.server.stop();
 }
 
 fn a_reply_that_is_dropped_ends_the_link(case: &Case) {
-    let bench = bench(case, |builder| builder);
-    let (mut client, reply) = bench.ask("question\nping\n");
+    let setup = start(case, |builder| builder);
+    let (mut client, reply) = setup.ask("question\nping\n");
     drop(reply);
     expect_end(&mut client);
     drop(client);
-    bench.record.expect(&[HandlerError]);
-    // In the callback, too; what is queued is sent.
-    let mut client = bench.server.connect();
+    setup.record.expect(&[HandlerError]);
+    // Also in the callback; what is queued is sent.
+    let mut client = setup.server.connect();
     client.write_all(b"drop\nping\n").unwrap();
     expect_bytes(&mut client, b"dropped");
     expect_end(&mut client);
     drop(client);
-    bench.record.expect(&[HandlerError; 2]);
-    bench.server.stop();
+    setup.record.expect(&[HandlerError; 2]);
+    setup.server.stop();
 }
 
 const ANSWER: Duration = Duration::from_millis(300);
 
 fn a_reply_that_is_too_late_ends_the_link(case: &Case) {
-    let bench = bench(case, |builder| builder.answer_timeout(ANSWER));
-    // The time of each is its own.
-    let (mut client, reply) = bench.ask("question\nping\nmore\n");
-    meanwhile(ANSWER / 2, || bench.record.ends().is_empty(), "ended before its time");
+    let setup = start(case, |builder| builder.answer_timeout(ANSWER));
+    // Each reply has a timeout of its own.
+    let (mut client, reply) = setup.ask("question\nping\nmore\n");
+    meanwhile(ANSWER / 2, || setup.record.ends().is_empty(), "ended before its time");
     reply.send("in time ").unwrap();
     let start = now();
-    let reply = bench.reply_to("more");
+    let reply = setup.reply_to("more");
     expect_bytes(&mut client, b"in time pong ");
     expect_end(&mut client);
     let took = start.elapsed();
     assert!(took >= ANSWER * 8 / 10 && took <= ANSWER * 2, "{took:?} of {ANSWER:?}");
     drop(client);
-    bench.record.expect(&[HandlerError]);
+    setup.record.expect(&[HandlerError]);
     assert_eq!(reply.send("too late"), Err(PostError::Closed));
-    bench.server.stop();
+    setup.server.stop();
 }
 
 fn a_reply_that_is_too_long_ends_the_link(case: &Case) {
-    let bench = bench(case, |builder| builder);
-    let (mut client, reply) = bench.ask("question\nping\n");
+    let setup = start(case, |builder| builder);
+    let (mut client, reply) = setup.ask("question\nping\n");
     assert_eq!(reply.send([b'x'; REPLY_MAX + 1]), Err(PostError::TooLarge));
     expect_end(&mut client);
-    let (mut client, reply) = bench.ask("question\nping\n");
+    let (mut client, reply) = setup.ask("question\nping\n");
     assert_eq!(reply.close([b'x'; REPLY_MAX + 1]), Err(PostError::TooLarge));
     expect_end(&mut client);
     drop(client);
-    bench.record.expect(&[HandlerError; 2]);
-    // As long as was said.
-    let (mut client, reply) = bench.ask("question\n");
+    setup.record.expect(&[HandlerError; 2]);
+    // As long as its reservation.
+    let (mut client, reply) = setup.ask("question\n");
     reply.send([b'x'; REPLY_MAX]).unwrap();
     expect_bytes(&mut client, &[b'x'; REPLY_MAX]);
     finish(&mut client);
-    bench.server.stop();
+    setup.server.stop();
 }
 
 fn a_link_that_is_closed_waits_for_its_reply(case: &Case) {
-    let bench = bench(case, |builder| builder);
-    let (mut kicked, reply) = bench.ask("question\nping\nmore\n");
-    bench.server.handle.link(reply.link()).close();
-    let stays = || bench.record.ends().is_empty();
+    let setup = start(case, |builder| builder);
+    let (mut kicked, reply) = setup.ask("question\nping\nmore\n");
+    setup.server.handle.link(reply.link()).close();
+    let stays = || setup.record.ends().is_empty();
     meanwhile(Duration::from_millis(100), stays, "it waits for its reply");
     reply.send("answer").unwrap();
     expect_bytes(&mut kicked, b"answer");
     expect_end(&mut kicked);
     drop(kicked);
-    bench.record.expect(&[Kicked]);
+    setup.record.expect(&[Kicked]);
     // By its own handler.
-    let (mut closed, reply) = bench.ask("close\nping\n");
-    meanwhile(Duration::from_millis(100), || bench.record.ends().len() == 1, "it waits");
+    let (mut closed, reply) = setup.ask("close\nping\n");
+    meanwhile(Duration::from_millis(100), || setup.record.ends().len() == 1, "it waits");
     reply.send("answer").unwrap();
     expect_bytes(&mut closed, b"answer");
     expect_end(&mut closed);
     drop(closed);
-    bench.record.expect(&[Kicked, HandlerClosed]);
-    // There will be none.
-    let (mut kicked, reply) = bench.ask("question\nping\n");
-    bench.server.handle.link(reply.link()).close();
+    setup.record.expect(&[Kicked, HandlerClosed]);
+    // There is no reply.
+    let (mut kicked, reply) = setup.ask("question\nping\n");
+    setup.server.handle.link(reply.link()).close();
     reply.none();
     expect_end(&mut kicked);
     drop(kicked);
-    bench.record.expect(&[Kicked, HandlerClosed, Kicked]);
-    assert!(bench.asked.try_recv().is_err());
-    bench.server.stop();
+    setup.record.expect(&[Kicked, HandlerClosed, Kicked]);
+    assert!(setup.asked.try_recv().is_err());
+    setup.server.stop();
 }
 
 fn a_link_that_is_closed_waits_for_its_reply_no_longer_than_for_any(case: &Case) {
-    let bench = bench(case, |builder| builder.answer_timeout(ANSWER));
-    let (mut client, reply) = bench.ask("question\n");
-    bench.server.handle.link(reply.link()).close();
+    let setup = start(case, |builder| builder.answer_timeout(ANSWER));
+    let (mut client, reply) = setup.ask("question\n");
+    setup.server.handle.link(reply.link()).close();
     let start = now();
     expect_end(&mut client);
     let took = start.elapsed();
     assert!(took >= ANSWER / 2 && took <= ANSWER * 2, "{took:?} of {ANSWER:?}");
     drop(client);
-    bench.record.expect(&[HandlerError]);
+    setup.record.expect(&[HandlerError]);
     assert_eq!(reply.send("too late"), Err(PostError::Closed));
-    bench.server.stop();
+    setup.server.stop();
 }
 
 fn a_link_that_ends_otherwise_does_not_wait_for_its_reply(case: &Case) {
     silence_panics_on_purpose();
-    let bench = bench(case, |builder| builder);
+    let setup = start(case, |builder| builder);
     let expect_closed = |reply: Reply, count: usize| {
-        eventually(|| bench.record.ends().len() == count, "it has ended");
+        eventually(|| setup.record.ends().len() == count, "it has ended");
         assert_eq!(reply.send("in vain"), Err(PostError::Closed));
     };
-    let (mut client, reply) = bench.ask("error\n");
+    let (mut client, reply) = setup.ask("error\n");
     expect_bytes(&mut client, b"an error");
     expect_end(&mut client);
     drop(client);
     expect_closed(reply, 1);
     for (word, count) in [("panic\n", 2), ("abort\n", 3)] {
-        let (mut client, reply) = bench.ask(word);
+        let (mut client, reply) = setup.ask(word);
         expect_end_or_reset(&mut client);
         expect_closed(reply, count);
     }
-    let (client, reply) = bench.ask("question\n");
-    bench.server.handle.link(reply.link()).abort();
+    let (client, reply) = setup.ask("question\n");
+    setup.server.handle.link(reply.link()).abort();
     expect_closed(reply, 4);
     drop(client);
-    bench.record.expect(&[HandlerError, HandlerPanic, HandlerClosed, Kicked]);
-    bench.server.stop();
+    setup.record.expect(&[HandlerError, HandlerPanic, HandlerClosed, Kicked]);
+    setup.server.stop();
 }
 
 fn what_came_before_a_reset_is_handled_after_the_reply(case: &Case) {
-    let bench = bench(case, |builder| builder);
-    let (client, reply) = bench.ask("question\nafter\n");
+    let setup = start(case, |builder| builder);
+    let (client, reply) = setup.ask("question\nafter\n");
     util::reset(client);
-    // Nobody reads it.
+    // The peer does not read it.
     let _discarded_or_closed = reply.send("answer");
-    bench.reply_to("after").none();
-    bench.record.expect(&[PeerReset]);
-    bench.server.stop();
+    setup.reply_to("after").none();
+    setup.record.expect(&[PeerReset]);
+    setup.server.stop();
 }
 
 fn replies_of_links_that_have_ended_hold_nothing(case: &Case) {
-    let bench = bench(case, |builder| builder);
+    let setup = start(case, |builder| builder);
     let mut replies = Vec::new();
     for n in 1..=100 {
-        let (client, reply) = bench.ask("question\n");
-        bench.server.handle.link(reply.link()).abort();
+        let (client, reply) = setup.ask("question\n");
+        setup.server.handle.link(reply.link()).abort();
         replies.push(reply);
-        eventually(|| bench.record.ends().len() == n, "it has ended");
+        eventually(|| setup.record.ends().len() == n, "it has ended");
         drop(client);
     }
-    bench.server.wait_for_links(0);
+    setup.server.wait_for_links(0);
     let holds_nothing = || {
-        let (links, posts) = (bench.server.stats().buffers, bench.server.stats().post_buffers);
+        let (links, posts) = (setup.server.stats().buffers, setup.server.stats().post_buffers);
         let held = links.application + links.send_queue + links.kernel_send + links.shared;
         held == 0 && posts.free == posts.total()
     };
     eventually(holds_nothing, "all buffers are free, or with the port");
-    // Everything is there for others, while the replies are kept.
+    // All buffers are free for others, while the replies are kept.
     let answer = bytes(1, REPLY_MAX);
-    let others: Vec<_> = (0..4).map(|_| bench.ask("question\n")).collect();
+    let others: Vec<_> = (0..4).map(|_| setup.ask("question\n")).collect();
     for (mut client, reply) in others {
         reply.send(&answer).unwrap();
         expect_bytes(&mut client, &answer);
@@ -567,14 +568,14 @@ fn replies_of_links_that_have_ended_hold_nothing(case: &Case) {
             _ => drop(reply),
         }
     }
-    bench.server.stop();
+    setup.server.stop();
 }
 
 fn a_reply_of_a_link_that_has_ended_does_not_reach_the_next_one(case: &Case) {
-    let bench = bench(case, |builder| builder.links_max(1));
+    let setup = start(case, |builder| builder.links_max(1));
     let mut old: Option<Reply> = None;
     for n in 0..40 {
-        let (mut client, reply) = bench.ask("question\n");
+        let (mut client, reply) = setup.ask("question\n");
         if let Some(old) = old.take() {
             assert_ne!(old.link(), reply.link());
             match n % 3 {
@@ -587,14 +588,14 @@ fn a_reply_of_a_link_that_has_ended_does_not_reach_the_next_one(case: &Case) {
         expect_bytes(&mut client, b"answer");
         round_trip_ping(&mut client);
         client.write_all(b"again\n").unwrap();
-        let reply = bench.reply_to("again");
-        bench.server.handle.link(reply.link()).abort();
+        let reply = setup.reply_to("again");
+        setup.server.handle.link(reply.link()).abort();
         old = Some(reply);
-        eventually(|| bench.record.ends().len() == n + 1, "it has ended");
+        eventually(|| setup.record.ends().len() == n + 1, "it has ended");
         drop(client);
-        bench.server.wait_for_links(0);
+        setup.server.wait_for_links(0);
     }
-    assert_eq!(bench.server.stop().closed(Kicked), 40);
+    assert_eq!(setup.server.stop().closed(Kicked), 40);
 }
 
 fn round_trip_ping(client: &mut TcpStream) {
@@ -602,7 +603,7 @@ fn round_trip_ping(client: &mut TcpStream) {
     expect_bytes(client, b"pong ");
 }
 
-fn what_is_set_aside_for_a_reply_is_nobody_elses(case: &Case) {
+fn what_is_reserved_for_a_reply_is_for_nothing_else(case: &Case) {
     const OUTPUT: usize = 16 * 1024;
     const REPLY: usize = 10_000;
     let (sender, replies) = channel();
@@ -620,9 +621,9 @@ fn what_is_set_aside_for_a_reply_is_nobody_elses(case: &Case) {
         })
         .on_writable(move |link| {
             if waits.load(Ordering::SeqCst) {
-                // All that is left.
+                // All that is not reserved.
                 let count = link.out.send_some(&[b'm'; OUTPUT]);
-                assert!(count <= OUTPUT - REPLY, "{count} bytes where {REPLY} are set aside");
+                assert!(count <= OUTPUT - REPLY, "{count} bytes where {REPLY} are reserved");
             }
             Ok(())
         });
@@ -631,11 +632,12 @@ fn what_is_set_aside_for_a_reply_is_nobody_elses(case: &Case) {
     let mut client = util::connect_small_share(server.address);
     client.write_all(b"line\n").unwrap();
     let reply: Reply = replies.recv_timeout(PATIENCE).unwrap();
-    // Its peer does not read: the systems fill up, and then what others may have of the output.
+    // Its peer does not read: the systems fill up, and then the part of the output that is not
+    // reserved.
     eventually(
         || {
             let writables = calls.writables();
-            std::thread::sleep(util::STANDS_AFTER);
+            std::thread::sleep(util::BLOCKED_AFTER);
             calls.writables() == writables
         },
         "the output is full",
@@ -663,7 +665,7 @@ fn what_is_set_aside_for_a_reply_is_nobody_elses(case: &Case) {
     server.stop_within(Duration::from_secs(5));
 }
 
-fn what_cannot_be_set_aside_is_refused(case: &Case) {
+fn what_cannot_be_reserved_is_refused(case: &Case) {
     const OUTPUT: usize = 16 * 1024;
     let handler = functions::<()>().on_receive(|link, input| {
         let Some(line) = input.line(100)? else { return Ok(()) };
@@ -676,7 +678,7 @@ fn what_cannot_be_set_aside_is_refused(case: &Case) {
         }
         link.out.send([b'x'; OUTPUT - 100])?;
         assert_eq!(input.defer(&mut link.out, 101).map(Reply::none), Err(SendError::Full));
-        // Nothing was changed by that.
+        // The refusal has changed nothing.
         assert_eq!(link.out.spare_capacity(), 100);
         let reply = input.defer(&mut link.out, 100)?;
         assert_eq!(link.out.spare_capacity(), 0);
@@ -697,13 +699,13 @@ fn what_cannot_be_set_aside_is_refused(case: &Case) {
 fn a_reply_to_a_peer_that_does_not_read_is_sent_when_it_does(case: &Case) {
     const STALL: Duration = Duration::from_millis(500);
     const ROUNDS: usize = 400;
-    let bench = bench(case, |builder| builder.stall_timeout(STALL));
-    let mut client = util::connect_small_share(bench.server.address);
+    let setup = start(case, |builder| builder.stall_timeout(STALL));
+    let mut client = util::connect_small_share(setup.server.address);
     client.write_all(&b"question\n".repeat(ROUNDS)).unwrap();
     let answer = bytes(1, REPLY_MAX);
     let mut sent = 0;
-    // Deferred only with the grant: in the end the input waits.
-    while let Ok(asked) = bench.asked.recv_timeout(STALL / 5) {
+    // A reply is deferred only with the grant: in the end the input waits.
+    while let Ok(asked) = setup.asked.recv_timeout(STALL / 5) {
         asked.reply.send(&answer).unwrap();
         sent += 1;
     }
@@ -711,18 +713,18 @@ fn a_reply_to_a_peer_that_does_not_read_is_sent_when_it_does(case: &Case) {
     std::thread::scope(|scope| {
         scope.spawn(|| util::read_back(&client, &answer.repeat(ROUNDS)));
         for _ in sent..ROUNDS {
-            bench.reply_to("question").send(&answer).unwrap();
+            setup.reply_to("question").send(&answer).unwrap();
         }
     });
     round_trip_ping(&mut client);
     finish(&mut client);
-    // One that never does is a slow reader, though a reply is set aside.
-    let mut client = util::connect_small_share(bench.server.address);
+    // A peer that never reads is a slow reader, though a reply is reserved.
+    let mut client = util::connect_small_share(setup.server.address);
     client.write_all(&b"question\n".repeat(ROUNDS)).unwrap();
-    while let Ok(asked) = bench.asked.recv_timeout(2 * STALL) {
-        // In the end it is closed.
+    while let Ok(asked) = setup.asked.recv_timeout(2 * STALL) {
+        // In the end the link is closed.
         let _queued = asked.reply.send(&answer);
     }
-    bench.record.expect(&[PeerClosed, SlowReader]);
-    bench.server.stop();
+    setup.record.expect(&[PeerClosed, SlowReader]);
+    setup.server.stop();
 }

@@ -1,7 +1,7 @@
-//! Promise: what goes in comes out again, byte for byte and in order, however it is cut.
+//! Promise: input is echoed, byte for byte and in order, however it is split.
 //!
 //! Method: an echo server; clients send bytes without a period in pieces of random length, and
-//! compare every byte that comes back.
+//! compare every byte that they read.
 
 use crate::util;
 use crate::util::{
@@ -16,7 +16,7 @@ each_back_end!(
     one_byte_in_a_segment_is_one_stream,
     links_at_once_get_their_own_bytes_each,
     a_server_listens_on_several_addresses,
-    urgent_data_disturbs_nobody,
+    urgent_data_disturbs_no_link,
 );
 
 const SIZES: [usize; 12] =
@@ -89,11 +89,11 @@ fn a_server_listens_on_several_addresses(case: &Case) {
     server.stop();
 }
 
-fn urgent_data_disturbs_nobody(case: &Case) {
+fn urgent_data_disturbs_no_link(case: &Case) {
     let server = TestServer::start(case.small(echo()));
     let mut client = server.connect();
     round_trip(&mut client, b"ab");
-    // The urgent byte leaves the stream of those that do not ask for it (tcp(7)).
+    // The stream of a socket without SO_OOBINLINE lacks the urgent byte (tcp(7)).
     assert_eq!(SockRef::from(&client).send_out_of_band(b"x").unwrap(), 1);
     round_trip(&mut client, b"cd");
     finish(&mut client);

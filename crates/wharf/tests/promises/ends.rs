@@ -1,7 +1,8 @@
-//! Promise: the end of a peer's stream is told when all before it is handled, and the handler says what
-//! becomes of the link; so it is at a stop. A close sends what is queued first, an abort does not.
+//! Promise: `on_end` is called when all input before the end of the peer's stream is handled, and
+//! its result decides whether the link closes; the same holds for `on_drain` at a stop. A close
+//! sends what is queued first, an abort does not.
 //!
-//! Method: clients that end their half and go on reading, links that are kept, and stops.
+//! Method: clients that end their stream and still read, links that are kept, and stops.
 
 use crate::util;
 use crate::util::functions::{Functions, functions};
@@ -41,7 +42,8 @@ each_back_end!(
     on_disconnect_is_the_last_call,
 );
 
-/// Replies each line of a digit and says `end`, with what is left, at the end; `keep` keeps the link.
+/// Replies to each line of a digit, and sends `end`, with the rest, at the end; `keep` keeps the
+/// link.
 fn lines() -> Functions<bool> {
     functions::<bool>()
         .on_receive(|link, input| {
@@ -155,7 +157,7 @@ fn a_link_kept_after_its_end_stays_until_it_is_closed(case: &Case) {
 
 fn a_link_kept_after_its_end_ends_when_its_output_is_finished(case: &Case) {
     let handler = functions::<()>().on_receive(|_, _| Ok(())).on_end(|link, input| {
-        // A half after the other, each by itself.
+        // The two directions end one after the other.
         link.out.send(("got ", input.chunk(), [b'x'; 10_000]))?;
         link.out.finish();
         Ok(Verdict::Keep)
@@ -174,7 +176,7 @@ fn a_link_kept_after_its_end_ends_when_its_output_is_finished(case: &Case) {
 fn a_link_whose_output_is_finished_ends_with_its_stream(case: &Case) {
     let (handler, record, calls) = lines().watched();
     let server = TestServer::start(case.small(handler));
-    // Kept or not, there is nothing more that either half could bring.
+    // Kept or not, no bytes can follow in either direction.
     for (text, ends) in [("1\nfinish\n", 1), ("1\nkeep\nfinish\n", 2)] {
         let mut client = server.connect();
         client.write_all(text.as_bytes()).unwrap();
@@ -188,7 +190,7 @@ fn a_link_whose_output_is_finished_ends_with_its_stream(case: &Case) {
     server.stop();
 }
 
-/// Takes a line each time that it may.
+/// Takes a line each time that the test permits.
 fn gated(may: &Arc<AtomicBool>) -> Functions<()> {
     let may = Arc::clone(may);
     functions::<()>()
@@ -213,7 +215,7 @@ fn a_link_kept_with_unread_input_is_called_for_it_and_told_of_no_second_end(case
     let mut client = server.connect();
     server.deliver(&client, b"1\n2\n3\n");
     client.shutdown(Shutdown::Write).unwrap();
-    eventually(|| calls.ends() == 1, "the end is told");
+    eventually(|| calls.ends() == 1, "on_end is called");
     may.store(true, Ordering::SeqCst);
     meanwhile(Duration::from_millis(50), || record.ends().is_empty(), "it is kept");
     server.handle.link(record.id(0)).resume();
@@ -266,7 +268,7 @@ fn streaming() -> Functions<usize> {
 
 fn a_stream_goes_on_after_the_peer_has_ended_its_half(case: &Case) {
     let handler = streaming().on_end(|link, _| {
-        assert_eq!(*link.state, 0, "the end is told when the stream is sent");
+        assert_eq!(*link.state, 0, "on_end is called after the stream is sent");
         link.out.send("tail")?;
         Ok(Verdict::Close)
     });
@@ -327,7 +329,7 @@ fn a_stop_handles_what_is_unread_first(case: &Case) {
     server.deliver(&client, b"1\n2\n3\n");
     expect_bytes(&mut client, b"1 ");
     server.handle.stop(Duration::from_secs(10));
-    eventually(|| calls.drains() == 1, "the stop is told");
+    eventually(|| calls.drains() == 1, "on_drain is called for each");
     for reply in [b"2 ", b"3 "] {
         meanwhile(Duration::from_millis(50), || record.ends().is_empty(), "it has input");
         server.handle.link(record.id(0)).resume();
@@ -340,15 +342,15 @@ fn a_stop_handles_what_is_unread_first(case: &Case) {
     assert_eq!((calls.receives(), calls.drains()), (3, 1));
 }
 
-/// A call that took nothing, with nothing queued, has handled what is unread, be it as much as a link
-/// may hold.
+/// A call that took nothing, with nothing queued, has handled the unread bytes, even if these are
+/// as many as a link may hold.
 fn a_stop_does_not_wait_for_a_handler_that_takes_nothing(case: &Case) {
     let handler = functions::<()>().on_receive(|_, _| Ok(()));
     let (handler, record, calls) = handler.watched();
     let server = TestServer::start(case.small(handler));
     let (little, much) = (server.connect(), server.connect());
     server.deliver(&little, b"a few bytes");
-    util::write_until_it_stands(&much, &util::Pattern::new(1), u64::MAX);
+    util::write_until_blocked(&much, &util::Pattern::new(1), u64::MAX);
     assert!(server.stats().received_bytes >= 8 * 1024 && record.ends().is_empty());
     let start = now();
     server.stop();
@@ -367,7 +369,7 @@ fn a_stop_waits_for_streams_that_go_on(case: &Case) {
     }
     eventually(|| calls.receives() >= 3, "they have begun");
     server.handle.stop(Duration::from_secs(10));
-    eventually(|| calls.drains() == 3, "the stop is told");
+    eventually(|| calls.drains() == 3, "on_drain is called for each");
     let data = vec![b's'; 1_000_000];
     for mut client in &clients {
         read_back(client, &data);
@@ -385,8 +387,8 @@ fn a_link_kept_at_a_stop_stays_until_it_is_closed(case: &Case) {
     let mut clients = [server.connect(), server.connect(), server.connect()];
     server.wait_for_links(3);
     server.handle.stop(Duration::from_secs(10));
-    eventually(|| calls.drains() == 3, "the stop is told");
-    // They go on as before.
+    eventually(|| calls.drains() == 3, "on_drain is called for each");
+    // They are served as before.
     for client in &mut clients {
         client.write_all(b"1\n2\n").unwrap();
         expect_bytes(client, b"1 2 ");
@@ -420,7 +422,7 @@ fn a_link_kept_at_a_stop_stays_no_longer_than_the_drain(case: &Case) {
     expect_end_or_reset(&mut client);
 }
 
-/// Whoever is in hears the goodbye; whoever is not hears nothing.
+/// A link that is open gets the goodbye; a refused connection gets nothing.
 fn a_link_that_comes_with_the_stop_is_drained_or_refused(case: &Case) {
     for shards in [1, 2] {
         let drained = Arc::<AtomicU64>::default();
@@ -469,7 +471,7 @@ fn a_close_sends_what_is_queued_and_discards_what_is_unread(case: &Case) {
     record.expect(&[HandlerClosed]);
     server.stop();
     assert_eq!((calls.receives(), calls.ends(), calls.writables()), (3, 0, 0));
-    // A stream is not gone on with: close at its end.
+    // A close at the end of the peer's stream ends the server's stream, too.
     let handler = streaming().on_end(|_, _| Ok(Verdict::Keep));
     let (handler, record, calls) = handler.watched();
     let server = TestServer::start(case.small(handler));
@@ -551,7 +553,7 @@ fn all_links_are_closed_by_one_call_but_those_left_out(case: &Case) {
         let server = TestServer::start(builder);
         let mut clients: Vec<_> = (0..12).map(|_| server.connect()).collect();
         server.wait_for_links(12);
-        // Which client that is, it says itself.
+        // A message to the client shows which link it has.
         let left_out = record.id(5);
         server.handle.link(left_out).try_post("you ").unwrap();
         server.handle.all().except(left_out).try_post("bye ").unwrap();
@@ -589,7 +591,7 @@ fn on_disconnect_is_the_last_call(case: &Case) {
         })
         .on_disconnect(move |link, _| {
             at_end.lock().unwrap().push(link.id());
-            // What is asked for now comes to nothing.
+            // Requests of `on_disconnect` have no effect.
             link.resume();
             link.out.notify();
             link.server.link(link.id()).resume();

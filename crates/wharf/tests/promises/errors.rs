@@ -1,7 +1,7 @@
-//! Promise: an error of a callback ends its link, whatever callback that is, and the error alone says
-//! for what reason; what is queued is sent first.
+//! Promise: an error of a callback ends its link, whichever callback it is, and the error alone
+//! determines the reason; queued bytes are sent first.
 //!
-//! Method: a table of callbacks and errors; the client says which of them it wants.
+//! Method: a table of callbacks and errors; the client selects one.
 
 use crate::util;
 use crate::util::functions::{Functions, functions};
@@ -26,7 +26,7 @@ each_back_end!(
     an_error_of_a_function_that_is_a_handler_ends_its_link,
 );
 
-/// An error of the program's own, around one that would mean something else.
+/// An error of the program's own, whose source has another reason.
 #[derive(Debug)]
 struct Wrapped(SendError);
 
@@ -49,18 +49,18 @@ const ERRORS: [(Make, ErrorKind, DisconnectReason); 11] = [
     (|| TooLong::new(7).into(), ErrorKind::Limit, Limit),
     (|| SendError::Closed.into(), ErrorKind::Handler, HandlerError),
     (|| SendError::TooLarge.into(), ErrorKind::Handler, HandlerError),
-    // Others are full: that is no reason of this link's.
+    // Another link's full output is no reason of this one.
     (|| PostError::Full.into(), ErrorKind::Handler, HandlerError),
     (|| PostError::Stopping.into(), ErrorKind::Handler, HandlerError),
     (|| Error::msg("its own"), ErrorKind::Handler, HandlerError),
     (|| std::io::Error::other("a file").into(), ErrorKind::Handler, HandlerError),
-    // Its sources are not asked.
+    // Sources do not count.
     (|| Wrapped(SendError::Full).into(), ErrorKind::Handler, HandlerError),
     (|| Error::from_boxed(Box::new(SendError::Full)), ErrorKind::Handler, HandlerError),
     (|| "x".parse::<u8>().unwrap_err().into(), ErrorKind::Handler, HandlerError),
 ];
 
-/// A callback of each link fails, with the error that its first byte says.
+/// One callback of each link fails, with the error that its first byte selects.
 fn failing(callback: &'static str) -> Functions<usize> {
     let fail = move |link: &mut Link<'_, usize>, here: &str| {
         if callback == here {
@@ -86,7 +86,7 @@ fn failing(callback: &'static str) -> Functions<usize> {
         .on_drain(move |link| fail(link, "drain").map(|()| Verdict::Keep))
 }
 
-/// Each error in this callback, which `act` brings about.
+/// Each error in this callback, which `act` triggers.
 fn check(case: &Case, callback: &'static str, act: impl Fn(&TestServer, &TcpStream)) {
     for (number, (_, _, reason)) in (0..).zip(&ERRORS) {
         let (handler, record, _) = failing(callback).watched();
@@ -130,7 +130,7 @@ fn an_error_of_on_connect_refuses_the_link(case: &Case) {
         let handler = functions::<u8>().on_connect(|link| {
             link.out.send("we are closed")?;
             link.out.notify();
-            // There is nothing that this could be told of.
+            // There is no link to report it.
             link.pause();
             Err(make())
         });
@@ -168,7 +168,7 @@ fn an_error_ends_a_link_that_was_to_be_kept(case: &Case) {
     expect_end(&mut client);
     record.expect(&[Limit]);
     server.stop();
-    // In a call that closes it: the error counts.
+    // In a call that also closes the link: the error counts.
     let handler = functions::<()>().on_end(|link, _| {
         link.out.finish();
         link.close();

@@ -1,5 +1,5 @@
-//! Promise: any thread can post to, close and abort links, one or all; what it posts keeps its order;
-//! the id of a link that is gone finds nothing, also when its slot has a new link.
+//! Promise: any thread can post to, close and abort links, one or all; its posts keep their order;
+//! the id of a link that has ended refers to no link, also when its slot has a new one.
 //!
 //! Method: handles in several threads, and ids kept longer than their links.
 
@@ -24,7 +24,7 @@ each_back_end!(
     posts_without_buffers_say_so_and_recover,
 );
 
-/// Posts, and posts again while the shard is behind; says how often it was refused.
+/// Posts, and repeats refused posts; returns the number of refusals.
 fn post(mut post: impl FnMut() -> Result<(), PostError>) -> u64 {
     let mut refusals = 0;
     loop {
@@ -43,7 +43,8 @@ fn what_one_thread_sends_arrives_in_order(case: &Case) {
     let server = TestServer::start(case.builder(handler).shards(2).links_max(8));
     let mut clients = [server.connect(), server.connect(), server.connect()];
     let ids = [record.id(0), record.id(1), record.id(2)];
-    // Clients are accepted in order, but shards call on_connect in any order: ask who is who.
+    // Clients are accepted in order, but shards call on_connect in any order: each link is sent its
+    // number.
     for (number, id) in (0..).zip(ids) {
         server.handle.link(id).try_post([number]).unwrap();
     }
@@ -168,7 +169,7 @@ fn a_slot_used_again_is_not_hit_by_its_old_ids(case: &Case) {
             server.handle.link(*id).close();
             server.handle.link(*id).abort();
         }
-        // An old id excepts nothing, least of all the slot's new link.
+        // An old id excludes no link, in particular not the slot's new one.
         match old.last() {
             Some(id) => server.handle.all().except(*id).try_post(b"to all").unwrap(),
             None => server.handle.all().try_post(b"to all").unwrap(),
@@ -192,7 +193,7 @@ fn threads_race_with_links_that_come_and_go(case: &Case) {
     let record = Arc::clone(&handler.record);
     let server = TestServer::start(case.builder(handler).shards(2).links_max(16).buffer_count(600));
     std::thread::scope(|scope| {
-        // Gone when this closure is left, also by a panic.
+        // Dropped when this closure returns or panics.
         let running = Arc::new(());
         let alive = Arc::downgrade(&running);
         for thread in 0..3_u64 {
@@ -201,12 +202,12 @@ fn threads_race_with_links_that_come_and_go(case: &Case) {
                 let (mut random, mut sent) = (util::Random(thread), HashSet::new());
                 while alive.upgrade().is_some() {
                     let ids = record.ids();
-                    // Mostly links that are gone, and now and then one that lives.
+                    // Mostly links that have ended, sometimes an open one.
                     let newest = ids.len().saturating_sub(1 + random.below(20));
                     let Some(id) = ids.get(newest).filter(|id| !sent.contains(*id)) else {
                         continue;
                     };
-                    // Every message names its receiver.
+                    // Every message names its recipient.
                     if server.handle.link(*id).try_post(format_args!("{newest:>20}")).is_ok() {
                         sent.insert(*id);
                     }
@@ -270,15 +271,15 @@ fn posts_without_buffers_say_so_and_recover(case: &Case) {
         Ok(link.out.send(data)?)
     });
     let record = Arc::clone(&handler.record);
-    // A few of the buffers are for posts: enough for one of these and not for two.
+    // Some of the buffers are for posts: enough for one of these and not for two.
     let server = TestServer::start(case.small(handler));
     let (mut other, mut client, post) = (server.connect(), server.connect(), bytes(1, 3 * 2_048));
     let other_id = record.id(0);
-    // While a handler is busy, nothing is sent.
+    // While a handler runs, nothing is sent.
     std::io::Write::write_all(&mut client, b"?").unwrap();
     let id = entered.recv_timeout(util::PATIENCE).unwrap();
     server.handle.link(id).try_post(&post).unwrap();
-    // Not for one that has all its output free, either.
+    // Nor for a link whose output is empty.
     assert_ne!(id, other_id);
     assert_eq!(server.handle.link(other_id).try_post(&post), Err(PostError::Full));
     assert_eq!(server.handle.link(id).try_post(&post), Err(PostError::Full));
@@ -288,7 +289,7 @@ fn posts_without_buffers_say_so_and_recover(case: &Case) {
     expect_bytes(&mut client, b"?");
     expect_bytes(&mut client, &post);
     let ledger = || server.stats().post_buffers;
-    eventually(|| ledger().free == ledger().total(), "the buffers come home");
+    eventually(|| ledger().free == ledger().total(), "the buffers are free");
     server.handle.link(other_id).try_post(&post).unwrap();
     expect_bytes(&mut other, &post);
     finish(&mut other);

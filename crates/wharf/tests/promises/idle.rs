@@ -1,7 +1,7 @@
-//! Promise: a link that sends nothing for the idle time-out is offered to `on_idle`, which closes
-//! it or keeps it; links that send stay.
+//! Promise: after the idle timeout without input `on_idle` is called, and closes the link or keeps
+//! it; links that send stay open.
 //!
-//! Method: a time-out of 200 ms, clients that are silent or not, and a clock beside them.
+//! Method: a timeout of 200 ms, clients that are silent or not, and a measured time.
 
 use crate::util;
 use crate::util::{
@@ -18,7 +18,7 @@ each_back_end!(
     a_thousand_silent_links_are_closed,
     what_the_server_sends_does_not_keep_a_link,
     a_handler_may_keep_a_link_and_send_to_it,
-    a_link_may_have_a_time_out_of_its_own,
+    a_link_may_have_a_timeout_of_its_own,
     zero_disables_it,
 );
 
@@ -73,7 +73,7 @@ fn what_the_server_sends_does_not_keep_a_link(case: &Case) {
     server.stop();
 }
 
-/// Keeps idle links, and tells them so.
+/// Keeps idle links, and sends them a message.
 struct Patient {
     record: Arc<Record>,
     calls: Arc<AtomicU64>,
@@ -120,8 +120,8 @@ fn a_handler_may_keep_a_link_and_send_to_it(case: &Case) {
     server.stop();
 }
 
-/// Takes its time-out, in milliseconds, from the first byte that comes.
-fn a_link_may_have_a_time_out_of_its_own(case: &Case) {
+/// Sets its timeout, in milliseconds, from the first byte of input.
+fn a_link_may_have_a_timeout_of_its_own(case: &Case) {
     let handler = util::on_chunk(|link, data| {
         link.set_idle_timeout(Duration::from_millis(50 * u64::from(data[0])));
         Ok(link.out.send(data)?)

@@ -1,8 +1,8 @@
-//! Promise: what has come is taken as lines, frames or bytes, however the network cut it; what is not
-//! taken stays, in order, and comes again when it is of use.
+//! Promise: input is taken as lines, frames or bytes, however the network splits it; bytes that are
+//! not taken stay, in order, and the handler is called again for them.
 //!
-//! Method: handlers with one question each; messages of many lengths in buffers of 64 bytes, in pieces
-//! of every length; counted calls.
+//! Method: handlers that test one function each; messages of many lengths in buffers of 64 bytes,
+//! in pieces of every length; counted calls.
 
 use crate::util;
 use crate::util::functions::functions;
@@ -19,11 +19,11 @@ use wharf::{
 };
 
 each_back_end!(
-    a_line_comes_without_its_end_however_it_is_cut,
-    what_comes_before_a_byte_string_comes_without_it_however_it_is_cut,
+    a_line_comes_without_its_end_however_it_is_split,
+    what_comes_before_a_byte_string_comes_without_it_however_it_is_split,
     bytes_are_taken_and_peeked_at_in_one_slice,
-    frames_of_each_decoder_come_whole_however_they_are_cut,
-    frames_of_a_decoder_of_the_program_come_whole_however_they_are_cut,
+    frames_of_each_decoder_come_whole_however_they_are_split,
+    frames_of_a_decoder_of_the_program_come_whole_however_they_are_split,
     a_decoder_may_have_no_maximum,
     a_decoder_that_remembers_is_lent,
     what_take_asked_for_is_waited_for,
@@ -43,7 +43,7 @@ each_back_end!(
     what_is_unread_is_limited,
 );
 
-/// Buffers of which a message needs many.
+/// Small buffers: a message needs many.
 fn in_small_buffers<H, S, W>(case: &Case, handler: H) -> Builder<H, S, W>
 where
     H: Handler<S, W>,
@@ -53,7 +53,7 @@ where
     case.short(handler).links_max(4).buffer_size_bytes(64).buffer_count(2_000)
 }
 
-/// A piece of the stream each time that the server has received the one before.
+/// Sends each piece of the stream when the server has received the one before.
 fn deliver_in_pieces(server: &TestServer, client: &TcpStream, stream: &[u8], lens: &[usize]) {
     let (mut rest, mut lens) = (stream, lens.iter().cycle());
     while !rest.is_empty() {
@@ -63,8 +63,8 @@ fn deliver_in_pieces(server: &TestServer, client: &TcpStream, stream: &[u8], len
     }
 }
 
-/// The handler replies the same, in whatever pieces the stream comes.
-fn check_however_cut<H: Handler>(
+/// Checks that the replies are the same for all pieces of the stream.
+fn check_however_split<H: Handler>(
     case: &Case,
     handler: impl Fn() -> H,
     stream: &[u8],
@@ -73,11 +73,11 @@ fn check_however_cut<H: Handler>(
     assert!(stream.len() < 4_096 && replies.len() < 8_192, "as much as is taken unread");
     let server = TestServer::start(in_small_buffers(case, handler()));
     let mut random = Random(stream.len() as u64);
-    let mut cuts: Vec<Vec<usize>> = vec![vec![1], vec![64], vec![63, 2], vec![stream.len()]];
+    let mut splits: Vec<Vec<usize>> = vec![vec![1], vec![64], vec![63, 2], vec![stream.len()]];
     for longest in [4, 40, 400] {
-        cuts.push((0..50).map(|_| 1 + random.below(longest)).collect());
+        splits.push((0..50).map(|_| 1 + random.below(longest)).collect());
     }
-    for lens in cuts {
+    for lens in splits {
         let mut client = server.connect();
         deliver_in_pieces(&server, &client, stream, &lens);
         let mut got = vec![0; replies.len()];
@@ -89,7 +89,7 @@ fn check_however_cut<H: Handler>(
     server.stop();
 }
 
-/// Replies each message in brackets, as many as there are.
+/// Replies to each message with the message in brackets.
 fn bracket(
     link: &mut Link<'_>,
     input: &mut Input<'_>,
@@ -105,7 +105,7 @@ fn bracketed<'a>(messages: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     messages.into_iter().flat_map(|message| [b"[", message, b"]"].concat()).collect()
 }
 
-fn a_line_comes_without_its_end_however_it_is_cut(case: &Case) {
+fn a_line_comes_without_its_end_however_it_is_split(case: &Case) {
     let long = [b'x'; 300];
     let lines: [&[u8]; 10] =
         [b"a", b"", b"b", b"", b"c\rd", b"\r", &long[..63], &long[..64], &long[..127], &long];
@@ -114,24 +114,24 @@ fn a_line_comes_without_its_end_however_it_is_cut(case: &Case) {
     let stream: Vec<u8> =
         lines.iter().zip(ends).flat_map(|(line, end)| [line, end].concat()).collect();
     let handler = || on_receive(|link, input| bracket(link, input, |input| Ok(input.line(300)?)));
-    check_however_cut(case, handler, &stream, &bracketed(lines));
+    check_however_split(case, handler, &stream, &bracketed(lines));
 }
 
-fn what_comes_before_a_byte_string_comes_without_it_however_it_is_cut(case: &Case) {
-    // Ends that begin several times, and those that look like one.
+fn what_comes_before_a_byte_string_comes_without_it_however_it_is_split(case: &Case) {
+    // Ends that begin several times, and bytes that resemble them.
     let heads: [&[u8]; 6] = [b"GET /", b"", b"aaaa", b"a\r\n\r", b"\r\n\r", &[b'h'; 200]];
     let stream: Vec<u8> = heads.iter().flat_map(|head| [head, &b"\r\n\r\n"[..]].concat()).collect();
     let handler = || {
         on_receive(|link, input| bracket(link, input, |input| Ok(input.until(b"\r\n\r\n", 300)?)))
     };
-    check_however_cut(case, handler, &stream, &bracketed(split(&stream, b"\r\n\r\n")));
+    check_however_split(case, handler, &stream, &bracketed(split(&stream, b"\r\n\r\n")));
     let handler =
         || on_receive(|link, input| bracket(link, input, |input| Ok(input.until(b"aab", 300)?)));
     let stream = b"aabaaabaaaabxaaxaabab aab";
-    check_however_cut(case, handler, stream, &bracketed(split(stream, b"aab")));
+    check_however_split(case, handler, stream, &bracketed(split(stream, b"aab")));
 }
 
-/// What is before each `end`.
+/// The bytes before each `end`.
 fn split<'a>(mut stream: &'a [u8], end: &[u8]) -> Vec<&'a [u8]> {
     let mut parts = Vec::new();
     while let Some(at) = stream.windows(end.len()).position(|bytes| bytes == end) {
@@ -141,7 +141,7 @@ fn split<'a>(mut stream: &'a [u8], end: &[u8]) -> Vec<&'a [u8]> {
     parts
 }
 
-/// A length of two bytes, and a message, which is looked at first.
+/// A length of two bytes, and a message; peeks before it takes.
 fn bytes_are_taken_and_peeked_at_in_one_slice(case: &Case) {
     let lens = [0_u16, 1, 61, 62, 63, 64, 65, 200, 700];
     let messages: Vec<Vec<u8>> =
@@ -167,10 +167,10 @@ fn bytes_are_taken_and_peeked_at_in_one_slice(case: &Case) {
         })
     };
     let replies = bracketed(messages.iter().map(Vec::as_slice));
-    check_however_cut(case, handler, &stream, &replies);
+    check_however_split(case, handler, &stream, &replies);
 }
 
-/// Echoes frames as its decoder's encoder makes them.
+/// Echoes frames by its decoder's encoder.
 macro_rules! check_frames {
     ($case:expr, $decoder:expr, $stream:expr) => {
         let handler = || {
@@ -182,7 +182,7 @@ macro_rules! check_frames {
             })
         };
         let stream: Vec<u8> = $stream;
-        check_however_cut($case, handler, &stream, &stream);
+        check_however_split($case, handler, &stream, &stream);
     };
 }
 
@@ -190,7 +190,7 @@ fn bodies() -> impl Iterator<Item = Vec<u8>> {
     [0, 1, 2, 60, 63, 64, 65, 120, 250].into_iter().map(|len| bytes(len as u64, len))
 }
 
-fn frames_of_each_decoder_come_whole_however_they_are_cut(case: &Case) {
+fn frames_of_each_decoder_come_whole_however_they_are_split(case: &Case) {
     const BIG: LengthPrefix = LengthPrefix::new(4, 250);
     check_frames!(case, BIG, frames(|body| (4, body.len(), 0, false)));
     const LITTLE: LengthPrefix = LengthPrefix::new(2, 250).little_endian();
@@ -199,7 +199,7 @@ fn frames_of_each_decoder_come_whole_however_they_are_cut(case: &Case) {
     check_frames!(case, BYTE, frames(|body| (1, body.len(), 0, false)));
     const WIDE: LengthPrefix = LengthPrefix::new(8, 250);
     check_frames!(case, WIDE, frames(|body| (8, body.len(), 0, false)));
-    // Counts itself.
+    // The length counts itself.
     const ITSELF: LengthPrefix = LengthPrefix::new(4, 250).adjustment(-4);
     check_frames!(case, ITSELF, frames(|body| (4, body.len() + 4, 0, false)));
     const ENDED: Delimiter = Delimiter::new(b"--", 250);
@@ -208,7 +208,7 @@ fn frames_of_each_decoder_come_whole_however_they_are_cut(case: &Case) {
     check_frames!(case, LINES, texts(b"\n"));
     const FIXED: FixedSize = FixedSize::new(100);
     check_frames!(case, FIXED, (0..5).flat_map(|seed| bytes(seed, 100)).collect());
-    // The body begins with the header: three bytes of it, and a length.
+    // The body begins with the header: three bytes, and the length.
     const HEADED: LengthPrefix = LengthPrefix::new(2, 250).offset(3).with_header();
     let handler = || {
         on_receive(|link, input| {
@@ -219,8 +219,8 @@ fn frames_of_each_decoder_come_whole_however_they_are_cut(case: &Case) {
         })
     };
     let stream = frames(|body| (2, body.len(), 3, false));
-    check_however_cut(case, handler, &stream, &stream);
-    // The first bytes of what is sent go before the length.
+    check_however_split(case, handler, &stream, &stream);
+    // The header of a sent frame has its first bytes before the length.
     const OFFSET: LengthPrefix = LengthPrefix::new(2, 250).offset(3);
     let handler = || {
         on_receive(|link, input| {
@@ -230,10 +230,10 @@ fn frames_of_each_decoder_come_whole_however_they_are_cut(case: &Case) {
             Ok(())
         })
     };
-    check_however_cut(case, handler, &stream, &stream);
+    check_however_split(case, handler, &stream, &stream);
 }
 
-/// Each body with the length that is said of it: width, value, header bytes before, little-endian.
+/// Each body with its length: width, value, header bytes before, little-endian.
 fn frames(head: impl Fn(&[u8]) -> (usize, usize, usize, bool)) -> Vec<u8> {
     let frame = |body: Vec<u8>| {
         let (width, len, offset, little_endian) = head(&body);
@@ -252,7 +252,7 @@ fn texts(end: &[u8]) -> Vec<u8> {
     bodies().flat_map(|body| [&letters(body), end].concat()).collect()
 }
 
-/// Spaces, a number of two bytes that says how long a text is, the text, and a full stop.
+/// Spaces, two bytes with the length of a text, the text, and a full stop.
 struct Spoken;
 
 impl Decoder for Spoken {
@@ -269,7 +269,7 @@ impl Decoder for Spoken {
     }
 }
 
-fn frames_of_a_decoder_of_the_program_come_whole_however_they_are_cut(case: &Case) {
+fn frames_of_a_decoder_of_the_program_come_whole_however_they_are_split(case: &Case) {
     let bodies: Vec<_> = bodies().collect();
     let frame = |(spaces, body): (usize, &Vec<u8>)| {
         let len = u16::try_from(body.len()).unwrap().to_be_bytes();
@@ -278,10 +278,10 @@ fn frames_of_a_decoder_of_the_program_come_whole_however_they_are_cut(case: &Cas
     let stream: Vec<u8> = bodies.iter().enumerate().flat_map(frame).collect();
     let handler = || on_receive(|link, input| bracket(link, input, |input| input.frame(Spoken)));
     let replies = bracketed(bodies.iter().map(Vec::as_slice));
-    check_however_cut(case, handler, &stream, &replies);
+    check_however_split(case, handler, &stream, &replies);
 }
 
-/// Frames between brackets, of which it counts how many bytes it looked at.
+/// Frames between brackets; it counts the bytes that it scanned.
 #[derive(Default)]
 struct Brackets {
     looked_at: usize,
@@ -302,7 +302,7 @@ impl Decoder for Brackets {
     }
 }
 
-/// What an input holds is one.
+/// One input is at most one frame long.
 fn a_decoder_may_have_no_maximum(case: &Case) {
     const TO_COMMA: Delimiter = Delimiter::new(b",", usize::MAX);
     let handler = on_receive(|link, input| {
@@ -338,7 +338,7 @@ fn a_decoder_that_remembers_is_lent(case: &Case) {
     let stream = [&b"["[..], &[b'x'; 200], b"][][ab]"].concat();
     deliver_in_pieces(&server, &client, &stream, &[1]);
     expect_bytes(&mut client, &[b'x'; 200]);
-    // Each byte once. It is empty after each of the three.
+    // Each byte once. The input is empty after each of the three.
     expect_bytes(&mut client, b" 202 204ab 208");
     finish(&mut client);
     server.stop();
@@ -357,7 +357,7 @@ fn what_take_asked_for_is_waited_for(case: &Case) {
     for (ten, rounds) in b"0123456789abcdefghijABCDEFGHIJ".chunks(10).zip(1..) {
         for byte in ten.chunks(1) {
             server.deliver(&client, byte);
-            // More that is sent makes no call, either.
+            // Further bytes make no call, either.
             server.handle.all().try_post("+").unwrap();
             if byte != &ten[9..] {
                 expect_bytes(&mut client, b"+");
@@ -367,7 +367,7 @@ fn what_take_asked_for_is_waited_for(case: &Case) {
         client.read_exact(&mut last).unwrap();
         let reply: Vec<u8> = last.into_iter().filter(|byte| *byte != b'+').collect();
         assert_eq!(reply, ten);
-        // When the first came, and when all were there.
+        // A call for the first byte, and one when all had arrived.
         assert_eq!(calls.receives(), 2 * rounds);
     }
     finish(&mut client);
@@ -415,7 +415,7 @@ fn what_is_not_taken_stays_and_comes_again_with_what_comes(case: &Case) {
         eventually(|| calls.receives() == count, "it is called for what came");
     }
     expect_bytes(&mut client, b"0123456789");
-    meanwhile(util::STANDS_AFTER / 4, || calls.receives() == 10, "called for nothing");
+    meanwhile(util::BLOCKED_AFTER / 4, || calls.receives() == 10, "called for nothing");
     finish(&mut client);
     server.stop();
 }
@@ -437,7 +437,7 @@ fn a_call_that_took_something_is_repeated(case: &Case) {
 }
 
 fn a_rewind_goes_back_to_the_mark(case: &Case) {
-    // At the beginning of a call, and after what was marked.
+    // To the beginning of the call, and to the mark.
     let handler = functions::<bool>().on_receive(|link, input| {
         if input.len() < 8 {
             return Ok(());
@@ -453,7 +453,7 @@ fn a_rewind_goes_back_to_the_mark(case: &Case) {
         link.out.send(("(", first, ")"))?;
         write!(link.out, "{left}")?;
         if !std::mem::replace(link.state, true) {
-            // What is rewound counts as not taken.
+            // Rewound bytes count as not taken.
             link.resume();
         } else {
             input.forward(&mut link.out);
@@ -481,7 +481,7 @@ fn a_rewind_does_not_go_behind_what_was_forwarded(case: &Case) {
     let server = TestServer::start(in_small_buffers(case, handler));
     let (mut client, data) = (server.connect(), b"--abc--def--ghi-");
     server.deliver(&client, data);
-    // After the third of them one byte is left, which is not two.
+    // After the third of them one byte is left, too few for two.
     expect_bytes(&mut client, b"abcdefghi");
     finish(&mut client);
     server.stop();
@@ -542,7 +542,7 @@ fn a_forward_moves_what_the_output_takes_and_the_rest_stays(case: &Case) {
     server.stop();
 }
 
-/// Takes some bytes, then no more.
+/// Takes some bytes, then none.
 struct Sink {
     taken: Vec<u8>,
     most: usize,
@@ -579,7 +579,7 @@ fn a_sink_takes_what_it_can_and_the_rest_stays(case: &Case) {
     expect_bytes(&mut client, &data);
     finish(&mut client);
     server.stop();
-    // Another error is the handler's to pass on.
+    // Another error is passed on by the handler.
     let handler = functions::<()>().on_receive(|_, input| {
         let mut sink = Sink { taken: Vec::new(), most: 5, refuses_with: ErrorKind::StorageFull };
         let error = input.write_to(&mut sink).unwrap_err();
@@ -628,12 +628,12 @@ fn it_reads_as_a_socket_that_does_not_block(case: &Case) {
     server.stop();
 }
 
-/// What a link may hold unread.
+/// Maximum of a link's unread bytes.
 const INPUT: usize = 4_096;
 
 type Question = fn(&mut Input<'_>) -> Result<Option<Vec<u8>>>;
 
-/// Asks one question after a line, to which it replies.
+/// Calls one function after a line, and replies with its result.
 fn asks(question: Question) -> impl Handler<bool> {
     functions::<bool>().on_receive(move |link, input| {
         if !*link.state {
@@ -656,7 +656,7 @@ fn what_is_too_long_ends_the_link_by_a_limit_after_what_is_queued(case: &Case) {
     let frame = |len: u32| len.to_be_bytes().to_vec();
     let tests: [(Question, Vec<u8>); 12] = [
         (|input| owned(input.line(100)?), [&long[..], b"\n"].concat()),
-        // Before its end has come: what is there cannot be the line and its end.
+        // Before its end has arrived: more bytes than a line and its end can have.
         (|input| owned(input.line(100)?), [b'x'; 102].to_vec()),
         (|input| owned(input.until(b"--", 100)?), [&long[..], b"--"].concat()),
         (|input| owned(input.until(b"--", 100)?), [b'x'; 102].to_vec()),
@@ -664,7 +664,7 @@ fn what_is_too_long_ends_the_link_by_a_limit_after_what_is_queued(case: &Case) {
         (|input| owned(input.frame(LengthPrefix::new(4, 100))?), frame(u32::MAX)),
         (|input| owned(input.frame(Lines::new(100))?), [&long[..], b"\n"].concat()),
         (|input| owned(input.frame(Delimiter::new(b"--", 100))?), [b'x'; 102].to_vec()),
-        // What can never be there, whatever comes.
+        // Requests that no input can fulfil.
         (|input| owned(input.take(INPUT + 1)?), b"x".to_vec()),
         (|input| owned(input.peek(INPUT + 1)?), b"x".to_vec()),
         (|input| owned(input.until(b"--", INPUT - 1)?), b"x".to_vec()),
@@ -776,7 +776,7 @@ fn one_turn_makes_64_calls_for_a_link_and_then_those_of_others(case: &Case) {
     server.wait_for_links(6);
     holds.write_all(b"hold\n").unwrap();
     hold.wait();
-    // All of it is there when the worker goes on.
+    // All has arrived when the worker continues.
     many.write_all(&b"M\n".repeat(MANY)).unwrap();
     others.iter_mut().for_each(|other| other.write_all(b"o\n").unwrap());
     eventually(|| others.iter().chain([&many]).all(|s| unacknowledged(s) == 0), "all has arrived");
@@ -784,7 +784,7 @@ fn one_turn_makes_64_calls_for_a_link_and_then_those_of_others(case: &Case) {
     eventually(|| lines.lock().unwrap().len() == MANY + 4, "all lines are handled");
     let lines = lines.lock().unwrap().clone();
     let last = lines.iter().rposition(|who| *who == b'o').unwrap();
-    // Those of others are called in the turn in which theirs is received: the first, or the next.
+    // Other links are called in the turn in which their input is received: this one, or the next.
     let before = lines[..last].iter().filter(|who| **who == b'M').count();
     assert!(before <= 2 * 64, "{before} calls for one link before those for others");
     holds.shutdown(Shutdown::Both).unwrap();
@@ -796,11 +796,11 @@ fn what_is_unread_is_limited(case: &Case) {
     let server = TestServer::start(case.small(on_receive(|_, _| Ok(()))));
     let client = server.connect();
     let pattern = util::Pattern::new(1);
-    let written = util::write_until_it_stands(&client, &pattern, u64::MAX);
-    let (received, windows) = (server.stats().received_bytes, util::receive_windows(&server));
+    let written = util::write_until_blocked(&client, &pattern, u64::MAX);
+    let (received, in_port) = (server.stats().received_bytes, util::receive_buffer_bytes(&server));
     assert!(written > received, "more than it takes was sent");
     assert!(received >= 8 * 1024, "{received} bytes are fewer than may be unread");
-    assert!(received <= 8 * 1024 + windows, "{received} bytes received, {windows} in the port");
+    assert!(received <= 8 * 1024 + in_port, "{received} bytes received, {in_port} in the port");
     server.handle.all().abort();
     drop(client);
     server.stop();

@@ -1,5 +1,5 @@
 //! Promise: a message may be larger than a buffer, up to the send queue, and reaches the peer
-//! as one unbroken run of bytes; one that is larger is refused, and nothing of it is sent.
+//! as one unbroken run of bytes; a larger one is refused, and nothing of it is sent.
 //!
 //! Method: a client asks for messages of sizes around the edges of buffers; link, handle and
 //! broadcast send them.
@@ -49,7 +49,7 @@ fn settings<H: Handler>(case: &Case, handler: H) -> Builder<H, (), ()> {
         .output_bytes(40 * 256)
 }
 
-/// Answers a size (four bytes) with as many bytes.
+/// Replies to a size (four bytes) with as many bytes.
 fn serve_size(link: &mut Link<'_>, input: &mut Input<'_>) -> Result {
     while let Some(size) = input.take(4)? {
         let size = u32::from_le_bytes(size.try_into().unwrap());
@@ -63,18 +63,19 @@ fn ask(client: &mut impl Write, sizes: &[usize]) {
     client.write_all(&words.collect::<Vec<u8>>()).unwrap();
 }
 
-/// Peers that read nothing of their echo, and peers that send a half of a frame, take the large buffers
-/// that there are; bulk of others is echoed all the same.
+/// Peers that do not read their echo, and peers that send half of a frame, use all large buffers;
+/// bulk of others is still echoed.
 fn bulk_is_echoed_beside_peers_that_hold_the_large_buffers(case: &Case) {
     const BULK: usize = 1 << 20;
     for shards in [1, 3] {
         let server = TestServer::start(case.builder(echo()).shards(shards).links_max(300));
-        // Their windows are small, so that the echo stays with the server.
-        let deaf: Vec<_> = (0..200).map(|_| util::connect_small_share(server.address)).collect();
-        for mut stream in &deaf {
+        // With small receive windows, so that the echo stays at the server.
+        let not_reading: Vec<_> =
+            (0..200).map(|_| util::connect_small_share(server.address)).collect();
+        for mut stream in &not_reading {
             stream.set_nonblocking(true).unwrap();
             let data = bytes(7, 128 * 1024);
-            // As much as goes.
+            // As much as the system takes.
             while matches!(stream.write(&data), Ok(1..)) {}
         }
         let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
@@ -82,7 +83,7 @@ fn bulk_is_echoed_beside_peers_that_hold_the_large_buffers(case: &Case) {
             exchange(client, &bytes(seed, BULK), seed);
             finish(client);
         }
-        drop(deaf);
+        drop(not_reading);
         server.stop();
     }
 }
@@ -145,8 +146,8 @@ fn a_broadcast_of_many_buffers_arrives_whole(case: &Case) {
     assert_eq!(stats.missed, 0);
 }
 
-/// A client can have all bytes before the server has heard that they left; until then they fill the
-/// queue.
+/// A client can have all bytes before the server has the send's completion; until then they count as
+/// unsent.
 fn wait_for_sent(server: &TestServer, bytes: u64) {
     util::eventually(|| server.stats().sent_bytes >= bytes, "the server hears that all has left");
 }

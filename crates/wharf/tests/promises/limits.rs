@@ -1,5 +1,5 @@
-//! Promise: every limit can be reached, is never passed, harms nobody who was there before, and
-//! is forgotten as soon as there is room again.
+//! Promise: every limit can be reached and is never exceeded, does not affect open links, and no
+//! longer applies as soon as there is a free slot, buffer or descriptor again.
 //!
 //! Method: tables of four links, pools of few buffers, and few descriptors.
 
@@ -32,7 +32,7 @@ fn the_fifth_client_waits_and_is_served_when_one_leaves(case: &Case) {
     let mut waiting: Vec<_> = (0..3).map(|_| server.connect()).collect();
     waiting.iter_mut().for_each(|client| client.write_all(b"wait").unwrap());
     meanwhile(Duration::from_millis(100), || server.stats().accepted == 4, "one too many");
-    // Each way to leave makes room: an orderly end, a reset, a kick is in handle.rs.
+    // Each way to end releases a slot: an end of stream, a reset; a kick is in handle.rs.
     finish(&mut clients[0]);
     expect_bytes(&mut waiting[0], b"wait");
     reset(clients.remove(1));
@@ -56,7 +56,7 @@ fn the_fifth_client_is_refused_and_counted(case: &Case) {
     clients.iter_mut().for_each(|client| round_trip(client, b"still in"));
     finish(&mut clients[2]);
     server.wait_for_links(3);
-    round_trip(&mut server.connect(), b"room again");
+    round_trip(&mut server.connect(), b"a free slot");
     drop(clients);
     let stats = server.stop();
     assert_eq!((stats.accepted, stats.connects, stats.refused_full), (15, 5, 10));
@@ -67,7 +67,7 @@ fn a_full_table_of_several_shards_takes_exactly_its_limit(case: &Case) {
     let server = TestServer::start(builder);
     let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| client.write_all(b"x").unwrap());
-    // Whoever is served leaves, so all get their turn, seven at a time.
+    // A served client closes, so all are served, seven at a time.
     while !clients.is_empty() {
         let stats = server.stats();
         assert!(stats.links <= 7, "{stats:?}");
@@ -80,7 +80,7 @@ fn a_full_table_of_several_shards_takes_exactly_its_limit(case: &Case) {
 }
 
 fn eight_links_share_few_buffers_and_none_is_closed(case: &Case) {
-    // Two for each link, and twice a whole send queue for all.
+    // Two for each link, and twice a whole output for all.
     share(TestServer::start(case.short(echo()).links_max(8).buffer_count(40)));
 }
 
@@ -130,7 +130,7 @@ fn a_shard_that_is_behind_refuses_posts_but_no_close(case: &Case) {
         }
         Ok(link.out.send(data)?)
     });
-    // Each post has a buffer of its own: more of them than the inbox holds.
+    // Each post has a buffer of its own: more of them than the inbox has entries.
     let record = std::sync::Arc::clone(&handler.record);
     let builder = case.builder(handler).links_max(4).buffer_count(80_000).buffer_size_bytes(64);
     let server = TestServer::start(builder);
@@ -145,7 +145,7 @@ fn a_shard_that_is_behind_refuses_posts_but_no_close(case: &Case) {
         }
     };
     assert_eq!(refused, PostError::Full);
-    // More go into the inbox than one shard accepts for single links.
+    // The inbox has entries for more than one shard accepts for single links.
     let others = server.handle.all().except(id);
     let refused = loop {
         if let Err(error) = others.try_post(b".") {
@@ -153,7 +153,7 @@ fn a_shard_that_is_behind_refuses_posts_but_no_close(case: &Case) {
         }
     };
     assert_eq!(refused, PostError::Full);
-    // This needs nothing of what is used up, and comes after what was posted.
+    // A close needs none of the used-up entries, and is applied after the posts.
     server.handle.link(id).close();
     drop(leave);
     expect_bytes(&mut client, b"block");
@@ -177,7 +177,7 @@ fn a_connection_behind_a_full_inbox_waits_calmly_and_is_served(case: &Case) {
         Ok(link.out.send(data)?)
     });
     let record = std::sync::Arc::clone(&handler.record);
-    // Each post has a buffer of its own: more of them than the inbox holds.
+    // Each post has a buffer of its own: more of them than the inbox has entries.
     let builder =
         case.builder(handler).shards(2).links_max(8).buffer_count(110_000).buffer_size_bytes(64);
     let server = TestServer::start(builder);
@@ -185,7 +185,7 @@ fn a_connection_behind_a_full_inbox_waits_calmly_and_is_served(case: &Case) {
     let mut clients = [server.connect(), server.connect()];
     clients.iter_mut().for_each(|client| round_trip(client, b"hello"));
     let ids = [record.id(0), record.id(1)];
-    // Shards call on_connect in any order, so the blocked one is asked for its id.
+    // Shards call on_connect in any order, so the blocked link sends its id.
     clients[1].write_all(b"block").unwrap();
     let id = entered.recv_timeout(util::PATIENCE).unwrap();
     assert!(ids.contains(&id));
@@ -209,8 +209,8 @@ fn a_connection_behind_a_full_inbox_waits_calmly_and_is_served(case: &Case) {
 
 fn without_descriptors_accepting_rests_and_then_goes_on(case: &Case) {
     case.alone(|| {
-        // io_uring reads the limit when the accept is armed, so it is set before the start, and
-        // what is left of it is eaten up.
+        // io_uring reads the limit when the accept is armed, so it is set before the start, and the
+        // rest of the descriptors is used up.
         let hard = getrlimit(Resource::Nofile).maximum;
         setrlimit(Resource::Nofile, Rlimit { current: Some(200), maximum: hard }).unwrap();
         let server = TestServer::start(case.builder(echo()).links_max(100).buffer_count(600));

@@ -1,7 +1,7 @@
-//! The promises of a server, each file one; every test on both back ends, with real sockets.
+//! The promises of a server, one a file; every test on both back ends, with real sockets.
 //!
-//! One program for all: they link once, and those that wait do so beside each other. What counts
-//! allocations, or measures times beside thousands of clients, is a program of its own.
+//! One program for all: one link time, and tests that wait run in parallel. Tests that count
+//! allocations, or measure times beside thousands of clients, are programs of their own.
 #![cfg(target_os = "linux")]
 #![cfg(test)]
 

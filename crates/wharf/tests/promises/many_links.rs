@@ -1,8 +1,9 @@
-//! Promise: thousands of links at once are served, and tens of thousands one after another leave
-//! nothing behind: no place, no buffer, no descriptor.
+//! Promise: thousands of links at once are served, and tens of thousands one after another leave no
+//! slot, buffer or descriptor in use.
 //!
-//! Method: the servers that are counted run in processes of their own; ten thousand clients run
-//! in another one, with several source addresses, because one address has too few ports.
+//! Method: the servers whose resources are counted run in processes of their own; ten thousand
+//! clients run in another one, with several source addresses, because one address has too few
+//! ports.
 
 use crate::util;
 use crate::util::{
@@ -126,7 +127,7 @@ fn twenty_thousand_connects_and_disconnects_leave_nothing(case: &Case) {
         eventually(|| all(&server) >= 20_000, "all were accepted");
         server.wait_for_links(0);
         eventually(|| open_files() == started, "the descriptors are closed");
-        // Every place is still good for a link.
+        // Every slot can still have a link.
         let mut clients: Vec<_> = (0..64).map(|_| server.connect()).collect();
         clients.iter_mut().for_each(|client| round_trip(client, b"hello"));
         drop(clients);

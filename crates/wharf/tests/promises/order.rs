@@ -1,9 +1,9 @@
-//! Promise: posts of one thread to one link keep their order, broadcasts among them; what was accepted
-//! arrives; broadcasts have one order for all links; and one link that posts much leaves buffers to the
-//! others.
+//! Promise: posts of one thread to one link keep their order, broadcasts among them; accepted posts
+//! arrive; broadcasts have one order for all links; and a link that posts much leaves buffers for
+//! the others.
 //!
-//! Method: numbered messages from threads, from callbacks and as answers, read by clients that know the
-//! order that they must come in.
+//! Method: numbered messages from threads, from callbacks and as replies; clients check their
+//! order.
 
 use crate::util;
 use crate::util::{
@@ -28,7 +28,7 @@ const THREADS: u8 = 8;
 const POSTS: u32 = 200;
 const BROADCAST: u8 = 1;
 
-/// Who posted it, whether to all, and its number.
+/// Its sender, whether it is a broadcast, and its number.
 const MESSAGE: usize = 6;
 
 fn message(thread: u8, kind: u8, number: u32) -> [u8; MESSAGE] {
@@ -36,7 +36,8 @@ fn message(thread: u8, kind: u8, number: u32) -> [u8; MESSAGE] {
     [thread, kind, a, b, c, d]
 }
 
-/// Threads post to a link that reads; some posts are broadcasts, each accepted one comes, in order.
+/// Threads post to a link that reads; some posts are broadcasts; each accepted one arrives, in
+/// order.
 fn an_accepted_post_is_queued_in_order(case: &Case) {
     let _deadline = within(Duration::from_mins(2));
     for shards in [1, 2, 3, 8] {
@@ -66,7 +67,7 @@ fn an_accepted_post_is_queued_in_order(case: &Case) {
             let threads: Vec<_> = (0..THREADS).map(|n| scope.spawn(move || post(n))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        // What is posted after all of them comes last.
+        // Posted after all of them, so the last one.
         let mark = message(u8::MAX, 0, 0);
         util::eventually(|| server.handle.link(id).try_post(mark).is_ok(), "a post is accepted");
         let mut came: Vec<Vec<(u8, u32)>> = vec![Vec::new(); THREADS.into()];
@@ -81,7 +82,7 @@ fn an_accepted_post_is_queued_in_order(case: &Case) {
         }
         for (came, posted) in came.iter().zip(&posted) {
             assert!(came.is_sorted_by_key(|(_, number)| *number), "{shards} shards: {came:?}");
-            // A broadcast may be skipped; what was accepted for the link may not.
+            // A broadcast may be skipped; an accepted post to the link may not.
             let singles = |all: &[(u8, u32)]| -> Vec<u32> {
                 all.iter().filter(|(kind, _)| *kind == 0).map(|(_, number)| *number).collect()
             };
@@ -94,8 +95,8 @@ fn an_accepted_post_is_queued_in_order(case: &Case) {
     }
 }
 
-/// `b n`: a broadcast; a client that reads it says `r n`, for which a third link is posted `a n`. The
-/// third must have read `b n` before that.
+/// `b n`: a broadcast; a client that reads it sends `r n`, for which a third link is posted `a n`.
+/// The third must have read `b n` before that.
 fn who_answers_a_broadcast_is_not_overtaken(case: &Case) {
     const ROUNDS: u32 = 300;
     const MESSAGE: usize = 5;
@@ -118,7 +119,7 @@ fn who_answers_a_broadcast_is_not_overtaken(case: &Case) {
         });
         let record = Arc::clone(&handler.record);
         let server = TestServer::start(case.builder(handler).shards(shards));
-        // On each shard one that answers, and two that listen.
+        // On each shard one client that replies, and two that only read.
         let count = 3 * shards as usize;
         let mut streams: Vec<TcpStream> = (0..count)
             .map(|n| {
@@ -161,7 +162,7 @@ fn who_answers_a_broadcast_is_not_overtaken(case: &Case) {
     }
 }
 
-/// Reads each broadcast, and answers it.
+/// Reads each broadcast, and replies to it.
 fn answer(mut stream: TcpStream, rounds: u32) {
     for number in 0..rounds {
         let mut got = [0; 5];
@@ -172,7 +173,7 @@ fn answer(mut stream: TcpStream, rounds: u32) {
     }
 }
 
-/// Posts, broadcasts and answers of one callback, for its own link and for one of each shard.
+/// Posts, broadcasts and replies of one callback, for its own link and for one of each shard.
 fn what_a_callback_posts_comes_after_what_it_queues(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     for shards in [1, 2, 3, 8] {
@@ -215,8 +216,8 @@ fn what_a_callback_posts_comes_after_what_it_queues(case: &Case) {
     }
 }
 
-/// A link posts in one callback until it is refused; another one's callback, in the same turn, finds
-/// buffers for its own post.
+/// A link posts in one callback until it is refused; another link's callback, in the same turn,
+/// finds buffers for its own post.
 fn one_link_that_posts_much_leaves_buffers_to_the_others(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     for shards in [1, 2] {
@@ -237,7 +238,7 @@ fn one_link_that_posts_much_leaves_buffers_to_the_others(case: &Case) {
             Ok(())
         });
         let server = TestServer::start(case.builder(handler).shards(shards));
-        // All on one shard: each shard has as many of them.
+        // All on one shard: each shard has as many buffers for posts.
         let mut streams: Vec<TcpStream> = (0..3 * shards)
             .map(|n| {
                 let stream = server.connect();
@@ -274,7 +275,7 @@ fn one_link_that_posts_much_leaves_buffers_to_the_others(case: &Case) {
 fn a_post_that_no_output_can_hold_is_too_large(case: &Case) {
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    // As few buffers as there can be.
+    // The minimum of buffers.
     let builder = case.builder(handler).shards(1).links_max(4);
     let server = TestServer::start(builder.output_bytes(8_192).buffer_count(60).input_bytes(2_048));
     let mut stream = server.connect();

@@ -1,6 +1,6 @@
-//! Promise: what a handler sends is queued whole or not at all, never beyond the output's limit; what
-//! does not fit is told at once, and the handler is called when it fits; a stream of any length goes
-//! out in constant memory.
+//! Promise: a handler's send is queued whole or not at all, never beyond the output's limit; a send
+//! that does not fit fails at once, and the handler is called when there is capacity; a stream of
+//! any length is sent in constant memory.
 //!
 //! Method: outputs of a few buffers, clients that read late, counted calls, and 64 MiB.
 
@@ -41,10 +41,10 @@ each_back_end!(
     it_writes_as_a_socket_that_does_not_block,
 );
 
-/// As much as is queued at most, in the tests below.
+/// The limit of the output in the tests below.
 const OUTPUT: usize = 16 * 1024;
 
-/// Waits for a word, and replies what the test is about.
+/// Waits for a line, and runs the reply of the test.
 macro_rules! replies {
     ($state:ty, $reply:expr) => {
         functions::<$state>().on_receive(|link, input| {
@@ -127,7 +127,7 @@ fn what_is_refused_leaves_nothing_behind(case: &Case) {
     assert_eq!(server.stop().handler_panics, 0);
 }
 
-/// Writes itself in many pieces.
+/// A `Display` that writes many pieces.
 struct Pieces(usize);
 
 impl std::fmt::Display for Pieces {
@@ -166,16 +166,16 @@ fn what_a_function_builds_is_sent_whole_or_not_at_all(case: &Case) {
         build(out, 2_000)?;
         let unsent = out.unsent_bytes();
         assert_eq!(unsent, 8_000);
-        // More than there is capacity for.
+        // Longer than the capacity.
         assert_eq!(build(out, 2_500).unwrap_err().kind(), Kind::OutputFull);
         assert!(build(out, 5_000).is_err());
-        // An error of its own.
+        // An error of the closure.
         let error = out.build(|to| {
             to.write_all(b"half of it")?;
             Err(Error::msg("no more"))
         });
         assert_eq!(error.unwrap_err().to_string(), "no more");
-        // A mistake that it makes nothing of counts all the same.
+        // An error that the closure ignores still counts.
         let error = out.build(|to| {
             let _full = to.write_all(&[0; OUTPUT]);
             Ok::<(), Error>(())
@@ -223,7 +223,7 @@ fn what_fits_of_a_long_message_is_sent_and_the_rest_when_it_fits(case: &Case) {
     read_back(&client, &data);
     let stood = calls.writables();
     assert!(stood >= (LEN / OUTPUT / 2) as u64 && stood <= (LEN / 2_048) as u64, "{stood} calls");
-    // Once all is queued there is nothing more to call for.
+    // When all is queued, no call is due.
     finish(&mut client);
     server.stop();
     assert_eq!(calls.writables(), stood);
@@ -281,7 +281,7 @@ fn sixty_four_mebibytes_are_read_from_a_source_in_constant_memory(case: &Case) {
     });
 }
 
-/// Says what the test wants, one answer after the other.
+/// Returns the results of the test, one after the other.
 struct Answers(std::vec::IntoIter<std::io::Result<&'static [u8]>>);
 
 impl Read for Answers {
@@ -295,13 +295,13 @@ impl Read for Answers {
 fn a_source_is_read_as_far_as_asked_and_as_it_goes(case: &Case) {
     let handler = replies!((), |link| {
         let out = &mut link.out;
-        // No more than asked for; it does not know whether that was all.
+        // Only as much as asked for; the output does not know whether that was all.
         let copied = out.read_from(&mut [b'a'; 300].as_slice(), 200)?;
         assert_eq!(copied, Copied { bytes: 200, ended: false });
         let copied = out.read_from(&mut [b'b'; 300].as_slice(), 301)?;
         assert_eq!(copied, Copied { bytes: 300, ended: true });
         assert_eq!(out.read_from(&mut b"".as_slice(), 1)?, Copied { bytes: 0, ended: true });
-        // One that would block, and one that is interrupted.
+        // A read that would block, and an interrupted one.
         let answers = vec![
             Ok(&b"one"[..]),
             Err(ErrorKind::Interrupted.into()),
@@ -310,12 +310,12 @@ fn a_source_is_read_as_far_as_asked_and_as_it_goes(case: &Case) {
         ];
         let copied = out.read_from(Answers(answers.into_iter()), u64::MAX)?;
         assert_eq!(copied, Copied { bytes: 6, ended: false });
-        // What came before an error is queued.
+        // Bytes before an error are queued.
         let answers = vec![Ok(&b"three"[..]), Err(ErrorKind::InvalidData.into())];
         let error = out.read_from(Answers(answers.into_iter()), u64::MAX).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
         assert_eq!(out.unsent_bytes(), 200 + 300 + 6 + 5);
-        // More than fits.
+        // More bytes than the capacity.
         let copied = out.read_from(std::io::repeat(b'r'), u64::MAX)?;
         assert_eq!(copied, Copied { bytes: (OUTPUT - 511) as u64, ended: false });
         assert_eq!(out.read_from(std::io::repeat(b'r'), 9)?, Copied { bytes: 0, ended: false });
@@ -327,14 +327,14 @@ fn a_source_is_read_as_far_as_asked_and_as_it_goes(case: &Case) {
     ask(&mut client);
     let parts: [&[u8]; 4] = [&[b'a'; 200], &[b'b'; 300], b"onetwothree", &[b'r'; OUTPUT - 511]];
     expect_bytes(&mut client, &parts.concat());
-    // The output was full before the source was at its end.
-    eventually(|| calls.writables() == 1, "it is told that there is capacity");
+    // The output was full before the source ended.
+    eventually(|| calls.writables() == 1, "on_writable is called when there is capacity");
     finish(&mut client);
     let stats = server.stop();
     assert_eq!((calls.writables(), stats.handler_panics), (1, 0));
 }
 
-/// Looks at what it is given to write into, and says that it wrote more than that.
+/// Reads the buffer that it should write into, and returns a larger count than it wrote.
 struct Curious;
 
 impl Read for Curious {
@@ -349,7 +349,7 @@ fn a_source_sees_nothing_of_others(case: &Case) {
     let handler = functions::<()>().on_receive(|link, input| {
         if input.chunk() == b"go\n" {
             input.consume(3);
-            // It is not believed: an error, or what there was at most.
+            // The count is not trusted: an error, or the capacity at most.
             let before = link.out.unsent_bytes();
             let claimed = link.out.read_from(Curious, 3_000).map_or(0, |copied| copied.bytes);
             let queued = link.out.unsent_bytes() - before;
@@ -362,7 +362,7 @@ fn a_source_sees_nothing_of_others(case: &Case) {
     });
     let server = TestServer::start(case.small(handler));
     let (mut secret, mut client) = (server.connect(), server.connect());
-    // Every buffer has had some of it.
+    // Every buffer has a part of it.
     util::exchange(&secret, &vec![0xAB; 400 * 1024], 1);
     for _ in 0..50 {
         ask(&mut client);
@@ -405,7 +405,7 @@ fn the_spare_capacity_is_a_promise(case: &Case) {
         }
         Ok(())
     });
-    // Fewer buffers than all links can fill.
+    // Fewer buffers than all links can use.
     let server = TestServer::start(case.short(handler).links_max(8).buffer_count(48));
     let clients: Vec<_> = (0..8).map(|_| connect_small_share(server.address)).collect();
     for mut client in &clients {
@@ -430,7 +430,7 @@ fn the_spare_capacity_is_a_promise(case: &Case) {
 fn within_the_grant_nothing_is_refused(case: &Case) {
     for grant in [2_048, 4_000, 8_192] {
         let handler = on_receive(move |link, input| {
-            // Several in one call: each with a grant.
+            // Several in one call, each with a grant.
             while link.out.has_grant()
                 && let Some(_) = input.line(20)?
             {
@@ -466,7 +466,7 @@ fn a_call_comes_only_below_the_high_water_mark_and_with_the_grant(case: &Case) {
         let unsent = link.out.unsent_bytes();
         assert!(unsent <= OUTPUT / 2, "called with {unsent} bytes of {OUTPUT} unsent");
         if input.line(20)?.is_some() {
-            // Up to half is refused only when buffers are short.
+            // Up to half of it is refused only if buffers are missing.
             link.out.send([b'h'; OUTPUT / 2])?;
             assert_eq!(link.out.has_grant(), unsent == 0);
         }
@@ -512,7 +512,7 @@ fn what_ensure_asked_for_is_waited_for_by_what_is_unread(case: &Case) {
         eventually(|| calls.receives() > 1, "it has asked for more than there is");
         read_back(&client, &vec![b'l'; requests * LARGE]);
         assert!(record.ends().is_empty(), "{:?}", record.ends());
-        // Asked in vain and then with success for each, and not again and again.
+        // For each one call without and then one with success, and no more.
         let most = 2 * requests as u64 + 2;
         assert!(calls.receives() <= most, "{} calls for {requests} requests", calls.receives());
         finish(&mut client);
@@ -574,7 +574,7 @@ fn ensure_tells_what_can_never_be(case: &Case) {
     server.stop();
 }
 
-/// A client reads slowly what others post to it without a pause; its own requests are replied to.
+/// A client reads slowly what others post to it without a pause; its own requests get replies.
 fn posts_leave_the_grant_and_what_ensure_asked_for(case: &Case) {
     for reply in [2_048, LARGE] {
         let replied = Arc::<AtomicU64>::default();
@@ -590,13 +590,13 @@ fn posts_leave_the_grant_and_what_ensure_asked_for(case: &Case) {
             Ok(())
         });
         let record = Arc::clone(&handler.record);
-        // Enough for posts that they fill what they may of the output.
+        // Enough buffers for posts, so that they fill their part of the output.
         let server = TestServer::start(case.small(handler).buffer_count(800));
         let mut client = connect_small_share(server.address);
         let id = record.id(0);
         let (mut piece, mut got) = ([0; 2_048], 0);
         for request in 1..=10 {
-            // There is always one more.
+            // There is always a further post.
             let missed = server.stats().missed;
             while server.stats().missed == missed {
                 server.handle.link(id).post([b'p'; 500]);
@@ -665,7 +665,7 @@ fn on_writable_comes_only_when_it_is_owed(case: &Case) {
         owed += calls_more;
         eventually(|| calls.writables() == owed, word);
         meanwhile(Duration::from_millis(20), || calls.writables() == owed, word);
-        // The next one finds the output empty.
+        // The next call finds the output empty.
         sent += len as u64;
         eventually(|| server.stats().sent_bytes == sent, word);
     }
@@ -679,10 +679,10 @@ fn each_notify_makes_one_call(case: &Case) {
         .on_receive(|link, input| {
             let Some(line) = input.line(20)? else { return Ok(()) };
             *link.state = std::str::from_utf8(line)?.parse()?;
-            // Several in one call are one.
+            // Several in one call count as one.
             link.out.notify();
             link.out.notify();
-            // It comes also while input is not wanted, and after what this call sends.
+            // It is called also while input is paused, and after the bytes of this call are sent.
             link.pause();
             Ok(link.out.send("notified ")?)
         })
@@ -731,7 +731,7 @@ fn a_finished_output_ends_the_stream_and_the_other_half_goes_on(case: &Case) {
     ask(&mut client);
     expect_bytes(&mut client, &[b'f'; 10_000]);
     expect_end(&mut client);
-    // It is heard as before.
+    // Its input is handled as before.
     let rest = bytes(1, 200_000);
     client.write_all(&rest).unwrap();
     eventually(|| received.load(Ordering::SeqCst) == 200_000, "all of it is received");
@@ -752,7 +752,7 @@ fn a_limit_is_kept_and_is_two_grants_at_least(case: &Case) {
         assert_eq!(out.send([0; 9_001]), Err(SendError::TooLarge));
         out.send([b'x'; 9_000])?;
         assert_eq!(out.send("y"), Err(SendError::Full));
-        // A lower one takes nothing back.
+        // A lower limit does not remove queued bytes.
         assert_eq!(out.set_limit_bytes(8_500), 8_500);
         assert_eq!((out.unsent_bytes(), out.spare_capacity()), (9_000, 0));
         assert_eq!(out.set_limit_bytes(10_000), 10_000);

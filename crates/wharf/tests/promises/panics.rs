@@ -1,6 +1,6 @@
-//! Promise: a panic, in whatever callback, resets its link without what is queued, which may be half a
-//! reply, and is counted; `on_disconnect` is still called, with the state as the panic left it; all
-//! other links go on.
+//! Promise: a panic in any callback resets its link without what is queued, which may be half of a
+//! reply, and is counted; `on_disconnect` is still called, with the state as the panic left it;
+//! other links are not affected.
 //!
 //! Method: a table of callbacks; beside each link that panics is one that does not.
 
@@ -35,7 +35,7 @@ fn panic_on_purpose() -> ! {
     std::panic::panic_any(ON_PURPOSE)
 }
 
-/// Writes half of itself, and panics.
+/// A `Display` that writes half of its text, and panics.
 struct Bad;
 
 impl fmt::Display for Bad {
@@ -45,14 +45,14 @@ impl fmt::Display for Bad {
     }
 }
 
-/// What a link is to do, and how far it came.
+/// What a link is to do, and its steps so far.
 #[derive(Default)]
 struct State {
     panics_in: String,
     steps: u64,
 }
 
-/// A link panics in the callback that its line says; all others echo.
+/// A link panics in the callback that its line names; all others echo.
 fn panicking(steps: &Arc<AtomicU64>) -> Functions<State> {
     fn step(link: &mut Link<'_, State>, here: &str) -> Result {
         link.state.steps += 1;
@@ -96,7 +96,7 @@ fn panicking(steps: &Arc<AtomicU64>) -> Functions<State> {
         })
 }
 
-/// Nothing more comes but a reset.
+/// Checks that a reset follows, and no bytes before it.
 #[track_caller]
 fn expect_reset(client: &mut TcpStream) {
     let error = client.read(&mut [0; 100]).unwrap_err();
@@ -105,7 +105,7 @@ fn expect_reset(client: &mut TcpStream) {
 
 fn a_panic_of_a_callback_resets_its_link_and_no_other(case: &Case) {
     silence_panics_on_purpose();
-    // What is heard before, and how many callbacks there were.
+    // The bytes before the reset, and the number of callbacks.
     let tests = [
         ("receive", "", 101),
         ("writable", "writable\n", 102),
@@ -120,7 +120,7 @@ fn a_panic_of_a_callback_resets_its_link_and_no_other(case: &Case) {
         let (mut other, mut client) = (server.connect(), server.connect());
         round_trip(&mut other, b"first\n");
         writeln!(client, "{word}").unwrap();
-        // A panic of the same turn may take the reply with it.
+        // A panic of the same turn may discard the reply.
         if word != "writable" {
             expect_bytes(&mut client, heard.as_bytes());
         }
@@ -143,7 +143,7 @@ fn a_panic_of_a_callback_resets_its_link_and_no_other(case: &Case) {
         if word == "drain" {
             expect_end(&mut other);
         } else {
-            // With the state as the panic left it.
+            // `on_disconnect` has the state as the panic left it.
             eventually(|| steps.load(Ordering::SeqCst) == steps_expected, word);
             round_trip(&mut other, b"still here\n");
             finish(&mut other);
@@ -174,7 +174,7 @@ fn a_panic_of_on_connect_resets_the_connection(case: &Case) {
     for _ in 0..20 {
         let mut other = server.connect();
         round_trip(&mut other, b"hello");
-        // It may come while the client still connects.
+        // The reset may arrive during the connect.
         match TcpStream::connect(server.address) {
             Ok(mut client) => expect_reset(&mut client),
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
@@ -203,10 +203,10 @@ fn a_panic_while_a_text_is_written_leaves_nothing_of_it(case: &Case) {
             eventually(|| record.ends().len() == n, word);
         }
         assert_eq!(record.reasons(), [HandlerPanic; 30]);
-        // Buffers that had half of it are free again.
+        // Buffers with half of the reply are free again.
         assert_eq!(server.stop().handler_panics, 30);
     }
-    // One that the handler catches leaves nothing, either.
+    // A panic that the handler catches leaves nothing queued, either.
     let handler = functions::<()>().on_receive(|link, input| {
         let Some(_) = input.line(10)? else { return Ok(()) };
         link.out.send("one ")?;
@@ -338,7 +338,7 @@ fn a_panic_of_a_callback_at_the_stop_does_not_hold_it(case: &Case) {
     }
 }
 
-/// Panics where it is told to.
+/// Panics in the callback that the client names.
 struct AtStart {
     panics_in: &'static str,
     stops: Arc<AtomicU64>,

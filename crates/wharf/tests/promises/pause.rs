@@ -1,13 +1,14 @@
-//! Promise: a paused link is not called for its input, which waits, up to its limit, and then at the
-//! peer; it is resumed from its own callbacks and from anywhere, and nothing is lost.
+//! Promise: the handler is not called for the input of a paused link, which waits at the server up
+//! to its limit, and then at the peer; the link is resumed from its own callbacks and from any
+//! thread, and nothing is lost.
 //!
-//! Method: handlers that pause after each line, and calls that are counted.
+//! Method: handlers that pause after each line, and counted calls.
 
 use crate::util;
 use crate::util::functions::{Functions, functions};
 use crate::util::{
     Case, Mutex, Pattern, Random, TestServer, each_back_end, eventually, expect_bytes, expect_end,
-    finish, meanwhile, now, read_pattern, write_until_it_stands,
+    finish, meanwhile, now, read_pattern, write_until_blocked,
 };
 use std::io::Write;
 use std::net::Shutdown;
@@ -32,7 +33,7 @@ each_back_end!(
     a_reset_ends_a_paused_link_after_what_came,
 );
 
-/// Replies one line, and pauses.
+/// Replies to one line, and pauses.
 fn one_by_one() -> Functions<()> {
     functions::<()>().on_receive(|link, input| {
         if let Some(line) = input.line(100)? {
@@ -52,7 +53,7 @@ fn a_paused_link_is_not_called_until_it_is_resumed(case: &Case) {
     for n in 0..50 {
         expect_bytes(&mut client, format!("{n} ").as_bytes());
         assert_eq!(calls.receives(), n + 1);
-        // It is there, but nobody is called for it; other things happen to the link.
+        // Its input has arrived, but the handler is not called for it; posts still reach the link.
         server.deliver(&client, format!("{}\n", n + 1).as_bytes());
         link.try_post("post ").unwrap();
         expect_bytes(&mut client, b"post ");
@@ -64,7 +65,7 @@ fn a_paused_link_is_not_called_until_it_is_resumed(case: &Case) {
     assert_eq!(server.stop().handler_panics, 0);
 }
 
-/// The end of a stream is told when the pause is over.
+/// `on_end` is called after the pause.
 fn finish_resumed(server: &TestServer, id: LinkId, client: &mut std::net::TcpStream) {
     client.shutdown(Shutdown::Write).unwrap();
     server.handle.link(id).resume();
@@ -180,7 +181,8 @@ fn a_resume_calls_for_what_is_unread_paused_or_not(case: &Case) {
     let mut client = server.connect();
     server.deliver(&client, b"1\n2\n3\n");
     for (reply, sent) in [b"1 ", b"2 ", b"3 "].into_iter().zip([0, 2, 4]) {
-        // It may be called when its last reply has left, and for nothing after that.
+        // The handler may be called when its last reply has been sent, and without a cause not
+        // after that.
         eventually(|| server.stats().sent_bytes == sent, "what it sent has left");
         let mut last = (calls.receives(), now());
         let settled = || {
@@ -212,7 +214,7 @@ fn a_resume_without_input_calls_nothing(case: &Case) {
         link.resume();
     }
     meanwhile(Duration::from_millis(50), || calls.receives() == 1, "called for nothing");
-    // That was its end: it is not paused.
+    // That was the end of its pause.
     client.write_all(b"2\n").unwrap();
     expect_bytes(&mut client, b"2 ");
     link.resume();
@@ -327,12 +329,12 @@ fn the_peer_of_a_paused_link_is_not_read_beyond_its_limit(case: &Case) {
         let server = TestServer::start(case.small(handler));
         let (client, other) = (server.connect(), server.connect());
         let pattern = Pattern::new(1);
-        let written = write_until_it_stands(&client, &pattern, u64::MAX);
+        let written = write_until_blocked(&client, &pattern, u64::MAX);
         let received = server.stats().received_bytes;
-        let most = INPUT + util::receive_windows(&server);
+        let most = INPUT + util::receive_buffer_bytes(&server);
         assert!(written > most && received <= most, "{received} of {written} bytes received");
         assert_eq!(calls.receives(), u64::from(!at_connect));
-        // It costs others nothing.
+        // Other links are not affected.
         server.deliver(&other, b"x");
         assert_eq!(server.stats().links, 2);
         drop((client, other));
@@ -357,7 +359,7 @@ fn the_end_of_a_paused_link_is_told_after_the_pause(case: &Case) {
     for reply in [&b"1 "[..], b"2 "] {
         expect_bytes(&mut client, reply);
         let waits = || calls.ends() == 0 && record.ends().is_empty();
-        meanwhile(Duration::from_millis(50), waits, "the end is told while it is paused");
+        meanwhile(Duration::from_millis(50), waits, "on_end is called while it is paused");
         link.resume();
     }
     expect_bytes(&mut client, b"end:rest");

@@ -1,7 +1,7 @@
-//! Promise: what was posted for a link that reads arrives, whole and in order, also if the server is
-//! stopped right afterwards.
+//! Promise: a post to a link that reads arrives, whole and in order, also if the server is stopped
+//! right afterwards.
 //!
-//! Method: numbered posts, as many as half of an output holds, then a stop.
+//! Method: numbered posts, as many as fit half of an output, then a stop.
 
 use crate::util;
 use crate::util::{
@@ -19,16 +19,16 @@ each_back_end!(
     posts_before_a_stop_all_arrive_although_a_handler_is_busy,
     posts_for_a_link_that_reads_all_arrive_through_a_stop,
     posts_of_four_threads_before_a_stop_all_arrive,
-    links_that_do_not_read_lose_nobody_else_a_broadcast,
-    who_has_used_up_its_posts_keeps_nobody_else_from_posting,
-    a_post_to_all_that_finds_no_buffers_counts_for_each_but_who_is_left_out,
+    links_that_do_not_read_lose_no_other_link_a_broadcast,
+    a_sender_that_has_used_up_its_posts_keeps_no_other_from_posting,
+    a_post_to_all_that_finds_no_buffers_counts_for_each_link_but_the_excepted,
 );
 
 const COUNT: u64 = 1_250;
 /// Half of the default output.
 const HALF: usize = 128 * 1024;
 
-/// Posts, and posts again while the shard is behind; says how often it was refused.
+/// Posts, and repeats refused posts; returns the number of refusals.
 fn post(mut post: impl FnMut() -> Result<(), PostError>) -> u64 {
     let (end, mut refusals) = (now() + util::PATIENCE, 0);
     loop {
@@ -48,7 +48,8 @@ fn message(number: u64, len: usize) -> Vec<u8> {
     message
 }
 
-/// Reads messages up to the end; says how many of them came, which must be the first ones.
+/// Reads messages up to the end of the stream; returns their number, and checks that they are the
+/// first ones.
 fn count_messages(mut stream: &TcpStream, len: usize, seen: &AtomicU64) -> u64 {
     let (mut got, mut count) = (vec![0; len], 0);
     loop {
@@ -89,7 +90,7 @@ fn posts_before_a_stop_all_arrive(case: &Case) {
     }
 }
 
-/// The shard finds the posts and the stop together.
+/// The shard gets the posts and the stop together.
 fn posts_before_a_stop_all_arrive_although_a_handler_is_busy(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     for shards in [1, 2] {
@@ -105,12 +106,12 @@ fn posts_before_a_stop_all_arrive_although_a_handler_is_busy(case: &Case) {
                 Ok(link.out.send(data)?)
             });
             let record = Arc::clone(&handler.record);
-            // Posts from outside have a part of an eighth.
+            // Posts from other threads have a part of an eighth.
             let builder = case.builder(handler).shards(shards).buffer_count(40_000);
             let server = TestServer::start(builder);
             let streams = [server.connect()];
             let id = record.id(0);
-            // On the same shard: the first one after all others have one, too.
+            // On the same shard: the first link, after all others have one as well.
             let mut others: Vec<_> = (0..shards).map(|_| server.connect()).collect();
             server.wait_for_links(1 + shards);
             others.last_mut().unwrap().write_all(b"?").unwrap();
@@ -134,7 +135,7 @@ fn posts_before_a_stop_all_arrive_although_a_handler_is_busy(case: &Case) {
 }
 
 fn posts_for_a_link_that_reads_all_arrive_through_a_stop(case: &Case) {
-    // A quarter of what a link may have waiting, so that what the server has not heard of yet fits.
+    // A quarter of the output, so that unacknowledged posts fit.
     const AHEAD: u64 = 32 * 1024;
     let _deadline = within(Duration::from_mins(1));
     for len in [2_048, 4_096, 10_000] {
@@ -195,16 +196,16 @@ fn posts_of_four_threads_before_a_stop_all_arrive(case: &Case) {
     assert_eq!(came, [COUNT; 4], "{stats:?}");
 }
 
-/// A link that does not read holds what it can borrow and then a few messages that all share: those
-/// must not be what others need.
-fn links_that_do_not_read_lose_nobody_else_a_broadcast(case: &Case) {
+/// A link that does not read holds what it can borrow and then a few shared messages: these must
+/// not be the buffers that others need.
+fn links_that_do_not_read_lose_no_other_link_a_broadcast(case: &Case) {
     const LEN: usize = 2_048;
     const MESSAGES: u64 = 200;
     let _deadline = within(Duration::from_mins(1));
-    // The fewest buffers for so many links: together they can borrow 159, and each of those that do
-    // not read could have 64 waiting.
+    // The fewest buffers for so many links: together they can borrow 159, and each that does not
+    // read could have 64 unsent.
     let server = TestServer::start(case.builder(echo()).links_max(20).buffer_count(330));
-    let deaf: Vec<_> = (0..15).map(|_| util::connect_small_share(server.address)).collect();
+    let not_reading: Vec<_> = (0..15).map(|_| util::connect_small_share(server.address)).collect();
     let mut readers: Vec<_> = (0..3).map(|_| server.connect()).collect();
     server.wait_for_links(18);
     for reader in &readers {
@@ -221,21 +222,21 @@ fn links_that_do_not_read_lose_nobody_else_a_broadcast(case: &Case) {
             assert!(got == *message, "another message, {told}");
         }
     }
-    // Or the others were never full, and nothing was shown.
+    // Otherwise the outputs were never full, and the test shows nothing.
     let stats = server.stats();
     assert!(stats.missed > MESSAGES, "{stats:?}");
-    drop((deaf, readers));
+    drop((not_reading, readers));
     server.stop();
 }
 
-/// A shard is busy, so that what is posted to it stays with who has posted it: a thread, and the
-/// handlers on two other shards. Each has as much, whatever the others have used.
-fn who_has_used_up_its_posts_keeps_nobody_else_from_posting(case: &Case) {
+/// A shard is busy, so that posts to it keep their senders' buffers: a thread's, and those of the
+/// handlers on two other shards. Each sender has as many, whatever the others have used.
+fn a_sender_that_has_used_up_its_posts_keeps_no_other_from_posting(case: &Case) {
     let _deadline = within(Duration::from_mins(1));
     let (busy, record) = (Arc::new(AtomicBool::new(false)), Arc::new(Record::default()));
     let handler = Speaker { busy: Arc::clone(&busy), record: Arc::clone(&record) };
     let server = TestServer::start(case.builder(handler).shards(3).buffer_count(10_000));
-    // One on each shard: the one with the fewest links has the next.
+    // One on each shard: the shard with the fewest links gets the next one.
     let mut streams = [0, 1, 2].map(|n| (server.connect(), record.id(n)).0);
     streams[0].write_all(b"w").unwrap();
     util::eventually(|| busy.load(Ordering::SeqCst), "a shard is busy");
@@ -257,8 +258,9 @@ fn who_has_used_up_its_posts_keeps_nobody_else_from_posting(case: &Case) {
 
 const WORD: &[u8; 8] = b"to each!";
 
-/// One callback posts more than its shard has buffers for: what the others did not get, they have missed.
-fn a_post_to_all_that_finds_no_buffers_counts_for_each_but_who_is_left_out(case: &Case) {
+/// One callback posts more than its shard has buffers for: the posts that others did not get count
+/// as missed.
+fn a_post_to_all_that_finds_no_buffers_counts_for_each_link_but_the_excepted(case: &Case) {
     const POSTS: u64 = 3_000;
     for shards in [1, 3] {
         let handler = on_chunk(|link, _| {
@@ -269,7 +271,7 @@ fn a_post_to_all_that_finds_no_buffers_counts_for_each_but_who_is_left_out(case:
         });
         let record = Arc::clone(&handler.record);
         let server = TestServer::start(case.builder(handler).shards(shards));
-        // One after the other, so that each has the number of its link.
+        // One after the other, so that client and link have the same number.
         let mut streams = [0, 1, 2, 3].map(|n| (server.connect(), record.id(n)).0);
         streams[0].write_all(b"post").unwrap();
         util::eventually(|| server.stats().receives == 1, "it has posted");
@@ -295,7 +297,7 @@ fn a_post_to_all_that_finds_no_buffers_counts_for_each_but_who_is_left_out(case:
     }
 }
 
-/// Has the handler broadcast until it is refused; says how often it was not.
+/// Has the handler broadcast until it is refused; returns the number of accepted broadcasts.
 fn speak(stream: &mut TcpStream) -> usize {
     let speaks = |_: &usize| {
         let mut answer = [0];
@@ -306,7 +308,7 @@ fn speak(stream: &mut TcpStream) -> usize {
     (0..10_000).take_while(speaks).count()
 }
 
-/// Asked to, broadcasts a word and answers whether that was possible, or keeps its shard busy.
+/// On request it broadcasts a line and replies whether that was accepted, or keeps its shard busy.
 struct Speaker {
     busy: Arc<AtomicBool>,
     record: Arc<Record>,

@@ -1,7 +1,9 @@
-//! Promise: whoever posts says whom for, what, and what happens where it does not fit; one copy serves
-//! all; what a link misses is counted for it, and what is refused is told before and not after.
+//! Promise: a sender names the recipients, the message, and the policy for links where it does not
+//! fit; one copy serves all; a missed post counts for its link, and a refused one is reported by
+//! the call.
 //!
-//! Method: links that do not read, beside others that do, and counts of what came.
+//! Method: links whose peers do not read, beside others whose peers do, and counts of the received
+//! posts.
 
 use crate::util;
 use crate::util::functions::{Functions, functions};
@@ -32,7 +34,7 @@ each_back_end!(
     each_post_reaches_whom_it_is_for,
 );
 
-/// As much as is queued at most, and half of it by posts.
+/// The limit of the output, and half of it for posts.
 const OUTPUT: usize = 16 * 1024;
 
 fn every_payload_can_be_posted(case: &Case) {
@@ -81,7 +83,7 @@ fn a_message_is_made_once_and_sent_often(case: &Case) {
             server.handle.all().try_post(&message).unwrap();
             clients.iter_mut().for_each(|client| expect_bytes(client, &data));
         }
-        // However often it was sent, there is one copy of it.
+        // All posts of the message share one copy.
         eventually(|| posts().total() - posts().free == held, "its buffers are one copy's");
         drop(message);
         eventually(|| posts().free == posts().total(), "its buffers are free");
@@ -91,7 +93,7 @@ fn a_message_is_made_once_and_sent_often(case: &Case) {
 }
 
 fn a_message_is_released_with_its_last_clone(case: &Case) {
-    // Enough for one.
+    // Enough buffers for one message.
     let server = TestServer::start(case.small(echo()));
     let mut client = server.connect();
     round_trip(&mut client, b"hello");
@@ -104,7 +106,7 @@ fn a_message_is_released_with_its_last_clone(case: &Case) {
         drop(message);
         expect_bytes(&mut client, &data);
         assert_eq!(server.handle.message(&data).err(), Some(PostError::Full));
-        // The next one fits when this one has left.
+        // The next message fits when this one has left.
         let sent = 5 + (2 * round + 1) * data.len() as u64;
         eventually(|| server.stats().sent_bytes == sent, "it has left");
         server.handle.all().try_post(&clone).unwrap();
@@ -112,7 +114,7 @@ fn a_message_is_released_with_its_last_clone(case: &Case) {
         expect_bytes(&mut client, &data);
         eventually(|| server.handle.message(&data).is_ok(), "its buffers are free");
     }
-    // One that outlives the server.
+    // A message that outlives the server.
     let message = server.handle.message(b"kept").unwrap();
     let handle = server.handle.clone();
     finish(&mut client);
@@ -121,7 +123,7 @@ fn a_message_is_released_with_its_last_clone(case: &Case) {
     assert_eq!(handle.stats().post_buffers.free + 1, handle.stats().post_buffers.total());
     assert!(handle.all().try_post(&message).is_err());
     drop(message);
-    util::check_home(&handle.stats());
+    util::check_all_released(&handle.stats());
 }
 
 type Said = [u8; 5];
@@ -143,7 +145,7 @@ fn two_broadcasters_are_heard_in_one_order_by_all_links(case: &Case) {
                     scope.spawn(move || {
                         for number in 0..ROUNDS {
                             let [a, b, c, d] = number.to_be_bytes();
-                            // Where it does not fit, only some may have it.
+                            // Links where it does not fit skip it.
                             all.post([thread, a, b, c, d]);
                         }
                     })
@@ -167,7 +169,7 @@ fn two_broadcasters_are_heard_in_one_order_by_all_links(case: &Case) {
     }
 }
 
-/// What a link hears until the mark.
+/// The posts that a link gets before the mark.
 fn hear(mut reader: &TcpStream, mark: Said) -> Vec<Said> {
     let mut heard = Vec::new();
     loop {
@@ -182,7 +184,7 @@ fn hear(mut reader: &TcpStream, mark: Said) -> Vec<Said> {
 
 /// A link whose peer reads nothing, and one whose peer does; posts no longer fit on the first.
 fn with_a_full_link(server: &TestServer, to: LinkId) -> (u64, TcpStream) {
-    // Until it stands: what its peer's system takes makes room.
+    // Until there is no progress: the peer's system still takes bytes, which makes spare capacity.
     let mut last = (0, util::now());
     eventually(
         || {
@@ -191,11 +193,11 @@ fn with_a_full_link(server: &TestServer, to: LinkId) -> (u64, TcpStream) {
             if stats.sent_bytes != last.0 {
                 last = (stats.sent_bytes, util::now());
             }
-            stats.missed > 0 && last.1.elapsed() > util::STANDS_AFTER
+            stats.missed > 0 && last.1.elapsed() > util::BLOCKED_AFTER
         },
         "posts do not fit",
     );
-    // What its shard has not looked at yet is looked at before this.
+    // Earlier posts are handled before this round trip ends.
     let mut other = server.connect();
     round_trip(&mut other, b"hello");
     (server.stats().missed, other)
@@ -227,7 +229,7 @@ fn a_post_that_does_not_fit_is_skipped_and_counted_for_its_link(case: &Case) {
     server.stop();
 }
 
-/// A full link is closed by a post, and one that reads gets it.
+/// A full link is closed by a post, and a link whose peer reads gets it.
 fn check_closed(
     builder: Builder<Functions<()>, (), ()>,
     record: &Record,
@@ -282,7 +284,7 @@ fn a_link_that_misses_a_post_is_closed_if_the_server_says_so(case: &Case) {
     let post = |server: &Handle, _| server.all().post([b'd'; 1_000]);
     let builder = case.small(handler).when_slow(WhenSlow::Disconnect);
     check_closed(builder, &record, post, &[b'd'; 1_000]);
-    // A link that says otherwise stays.
+    // A link with another policy stays open.
     let handler = echo().on_connect(|link| {
         link.out.set_when_slow(WhenSlow::Skip);
         Ok(())
@@ -313,14 +315,14 @@ fn what_is_accepted_for_one_link_fits(case: &Case) {
     let server = TestServer::start(case.small(handler).buffer_count(400));
     let (mut client, mut other) = (server.connect(), server.connect());
     let ids = [record.id(0), record.id(1)];
-    // The shard is busy, so it has not looked at any of these.
+    // The shard is busy, so it has handled none of these.
     other.write_all(b"hold\n").unwrap();
     hold.wait();
     let link = server.handle.link(ids[0]);
     let accepted = (0..20).take_while(|n| link.try_post([b'a' + n; 1_000]).is_ok()).count();
     assert_eq!(accepted, OUTPUT / 2 / 1_000, "half of the output is for posts");
     assert_eq!(link.try_post([0; 1_000]), Err(PostError::Full));
-    // A shorter one fits, and others are not concerned.
+    // A shorter one fits, and other links are not affected.
     link.try_post([b'.'; 100]).unwrap();
     server.handle.link(ids[1]).try_post([b'o'; 1_000]).unwrap();
     hold.release();
@@ -328,7 +330,7 @@ fn what_is_accepted_for_one_link_fits(case: &Case) {
         expect_bytes(&mut client, &[b'a' + n; 1_000]);
     }
     expect_bytes(&mut client, &[b'.'; 100]);
-    // What has left makes room, in which just as much fits.
+    // The sent bytes are spare capacity again, for as many posts.
     eventually(|| server.stats().sent_bytes == 8_100 + 1_001, "all has left");
     for n in 0..8 {
         link.try_post([n; 1_000]).unwrap();
@@ -338,7 +340,7 @@ fn what_is_accepted_for_one_link_fits(case: &Case) {
     server.stop();
 }
 
-/// Posts numbers to a link until it is refused, and goes on in `on_writable`.
+/// Posts numbers to a link until it is refused, and continues in `on_writable`.
 fn a_handler_whose_post_was_refused_is_called_when_it_may_fit(case: &Case) {
     const COUNT: u64 = 1_000;
     fn more(link: &mut Link<'_, u64>, to: Option<LinkId>) -> Result {
@@ -399,10 +401,10 @@ fn while_a_server_drains_posts_are_refused_and_said_to_be(case: &Case) {
         assert_eq!(link.try_post("after"), Err(PostError::Stopping));
         assert_eq!(server.handle.all().try_post("after"), Err(PostError::Stopping));
         link.post("after");
-        eventually(|| calls.drains() == 2, "the stop is told");
+        eventually(|| calls.drains() == 2, "on_drain is called for each");
         for client in &mut clients {
             expect_bytes(client, b"before ");
-            // The links themselves go on.
+            // The links themselves are still served.
             round_trip(client, b"hello");
         }
         server.handle.all().close();
@@ -418,14 +420,14 @@ fn each_post_reaches_whom_it_is_for(case: &Case) {
         let (handler, record, _) = echo().watched();
         let builder = case.short(handler).shards(shards).links_max(16).buffer_count(2_000);
         let server = TestServer::start(builder);
-        // Which link a client has is asked for, as shards call on_connect in any order.
+        // Each link is sent its number, as shards call on_connect in any order.
         let mut clients: Vec<_> = (0..9).map(|_| server.connect()).collect();
         server.wait_for_links(9);
         let ids: Vec<LinkId> = (0..9).map(|n| record.id(n)).collect();
         for (n, id) in (0..9_u8).zip(&ids) {
             server.handle.link(*id).try_post([n]).unwrap();
-            // These are for nobody.
-            server.handle.link(*id).except(*id).try_post("nobody").unwrap();
+            // These have no recipient.
+            server.handle.link(*id).except(*id).try_post("to none").unwrap();
         }
         let number_of = |client: &mut TcpStream| {
             let mut number = [0];

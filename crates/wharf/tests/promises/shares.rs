@@ -1,5 +1,6 @@
-//! Promise: what links share is enough for all that read: on every shard count nothing waits for a
-//! buffer at rest or under bulk load, a broadcast reaches each link, and a message may be as large.
+//! Promise: the resources that links share are enough for all that read: on any number of shards no
+//! link waits for a buffer at rest or under bulk load, a broadcast reaches each link, and a message
+//! may be as large as half of the output.
 //!
 //! Method: bulk echo, broadcasts and large messages with default buffers on 1 to 32 shards.
 
@@ -35,9 +36,9 @@ fn bulk_echo(streams: &[TcpStream], pattern: &Pattern, each: u64) {
             scope.spawn(move || {
                 let mut at = 0;
                 while at < each {
-                    let room = usize::try_from(each - at).unwrap();
-                    let piece = pattern.piece(at, room.min(1 << 16));
-                    // The reader tells how far it came.
+                    let len_max = usize::try_from(each - at).unwrap();
+                    let piece = pattern.piece(at, len_max.min(1 << 16));
+                    // The reader's count shows how far it got.
                     if stream.write_all(piece).is_err() {
                         return;
                     }
@@ -88,7 +89,7 @@ fn bulk_echo_costs_about_the_same_on_any_number_of_shards(case: &Case) {
             let server = TestServer::start(case.builder(echo()).shards(shards));
             let streams: Vec<_> = (0..16).map(|_| server.connect()).collect();
             bulk_echo(&streams, &pattern, 1 << 16);
-            // The best of two: what else runs on the machine makes it only worse.
+            // The smaller of two: other programs on the machine only add to it.
             let costs_of = |_| {
                 let before = server_time();
                 bulk_echo(&streams, &pattern, EACH);
@@ -99,7 +100,7 @@ fn bulk_echo_costs_about_the_same_on_any_number_of_shards(case: &Case) {
             server.stop();
         }
         let worst = costs.iter().map(|cost| cost.1).max().unwrap();
-        // Loose, because the machine is not ours alone; the exact figure is the benchmark's.
+        // A wide bound, because other programs use the machine; the benchmark measures exactly.
         assert!(worst <= 3 * costs[0].1, "for each {EACH} bytes: {costs:?}");
         println!("for each {EACH} bytes: {costs:?}");
     });
@@ -135,7 +136,7 @@ fn broadcasts_reach_every_link(
     let speaks = AtomicBool::new(true);
     let messages: Vec<Vec<u8>> = (0..ROUNDS).map(without_sevens).collect();
     let known = messages.clone();
-    // Who sends the beginning of a message has it broadcast; all else is echoed.
+    // The client that sends the beginning of a message has it broadcast; all other input is echoed.
     let handler = on_chunk(move |link, data| {
         match known.iter().find(|message| message.starts_with(data) && data.len() == 8) {
             Some(message) => Ok(link.server.all().except(link.id()).try_post(message)?),
@@ -182,13 +183,13 @@ fn broadcasts_reach_every_link(
     assert_eq!((stats.missed, stats.closed(SlowReader), stats.closed(Limit)), (0, 0, 0));
 }
 
-/// What busy links send is sevens, so that they know what they hear.
+/// Busy links send only sevens, so that they can tell broadcasts from echoes.
 fn without_sevens(seed: u64) -> Vec<u8> {
     bytes(seed, BROADCAST).into_iter().map(|byte| if byte == 7 { 8 } else { byte }).collect()
 }
 
-/// Sends 16 KiB ahead of what comes back, broadcasts among it, which are counted; says whether it could
-/// go on.
+/// Sends 16 KiB ahead of the echoes, and counts the broadcasts between them; returns whether the
+/// link stayed open.
 fn keep_busy(mut stream: &TcpStream, go_on: &AtomicBool, heard: &AtomicUsize) -> bool {
     let end = now() + PATIENCE;
     let (piece, mut back) = ([7; 16 * 1024], vec![0; 1 << 16]);
@@ -208,7 +209,7 @@ fn keep_busy(mut stream: &TcpStream, go_on: &AtomicBool, heard: &AtomicUsize) ->
     true
 }
 
-/// Answers each message of a fixed length with its bytes reversed.
+/// Replies to each message of a fixed length with its bytes reversed.
 struct Reverse(usize);
 
 impl Handler<Vec<u8>> for Reverse {
@@ -251,7 +252,7 @@ fn messages_are_answered(case: &Case, shards: u32, len: usize, output_bytes: u32
     for stream in &mut streams {
         let mut writer = stream.try_clone().unwrap();
         std::thread::scope(|scope| {
-            // The answer tells whether all was taken.
+            // The reply shows whether all was taken.
             scope.spawn(|| drop(writer.write_all(&message)));
             let mut got = vec![0; len];
             let read = std::io::Read::read_exact(stream, &mut got);

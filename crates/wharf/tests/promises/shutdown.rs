@@ -1,7 +1,8 @@
-//! Promise: a stop loses nothing that reached the server: every answer is sent, then the peer
-//! hears the end. What cannot be finished in time is cut and counted, and the address is free.
+//! Promise: a stop loses nothing that reached the server: every reply is sent, then the server ends
+//! the stream. Links that are open at the drain timeout are force-closed and counted, and the
+//! address is free.
 //!
-//! Method: stops in the middle of pipelined traffic, with peers that read, do not read, or leave.
+//! Method: stops during pipelined traffic, with peers that read, do not read, or close.
 
 use crate::util;
 use crate::util::{
@@ -20,20 +21,20 @@ use wharf::{Builder, DisconnectReason, Handler, Input, Link, PostError, Result, 
 each_back_end!(
     under_load_every_byte_that_was_received_is_answered,
     under_load_with_few_buffers_every_byte_is_answered,
-    clients_that_never_stop_sending_get_all_answers_and_the_end,
+    clients_that_never_stop_sending_get_all_replies_and_the_end,
     a_stop_ends_in_time_although_clients_ask_on,
     a_stop_ends_in_time_although_every_turn_is_full,
     what_is_queued_is_sent_before_the_end,
     an_idle_link_hears_the_end_at_once,
     a_stop_of_zero_cuts_at_once,
-    a_peer_that_does_not_read_is_cut_when_the_time_is_over,
+    a_peer_that_does_not_read_is_force_closed_at_the_drain_timeout,
     a_handler_that_blocked_before_the_stop_does_not_shorten_the_drain,
     a_second_stop_shortens_the_drain,
     a_peer_that_goes_on_sending_does_not_hold_the_server,
-    nobody_gets_in_after_the_stop,
+    no_connection_is_accepted_after_the_stop,
     a_stop_among_connects_leaves_nothing,
     the_address_is_free_at_once,
-    serve_ends_in_good_order_by_sigterm_and_sigint,
+    serve_drains_and_ends_by_sigterm_and_sigint,
     a_second_signal_ends_serve_at_once,
 );
 
@@ -45,12 +46,12 @@ fn under_load_with_few_buffers_every_byte_is_answered(case: &Case) {
     drain_under_load(|| case.short(echo()).buffer_count(74), 4, 64 * 1024);
 }
 
-fn clients_that_never_stop_sending_get_all_answers_and_the_end(case: &Case) {
+fn clients_that_never_stop_sending_get_all_replies_and_the_end(case: &Case) {
     drain_under_load(|| case.builder(echo()).buffer_count(2_000), 4, u64::MAX);
 }
 
-/// Clients send numbered words, at most `ahead` bytes before their answers; nothing of what the
-/// server took in may lack.
+/// Clients send numbered words, at most `ahead` bytes before their replies; no reply to a received
+/// word may be missing.
 fn drain_under_load<H: Handler>(
     builder: impl Fn() -> Builder<H, (), ()>,
     clients: u64,
@@ -80,15 +81,15 @@ fn drain_under_load<H: Handler>(
     }
 }
 
-/// The clients ask again as soon as they are answered, and other threads post all they can, so that
-/// more is there than a turn takes (256 completions): the stop must not wait for one that is not
-/// full. They go on trying until the server is gone, in vain.
+/// Clients send the next request after each reply, and other threads post without a pause, so that
+/// there are more completions than a turn handles (256): the stop must not wait for a turn with
+/// fewer. They continue in vain until the server has stopped.
 fn a_stop_ends_in_time_although_every_turn_is_full(case: &Case) {
     stop_under_load(case, 3);
 }
 
-/// The clients ask again as soon as they are answered, through the stop, so that there is always
-/// something to receive: what had come when the stop began is what counts.
+/// Clients send the next request after each reply, through the stop, so that there is always input:
+/// what had arrived at the begin of the stop counts.
 fn a_stop_ends_in_time_although_clients_ask_on(case: &Case) {
     stop_under_load(case, 0);
 }
@@ -103,7 +104,7 @@ fn stop_under_load(case: &Case, posters: usize) {
     let record: Arc<Record> = Arc::default();
     let waits_for_posts = (posters > 0).then(util::Mutex::default);
     let handler = Slow { record: Arc::clone(&record), waits_for_posts };
-    // Posts from outside have a sixteenth: some turns full of them.
+    // Posts from other threads have a sixteenth: enough for some full turns.
     let server = TestServer::start(case.builder(handler).buffer_count(40_000));
     let posted = [server.connect()];
     let id = record.id(0);
@@ -114,17 +115,17 @@ fn stop_under_load(case: &Case, posters: usize) {
         let (_end, _end_of_posts) = (HangUp(&streams), HangUp(&posted));
         let clients = scope.spawn(|| ask_again_and_again(&streams, &asked, &stops));
         scope.spawn(|| {
-            // The first panic is told, and this ends with it.
+            // The first panic is reported, and this ends with it.
             drop(std::io::copy(&mut { &posted[0] }, &mut std::io::sink()));
             drop(posted[0].shutdown(Shutdown::Both));
         });
         for _ in 0..posters {
             let handle = &server.handle;
-            // Short ones: half of the output takes more of them than a turn does.
+            // Short posts: half of the output has capacity for more of them than a turn handles.
             let post = move || handle.link(id).try_post([7; 64]);
             scope.spawn(move || while post() != Err(PostError::Closed) {});
         }
-        // Those that are not accepted yet would find no server.
+        // Connections that are not accepted yet would be refused.
         server.wait_for_links(1 + u32::try_from(CLIENTS).unwrap());
         if posters > 0 {
             wait_for_full_turns(&server);
@@ -150,11 +151,11 @@ fn stop_under_load(case: &Case, posters: usize) {
     println!("stopped in {took:?}");
 }
 
-/// Echoes, and takes longer for it than clients do for the next word, on a busy machine, too. In each
-/// turn its first link takes the time in which a turn full of posts comes.
+/// Echoes, and takes longer for it than a client for the next word, also on a busy machine. In each
+/// turn its first link takes the time in which a full turn of posts arrives.
 struct Slow {
     record: Arc<Record>,
-    /// The turn in which it did so last.
+    /// The last turn in which it did so.
     waits_for_posts: Option<util::Mutex<Option<Instant>>>,
 }
 
@@ -186,7 +187,7 @@ impl Handler for Slow {
     }
 }
 
-/// Waits until forty turns in a row were as good as full.
+/// Waits until forty turns in a row were almost full.
 fn wait_for_full_turns(server: &TestServer) {
     let worker = || server.stats().workers[0];
     let (mut from, mut full) = (worker(), 0);
@@ -194,7 +195,7 @@ fn wait_for_full_turns(server: &TestServer) {
         let to = worker();
         let (turns, completions) = (to.turns - from.turns, to.completions - from.completions);
         if turns >= 8 {
-            // The two figures are read one after the other.
+            // The two counters are read one after the other.
             full = if completions >= 250 * (turns - 1) { full + turns } else { 0 };
             from = to;
         }
@@ -205,8 +206,8 @@ fn wait_for_full_turns(server: &TestServer) {
 
 const WORD: &[u8; 8] = b"and then";
 
-/// Sends a word on each stream, and the next one when that has come back, until the server stops;
-/// says how many came back on each before the streams ended.
+/// Sends a word on each stream, and the next one after its echo, until the server stops; returns
+/// the number of echoes on each before the streams ended.
 fn ask_again_and_again(streams: &[TcpStream], asked: &[AtomicU64], stops: &AtomicBool) -> Vec<u64> {
     let ask = |n: usize| {
         if { &streams[n] }.write_all(WORD).is_ok() {
@@ -266,7 +267,7 @@ fn write_words(mut stream: &TcpStream, answered: &AtomicU64, ahead: u64) {
     }
 }
 
-/// Ends its connection and frees its writer when the reader is done, also by a panic.
+/// Shuts its connection down and ends its writer when the reader is done, also by a panic.
 struct Reader<'a> {
     stream: &'a TcpStream,
     read: &'a AtomicU64,
@@ -279,7 +280,7 @@ impl Drop for Reader<'_> {
     }
 }
 
-/// Checks the words up to the end, which must be in good order, and counts the bytes.
+/// Checks the words up to the end of the stream, which must not be a reset, and counts the bytes.
 fn read_words(stream: &TcpStream, read: &AtomicU64) -> u64 {
     let reader = Reader { stream, read };
     let (mut piece, mut count) = ([0; 8_192], 0_u64);
@@ -337,7 +338,7 @@ fn a_stop_of_zero_cuts_at_once(case: &Case) {
     clients.iter_mut().for_each(expect_end_or_reset);
 }
 
-/// A server whose only client does not read what is queued for it.
+/// A server whose only client does not read the queued bytes.
 fn with_a_slow_peer(case: &Case) -> (TestServer, TcpStream) {
     let answer = bytes(3, 8 << 20);
     let handler = on_chunk(move |link, _| Ok(link.out.send(&answer)?));
@@ -349,7 +350,7 @@ fn with_a_slow_peer(case: &Case) -> (TestServer, TcpStream) {
     (server, client)
 }
 
-fn a_peer_that_does_not_read_is_cut_when_the_time_is_over(case: &Case) {
+fn a_peer_that_does_not_read_is_force_closed_at_the_drain_timeout(case: &Case) {
     let (server, client) = with_a_slow_peer(case);
     let (start, drain) = (now(), Duration::from_millis(300));
     let stats = server.stop_within(drain);
@@ -401,7 +402,7 @@ fn a_peer_that_goes_on_sending_does_not_hold_the_server(case: &Case) {
     });
 }
 
-fn nobody_gets_in_after_the_stop(case: &Case) {
+fn no_connection_is_accepted_after_the_stop(case: &Case) {
     let (server, client) = with_a_slow_peer(case);
     server.handle.stop(Duration::from_secs(60));
     eventually(|| TcpStream::connect(server.address).is_err(), "the door is closed");
@@ -454,7 +455,7 @@ fn the_address_is_free_at_once(case: &Case) {
     }
 }
 
-/// A child that serves, and the address it serves on.
+/// A child process that serves, and its address.
 fn serving_child(case: &Case) -> (std::process::Child, std::net::SocketAddr) {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut command = case.command(&free.to_string());
@@ -482,7 +483,7 @@ fn signal(child: &std::process::Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
-fn serve_ends_in_good_order_by_sigterm_and_sigint(case: &Case) {
+fn serve_drains_and_ends_by_sigterm_and_sigint(case: &Case) {
     if let Some(address) = case.role() {
         return serve(case, &address);
     }

@@ -1,8 +1,8 @@
-//! Promise: who reads slowly but steadily is never cut, whatever the time-outs are; who takes
-//! nothing is, as a slow reader, when the stall time-out is over.
+//! Promise: a peer that reads slowly but steadily is never closed, whatever the timeouts are; one
+//! that takes nothing is closed, as a slow reader, at the stall timeout.
 //!
-//! Method: short time-outs, clients with a small receive window that read at a fixed rate, and a
-//! clock beside them.
+//! Method: short timeouts, clients with a small receive window that read at a fixed rate, and
+//! measured times.
 
 use crate::util;
 use crate::util::functions::Functions;
@@ -19,25 +19,26 @@ use wharf::DisconnectReason::{self, Kicked, PeerClosed, SlowReader};
 use wharf::{Handler, Input, Link, Output, Result};
 
 each_back_end!(
-    a_download_that_is_read_steadily_is_never_cut,
-    an_echo_that_is_read_steadily_is_never_cut,
-    a_half_closed_link_that_is_read_steadily_is_never_cut,
-    a_steady_reader_is_not_cut_while_all_loans_are_out,
-    without_an_idle_time_out_who_takes_nothing_is_cut,
-    who_takes_nothing_is_cut_in_time_and_not_before,
+    a_download_that_is_read_steadily_is_never_closed,
+    an_echo_that_is_read_steadily_is_never_closed,
+    a_half_closed_link_that_is_read_steadily_is_never_closed,
+    a_steady_reader_is_not_closed_while_all_buffers_are_lent,
+    without_an_idle_timeout_a_peer_that_takes_nothing_is_closed,
+    a_peer_that_takes_nothing_is_closed_at_the_stall_timeout,
     a_closing_link_whose_peer_takes_nothing_ends_in_time,
 );
 
 const DEADLINE: Duration = Duration::from_secs(45);
 const STALL: Duration = Duration::from_millis(1_500);
-/// Long enough for several time-outs.
+/// Long enough for several timeouts.
 const SPAN: Duration = Duration::from_millis(4_500);
 
-/// Waits until the links have ended for these reasons, and checks that this was in time: counted from
-/// when their peers' systems last took something, which goes on for a while after the last read.
+/// Waits until the links have ended for these reasons, and checks the time: from the last bytes
+/// that their peers' systems took, which may be after the last read.
 #[track_caller]
-fn expect_cut(streams: &[&TcpStream], record: &Record, why: &[DisconnectReason]) {
-    // What the clients' systems have taken; that the server's own has taken more is no sign of them.
+fn expect_closed(streams: &[&TcpStream], record: &Record, why: &[DisconnectReason]) {
+    // Bytes that the clients' systems have taken; those that only the server's system has taken do
+    // not count.
     let state = || {
         let taken = |stream: &&TcpStream| rustix::io::ioctl_fionread(*stream).unwrap();
         streams.iter().map(taken).sum::<u64>()
@@ -45,9 +46,10 @@ fn expect_cut(streams: &[&TcpStream], record: &Record, why: &[DisconnectReason])
     let (mut last, mut since, end) = (state(), now(), now() + util::PATIENCE);
     let mut changed = None;
     while record.ends().len() < why.len() {
-        assert!(now() < end, "not cut, nothing taken for {:?}", since.elapsed());
+        assert!(now() < end, "not closed, nothing taken for {:?}", since.elapsed());
         let state = state();
-        // The end changes it, too, so a change counts only if the next look still finds no end.
+        // The end of a link changes it, too, so a change counts only if the next check still finds
+        // no end.
         since = changed.filter(|_| record.ends().is_empty()).unwrap_or(since);
         changed = (state != last).then(now);
         last = state;
@@ -55,14 +57,14 @@ fn expect_cut(streams: &[&TcpStream], record: &Record, why: &[DisconnectReason])
     }
     let took = since.elapsed();
     assert_eq!(record.reasons(), why);
-    // The server looks eight times in a time-out: what was taken before the first look may count
-    // for nothing.
-    assert!(took >= STALL * 8 / 10, "cut too early: after {took:?} of {STALL:?}");
-    assert!(took <= STALL * 16 / 10, "cut too late: after {took:?} of {STALL:?}");
+    // The server checks eight times in a timeout: bytes that were taken before the first check may
+    // not count.
+    assert!(took >= STALL * 8 / 10, "closed too early: after {took:?} of {STALL:?}");
+    assert!(took <= STALL * 16 / 10, "closed too late: after {took:?} of {STALL:?}");
 }
 
-/// Reads `rate` bytes each second for `span`, or up to the end of `most`; says how many came, and
-/// what ended it.
+/// Reads `rate` bytes each second for `span`, or up to `most` bytes; returns their number, and the
+/// error that ended it.
 fn read_steadily(
     mut stream: &TcpStream,
     pattern: &Pattern,
@@ -74,13 +76,13 @@ fn read_steadily(
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     while start.elapsed() < span && len < most {
         let due = u64::try_from(start.elapsed().as_millis()).unwrap() * rate / 1_000;
-        let room = usize::try_from(due.saturating_sub(len).min(most - len)).unwrap();
-        if room < 512 && len + room as u64 != most {
+        let len_max = usize::try_from(due.saturating_sub(len).min(most - len)).unwrap();
+        if len_max < 512 && len + len_max as u64 != most {
             std::thread::sleep(Duration::from_millis(20));
             continue;
         }
-        let room = room.min(piece.len());
-        match stream.read(&mut piece[..room]) {
+        let len_max = len_max.min(piece.len());
+        match stream.read(&mut piece[..len_max]) {
             Ok(0) => return (len, Some(ErrorKind::UnexpectedEof)),
             Ok(count) => {
                 assert!(piece[..count] == *pattern.piece(len, count), "differs from {len} on");
@@ -92,14 +94,14 @@ fn read_steadily(
     (len, None)
 }
 
-/// Sends the pattern without end, a piece at a time.
+/// Sends the pattern without end, in pieces.
 struct Download {
     pattern: Pattern,
     record: Arc<Record>,
 }
 
 impl Download {
-    /// Two grants, the least that an output can have.
+    /// Two grants, the minimum of an output.
     const QUEUED_MAX: usize = 4_096;
 
     fn new() -> (Self, Arc<Record>) {
@@ -107,7 +109,7 @@ impl Download {
         (Self { pattern: Pattern::new(1), record: Arc::clone(&record) }, record)
     }
 
-    /// Always less than it wants to, so that it is called again.
+    /// Always less than it asks for, so that it is called again.
     fn more(&self, out: &mut Output<'_>, at: u64) -> u64 {
         let count = out.send_some(self.pattern.piece(at, 2 * Self::QUEUED_MAX));
         assert!(count <= Self::QUEUED_MAX, "{count} bytes were queued");
@@ -137,7 +139,7 @@ impl Handler<u64> for Download {
     }
 }
 
-fn a_download_that_is_read_steadily_is_never_cut(case: &Case) {
+fn a_download_that_is_read_steadily_is_never_closed(case: &Case) {
     let _deadline = within(DEADLINE);
     let (handler, record) = Download::new();
     let builder = case.builder(handler).links_max(8).idle_timeout(Duration::from_secs(1));
@@ -145,10 +147,10 @@ fn a_download_that_is_read_steadily_is_never_cut(case: &Case) {
     let slow = connect_small_share(server.address);
     let id = record.id(0);
     let (len, error) = read_steadily(&slow, &Pattern::new(1), 20 * 1_024, SPAN, u64::MAX);
-    assert_eq!(error, None, "cut after {len} bytes: {:?}", record.ends());
+    assert_eq!(error, None, "closed after {len} bytes: {:?}", record.ends());
     assert!(server.stats().links == 1 && record.ends().is_empty(), "{:?} {id}", record.ends());
-    // From here on it takes nothing.
-    expect_cut(&[&slow], &record, &[SlowReader]);
+    // From here on the client reads nothing.
+    expect_closed(&[&slow], &record, &[SlowReader]);
     drop(slow);
     server.stop();
 }
@@ -169,26 +171,26 @@ fn echo_read_steadily(
             let mut at = 0;
             while at < len {
                 let piece = pattern.piece(at, usize::try_from(len - at).unwrap());
-                // The reader tells how far it came.
+                // The reader's count shows how far it got.
                 if stream.write_all(piece).is_err() {
                     return;
                 }
                 at += piece.len() as u64;
             }
             if half_close {
-                let _cut = stream.shutdown(Shutdown::Write);
+                let _closed = stream.shutdown(Shutdown::Write);
             }
         });
         read_steadily(&streams[0], pattern, rate, 4 * SPAN, len)
     })
 }
 
-/// More than server and sockets hold between the two, at a rate that takes some time-outs. The
-/// server's system takes megabytes, and more only when a third of them has gone.
+/// More than server and sockets can hold, at a rate that takes several timeouts. The server's
+/// system takes megabytes, and more only when a third of them has left.
 const ECHO: u64 = 4 << 20;
 const ECHO_RATE: u64 = 700 * 1_024;
 
-fn an_echo_that_is_read_steadily_is_never_cut(case: &Case) {
+fn an_echo_that_is_read_steadily_is_never_closed(case: &Case) {
     let _deadline = within(DEADLINE);
     let handler = echo();
     let record = Arc::clone(&handler.record);
@@ -199,11 +201,11 @@ fn an_echo_that_is_read_steadily_is_never_cut(case: &Case) {
         .stall_timeout(STALL);
     let server = TestServer::start(builder);
     let got = echo_read_steadily(&server, ECHO_RATE, ECHO, false);
-    assert_eq!(got, (ECHO, None), "cut: {:?}, {:?}", record.ends(), server.stats());
+    assert_eq!(got, (ECHO, None), "closed: {:?}, {:?}", record.ends(), server.stats());
     server.stop();
 }
 
-fn a_half_closed_link_that_is_read_steadily_is_never_cut(case: &Case) {
+fn a_half_closed_link_that_is_read_steadily_is_never_closed(case: &Case) {
     let _deadline = within(DEADLINE);
     let handler = echo();
     let record = Arc::clone(&handler.record);
@@ -214,17 +216,17 @@ fn a_half_closed_link_that_is_read_steadily_is_never_cut(case: &Case) {
         .stall_timeout(STALL);
     let server = TestServer::start(builder);
     let got = echo_read_steadily(&server, ECHO_RATE, ECHO, true);
-    assert_eq!(got, (ECHO, None), "cut: {:?}, {:?}", record.ends(), server.stats());
+    assert_eq!(got, (ECHO, None), "closed: {:?}, {:?}", record.ends(), server.stats());
     record.expect(&[PeerClosed]);
     server.stop();
 }
 
-fn a_steady_reader_is_not_cut_while_all_loans_are_out(case: &Case) {
+fn a_steady_reader_is_not_closed_while_all_buffers_are_lent(case: &Case) {
     const GREEDY: usize = 12;
     let _deadline = within(DEADLINE);
     let handler = echo();
     let record = Arc::clone(&handler.record);
-    // Two full links take all that can be lent.
+    // Two full links borrow all that can be lent.
     let builder =
         case.builder(handler).links_max(16).buffer_count(360).loan_wait(Duration::from_millis(400));
     let server = TestServer::start(builder);
@@ -237,7 +239,7 @@ fn a_steady_reader_is_not_cut_while_all_loans_are_out(case: &Case) {
         stream.set_nonblocking(true).unwrap();
         while stream.write(pattern.piece(0, 1 << 14)).is_ok() {}
     }
-    // Others go on asking for more.
+    // Others ask for more all the time.
     let streams = [server.connect()];
     std::thread::scope(|scope| {
         let mut stream = &slow;
@@ -259,7 +261,7 @@ fn a_steady_reader_is_not_cut_while_all_loans_are_out(case: &Case) {
     server.stop();
 }
 
-/// Sends and reads back, as far as the connection goes.
+/// Sends and reads back, until an error.
 fn exchange_if_open(mut stream: &TcpStream, data: &[u8]) {
     std::thread::scope(|scope| {
         scope.spawn(move || drop({ stream }.write_all(data)));
@@ -268,7 +270,7 @@ fn exchange_if_open(mut stream: &TcpStream, data: &[u8]) {
     });
 }
 
-/// A handler that answers anything with more than both systems hold.
+/// A handler that replies to any input with more than both systems can hold.
 fn much() -> Functions<()> {
     on_chunk(|link, _| Ok(link.out.send(vec![7; MUCH as usize])?))
 }
@@ -285,25 +287,26 @@ fn start_much(case: &Case, idle: Duration, loan_wait: Duration) -> (TestServer, 
     (TestServer::start(builder.idle_timeout(idle).loan_wait(loan_wait)), record)
 }
 
-fn without_an_idle_time_out_who_takes_nothing_is_cut(case: &Case) {
+fn without_an_idle_timeout_a_peer_that_takes_nothing_is_closed(case: &Case) {
     let _deadline = within(DEADLINE);
     let (server, record) = start_much(case, Duration::ZERO, LOAN_WAIT);
     let mut client = connect_small_share(server.address);
     client.write_all(b"?").unwrap();
-    expect_cut(&[&client], &record, &[SlowReader]);
+    expect_closed(&[&client], &record, &[SlowReader]);
     server.stop();
 }
 
-fn who_takes_nothing_is_cut_in_time_and_not_before(case: &Case) {
+fn a_peer_that_takes_nothing_is_closed_at_the_stall_timeout(case: &Case) {
     let _deadline = within(DEADLINE);
-    // They have borrowed all there is: nobody may take it back before the time-out.
+    // They have borrowed all that can be lent: no loan may be revoked before the timeout.
     let (server, record) = start_much(case, IDLE, Duration::from_secs(60));
-    // One that goes on sending is cut as well: that it speaks is no sign that it reads.
+    // A link whose peer sends all the time is closed as well: input does not show that the peer
+    // reads.
     let mut silent = connect_small_share(server.address);
     let speaking = connect_small_share(server.address);
     silent.write_all(b"?").unwrap();
     { &speaking }.write_all(b"?").unwrap();
-    eventually(|| server.stats().sends == 2, "both answers are queued");
+    eventually(|| server.stats().sends == 2, "both replies are queued");
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _end = HangUp(std::slice::from_ref(&speaking));
@@ -312,7 +315,7 @@ fn who_takes_nothing_is_cut_in_time_and_not_before(case: &Case) {
                 std::thread::sleep(STALL / 50);
             }
         });
-        expect_cut(&[&silent, &speaking], &record, &[SlowReader; 2]);
+        expect_closed(&[&silent, &speaking], &record, &[SlowReader; 2]);
         over.store(true, Ordering::SeqCst);
     });
     server.stop();
@@ -323,8 +326,8 @@ fn a_closing_link_whose_peer_takes_nothing_ends_in_time(case: &Case) {
     let (server, record) = start_much(case, IDLE, LOAN_WAIT);
     let mut client = connect_small_share(server.address);
     client.write_all(b"?").unwrap();
-    eventually(|| server.stats().sends == 1, "the answer is queued");
+    eventually(|| server.stats().sends == 1, "the reply is queued");
     server.handle.link(record.id(0)).close();
-    expect_cut(&[&client], &record, &[Kicked]);
+    expect_closed(&[&client], &record, &[Kicked]);
     server.stop();
 }

@@ -161,7 +161,7 @@ fn an_address_of_another_machine_is_told(case: &Case) {
     });
 }
 
-/// `bind` fails as for a program without rights: whoever runs the tests may have all.
+/// `bind` fails as for a program without rights; the tests may run with all rights.
 fn a_port_for_privileged_programs_is_told(case: &Case) {
     if case.role().is_some() {
         let builder = Server::builder(echo()).back_end(case.back_end);

@@ -1,7 +1,8 @@
-//! Promise: `on_connect` makes a link's state, which is dropped after `on_disconnect`, once; the server
-//! tells its handler when it starts and when the last of it is gone; a link knows where it comes from.
+//! Promise: `on_connect` makes a link's state, which is dropped after `on_disconnect`, once; the
+//! server calls its handler when it starts and when all its threads have ended; a link knows its
+//! origin.
 //!
-//! Method: states that count themselves, and a log of what a handler was called for.
+//! Method: states that count themselves, and a log of the callbacks.
 
 use crate::util;
 use crate::util::functions::functions;
@@ -25,7 +26,7 @@ each_back_end!(
     a_state_is_dropped_once_after_on_disconnect,
     a_refused_link_has_no_state,
     the_server_tells_when_it_starts_and_when_the_last_of_it_is_gone,
-    a_server_that_nobody_waits_for_tells_when_the_last_of_it_is_gone,
+    a_server_that_no_thread_waits_for_tells_when_the_last_of_it_is_gone,
     a_server_does_not_listen_before_its_handler_has_started,
     a_thread_that_on_start_started_posts_until_the_server_stops,
     a_server_whose_start_fails_later_tells_that_it_stopped,
@@ -38,7 +39,7 @@ each_back_end!(
 
 type Ids = Arc<Mutex<Vec<LinkId>>>;
 
-/// A state that notes its birth and its end. It has no default: only `on_connect` can make it.
+/// A state that logs its creation and its drop. It has no default: only `on_connect` can make it.
 struct Counted {
     id: LinkId,
     live: Ids,
@@ -173,7 +174,7 @@ fn a_refused_link_has_no_state(case: &Case) {
     let (makes, drops) = (Arc::clone(&made), Arc::clone(&dropped));
     let handler = functions::<Option<Made>>().on_connect(move |link| {
         let number = makes.fetch_add(1, Ordering::SeqCst);
-        // What it has made so far is dropped as any other value.
+        // A state that it has made is dropped as any other value.
         let state = Made(Arc::clone(&drops));
         if number % 2 == 1 {
             link.out.send("no")?;
@@ -196,7 +197,7 @@ fn a_refused_link_has_no_state(case: &Case) {
     assert_eq!((made.load(Ordering::SeqCst), dropped.load(Ordering::SeqCst)), (40, 40));
 }
 
-/// A handler that notes what happens, with states and contexts that do the same.
+/// A handler that logs its calls, with states and contexts that do the same.
 struct Noting {
     log: Log,
     address: Option<SocketAddr>,
@@ -215,7 +216,7 @@ impl Log {
         self.0.lock().unwrap().iter().filter(|noted| **noted == what).count()
     }
 
-    /// What is the same in a row is one.
+    /// Repeated entries count as one.
     fn shortly(&self) -> Vec<&'static str> {
         let mut all = self.0.lock().unwrap().clone();
         all.dedup();
@@ -302,7 +303,7 @@ fn the_server_tells_when_it_starts_and_when_the_last_of_it_is_gone(case: &Case) 
         }
         assert_eq!(log.count("the context is dropped"), shards as usize, "{ended:?}");
     }
-    // On one shard the order of all is sure.
+    // On one shard the order of all is certain.
     let (handler, log) = noting("");
     let server = TestServer::start(case.small(handler));
     let mut client = server.connect();
@@ -321,11 +322,11 @@ fn the_server_tells_when_it_starts_and_when_the_last_of_it_is_gone(case: &Case) 
     assert_eq!(log.shortly(), expected);
 }
 
-fn a_server_that_nobody_waits_for_tells_when_the_last_of_it_is_gone(case: &Case) {
+fn a_server_that_no_thread_waits_for_tells_when_the_last_of_it_is_gone(case: &Case) {
     let (handler, log) = noting("");
     let running = case.small(handler).start().unwrap();
     let (handle, address) = (running.handle(), running.local_addresses()[0].1.clone());
-    // Dropping it stops nothing.
+    // Its drop does not stop the server.
     drop(running);
     let mut client = util::connect(address.socket_addr().unwrap());
     round_trip(&mut client, b"hello");
@@ -333,7 +334,7 @@ fn a_server_that_nobody_waits_for_tells_when_the_last_of_it_is_gone(case: &Case)
     handle.stop(Duration::from_secs(5));
     expect_end(&mut client);
     drop(client);
-    eventually(|| log.count("on_stop") == 1, "it tells that it has stopped");
+    eventually(|| log.count("on_stop") == 1, "on_stop is called");
     assert_eq!(log.shortly().last(), Some(&"on_stop"));
     assert_eq!(log.count("the context is dropped"), 1);
 }
@@ -348,7 +349,7 @@ fn a_server_does_not_listen_before_its_handler_has_started(case: &Case) {
     server.stop();
 }
 
-/// Posts to all, from a thread of its own.
+/// Posts to all links, from a thread of its own.
 #[derive(Default)]
 struct Feeding {
     thread: Mutex<Option<JoinHandle<u64>>>,
@@ -423,7 +424,7 @@ fn a_server_whose_start_fails_later_tells_that_it_stopped(case: &Case) {
     let (handler, log) = noting("on_start");
     assert!(case.small(handler).start().is_err());
     assert_eq!(log.shortly(), ["on_start"]);
-    // What is faulty before is told before it starts.
+    // Errors of settings and addresses are found before `on_start`.
     let (handler, log) = noting("");
     assert!(case.small(handler).links_max(0).start().is_err());
     let (handler, more) = noting("");
@@ -545,7 +546,7 @@ fn a_handler_around_another_lends_it_a_part_of_the_state(case: &Case) {
     let server = TestServer::start(case.small(Wrapping(inner)));
     let mut client = server.connect();
     client.write_all(b"20\n30\n60\n1\n").unwrap();
-    // What the inner one asks for is done, though it has a link of its own.
+    // The requests of the inner handler are applied, though it has a link value of its own.
     expect_bytes(&mut client, b"20(1)50(2)");
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).unwrap();
@@ -588,7 +589,7 @@ fn a_link_knows_its_ends_its_worker_and_its_time(case: &Case) {
             *seen.entry(words[3].to_owned()).or_insert(0) += 1;
         }
     }
-    // Each worker has its share.
+    // Each worker has as many.
     assert!(seen.into_iter().eq(["0", "1", "2"].map(|worker| (worker.to_owned(), 8))));
     drop(clients);
     server.stop();
@@ -630,7 +631,7 @@ fn ids_are_of_one_link_of_one_server(case: &Case) {
     for (n, (server, _)) in servers.iter().enumerate() {
         for (other, id) in ids.iter().enumerate().filter(|(other, _)| *other != n) {
             assert_ne!(ids[n], *id, "{n} and {other}");
-            // To another server it is the id of nothing.
+            // To another server it is the id of no link.
             assert_eq!(server.handle.link(*id).try_post("x"), Err(PostError::Closed));
             server.handle.link(*id).close();
             server.handle.link(*id).abort();

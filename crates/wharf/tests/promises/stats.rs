@@ -1,6 +1,6 @@
-//! Promise: the counters say what happened, each thing once, and add up over the workers.
+//! Promise: the counters have each event once, and add up over the workers.
 //!
-//! Method: known traffic, and each end that a link can have.
+//! Method: known traffic, and each reason for which a link can end.
 
 use crate::util;
 use crate::util::{
@@ -33,7 +33,7 @@ fn known_traffic_gives_known_counts(case: &Case) {
             round_trip(client, &bytes(n, 100));
         }
     }
-    // A client may have its answer before the server hears that it was sent.
+    // A client may have its reply before the server has the send's completion.
     eventually(|| server.stats().sent_bytes == 6_000, "every send has completed");
     let stats = server.stats();
     assert_eq!((stats.links, stats.accepted, stats.connects), (6, 6, 6));
@@ -80,7 +80,7 @@ fn each_reason_is_counted_under_its_name(case: &Case) {
     for (word, reason) in words {
         let mut client = server.connect();
         client.write_all(word).unwrap();
-        expect_end_or_reset_after_answers(&mut client);
+        expect_end_or_reset_after_replies(&mut client);
         drop(client);
         eventually(|| server.stats().closed(reason) == 1, reason.name());
     }
@@ -99,7 +99,7 @@ fn each_reason_is_counted_under_its_name(case: &Case) {
     let seen = record.ids().len();
     let mut client = server.connect();
     server.handle.link(record.id(seen)).close();
-    // The client leaves only when it has seen the end, so the order is sure.
+    // The client closes only after the end of the server's stream, so the order is certain.
     expect_end_or_reset(&mut client);
     drop(client);
     eventually(|| server.stats().closed(Kicked) == 1, "kicked");
@@ -109,26 +109,26 @@ fn each_reason_is_counted_under_its_name(case: &Case) {
     expect_end_or_reset(&mut client);
     drop(client);
     let stats = server.stop();
-    // Each once: those above, and the stop's.
+    // Each reason once: those above, and the stop.
     let told = record.reasons();
     for reason in DisconnectReason::ALL {
         let expected = u64::from(*reason != DisconnectReason::SystemError);
         assert_eq!(stats.closed(*reason), expected, "{reason}");
-        // Statistics and handler were told the same.
+        // The handler got the same reasons as the counters.
         let told = told.iter().filter(|told| *told == reason).count();
         assert_eq!(told as u64, expected, "{reason}");
     }
     assert_eq!(stats.closed(ServerStopping), 1);
 }
 
-fn expect_end_or_reset_after_answers(client: &mut std::net::TcpStream) {
+fn expect_end_or_reset_after_replies(client: &mut std::net::TcpStream) {
     let _end_or_reset = std::io::copy(client, &mut std::io::sink());
 }
 
 fn the_ledger_accounts_for_every_buffer_while_it_is_used(case: &Case) {
     let server = TestServer::start(case.short(echo()).shards(2).links_max(32).buffer_count(128));
     let all = (server.stats().buffers.total(), server.stats().post_buffers.total());
-    // What waits to be received into may come on top, and buffers for posts have a quarter of the size.
+    // The plan may add receive buffers, and buffers for posts have a quarter of the size.
     assert!((126..=128 + 16).contains(&(all.0 + all.1 / 4)), "{all:?}");
     std::thread::scope(|scope| {
         let loads: Vec<_> = (0..4)
@@ -167,7 +167,7 @@ fn refused_sends_and_missed_posts_are_counted(case: &Case) {
     eventually(|| server.stats().send_errors == 2, "two of three sends are refused");
     let stats = server.stats();
     assert_eq!((stats.sends, stats.missed), (1, 0));
-    // It does not read: in the end posts find its half for posts full.
+    // It does not read, so posts fill their half of the output.
     let id = record.id(0);
     let mut full_since = None;
     let is_full = || {
@@ -178,10 +178,10 @@ fn refused_sends_and_missed_posts_are_counted(case: &Case) {
                 full_since = full_since.or(Some(util::now()));
             }
         }
-        full_since.is_some_and(|since| since.elapsed() > util::STANDS_AFTER)
+        full_since.is_some_and(|since| since.elapsed() > util::BLOCKED_AFTER)
     };
     eventually(is_full, "posts find their half of the output full");
-    // Who is told has not missed it.
+    // A refused post is not counted as missed.
     assert_eq!(server.stats().missed, 0);
     for missed in 1..=5 {
         server.handle.link(id).post([3; 4_000]);

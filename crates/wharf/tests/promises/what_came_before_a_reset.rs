@@ -1,13 +1,13 @@
-//! Promise: what a peer sent before it reset the connection is handled, all of it, and then the
-//! link ends as reset.
+//! Promise: all bytes that a peer sent before it reset the connection are handled, and then the
+//! link ends with `PeerReset`.
 //!
 //! Method: clients send while the handler is held, wait until the server's system has everything,
-//! and leave; the first answer then meets the reset.
+//! and reset; the first reply then fails.
 
 use crate::util;
 use crate::util::{
     Case, PATIENCE, Pattern, Record, TestServer, each_back_end, eventually, now, reset,
-    unacknowledged, within, write_until_it_stands,
+    unacknowledged, within, write_until_blocked,
 };
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -20,10 +20,11 @@ each_back_end!(
     thousands_of_small_messages_before_a_reset_are_all_handled,
     megabytes_before_a_reset_are_all_handled,
     with_few_buffers_what_came_before_a_reset_is_handled,
-    a_peer_that_closes_with_answers_unread_was_heard,
+    a_peer_that_closes_with_replies_unread_was_heard,
 );
 
-/// Answers all that it gets with as much, and checks that it is the pattern. It can be held.
+/// Replies to all input with as many bytes, and checks that the input is the pattern. It can be
+/// held.
 struct Held {
     record: Arc<Record>,
     pattern: Pattern,
@@ -70,7 +71,7 @@ fn held(case: &Case) -> (Builder<Held, u64, ()>, Arc<Record>, Arc<Gate>) {
     (case.builder(handler), record, gate)
 }
 
-/// The server's system has had `sent` bytes, and the peer is gone: the handler gets them all.
+/// The server's system has `sent` bytes, and the peer has reset: the handler gets them all.
 #[track_caller]
 fn check(server: TestServer, record: &Record, gate: &Gate, sent: u64) {
     gate.is_shut.store(false, Ordering::SeqCst);
@@ -98,7 +99,7 @@ fn thousands_of_small_messages_before_a_reset_are_all_handled(case: &Case) {
     check(server, &record, &gate, COUNT * LEN);
 }
 
-/// While all goes well, the system learns to take much at once.
+/// Exchanges until the system has a large receive window.
 const WARM: u64 = 12 << 20;
 
 fn megabytes_before_a_reset_are_all_handled(case: &Case) {
@@ -120,14 +121,14 @@ fn megabytes_before_a_reset_are_all_handled(case: &Case) {
     });
     gate.is_shut.store(true, Ordering::SeqCst);
     let shifted = Shifted { client: &client, pattern: &pattern, from: WARM };
-    let written = shifted.write_until_it_stands();
+    let written = shifted.write_until_blocked();
     let sent = WARM + written - unacknowledged(&client);
     assert!(sent > WARM, "the system took no more");
     reset(client);
     check(server, &record, &gate, sent);
 }
 
-/// Writes a pattern from a place in its middle.
+/// Writes a pattern from an offset on.
 struct Shifted<'a> {
     client: &'a std::net::TcpStream,
     pattern: &'a Pattern,
@@ -135,11 +136,11 @@ struct Shifted<'a> {
 }
 
 impl Shifted<'_> {
-    fn write_until_it_stands(&self) -> u64 {
+    fn write_until_blocked(&self) -> u64 {
         let mut client = self.client;
         client.set_nonblocking(true).unwrap();
         let (mut len, mut since) = (0, now());
-        while since.elapsed() < util::STANDS_AFTER {
+        while since.elapsed() < util::BLOCKED_AFTER {
             match client.write(self.pattern.piece(self.from + len, 1 << 14)) {
                 Ok(count) => (len, since) = (len + count as u64, now()),
                 Err(_) => std::thread::sleep(Duration::from_millis(2)),
@@ -156,15 +157,15 @@ fn with_few_buffers_what_came_before_a_reset_is_handled(case: &Case) {
     let server = TestServer::start(builder.input_bytes(16 * 1024).output_bytes(16 * 1024));
     let (client, pattern) = (server.connect(), Pattern::new(1));
     gate.is_shut.store(true, Ordering::SeqCst);
-    let written = write_until_it_stands(&client, &pattern, u64::MAX);
+    let written = write_until_blocked(&client, &pattern, u64::MAX);
     let sent = written - unacknowledged(&client);
     assert!(sent > 48 * 1024, "the system took no more than {sent}");
     reset(client);
     check(server, &record, &gate, sent);
 }
 
-/// No option of the socket: closing with bytes unread resets the connection, too.
-fn a_peer_that_closes_with_answers_unread_was_heard(case: &Case) {
+/// Without a socket option: closing with unread bytes resets the connection, too.
+fn a_peer_that_closes_with_replies_unread_was_heard(case: &Case) {
     const COUNT: u64 = 2_000;
     let _deadline = within(Duration::from_mins(1));
     for buffers in [48, 2_000] {
@@ -172,7 +173,7 @@ fn a_peer_that_closes_with_answers_unread_was_heard(case: &Case) {
         let builder = builder.links_max(2).buffer_count(buffers);
         let server = TestServer::start(builder.input_bytes(16 * 1024).output_bytes(16 * 1024));
         let (mut client, pattern) = (server.connect(), Pattern::new(1));
-        // Two answers, of which it reads half of one.
+        // Two replies, of which it reads half of one.
         client.write_all(pattern.piece(0, 20)).unwrap();
         eventually(|| server.stats().sent_bytes == 20, "it is answered");
         client.read_exact(&mut [0; 10]).unwrap();

@@ -1,12 +1,13 @@
-//! Promise: who reads everything gets every byte, however fast it sends and however many shards
-//! there are; through a stop, too: what the server's system had taken before it is answered.
+//! Promise: a client that reads everything gets every byte, however fast it sends and on any number
+//! of shards; after a stop too, it gets the replies to all that the server's system had
+//! acknowledged.
 //!
-//! Method: eight clients send an echo server as much as it takes.
+//! Method: eight clients send to an echo server as fast as they can.
 
 use crate::util;
 use crate::util::{
-    Case, Got, HangUp, PATIENCE, Pattern, STANDS_AFTER, TestServer, each_back_end, echo,
-    eventually, now, on_chunk, read_pattern, unacknowledged, within, write_until_it_stands,
+    BLOCKED_AFTER, Case, Got, HangUp, PATIENCE, Pattern, TestServer, each_back_end, echo,
+    eventually, now, on_chunk, read_pattern, unacknowledged, within, write_until_blocked,
 };
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -22,7 +23,7 @@ each_back_end!(
     who_reads_only_after_a_stop_gets_what_the_system_had_taken,
 );
 
-/// What each client sends: without optimization the same takes about ten times as long.
+/// Bytes that each client sends: without optimization they take about ten times as long.
 const EACH: u64 = if cfg!(debug_assertions) { 16 << 20 } else { 64 << 20 };
 const CLIENTS: u64 = 8;
 const DEADLINE: Duration = Duration::from_mins(2);
@@ -43,8 +44,8 @@ fn who_reads_everything_gets_every_byte(case: &Case) {
                 .collect();
             readers.into_iter().map(|reader| reader.join().unwrap()).collect()
         });
-        let cut = got.iter().filter(|got| got.len < EACH || got.error.is_some()).count();
-        assert_eq!(cut, 0, "of {CLIENTS}, {shards} shards: {got:?} {:?}", server.stats());
+        let incomplete = got.iter().filter(|got| got.len < EACH || got.error.is_some()).count();
+        assert_eq!(incomplete, 0, "of {CLIENTS}, {shards} shards: {got:?} {:?}", server.stats());
         drop(streams);
         let stats = server.stop();
         assert_eq!(stats.closed(PeerClosed), CLIENTS, "{shards} shards: {stats:?}");
@@ -52,7 +53,7 @@ fn who_reads_everything_gets_every_byte(case: &Case) {
     }
 }
 
-/// What comes while a callback takes its time comes all at once afterwards.
+/// Input that arrives during a long callback is handled in one batch afterwards.
 fn who_sent_much_while_a_handler_was_busy_gets_every_byte(case: &Case) {
     let _deadline = within(DEADLINE);
     let pattern = Pattern::new(4);
@@ -80,8 +81,8 @@ fn who_sent_much_while_a_handler_was_busy_gets_every_byte(case: &Case) {
             for _ in 0..4 {
                 let before = server.stats().received_bytes;
                 let load = || server.stats().received_bytes > before + CLIENTS * (1 << 20);
-                let cut = || readers.iter().any(std::thread::ScopedJoinHandle::is_finished);
-                eventually(|| load() || cut(), "there is load");
+                let has_ended = || readers.iter().any(std::thread::ScopedJoinHandle::is_finished);
+                eventually(|| load() || has_ended(), "there is load");
                 busy.store(true, Ordering::SeqCst);
                 wait_until_all_stand(&written);
                 busy.store(false, Ordering::SeqCst);
@@ -90,9 +91,10 @@ fn who_sent_much_while_a_handler_was_busy_gets_every_byte(case: &Case) {
             readers.into_iter().map(|reader| reader.join().unwrap()).collect()
         });
         let written: Vec<u64> = written.into_iter().map(AtomicU64::into_inner).collect();
-        let cut = got.iter().zip(&written).filter(|(got, written)| got.len < **written).count();
+        let incomplete =
+            got.iter().zip(&written).filter(|(got, written)| got.len < **written).count();
         let told = format!("{shards} shards: sent {written:?}, {got:?}, {:?}", server.stats());
-        assert_eq!(cut, 0, "of {CLIENTS} were cut, {told}");
+        assert_eq!(incomplete, 0, "of {CLIENTS} got too little, {told}");
         assert!(got.iter().all(|got| got.error.is_none()), "{told}");
         drop(streams);
         let stats = server.stop();
@@ -108,7 +110,7 @@ fn wait_until_all_stand(written: &[AtomicU64]) {
             if sum() != last {
                 (last, since) = (sum(), now());
             }
-            since.elapsed() > STANDS_AFTER
+            since.elapsed() > BLOCKED_AFTER
         },
         "a busy server takes no more",
     );
@@ -118,13 +120,13 @@ fn send(mut stream: &TcpStream, pattern: &Pattern, len: u64) {
     let mut at = 0;
     while at < len {
         let piece = pattern.piece(at, usize::try_from(len - at).unwrap_or(usize::MAX));
-        // What the reader got tells how far it came.
+        // The reader's count shows how far it got.
         if stream.write_all(piece).is_err() {
             return;
         }
         at += piece.len() as u64;
     }
-    let _cut = stream.shutdown(Shutdown::Write);
+    let _closed = stream.shutdown(Shutdown::Write);
 }
 
 fn who_sends_through_a_stop_gets_what_the_system_had_taken(case: &Case) {
@@ -144,23 +146,23 @@ fn who_sends_through_a_stop_gets_what_the_system_had_taken(case: &Case) {
             }
             let load = || server.stats().received_bytes > CLIENTS * EACH / 4;
             eventually(load, "there is load");
-            // What is written before the system is asked is taken if the system does not have it
-            // outstanding then.
+            // Bytes that were written before this are received if the system shows them as
+            // acknowledged.
             let taken = written.iter().zip(&streams).map(|(written, stream)| {
                 written.load(Ordering::SeqCst).saturating_sub(unacknowledged(stream))
             });
             let taken = taken.collect();
             server.handle.stop(Duration::from_secs(10));
-            // Who sends on for ever ends in a reset, after its answers.
+            // A client that sends without end gets a reset, after its replies.
             over.store(true, Ordering::SeqCst);
             (taken, readers.into_iter().map(|reader| reader.join().unwrap()).collect())
         });
-        // One that ended its stream before its drain began has ended by itself.
+        // A client that ended its stream before its link drained has the reason PeerClosed.
         check_stopped(server, &taken, &got, &[ServerStopping, PeerClosed]);
     }
 }
 
-/// Writes until the connection or the test is over; says how much.
+/// Writes until the connection ends or `over` is set; stores the number of bytes.
 fn send_on(mut stream: &TcpStream, pattern: &Pattern, written: &AtomicU64, over: &AtomicBool) {
     let mut at = 0;
     while !over.load(Ordering::SeqCst) {
@@ -170,7 +172,7 @@ fn send_on(mut stream: &TcpStream, pattern: &Pattern, written: &AtomicU64, over:
         }
         written.store(at, Ordering::SeqCst);
     }
-    let _cut = stream.shutdown(Shutdown::Write);
+    let _closed = stream.shutdown(Shutdown::Write);
 }
 
 fn who_reads_only_after_a_stop_gets_what_the_system_had_taken(case: &Case) {
@@ -183,7 +185,7 @@ fn who_reads_only_after_a_stop_gets_what_the_system_had_taken(case: &Case) {
         let (taken, got): (Vec<u64>, Vec<Got>) = std::thread::scope(|scope| {
             let writers: Vec<_> = streams
                 .iter()
-                .map(|stream| scope.spawn(|| write_until_it_stands(stream, &pattern, u64::MAX)))
+                .map(|stream| scope.spawn(|| write_until_blocked(stream, &pattern, u64::MAX)))
                 .collect();
             let written: Vec<u64> = writers.into_iter().map(|w| w.join().unwrap()).collect();
             let taken = written.iter().zip(&streams);

@@ -1,11 +1,11 @@
-//! Promise: each worker has a context of its own, made, used and dropped on its thread; a panic
-//! in a callback costs its link and that context, and nothing else.
+//! Promise: each worker has a context of its own, made, used and dropped on its thread; a panic in
+//! a callback ends its link and that context only.
 //!
 //! Method: contexts that are not `Send` and count themselves; a handler that panics where the
-//! client says.
+//! client asks for it.
 
 use crate::util::{
-    Case, Mutex, ON_PURPOSE, Record, TestServer, check_home, each_back_end, eventually,
+    Case, Mutex, ON_PURPOSE, Record, TestServer, check_all_released, each_back_end, eventually,
     expect_bytes, expect_end_or_reset, finish, round_trip, silence_panics_on_purpose,
 };
 use std::io::{ErrorKind, Write};
@@ -35,7 +35,7 @@ each_back_end!(
 struct Seen {
     made: Mutex<Vec<(WorkerId, ThreadId, String)>>,
     dropped: AtomicU32,
-    /// What `on_worker_start` does from its second call on.
+    /// The result of `on_worker_start` from its second call on.
     again: AtomicU32,
     drop_panics: AtomicU32,
     connect_panics: AtomicU32,
@@ -161,7 +161,7 @@ fn each_worker_has_one_context_on_its_own_thread(case: &Case) {
     assert_eq!(seen.dropped.load(Ordering::SeqCst), 3);
 }
 
-/// Another link is served, by a context that is as new as `calls` says.
+/// Checks that another link is served, by a context with `calls` calls.
 fn others_go_on(other: &mut TcpStream, calls: &str) {
     other.write_all(b"calls?").unwrap();
     expect_bytes(other, calls.as_bytes());
@@ -188,7 +188,7 @@ fn a_panic_in_on_connect_refuses_the_connection(case: &Case) {
     let mut other = server.connect();
     round_trip(&mut other, b"hello");
     seen.connect_panics.store(1, Ordering::SeqCst);
-    // The reset may come while the client still connects.
+    // The reset may arrive during the connect.
     match TcpStream::connect(server.address) {
         Ok(mut client) => expect_end_or_reset(&mut client),
         Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
@@ -314,7 +314,7 @@ fn stops_with(case: &Case, again: u32, reason: &str) {
     let handle = server.handle.clone();
     let error = server.wait().unwrap_err().to_string();
     assert!(error.contains(reason), "{error}");
-    check_home(&handle.stats());
-    // A worker without a context cannot call on_disconnect; the other one still did.
+    check_all_released(&handle.stats());
+    // A worker without a context cannot call on_disconnect; the other worker did.
     assert!(seen.record.ends().len() >= 2, "{:?}", seen.record.reasons());
 }

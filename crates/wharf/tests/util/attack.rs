@@ -1,7 +1,7 @@
-//! Many clients that hold what they can, beside some that are served.
+//! Many clients that hold all buffers they can, beside some that echo.
 
+use super::{BLOCKED_AFTER, resident_bytes, within};
 use super::{Case, Mutex, PATIENCE, TestServer, connect, connect_small_share, enough_files, now};
-use super::{STANDS_AFTER, resident_bytes, within};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -9,42 +9,41 @@ use wharf::{Builder, Handler};
 
 /// Clients that echo.
 const HONEST: usize = 50;
-/// How long they are measured beside the attackers: until after the first of these were told to give
-/// back what they were lent (`loan_wait`, a second by default); and how many rounds at least, so
-/// that one time slice of another program is no hundredth of them.
+/// Time of the measurement under attack: until after the first of the attackers had to return their
+/// loans (`loan_wait`, a second by default); and its least number of rounds, so that one time slice
+/// of another program is less than a hundredth of them.
 const ATTACKED: Duration = Duration::from_millis(1_200);
 const ROUNDS: usize = 400;
-/// How long attackers go on sending, at most, and how long what is between them and the server may
-/// go on afterwards.
+/// Maximum time in which attackers send, and maximum time for the transfers in flight after that.
 const SENDING: Duration = Duration::from_secs(3);
-/// How long clients are served before they are measured.
+/// Time in which the clients echo before they are measured.
 const WARM_UP: Duration = Duration::from_millis(100);
 const MEDIAN_FLOOR: Duration = Duration::from_micros(300);
-/// Other programs take a core for some milliseconds at a time. The exact claim is made in simulated
-/// time, where none does: `crates/wharf-sim/tests/attacks.rs`.
+/// Other programs use a core for some milliseconds at a time. `crates/wharf-sim/tests/attacks.rs`
+/// makes the exact claim, in simulated time.
 const P99_FLOOR: Duration = Duration::from_millis(20);
-/// A part of the `loan_wait` that one who waits for a loan waits; a lost packet is sent again after
-/// 200 ms.
+/// A part of `loan_wait`, for which a link waits for a loan; a lost packet is sent again after 200
+/// ms.
 const WORST_FLOOR: Duration = Duration::from_millis(150);
-/// What a round trip may take while attackers come, who need the processor as well.
+/// Maximum time of a round trip while attackers connect, which use the processor as well.
 const COMING: Duration = Duration::from_secs(5);
 
 /// Attackers on a server.
 pub(crate) struct Attack<'a> {
     pub(crate) attackers: u32,
-    /// On how many shards; 300 without debug assertions are tried on 1, 2, 3 and 8.
+    /// The numbers of shards; with 300 attackers and without debug assertions 1, 2, 3 and 8.
     pub(crate) shards: &'a [u32],
-    /// What each sends; it reads nothing.
+    /// The bytes that each attacker sends; it reads nothing.
     pub(crate) sends: &'a [u8],
-    /// What an honest client sends and gets back.
+    /// The message that an honest client sends and reads back.
     pub(crate) message: &'a [u8],
-    /// What newcomers send and get back, one after the other, each within its time.
+    /// The messages of newcomers, one after the other, each with the maximum time of its echo.
     pub(crate) newcomers: &'a [(&'a [u8], Duration)],
 }
 
 impl Attack<'_> {
-    /// Runs it in a process of its own: the honest are answered about as fast as alone, newcomers
-    /// are served, and memory stays what it was.
+    /// Runs the attack in a process of its own: the honest clients get their echoes about as fast
+    /// as without attackers, newcomers get theirs, and memory does not grow.
     pub(crate) fn run<H, S, W>(&self, case: &Case, handler: impl Fn() -> H)
     where
         H: Handler<S, W>,
@@ -52,7 +51,7 @@ impl Attack<'_> {
         W: 'static,
     {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        // One that failed poisons it, which is nothing to the next.
+        // A failed test poisons the lock, which does not concern the next one.
         let _alone = ONE_AT_A_TIME.lock();
         case.alone(|| {
             let _deadline = within(Duration::from_mins(1));
@@ -78,7 +77,8 @@ impl Attack<'_> {
         alone.rounds(self.message, WARM_UP);
         let before = resident_bytes();
         let mut honest = Honest::start(builder());
-        // What the kernel keeps for sockets is not the process'; what attackers send is made once.
+        // The memory of the process does not include the kernel's for sockets; the attackers share
+        // their bytes.
         let most = before + honest.server.running().plan().total_bytes() + (8 << 20);
         std::thread::scope(|scope| {
             let address = honest.server.address;
@@ -88,12 +88,12 @@ impl Attack<'_> {
                 assert!(coming.p99 <= COMING, "while attackers come: {coming:?}");
             }
             let attackers = attack.join().unwrap();
-            honest.wait_until_it_stands();
+            honest.wait_until_idle();
             let told = format!("{shards} shards, {}", honest.is_like(&mut alone, self.message));
             for (bytes, time) in self.newcomers {
-                let answered = exchange_within(&honest.server, bytes, *time);
+                let replied = exchange_within(&honest.server, bytes, *time);
                 let stats = honest.server.stats();
-                assert!(answered, "a newcomer had no answer in {time:?}, {told}, {stats:?}");
+                assert!(replied, "a newcomer had no reply in {time:?}, {told}, {stats:?}");
             }
             let resident = resident_bytes();
             assert!(resident <= most, "{resident} bytes of memory, {before} before, {told}");
@@ -104,8 +104,7 @@ impl Attack<'_> {
         alone.stop();
     }
 
-    /// Connects all attackers and has each send what is taken of its bytes, again and again while
-    /// any of them gets on.
+    /// Connects all attackers; each sends until none of them makes progress.
     fn attack(&self, address: SocketAddr) -> Vec<TcpStream> {
         let connect = |_| {
             let stream = connect_small_share(address);
@@ -115,7 +114,7 @@ impl Attack<'_> {
         let streams: Vec<_> = (0..self.attackers).map(connect).collect();
         let mut sent = vec![0; streams.len()];
         let (start, mut got_on) = (now(), now());
-        while start.elapsed() < SENDING && got_on.elapsed() < STANDS_AFTER {
+        while start.elapsed() < SENDING && got_on.elapsed() < BLOCKED_AFTER {
             for (mut stream, at) in streams.iter().zip(&mut sent) {
                 while let Ok(len @ 1..) = stream.write(&self.sends[*at..]) {
                     *at += len;
@@ -159,14 +158,14 @@ impl Honest {
         Self { server, streams }
     }
 
-    /// They are answered as those of another server, which nobody attacks: three times as late at
-    /// most.
+    /// Checks that they get their echoes like those of a server without attackers: at most three
+    /// times as late.
     ///
-    /// Rounds of the two take turns, because what else the machine does is the same for both then;
-    /// compared with a time before the attack, one run in ten failed on a busy machine. What is below
-    /// the floors says nothing: medians of 0.1 to 0.5 ms are about the same, and the 99th percentile
-    /// is a time slice of the system (3 to 5 ms) as soon as something else runs. Who waits for a
-    /// loan waits about a second, though perhaps once only, and who waits behind the attackers waits
+    /// Rounds of the two alternate, so that other programs affect both alike; compared with a time
+    /// before the attack, one run in ten failed on a busy machine. Values below the floors prove
+    /// nothing: medians of 0.1 to 0.5 ms are about the same, and the 99th percentile is a time
+    /// slice of the system (3 to 5 ms) as soon as another program runs. A link that waits for a
+    /// loan waits about a second, though perhaps only once, and a link behind the attackers waits
     /// some turns each time.
     fn is_like(&mut self, alone: &mut Self, message: &[u8]) -> String {
         let (start, turns_before) = (now(), self.turns());
@@ -183,13 +182,13 @@ impl Honest {
         assert!(attacked.median <= 3 * alone.median.max(MEDIAN_FLOOR), "median: {told}");
         assert!(attacked.p99 <= 3 * alone.p99.max(P99_FLOOR), "99th percentile: {told}");
         assert!(attacked.worst <= 3 * alone.worst.max(WORST_FLOOR), "the worst: {told}");
-        // A turn for what comes and one for what was sent, each client for itself; not more, as if
-        // the server looked again and again at those that wait.
+        // For each client a turn for the receive and one for the send's completion; not more, which
+        // would mean that the server polls the links that wait.
         assert!(turns <= 4 * HONEST as u64, "turns: {told}");
         told
     }
 
-    /// Rounds for so long; what each answer took.
+    /// Rounds for `span`; returns the times of the round trips.
     fn rounds(&mut self, message: &[u8], span: Duration) -> Vec<Duration> {
         let (start, mut times) = (now(), Vec::new());
         while start.elapsed() < span {
@@ -198,8 +197,8 @@ impl Honest {
         times
     }
 
-    /// All send, then all read. Answers are taken as they come, so that one that is late is late
-    /// alone.
+    /// All send, then all read. Echoes are read in the order in which they arrive, so that a late
+    /// one delays no other.
     fn round(&mut self, message: &[u8], times: &mut Vec<Duration>) {
         let mut got = vec![0; message.len()];
         let write = |stream: &mut TcpStream| {
@@ -213,7 +212,11 @@ impl Honest {
                 match stream.read(&mut got) {
                     Ok(len) => {
                         let right = len == message.len() && got == message;
-                        assert!(right, "another answer, or the end: {:?}", self.server.stats());
+                        assert!(
+                            right,
+                            "other bytes, or the end of the stream: {:?}",
+                            self.server.stats()
+                        );
                         times.push(since.elapsed());
                         *start = None;
                     }
@@ -227,8 +230,8 @@ impl Honest {
         }
     }
 
-    /// What was sent is still on its way for a while, when the windows are small.
-    fn wait_until_it_stands(&self) {
+    /// Waits until no bytes are in flight; with small receive windows that takes some time.
+    fn wait_until_idle(&self) {
         let bytes = || {
             let stats = self.server.stats();
             stats.received_bytes + stats.sent_bytes
@@ -252,7 +255,7 @@ impl Honest {
     }
 }
 
-/// What round trips took.
+/// The times of round trips.
 #[derive(Clone, Copy, Debug)]
 struct Times {
     median: Duration,

@@ -10,7 +10,8 @@ type OnInput<S, T> = Box<dyn Fn(&mut Link<'_, S>, &mut Input<'_>) -> Result<T> +
 type OnConnect<S> = Box<dyn Fn(&mut Link<'_>) -> Result<S> + Send + Sync>;
 type OnDisconnect<S> = Box<dyn Fn(&mut Link<'_, S>, DisconnectReason) + Send + Sync>;
 
-/// Does what a test says, and else what a handler does that says nothing; what comes in is consumed.
+/// Calls the functions of the test; a callback without one does what the trait's default does, and
+/// input is consumed.
 pub(crate) struct Functions<S> {
     pub(crate) record: Arc<Record>,
     pub(crate) calls: Arc<Calls>,
@@ -23,7 +24,7 @@ pub(crate) struct Functions<S> {
     disconnect: OnDisconnect<S>,
 }
 
-/// How often callbacks were called.
+/// Numbers of calls of each callback.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     receives: AtomicU64,
@@ -130,7 +131,7 @@ impl<S> Functions<S> {
         self
     }
 
-    /// What the test looks at while a server has the handler.
+    /// What the test reads while a server has the handler.
     pub(crate) fn watched(self) -> (Self, Arc<Record>, Arc<Calls>) {
         let (record, calls) = (Arc::clone(&self.record), Arc::clone(&self.calls));
         (self, record, calls)

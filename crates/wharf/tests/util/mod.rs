@@ -1,8 +1,8 @@
 //! What the promise tests share: one macro that runs a test on each back end, a server that is
 //! checked for leaks when it stops, plain blocking clients, and waiting with a deadline.
 //!
-//! A test that counts what belongs to the whole process (descriptors, threads, processor time), or
-//! that changes its limits, runs [`Case::alone`]: the test binary starts itself for that one test.
+//! A test that counts something of the whole process (descriptors, threads, processor time), or
+//! changes its limits, runs [`Case::alone`]: the test program starts itself for that one test.
 #![allow(dead_code, unused_macros, reason = "each test file uses a part of it")]
 
 pub(crate) mod attack;
@@ -45,7 +45,7 @@ macro_rules! each_back_end {
 }
 pub(crate) use each_back_end;
 
-/// How long a test waits for what must happen.
+/// Maximum time for which a test waits.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const ROLE: &str = "WHARF_TEST_ROLE";
 
@@ -65,7 +65,7 @@ impl Case {
         }
     }
 
-    /// The settings to start from: this back end, a free port of 127.0.0.1, one shard.
+    /// Settings of a test: this back end, a free port of 127.0.0.1, one shard.
     pub(crate) fn builder<H, S, W>(&self, handler: H) -> Builder<H, S, W>
     where
         H: Handler<S, W>,
@@ -75,7 +75,7 @@ impl Case {
         Server::builder(handler).listen("127.0.0.1:0").back_end(self.back_end).shards(1)
     }
 
-    /// The default settings but for short queues, so that few buffers are enough.
+    /// The default settings but for short queues, which need few buffers.
     pub(crate) fn short<H, S, W>(&self, handler: H) -> Builder<H, S, W>
     where
         H: Handler<S, W>,
@@ -95,12 +95,12 @@ impl Case {
         self.short(handler).links_max(4).buffer_count(40)
     }
 
-    /// What this process is to do for the test, if the test started it.
+    /// The task of this process, if the test started it.
     pub(crate) fn role(&self) -> Option<String> {
         std::env::var(ROLE).ok()
     }
 
-    /// This test in a process of its own, with something to do there.
+    /// This test in a process of its own, with a task.
     pub(crate) fn command(&self, role: &str) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", &self.name(), "--nocapture", "--test-threads=1"]).env(ROLE, role);
@@ -128,7 +128,7 @@ impl Case {
     }
 }
 
-/// A server that must be stopped with [`stop`](Self::stop), which looks for leaks.
+/// A server that must be stopped with [`stop`](Self::stop), which checks for leaks.
 #[derive(Debug)]
 pub(crate) struct TestServer {
     running: Option<RunningServer>,
@@ -174,7 +174,7 @@ impl TestServer {
 
     /// Waits until this many links are open, and no more.
     pub(crate) fn wait_for_links(&self, links: u32) {
-        // One that was accepted is counted before its shard has it; then nothing reaches it yet.
+        // A connection is counted as accepted before its shard has it; posts do not reach it yet.
         let are_open = || {
             let stats = self.stats();
             let closed: u64 =
@@ -184,14 +184,14 @@ impl TestServer {
         eventually(are_open, &format!("{links} links are open"));
     }
 
-    /// Waits until the server has stopped, by whomever, and says how.
+    /// Waits until the server has stopped, and returns its result.
     pub(crate) fn wait(mut self) -> Result<Stats> {
         let running = self.running.take().unwrap();
         eventually(|| running.is_finished(), "every thread of the server has ended");
         running.wait().map(|stopped| stopped.stats)
     }
 
-    /// Stops the server, with ten seconds to drain; nothing may be left, and nothing cut.
+    /// Stops the server, with a drain timeout of ten seconds: no link may be left or force-closed.
     #[track_caller]
     pub(crate) fn stop(self) -> Stats {
         let stats = self.stop_within(Duration::from_secs(10));
@@ -199,19 +199,19 @@ impl TestServer {
         stats
     }
 
-    /// Stops the server; every place and every buffer must be home, and the counters must add up.
+    /// Stops the server: all slots and buffers must be released, and the counters must agree.
     #[track_caller]
     pub(crate) fn stop_within(self, drain: Duration) -> Stats {
         self.handle.stop(drain);
         let stats = self.wait().unwrap();
-        check_home(&stats);
+        check_all_released(&stats);
         stats
     }
 }
 
-/// Every place and every buffer is home, and the counters add up.
+/// Checks that all slots and buffers are released, and that the counters agree.
 #[track_caller]
-pub(crate) fn check_home(stats: &Stats) {
+pub(crate) fn check_all_released(stats: &Stats) {
     assert_eq!(stats.links, 0, "links left: {stats:?}");
     assert!(stats.workers.iter().all(|worker| worker.links == 0), "{stats:?}");
     assert_eq!(stats.buffers.free, stats.buffers.total(), "leaked: {:?}", stats.buffers);
@@ -219,7 +219,7 @@ pub(crate) fn check_home(stats: &Stats) {
     assert_eq!(stats.connects, closed(stats), "on_disconnect for each on_connect: {stats:?}");
 }
 
-/// Links that have ended, for whatever reason.
+/// Links that have ended, for any reason.
 pub(crate) fn closed(stats: &Stats) -> u64 {
     DisconnectReason::ALL.iter().map(|reason| stats.closed(*reason)).sum()
 }
@@ -229,12 +229,12 @@ impl Drop for TestServer {
         if std::thread::panicking() {
             eprintln!("the server of the failed test: {:?}", self.handle.stats());
         }
-        // Only a test that failed gets here with a server that runs.
+        // Only a failed test drops a server that still runs.
         self.handle.stop(Duration::ZERO);
     }
 }
 
-/// What a handler was called for.
+/// The callbacks of a handler.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     pub(crate) connects: AtomicU64,
@@ -261,7 +261,7 @@ impl Record {
         self.ends.lock().unwrap().push(end);
     }
 
-    /// The links so far, in the order in which they came.
+    /// The links so far, in the order of `on_connect`.
     pub(crate) fn ids(&self) -> Vec<LinkId> {
         self.ids.lock().unwrap().clone()
     }
@@ -295,7 +295,7 @@ pub(crate) fn on_receive(
     functions().on_receive(function)
 }
 
-/// The same for a function that handles what comes in pieces, as it comes.
+/// The same for a function that handles the input in pieces, as they arrive.
 pub(crate) fn on_chunk(
     function: impl Fn(&mut Link<'_>, &[u8]) -> Result + Send + Sync + 'static,
 ) -> Functions<()> {
@@ -307,7 +307,7 @@ pub(crate) fn on_chunk(
     })
 }
 
-/// Everything that comes in goes out again.
+/// Echoes all input.
 pub(crate) fn echo() -> Functions<()> {
     on_receive(|link, input| {
         input.forward(&mut link.out);
@@ -315,12 +315,12 @@ pub(crate) fn echo() -> Functions<()> {
     })
 }
 
-/// Holds a callback until the test goes on.
+/// Holds a callback until the test releases it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hold(Arc<(AtomicBool, AtomicBool)>);
 
 impl Hold {
-    /// In the callback.
+    /// Called in the callback.
     pub(crate) fn enter(&self) {
         let (is_held, is_over) = &*self.0;
         let end = now() + PATIENCE;
@@ -330,7 +330,7 @@ impl Hold {
         }
     }
 
-    /// Waits for the callback.
+    /// Waits until the callback is held.
     #[track_caller]
     pub(crate) fn wait(&self) {
         eventually(|| self.0.0.load(Ordering::SeqCst), "a callback is held");
@@ -342,7 +342,7 @@ impl Hold {
 }
 
 impl Drop for Hold {
-    /// A test that fails does not keep the server.
+    /// A failed test releases the callback, so that the server can stop.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.release();
@@ -368,7 +368,7 @@ pub(crate) fn eventually(mut condition: impl FnMut() -> bool, what: &str) {
     }
 }
 
-/// Lets time pass while `condition` must hold.
+/// Waits for `span`, while `condition` must hold.
 #[track_caller]
 pub(crate) fn meanwhile(span: Duration, mut condition: impl FnMut() -> bool, what: &str) {
     let end = now() + span;
@@ -378,7 +378,7 @@ pub(crate) fn meanwhile(span: Duration, mut condition: impl FnMut() -> bool, wha
     }
 }
 
-/// A connection that gives up after [`PATIENCE`].
+/// A connection with timeouts of [`PATIENCE`].
 #[track_caller]
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
@@ -386,13 +386,13 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A connection whose system takes few bytes that nobody reads.
+/// A connection with a small receive buffer, so with a small receive window.
 pub(crate) fn connect_small_window(address: SocketAddr) -> TcpStream {
     connect_with(address, |socket| socket.set_recv_buffer_size(4096).unwrap())
 }
 
-/// A connection of which the two systems hold little: what a sender's system takes at once is at
-/// least twenty segments, and those of the loopback interface have 64 KiB otherwise.
+/// A connection with small socket buffers on both sides: a sender's system takes at least twenty
+/// segments at once, and those of the loopback interface have 64 KiB otherwise.
 pub(crate) fn connect_small_share(address: SocketAddr) -> TcpStream {
     connect_with(address, |socket| {
         socket.set_recv_buffer_size(4096).unwrap();
@@ -424,7 +424,7 @@ pub(crate) fn round_trip(stream: &mut TcpStream, bytes: &[u8]) {
     expect_bytes(stream, bytes);
 }
 
-/// Reads as many bytes, and they are these.
+/// Reads `bytes.len()` bytes, which must be these.
 #[track_caller]
 pub(crate) fn expect_bytes(stream: &mut TcpStream, bytes: &[u8]) {
     let mut got = vec![0; bytes.len()];
@@ -434,7 +434,7 @@ pub(crate) fn expect_bytes(stream: &mut TcpStream, bytes: &[u8]) {
     }
 }
 
-/// The other side ends in good order, with nothing more before.
+/// Checks that the other side ends its stream, without further bytes.
 #[track_caller]
 pub(crate) fn expect_end(stream: &mut TcpStream) {
     let mut rest = Vec::new();
@@ -442,7 +442,7 @@ pub(crate) fn expect_end(stream: &mut TcpStream) {
     assert!(rest.is_empty(), "{} bytes before the end", rest.len());
 }
 
-/// The other side ends, be it in good order or not.
+/// Checks that the other side ends its stream or resets the connection.
 #[track_caller]
 pub(crate) fn expect_end_or_reset(stream: &mut TcpStream) {
     let mut rest = Vec::new();
@@ -490,13 +490,13 @@ pub(crate) fn read_back(mut reader: &TcpStream, bytes: &[u8]) {
     }
 }
 
-/// Bytes without a period that a piece could hide in, made once and served from any position of an
-/// endless stream.
+/// Bytes without a period, so that no misplaced piece matches; made once and served from any
+/// position of an endless stream.
 pub(crate) struct Pattern(Vec<u8>);
 
 impl Pattern {
     const PERIOD: usize = 1_000_003;
-    /// The most that one piece can have.
+    /// The maximum length of a piece.
     pub(crate) const PIECE_MAX: usize = 1 << 18;
 
     pub(crate) fn new(seed: u64) -> Self {
@@ -511,21 +511,21 @@ impl Pattern {
     }
 }
 
-/// What a reader got from a stream, and how that ended.
+/// What a reader got from a stream, and how the stream ended.
 #[derive(Debug)]
 pub(crate) struct Got {
     pub(crate) len: u64,
-    /// `None`: in good order, or as many as it was to read.
+    /// `None`: an end of stream, or all that it was to read.
     pub(crate) error: Option<ErrorKind>,
 }
 
-/// Reads until the end, or until `most` bytes are in; each must be the pattern's.
+/// Reads until the end of the stream, or `most` bytes; each must be the pattern's.
 #[track_caller]
 pub(crate) fn read_pattern(mut stream: &TcpStream, pattern: &Pattern, most: u64) -> Got {
     let (mut piece, mut len) = (vec![0; 1 << 16], 0);
     while len < most {
-        let room = piece.len().min(usize::try_from(most - len).unwrap_or(usize::MAX));
-        match stream.read(&mut piece[..room]) {
+        let len_max = piece.len().min(usize::try_from(most - len).unwrap_or(usize::MAX));
+        match stream.read(&mut piece[..len_max]) {
             Ok(0) => break,
             Ok(count) => {
                 let right = piece[..count] == *pattern.piece(len, count);
@@ -539,14 +539,14 @@ pub(crate) fn read_pattern(mut stream: &TcpStream, pattern: &Pattern, most: u64)
     Got { len, error: None }
 }
 
-/// Writes without blocking until nothing more is taken for a while, or `most` bytes are; says how
-/// many. The stream is non-blocking for the time.
-pub(crate) fn write_until_it_stands(mut stream: &TcpStream, pattern: &Pattern, most: u64) -> u64 {
+/// Writes until the system takes no more for [`BLOCKED_AFTER`], or `most` bytes; returns their
+/// number. The stream is non-blocking meanwhile.
+pub(crate) fn write_until_blocked(mut stream: &TcpStream, pattern: &Pattern, most: u64) -> u64 {
     stream.set_nonblocking(true).unwrap();
     let (mut len, mut since) = (0, now());
-    while len < most && since.elapsed() < STANDS_AFTER {
-        let room = usize::try_from(most - len).unwrap_or(usize::MAX).min(1 << 14);
-        match stream.write(pattern.piece(len, room)) {
+    while len < most && since.elapsed() < BLOCKED_AFTER {
+        let len_max = usize::try_from(most - len).unwrap_or(usize::MAX).min(1 << 14);
+        match stream.write(pattern.piece(len, len_max)) {
             Ok(count) => (len, since) = (len + count as u64, now()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 std::thread::sleep(Duration::from_millis(2));
@@ -558,16 +558,16 @@ pub(crate) fn write_until_it_stands(mut stream: &TcpStream, pattern: &Pattern, m
     len
 }
 
-/// Without progress for so long, a transfer on this machine stands still.
-pub(crate) const STANDS_AFTER: Duration = Duration::from_millis(200);
+/// After this time without progress a transfer on this machine has stopped.
+pub(crate) const BLOCKED_AFTER: Duration = Duration::from_millis(200);
 
-/// How many bytes of what was written the peer's system has not taken yet: what `SIOCOUTQ` says, as
-/// the system's table of connections shows it without unsafe code. None of a connection that is gone.
+/// Written bytes that the peer's system has not acknowledged: the value of `SIOCOUTQ`, read from
+/// the system's table of connections, without unsafe code. 0 if the connection has ended.
 pub(crate) fn unacknowledged(stream: &TcpStream) -> u64 {
     queued_between(stream.local_addr().unwrap(), stream.peer_addr().unwrap())
 }
 
-/// The same of what was written at one end for the other.
+/// The same for the bytes from one address to another.
 pub(crate) fn queued_between(from: SocketAddr, to: SocketAddr) -> u64 {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
@@ -580,7 +580,7 @@ pub(crate) fn queued_between(from: SocketAddr, to: SocketAddr) -> u64 {
     0
 }
 
-/// Ends connections when a panic drops it, so that threads that read and write there end, too.
+/// Shuts connections down if a panic drops it, so that threads that read and write there end.
 pub(crate) struct HangUp<'a>(pub(crate) &'a [TcpStream]);
 
 impl Drop for HangUp<'_> {
@@ -591,7 +591,7 @@ impl Drop for HangUp<'_> {
     }
 }
 
-/// Ends the test program if a test has not ended in time, so that none can hang.
+/// Ends the test program if a test takes longer than its timeout.
 #[must_use]
 pub(crate) struct Within(Option<std::sync::mpsc::Sender<()>>);
 
@@ -614,11 +614,11 @@ impl Drop for Within {
     }
 }
 
-/// Raises the limits of open files as far as this process may; says so and returns false if that is
-/// not enough.
+/// Raises the limits of open files as far as this process may; if that is not enough, the test lacks
+/// something, and false is returned.
 pub(crate) fn enough_files(needed: u64) -> bool {
     let hard = getrlimit(Resource::Nofile).maximum;
-    let limit = Some(hard.map_or(needed, |hard| hard.max(needed)));
+    let limit = hard.map(|hard| hard.max(needed));
     // Above the hard limit only with CAP_SYS_RESOURCE.
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit });
     if raised.is_err() {
@@ -641,20 +641,20 @@ pub(crate) fn where_a_call_fails(call: &str, error: &str, command: &Command) -> 
     Some(failing)
 }
 
-/// Bytes that the server's ports may receive before a link is told to stop.
-pub(crate) fn receive_windows(server: &TestServer) -> u64 {
+/// Bytes that the server's ports may receive before a receive is cancelled.
+pub(crate) fn receive_buffer_bytes(server: &TestServer) -> u64 {
     let plan = server.running().plan();
     plan.terms().find(|(name, _)| *name == "receive windows").unwrap().1
 }
 
-/// Bytes of this process that are in memory.
+/// Resident memory of this process in bytes.
 pub(crate) fn resident_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1_024
 }
 
-/// The processor time that the servers' threads of this process have used.
+/// Processor time of the servers' threads of this process.
 pub(crate) fn server_time() -> Duration {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let times = tasks.filter_map(|task| {
@@ -667,14 +667,14 @@ pub(crate) fn server_time() -> Duration {
     times.sum()
 }
 
-/// Ends the sending half; the answers to all before still come, then the end.
+/// Ends the client's stream, and checks that the server ends its own without further bytes.
 #[track_caller]
 pub(crate) fn finish(stream: &mut TcpStream) {
     stream.shutdown(Shutdown::Write).unwrap();
     expect_end(stream);
 }
 
-/// Bytes that no other seed has, and that have no period.
+/// Bytes without a period; each seed has others.
 pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9).wrapping_add(1));
     let mut bytes: Vec<u8> = Vec::with_capacity(len + 8);
@@ -705,7 +705,7 @@ impl Random {
 /// Panics with this text are part of a test and are not reported.
 pub(crate) const ON_PURPOSE: &str = "on purpose";
 
-/// Keeps panics on purpose out of the output.
+/// Does not print planned panics.
 pub(crate) fn silence_panics_on_purpose() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -732,7 +732,7 @@ pub(crate) fn server_threads() -> Vec<String> {
     names.filter(|name| name.starts_with("wharf-")).collect()
 }
 
-/// The processor time that this process has used; reading it takes no new descriptor.
+/// Processor time of this process; the call opens no descriptor.
 pub(crate) struct ProcessorClock(std::fs::File);
 
 impl ProcessorClock {
@@ -744,7 +744,7 @@ impl ProcessorClock {
         let mut text = [0; 1_024];
         let len = std::os::unix::fs::FileExt::read_at(&self.0, &mut text, 0).unwrap();
         let text = std::str::from_utf8(&text[..len]).unwrap();
-        // The name may hold spaces; utime and stime are fields 14 and 15, in hundredths of a
+        // The name may contain spaces; utime and stime are fields 14 and 15, in hundredths of a
         // second (proc_pid_stat(5)).
         let fields: Vec<&str> = text[text.rfind(')').unwrap() + 2..].split(' ').collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();

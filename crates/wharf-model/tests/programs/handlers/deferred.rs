@@ -1,8 +1,7 @@
-//! Replies that come later, from a part of the program of its own; also if the client has ended its half
-//! by then.
+//! Replies that another part of the program sends later; also if the client has ended its stream by then.
 //!
-//! A question is a line: `say TEXT`, `none`, `bye`, `drop`, whose reply is lost, or `never`, whose reply
-//! does not come.
+//! A question is a line: `say TEXT`, `none`, `bye`, `drop`, whose reply is dropped, or `never`, whose
+//! reply is never sent.
 
 use super::api::{Error, Handler, Input, Link, Reply, Result};
 use crate::talks::{QUESTION_MAX, delay_ms};
@@ -34,14 +33,14 @@ impl Handler for Oracle {
         let reply = input.defer(&mut link.out, REPLY_MAX)?;
         match self.questions.try_send(Question { text, reply }) {
             Ok(()) => Ok(()),
-            // The question comes back, and with it the reply.
+            // The queue returns the question, and with it the reply.
             Err(TrySendError::Full(question)) => Ok(question.reply.send("too many questions\n")?),
             Err(TrySendError::Disconnected(_)) => Err(Error::msg("the oracle is dead")),
         }
     }
 }
 
-/// The part of the program that knows the answers. The seed says how long it takes for each.
+/// The part of the program that replies. The seed determines the time for each reply.
 pub(crate) struct Answers {
     questions: Receiver<Question>,
     seed: u64,
@@ -49,7 +48,7 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// Gives the replies that are due. Returns when it wants to go on; now, if it did something.
+    /// Sends the replies that are due. Returns the time of its next call: now, if it did something.
     pub(crate) fn go_on(&mut self, now_ms: u64) -> Option<u64> {
         let mut did_something = false;
         while let Ok(question) = self.questions.try_recv() {
@@ -78,7 +77,7 @@ const NEVER_MS: u64 = u64::MAX;
 impl Question {
     fn reply(self) {
         let Self { text, reply } = self;
-        // Where a reply comes too late, its link has ended.
+        // If a reply is too late, its link has ended.
         match text.split_once(' ').unwrap_or((&text, "")) {
             ("say", text) => _ = writeln!(reply, "{text}, 42."),
             ("bye", _) => _ = reply.close("goodbye\n"),

@@ -1,4 +1,4 @@
-//! Everything that comes in goes out again.
+//! Echoes all input.
 
 use super::api::{Handler, Input, Link, Result};
 

@@ -20,7 +20,7 @@ impl Handler<Client> for Notes {
     }
 
     fn on_receive(&self, link: &mut Link<'_, Client>, input: &mut Input<'_>) -> Result {
-        // Several in one call: as safe as one, if each is taken with a grant.
+        // Several in one call, each taken with a grant.
         while link.out.has_grant()
             && let Some(frame) = input.frame(FRAMES)?
         {

@@ -60,7 +60,7 @@ impl Handler<Client> for Hello {
     }
 }
 
-/// It lies in the input.
+/// The parts of a request, in the input.
 struct Request<'a> {
     method: &'a str,
     path: &'a str,

@@ -27,7 +27,7 @@ impl Handler for Store {
             (Some("KEYS"), Some(prefix), None) => {
                 let keys = values.keys().filter(|key| key.starts_with(prefix));
                 let keys: String = keys.flat_map(|key| [key, "\n"]).collect();
-                // It may be longer than the grant: if it does not fit yet, the same line comes again.
+                // It may be longer than the grant: if it does not fit yet, the handler is called again with it.
                 if link.out.ensure(keys.len())? {
                     link.out.send(keys)?;
                 } else {

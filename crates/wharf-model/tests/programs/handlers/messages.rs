@@ -1,4 +1,4 @@
-//! Messages of up to 4,000 bytes, with a length of four bytes before them, come back reversed.
+//! Messages of up to 4,000 bytes, with a length of four bytes before them, are sent back reversed.
 
 use super::api::{Handler, Input, LengthPrefix, Link, Result};
 use crate::talks::MESSAGE_MAX;
@@ -12,7 +12,7 @@ impl Handler for Reversed {
         let Some(message) = input.frame(FRAMES)? else { return Ok(()) };
         let mut message = message.to_vec();
         message.reverse();
-        // It may be longer than the grant: if it does not fit yet, the same one comes again.
+        // It may be longer than the grant: if it does not fit yet, the handler is called again with it.
         if link.out.ensure(4 + message.len())? {
             link.out.send(FRAMES.of(message))?;
         } else {

@@ -1,4 +1,4 @@
-//! The handlers, written once. Whoever includes them says what `api` is: the model, or the engine.
+//! The handlers, written once. The including module defines `api`: the model, or the engine.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod deferred;

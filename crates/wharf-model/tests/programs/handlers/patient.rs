@@ -1,4 +1,4 @@
-//! Takes the next line only when the reply to the last one has left, and asks for nothing until then.
+//! Takes the next line only when the reply to the last one was sent, and asks for nothing until then.
 
 use super::api::{Handler, Input, Link, Result};
 use crate::talks::QUESTION_MAX;

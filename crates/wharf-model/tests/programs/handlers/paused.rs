@@ -27,7 +27,7 @@ impl Handler for Paused {
     }
 }
 
-/// The part of the program that resumes links. The seed says how long it takes for each line.
+/// The part of the program that resumes links. The seed determines the time for each line.
 pub(crate) struct Resumer {
     pub(crate) server: Handle,
     pub(crate) lines: Receiver<(LinkId, String)>,
@@ -36,7 +36,7 @@ pub(crate) struct Resumer {
 }
 
 impl Resumer {
-    /// Resumes links that have waited. Returns when it wants to go on; now, if it did something.
+    /// Resumes links that have waited. Returns the time of its next call: now, if it did something.
     pub(crate) fn go_on(&mut self, now_ms: u64) -> Option<u64> {
         let mut did_something = false;
         while let Ok((link, line)) = self.lines.try_recv() {

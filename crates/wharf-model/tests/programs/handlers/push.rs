@@ -21,7 +21,7 @@ impl Handler<String> for Online {
             Some(("LOGIN", name)) if link.state.is_empty() => {
                 *link.state = name.to_owned();
                 let old = self.users.lock().unwrap().insert(name.to_owned(), link.id());
-                // The same user with a new phone: the old one has to go.
+                // A second login of the user: the first link is closed.
                 if let Some(old) = old {
                     link.server.link(old).close();
                 }
@@ -49,7 +49,7 @@ impl Handler<String> for Online {
     }
 }
 
-/// The part of the program that pushes. When all users are there, each gets all pushes; then the server
+/// The part of the program that pushes. When all users have logged in, each gets all pushes; then the server
 /// stops, or each link is closed.
 pub(crate) struct Pusher {
     pub(crate) server: Handle,
@@ -64,7 +64,7 @@ pub(crate) struct Pusher {
 }
 
 impl Pusher {
-    /// Pushes once. Returns when it wants to go on; now, if it did something.
+    /// Pushes once. Returns the time of its next call: now, if it did something.
     pub(crate) fn go_on(&mut self, now_ms: u64) -> Option<u64> {
         let users: Vec<LinkId> = self.online.users.lock().unwrap().values().copied().collect();
         let is_over = self.pushed > self.pushes;

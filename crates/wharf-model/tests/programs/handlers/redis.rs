@@ -20,7 +20,7 @@ pub(crate) struct Store {
 
 pub(crate) struct Client {
     command: Command,
-    /// The value that is going out, and how much of it has gone.
+    /// The value that is being sent, and its sent bytes.
     reply: Option<(Arc<Value>, usize)>,
 }
 
@@ -36,7 +36,7 @@ impl Handler<Client> for Store {
     }
 
     fn on_receive(&self, link: &mut Link<'_, Client>, input: &mut Input<'_>) -> Result {
-        // Several in one call: as safe as one, if each is taken with a grant.
+        // Several in one call, each taken with a grant.
         while link.state.reply.is_none()
             && link.out.has_grant()
             && link.state.command.take(input)?
@@ -101,18 +101,18 @@ impl Client {
     }
 }
 
-/// A command, as far as it has come.
+/// A command, as far as it was received.
 struct Command {
     args: Vec<Value>,
-    /// Arguments that are still to come.
+    /// Arguments that are still to be received.
     left: usize,
-    /// Bytes of the last argument that are still to come.
+    /// Bytes of the last argument that are still to be received.
     value_left: Option<usize>,
     memory: Arc<AtomicUsize>,
 }
 
 impl Command {
-    /// Takes what is there of a command; `true` if it is whole.
+    /// Takes the received part of a command; `true` if it is complete.
     fn take(&mut self, input: &mut Input<'_>) -> Result<bool> {
         loop {
             match (self.value_left, self.args.last_mut()) {
@@ -128,7 +128,7 @@ impl Command {
                     }
                 }
                 (Some(left), Some(value)) => {
-                    // As it comes: a lie about the length costs nothing.
+                    // In parts, as they arrive: a false length costs no memory.
                     let chunk = input.chunk();
                     if chunk.is_empty() {
                         return Ok(false);
@@ -161,7 +161,7 @@ fn number(digits: &[u8], max: usize) -> Result<usize> {
     if number > max { Err(TooLong::new(max).into()) } else { Ok(number) }
 }
 
-/// Bytes that are counted, and no more than all may have.
+/// Bytes that count for the common limit.
 struct Value {
     bytes: Vec<u8>,
     memory: Arc<AtomicUsize>,

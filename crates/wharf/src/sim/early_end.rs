@@ -1,13 +1,13 @@
-//! When a client's early end is caused by a fault of the world or by the client itself.
+//! Why a client may end early: a fault of the world, a request of the workload, or the client itself.
 //!
-//! Each excuse requires a cause of this client's end: a fault of its connection, silence or unread
+//! Each cause must be one of this client's end: a fault of its connection, silence or unread
 //! bytes for as long as the timeout that ended it, and so on. All times are the world's, so a jump of
-//! the clock excuses an end only if it crossed the end's timeout.
+//! the clock is a cause only if it crossed the end's timeout.
 
 use crate::engine::inspect::ensure;
 use crate::handler::Handler;
 use crate::sim::checker::{ConnectionHistory, ConnectionStatus, IdleRecord};
-use crate::sim::failure::{Excuse, ExcuseCounts};
+use crate::sim::failure::{EarlyEndCause, EarlyEndCounts};
 use crate::sim::simulation::{Peer, Simulation};
 use crate::vocabulary::policy::WhenFull;
 use crate::vocabulary::reason::DisconnectReason;
@@ -37,22 +37,22 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    /// Checks that each client that ended early has an excuse, and that the handler was called with all
+    /// Checks that each client that ended early has a cause, and that the handler was called with all
     /// that had arrived where the peer ended the link.
-    pub(super) fn check_clients(&self) -> Result<ExcuseCounts, String> {
-        let mut counts = ExcuseCounts::default();
+    pub(super) fn check_clients(&self) -> Result<EarlyEndCounts, String> {
+        let mut counts = EarlyEndCounts::default();
         for (number, peer) in self.clients.iter().enumerate() {
             let history = self.checker.history(number);
             self.check_input(number, &peer.traffic.get(), &history)?;
-            let Some(how) = &peer.cut else { continue };
-            match self.excuse(peer, &history) {
-                Some(excuse) => counts.add(excuse),
+            let Some(how) = &peer.ended_early else { continue };
+            match self.early_end_cause(peer, &history) {
+                Some(cause) => counts.add(cause),
                 None => {
                     let status = history.status;
                     let idle = history.idle.map_or_else(String::new, |note| format!(", {note:?}"));
                     let link = history.link.map_or_else(String::new, |link| format!(" {link}"));
                     return Err(format!(
-                        "client {number} was cut off {how}; at the server: {status:?}{link}{idle}"
+                        "client {number} ended early {how}; at the server: {status:?}{link}{idle}"
                     ));
                 }
             }
@@ -74,7 +74,7 @@ where
         if !by_peer || history.panicked {
             return Ok(());
         }
-        let least = match &self.stop_note {
+        let least = match &self.stop_record {
             Some(stop) => stop.delivered_by(number),
             None => traffic.to_server,
         };
@@ -87,51 +87,57 @@ where
         Ok(())
     }
 
-    fn excuse(&self, peer: &Peer, history: &ConnectionHistory) -> Option<Excuse> {
+    fn early_end_cause(&self, peer: &Peer, history: &ConnectionHistory) -> Option<EarlyEndCause> {
         use DisconnectReason::{HandlerError, HandlerPanic, Idle, Kicked, Limit, SlowReader};
-        if peer.harmed {
-            return Some(Excuse::Harmed);
+        if peer.faulted {
+            return Some(EarlyEndCause::Fault);
         }
         let traffic = peer.traffic.get();
         let did_not_read = was_unread_for(&traffic, self.stall_max());
         match history.status {
             ConnectionStatus::Open(_) => None,
-            ConnectionStatus::Unseen => self.excuse_unseen(&traffic),
-            ConnectionStatus::Over(HandlerPanic) => history.panicked.then_some(Excuse::Panicked),
-            ConnectionStatus::Over(Kicked) => history.is_kicked.then_some(Excuse::Kicked),
-            ConnectionStatus::Over(Idle) => self.was_idle(peer, history).then_some(Excuse::Idle),
+            ConnectionStatus::Unseen => self.cause_if_unseen(&traffic),
+            ConnectionStatus::Over(HandlerPanic) => {
+                history.panicked.then_some(EarlyEndCause::Panicked)
+            }
+            ConnectionStatus::Over(Kicked) => history.is_kicked.then_some(EarlyEndCause::Kicked),
+            ConnectionStatus::Over(Idle) => {
+                self.was_idle(peer, history).then_some(EarlyEndCause::Idle)
+            }
             ConnectionStatus::Over(HandlerError) if self.was_late(history) => {
-                Some(Excuse::LateReply)
+                Some(EarlyEndCause::LateReply)
             }
-            ConnectionStatus::Over(SlowReader) if did_not_read => Some(Excuse::SlowReader),
-            ConnectionStatus::Over(SlowReader) if peer.kicked => Some(Excuse::Kicked),
-            ConnectionStatus::Over(SlowReader) => self.is_loan_excuse(peer, history),
-            ConnectionStatus::Over(Limit) => {
-                self.is_loan_excuse(peer, history).or_else(|| self.excuse_closing(peer, history))
-            }
+            ConnectionStatus::Over(SlowReader) if did_not_read => Some(EarlyEndCause::SlowReader),
+            ConnectionStatus::Over(SlowReader) if peer.kicked => Some(EarlyEndCause::Kicked),
+            ConnectionStatus::Over(SlowReader) => self.cause_if_revoked(peer, history),
+            ConnectionStatus::Over(Limit) => self
+                .cause_if_revoked(peer, history)
+                .or_else(|| self.cause_if_closing(peer, history)),
             status @ ConnectionStatus::Over(_) if is_closing(status) => {
-                self.excuse_closing(peer, history)
+                self.cause_if_closing(peer, history)
             }
             ConnectionStatus::Over(_) => None,
         }
     }
 
-    /// The excuse of a client without callbacks; `check_refusals` compares their number with the
+    /// The cause of a client without callbacks; `check_refusals` compares their number with the
     /// server's counters.
-    fn excuse_unseen(&self, traffic: &Traffic) -> Option<Excuse> {
+    fn cause_if_unseen(&self, traffic: &Traffic) -> Option<EarlyEndCause> {
         let refuses = self.settings.when_full == WhenFull::Refuse;
         if refuses && !traffic.turned_away && self.stats().refused_full > 0 {
-            return Some(Excuse::Refused);
+            return Some(EarlyEndCause::Refused);
         }
-        self.stop_note.as_ref().map(|_| Excuse::Stopped)
+        self.stop_record.as_ref().map(|_| EarlyEndCause::Stopped)
     }
 
     /// Checks that the clients without callbacks, except those that the system rejected, were refused
     /// and counted.
     fn check_refusals(&self) -> Result<(), String> {
         let is_refused = |(number, peer): &(usize, &Peer)| {
-            let lost = peer.harmed || peer.traffic.get().turned_away;
-            peer.cut.is_some() && !lost && self.checker.status(*number) == ConnectionStatus::Unseen
+            let lost = peer.faulted || peer.traffic.get().turned_away;
+            peer.ended_early.is_some()
+                && !lost
+                && self.checker.status(*number) == ConnectionStatus::Unseen
         };
         let refused = self.clients.iter().enumerate().filter(is_refused).count() as u64;
         let stats = self.stats();
@@ -144,28 +150,30 @@ where
         Ok(())
     }
 
-    /// The excuse of a client whose link was closing: the link keeps its first reason.
-    fn excuse_closing(&self, peer: &Peer, history: &ConnectionHistory) -> Option<Excuse> {
+    /// The cause of a client whose link was closing: the link keeps its first reason.
+    fn cause_if_closing(&self, peer: &Peer, history: &ConnectionHistory) -> Option<EarlyEndCause> {
         if history.is_kicked {
             // A graceful close that became an immediate one.
-            return Some(Excuse::Kicked);
+            return Some(EarlyEndCause::Kicked);
         }
         let traffic = peer.traffic.get();
         let stops = history.status == ConnectionStatus::Over(DisconnectReason::ServerStopping);
-        if stops && self.stop_note.is_some() && peer.lacks_of_stop == 0 {
-            return Some(Excuse::Stopped);
+        if stops && self.stop_record.is_some() && peer.lacks_of_stop == 0 {
+            return Some(EarlyEndCause::Stopped);
         }
-        let is_forced = self.stop_note.as_ref().is_some_and(|stop| was_forced(stop, &traffic));
+        let is_forced = self.stop_record.as_ref().is_some_and(|stop| was_forced(stop, &traffic));
         if is_forced && (history.is_held || self.may_force(&traffic)) {
-            return Some(Excuse::DrainedOut);
+            return Some(EarlyEndCause::DrainedOut);
         }
         let lacks = if stops { peer.lacks_of_stop } else { peer.lacks };
         let is_all_sent = traffic.by_client + lacks <= traffic.from_server;
         if has_lingered(&traffic) && is_all_sent {
-            return Some(Excuse::Lingered);
+            return Some(EarlyEndCause::Lingered);
         }
         let did_not_read = was_unread_for(&traffic, self.stall_max());
-        did_not_read.then_some(Excuse::SlowReader).or_else(|| self.is_loan_excuse(peer, history))
+        did_not_read
+            .then_some(EarlyEndCause::SlowReader)
+            .or_else(|| self.cause_if_revoked(peer, history))
     }
 
     /// Whether the server waited for the client for the idle timeout: the handler was called with all
@@ -187,7 +195,7 @@ where
 
     /// Whether the engine revoked the loans of this link, and its client had not read for `loan_wait`,
     /// or had sent only a part of a message.
-    fn is_loan_excuse(&self, peer: &Peer, history: &ConnectionHistory) -> Option<Excuse> {
+    fn cause_if_revoked(&self, peer: &Peer, history: &ConnectionHistory) -> Option<EarlyEndCause> {
         let is_revoked = history.link.is_some_and(|link| self.shared.revoked.contains(link));
         let is_incomplete = history.status == ConnectionStatus::Over(DisconnectReason::Limit)
             && history.is_incomplete();
@@ -199,7 +207,7 @@ where
         // If the handler held the link back, that looks the same to the server.
         let keeps = history.is_held || history.leaves_input;
         let holds = is_incomplete || is_slow || was_unread_for(&traffic, wait) || keeps;
-        (is_revoked && holds).then_some(Excuse::Loan)
+        (is_revoked && holds).then_some(EarlyEndCause::Loan)
     }
 
     /// Whether the drain timeout may force-close the link: it still made progress, or waited for its
@@ -254,7 +262,7 @@ where
             }
             ensure!(
                 unread == 0 && client.lacks(traffic.by_server) == 0,
-                "client {number} starves: nothing has moved for {:.3} s, though {unread} bytes have \
+                "client {number} waits too long: no transfer for {:.3} s, though {unread} bytes have \
                  arrived and it waits for {} (at the server: {:?})",
                 waited_ns as f64 / 1e9,
                 client.waits_for(),

@@ -1,27 +1,27 @@
-//! Planted faults: each breaks one rule, and some test must find it.
+//! Planted bugs: each breaks one rule, and a test must find it.
 
 use std::cell::Cell;
 
-/// A rule that is broken on purpose.
+/// A planted bug: it breaks one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "of this project's tests only")]
-pub enum Fault {
+pub enum ModelBug {
     /// A call of `on_receive` that took something is not followed by another one.
     NoCallAfterTaking,
     /// More capacity of the output causes no call.
-    CapacityCallsNobody,
+    CapacityCausesNoCall,
     /// `on_writable` is never called.
     NeverWritable,
     /// A link with a partner waits for its own output instead of the partner's.
     WaitsForOwnOutput,
     /// Posts use the half of the output that belongs to the link's own handler.
     PostsUseUpperHalf,
-    /// `Verdict::Close` does not wait until what is queued is sent.
+    /// `Verdict::Close` does not wait until queued bytes are sent.
     CloseDropsQueued,
     /// `rewind` returns bytes that have been forwarded.
     RewindsForwarded,
     /// The end of a deferral causes no call.
-    ReplyCallsNobody,
+    ReplyCausesNoCall,
     /// A deferral does not hold the input.
     DeferralLeavesInput,
     /// `resume` causes a call only if the link was paused.
@@ -34,21 +34,21 @@ pub enum Fault {
     LendsTooMuch,
     /// At a drain, unread input is not waited for.
     DrainDropsInput,
-    /// `Full` is blamed on the peer, and what is queued is dropped.
+    /// After `Full` the link is closed as a slow reader, and queued bytes are discarded.
     FullBlamesPeer,
-    /// A reply that is dropped counts as one that says nothing.
+    /// A dropped reply counts as one without bytes.
     DroppedReplyIsNone,
     /// Posts use the capacity that `ensure` asked for.
     PostsIgnoreEnsure,
-    /// What `take` and its like asked for is ignored.
+    /// Requests of `take` and its like are ignored.
     IgnoresTake,
     /// A link is idle while its reply is deferred.
     IdleWhileDeferred,
     /// A link's output limit may be less than two grants.
     LimitBelowGrants,
-    /// What `take` asked for is counted from the last take, not from the first unread byte.
+    /// Requests of `take` are counted from the last take, not from the first unread byte.
     CountsFromLastTake,
-    /// A link that waits for nothing but a loan for its own reply is not spared.
+    /// A link that waits only for a loan for its own reply is closed for others.
     ClosesWaitingReply,
     /// `on_receive` is called while the output is above its high-water mark.
     CallsAboveMark,
@@ -62,40 +62,40 @@ pub enum Fault {
     InputTakesHalf,
     /// Parts of messages do not leave free what a whole message needs.
     PartsTakeAll,
-    /// Only a send that is done counts as progress, not each byte that the peer takes.
+    /// Only a completed send counts as progress, not each byte that the peer takes.
     OnlyDoneSendsCount,
     /// One link is closed at a time, however many buffers are waited for.
     ClosesOneAtATime,
-    /// A link whose own send would free what it needs waits for a loan all the same.
+    /// A link whose own send would free enough buffers waits for a loan.
     WaitsForLoanInsteadOfSend,
-    /// What the first waiter needs is not reserved for it.
+    /// The need of the first waiter is not reserved for it.
     NothingIsReserved,
-    /// `on_drain` comes after an `on_writable` that is owed.
+    /// `on_drain` is called after an `on_writable` that is owed.
     WritableBeforeDrain,
-    /// After a refusal `on_writable` comes at the grant, whatever was refused.
+    /// After a refusal `on_writable` is called at the grant, whatever was refused.
     FullAsksForGrant,
 }
 
 thread_local! {
-    static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+    static PLANTED: Cell<Option<ModelBug>> = const { Cell::new(None) };
 }
 
-/// Whether `fault` is planted in this thread.
-pub(crate) fn planted(fault: Fault) -> bool {
-    PLANTED.get() == Some(fault)
+/// Whether `bug` is planted in this thread.
+pub(crate) fn planted(bug: ModelBug) -> bool {
+    PLANTED.get() == Some(bug)
 }
 
-impl Fault {
-    /// Every fault.
+impl ModelBug {
+    /// All bugs.
     pub const ALL: &'static [Self] = &[
         Self::NoCallAfterTaking,
-        Self::CapacityCallsNobody,
+        Self::CapacityCausesNoCall,
         Self::NeverWritable,
         Self::WaitsForOwnOutput,
         Self::PostsUseUpperHalf,
         Self::CloseDropsQueued,
         Self::RewindsForwarded,
-        Self::ReplyCallsNobody,
+        Self::ReplyCausesNoCall,
         Self::DeferralLeavesInput,
         Self::ResumeNeedsPause,
         Self::NoCallBudget,
@@ -124,9 +124,9 @@ impl Fault {
         Self::FullAsksForGrant,
     ];
 
-    /// Runs `act` with this fault planted in this thread.
+    /// Runs `act` with this bug planted in this thread.
     pub fn plant<T>(self, act: impl FnOnce() -> T) -> T {
-        /// Takes the fault out, also after a panic.
+        /// Removes the bug, also after a panic.
         struct Guard;
         impl Drop for Guard {
             fn drop(&mut self) {
@@ -138,7 +138,7 @@ impl Fault {
         act()
     }
 
-    /// The fault that is planted in this thread.
+    /// The bug that is planted in this thread.
     #[must_use]
     pub fn current() -> Option<Self> {
         PLANTED.get()
