@@ -1,7 +1,9 @@
 //! The command line: each option once, with its variable, its default and its help.
 
-use crate::units::{parse_count, parse_duration, parse_size};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::units::{parse_count, parse_duration, parse_size, parse_switch};
+use clap::parser::ValueSource;
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::fmt::Display;
 use std::time::Duration;
 
 /// A TCP server that allocates its tables and buffers at startup
@@ -21,6 +23,42 @@ pub(crate) struct Flags {
     pub(crate) output: OutputFlags,
 }
 
+impl Flags {
+    /// The flags of the command line and the variables. An empty variable is as good as none.
+    ///
+    /// # Errors
+    ///
+    /// Also help and version, if that is asked for.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        let is_set = |arg: Arg| match arg.get_env() {
+            Some(name) if std::env::var_os(name).is_none_or(|value| value.is_empty()) => {
+                arg.env(None)
+            }
+            _ => arg,
+        };
+        let command = Self::command().mut_args(is_set);
+        let command = command.mut_subcommands(|command| command.mut_args(is_set));
+        let matches = command.try_get_matches()?;
+        let mut flags = Self::from_arg_matches(&matches)?;
+        let Command::Serve(serve) = &mut flags.command;
+        if let Some(matches) = matches.subcommand_matches("serve") {
+            let ids = matches.ids().map(clap::Id::as_str);
+            let is_variable =
+                |id: &&str| matches.value_source(id) == Some(ValueSource::EnvVariable);
+            serve.variables = ids.filter(is_variable).map(str::to_owned).collect();
+        }
+        Ok(flags)
+    }
+
+    /// The variables that change what the program does.
+    pub(crate) fn variables() -> Vec<String> {
+        let command = Self::command();
+        let args = command.get_subcommands().chain([&command]).flat_map(|it| it.get_arguments());
+        let names = args.filter_map(|arg| arg.get_env()?.to_str().map(str::to_owned));
+        names.chain(["WHARF_LOG".to_owned()]).collect()
+    }
+}
+
 /// Options of the output, for all commands.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct OutputFlags {
@@ -34,7 +72,7 @@ pub(crate) struct OutputFlags {
     pub(crate) color: Color,
     /// ASCII characters only [unless the locale is UTF-8]
     #[arg(long, global = true, env = "WHARF_ASCII", hide_env = true, hide_short_help = true)]
-    #[arg(value_parser = clap::builder::FalseyValueParser::new(), display_order = 101)]
+    #[arg(value_parser = parse_switch, display_order = 101)]
     pub(crate) ascii: bool,
 }
 
@@ -71,6 +109,7 @@ pub(crate) struct Serve {
     /// separated by commas.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9527", env = "WHARF_LISTEN")]
     #[arg(hide_env = true, hide_default_value = true, value_delimiter = ',')]
+    #[arg(value_parser = |text: &str| Ok::<_, String>(text.trim().to_owned()))]
     pub(crate) listen: Vec<String>,
 
     /// Maximum number of links (connections) [3,000]
@@ -192,6 +231,28 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TIME", default_value = "10s", env = "WHARF_STATS")]
     #[arg(value_parser = parse_duration, hide_env = true, hide_default_value = true)]
     pub(crate) stats: Duration,
+
+    /// The options, such as `buffer_size`, whose values come from variables.
+    #[arg(skip)]
+    variables: Vec<String>,
+}
+
+impl Serve {
+    /// An option as it was written: `--buffer-size`, or its variable.
+    pub(crate) fn written(&self, option: &str) -> String {
+        if self.variables.iter().any(|variable| variable == option) {
+            return format!("WHARF_{}", option.to_uppercase());
+        }
+        format!("--{}", option.replace('_', "-"))
+    }
+
+    /// An error, after the variable that the option comes from, if it comes from one.
+    pub(crate) fn with_variable(&self, option: &str, error: &dyn Display) -> String {
+        match self.written(option) {
+            name if name.starts_with('-') => error.to_string(),
+            name => format!("{name}: {error}"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -215,8 +276,6 @@ impl App {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Backend {
-    // An empty variable is as good as none, as in the library.
-    #[value(alias = "")]
     Auto,
     #[cfg(not(windows))]
     #[value(alias = "io_uring")]
@@ -231,6 +290,27 @@ pub(crate) enum Backend {
 pub(crate) enum WhenFull {
     Wait,
     Refuse,
+}
+
+/// What each signal does whose default ends a process.
+#[cfg(unix)]
+macro_rules! signals {
+    () => {
+        "
+Signals:
+  INT, TERM  drain and stop (see --drain); end it immediately when it is not ready yet, or draining
+  PIPE       ignored
+  The others end it immediately, without a drain, as they end any process that was not started with
+  them ignored: ABRT, ALRM, BUS, FPE, HUP, ILL, IO, KILL, PROF, PWR, QUIT, SEGV, STKFLT, SYS, TRAP,
+  USR1, USR2, VTALRM, XCPU, XFSZ and the real-time signals.
+"
+    };
+}
+#[cfg(windows)]
+macro_rules! signals {
+    () => {
+        ""
+    };
 }
 
 /// What `wharf` alone prints.
@@ -257,23 +337,28 @@ Serve echo, discard, chargen or chat until Ctrl-C or SIGTERM
   wharf serve --app chat --listen 0.0.0.0:9527 --listen '[::]:9527'
   wharf serve --links 10k --buffers 20k --buffer-size 4KiB --idle 5m";
 
-const SERVE_MORE: &str = "\
-Units: sizes 2048, 2KiB = 2K (1,024 bytes each), 10kB = 10k (1,000 bytes each); counts 3000, 10k;
-times 1.5s, 200ms, 2m, 0.
+const SERVE_MORE: &str = concat!(
+    "\
+Units: sizes 2048, 2KiB = 2K (1,024 bytes each), 10kB = 10k (1,000 bytes each); counts 3000, 3,000,
+10k; times 1.5s, 200ms, 1h30m, 1d, 0. With a comma only between thousands.
 
-Each option has a variable: WHARF_BUFFER_SIZE for --buffer-size. The option takes precedence.
+Each option has a variable: WHARF_BUFFER_SIZE for --buffer-size. The option takes precedence; an
+empty variable is as good as none.
 
-WHARF_LOG filters the log: off, error, warn, info (default) or debug, also for each part of the
-program: info,wharf=debug.
-
+WHARF_LOG filters the log: off, error, warn, info (default), debug or trace, also for each part of
+the program: info,wharf=debug.
+",
+    signals!(),
+    "
 Exit status:
     0  stopped, and all links drained
     1  failed while running
     2  wrong command line or variable
-    3  settings out of range or contradictory
-    4  system error: address, permission, open files, memory or back end
+    3  settings out of range or contradictory, or an address that is none
+    4  system error: address, name, permission, open files, memory or back end
     5  drain timeout: links were force-closed
-  130  ended immediately by a second SIGINT (143: by a second SIGTERM)";
+  130  ended immediately by SIGINT: the second one, or before it was ready (143: by SIGTERM)"
+);
 
 #[cfg(test)]
 mod tests {

@@ -18,12 +18,9 @@ use tracing_subscriber::registry::LookupSpan;
 ///
 /// `WHARF_LOG` is not a filter.
 pub(crate) fn start(screen: &Screen, style: Style) -> Result<(), String> {
-    let filter = std::env::var("WHARF_LOG").unwrap_or_default();
-    let filter = if filter.is_empty() { "info" } else { &filter };
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
+    let filter = filter().map_err(|(given, reason)| {
         format!(
-            "WHARF_LOG {filter:?}: {error}; write a filter such as info, debug or \
-             info,wharf=debug"
+            "WHARF_LOG {given:?}: {reason}; write a filter such as info, debug or info,wharf=debug"
         )
     })?;
     let time = match style.live {
@@ -46,6 +43,61 @@ pub(crate) fn start(screen: &Screen, style: Style) -> Result<(), String> {
         tracing::error!(at, thread, "panic: {}", panic.payload_as_str().unwrap_or("no message"));
     }));
     Ok(())
+}
+
+/// The filter of `WHARF_LOG`, or what was given and why it is none.
+fn filter() -> Result<EnvFilter, (String, String)> {
+    let given = std::env::var_os("WHARF_LOG").unwrap_or_default();
+    let Some(text) = given.to_str() else {
+        return Err((given.to_string_lossy().into_owned(), "not UTF-8".to_owned()));
+    };
+    let fault = |reason| (text.to_owned(), reason);
+    let filter = normal(if text.trim().is_empty() { "info" } else { text }).map_err(fault)?;
+    EnvFilter::try_new(filter).map_err(|error| fault(error.to_string()))
+}
+
+/// The filter in the words of [`EnvFilter`]. That takes any word for the name of a part, and then
+/// shows events of no other part: a level that is written otherwise would switch the log off.
+fn normal(filter: &str) -> Result<String, String> {
+    let level = |word: &str| {
+        let word = word.to_lowercase();
+        let levels = ["off", "error", "warn", "info", "debug", "trace"];
+        if word == "warning" { Some("warn") } else { levels.into_iter().find(|it| *it == word) }
+    };
+    let is_part = |word: &str| {
+        let first = word.split([':', '[']).next().unwrap_or_default();
+        first.is_empty() || ["wharf", "wharf_port"].contains(&first)
+    };
+    let directive = |text: &str| match (text.rsplit_once('='), level(text)) {
+        (None, Some(level)) => Ok(level.to_owned()),
+        (Some((part, word)), _) if is_part(part) => match level(word) {
+            Some(level) => Ok(format!("{part}={level}")),
+            None => Err(format!("unknown level {word:?}")),
+        },
+        (None, None) if is_part(text) => Ok(text.to_owned()),
+        (Some((part, _)), _) => Err(format!("unknown part {part:?}")),
+        (None, None) => Err(format!("unknown level or part {text:?}")),
+    };
+    let directives = filter.split(',').map(str::trim).filter(|text| !text.is_empty());
+    Ok(directives.map(directive).collect::<Result<Vec<_>, _>>()?.join(","))
+}
+
+/// Warns of each variable that is named as ours are and changes nothing.
+pub(crate) fn warn_of_unknown_variables(known: &[String]) {
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if !name.starts_with("WHARF_") || known.iter().any(|known| *known == name) {
+            continue;
+        }
+        let likeness = |known: &&String| strsim::jaro(known, &name);
+        let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        match nearest.filter(|nearest| likeness(nearest) > 0.9) {
+            Some(nearest) => {
+                tracing::warn!("unknown variable {name} is ignored; did you mean {nearest}?");
+            }
+            None => tracing::warn!("unknown variable {name} is ignored; see wharf serve --help"),
+        }
+    }
 }
 
 /// Whether standard error is connected to the journal (JOURNAL_STREAM in systemd.exec(5)).
@@ -150,5 +202,63 @@ mod tests {
         ] {
             assert_eq!(utc(Duration::from_secs(seconds) + Duration::from_millis(114)), text);
         }
+    }
+
+    #[test]
+    fn levels_may_be_written_otherwise_and_nothing_is_ignored() {
+        for (given, filter) in [
+            ("warning", "warn"),
+            ("Warning,wharf=DEBUG", "warn,wharf=debug"),
+            (" info , wharf::engine=trace,", "info,wharf::engine=trace"),
+            ("off", "off"),
+            ("wharf_port", "wharf_port"),
+        ] {
+            assert_eq!(normal(given).as_deref(), Ok(filter));
+        }
+        for given in ["inf", "wharf=loud", "wharfs=info", "info,x", "3"] {
+            assert!(normal(given).is_err(), "{given}");
+        }
+    }
+
+    /// Set where this program is to panic on a thread.
+    #[cfg(unix)]
+    const PANICS: &str = "WHARF_TEST_PANICS";
+
+    /// This test in a process of its own, whose hook for panics the program has set.
+    #[cfg(unix)]
+    fn panicking(stderr: impl Into<std::process::Stdio>) -> std::process::Child {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "log::tests::a_panic_is_a_line_and_waits_for_no_reader"]);
+        command.args(["--nocapture", "--test-threads=1"]).env(PANICS, "1").env_remove("WHARF_LOG");
+        command.stdout(std::process::Stdio::null()).stderr(stderr).spawn().unwrap()
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_panic_is_a_line_and_waits_for_no_reader() {
+        use std::time::Instant;
+        if std::env::var_os(PANICS).is_some() {
+            let screen = Screen::start();
+            start(&screen, Style { color: false, unicode: true, live: false }).unwrap();
+            let panic = || panic!("the handler's words");
+            let thread = std::thread::Builder::new().name("wharf-0".to_owned()).spawn(panic);
+            thread.unwrap().join().unwrap_err();
+            screen.finish();
+            std::process::exit(7);
+        }
+        let output = panicking(std::process::Stdio::piped()).wait_with_output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        let place = (r#"at="[^"]+""#, "at=[PLACE]");
+        crate::snapshot::matches_but("log-panic", &[place], &text);
+
+        let (_reader, writer) = crate::full_pipe::full_pipe();
+        let mut child = panicking(writer);
+        let begin = crate::status::now();
+        while child.try_wait().unwrap().is_none() {
+            let waited = Instant::elapsed(&begin);
+            assert!(waited < Duration::from_secs(20), "it waits for a reader");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(7));
     }
 }

@@ -1,11 +1,19 @@
-//! Standard error, shared by the log and the live statistics.
+//! Standard error, shared by the log and the live statistics: one bounded queue, and one thread that
+//! writes.
+//!
+//! A write can take for ever: a pipe that nobody reads, a terminal that Ctrl-S has stopped. No thread
+//! that serves, stops the server or handles signals waits for it; what finds no room in the queue is
+//! dropped and counted.
 //!
 //! The statistics are a block of lines at the bottom. A log line is written in the block's place, and
 //! the block again below it, in one write: log lines scroll above it, and nothing flickers.
 
 use crate::flags::{Color, OutputFlags};
+use crate::units::counted;
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
+use std::time::Duration;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// What standard error can show.
@@ -40,40 +48,87 @@ impl Style {
     }
 }
 
-/// Standard error and its block. Clones share both.
+/// Standard error, its queue and its block. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Screen {
-    #[expect(clippy::disallowed_types, reason = "shards log and the main thread draws, seldom")]
-    block: Arc<std::sync::Mutex<Block>>,
+    queue: Arc<Queue>,
+    /// Whether a thread writes; without one, [`finish`](Self::finish) does.
+    has_writer: bool,
 }
 
-/// The lines at the bottom of the screen.
 #[derive(Debug, Default)]
-struct Block {
-    text: String,
-    /// Lines of it that are on the screen.
-    drawn: usize,
+struct Queue {
+    #[expect(clippy::disallowed_types, reason = "held to copy a line, never while writing")]
+    waiting: std::sync::Mutex<Waiting>,
+    changed: Condvar,
 }
+
+/// What is to be written.
+#[derive(Debug, Default)]
+struct Waiting {
+    log: Vec<u8>,
+    /// Log lines that found no room since the writer last came.
+    dropped: u64,
+    /// The block that replaces the one that is shown; a newer one replaces it.
+    block: Option<Vec<String>>,
+    is_writing: bool,
+    is_ending: bool,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.log.is_empty() && self.dropped == 0 && self.block.is_none()
+    }
+}
+
+/// Bytes of log lines that wait: about a thousand lines.
+const LOG_BYTES_MAX: usize = 256 * 1024;
+/// How long the end of the program waits for the writer.
+const FINISH_MAX: Duration = Duration::from_secs(1);
 
 impl Screen {
-    #[expect(clippy::disallowed_types, reason = "see the field")]
-    pub(crate) fn new() -> Self {
-        Self { block: Arc::new(std::sync::Mutex::new(Block::default())) }
+    /// Starts the thread that writes to standard error.
+    pub(crate) fn start() -> Self {
+        let queue = Arc::new(Queue::default());
+        let body = {
+            let queue = Arc::clone(&queue);
+            move || queue.write_all()
+        };
+        let thread = std::thread::Builder::new().name("screen".to_owned()).spawn(body);
+        Self { queue, has_writer: thread.is_ok() }
     }
 
     /// Replaces the block. Each line must be narrower than the terminal, or the block would be more
     /// lines high than it has.
-    pub(crate) fn draw(&self, lines: &[String]) {
-        let mut text = lines.join("\n");
-        if !lines.is_empty() {
-            text.push('\n');
-        }
-        self.write(b"", Some(text));
+    pub(crate) fn draw(&self, lines: Vec<String>) {
+        self.queue.lock().block = Some(lines);
+        self.queue.changed.notify_all();
     }
 
     /// Removes the block.
     pub(crate) fn clear(&self) {
-        self.draw(&[]);
+        self.draw(Vec::new());
+    }
+
+    /// Writes a line as it is, above the block.
+    pub(crate) fn print(&self, line: &str) {
+        self.queue.add(format!("{line}\n").as_bytes());
+    }
+
+    /// Removes the block, and waits until all is written, at most for [`FINISH_MAX`].
+    pub(crate) fn finish(&self) {
+        let mut waiting = self.queue.lock();
+        waiting.block = Some(Vec::new());
+        waiting.is_ending = true;
+        self.queue.changed.notify_all();
+        if self.has_writer {
+            let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.is_empty();
+            let result = self.queue.changed.wait_timeout_while(waiting, FINISH_MAX, is_busy);
+            drop(result);
+        } else {
+            drop(waiting);
+            self.queue.write_all();
+        }
     }
 
     /// How many columns and rows there are; 80 by 24 if unknown.
@@ -83,30 +138,135 @@ impl Screen {
             _ => (80, 24),
         }
     }
+}
 
-    /// Writes `above` above the block, and replaces the block by `block` if given.
-    fn write(&self, above: &[u8], block: Option<String>) {
-        // A panic while the lock is held leaves a stale block at worst.
-        let mut shown = self.block.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut bytes = Vec::with_capacity(1024);
-        if shown.drawn > 0 {
-            // Move to the start of the block, and erase from there on.
-            bytes.extend_from_slice(format!("\r\x1b[{}A\x1b[J", shown.drawn).as_bytes());
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // A panic while it is held leaves a part of a line at worst.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds log lines, or drops and counts them.
+    fn add(&self, lines: &[u8]) {
+        let mut waiting = self.lock();
+        if waiting.log.len() + lines.len() <= LOG_BYTES_MAX {
+            waiting.log.extend_from_slice(lines);
+        } else {
+            waiting.dropped += 1;
         }
-        bytes.extend_from_slice(above);
-        if let Some(text) = block {
-            shown.text = text;
+        drop(waiting);
+        self.changed.notify_all();
+    }
+
+    /// Writes what is added, until the end.
+    fn write_all(&self) {
+        let mut writer = Writer::default();
+        #[cfg(unix)]
+        let _without_it_a_stop_is_not_seen = signal_hook::flag::register(
+            signal_hook::consts::SIGCONT,
+            Arc::clone(&writer.continued),
+        );
+        while self.write_next(&mut writer) {}
+    }
+
+    /// Waits for something to write, and writes it; false at the end.
+    fn write_next(&self, writer: &mut Writer) -> bool {
+        let mut waiting = self.lock();
+        waiting.is_writing = false;
+        self.changed.notify_all();
+        while waiting.is_empty() {
+            if waiting.is_ending {
+                return false;
+            }
+            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
-        bytes.extend_from_slice(shown.text.as_bytes());
-        shown.drawn = shown.text.matches('\n').count();
-        // Without a standard error there is no other place to report to.
-        let _closed = io::stderr().lock().write_all(&bytes);
+        waiting.is_writing = true;
+        writer.log.clear();
+        std::mem::swap(&mut writer.log, &mut waiting.log);
+        let (block, dropped) = (waiting.block.take(), std::mem::take(&mut waiting.dropped));
+        drop(waiting);
+        if dropped > 0 {
+            // Added to the queue, which has room now.
+            tracing::warn!("{} dropped: standard error was not read", counted(dropped, "log line"));
+        }
+        writer.write(block);
+        true
     }
 }
 
+/// The thread's side: what is shown on standard error.
+#[derive(Debug, Default)]
+struct Writer {
+    log: Vec<u8>,
+    block: Vec<String>,
+    /// Columns of each line of the block that is on the screen.
+    drawn: Vec<usize>,
+    /// Set when the process goes on after a stop: what is on the screen is no longer ours then.
+    continued: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn write(&mut self, block: Option<Vec<String>>) {
+        if let Some(block) = block {
+            self.block = block;
+        }
+        let has_block = !(self.block.is_empty() && self.drawn.is_empty());
+        let is_ours = has_block && is_in_foreground();
+        if self.continued.swap(false, Ordering::SeqCst) || !is_ours {
+            self.drawn.clear();
+        }
+        let mut bytes = Vec::with_capacity(self.log.len() + 1024);
+        if !self.drawn.is_empty() {
+            let (columns, _) = Screen::size();
+            let rows: usize = self.drawn.iter().map(|drawn| drawn.div_ceil(columns).max(1)).sum();
+            // Move to the start of the block, and delete it with the line after it, where what is typed
+            // stands. To erase the screen from there on would add the block to the history of tmux.
+            bytes.extend_from_slice(format!("\r\x1b[{rows}A\x1b[{}M", rows + 1).as_bytes());
+        }
+        bytes.append(&mut self.log);
+        self.drawn.clear();
+        if is_ours {
+            for line in &self.block {
+                bytes.extend_from_slice(line.as_bytes());
+                bytes.push(b'\n');
+                self.drawn.push(columns_of(line));
+            }
+        }
+        if !bytes.is_empty() {
+            // Without a standard error there is no other place to report to.
+            let _closed = io::stderr().write_all(&bytes);
+        }
+        bytes.clear();
+        self.log = bytes;
+    }
+}
+
+/// Columns of a line, in which each character that is drawn is one column wide.
+fn columns_of(line: &str) -> usize {
+    let mut parts = line.split('\x1b');
+    let plain = parts.next().map_or(0, |text| text.chars().count());
+    // A colour ends with an m.
+    let coloured = parts.filter_map(|part| part.split_once('m'));
+    plain + coloured.map(|(_, text)| text.chars().count()).sum::<usize>()
+}
+
+/// Whether the terminal is this process's: in the background another program uses it. Where there is
+/// no job control it always is.
+#[cfg(unix)]
+fn is_in_foreground() -> bool {
+    let foreground = rustix::termios::tcgetpgrp(io::stderr());
+    foreground.is_err() || foreground == Ok(rustix::process::getpgrp())
+}
+
+#[cfg(not(unix))]
+fn is_in_foreground() -> bool {
+    true
+}
+
+/// One log line.
 impl Write for Screen {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Self::write(self, bytes, None);
+        self.queue.add(bytes);
         Ok(bytes.len())
     }
 

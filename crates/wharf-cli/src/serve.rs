@@ -8,10 +8,11 @@ use crate::units::{buffer_size, bytes, counted, span, thousands};
 use std::error::Error as _;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use wharf::{
-    Address, BackEnd, Builder, Handler, RunningServer, Server, StartError, StartErrorKind,
+    Address, BackEnd, Builder, Handle, Handler, RunningServer, Server, StartError, StartErrorKind,
     StopSignal, StopSignals,
 };
 
@@ -22,19 +23,13 @@ pub(crate) enum Ended {
     Drained,
     /// Links were force-closed at the drain timeout.
     ForcedCloses,
-    /// A second signal arrived during the drain.
-    SecondSignal(StopSignal),
 }
 
-/// Why serving failed.
+/// Why serving failed, in the words of the command line.
 #[derive(Debug)]
-pub(crate) enum Failure {
-    /// Installing the signal handlers failed.
-    Signals(io::Error),
-    /// The server did not start.
-    Start(StartError),
-    /// The server stopped without a signal.
-    Stopped(wharf::Error),
+pub(crate) struct Failure {
+    kind: FailureKind,
+    text: String,
 }
 
 /// What has to change before serving can succeed; decides the exit code.
@@ -50,57 +45,98 @@ pub(crate) enum FailureKind {
 
 impl Failure {
     pub(crate) fn kind(&self) -> FailureKind {
-        match self {
-            Self::Signals(_) => FailureKind::System,
-            Self::Stopped(_) => FailureKind::Program,
-            Self::Start(error) => match error.kind() {
-                StartErrorKind::Settings => FailureKind::Settings,
-                StartErrorKind::Address if !is_refused_by_the_system(error) => {
-                    FailureKind::Settings
-                }
-                StartErrorKind::Handler => FailureKind::Program,
-                _ => FailureKind::System,
-            },
-        }
+        self.kind
     }
-}
 
-/// Whether the address is valid, but the system does not let the program use it.
-fn is_refused_by_the_system(error: &StartError) -> bool {
-    use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
-    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|source| {
-        matches!(source.kind(), AddrInUse | AddrNotAvailable | PermissionDenied)
-    })
+    /// The system lacks what the program itself needs.
+    fn system(text: String) -> Self {
+        Self { kind: FailureKind::System, text }
+    }
+
+    /// The server did not start.
+    fn start(error: &StartError, flags: &Serve) -> Self {
+        let kind = match error.kind() {
+            StartErrorKind::Settings => FailureKind::Settings,
+            StartErrorKind::Address if is_no_address(error) => FailureKind::Settings,
+            StartErrorKind::Handler => FailureKind::Program,
+            _ => FailureKind::System,
+        };
+        let text = match error.kind() {
+            StartErrorKind::Settings => with_options(&error.to_string(), flags),
+            StartErrorKind::Address => flags.with_variable("listen", error),
+            StartErrorKind::BackEnd => flags.with_variable("backend", error),
+            _ => error.to_string(),
+        };
+        Self { kind, text }
+    }
+
+    /// A text that cannot be an address.
+    fn address(text: &str, flags: &Serve) -> Self {
+        let text = format!(
+            "cannot listen on {text:?}: invalid host name; write an address such as \
+             127.0.0.1:9527 or [::1]:9527"
+        );
+        Self { kind: FailureKind::Settings, text: flags.with_variable("listen", &text) }
+    }
+
+    /// The server stopped without a signal.
+    fn stopped(error: &wharf::Error) -> Self {
+        Self { kind: FailureKind::Program, text: error.to_string() }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Signals(error) => write!(f, "cannot catch signals: {error}"),
-            Self::Start(error) if error.kind() == StartErrorKind::Settings => {
-                f.write_str(&with_options(&error.to_string()))
-            }
-            Self::Start(error) => error.fmt(f),
-            Self::Stopped(error) => error.fmt(f),
-        }
+        f.write_str(&self.text)
     }
 }
 
-/// `text` with the options in place of the library's settings, which the user has not written.
-fn with_options(text: &str) -> String {
+/// Whether the text was not understood, as opposed to an address that cannot be had.
+fn is_no_address(error: &StartError) -> bool {
+    source_kind(error) == Some(io::ErrorKind::InvalidInput)
+}
+
+/// Whether a name was not found, which may be different in a moment.
+fn is_lookup(error: &StartError) -> bool {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, InvalidInput, PermissionDenied};
+    let others = [AddrInUse, AddrNotAvailable, InvalidInput, PermissionDenied];
+    error.kind() == StartErrorKind::Address
+        && source_kind(error).is_some_and(|kind| !others.contains(&kind))
+}
+
+fn source_kind(error: &StartError) -> Option<io::ErrorKind> {
+    Some(error.source()?.downcast_ref::<io::Error>()?.kind())
+}
+
+/// Whether a text can be an address. A host name that cannot be one is not looked up.
+fn can_be_address(text: &str) -> bool {
+    match text.rsplit_once(':') {
+        // The library says what is wrong otherwise.
+        Some((host, port)) if port.parse::<u16>().is_ok() && !host.starts_with('[') => {
+            let is_part = |c: char| c.is_alphanumeric() || "-._:%".contains(c);
+            !host.is_empty() && host.chars().all(is_part)
+        }
+        _ => true,
+    }
+}
+
+/// `text` with the options, or their variables, in place of the library's settings, which the user
+/// has not written.
+fn with_options(text: &str, flags: &Serve) -> String {
     let names = [
-        ("links_max", "--links"),
-        ("buffer_count", "--buffers"),
-        ("buffer_size_bytes", "--buffer-size"),
-        ("input_bytes", "--input-bytes"),
-        ("output_bytes", "--send-queue"),
-        ("grant_bytes", "--grant"),
-        ("loan_wait is", "--loan-wait is"),
-        ("backlog is", "--backlog is"),
-        ("shards is", "--shards is"),
+        ("links_max", "links", ""),
+        ("buffer_count", "buffers", ""),
+        ("buffer_size_bytes", "buffer_size", ""),
+        ("input_bytes", "input_bytes", ""),
+        ("output_bytes", "send_queue", ""),
+        ("grant_bytes", "grant", ""),
+        ("loan_wait is", "loan_wait", " is"),
+        ("backlog is", "backlog", " is"),
+        ("shards is", "shards", " is"),
     ];
-    names.iter().fold(text.to_owned(), |text, (setting, option)| text.replace(setting, option))
+    names.iter().fold(text.to_owned(), |text, (setting, option, rest)| {
+        text.replace(setting, &format!("{}{rest}", flags.written(option)))
+    })
 }
 
 /// Serves until a signal says to stop.
@@ -109,21 +145,107 @@ fn with_options(text: &str) -> String {
 ///
 /// The server did not start, or stopped without a signal.
 pub(crate) fn serve(flags: &Serve, screen: &Screen, style: Style) -> Result<Ended, Failure> {
-    let mut signals = StopSignals::catch().map_err(Failure::Signals)?;
-    let running = match flags.app {
-        App::Echo => start(flags, Echo),
-        App::Discard => start(flags, Discard),
-        App::Chargen => start(flags, Chargen),
-        App::Chat => start(flags, Chat::default()),
-    };
-    let running = running.map_err(Failure::Start)?;
+    let signals = Signals::catch(flags.drain)?;
+    if let Some(text) = flags.listen.iter().find(|text| !can_be_address(text)) {
+        return Err(Failure::address(text, flags));
+    }
+    let running = start(flags)?;
+    signals.stop_from_now_on(running.handle());
     banner(flags, &running, style);
-    let ended = watch(flags, running, &mut signals, &mut StatsReporter::new(flags, screen, style));
-    screen.clear();
-    ended.map_err(Failure::Stopped)
+    let ended = watch(flags, running, &signals, &mut StatsReporter::new(flags, screen, style));
+    ended.map_err(|error| Failure::stopped(&error))
 }
 
-fn start<H, S, W>(flags: &Serve, handler: H) -> Result<RunningServer, StartError>
+/// Starts the server; while a name cannot be looked up, again and again for [`LOOKUP_MAX`].
+fn start(flags: &Serve) -> Result<RunningServer, Failure> {
+    let is_name = |text: &String| !text.starts_with('[') && text.parse::<SocketAddr>().is_err();
+    let has_name = flags.listen.iter().any(is_name);
+    let begin = now();
+    let mut is_told = false;
+    loop {
+        let running = match flags.app {
+            App::Echo => start_app(flags, Echo),
+            App::Discard => start_app(flags, Discard),
+            App::Chargen => start_app(flags, Chargen),
+            App::Chat => start_app(flags, Chat::default()),
+        };
+        match running {
+            Err(error) if has_name && is_lookup(&error) && begin.elapsed() < LOOKUP_MAX => {
+                if !is_told {
+                    tracing::warn!("{error}; retrying for {}", span(LOOKUP_MAX));
+                    is_told = true;
+                }
+                std::thread::sleep(LOOKUP_EVERY);
+            }
+            running => return running.map_err(|error| Failure::start(&error, flags)),
+        }
+    }
+}
+
+/// At boot the network is often up a little later than its services; a service manager does the rest.
+const LOOKUP_MAX: Duration = Duration::from_secs(3);
+const LOOKUP_EVERY: Duration = Duration::from_millis(200);
+
+#[cfg(not(windows))]
+const THREAD_REMEDY: &str = "raise the limit for processes (ulimit -u, pids.max)";
+#[cfg(windows)]
+const THREAD_REMEDY: &str = "end other programs";
+
+/// What signals do, on a thread that neither writes nor waits for a writer: the first one stops the
+/// server, and one before it has started, or a second one, ends the program at once, without a word.
+struct Signals {
+    started: Sender<Handle>,
+    stops: Receiver<Stop>,
+}
+
+/// How long the first signal waits for a start: clients are served a moment before that is known here.
+const START_GRACE: Duration = Duration::from_millis(200);
+
+/// The server has been told to stop.
+#[derive(Clone, Copy, Debug)]
+struct Stop {
+    signal: StopSignal,
+    /// Links that were open then.
+    links: u64,
+    at: Instant,
+}
+
+impl Signals {
+    fn catch(drain: Duration) -> Result<Self, Failure> {
+        let signals = StopSignals::catch();
+        let mut signals =
+            signals.map_err(|error| Failure::system(format!("cannot catch signals: {error}")))?;
+        let (started, start) = channel::<Handle>();
+        let (sender, stops) = channel();
+        let body = move || {
+            let Some(signal) = signals.wait(None) else { return };
+            let Ok(server) = start.recv_timeout(START_GRACE) else { end_at_once(signal) };
+            let links = server.stats().links.into();
+            // Sent before the stop, so that the main thread can say why the server ended.
+            let _the_server_has_failed = sender.send(Stop { signal, links, at: now() });
+            server.stop(drain);
+            if let Some(signal) = signals.wait(None) {
+                end_at_once(signal);
+            }
+        };
+        let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(body);
+        thread.map_err(|error| {
+            Failure::system(format!("cannot start a thread: {error}; {THREAD_REMEDY}"))
+        })?;
+        Ok(Self { started, stops })
+    }
+
+    /// The server has started.
+    fn stop_from_now_on(&self, server: Handle) {
+        let _it_has_ended_the_program = self.started.send(server);
+    }
+}
+
+fn end_at_once(signal: StopSignal) -> ! {
+    std::process::exit(128 + signal.number())
+}
+
+fn start_app<H, S, W>(flags: &Serve, handler: H) -> Result<RunningServer, StartError>
 where
     H: Handler<S, W>,
     S: Send + 'static,
@@ -256,52 +378,48 @@ fn kernel() -> String {
     }
 }
 
-/// Reports statistics until a signal starts the drain and the server has stopped.
+/// Reports statistics until a signal has started the drain and the server has stopped.
 fn watch(
     flags: &Serve,
     running: RunningServer,
-    signals: &mut StopSignals,
+    signals: &Signals,
     reporter: &mut StatsReporter<'_>,
 ) -> wharf::Result<Ended> {
-    let handle = running.handle();
-    let mut drain: Option<Drain> = None;
-    while !running.is_finished() {
-        let wait = if drain.is_some() { WAIT_DRAINING } else { WAIT };
-        match (signals.wait(Some(wait)), &drain) {
-            (Some(signal), None) => {
-                let links = handle.stats().links.into();
-                let what = match links {
+    let mut stop: Option<Stop> = None;
+    loop {
+        // Before the next message is looked for, which the end comes after.
+        let is_finished = running.is_finished();
+        if stop.is_none() {
+            let wait = if is_finished { Duration::ZERO } else { reporter.wait() };
+            stop = signals.stops.recv_timeout(wait).ok();
+            if let Some(stop) = &stop {
+                let what = match stop.links {
                     0 => "no open links".to_owned(),
-                    _ => format!(
+                    links => format!(
                         "draining {}, timeout {}",
                         counted(links, "link"),
                         span(flags.drain)
                     ),
                 };
-                tracing::info!("stopping on {}: {what}", signal.name());
-                handle.stop(flags.drain);
-                drain = Some(Drain { links, until: now() + flags.drain.min(SPAN_MAX) });
+                tracing::info!("stopping on {}: {what}", stop.signal.name());
             }
-            (Some(signal), Some(_)) => {
-                reporter.screen.clear();
-                let left = counted(handle.stats().links.into(), "link");
-                let name = signal.name();
-                tracing::warn!("stopped immediately by a second {name}: {left} force-closed");
-                return Ok(Ended::SecondSignal(signal));
-            }
-            (None, _) => {}
+        } else if !is_finished {
+            std::thread::sleep(WAIT_DRAINING);
         }
-        reporter.refresh(&running, drain.as_ref());
+        if is_finished {
+            break;
+        }
+        reporter.refresh(&running, stop.map(|stop| stop.at + flags.drain.min(SPAN_MAX)));
     }
     reporter.screen.clear();
-    let Some(drain) = drain else {
+    let Some(stop) = stop else {
         return match running.wait() {
             Ok(_) => Err(wharf::Error::msg("the server stopped without a signal")),
             Err(error) => Err(error),
         };
     };
     let stats = running.wait()?.stats;
-    let drained = counted(drain.links.saturating_sub(stats.forced_closes), "link");
+    let drained = counted(stop.links.saturating_sub(stats.forced_closes), "link");
     let receives = counted(stats.receives, "receive");
     let sends = counted(stats.sends, "send");
     if stats.forced_closes == 0 {
@@ -314,14 +432,6 @@ fn watch(
         span(flags.drain)
     );
     Ok(Ended::ForcedCloses)
-}
-
-/// A drain in progress.
-#[derive(Clone, Copy, Debug)]
-struct Drain {
-    /// Links that were open at its start.
-    links: u64,
-    until: Instant,
 }
 
 /// Four times a second: live statistics look continuous, and cost no measurable CPU.
@@ -351,7 +461,13 @@ impl<'a> StatsReporter<'a> {
         Self { screen, style, sampler, every, next }
     }
 
-    fn refresh(&mut self, running: &RunningServer, drain: Option<&Drain>) {
+    /// Until the next statistics, and often enough to see that the server has ended.
+    fn wait(&self) -> Duration {
+        let next = self.every.map(|_| self.next.saturating_duration_since(now()));
+        next.map_or(WAIT, |next| next.min(WAIT))
+    }
+
+    fn refresh(&mut self, running: &RunningServer, drain_end: Option<Instant>) {
         let Some(every) = self.every else { return };
         let time = now();
         if time < self.next {
@@ -363,13 +479,13 @@ impl<'a> StatsReporter<'a> {
             return view.log();
         }
         let (columns, rows) = Screen::size();
-        let left = drain.map(|drain| drain.until.saturating_duration_since(time));
+        let left = drain_end.map(|end| end.saturating_duration_since(time));
         let mut lines = view.lines(columns, self.style, left);
         if lines.len() >= rows {
             // Lines that have scrolled off the screen cannot be drawn over.
             lines.drain(..lines.len() - 1);
         }
-        self.screen.draw(&lines);
+        self.screen.draw(lines);
     }
 }
 
@@ -388,22 +504,9 @@ mod tests {
     }
 
     #[test]
-    fn failures_that_no_test_can_bring_about_have_texts() {
-        let signals = Failure::Signals(io::Error::from_raw_os_error(12));
-        assert!(signals.to_string().starts_with("cannot catch signals: "), "{signals}");
-        assert_eq!(signals.kind(), FailureKind::System);
-        let stopped = Failure::Stopped(wharf::Error::msg("a reason"));
-        assert_eq!(
-            (stopped.to_string().as_str(), stopped.kind()),
-            ("a reason", FailureKind::Program)
-        );
-    }
-
-    #[test]
     fn the_way_to_try_it_names_an_address_that_can_be_reached() {
-        let text = |app, address: &str| {
-            how_to_try(app, &address.parse::<std::net::SocketAddr>().unwrap().into())
-        };
+        let text =
+            |app, address: &str| how_to_try(app, &address.parse::<SocketAddr>().unwrap().into());
         assert_eq!(text(App::Echo, "127.0.0.1:9527"), "nc 127.0.0.1 9527");
         assert_eq!(text(App::Chat, "[::]:9527"), "nc ::1 9527");
         assert_eq!(text(App::Chargen, "0.0.0.0:19"), "nc 127.0.0.1 19 | head");

@@ -53,15 +53,20 @@ pub(crate) struct StatsView {
     input: Rate,
     output: Rate,
     accepted: u64,
+    /// Connections that their peers aborted before they were accepted.
+    accept_aborts: u64,
     workers: Vec<WorkerView>,
     /// Events since the start that may need attention, and their numbers.
     warnings: Vec<(&'static str, u64)>,
 }
 
+/// Calls, which are receives or sends, and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Rate {
-    messages_per_second: u64,
+    calls_per_second: u64,
     bytes_per_second: u64,
+    calls: u64,
+    bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -98,14 +103,19 @@ impl StatsView {
             buffers: used.into_iter().map(u64::from).sum(),
             buffers_max: ledgers.iter().map(|ledger| u64::from(ledger.total())).sum(),
             input: Rate {
-                messages_per_second: rate(stats.receives, before.receives),
+                calls_per_second: rate(stats.receives, before.receives),
                 bytes_per_second: rate(stats.received_bytes, before.received_bytes),
+                calls: stats.receives,
+                bytes: stats.received_bytes,
             },
             output: Rate {
-                messages_per_second: rate(stats.sends, before.sends),
+                calls_per_second: rate(stats.sends, before.sends),
                 bytes_per_second: rate(stats.sent_bytes, before.sent_bytes),
+                calls: stats.sends,
+                bytes: stats.sent_bytes,
             },
             accepted: stats.accepted,
+            accept_aborts: stats.accept_aborts,
             workers: workers.collect(),
             warnings: warnings(stats),
         }
@@ -126,9 +136,14 @@ impl StatsView {
             buffers_in_use = self.buffers,
             buffers_max = self.buffers_max,
             accepted = self.accepted,
-            receive_per_s = self.input.messages_per_second,
+            accept_aborts = self.accept_aborts,
+            receives = self.input.calls,
+            receive_bytes = self.input.bytes,
+            receive_per_s = self.input.calls_per_second,
             receive_bytes_per_s = self.input.bytes_per_second,
-            send_per_s = self.output.messages_per_second,
+            sends = self.output.calls,
+            send_bytes = self.output.bytes,
+            send_per_s = self.output.calls_per_second,
             send_bytes_per_s = self.output.bytes_per_second,
             busy_percent = percent(self.busy()),
             warnings = self.warnings.iter().map(|warning| warning.1).sum::<u64>(),
@@ -142,7 +157,7 @@ impl StatsView {
         let rate = |name: &str, call: &str, rate: Rate| {
             format!(
                 "   {name:<3}{:>10} {call}/s {:>9}",
-                thousands(rate.messages_per_second),
+                thousands(rate.calls_per_second),
                 format!("{}/s", bytes(rate.bytes_per_second))
             )
         };
@@ -172,6 +187,21 @@ impl StatsView {
             let right = format!("   {} workers, busiest {} %", self.workers.len(), percent(most));
             lines.push(left.bar(self.busy()).right(&right));
         }
+        let total = |name: &str, call: &str, total: Rate| {
+            format!("{name} {} {call}, {}", thousands(total.calls), bytes(total.bytes))
+        };
+        let accepted = format!("; {} accepted", thousands(self.accepted));
+        let aborted = match self.accept_aborts {
+            0 => String::new(),
+            aborts => format!(", {} aborted", thousands(aborts)),
+        };
+        lines.push(
+            row()
+                .push(&total(" total: in", "recv", self.input), "")
+                .push(&total("; out", "send", self.output), "")
+                .push(&accepted, "")
+                .right(&aborted),
+        );
         lines.push(self.last_line(row(), drain));
         lines
     }
@@ -297,6 +327,7 @@ mod tests {
         before.receives = 1_000;
         stats.receives = 365_602;
         stats.received_bytes = 23_400_000;
+        (stats.accepted, stats.sends, before.sends) = (1_206, 1, 1);
         for _ in 0..workers {
             let mut worker = WorkerStats::default();
             (worker.links, worker.calls, worker.busy_ns) = (602, 9_120_334, 1_220_000_000);
@@ -314,6 +345,7 @@ mod tests {
             " buffers    2,911 of  10,000  ███░░░░░░░  29 %   out         0 send/s     0 B/s",
             " worker 0    9,120,334 calls  ██████░░░░  61 %   602 links",
             " worker 1    9,120,334 calls  ██████░░░░  61 %   602 links",
+            " total: in 365,602 recv, 23.4 MB; out 1 send, 0 B; 1,206 accepted",
             " up 1 min 40 s, no warnings",
         ];
         assert_eq!(lines, expected);
@@ -336,7 +368,7 @@ mod tests {
     #[test]
     fn many_workers_share_a_row() {
         let lines = view(16).lines(80, PLAIN_STYLE, None);
-        assert_eq!(lines.len(), 5);
+        assert_eq!(lines.len(), 6);
         assert!(lines[3].ends_with("61 %   16 workers, busiest 61 %"), "{}", lines[3]);
     }
 

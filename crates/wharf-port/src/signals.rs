@@ -170,10 +170,13 @@ extern "C" fn handle(signal: i32) {
 }
 
 /// The action that calls `handle`; interrupted calls are restarted.
+///
+/// Not on the thread's alternate stack: `std::process::exit` unmaps that of the main thread, and a
+/// program that exits on a signal may do so before the handler on the main thread has returned.
 fn ours() -> Action {
     let mut action = empty_action();
     action.0.sa_sigaction = handle as *const () as usize;
-    action.0.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+    action.0.sa_flags = libc::SA_RESTART;
     action
 }
 

@@ -15,7 +15,9 @@ each_back_end! {
     chat_is_a_conversation,
     chat_ends_a_line_without_end,
     chat_strips_what_commands_a_terminal,
+    chat_does_not_say_what_telnet_negotiates,
     chat_cannot_be_given_a_taken_or_ugly_name,
+    chat_does_not_tell_of_checks_that_connect_and_close,
     several_addresses_are_served,
 }
 
@@ -140,13 +142,12 @@ impl Conversation {
         Some(Self { server, guests: Vec::new(), text: String::new() })
     }
 
-    /// One more client, which hears two lines, and all others one.
+    /// One more client, which hears two lines, and all others none.
     fn join(&mut self) {
         self.guests.push(self.server.connect());
         let number = self.guests.len();
         self.hear(number);
         self.hear(number);
-        (1..number).for_each(|other| self.hear(other));
     }
 
     fn say(&mut self, guest: usize, text: &str) {
@@ -195,9 +196,11 @@ fn chat_is_a_conversation(back_end: &str) {
     chat.hear(2);
     chat.hear_the_end(2);
     for guest in [1, 3] {
-        chat.hear(guest);
-        chat.hear(guest);
+        (0..3).for_each(|_| chat.hear(guest));
     }
+    chat.say(3, "so long\n");
+    chat.hear(1);
+    chat.hear(1);
     drop(chat.guests.pop());
     chat.hear(1);
     chat.say(1, "/who\n");
@@ -208,8 +211,10 @@ fn chat_is_a_conversation(back_end: &str) {
 fn chat_ends_a_line_without_end(back_end: &str) {
     let Some(server) = Server::start(back_end, &["--app", "chat"]) else { return };
     let mut link = guest(&server);
-    say(&mut link, &"x".repeat(1_024));
-    say(&mut link, "\n");
+    for end in ["\n", "\r\n"] {
+        say(&mut link, &"x".repeat(1_024));
+        say(&mut link, end);
+    }
     say(&mut link, "/who\n");
     let mut heard = read_until(&mut link, "\r\n");
     say(&mut link, &"x".repeat(1_025));
@@ -221,9 +226,24 @@ fn chat_ends_a_line_without_end(back_end: &str) {
 fn chat_strips_what_commands_a_terminal(back_end: &str) {
     let Some(server) = Server::start(back_end, &["--app", "chat"]) else { return };
     let (mut ann, mut bob) = (guest(&server), guest(&server));
-    read_until(&mut ann, "\r\n");
     bob.write_all(b"\x1b]0;title\x07\x1b[2Jhi\xfe \xe2\x80\xaethere\r\n").expect("it reads");
+    assert_eq!(read_until(&mut ann, "\r\n"), "* guest-2 is here\r\n");
     assert_eq!(read_until(&mut ann, "\r\n"), "guest-2: ]0;title[2Jhi\u{FFFD} there\r\n");
+    drop((ann, bob));
+    server.stop();
+}
+
+/// As telnet begins: WILL and DO, the terminal's size and name, which have bytes of text in them.
+fn chat_does_not_say_what_telnet_negotiates(back_end: &str) {
+    let Some(server) = Server::start(back_end, &["--app", "chat"]) else { return };
+    let (mut ann, mut bob) = (guest(&server), guest(&server));
+    let options = b"\xff\xfb\x1f\xff\xfd\x03\xff\xfa\x1f\0P\0\x0a\xff\xf0";
+    let terminal = b"\xff\xfa\x18\0xterm\xff\xf0\xff\xf1";
+    for piece in [&options[..], terminal, b"h\xff\xf1i\r\n"] {
+        bob.write_all(piece).expect("it reads");
+    }
+    assert_eq!(read_until(&mut ann, "\r\n"), "* guest-2 is here\r\n");
+    assert_eq!(read_until(&mut ann, "\r\n"), "guest-2: hi\r\n");
     drop((ann, bob));
     server.stop();
 }
@@ -234,11 +254,45 @@ fn chat_cannot_be_given_a_taken_or_ugly_name(back_end: &str) {
     chat.say(1, "/nick Ann\n");
     chat.hear(1);
     chat.hear(2);
-    for name in ["ANN", "", "two words", "123456789012345678901", "*", "/who"] {
+    let names = [
+        "ANN",
+        // A Cyrillic A.
+        "\u{410}nn",
+        "",
+        "two words",
+        "123456789012345678901",
+        "*",
+        "/who",
+        "-",
+        // Blank, and almost ASCII.
+        "\u{3164}",
+        "\u{ff21}nn",
+    ];
+    for name in names {
         chat.say(2, &format!("/nick {name}\n"));
         chat.hear(2);
     }
     chat.matches("chat-names");
+}
+
+/// Nor of those that only ask who is there, or leave again.
+fn chat_does_not_tell_of_checks_that_connect_and_close(back_end: &str) {
+    let Some(mut chat) = Conversation::start(back_end) else { return };
+    chat.join();
+    for _ in 0..3 {
+        drop(chat.server.connect());
+        let mut check = guest(&chat.server);
+        say(&mut check, "/who\n/quit\n");
+        let mut heard = String::new();
+        check.read_to_string(&mut heard).expect("it closes in good order");
+    }
+    chat.join();
+    chat.say(2, "hello\n");
+    chat.hear(1);
+    chat.hear(1);
+    assert!(chat.text.ends_with(": hello\n"), "{}", chat.text);
+    drop(chat.guests);
+    chat.server.stop();
 }
 
 fn several_addresses_are_served(back_end: &str) {

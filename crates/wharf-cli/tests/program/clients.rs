@@ -109,12 +109,13 @@ said = ann.makefile('rb')
 said.readline(), said.readline()
 bob = subprocess.Popen(['socat', '-', f'TCP:127.0.0.1:{port},crlf'],
                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-assert said.readline() == b'* guest-2 is here\\r\\n'
 bob.stdout.readline(), bob.stdout.readline()
 bob.stdin.write(b'hello from socat\\n')
 bob.stdin.flush()
+assert said.readline() == b'* guest-2 is here\\r\\n'
 assert said.readline() == b'guest-2: hello from socat\\r\\n'
 ann.sendall(b'hello from python\\n')
+assert bob.stdout.readline() == b'* guest-1 is here\\n'
 assert bob.stdout.readline() == b'guest-1: hello from python\\n'
 bob.stdin.write(b'/quit\\n')
 bob.stdin.flush()

@@ -3,6 +3,7 @@
 use super::skip::lacks;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -29,6 +30,14 @@ pub(crate) fn clean(mut command: Command, arguments: &[&str]) -> Command {
     command.env_remove("COLUMNS");
     command.args(arguments).env_remove("JOURNAL_STREAM").stdin(Stdio::null());
     command
+}
+
+/// Copies the program, in a process of its own: had this one the copy open for writing, a process that
+/// another test starts at this moment would hold it open, and a file that is written cannot be run
+/// (ETXTBSY).
+pub(crate) fn copy_program(to: &Path) {
+    let copied = Command::new("cp").arg(WHARF).arg(to).status().expect("cp runs");
+    assert!(copied.success(), "cp to {}", to.display());
 }
 
 /// What a program that ends by itself printed on both streams, and its exit code.

@@ -1,8 +1,8 @@
 //! What it says when it cannot, on how many lines, and with which exit code.
 
-use super::common::{Output, Server, WHARF, clean, installed, run, wharf};
+use super::common::{Output, Server, WHARF, clean, copy_program, run, wharf};
 use super::each_back_end;
-use super::skip::skip;
+use super::faults::{where_a_call_fails, with_threads};
 use super::snapshot::{matches, transcript};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -70,58 +70,14 @@ fn too_few_open_files_are_a_system_error(back_end: &str) {
     matches("refused-open-files", &refuses(command, &output, 4));
 }
 
-/// A copy of the program where another user can reach it. Dropped, it is removed.
-struct Copy {
-    folder: std::path::PathBuf,
-}
-
-impl Copy {
-    fn make(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("wharf-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        std::fs::copy(WHARF, folder.join("wharf")).expect("a copy");
-        Self { folder }
-    }
-
-    /// Runs it as a user without rights who may have so many threads; `None`, with the reason
-    /// printed, where this user cannot become another one.
-    fn run(&self, threads: &str, words: &[&str]) -> Option<Output> {
-        if !installed("setpriv", "--version") || !installed("prlimit", "--version") {
-            return None;
-        }
-        let user = ["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"];
-        let program = self.folder.join("wharf").to_string_lossy().into_owned();
-        let limit = format!("--nproc={threads}:{threads}");
-        let limited = ["--inh-caps=-all", "prlimit", &limit, &program];
-        let words = [&user[..], &limited, words].concat();
-        let output = run(&mut clean(Command::new("setpriv"), &words));
-        if output.stderr.starts_with("setpriv: ") {
-            skip(&output.stderr);
-            return None;
-        }
-        Some(output)
-    }
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.folder).expect("ours");
-    }
-}
-
 fn a_port_without_permission_is_a_system_error(back_end: &str) {
-    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-    if first.is_ok_and(|first| first.trim() == "0") {
-        skip("this machine has no privileged ports");
-        return;
-    }
     if !works(back_end) {
         return;
     }
     let words = ["serve", "--backend", back_end, "--listen", "127.0.0.1:919"];
-    let Some(output) = Copy::make(&format!("port-{back_end}")).run("1000", &words) else { return };
-    let command = "wharf serve --listen 127.0.0.1:919";
-    matches("refused-permission", &refuses(command, &output, 4));
+    let Some(mut command) = where_a_call_fails("bind", "EACCES", &words) else { return };
+    let command_line = "wharf serve --listen 127.0.0.1:919";
+    matches("refused-permission", &refuses(command_line, &run(&mut command), 4));
 }
 
 fn too_few_threads_are_a_system_error(back_end: &str) {
@@ -129,10 +85,50 @@ fn too_few_threads_are_a_system_error(back_end: &str) {
         return;
     }
     let words = ["serve", "--backend", back_end, "--listen", "127.0.0.1:0", "--shards", "8"];
-    let copy = Copy::make(&format!("threads-{back_end}"));
-    let Some(output) = copy.run("2", &words) else { return };
-    let command = "ulimit -u 2; wharf serve --shards 8";
-    matches("refused-threads", &refuses(command, &output, 4));
+    // The main thread, one that writes, one for signals, and a shard; or less.
+    let mut text = String::new();
+    for threads in [1, 2, 4] {
+        with_threads(&format!("threads-{threads}-{back_end}"), threads, &words, |mut command| {
+            let command_line = format!("ulimit -u {threads}; wharf serve --shards 8");
+            text += &refuses(&command_line, &run(&mut command), 4);
+        });
+    }
+    if !text.is_empty() {
+        matches("refused-threads", &text);
+    }
+}
+
+/// For each call that hardly ever fails; what it says when one does.
+#[test]
+fn a_call_that_fails_is_named() {
+    let serve = ["serve", "--backend", "epoll", "--shards", "1", "--listen", "127.0.0.1:919"];
+    let mut text = String::new();
+    for (call, error, code) in [
+        ("socketpair", "EMFILE", 4),
+        ("eventfd2", "EMFILE", 4),
+        ("bind", "EADDRINUSE", 4),
+        ("bind", "EINVAL", 4),
+        ("listen", "EOPNOTSUPP", 4),
+        ("getsockname", "ENOBUFS", 4),
+    ] {
+        // An address that nobody else takes meanwhile.
+        let mut words = serve;
+        words[6] = if call == "bind" { words[6] } else { "127.0.0.1:0" };
+        let Some(mut command) = where_a_call_fails(call, error, &words) else { return };
+        let line = format!("wharf serve --listen {} # {call}: {error}", words[6]);
+        text += &refuses(&line, &run(&mut command), code);
+    }
+    matches("refused-calls", &text);
+}
+
+/// It starts, and then ends by itself.
+#[test]
+fn a_server_that_fails_says_why() {
+    let serve = ["serve", "--backend", "epoll", "--shards", "1", "--listen", "127.0.0.1:0"];
+    let Some(mut command) = where_a_call_fails("epoll_pwait", "EBADF", &serve) else { return };
+    let output = run(command.env("WHARF_LOG", "off"));
+    let line = "WHARF_LOG=off wharf serve # epoll_pwait: EBADF";
+    matches("failed", &refuses(line, &output, 1));
 }
 
 /// Enough address space for the program, and not for its buffers.
@@ -192,6 +188,10 @@ fn a_wrong_value_is_usage() {
             "wharf serve --links 1.5",
             "wharf serve --links 10KiB",
             "wharf serve --links 5000M",
+            "wharf serve --links 1,5",
+            "wharf serve --links 1,00",
+            "wharf serve --links 1_",
+            "wharf serve --links 99999999999999999999999999999999999999999",
             "wharf serve --buffers 1..2",
             "wharf serve --shards two",
             "wharf serve --backlog long",
@@ -199,6 +199,7 @@ fn a_wrong_value_is_usage() {
             "wharf serve --buffer-size big",
             "wharf serve --buffer-size 5GiB",
             "wharf serve --buffer-size 1.0001k",
+            "wharf serve --buffer-size 1,5KiB",
             "wharf serve --send-queue 1X",
             "wharf serve --input-bytes 1X",
             "wharf serve --grant 1X",
@@ -206,6 +207,13 @@ fn a_wrong_value_is_usage() {
             "wharf serve --idle soon",
             "wharf serve --idle 10parsecs",
             "wharf serve --idle 99999999999999999999h",
+            "wharf serve --idle 0.0001us",
+            "wharf serve --idle 1,5s",
+            "wharf serve --idle 1h30",
+            "wharf serve --idle 1.5h30m",
+            "wharf serve --idle 30m1h",
+            "wharf serve --idle 1m1m",
+            "wharf serve --idle -1s",
             "wharf serve --drain 5",
             "wharf serve --stats 5",
             "wharf serve --stall 5",
@@ -221,16 +229,21 @@ fn a_bad_variable_is_usage_and_is_named() {
     let mut text = all_refuse(
         &[
             "WHARF_APP=ecko wharf serve",
-            "WHARF_APP= wharf serve",
+            "WHARF_ASCII=perhaps wharf serve",
             "WHARF_BACKEND=kqueue wharf serve",
             "WHARF_COLOR=pink wharf serve",
             "WHARF_DRAIN=ten wharf serve",
             "WHARF_LINKS=many wharf serve",
             "WHARF_LINKS=1 wharf serve --links many",
             "WHARF_LOG=wharf=loud wharf serve",
+            "WHARF_LOG=inf wharf serve",
+            "WHARF_LOG=info,trade wharf serve",
+            "WHARF_LOG=wharfs=info wharf serve",
         ],
         2,
     );
+    let output = run(wharf(&["serve"]).env("WHARF_LOG", OsStr::from_bytes(b"\xff")));
+    text += &refuses("WHARF_LOG=$'\\xff' wharf serve", &output, 2);
     let output = run(wharf(&["serve"]).env("WHARF_LINKS", OsStr::from_bytes(b"\xff")));
     text += &refuses("WHARF_LINKS=$'\\xff' wharf serve", &output, 2);
     matches("usage-variables", &text);
@@ -246,10 +259,79 @@ fn settings_that_do_not_fit_are_bad_configuration() {
             "wharf serve --shards 1 --buffers 5999",
             "wharf serve --shards 1 --send-queue 8KiB --grant 8KiB",
             "wharf serve --shards 1 --send-queue 2KiB",
+            // Found by the library, and named as it was written.
+            "WHARF_LINKS=0 WHARF_BUFFER_SIZE=8 wharf serve --backlog 0 --shards 1",
+            "WHARF_SEND_QUEUE=2KiB wharf serve --shards 1",
         ],
         3,
     );
     matches("refused-settings", &text);
+}
+
+#[test]
+fn an_empty_variable_is_as_none() {
+    let mut command = wharf(&["serve", "--backend", "epoll", "--listen", "127.0.0.1:0"]);
+    let output = run(&mut wharf(&["serve", "--help"]));
+    let options = output.stdout.split_whitespace().filter_map(|word| word.strip_prefix("--"));
+    let options = options.map(|word| word.trim_matches(|c: char| !c.is_ascii_lowercase()));
+    let mut count = 0;
+    for option in options.filter(|option| !["help", "version"].contains(option)) {
+        command.env(format!("WHARF_{}", option.replace('-', "_").to_uppercase()), "");
+        count += 1;
+    }
+    assert!(count >= 16, "{}", output.stdout);
+    let mut server = Server::spawn(command.env("WHARF_LOG", "")).expect("epoll");
+    server.wait_for_line(" try: ").expect("how to try it");
+    assert!(server.log[0].contains("INFO wharf "), "{:?}", server.log);
+    server.stop();
+    // Its default is an address.
+    let output = run(wharf(&["serve", "--links", "0"]).env("WHARF_LISTEN", ""));
+    assert!(output.stderr.contains("--links is 0"), "{}", output.stderr);
+}
+
+#[test]
+fn addresses_in_a_variable_may_have_spaces() {
+    let mut command = wharf(&["serve", "--backend", "epoll"]);
+    let mut server =
+        Server::spawn(command.env("WHARF_LISTEN", " 127.0.0.1:0, [::1]:0 ")).expect("epoll");
+    server.wait_for_line(" try: ").expect("how to try it");
+    assert_eq!(server.addresses.len(), 2);
+    server.stop();
+}
+
+#[test]
+fn an_unknown_variable_is_told() {
+    let command = "WHARF_LINK=3 WHARF_XYZ=1 WHARF_LOG=warning wharf serve --listen 192.0.2.1:9527";
+    let mut program = wharf(&["serve", "--listen", "192.0.2.1:9527"]);
+    program.envs([("WHARF_LINK", "3"), ("WHARF_XYZ", "1"), ("WHARF_LOG", "warning")]);
+    matches("unknown-variables", &transcript(command, &run(&mut program)));
+}
+
+/// What it cannot print as it is written, it can run and name.
+#[test]
+fn a_path_that_is_no_utf_8_is_a_path() {
+    let name = format!("wharf-{}-", std::process::id());
+    let folder = std::env::temp_dir().join(OsStr::from_bytes(&[name.as_bytes(), b"\xff"].concat()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let path = folder.join(OsStr::from_bytes(b"wharf\xff"));
+    copy_program(&path);
+    for (words, code) in [
+        (&["--version"][..], 0),
+        (&["serve", "--help"], 0),
+        (&[], 2),
+        (&["serv"], 2),
+        (&["serve", "--zzz"], 2),
+        (&["serve", "--links", "many"], 2),
+        (&["serve", "--links", "0"], 3),
+        (&["serve", "--listen", "192.0.2.1:9527"], 4),
+    ] {
+        let output = run(&mut clean(Command::new(&path), words));
+        assert_eq!(output.code, Some(code), "{words:?}: {}", output.stderr);
+        let mut command = clean(Command::new(&path), words);
+        let output = run(command.env("WHARF_LINKS", "many"));
+        assert!(!output.stderr.contains("panic"), "{words:?}: {}", output.stderr);
+    }
+    std::fs::remove_dir_all(folder).expect("ours");
 }
 
 #[test]
@@ -260,12 +342,24 @@ fn an_address_that_is_none_is_bad_configuration() {
             "wharf serve --listen [::1]",
             "wharf serve --listen localhost:http",
             "wharf serve --listen 127.0.0.1:65536",
-            "wharf serve --listen nohost.invalid:9527",
-            "WHARF_LISTEN= wharf serve",
+            "wharf serve --listen :9527",
+            "wharf serve --listen host/name:9527",
+            "wharf serve --listen=",
+            "WHARF_LISTEN=127.0.0.1:0,, wharf serve",
+            "WHARF_LISTEN=127.0.0.1 wharf serve",
         ],
         3,
     );
     matches("refused-addresses", &text);
+}
+
+/// It may be there in a moment: the network, or the name server.
+#[test]
+fn a_name_that_cannot_be_looked_up_is_a_system_error() {
+    let command = "WHARF_LOG=error wharf serve --listen nohost.invalid:9527";
+    let mut program = wharf(&["serve", "--listen", "nohost.invalid:9527"]);
+    let output = run(program.env("WHARF_LOG", "error"));
+    matches("refused-name", &refuses(command, &output, 4));
 }
 
 #[test]

@@ -15,6 +15,9 @@ mod apps;
 mod clients;
 mod common;
 mod errors;
+mod faults;
+#[path = "../util/full_pipe.rs"]
+mod full_pipe;
 mod help;
 mod screen;
 mod shares;
@@ -22,7 +25,11 @@ mod shares;
 mod skip;
 mod snapshot;
 mod stop;
+mod stuck;
 mod terminal;
+#[path = "../util/snapshot.rs"]
+mod texts;
+mod tmux;
 
 /// Makes each function a test on io_uring and one on epoll.
 macro_rules! each_back_end {

@@ -1,11 +1,15 @@
 //! How it ends: every byte that it took is answered, in time, and the exit code says how it went.
 
-use super::common::{PATIENCE, Server, read_until};
+use super::common::{
+    PATIENCE, Server, WHARF, clean, eventually, installed, read_until, run, wharf,
+};
 use super::each_back_end;
 use super::snapshot::{CALLS, matches_but};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -169,4 +173,79 @@ fn a_draining_server_accepts_no_connection() {
         late.read_to_end(&mut rest).is_ok() && !rest.is_empty()
     });
     assert!(!served);
+}
+
+/// Whether a process has a handler for a signal.
+fn catches(pid: u32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a line");
+    let caught = u64::from_str_radix(line.trim(), 16).expect("a mask");
+    caught >> (signal.as_raw() - 1) & 1 == 1
+}
+
+/// Each signal whose default ends a process is in the help, and does what that says.
+#[test]
+fn every_signal_does_what_the_help_says() {
+    let help = run(&mut wharf(&["serve", "--help"])).stdout;
+    let (_, help) = help.split_once("\nSignals:\n").expect("a part for signals");
+    let (help, _) = help.split_once("\nExit status:").expect("the next part");
+    let (handled, others) = help.split_once("  The others ").expect("the others");
+    let names = |text: &str| -> Vec<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+        let is_name = |word: &&str| word.len() > 1 && !word.contains(|c: char| c.is_lowercase());
+        words.filter(is_name).map(str::to_owned).collect()
+    };
+    assert_eq!(names(handled), ["INT", "TERM", "PIPE"]);
+    // From signal(7); CHLD, CONT, URG and WINCH are ignored by default, and STOP, TSTP, TTIN and TTOU
+    // stop a process.
+    let signals = [
+        ("HUP", Signal::HUP),
+        ("QUIT", Signal::QUIT),
+        ("ILL", Signal::ILL),
+        ("TRAP", Signal::TRAP),
+        ("ABRT", Signal::ABORT),
+        ("BUS", Signal::BUS),
+        ("FPE", Signal::FPE),
+        ("KILL", Signal::KILL),
+        ("USR1", Signal::USR1),
+        ("SEGV", Signal::SEGV),
+        ("USR2", Signal::USR2),
+        ("ALRM", Signal::ALARM),
+        ("STKFLT", Signal::STKFLT),
+        ("XCPU", Signal::XCPU),
+        ("XFSZ", Signal::XFSZ),
+        ("VTALRM", Signal::VTALARM),
+        ("PROF", Signal::PROF),
+        ("IO", Signal::IO),
+        ("PWR", Signal::POWER),
+        ("SYS", Signal::SYS),
+    ];
+    let mut listed = names(others);
+    listed.sort();
+    let mut all: Vec<_> = signals.iter().map(|(name, _)| (*name).to_owned()).collect();
+    all.sort();
+    assert_eq!(listed, all);
+    if !installed("env", "--version") || !installed("prlimit", "--version") {
+        return;
+    }
+    // The process that runs the tests may ignore some, and some would leave a memory image.
+    let begin = ["--default-signal", "prlimit", "--core=0", WHARF, "serve", "--shards", "1"];
+    let words = [&begin[..], &["--backend", "epoll", "--listen", "127.0.0.1:0"]].concat();
+    for (name, signal) in signals {
+        let mut server = Server::spawn(&mut clean(Command::new("env"), &words)).expect("epoll");
+        server.signal(Signal::PIPE);
+        server.signal(Signal::CONT);
+        let mut link = server.connect();
+        link.write_all(b"x").expect("it reads");
+        read_until(&mut link, "x");
+        server.signal(signal);
+        if [Signal::SEGV, Signal::BUS].contains(&signal) {
+            // Rust's handler, which looks for an overflow of the stack, lets the first one pass.
+            eventually(|| !catches(server.pid(), signal), "it has passed");
+            server.signal(signal);
+        }
+        let (status, took) = server.wait();
+        assert_eq!(status.signal(), Some(signal.as_raw()), "{name}: {status}");
+        assert!(took < Duration::from_secs(5), "{name}: {took:?}");
+    }
 }

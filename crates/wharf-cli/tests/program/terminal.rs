@@ -21,6 +21,20 @@ pub(crate) struct Size {
 
 pub(crate) const USUAL: Size = Size { rows: 24, columns: 80 };
 
+/// A terminal: the side that shows it, and that of programs.
+pub(crate) fn open(size: Size) -> (File, File) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&master).expect("ours");
+    unlockpt(&master).expect("ours");
+    let (ws_row, ws_col) = (size.rows, size.columns);
+    let size_now = Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&master, size_now).expect("an option");
+    let name = ptsname(&master, Vec::new()).expect("it has one");
+    let name = name.into_string().expect("a path");
+    let slave = OpenOptions::new().read(true).write(true).open(name);
+    (master.into(), slave.expect("unlocked"))
+}
+
 /// A server on a terminal of its own. Dropped, it is killed.
 pub(crate) struct Terminal {
     child: Child,
@@ -39,16 +53,7 @@ impl Terminal {
         variables: &[(&str, &str)],
         words: &[&str],
     ) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
-        grantpt(&master).expect("ours");
-        unlockpt(&master).expect("ours");
-        let (ws_row, ws_col) = (size.rows, size.columns);
-        let size_now = Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&master, size_now).expect("an option");
-        let name = ptsname(&master, Vec::new()).expect("it has one");
-        let name = name.into_string().expect("a path");
-        let slave = OpenOptions::new().read(true).write(true).open(name).expect("unlocked");
-
+        let (master, slave) = open(size);
         let serve = ["serve", "--backend", back_end, "--listen", "127.0.0.1:0"];
         let mut command = wharf(&[&serve, words].concat());
         command.env("TERM", "xterm-256color").env("LC_ALL", "C.UTF-8");
@@ -58,7 +63,7 @@ impl Terminal {
         drop(command);
 
         let (sender, output) = channel();
-        let mut master = File::from(master);
+        let mut master = master;
         let read = move || {
             let mut piece = vec![0; 1 << 16];
             // EIO tells that the program has ended.

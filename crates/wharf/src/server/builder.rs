@@ -380,7 +380,9 @@ where
 {
     fn new(handler: Arc<H>, server: Handle, files: Arc<Reservation>) -> Result<Self, StartError> {
         match catch_unwind(AssertUnwindSafe(|| handler.on_start(&server))) {
-            Ok(Ok(())) => Ok(Self { handler: Some(handler), server, _files: files, types: PhantomData }),
+            Ok(Ok(())) => {
+                Ok(Self { handler: Some(handler), server, _files: files, types: PhantomData })
+            }
             Ok(Err(error)) => Err(StartError::handler(&format!("on_start failed: {error:?}"))),
             Err(payload) => {
                 catch_user_panic(|| drop(payload));

@@ -64,7 +64,8 @@ where
         let steps_max = self.steps + FINISH_STEPS_MAX;
         while self.shards.iter().any(|shard| shard.worker.is_some()) {
             let went_on = self.step()?;
-            let jumped = self.jumps && self.world.fault_counts().of(FaultKind::ClockJump) > jumps_before;
+            let jumped =
+                self.jumps && self.world.fault_counts().of(FaultKind::ClockJump) > jumps_before;
             let deadline = deadline.saturating_add(self.pauses.total);
             if !went_on || self.steps > steps_max || (!jumped && self.now() > deadline) {
                 let left = self.links_open();

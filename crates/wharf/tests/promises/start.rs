@@ -4,8 +4,9 @@
 //! the address.
 
 use crate::util;
-use crate::util::skip::skip;
-use crate::util::{Case, TestServer, each_back_end, echo, open_files, server_threads};
+use crate::util::{
+    Case, TestServer, each_back_end, echo, open_files, server_threads, where_a_call_fails,
+};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::net::{SocketAddr, TcpListener};
 use wharf::StartErrorKind::{self, Address, BackEnd, Handler as OfHandler, Resources, Settings};
@@ -160,17 +161,18 @@ fn an_address_of_another_machine_is_told(case: &Case) {
     });
 }
 
+/// `bind` fails as for a program without rights; the tests may run with all rights.
 fn a_port_for_privileged_programs_is_told(case: &Case) {
-    case.alone(|| {
-        let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-        let first: u16 = start.unwrap_or_default().trim().parse().unwrap_or(1_024);
-        if first <= 1 || TcpListener::bind(("127.0.0.1", first - 1)).is_ok() {
-            return skip("this process may listen on every port");
-        }
-        let address = format!("127.0.0.1:{}", first - 1);
-        let error = fail(case.small(echo()).listen(address.clone()));
-        expect(&error, Address, &[&address, "permission denied"]);
-    });
+    if case.role().is_some() {
+        let builder = Server::builder(echo()).back_end(case.back_end);
+        let error = fail(builder.listen("127.0.0.1:919"));
+        return expect(&error, Address, &["127.0.0.1:919", "permission denied"]);
+    }
+    let Some(mut command) = where_a_call_fails("bind", "EACCES", &case.command("alone")) else {
+        return;
+    };
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn too_few_open_files_are_told_with_the_figures(case: &Case) {

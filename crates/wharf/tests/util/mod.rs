@@ -614,16 +614,31 @@ impl Drop for Within {
     }
 }
 
-/// Raises the soft limit of open files; if the hard one is too low, skips the test and returns
-/// false.
+/// Raises the limits of open files as far as this process may; if that is not enough, the test lacks
+/// something, and false is returned.
 pub(crate) fn enough_files(needed: u64) -> bool {
     let hard = getrlimit(Resource::Nofile).maximum;
-    if hard.is_some_and(|hard| hard < needed) {
-        skip(format_args!("{needed} open files are needed and {hard:?} are allowed"));
-        return false;
+    let limit = hard.map(|hard| hard.max(needed));
+    // Above the hard limit only with CAP_SYS_RESOURCE.
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit });
+    if raised.is_err() {
+        lacks(format_args!("{needed} open files are needed and {hard:?} are allowed"));
     }
-    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
-    true
+    raised.is_ok()
+}
+
+/// `command` where a system call fails with an error, such as `EACCES`; `None`, with the reason
+/// printed, if that cannot be brought about.
+pub(crate) fn where_a_call_fails(call: &str, error: &str, command: &Command) -> Option<Command> {
+    if Command::new("python3").arg("--version").output().is_err() {
+        lacks("python3 is not installed");
+        return None;
+    }
+    let mut failing = Command::new("python3");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/util/fail_call.py");
+    failing.args([script, call, error]).arg(command.get_program()).args(command.get_args());
+    failing.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Some(failing)
 }
 
 /// Bytes that the server's ports may receive before a receive is cancelled.

@@ -1,11 +1,12 @@
 //! Splits a stream into lines of bounded length, in memory that is part of each link.
 
-/// Bytes in a line, without its line feed.
+/// Bytes in a line, without its end, which is LF or CR LF.
 pub(super) const LINE_BYTES_MAX: usize = 1_024;
 
 /// The line that a link is in the middle of.
 pub(super) struct Line {
-    bytes: [u8; LINE_BYTES_MAX],
+    /// One more than a line may have, for the CR of its end.
+    bytes: [u8; LINE_BYTES_MAX + 1],
     len: u16,
     telnet: Telnet,
 }
@@ -30,6 +31,9 @@ enum Telnet {
     Command,
     /// WILL, WONT, DO and DONT are followed by an option.
     Option,
+    /// SB is followed by an option and its values, up to IAC SE.
+    Values,
+    ValuesCommand,
 }
 
 impl Line {
@@ -45,6 +49,11 @@ impl Line {
             match (self.telnet, *byte) {
                 (Telnet::Text, IAC) => self.telnet = Telnet::Command,
                 (Telnet::Command, WILL..=DONT) => self.telnet = Telnet::Option,
+                (Telnet::Command, SB) => self.telnet = Telnet::Values,
+                (Telnet::Values, IAC) => self.telnet = Telnet::ValuesCommand,
+                (Telnet::Values, _) => {}
+                (Telnet::ValuesCommand, SE) => self.telnet = Telnet::Text,
+                (Telnet::ValuesCommand, _) => self.telnet = Telnet::Values,
                 (Telnet::Command | Telnet::Option, _) => self.telnet = Telnet::Text,
                 (Telnet::Text, b'\n') => {
                     let line = &self.bytes[..usize::from(self.len)];
@@ -53,13 +62,15 @@ impl Line {
                     self.len = 0;
                     return Taken::Line;
                 }
-                (Telnet::Text, byte) => match self.bytes.get_mut(usize::from(self.len)) {
-                    Some(place) => {
-                        *place = byte;
-                        self.len += 1;
+                (Telnet::Text, byte) => {
+                    let len = usize::from(self.len);
+                    let max = if byte == b'\r' { LINE_BYTES_MAX + 1 } else { LINE_BYTES_MAX };
+                    if len >= max {
+                        return Taken::TooLong;
                     }
-                    None => return Taken::TooLong,
-                },
+                    self.bytes[len] = byte;
+                    self.len += 1;
+                }
             }
         }
         Taken::Part
@@ -68,7 +79,7 @@ impl Line {
 
 impl Default for Line {
     fn default() -> Self {
-        Self { bytes: [0; LINE_BYTES_MAX], len: 0, telnet: Telnet::Text }
+        Self { bytes: [0; LINE_BYTES_MAX + 1], len: 0, telnet: Telnet::Text }
     }
 }
 
@@ -80,6 +91,8 @@ impl std::fmt::Debug for Line {
 
 /// Telnet: the next byte is a command.
 const IAC: u8 = 255;
+const SE: u8 = 240;
+const SB: u8 = 250;
 const WILL: u8 = 251;
 const DONT: u8 = 254;
 
@@ -118,13 +131,24 @@ mod tests {
     }
 
     #[test]
-    fn a_line_may_have_exactly_its_limit() {
-        let mut longest = vec![b'x'; LINE_BYTES_MAX];
-        longest.push(b'\n');
-        let (found, end) = lines(&[&longest]);
-        assert_eq!((found.len(), found[0].len(), end), (1, LINE_BYTES_MAX, Taken::Part));
-        longest.insert(0, b'x');
-        assert_eq!(lines(&[&longest]), (vec![], Taken::TooLong));
+    fn a_line_may_have_exactly_its_limit_whatever_its_end() {
+        let text = |len| vec![b'x'; len];
+        for end in [&b"\n"[..], b"\r\n"] {
+            let longest = [&text(LINE_BYTES_MAX), end].concat();
+            let (found, last) = lines(&[&longest]);
+            assert_eq!((found.len(), found[0].len(), last), (1, LINE_BYTES_MAX, Taken::Part));
+            let bytes: Vec<&[u8]> = longest.chunks(1).collect();
+            assert_eq!(lines(&bytes).0, found);
+            let longer = [&text(LINE_BYTES_MAX + 1), end].concat();
+            assert_eq!(lines(&[&longer]), (vec![], Taken::TooLong));
+        }
+        // A CR that is no end counts.
+        for (end, counted) in [(&b"\r\r\n"[..], 1), (b"\rx\n", 2)] {
+            let longer = [&text(LINE_BYTES_MAX), end].concat();
+            assert_eq!(lines(&[&longer]), (vec![], Taken::TooLong));
+            let longest = [&text(LINE_BYTES_MAX - counted), end].concat();
+            assert_eq!(lines(&[&longest]).1, Taken::Part, "{end:?}");
+        }
     }
 
     #[test]
@@ -134,5 +158,12 @@ mod tests {
             [b"a".as_slice(), &[255, 244, 255, 253, 6], b"b", &[255, 251, b'\n'], b"c\r\n"];
         assert_eq!(lines(&[&stream.concat()]).0, [b"abc"]);
         assert_eq!(lines(&stream).0, [b"abc"]);
+
+        // A window's size, with a line feed, a 255 and an SE in it; then SE alone.
+        let size = [255, 250, 31, 0, 80, 0, b'\n', 255, 255, 240, 255, 240];
+        let stream = [&b"a"[..], &size, b"b\n", &[255, 240], b"c\n"];
+        assert_eq!(lines(&[&stream.concat()]).0, [b"ab".to_vec(), b"c".to_vec()]);
+        let stream = stream.concat();
+        assert_eq!(lines(&stream.chunks(1).collect::<Vec<_>>()).0.len(), 2);
     }
 }

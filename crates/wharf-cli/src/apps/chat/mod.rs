@@ -6,7 +6,8 @@
 //!
 //! `/nick NAME`, `/who` and `/quit` are the commands. Lines may end in LF or CRLF, so `nc`, `socat`
 //! and `telnet` all do. Control characters are removed, so that no client can control another
-//! one's terminal. A client that reads too slowly misses lines, and delays no other.
+//! one's terminal. A client that reads too slowly misses lines, and delays no other. Others hear of a
+//! guest when it first speaks or takes a name, so not of checks that connect and close.
 
 mod line;
 mod names;
@@ -39,6 +40,8 @@ pub(crate) struct Scratch {
 #[derive(Debug, Default)]
 pub(crate) struct Guest {
     name: String,
+    /// Whether the others have heard of it.
+    is_known: bool,
     line: Line,
 }
 
@@ -71,9 +74,7 @@ impl Handler<Guest, Scratch> for Chat {
             self.names().leave(&name);
             return Err(error.into());
         }
-        // A link whose output is full misses this line, and the ones below.
-        write!(link.server.all().except(link.id()), "* {name} is here\r\n");
-        Ok(Guest { name, line: Line::default() })
+        Ok(Guest { name, ..Guest::default() })
     }
 
     fn on_receive(&self, link: &mut Client<'_>, input: &mut Input<'_>) -> Result {
@@ -100,7 +101,8 @@ impl Handler<Guest, Scratch> for Chat {
         let name = std::mem::take(&mut link.state.name);
         self.names().leave(&name);
         // At a stop all links close: each would be told of each.
-        if why != DisconnectReason::ServerStopping {
+        if link.state.is_known && why != DisconnectReason::ServerStopping {
+            // A link whose output is full misses this line, and the ones below.
             write!(link.server.all().except(link.id()), "* {name} has left\r\n");
         }
     }
@@ -113,7 +115,7 @@ impl Chat {
         let Scratch { line, text, list } = &mut *link.worker;
         text::clean(line, text);
         let said = text.trim();
-        let name = &mut link.state.name;
+        let Guest { name, is_known, .. } = &mut *link.state;
         match said.split_once(' ').unwrap_or((said, "")) {
             ("", _) => {}
             ("/quit", _) => {
@@ -128,27 +130,38 @@ impl Chat {
                 let wanted = wanted.trim();
                 let renamed = self.names().rename(name, wanted);
                 match renamed {
-                    Ok(()) => {
-                        write!(others, "* {name} is now {wanted}\r\n");
-                        wanted.clone_into(name);
-                        write!(link.out, "* you are now {wanted}\r\n")?;
+                    Ok(new) => {
+                        let old = std::mem::replace(name, new);
+                        if std::mem::replace(is_known, true) {
+                            write!(others, "* {old} is now {name}\r\n");
+                        } else {
+                            write!(others, "* {name} is here\r\n");
+                        }
+                        write!(link.out, "* you are now {name}\r\n")?;
                     }
                     Err(reason) => write!(link.out, "* {reason}\r\n")?,
                 }
             }
             (word, _) if word.starts_with('/') => link.out.send(COMMANDS)?,
-            _ => match others.try_post(format_args!("{name}: {said}\r\n")) {
-                Ok(()) => {}
-                Err(PostError::TooLarge) => link.out.send(NOT_DELIVERED)?,
-                Err(PostError::Stopping) => link.out.send(STOPPING)?,
-                Err(_) => link.out.send(NOT_DELIVERED_TO_ALL)?,
-            },
+            _ => {
+                let posted = if std::mem::replace(is_known, true) {
+                    others.try_post(format_args!("{name}: {said}\r\n"))
+                } else {
+                    others.try_post(format_args!("* {name} is here\r\n{name}: {said}\r\n"))
+                };
+                match posted {
+                    Ok(()) => {}
+                    Err(PostError::TooLarge) => link.out.send(NOT_DELIVERED)?,
+                    Err(PostError::Stopping) => link.out.send(STOPPING)?,
+                    Err(_) => link.out.send(NOT_DELIVERED_TO_ALL)?,
+                }
+            }
         }
         Ok(())
     }
 
     fn names(&self) -> std::sync::MutexGuard<'_, Names> {
-        // Names change by single calls of a map, so a panic leaves them whole.
+        // Nothing that changes names panics, so they are whole.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

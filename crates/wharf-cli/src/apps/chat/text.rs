@@ -23,39 +23,12 @@ pub(super) fn clean(line: &[u8], text: &mut String) {
     }
 }
 
-/// Whether a name may hold it: something that is seen, and where it is.
-pub(super) fn is_printable(character: char) -> bool {
-    !(character.is_whitespace() || is_hostile(character) || is_invisible(character))
-}
-
 /// Control characters, line separators, and those that turn the reading direction.
 fn is_hostile(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}')
         || matches!(character, '\u{200E}' | '\u{200F}' | '\u{061C}')
         || matches!(character, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
-}
-
-/// Characters without width that make two different names look the same.
-fn is_invisible(character: char) -> bool {
-    matches!(
-        character,
-        '\u{00AD}'
-            | '\u{034F}'
-            | '\u{115F}'
-            | '\u{1160}'
-            | '\u{17B4}'
-            | '\u{17B5}'
-            | '\u{180B}'..='\u{180F}'
-            | '\u{200B}'..='\u{200D}'
-            | '\u{2060}'..='\u{206F}'
-            | '\u{3164}'
-            | '\u{FE00}'..='\u{FE0F}'
-            | '\u{FEFF}'
-            | '\u{FFA0}'
-            | '\u{FFF9}'..='\u{FFFB}'
-            | '\u{E0000}'..='\u{E0FFF}'
-    )
 }
 
 #[cfg(test)]

@@ -1,0 +1,318 @@
+//! What the program waits for in vain: a reader of its standard error, a terminal that Ctrl-S has
+//! stopped, a name server. Signals and the drain do not wait.
+
+use super::common::{PATIENCE, WHARF, clean, eventually, installed, read_until, wait_until, wharf};
+use super::each_back_end;
+use super::full_pipe::full_pipe;
+use super::skip::lacks;
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::termios::{Action, tcflow};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+each_back_end! {
+    a_full_pipe_holds_up_no_drain,
+    a_full_pipe_holds_up_no_forced_close,
+    a_full_pipe_holds_up_no_second_signal,
+    a_stopped_terminal_holds_up_no_drain,
+    what_a_full_pipe_does_not_take_is_counted,
+}
+
+/// A program that is killed when this is dropped.
+struct Process(Child);
+
+impl Process {
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).expect("it runs");
+    }
+
+    /// Its end, or `None` if it goes on for so long.
+    fn ended_within(&mut self, time: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + time;
+        while Instant::now() < deadline {
+            if let Some(status) = self.0.try_wait().expect("ours") {
+                return Some(status);
+            }
+            wait_until(Instant::now() + Duration::from_millis(2));
+        }
+        None
+    }
+
+    #[track_caller]
+    fn ends_with(&mut self, code: i32) {
+        let status = self.ended_within(PATIENCE).expect("it ends");
+        assert_eq!(status.code(), Some(code), "{status}");
+    }
+
+    /// Connects as soon as it listens.
+    fn connect(&self) -> TcpStream {
+        let mut port = None;
+        let pid = self.0.id();
+        eventually(
+            || listening_port(pid).inspect(|found| port = Some(*found)).is_some(),
+            "it listens",
+        );
+        let address = SocketAddr::from(([127, 0, 0, 1], port.expect("just found")));
+        let link = TcpStream::connect_timeout(&address, PATIENCE).expect("it accepts");
+        link.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        link
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+/// The port that a process listens on, as the system tells.
+fn listening_port(pid: u32) -> Option<u16> {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+    let links = links.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let sockets: Vec<String> = links
+        .filter_map(|link| {
+            Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+        })
+        .collect();
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("readable");
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (address, state, inode) = (fields[1], fields[3], fields[9]);
+        let listens = state == "0A" && sockets.iter().any(|socket| socket == inode);
+        listens.then(|| u16::from_str_radix(address.split_once(':')?.1, 16).ok())?
+    })
+}
+
+fn serve(back_end: &str, words: &[&str], stderr: impl Into<Stdio>) -> Process {
+    let serve = ["serve", "--backend", back_end, "--listen", "127.0.0.1:0", "--shards", "2"];
+    let mut command = wharf(&[&serve, words].concat());
+    Process(command.stderr(stderr).spawn().expect("the program starts"))
+}
+
+fn works(back_end: &str) -> bool {
+    super::common::Server::start(back_end, &[]).is_some()
+}
+
+/// A link that has its answer.
+fn echo(process: &Process) -> TcpStream {
+    let mut link = process.connect();
+    link.write_all(b"hello\n").expect("it reads");
+    read_until(&mut link, "hello\n");
+    link
+}
+
+/// A link whose client asks for much and reads nothing.
+fn stuck_link(process: &Process) -> TcpStream {
+    let mut link = process.connect();
+    link.set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    let piece = vec![b'x'; 65_536];
+    while link.write_all(&piece).is_ok() {}
+    link
+}
+
+fn a_full_pipe_holds_up_no_drain(back_end: &str) {
+    if !works(back_end) {
+        return;
+    }
+    let (mut reader, writer) = full_pipe();
+    let mut process = serve(back_end, &["--drain", "1h"], writer);
+    let mut link = echo(&process);
+    link.write_all(b"last\n").expect("it reads");
+    process.signal(Signal::TERM);
+    let mut rest = String::new();
+    link.read_to_string(&mut rest).expect("it closes in good order");
+    assert_eq!(rest, "last\n");
+    process.ends_with(0);
+    drop(process);
+    reader.read_to_string(&mut rest).expect("all that it has written");
+}
+
+fn a_full_pipe_holds_up_no_forced_close(back_end: &str) {
+    if !works(back_end) {
+        return;
+    }
+    let (_reader, writer) = full_pipe();
+    let mut process = serve(back_end, &["--drain", "300ms", "--stats", "10ms"], writer);
+    let _stuck = stuck_link(&process);
+    process.signal(Signal::TERM);
+    process.ends_with(5);
+}
+
+fn a_full_pipe_holds_up_no_second_signal(back_end: &str) {
+    if !works(back_end) {
+        return;
+    }
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let (_reader, writer) = full_pipe();
+        let mut process = serve(back_end, &["--drain", "1h"], writer);
+        let _stuck = stuck_link(&process);
+        process.signal(signal);
+        // It drains: no new connection is taken.
+        assert_eq!(process.ended_within(Duration::from_millis(300)), None);
+        process.signal(signal);
+        process.ends_with(code);
+    }
+}
+
+/// As by Ctrl-S.
+fn a_stopped_terminal_holds_up_no_drain(back_end: &str) {
+    if !works(back_end) {
+        return;
+    }
+    let (_master, slave) = super::terminal::open(super::terminal::USUAL);
+    tcflow(&slave, Action::OOff).expect("a terminal");
+    let slave: OwnedFd = slave.into();
+    let mut process = serve(back_end, &["--drain", "1h"], slave.try_clone().expect("open"));
+    let mut link = echo(&process);
+    process.signal(Signal::TERM);
+    assert_eq!(link.read(&mut [0]).expect("it closes in good order"), 0);
+    process.ends_with(0);
+}
+
+/// When it is read at last, the log says how much is missing.
+fn what_a_full_pipe_does_not_take_is_counted(back_end: &str) {
+    if !works(back_end) {
+        return;
+    }
+    let (mut reader, writer) = full_pipe();
+    let mut process = serve(back_end, &["--stats", "100us"], writer);
+    let _link = echo(&process);
+    // More lines than wait for the reader.
+    wait_until(Instant::now() + Duration::from_secs(3));
+    let (sender, found) = channel();
+    let read = move || {
+        let (mut log, mut piece) = (String::new(), [0; 4_096]);
+        while let Ok(len @ 1..) = reader.read(&mut piece) {
+            log += std::str::from_utf8(&piece[..len]).expect("ASCII");
+            if log.contains(" log lines dropped: standard error was not read\n") {
+                break;
+            }
+        }
+        sender.send(log)
+    };
+    std::thread::Builder::new().spawn(read).expect("a thread starts");
+    let log = found.recv_timeout(PATIENCE).expect("it is counted");
+    assert!(log.len() < 1 << 20, "{}", log.len());
+    process.signal(Signal::TERM);
+    process.ends_with(0);
+}
+
+/// What every command says finds no reader.
+#[test]
+fn a_full_pipe_holds_up_no_refusal() {
+    for (words, code) in [
+        (&[][..], 2),
+        (&["serve", "--zzz"][..], 2),
+        (&["serve", "--links", "0"], 3),
+        (&["serve", "--listen", "192.0.2.1:9527"], 4),
+    ] {
+        let (_reader, writer) = full_pipe();
+        let mut process = Process(wharf(words).stderr(writer).spawn().expect("it starts"));
+        process.ends_with(code);
+    }
+}
+
+/// Files and a network of the test's own. Dropped, its folder is removed.
+struct Place {
+    folder: PathBuf,
+}
+
+impl Place {
+    /// `None`, with the reason printed, if there is no such place.
+    fn make(name: &str) -> Option<Self> {
+        let folder = std::env::temp_dir().join(format!("wharf-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let place = Self { folder };
+        place.write("hosts", "127.0.0.1 localhost\n");
+        place.write("resolv.conf", "nameserver 127.0.0.1\n");
+        place.write("nsswitch.conf", "hosts: files dns\n");
+        if !installed("python3", "--version") {
+            return None;
+        }
+        let works = place.command("pass", &["true"]).output();
+        match works {
+            Ok(output) if output.status.success() => Some(place),
+            other => {
+                lacks(format_args!("there are no name spaces of mounts and networks: {other:?}"));
+                None
+            }
+        }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.join(name), text).expect("ours");
+    }
+
+    /// A command in this place, after some Python.
+    fn command(&self, before: &str, words: &[&str]) -> Command {
+        let folder = self.folder.to_str().expect("UTF-8");
+        let script = "ip link set lo up && for file in hosts resolv.conf nsswitch.conf; do \
+                      if [ -e /etc/$file ]; then mount --bind \"$0/$file\" /etc/$file || exit 1; fi; \
+                      done; exec python3 -c \"$@\"";
+        let python =
+            format!("import os, socket, sys\n{before}\nos.execvp(sys.argv[1], sys.argv[1:])");
+        let space = ["--map-root-user", "--net", "--mount", "sh", "-c", script, folder, &python];
+        clean(Command::new("unshare"), &[&space[..], words].concat())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.folder).expect("ours");
+    }
+}
+
+/// Takes questions and answers none.
+const SILENT_NAME_SERVER: &str = "
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(('127.0.0.1', 53))
+os.set_inheritable(server.fileno(), True)";
+
+#[test]
+fn a_silent_name_server_does_not_make_it_deaf() {
+    let Some(place) = Place::make("silent") else { return };
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let words = [WHARF, "serve", "--listen", "name.example:9527"];
+        let child = place.command(SILENT_NAME_SERVER, &words).spawn().expect("it starts");
+        let mut process = Process(child);
+        let pid = process.0.id();
+        // It asks: a socket that is connected to port 53.
+        let asks = || {
+            let table = std::fs::read_to_string(format!("/proc/{pid}/net/udp"));
+            table.is_ok_and(|table| table.contains(" 0100007F:0035 01 "))
+        };
+        eventually(asks, "it asks the name server");
+        process.signal(signal);
+        let begin = Instant::now();
+        process.ends_with(code);
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    }
+}
+
+/// The name is there a moment later, as at boot.
+#[test]
+fn a_name_that_is_there_a_moment_later_is_found() {
+    let Some(place) = Place::make("late") else { return };
+    let words = [WHARF, "serve", "--listen", "late.example:9527"];
+    let mut server =
+        place.command("pass", &words).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut stderr = server.stderr.take().expect("piped");
+    let mut process = Process(server);
+    let first = read_until(&mut stderr, "\n");
+    assert!(first.contains("WARN cannot listen on \"late.example:9527\": "), "{first}");
+    assert!(first.ends_with("; retrying for 3 s\n"), "{first}");
+    place.write("hosts", "127.0.0.1 localhost late.example\n");
+    let mut log = String::new();
+    while !log.contains(" ready: echo on 127.0.0.1:9527\n") {
+        log += &read_until(&mut stderr, "\n");
+    }
+    process.signal(Signal::TERM);
+    process.ends_with(0);
+}
