@@ -341,10 +341,9 @@ impl StartError {
 
     /// The system refused memory for the buffers.
     pub(crate) fn buffers(error: &MemoryError) -> Self {
-        let size_bytes = u64::try_from(error.size_bytes()).unwrap_or(u64::MAX);
         match error.source() {
-            Some(source) => Self::allocation(size_bytes, &source),
-            None => Self::allocation(size_bytes, error),
+            Some(source) => Self::allocation(error.size_bytes(), &source),
+            None => Self::allocation(error.size_bytes(), error),
         }
     }
 
