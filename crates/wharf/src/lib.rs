@@ -172,6 +172,7 @@ mod handler;
 mod limits;
 mod link;
 mod server;
+mod proxy;
 mod service;
 mod shared;
 mod shares;
