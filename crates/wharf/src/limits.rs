@@ -1,5 +1,6 @@
 //! The settings of a server: defaults, ranges, and the memory that they add up to.
 
+use crate::proxy::{HEADER_BYTES_MAX, ProxySources};
 use crate::shares::{Division, Needs};
 use crate::vocabulary::back_end::BackEnd;
 use crate::vocabulary::error::StartError;
@@ -47,6 +48,7 @@ pub(crate) struct Settings {
     pub(crate) backlog: u32,
     /// Listeners on IPv6 addresses accept no IPv4.
     pub(crate) ipv6_only: bool,
+    pub(crate) proxies: ProxySources,
     /// Maximum of packets in a shard's inbox: posts, and connections from the accepting shard.
     pub(crate) inbox_capacity: u32,
 }
@@ -104,6 +106,7 @@ impl Settings {
             when_full: WhenFull::Wait,
             backlog: BACKLOG,
             ipv6_only: true,
+            proxies: ProxySources::default(),
             inbox_capacity: INBOX_CAPACITY,
         }
     }
@@ -170,6 +173,14 @@ impl Settings {
                 "the handler takes frames of up to {} bytes, but input_bytes is {}: raise it, or lower \
                  the frames' maximum",
                 self.frame_max, self.input_bytes
+            ));
+        }
+        faults.extend(self.proxies.faults());
+        if !self.proxies.is_empty() && (self.buffer_size_bytes as usize) < HEADER_BYTES_MAX {
+            faults.push(format!(
+                "buffer_size_bytes is {}, but must be at least {HEADER_BYTES_MAX}, because the header of \
+                 the PROXY protocol must fit in a buffer",
+                self.buffer_size_bytes
             ));
         }
         if faults.is_empty() {

@@ -21,36 +21,39 @@ const V2_FIXED_BYTES: usize = 16;
 
 /// The networks whose connections begin with a header.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ProxySources(Vec<IpNet>);
+pub(crate) struct ProxySources {
+    networks: Vec<IpNet>,
+    /// The texts that are no networks.
+    faults: Vec<String>,
+}
 
 impl ProxySources {
     /// Adds a network, such as `10.0.0.0/8` or `fd00::/8`, or a single address.
-    ///
-    /// # Errors
-    ///
-    /// What the text is instead.
-    pub(crate) fn add(&mut self, text: &str) -> Result<(), String> {
-        let network = match text.parse::<IpAddr>() {
-            Ok(address) => IpNet::from(address),
-            Err(_) => text.parse::<IpNet>().map_err(|_| {
-                format!(
-                    "{text:?} is no network and no address; write 10.0.0.0/8, fd00::/8 or 127.0.0.1"
-                )
-            })?,
-        };
-        self.0.push(network);
-        Ok(())
+    pub(crate) fn add(&mut self, text: &str) {
+        let network = text.parse::<IpAddr>().map(IpNet::from).or_else(|_| text.parse::<IpNet>());
+        match network {
+            Ok(network) => self.networks.push(network),
+            Err(_) => self.faults.push(format!(
+                "the proxies' network is {text:?}, but must be a network or an address, such as \
+                 10.0.0.0/8, fd00::/8 or 127.0.0.1"
+            )),
+        }
+    }
+
+    /// What is wrong with the texts that were added.
+    pub(crate) fn faults(&self) -> impl Iterator<Item = String> {
+        self.faults.iter().cloned()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.networks.is_empty()
     }
 
     /// Whether connections of `peer` begin with a header. An IPv4 address that a listener of both
     /// families shows as IPv6 counts as IPv4.
     pub(crate) fn contain(&self, peer: SocketAddr) -> bool {
         let address = peer.ip().to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
+        self.networks.iter().any(|network| network.contains(&address))
     }
 }
 
@@ -173,7 +176,11 @@ mod tests {
             let client = client.map(|text| text.parse().unwrap());
             let with_data = [&header[..], b"PROXY and more\r\n"].concat();
             for len in 0..header.len() {
-                assert_eq!(Header::parse(&header[..len]), Header::Incomplete, "{len} of {header:?}");
+                assert_eq!(
+                    Header::parse(&header[..len]),
+                    Header::Incomplete,
+                    "{len} of {header:?}"
+                );
             }
             let complete = Header::Complete { len: header.len(), client };
             for len in header.len()..=with_data.len() {
@@ -216,7 +223,8 @@ mod tests {
                     let mut damaged = header.clone();
                     damaged[at] = byte;
                     for len in [at, at + 1, header.len()] {
-                        if let Header::Complete { len: found, .. } = Header::parse(&damaged[..len]) {
+                        if let Header::Complete { len: found, .. } = Header::parse(&damaged[..len])
+                        {
                             assert!(found <= len);
                         }
                     }
@@ -230,7 +238,7 @@ mod tests {
         let mut sources = ProxySources::default();
         assert!(sources.is_empty());
         for text in ["10.0.0.0/8", "127.0.0.1", "fd00::/8"] {
-            sources.add(text).unwrap();
+            sources.add(text);
         }
         for (peer, is_source) in [
             ("10.200.3.4:1", true),
@@ -243,8 +251,10 @@ mod tests {
             assert_eq!(sources.contain(peer.parse().unwrap()), is_source, "{peer}");
         }
         for text in ["", "10.0.0.0/33", "localhost", "10.0.0.1:80", "10.0.0"] {
-            let error = sources.add(text).unwrap_err();
-            assert!(error.contains(&format!("{text:?}")), "{error}");
+            assert_eq!(sources.faults().count(), 0);
+            sources.add(text);
+            let fault = std::mem::take(&mut sources.faults).remove(0);
+            assert!(fault.contains(&format!("{text:?}")), "{fault}");
         }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) struct ShardStats {
     pub(crate) accept_failures: Counter,
     pub(crate) connects: Counter,
     pub(crate) rejects: Counter,
+    pub(crate) proxy_errors: Counter,
     pub(crate) closes: [Counter; DisconnectReason::ALL.len()],
     pub(crate) forced_closes: Counter,
     pub(crate) receives: Counter,
@@ -83,6 +84,9 @@ pub struct Stats {
     pub connects: u64,
     /// Connections whose `on_connect` failed or panicked.
     pub rejects: u64,
+    /// Connections of proxies whose header was missing, malformed or late: see
+    /// [`Builder::proxy_protocol_from`](crate::Builder::proxy_protocol_from).
+    pub proxy_errors: u64,
     /// Links closed, by reason, in the order of [`DisconnectReason::ALL`].
     pub(crate) closes: [u64; DisconnectReason::ALL.len()],
     /// Links force-closed at the drain timeout.
@@ -146,6 +150,7 @@ impl Stats {
         self.accept_aborts += shard.accept_aborts.get();
         self.connects += shard.connects.get();
         self.rejects += shard.rejects.get();
+        self.proxy_errors += shard.proxy_errors.get();
         for (sum, count) in self.closes.iter_mut().zip(&shard.closes) {
             *sum += count.get();
         }

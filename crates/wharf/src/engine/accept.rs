@@ -7,6 +7,7 @@ pub(super) mod acceptor;
 
 use crate::engine::accept::acceptor::Listener;
 use crate::engine::worker::{BATCH, Worker, submit};
+use crate::link::slot::Phase;
 use crate::service::Service;
 use crate::shared::{Command, Connection, ShardPort};
 use crate::vocabulary::policy::{WhenFull, WhenSlow};
@@ -197,16 +198,29 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
         };
         let local = self.local_address(socket, address);
-        let index = self.core.slots.open(peer, name.0, self.core.now);
+        let is_proxied = self.core.shared.settings.proxies.contain(peer);
+        let phase = if is_proxied { Phase::Header } else { Phase::Open };
+        let index = self.core.slots.open(phase, peer, name.0, self.core.now);
         let slot = &mut self.core.slots[index];
         (slot.socket, slot.local) = (Some(socket), local);
+        if is_proxied {
+            self.await_header(index);
+        } else {
+            self.connect_link(index);
+        }
+    }
+
+    /// Makes a link known to other threads and to the handler.
+    pub(super) fn connect_link(&mut self, index: u32) {
+        let key = self.core.key(index);
         let slot = &self.core.slots[index];
         let disconnects = slot.posts.when_slow == WhenSlow::Disconnect;
         self.core.quotas().open(index, key.generation(), slot.posts.published_capacity);
         self.core.quotas().set_disconnects(index, disconnects);
         self.core.marks().open(index, key.generation());
         self.start_timeout(index);
-        tracing::debug!(link = %key, %peer, listener = name.0, "link opened");
+        let slot = &self.core.slots[index];
+        tracing::debug!(link = %key, peer = %slot.peer, listener = slot.listener, "link opened");
         match self.run_on_connect(index) {
             Some(Ok(())) => {
                 self.core.slots[index].connected = true;

@@ -31,12 +31,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         let slot = &mut self.core.slots[index];
         slot.ending.reason.get_or_insert(reason);
-        // A broken link cannot flush.
-        let mode = if slot.output.broken.is_some() && mode == CloseMode::Graceful {
-            CloseMode::Immediate
-        } else {
-            mode
-        };
+        // A broken link cannot flush, and one in its header has nothing to send.
+        let is_bare = slot.output.broken.is_some() || slot.phase == Phase::Header;
+        let mode = if is_bare && mode == CloseMode::Graceful { CloseMode::Immediate } else { mode };
         // From here on other threads get `Closed`; a graceful close still takes a deferred reply.
         if mode != CloseMode::Graceful {
             self.core.marks().close(index);
@@ -46,7 +43,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let slot = &mut self.core.slots[index];
         match (slot.phase, mode) {
             (Phase::Free | Phase::Closing, _) => {}
-            (Phase::Flushing | Phase::Lingering, CloseMode::Graceful) => {}
+            (Phase::Header | Phase::Flushing | Phase::Lingering, CloseMode::Graceful) => {}
             (Phase::Open | Phase::Draining, CloseMode::Graceful) => {
                 slot.enter(Phase::Flushing);
                 self.core.drop_input(index);
@@ -174,6 +171,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     fn drain(&mut self, index: u32) {
         let slot = &mut self.core.slots[index];
+        if slot.phase == Phase::Header {
+            self.core.stats().refused_stopping.add(1);
+            return self.close(index, DisconnectReason::ServerStopping, CloseMode::Immediate);
+        }
         if slot.phase != Phase::Open {
             return;
         }

@@ -105,8 +105,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         ensure!(!is_owed || waits, "on_writable is due, and not called: {slot:?}");
         let credit = self.core.shared.settings.input_bytes as usize;
         let reads = slot.flight.receiving != Receiving::Off || slot.has_all_input();
-        let is_read =
-            phase == Phase::Lingering || (slot.runs_callbacks() && slot.input.unread.is_empty());
+        let is_read = matches!(phase, Phase::Header | Phase::Lingering)
+            || (slot.runs_callbacks() && slot.input.unread.is_empty());
         ensure!(!is_read || reads, "{phase:?}, but waits for nothing");
         let blocked = slot.input.unread.len() >= credit
             || slot.loans.request.is_some()
@@ -136,7 +136,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Phase::Open => {
                 slot.time.idle_ms != 0 && !slot.input.end_of_stream && !slot.input.paused
             }
-            Phase::Lingering => true,
+            Phase::Header | Phase::Lingering => true,
             Phase::Flushing => !self.drain.is_due(),
             Phase::Free | Phase::Draining | Phase::Closing => false,
         };

@@ -10,6 +10,7 @@ mod flush;
 pub(crate) mod inspect;
 mod loans;
 mod post;
+mod proxy;
 mod receive;
 mod serve;
 mod timeout;

@@ -187,7 +187,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                     self.start_lingering_close(index);
                 }
             }
-            (Phase::Free | Phase::Lingering | Phase::Closing, _) => {}
+            (Phase::Free | Phase::Header | Phase::Lingering | Phase::Closing, _) => {}
         }
     }
 

@@ -25,6 +25,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             slot.ending.phase_bytes = slot.ending.phase_bytes.saturating_add(len);
         }
         if !slot.runs_callbacks() {
+            if slot.phase == Phase::Header {
+                return self.header_received(index, buffer);
+            }
             drop(buffer);
             if exceeds_linger(slot) {
                 self.close(index, DisconnectReason::ServerStopping, CloseMode::Immediate);
@@ -53,6 +56,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let looked = slot.flight.receiving == Receiving::Look;
         slot.flight.receiving = Receiving::Off;
         match end {
+            EndReason::PeerClosed | EndReason::Failed(_) if slot.phase == Phase::Header => {
+                self.refuse_header(index, "the connection has ended before it");
+            }
             EndReason::PeerClosed => {
                 slot.input.end_of_stream = true;
                 slot.note_activity(self.core.now);
@@ -165,6 +171,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let ends_when_dry = slot.phase == Phase::Draining || slot.output.broken.is_some();
         let mode = if ends_when_dry { CompletionMode::IfReady } else { CompletionMode::Oneshot };
         let (mode, bytes_max, receiving) = match slot.phase {
+            // A header fits in the buffer that is guaranteed.
+            Phase::Header => (CompletionMode::Oneshot, size.saturating_sub(unread), Receiving::One),
             Phase::Lingering => (CompletionMode::Multishot, u32::MAX, Receiving::Many),
             Phase::Open | Phase::Draining if free == 0 => return,
             Phase::Open if !tight && !ends_when_dry => {

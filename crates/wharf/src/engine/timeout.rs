@@ -4,6 +4,7 @@ pub(super) mod timers;
 
 use crate::engine::close::CloseMode;
 use crate::engine::close::limits::{closing_deadline, flush_timeout};
+use crate::engine::proxy::header_deadline;
 use crate::engine::timeout::timers::CHECKS_PER_STALL;
 use crate::engine::worker::Worker;
 use crate::handler::Handler;
@@ -46,8 +47,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         Some(deferral.since.saturating_add(answer))
     }
 
-    /// The idle timeout, while the link waits for its peer only; else the limit of a lingering or a
-    /// broken link.
+    /// The idle timeout, while the link waits for its peer only; else the limit of a link that waits for
+    /// its header, lingers or is broken.
     pub(super) fn idle_deadline(&self, slot: &Slot) -> Option<Time> {
         let may_come = !slot.input.end_of_stream || slot.ending.end == Some(Verdict::Keep);
         let owes = slot.has_output() || slot.is_held();
@@ -58,7 +59,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 slot.time.active_at.saturating_add(Duration::from_millis(slot.time.idle_ms.into())),
             );
         }
-        closing_deadline(slot)
+        header_deadline(slot).or_else(|| closing_deadline(slot))
     }
 
     /// The stall timeout in a phase; `None` if it has none.
@@ -68,9 +69,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Phase::Open => (!stall.is_zero()).then_some(stall),
             Phase::Flushing if !self.drain.is_due() => Some(flush_timeout(stall)),
             // A drain has its own timeout, and the close of a closing link is the port's.
-            Phase::Free | Phase::Draining | Phase::Flushing | Phase::Lingering | Phase::Closing => {
-                None
-            }
+            Phase::Free
+            | Phase::Header
+            | Phase::Draining
+            | Phase::Flushing
+            | Phase::Lingering
+            | Phase::Closing => None,
         }
     }
 
@@ -118,6 +122,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             return;
         }
         match slot.phase {
+            Phase::Header => self.refuse_header(index, "it is late"),
             // `close` keeps the link's first reason.
             Phase::Lingering => self.close(index, DisconnectReason::Idle, CloseMode::Immediate),
             Phase::Open | Phase::Flushing if sends => self.check_stall(index),

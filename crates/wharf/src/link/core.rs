@@ -352,7 +352,7 @@ pub(crate) mod tests {
             (Instant::now(), Time(0)),
         );
         for _ in 0..links {
-            core.slots.open(SocketAddr::from(([127, 0, 0, 1], 1)), 0, Time(0));
+            core.slots.open(Phase::Open, SocketAddr::from(([127, 0, 0, 1], 1)), 0, Time(0));
         }
         core
     }

@@ -1,12 +1,14 @@
 //! The table of links: slots allocated at start, each reused under a new generation.
 //!
 //! ```text
-//!         open_link               close, queue empty        end of stream, timeout
-//!   Free ──────────► Open ──► Flushing ──────────► Lingering ──────────┐
-//!    ▲               │ ▲ ╲       │ timeout                             ▼
-//!    │      stopping ▼ │ Keep ───┴────── failure, force-close ──────► Closing
-//!    │             Draining ── input handled ──► Flushing              │
-//!    └────────────────────────── Outcome::Closed ──────────────────────┘
+//!    ┌──► Header ──────────── no header ────────────────────────────┐
+//!    │ of a │ header                                                │
+//!    │ proxy▼         close, queue empty        end of stream,      │
+//!   Free ─► Open ──► Flushing ──────────► Lingering ── timeout ─────┤
+//!    ▲       │ ▲ ╲       │ timeout                                  ▼
+//!    │  stop ▼ │ Keep ───┴────── failure, force-close ────────► Closing
+//!    │     Draining ── input handled ──► Flushing                   │
+//!    └────────────────────── Outcome::Closed ───────────────────────┘
 //! ```
 //!
 //! A graceful close first sends the queue, then shuts down the sending side, and then reads and
@@ -29,6 +31,8 @@ use wharf_port::port::{Socket, Time};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Free,
+    /// The peer is a proxy, and its header is to come. The handler does not know the link.
+    Header,
     Open,
     /// The server is stopping; the link still handles the input that has arrived.
     Draining,
@@ -42,6 +46,7 @@ impl Phase {
     /// and [`Slots::release`] resets one.)
     fn leads_to(self, next: Self) -> bool {
         match self {
+            Self::Header => matches!(next, Self::Open | Self::Closing),
             Self::Open => matches!(next, Self::Draining | Self::Flushing | Self::Closing),
             Self::Draining => matches!(next, Self::Open | Self::Flushing | Self::Closing),
             Self::Flushing => matches!(next, Self::Lingering | Self::Closing),
@@ -520,9 +525,9 @@ impl Slots {
         (index, self[index].generation.wrapping_add(1).max(1))
     }
 
-    /// Opens a link in a free slot.
+    /// Opens a link in a free slot, in `phase`.
     #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 slots")]
-    pub(crate) fn open(&mut self, peer: SocketAddr, listener: u16, now: Time) -> u32 {
+    pub(crate) fn open(&mut self, phase: Phase, peer: SocketAddr, listener: u16, now: Time) -> u32 {
         let (index, generation) = self.next();
         self.free.pop();
         let live_position = self.live.len() as u32;
@@ -530,8 +535,7 @@ impl Slots {
         self.live.push(index);
         let slot = &mut self[index];
         *slot = slot.empty();
-        (slot.generation, slot.phase, slot.live_position) =
-            (generation, Phase::Open, live_position);
+        (slot.generation, slot.phase, slot.live_position) = (generation, phase, live_position);
         (slot.peer, slot.listener) = (peer, listener);
         (slot.time.active_at, slot.time.idle_ms) = (now, idle_ms);
         (slot.output.limit, slot.posts.when_slow) = (limit, when_slow);
@@ -615,13 +619,13 @@ mod tests {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut slots = Slots::new(2, &Settings::default());
         let first = slots.next();
-        let [a, b] = [(); 2].map(|()| slots.open(peer, 0, Time(1)));
+        let [a, b] = [(); 2].map(|()| slots.open(Phase::Open, peer, 0, Time(1)));
         let old = slots[a].generation;
         assert_eq!(first, (a, old));
         release(&mut slots, a);
         assert!(slots.find(a, old).is_none());
         assert_eq!((slots.live_count(), slots.live_index(0)), (1, b));
-        let again = slots.open(peer, 0, Time(2));
+        let again = slots.open(Phase::Open, peer, 0, Time(2));
         assert_eq!((again, slots.live_count()), (a, 2));
         assert!(slots.find(a, old).is_none());
         assert!(slots.find(a, slots[a].generation).is_some());
@@ -634,7 +638,7 @@ mod tests {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut slots = Slots::new(1, &Settings::default());
         for at in 1..4 {
-            let index = slots.open(peer, 0, Time(at));
+            let index = slots.open(Phase::Open, peer, 0, Time(at));
             assert_eq!(
                 (slots[index].calls.awaits_turn, slots[index].posts.awaits_retry),
                 (at > 1, at > 1)
@@ -648,9 +652,10 @@ mod tests {
 
     #[test]
     fn phases_follow_the_drawing() {
-        use Phase::{Closing, Draining, Flushing, Free, Lingering, Open};
-        let all = [Free, Open, Draining, Flushing, Lingering, Closing];
+        use Phase::{Closing, Draining, Flushing, Free, Header, Lingering, Open};
+        let all = [Free, Header, Open, Draining, Flushing, Lingering, Closing];
         let arrows = |from: Phase| all.into_iter().filter(move |to| from.leads_to(*to));
+        assert!(arrows(Header).eq([Open, Closing]));
         assert!(arrows(Open).eq([Draining, Flushing, Closing]));
         assert!(arrows(Draining).eq([Open, Flushing, Closing]));
         assert!(arrows(Flushing).eq([Lingering, Closing]));
@@ -669,7 +674,7 @@ mod tests {
     #[should_panic(expected = "is released too early")]
     fn a_slot_that_is_released_before_its_link_is_closed_ends_the_worker() {
         let mut slots = Slots::new(1, &Settings::default());
-        let index = slots.open(NOWHERE, 0, Time(0));
+        let index = slots.open(Phase::Open, NOWHERE, 0, Time(0));
         slots.release(index);
     }
 }

@@ -145,6 +145,7 @@ fn bucket_of(tick: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::slot::Phase;
     use std::net::SocketAddr;
 
     const MS: u64 = 1_000_000;
@@ -152,7 +153,7 @@ mod tests {
     fn slots(count: u32) -> Slots {
         let mut slots = Slots::new(count, &crate::limits::Settings::default());
         for _ in 0..count {
-            slots.open(SocketAddr::from(([127, 0, 0, 1], 1)), 0, Time(0));
+            slots.open(Phase::Open, SocketAddr::from(([127, 0, 0, 1], 1)), 0, Time(0));
         }
         slots
     }

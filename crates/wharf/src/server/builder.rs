@@ -213,6 +213,25 @@ where
         self
     }
 
+    /// Trusts the proxies of a network, such as `10.0.0.0/8`, `fd00::/8` or `127.0.0.1`: their
+    /// connections must begin with a header of the
+    /// [PROXY protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), version 1 or 2.
+    /// May be called several times. Default: no proxy is trusted, and a header is input like any other.
+    ///
+    /// [`Link::peer`](crate::Link::peer) is then the client that the header names, or the proxy itself
+    /// if it names none (`UNKNOWN`, `LOCAL`, Unix addresses). The handler is called first when the
+    /// header has arrived. The server closes a connection whose header is missing, malformed, longer
+    /// than 1,024 bytes, or later than 5 s, and counts it in
+    /// [`Stats::proxy_errors`](crate::Stats::proxy_errors). Connections from other addresses have no
+    /// header. Anybody in the network can claim any address, so name the proxies alone.
+    ///
+    /// [`start`](Self::start) fails if the text is no network, or
+    /// [`buffer_size_bytes`](Self::buffer_size_bytes) is less than 1,024.
+    pub fn proxy_protocol_from(mut self, network: impl AsRef<str>) -> Self {
+        self.settings.proxies.add(network.as_ref());
+        self
+    }
+
     /// Selects a back end; `start` fails if it is unavailable. Default: the value of the variable
     /// `WHARF_BACKEND`; without it that of [`best_back_end`](Self::best_back_end).
     pub fn back_end(mut self, back_end: BackEnd) -> Self {

@@ -34,6 +34,7 @@ mod pause;
 mod pinned_posts;
 mod posts;
 mod process_pause;
+mod proxy_protocol;
 mod recipients;
 mod shares;
 mod shutdown;
