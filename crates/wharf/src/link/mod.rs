@@ -50,7 +50,8 @@ impl<S, W> Link<'_, S, W> {
         self.out.core.id(self.out.index)
     }
 
-    /// The peer's address.
+    /// The peer's address; of a trusted proxy's link, that of the client whom its header names: see
+    /// [`Builder::proxy_protocol_from`](crate::Builder::proxy_protocol_from).
     #[must_use]
     pub fn peer(&self) -> Address {
         self.slot().peer.into()
