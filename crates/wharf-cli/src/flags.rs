@@ -104,13 +104,31 @@ pub(crate) struct Serve {
 
     /// Address to listen on; repeatable [127.0.0.1:9527]
     ///
-    /// For example 127.0.0.1:9527, [::1]:9527 or localhost:9527. 0.0.0.0 and [::] are all addresses
-    /// of the machine; for port 0 the system chooses a port. WHARF_LISTEN takes several addresses,
-    /// separated by commas.
+    /// For example 127.0.0.1:9527, [::1]:9527, [fe80::1%eth0]:9527 or localhost:9527. 0.0.0.0 is all
+    /// IPv4 addresses of the machine and [::] all IPv6 addresses (see --dual-stack); for port 0 the
+    /// system chooses a port. WHARF_LISTEN takes several addresses, separated by commas.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9527", env = "WHARF_LISTEN")]
     #[arg(hide_env = true, hide_default_value = true, value_delimiter = ',')]
     #[arg(value_parser = |text: &str| Ok::<_, String>(text.trim().to_owned()))]
     pub(crate) listen: Vec<String>,
+
+    /// Accept IPv4 on the listeners of IPv6, too
+    ///
+    /// [::] is then all addresses of the machine. Without it, listen on 0.0.0.0 and on [::].
+    #[arg(long, env = "WHARF_DUAL_STACK", hide_env = true, hide_short_help = true)]
+    #[arg(value_parser = parse_switch)]
+    pub(crate) dual_stack: bool,
+
+    /// Proxies that send a PROXY header; repeatable [none]
+    ///
+    /// Networks or addresses, such as 10.0.0.0/8 or 127.0.0.1; WHARF_PROXY_FROM takes several,
+    /// separated by commas. A connection from there must begin with the header of the PROXY
+    /// protocol, version 1 or 2, within 5 s, and counts as one of the client that the header names.
+    /// From other addresses a header is input, which chat refuses.
+    #[arg(long, value_name = "NETWORK", env = "WHARF_PROXY_FROM", hide_env = true)]
+    #[arg(value_delimiter = ',', hide_short_help = true)]
+    #[arg(value_parser = |text: &str| Ok::<_, String>(text.trim().to_owned()))]
+    pub(crate) proxy_from: Vec<String>,
 
     /// Maximum number of links (connections) [3,000]
     #[arg(long, value_name = "COUNT", default_value = "3000", env = "WHARF_LINKS")]

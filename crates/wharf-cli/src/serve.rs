@@ -130,6 +130,7 @@ fn with_options(text: &str, flags: &Serve) -> String {
         ("input_bytes", "input_bytes", ""),
         ("output_bytes", "send_queue", ""),
         ("grant_bytes", "grant", ""),
+        ("proxy_protocol_from is", "proxy_from", " is"),
         ("loan_wait is", "loan_wait", " is"),
         ("backlog is", "backlog", " is"),
         ("shards is", "shards", " is"),
@@ -291,6 +292,7 @@ where
         .stall_timeout(flags.stall)
         .idle_timeout(idle)
         .backlog(flags.backlog)
+        .ipv6_only(!flags.dual_stack)
         .when_full(match flags.when_full {
             WhenFull::Wait => wharf::WhenFull::Wait,
             WhenFull::Refuse => wharf::WhenFull::Refuse,
@@ -306,6 +308,9 @@ where
     }
     for address in &flags.listen {
         builder = builder.listen(address);
+    }
+    for network in &flags.proxy_from {
+        builder = builder.proxy_protocol_from(network);
     }
     builder
 }

@@ -236,6 +236,7 @@ fn warnings(stats: &Stats) -> Vec<(&'static str, u64)> {
         ("handler panic", stats.handler_panics),
         ("accept failure", stats.accept_failures),
         ("refused connection", stats.refused_full),
+        ("missing PROXY header", stats.proxy_errors),
         ("buffer wait", stats.buffer_waits),
         ("slow reader", slow),
         ("limit violation", stats.closed(DisconnectReason::Limit)),

@@ -1,10 +1,10 @@
 //! What each app answers, over real sockets, to clients that are std's.
 
-use super::common::{Server, read_until};
+use super::common::{Server, read_until, wharf};
 use super::each_back_end;
 use super::snapshot::matches;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 
 each_back_end! {
     echo_gives_back_what_it_gets,
@@ -18,6 +18,7 @@ each_back_end! {
     chat_does_not_say_what_telnet_negotiates,
     chat_cannot_be_given_a_taken_or_ugly_name,
     chat_does_not_tell_of_checks_that_connect_and_close,
+    chat_does_not_say_a_proxys_header,
     several_addresses_are_served,
 }
 
@@ -295,16 +296,62 @@ fn chat_does_not_tell_of_checks_that_connect_and_close(back_end: &str) {
     chat.server.stop();
 }
 
+fn chat_does_not_say_a_proxys_header(back_end: &str) {
+    let Some(server) = Server::start(back_end, &["--app", "chat"]) else { return };
+    let mut ann = guest(&server);
+    let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\x12\x67\x01\xbb";
+    let v1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n";
+    for header in [&v1[..], &v2[..]] {
+        let mut link = guest(&server);
+        link.write_all(&[header, b"hello\r\n"].concat()).expect("it reads");
+        let mut heard = String::new();
+        link.read_to_string(&mut heard).expect("the stream ends");
+        assert_eq!(
+            heard,
+            "* a header of the PROXY protocol is not expected here (see --proxy-from)\r\n"
+        );
+    }
+    // Later in a conversation it is a line like any other.
+    let mut bob = guest(&server);
+    say(&mut bob, "hello\nPROXY is a word\n");
+    for expected in [" is here\r\n", ": hello\r\n", ": PROXY is a word\r\n"] {
+        let heard = read_until(&mut ann, "\r\n");
+        assert!(heard.ends_with(expected), "{heard:?}");
+    }
+    drop((ann, bob));
+    server.stop();
+
+    let arguments = ["--app", "chat", "--proxy-from", "10.0.0.0/8,127.0.0.1"];
+    let Some(server) = Server::start(back_end, &arguments) else { return };
+    for header in [&v1[..], &v2[..]] {
+        let mut link = server.connect();
+        link.write_all(&[header, b"/quit\r\n"].concat()).expect("it reads");
+        let mut heard = String::new();
+        link.read_to_string(&mut heard).expect("the stream ends");
+        assert!(heard.starts_with("* welcome") && heard.contains("* goodbye"), "{heard:?}");
+    }
+    server.stop();
+}
+
 fn several_addresses_are_served(back_end: &str) {
     let Some(server) = Server::start(back_end, &["--listen", "[::1]:0"]) else { return };
     assert_eq!(server.addresses.len(), 2);
     assert!(server.addresses[1].is_ipv6());
-    for address in &server.addresses {
-        let mut link = TcpStream::connect(address).expect("it listens there");
-        link.write_all(b"hello").expect("it reads");
-        let mut answer = [0; 5];
-        link.read_exact(&mut answer).expect("it answers");
-        assert_eq!(&answer, b"hello");
-    }
+    server.addresses.iter().copied().for_each(echoes);
     server.stop();
+
+    let dual = ["serve", "--backend", back_end, "--listen", "[::]:0", "--dual-stack"];
+    let Some(server) = Server::spawn(&mut wharf(&dual)) else { return };
+    let port = server.addresses[0].port();
+    echoes((Ipv4Addr::LOCALHOST, port).into());
+    echoes((Ipv6Addr::LOCALHOST, port).into());
+    server.stop();
+}
+
+fn echoes(address: SocketAddr) {
+    let mut link = TcpStream::connect(address).expect("it listens there");
+    link.write_all(b"hello").expect("it reads");
+    let mut answer = [0; 5];
+    link.read_exact(&mut answer).expect("it answers");
+    assert_eq!(&answer, b"hello");
 }

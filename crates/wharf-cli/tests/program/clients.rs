@@ -1,6 +1,6 @@
 //! Served by us, asked by clients that others wrote: `nc`, `socat`, and Python's sockets.
 
-use super::common::{Server, clean, installed, run};
+use super::common::{PATIENCE, Server, clean, eventually, installed, read_until, run, wharf};
 use super::each_back_end;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -10,6 +10,7 @@ each_back_end! {
     nc_and_socat_read_chargen,
     python_echoes_on_many_links,
     socat_chats_with_python,
+    haproxy_names_its_clients,
 }
 
 /// What a client prints that is given `input` and then its end.
@@ -133,5 +134,56 @@ fn socat_chats_with_python(back_end: &str) {
     let port = server.addresses[0].port().to_string();
     let output = run(&mut clean(Command::new("python3"), &["-c", PYTHON_CHATS, &port]));
     assert_eq!(output.stdout, "well\n", "{}", output.stderr);
+    server.stop();
+}
+
+/// HAProxy in front of the server, with either version of the header.
+fn haproxy_names_its_clients(back_end: &str) {
+    if !installed("haproxy", "-v") {
+        return;
+    }
+    let listen = ["serve", "--backend", back_end, "--listen", "127.0.0.1:0"];
+    let mut program = wharf(&[&listen[..], &["--proxy-from", "127.0.0.0/8"]].concat());
+    let Some(mut server) = Server::spawn(program.env("WHARF_LOG", "debug")) else { return };
+    let port = server.addresses[0].port();
+    for version in ["send-proxy", "send-proxy-v2"] {
+        // The port is free until HAProxy has it; another process could only take it in between.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let front = free.local_addr().expect("it is bound");
+        drop(free);
+        let config = format!(
+            "defaults\n mode tcp\n timeout connect 9s\n timeout client 9s\n timeout server 9s\n\
+             listen front\n bind {front}\n server back 127.0.0.1:{port} {version}\n"
+        );
+        let name = format!("wharf-{}-{back_end}-{version}.cfg", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, config).expect("a file");
+        let mut haproxy = Command::new("haproxy")
+            .args(["-db", "-q", "-f"])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("it is installed");
+        let mut link = None;
+        eventually(
+            || {
+                link = std::net::TcpStream::connect(front).ok();
+                link.is_some()
+            },
+            "HAProxy listens",
+        );
+        let mut link = link.expect("it is connected");
+        link.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        link.write_all(b"through a proxy\n").expect("it reads");
+        assert_eq!(read_until(&mut link, "\n"), "through a proxy\n");
+        let client = format!("peer={}", link.local_addr().expect("it is connected"));
+        let opened = server.wait_for_line(&client).expect("the server runs");
+        assert!(opened.contains("link opened"), "{opened}");
+        drop(link);
+        // An error means that it has ended already.
+        let _ended = haproxy.kill();
+        haproxy.wait().expect("it is our child");
+        std::fs::remove_file(path).expect("ours");
+    }
     server.stop();
 }

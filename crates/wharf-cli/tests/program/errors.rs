@@ -262,6 +262,8 @@ fn settings_that_do_not_fit_are_bad_configuration() {
             // Found by the library, and named as it was written.
             "WHARF_LINKS=0 WHARF_BUFFER_SIZE=8 wharf serve --backlog 0 --shards 1",
             "WHARF_SEND_QUEUE=2KiB wharf serve --shards 1",
+            "wharf serve --shards 1 --proxy-from 10.0.0.0/33 --buffer-size 512",
+            "WHARF_PROXY_FROM=10.0.0.1,localhost wharf serve --shards 1",
         ],
         3,
     );

@@ -7,7 +7,8 @@
 //! `/nick NAME`, `/who` and `/quit` are the commands. Lines may end in LF or CRLF, so `nc`, `socat`
 //! and `telnet` all do. Control characters are removed, so that no client can control another
 //! one's terminal. A client that reads too slowly misses lines, and delays no other. Others hear of a
-//! guest when it first speaks or takes a name, so not of checks that connect and close.
+//! guest when it first speaks or takes a name, so not of checks that connect and close. A header of the
+//! PROXY protocol ends its link, and is not said.
 
 mod line;
 mod names;
@@ -42,6 +43,8 @@ pub(crate) struct Guest {
     name: String,
     /// Whether the others have heard of it.
     is_known: bool,
+    /// Whether a line has come that is not empty.
+    has_begun: bool,
     line: Line,
 }
 
@@ -113,6 +116,12 @@ impl Chat {
     fn line(&self, link: &mut Client<'_>) -> Result {
         let others = link.server.all().except(link.id());
         let Scratch { line, text, list } = &mut *link.worker;
+        let is_first = !line.is_empty() && !std::mem::replace(&mut link.state.has_begun, true);
+        if is_first && is_proxy_header(line) {
+            link.out.send(NO_PROXY)?;
+            link.close();
+            return Ok(());
+        }
         text::clean(line, text);
         let said = text.trim();
         let Guest { name, is_known, .. } = &mut *link.state;
@@ -166,6 +175,14 @@ impl Chat {
     }
 }
 
+/// Whether a link's first line is from a header of the PROXY protocol, which is the proxy's and not a
+/// client's. The binary one begins with line ends and a NUL.
+fn is_proxy_header(line: &[u8]) -> bool {
+    line.starts_with(b"PROXY ") || line == b"\0"
+}
+
+const NO_PROXY: &str =
+    "* a header of the PROXY protocol is not expected here (see --proxy-from)\r\n";
 const COMMANDS: &str = "* the commands are /nick NAME, /who and /quit\r\n";
 const TOO_LONG: &str = "* the line is longer than 1,024 bytes: goodbye\r\n";
 const NOT_DELIVERED: &str = "* not sent: the line is longer than a send queue\r\n";
