@@ -153,10 +153,10 @@ pub(crate) struct Serve {
     /// Maximum of unsent bytes on a link [256KiB]
     ///
     /// While more than half of it is unsent, the link's input is not handled, and posted messages
-    /// skip the link.
-    #[arg(long, value_name = "SIZE", default_value = "256KiB", env = "WHARF_SEND_QUEUE")]
-    #[arg(value_parser = parse_size, hide_env = true, hide_default_value = true)]
-    pub(crate) send_queue: u32,
+    /// skip the link. The default grows with --buffer-size and --grant.
+    #[arg(long, value_name = "SIZE", env = "WHARF_SEND_QUEUE")]
+    #[arg(value_parser = parse_size, hide_env = true)]
+    pub(crate) send_queue: Option<u32>,
 
     /// Maximum of unhandled input bytes on a link [64KiB]
     ///

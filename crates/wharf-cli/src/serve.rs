@@ -287,7 +287,6 @@ where
         .links_max(flags.links)
         .buffer_size_bytes(flags.buffer_size)
         .input_bytes(flags.input_bytes)
-        .output_bytes(flags.send_queue)
         .loan_wait(flags.loan_wait)
         .stall_timeout(flags.stall)
         .idle_timeout(idle)
@@ -299,6 +298,9 @@ where
         });
     if let Some(buffers) = flags.buffers {
         builder = builder.buffer_count(buffers);
+    }
+    if let Some(bytes) = flags.send_queue {
+        builder = builder.output_bytes(bytes);
     }
     if let Some(grant) = flags.grant {
         builder = builder.grant_bytes(grant);

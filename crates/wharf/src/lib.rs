@@ -160,9 +160,11 @@
 //!
 //! # Logs
 //!
-//! The crate logs with `tracing`. `DEBUG`: the text of each error that a callback returned
-//! (`on_disconnect` gets only its kind), and accepts that failed. `ERROR`: why a server stops, when
-//! `on_worker_start` has failed after a panic.
+//! The crate logs with `tracing`. `DEBUG`: each link that opens and closes, and each connection that is
+//! refused, with the peer's address and the reason; the text of each error that a callback returned
+//! (`on_disconnect` gets only its kind); accepts and operations of links that failed, with the system
+//! call. `WARN`: of a name, an address on which the server does not listen. `ERROR`: why a server stops,
+//! when `on_worker_start` has failed after a panic.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

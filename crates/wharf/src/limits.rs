@@ -28,12 +28,18 @@ pub(crate) struct Settings {
     pub(crate) shards: u32,
     /// The number of shards was set, and not taken from the number of cores.
     pub(crate) shards_set: bool,
+    /// Size of a shard's stack beside the copies of states; `None`: [`STACK_BYTES`].
+    pub(crate) stack_bytes: Option<u32>,
     pub(crate) links: u32,
     /// `None`: [`Needs::buffers_default`].
     pub(crate) buffers: Option<u32>,
     pub(crate) buffer_size_bytes: u32,
+    /// If it was not set, [`checked`](Self::checked) raises it as far as the other settings need; the
+    /// same of `send_queue_bytes`.
     pub(crate) input_bytes: u32,
+    pub(crate) input_set: bool,
     pub(crate) send_queue_bytes: u32,
+    pub(crate) send_queue_set: bool,
     /// `None`: one buffer.
     pub(crate) grant_bytes: Option<u32>,
     pub(crate) loan_wait: Duration,
@@ -75,6 +81,12 @@ const LARGE_SIZE_MAX: u32 = 32 * 1024;
 const LARGE_BYTES: u32 = 14 << 18;
 const SHARDS_MAX: u32 = 256;
 const BUFFERS_MAX: u32 = 1 << 24;
+/// Maximum of an input, an output and a grant.
+const BYTES_MAX: u32 = 1 << 30;
+/// Size of a shard's stack if it is not set: that of std.
+const STACK_BYTES: u32 = 2 << 20;
+/// What of it the pages take that the engine touches; those of the handler's own calls are added.
+const STACK_BYTES_TOUCHED: u32 = 64 << 10;
 /// Maximum of addresses that a server listens on.
 const LISTENERS_MAX: usize = 1_024;
 
@@ -91,11 +103,14 @@ impl Settings {
             back_end: AskedBackEnd::Variable,
             shards: u32::try_from(cores).unwrap_or(SHARDS_MAX).clamp(1, SHARDS_MAX),
             shards_set: false,
+            stack_bytes: None,
             links: 3_000,
             buffers: None,
             buffer_size_bytes: 2_048,
             input_bytes: 64 * 1024,
+            input_set: false,
             send_queue_bytes: 256 * 1024,
+            send_queue_set: false,
             grant_bytes: None,
             loan_wait: Duration::from_secs(1),
             stall: Duration::from_secs(30),
@@ -111,14 +126,29 @@ impl Settings {
         }
     }
 
-    /// These settings, if a server can have them. Shards that were not set are as many as the other
-    /// settings suffice for, at most one for each core.
+    /// Size of the stack of a shard's thread.
+    pub(crate) fn stack_size_bytes(&self, sizes: Sizes) -> usize {
+        self.stack_bytes.unwrap_or(STACK_BYTES) as usize + sizes.stack
+    }
+
+    /// These settings, if a server can have them. What was not set is made to fit the rest: the input
+    /// holds the longest frame, the output two grants and two buffers, and there are as many shards as
+    /// the other settings suffice for, at most one for each core.
     ///
     /// # Errors
     ///
     /// One error that names all faults.
     pub(crate) fn checked(&self) -> Result<Self, StartError> {
         let mut settings = self.clone();
+        if !settings.input_set {
+            let frame = u32::try_from(settings.frame_max).unwrap_or(u32::MAX);
+            settings.input_bytes = settings.input_bytes.max(frame.min(BYTES_MAX));
+        }
+        if !settings.send_queue_set {
+            let least = settings.grant_bytes.unwrap_or(0).max(settings.buffer_size_bytes);
+            let least = least.saturating_mul(2).min(BYTES_MAX);
+            settings.send_queue_bytes = settings.send_queue_bytes.max(least);
+        }
         while !settings.shards_set && settings.shards > 1 && settings.check().is_err() {
             settings.shards -= 1;
         }
@@ -141,10 +171,11 @@ impl Settings {
         range("links_max", self.links, 1, LINKS_PER_SHARD_MAX);
         range("buffer_count", self.buffers.unwrap_or(1), 1, BUFFERS_MAX);
         range("buffer_size_bytes", self.buffer_size_bytes, 64, 1 << 20);
-        range("input_bytes", self.input_bytes, 1, 1 << 30);
-        range("output_bytes", self.send_queue_bytes, 1, 1 << 30);
-        range("grant_bytes", self.grant_bytes.unwrap_or(1), 1, 1 << 30);
+        range("input_bytes", self.input_bytes, 1, BYTES_MAX);
+        range("output_bytes", self.send_queue_bytes, 1, BYTES_MAX);
+        range("grant_bytes", self.grant_bytes.unwrap_or(1), 1, BYTES_MAX);
         range("backlog", self.backlog, 1, 65_535);
+        range("stack_bytes", self.stack_bytes.unwrap_or(STACK_BYTES), 256 << 10, BYTES_MAX);
         if self.loan_wait.is_zero() {
             // Links that wait for a loan would wait for ever if zero disabled it, as it does the other
             // timeouts.
@@ -364,9 +395,12 @@ impl Settings {
                 ("ports", shards * wharf_port::table_size_bytes(&self.port(listeners))),
                 ("memory for messages in several buffers", shards * u64::from(self.input_bytes)),
                 ("inboxes", shards * u64::from(self.inbox_capacity) * 96),
-                // The pages that a shard's thread touches; those of the handler's own calls are added
-                // to it.
-                ("stacks", shards * (64 * 1024).max(sizes.stack as u64)),
+                (
+                    "stacks",
+                    shards
+                        * u64::from(self.stack_bytes.unwrap_or(STACK_BYTES_TOUCHED))
+                            .max(sizes.stack as u64),
+                ),
             ],
         }
     }
@@ -531,9 +565,12 @@ mod tests {
                 buffers: self.next().is_multiple_of(2).then(|| self.number()),
                 buffer_size_bytes: self.often(usual.buffer_size_bytes),
                 input_bytes: self.often(usual.input_bytes),
+                input_set: self.next().is_multiple_of(2),
                 send_queue_bytes: self.often(usual.send_queue_bytes),
+                send_queue_set: self.next().is_multiple_of(2),
                 grant_bytes: self.next().is_multiple_of(2).then(|| self.number()),
                 backlog: self.often(usual.backlog),
+                stack_bytes: self.next().is_multiple_of(2).then(|| self.number()),
                 frame_max: self.often(0) as usize,
                 loan_wait: Duration::from_nanos(u64::from(self.often(1_000_000_000))),
                 ..usual
@@ -595,6 +632,32 @@ mod tests {
             let large =
                 Settings { send_queue_bytes: 8 << 20, input_bytes: 1 << 20, ..defaults.clone() };
             large.checked().unwrap();
+            for size in [64, 300, 2_048, 100 << 10, 256 << 10, 1 << 20] {
+                // Alone, and with each other.
+                let (buffer, grant, frame) = (size, size.max(100), size as usize + 1);
+                let fits = |settings: Settings| settings.checked().unwrap();
+                let buffers = fits(Settings { buffer_size_bytes: buffer, ..defaults.clone() });
+                assert!(buffers.send_queue_bytes >= (2 * buffer).max(256 << 10));
+                let grants = fits(Settings { grant_bytes: Some(grant), ..defaults.clone() });
+                assert!(grants.send_queue_bytes >= (2 * grant).max(256 << 10));
+                let frames = fits(Settings { frame_max: frame, ..defaults.clone() });
+                assert_eq!(frames.input_bytes as usize, frame.max(64 << 10));
+                fits(Settings {
+                    buffer_size_bytes: buffer,
+                    grant_bytes: Some(grant),
+                    frame_max: frame,
+                    links: 7,
+                    ..defaults.clone()
+                });
+            }
+            // What was set stays.
+            let set =
+                Settings { buffer_size_bytes: 1 << 20, send_queue_set: true, ..defaults.clone() };
+            assert!(
+                set.checked().unwrap_err().to_string().contains("buffer_size_bytes is 1048576")
+            );
+            let set = Settings { frame_max: 1 << 20, input_set: true, ..defaults.clone() };
+            assert!(set.checked().unwrap_err().to_string().contains("input_bytes is 65536"));
             let set = Settings { links: 1, shards_set: true, ..defaults };
             assert_eq!(set.checked().is_ok(), cores == 1);
         }
@@ -613,7 +676,7 @@ mod tests {
             ),
             (Settings { buffers: Some(0), ..usual() }, "buffer_count is 0", "from 1 to 16777216"),
             (
-                Settings { send_queue_bytes: 2_047, ..usual() },
+                Settings { send_queue_bytes: 2_047, send_queue_set: true, ..usual() },
                 "output_bytes, which is 2047",
                 "buffer_size_bytes is 2048",
             ),

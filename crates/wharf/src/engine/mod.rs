@@ -34,8 +34,3 @@ pub(crate) fn sizes<S, W>() -> Sizes {
 /// Copies of a state and of a context on the stack: a build without optimizations makes one in each
 /// call that returns them.
 const STACK_COPIES: usize = 16;
-
-/// Size of the stack of a shard's thread: that of std, and the copies of a state and a context.
-pub(crate) fn stack_size_bytes<S, W>() -> usize {
-    (2 << 20) + sizes::<S, W>().stack
-}

@@ -128,17 +128,18 @@ where
     }
 
     /// Unread bytes of a link at which the server stops reading from it. That is also the longest
-    /// message that [`Input::take`](crate::Input::take) can return. 1 to 1 GiB; default 65,536.
+    /// message that [`Input::take`](crate::Input::take) can return. 1 to 1 GiB; default 65,536, or the
+    /// longest of the declared [`frames`](Self::frames).
     pub fn input_bytes(mut self, bytes: u32) -> Self {
-        self.settings.input_bytes = bytes;
+        (self.settings.input_bytes, self.settings.input_set) = (bytes, true);
         self
     }
 
     /// Maximum of unsent bytes of a link: at least two grants and two buffers, at most 1 GiB. Half of
     /// it is the high-water mark: a post must not exceed it, and above it `on_receive` is not called.
-    /// Default 262,144.
+    /// Default 262,144, or more where the grant or the buffers need more.
     pub fn output_bytes(mut self, bytes: u32) -> Self {
-        self.settings.send_queue_bytes = bytes;
+        (self.settings.send_queue_bytes, self.settings.send_queue_set) = (bytes, true);
         self
     }
 
@@ -153,7 +154,7 @@ where
     }
 
     /// Declares frames that the handler takes: `start` fails if the longest frame has more than
-    /// [`input_bytes`](Self::input_bytes).
+    /// [`input_bytes`](Self::input_bytes), if that is set.
     pub fn frames(mut self, decoder: impl Decoder) -> Self {
         let max = decoder.frame_max().unwrap_or(0);
         self.settings.frame_max = self.settings.frame_max.max(max);
@@ -203,6 +204,14 @@ where
     /// for each core, at most 256, and no more than the other settings suffice for.
     pub fn shards(mut self, shards: u32) -> Self {
         (self.settings.shards, self.settings.shards_set) = (shards, true);
+        self
+    }
+
+    /// Size of the stack of a shard's thread, which runs the handler: 262,144 to 1 GiB. Default
+    /// 2,097,152. Space for copies of a link's state and a worker's context comes on top. The plan counts
+    /// all of a size that is set, of the default only what the engine uses.
+    pub fn stack_bytes(mut self, bytes: u32) -> Self {
+        self.settings.stack_bytes = Some(bytes);
         self
     }
 

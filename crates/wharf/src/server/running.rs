@@ -235,6 +235,7 @@ where
 {
     let (report, reports) = channel();
     let mut prepared = Prepared::default();
+    let stack = shared.settings.stack_size_bytes(engine::sizes::<V::State, V::Context>());
     for shard in 0..shared.shards.len() {
         // There are at most 256 shards.
         let number = u8::try_from(shard).unwrap_or(u8::MAX);
@@ -254,7 +255,6 @@ where
             });
             run(number, worker, &shared, steps)
         };
-        let stack = engine::stack_size_bytes::<V::State, V::Context>();
         let thread = std::thread::Builder::new().name(format!("wharf-{shard}")).stack_size(stack);
         prepared.threads.push(thread.spawn(body).map_err(StartError::thread)?);
         prepared.nexts.push(next);

@@ -92,7 +92,7 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    builder.settings.check().is_ok()
+    builder.settings.checked().is_ok()
 }
 
 /// A client's number, counted from 0. The server sees the address 10.0.0.0 plus the number.
@@ -233,7 +233,7 @@ where
 
     fn start(config: SimConfig, builder: Builder<H, S, W>) -> Result<Self, String> {
         let Builder { handler, settings, .. } = builder;
-        settings.check().map_err(|error| error.to_string())?;
+        let settings = settings.checked().map_err(|error| error.to_string())?;
         let jumps = config.faults.clock_jump_max_ns >= JUMP_THAT_MATTERS_NS
             && config.faults.ppm(super::FaultKind::ClockJump) > 0;
         let mut world_config = WorldConfig::new(config.seed);
