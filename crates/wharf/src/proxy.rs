@@ -202,7 +202,7 @@ mod tests {
             b"PROXY TCP4 192.0.2.1 198.51.100.1 80 443\n".to_vec(),
             b"PROXY UNKNOWN\n".to_vec(),
             b"PROXY UNKNOWNS\r\n".to_vec(),
-            vec![b"PROXY ".to_vec(), vec![b'x'; 101]].concat(),
+            [b"PROXY ".to_vec(), vec![b'x'; 101]].concat(),
             v2(0x31, 0x11, &v4(80)),
             v2(0x21, 0x12, &v4(80)),
             v2(0x21, 0x11, &v4(80)[..11]),
