@@ -4,8 +4,9 @@
 
 use crate::util;
 use crate::util::{
-    Case, ON_PURPOSE, TestServer, bytes, connect_small_share, each_back_end, echo, eventually,
-    expect_end_or_reset, finish, on_chunk, reset, round_trip, silence_panics_on_purpose,
+    Case, Hold, ON_PURPOSE, TestServer, bytes, connect_small_share, each_back_end, echo,
+    eventually, expect_bytes, expect_end_or_reset, finish, on_chunk, reset, round_trip,
+    silence_panics_on_purpose,
 };
 use std::io::Write;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use wharf::{Error, PostError, SendError, TooLong};
 
 each_back_end!(
     known_traffic_gives_known_counts,
+    clients_that_reset_before_they_are_accepted_are_links_like_others,
     each_reason_is_counted_under_its_name,
     the_ledger_accounts_for_every_buffer_while_it_is_used,
     refused_sends_and_missed_posts_are_counted,
@@ -48,6 +50,41 @@ fn known_traffic_gives_known_counts(case: &Case) {
     assert!(stats.workers.iter().all(|worker| worker.turns > 0 && worker.busy_ns > 0));
     let none = [stats.refused_full, stats.rejects, stats.forced_closes, stats.send_errors];
     assert_eq!((none, stats.handler_panics, stats.missed), ([0; 4], 0, 0));
+}
+
+/// On every back end, with the bytes that they had sent.
+fn clients_that_reset_before_they_are_accepted_are_links_like_others(case: &Case) {
+    for shards in [1, 2] {
+        let hold = Hold::default();
+        let held = hold.clone();
+        let handler = on_chunk(move |link, data| {
+            if data == b"hold" {
+                held.enter();
+            }
+            Ok(link.out.send(data)?)
+        });
+        let server = TestServer::start(case.builder(handler).shards(shards));
+        let mut holder = server.connect();
+        holder.write_all(b"hold").unwrap();
+        hold.wait();
+        // Shard 0 accepts for all, and the first link is its own.
+        for n in 0..20 {
+            let mut client = server.connect();
+            if n % 2 == 0 {
+                client.write_all(b"hello").unwrap();
+            }
+            reset(client);
+        }
+        assert_eq!(server.stats().accepted, 1);
+        hold.release();
+        expect_bytes(&mut holder, b"hold");
+        eventually(|| server.stats().closed(PeerReset) == 20, "each has ended with its reset");
+        finish(&mut holder);
+        let stats = server.stop();
+        assert_eq!((stats.accepted, stats.connects, stats.accept_aborts), (21, 21, 0));
+        assert_eq!((stats.receives, stats.received_bytes), (11, 4 + 10 * 5));
+        assert_eq!(stats.closed(PeerClosed), 1);
+    }
 }
 
 const TIME: Duration = Duration::from_millis(500);
