@@ -101,10 +101,13 @@ impl<T: Send> EpollPort<T> {
     fn serve_waiters(&mut self, completions: &mut Completions<Self>) {
         while !is_full(completions) {
             let Some((socket, buffer)) = self.supply.next_waiter() else { return };
-            let Some(Entry { key, state }) = self.sockets.get_mut(socket) else { continue };
-            if let InputOperation::WaitingForBuffer(demand) = state.input {
-                push(completions, *key, state.receive(demand, buffer, &self.supply.pool));
-            }
+            let Some(Entry { key, state }) = self.sockets.get_mut(socket) else {
+                unreachable!("a socket leaves the queue for buffers before the table");
+            };
+            let InputOperation::WaitingForBuffer(demand) = state.input else {
+                unreachable!("a socket is in the queue for buffers while its receive waits");
+            };
+            push(completions, *key, state.receive(demand, buffer, &self.supply.pool));
             state.queue_if_busy(socket, &mut self.ready);
         }
     }

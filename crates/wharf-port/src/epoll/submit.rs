@@ -16,7 +16,9 @@ impl<T: Send> EpollPort<T> {
         if let Some(kind) = check_submit(usage, &operation) {
             return Err(SubmitError { kind, operation });
         }
-        let Some(Entry { state, .. }) = entry else { return Ok(()) };
+        let Some(Entry { state, .. }) = entry else {
+            unreachable!("the check has refused a stale socket");
+        };
         match operation {
             Operation::Accept(mode) => state.input = InputOperation::Armed(Demand::accept(mode)),
             Operation::Receive { mode, bytes_max } => {

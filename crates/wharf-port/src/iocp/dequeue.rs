@@ -117,12 +117,14 @@ impl<T: marker::Send> IocpPort<T> {
     fn serve_waiters(&mut self, completions: &mut Completions<Self>) {
         while !is_full(completions) {
             let Some((socket, buffer)) = self.supply.next_waiter() else { return };
-            if let Some((_, _, connection)) = connection_mut(&mut self.table, socket)
-                && let Receive::WaitingForBuffer(demand) = connection.receive
-            {
-                connection.receive = Receive::Ready(demand);
-                self.receive_once(socket, Some(buffer), completions);
-            }
+            let Some((_, _, connection)) = connection_mut(&mut self.table, socket) else {
+                unreachable!("a socket leaves the queue for buffers before the table");
+            };
+            let Receive::WaitingForBuffer(demand) = connection.receive else {
+                unreachable!("a socket is in the queue for buffers while its receive waits");
+            };
+            connection.receive = Receive::Ready(demand);
+            self.receive_once(socket, Some(buffer), completions);
         }
     }
 

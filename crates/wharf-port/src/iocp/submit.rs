@@ -48,7 +48,7 @@ impl<T: marker::Send> IocpPort<T> {
 
     fn start_receive(&mut self, socket: Socket, demand: Demand) {
         let Some((_, overlapped, connection)) = connection_mut(&mut self.table, socket) else {
-            return;
+            unreachable!("the check has found a connection");
         };
         connection.receive = match demand.mode {
             CompletionMode::IfReady => Receive::Ready(demand),
@@ -63,7 +63,7 @@ impl<T: marker::Send> IocpPort<T> {
 
     fn start_send(&mut self, socket: Socket, chain: Chain) {
         let Some((_, overlapped, connection)) = connection_mut(&mut self.table, socket) else {
-            return;
+            unreachable!("the check has found a connection");
         };
         connection.send = match self.operations.send(socket, overlapped, chain) {
             Started::Pending => Send::InFlight { cancelled: false },
@@ -79,14 +79,18 @@ impl<T: marker::Send> IocpPort<T> {
     }
 
     fn start_accept(&mut self, socket: Socket, mode: CompletionMode) {
-        let Some((_, _, listener)) = listener_mut(&mut self.table, socket) else { return };
+        let Some((_, _, listener)) = listener_mut(&mut self.table, socket) else {
+            unreachable!("the check has found a listener");
+        };
         listener.accept = Accept::Active(mode);
         self.post_accepts(socket);
     }
 
     /// Cancels all operations of the socket; `process_socket` closes it.
     fn start_close(&mut self, socket: Socket) {
-        let Some(entry) = self.table.get_mut(socket) else { return };
+        let Some(entry) = self.table.get_mut(socket) else {
+            unreachable!("the check has refused a stale socket");
+        };
         let state = &mut entry.state;
         state.closing = true;
         match &mut state.role {

@@ -20,7 +20,9 @@ impl<T: Send> SimPort<T> {
         if let Some(kind) = check_submit(usage, &operation) {
             return Err(SubmitError { kind, operation });
         }
-        let Some(Entry { state, .. }) = entry else { return Ok(()) };
+        let Some(Entry { state, .. }) = entry else {
+            unreachable!("the check has refused a stale socket");
+        };
         let step = match operation {
             Operation::Accept(mode) => {
                 state.accept = Some(AcceptOperation { mode, cancelled: false });

@@ -90,13 +90,12 @@ impl<T: Send> UringPort<T> {
             && left > 0
         {
             next = self.waiting.after(socket);
-            let Some(entry) = self.sockets.get_mut(socket) else { continue };
-            let Some(InputOperation { demand, stage: Stage::WaitingForBuffer, .. }) =
-                entry.state.input
+            let state = self.state_mut(socket);
+            let Some(InputOperation { demand, stage: Stage::WaitingForBuffer, .. }) = state.input
             else {
                 continue;
             };
-            let wants_many = entry.state.fills && demand.mode == CompletionMode::Multishot;
+            let wants_many = state.fills && demand.mode == CompletionMode::Multishot;
             if wants_many && left >= MULTISHOT_BUFFERS_MAX {
                 left -= MULTISHOT_BUFFERS_MAX;
                 self.waiting.remove(socket);
@@ -438,7 +437,9 @@ impl<T: Send> UringPort<T> {
                 return;
             }
             let Some(socket) = self.unreported.pop_front() else { return };
-            let Some(entry) = self.sockets.get_mut(socket) else { continue };
+            let Some(entry) = self.sockets.get_mut(socket) else {
+                unreachable!("a socket leaves the table only when it is not queued");
+            };
             let (key, state) = (entry.key, &mut entry.state);
             state.queued = false;
             let end = match state.input {

@@ -78,7 +78,7 @@ impl<T: Send> UringPort<T> {
 
     /// Arms a receive in the kernel; `stage` is `Armed`, or `Attempt` for a waiting socket.
     pub(super) fn arm_receive(&mut self, socket: Socket, demand: Demand, stage: Stage) {
-        let Some(fd) = self.fd_of(socket) else { return };
+        let fd = self.fd_of(socket);
         let stage = if stage == Stage::Armed && self.receives_large(socket, demand) {
             Stage::ArmedLarge
         } else {
@@ -123,7 +123,7 @@ impl<T: Send> UringPort<T> {
 
     /// Arms a poll for bytes, the end of the stream, or an error.
     pub(super) fn arm_poll(&mut self, socket: Socket, demand: Demand) {
-        let Some(fd) = self.fd_of(socket) else { return };
+        let fd = self.fd_of(socket);
         // The kernel adds POLLERR and POLLHUP.
         let events = (libc::POLLIN | libc::POLLRDHUP).unsigned_abs();
         let entry = opcode::PollAdd::new(fd, events.into()).build();
@@ -139,14 +139,11 @@ impl<T: Send> UringPort<T> {
     }
 
     pub(super) fn set_receive(&mut self, socket: Socket, demand: Demand, stage: Stage) {
-        if let Some(entry) = self.sockets.get_mut(socket) {
-            entry.state.input = Some(InputOperation::new(demand, stage));
-        }
+        self.state_mut(socket).input = Some(InputOperation::new(demand, stage));
     }
 
     pub(super) fn arm_accept(&mut self, socket: Socket, mode: CompletionMode) {
-        let Some(entry) = self.sockets.get_mut(socket) else { return };
-        let (fd, once) = (types::Fd(entry.state.fd.as_raw_fd()), entry.state.accepts_once);
+        let (fd, once) = (self.fd_of(socket), self.state_mut(socket).accepts_once);
         let flags = libc::SOCK_CLOEXEC;
         let entry = if mode == CompletionMode::Multishot && !once {
             opcode::AcceptMulti::new(fd).flags(flags).build()
@@ -172,7 +169,7 @@ impl<T: Send> UringPort<T> {
     /// reads slowly. So the port continues.
     #[inline]
     fn arm_send(&mut self, socket: Socket, mut send: SendOperation) {
-        let Some(fd) = self.fd_of(socket) else { return };
+        let fd = self.fd_of(socket);
         let flags = libc::MSG_NOSIGNAL;
         let next = if send.sent == 0 {
             send.chain.front()
@@ -205,8 +202,7 @@ impl<T: Send> UringPort<T> {
     /// Sends the rest after a short send.
     #[cold]
     pub(super) fn continue_send(&mut self, socket: Socket) {
-        let send = self.sockets.get_mut(socket).and_then(|entry| entry.state.send.take());
-        if let Some(send) = send {
+        if let Some(send) = self.state_mut(socket).send.take() {
             self.arm_send(socket, send);
         }
     }
@@ -230,9 +226,7 @@ impl<T: Send> UringPort<T> {
         for kind in [OperationKind::Receive, OperationKind::Send, OperationKind::Accept] {
             self.cancel_operation(socket, kind);
         }
-        if let Some(entry) = self.sockets.get_mut(socket) {
-            entry.state.closing = true;
-        }
+        self.state_mut(socket).closing = true;
         self.report_later(socket);
     }
 
@@ -314,8 +308,16 @@ impl<T: Send> UringPort<T> {
         self.push(entry.user_data(user_data(Tag::Wake, no_socket)));
     }
 
-    fn fd_of(&mut self, socket: Socket) -> Option<types::Fd> {
-        Some(types::Fd(self.sockets.get_mut(socket)?.state.fd.as_raw_fd()))
+    /// The state of a socket whose handle was just checked, or that has an operation in flight.
+    pub(super) fn state_mut(&mut self, socket: Socket) -> &mut SocketState {
+        let Some(entry) = self.sockets.get_mut(socket) else {
+            unreachable!("a socket is in the table until its operations have completed");
+        };
+        &mut entry.state
+    }
+
+    fn fd_of(&mut self, socket: Socket) -> types::Fd {
+        types::Fd(self.state_mut(socket).fd.as_raw_fd())
     }
 
     /// Queues an operation's entry, counts it as in the kernel, and lets `update` change the state.
@@ -326,9 +328,9 @@ impl<T: Send> UringPort<T> {
         entry: squeue::Entry,
         update: impl FnOnce(&mut SocketState),
     ) {
-        let Some(slot) = self.sockets.get_mut(socket) else { return };
-        slot.state.in_kernel += 1;
-        update(&mut slot.state);
+        let state = self.state_mut(socket);
+        state.in_kernel += 1;
+        update(state);
         self.in_kernel += 1;
         self.push(entry.user_data(user_data(tag, socket)));
     }
