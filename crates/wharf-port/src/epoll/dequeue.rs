@@ -107,7 +107,7 @@ impl<T: Send> EpollPort<T> {
             let InputOperation::WaitingForBuffer(demand) = state.input else {
                 unreachable!("a socket is in the queue for buffers while its receive waits");
             };
-            push(completions, *key, state.receive(demand, buffer, &self.supply.pool));
+            push(completions, *key, state.receive(demand, buffer, self.supply.pool()));
             state.queue_if_busy(socket, &mut self.ready);
         }
     }
@@ -175,12 +175,11 @@ fn receive<T: Send>(
             return;
         }
         let Some(buffer) = supply.buffer_for(state.bulk, demand) else {
-            supply.waiting.push_back(socket);
+            supply.wait(socket, counters);
             state.input = InputOperation::WaitingForBuffer(demand);
-            counters.buffer_waits += 1;
             return;
         };
-        push(completions, key, state.receive(demand, buffer, &supply.pool));
+        push(completions, key, state.receive(demand, buffer, supply.pool()));
     }
 }
 

@@ -201,7 +201,7 @@ impl<T: Send> Port for EpollPort<T> {
     }
 
     fn pool(&self) -> &BufferPool {
-        &self.supply.pool
+        self.supply.pool()
     }
 
     fn acknowledged_bytes(&mut self, socket: Socket) -> Option<u64> {
@@ -230,7 +230,7 @@ impl<T: Send> fmt::Debug for EpollPort<T> {
         f.debug_struct("EpollPort")
             .field("epoll", &self.epoll)
             .field("ready", &self.ready.len())
-            .field("waiting", &self.supply.waiting.len())
+            .field("waiting", &self.supply.waiting_count())
             .field("counters", &self.counters)
             .finish_non_exhaustive()
     }

@@ -29,7 +29,7 @@ impl<T: Send> EpollPort<T> {
                 state.send_rest();
             }
             Operation::Close => {
-                self.supply.waiting.remove(socket);
+                self.supply.forget(socket);
                 state.close();
             }
         }
@@ -41,7 +41,7 @@ impl<T: Send> EpollPort<T> {
         if let Some(entry) = self.sockets.get_mut(socket) {
             entry.state.cancel(kind);
             if kind == OperationKind::Receive {
-                self.supply.waiting.remove(socket);
+                self.supply.forget(socket);
             }
             entry.state.queue_if_busy(socket, &mut self.ready);
         }

@@ -159,7 +159,7 @@ impl<T: marker::Send> IocpPort<T> {
         }
         let key = entry.key;
         self.ready.remove(socket);
-        self.supply.waiting.remove(socket);
+        self.supply.forget(socket);
         if let Some(entry) = self.table.remove(socket)
             && let Role::Listener(listener) = &entry.state.role
         {
@@ -238,13 +238,12 @@ impl<T: marker::Send> IocpPort<T> {
             (RecvResult::Bytes(_), None) if demand.is_zero_byte() => Some(EndReason::Readable),
             (RecvResult::Bytes(_), None) => {
                 connection.receive = Receive::WaitingForBuffer(demand);
-                self.supply.waiting.push_back(socket);
-                self.counters.buffer_waits += 1;
+                self.supply.wait(socket, &mut self.counters);
                 return false;
             }
             (RecvResult::Bytes(len), Some(buffer)) => {
                 let is_all = len == demand.len_max(buffer.capacity());
-                connection.bulk.record(len, &self.supply.pool);
+                connection.bulk.record(len, self.supply.pool());
                 let last = demand.received(len);
                 connection.receive = if last { Receive::Idle } else { Receive::Ready(demand) };
                 completions.push(Completion { key, outcome: Outcome::Received { buffer, last } });

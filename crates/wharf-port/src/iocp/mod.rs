@@ -239,7 +239,7 @@ impl<T: Send> Port for IocpPort<T> {
     }
 
     fn pool(&self) -> &BufferPool {
-        &self.supply.pool
+        self.supply.pool()
     }
 
     fn now(&self) -> Time {
@@ -288,7 +288,7 @@ impl<T: Send> fmt::Debug for IocpPort<T> {
         f.debug_struct("IocpPort")
             .field("in_flight", &self.operations.in_flight())
             .field("ready", &self.ready.len())
-            .field("waiting", &self.supply.waiting.len())
+            .field("waiting", &self.supply.waiting_count())
             .field("accept_budget", &self.accept_budget)
             .field("counters", &self.counters)
             .finish_non_exhaustive()

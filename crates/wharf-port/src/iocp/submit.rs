@@ -99,7 +99,7 @@ impl<T: marker::Send> IocpPort<T> {
                 if let Send::InFlight { cancelled } = &mut connection.send {
                     *cancelled = true;
                 }
-                self.supply.waiting.remove(socket);
+                self.supply.forget(socket);
             }
             Role::Listener(listener) => {
                 if let Accept::Active(mode) = listener.accept {
@@ -119,7 +119,7 @@ impl<T: marker::Send> IocpPort<T> {
         if let Receive::Waiting { .. } = connection.receive {
             self.operations.cancel(OperationId::Receive(socket.index), overlapped);
         } else {
-            self.supply.waiting.remove(socket);
+            self.supply.forget(socket);
             self.ready.push_back(socket);
         }
     }

@@ -23,17 +23,22 @@ impl Bulk {
             if fills { SHORT_RECEIVES_MAX } else { self.short_receives_left.saturating_sub(1) };
     }
 
-    /// Whether the next receive is to use a large buffer.
+    /// Whether the next receive is to use a large buffer. io_uring asks this only: there the kernel
+    /// chooses the buffer.
     #[inline]
     pub(crate) fn wants_large(self, demand: Demand, pool: &BufferPool) -> bool {
         self.short_receives_left > 0 && demand.len_max(u32::MAX) > pool.buffer_size_bytes()
     }
 
-    /// A buffer for the next receive: a large one if [`wants_large`](Self::wants_large) and one is
-    /// free, else a small one.
+    /// A large buffer for the next receive, if it [is to use one](Self::wants_large) and one is
+    /// free; else it uses a small one.
     #[inline]
-    pub(crate) fn acquire(self, demand: Demand, pool: &BufferPool, owner: Owner) -> Option<Buffer> {
-        let large = self.wants_large(demand, pool).then(|| pool.acquire_large(owner)).flatten();
-        large.or_else(|| pool.acquire(owner))
+    pub(crate) fn acquire_large(
+        self,
+        demand: Demand,
+        pool: &BufferPool,
+        owner: Owner,
+    ) -> Option<Buffer> {
+        self.wants_large(demand, pool).then(|| pool.acquire_large(owner)).flatten()
     }
 }

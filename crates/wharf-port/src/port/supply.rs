@@ -3,9 +3,11 @@
 //!
 //! epoll and IOCP acquire a buffer here when a socket is readable. The simulated port counts and
 //! queues here, but its kernel may fill a buffer later than it acquires it. io_uring has only the
-//! queue, because there the kernel chooses a provided buffer when bytes arrive.
+//! queue, because there the kernel chooses a provided buffer when bytes arrive; its rule is
+//! `serve_waiters` in `uring/dequeue.rs`.
 
 use super::bulk::Bulk;
+use super::contract::Counters;
 use super::demand::Demand;
 use super::operation::Socket;
 use super::socket_queue::SocketQueue;
@@ -14,18 +16,38 @@ use crate::memory::{Buffer, BufferPool, Owner};
 /// The buffers for receives, and the sockets that wait for one.
 #[derive(Debug)]
 pub(crate) struct Supply {
-    pub(crate) pool: BufferPool,
+    pool: BufferPool,
     /// Sockets that wait for a buffer, in FIFO order.
-    pub(crate) waiting: SocketQueue,
+    waiting: SocketQueue,
     /// Buffers that this dequeue has filled.
     filled: u32,
     /// The most that a dequeue fills.
-    pub(crate) filled_max: u32,
+    filled_max: u32,
 }
 
 impl Supply {
     pub(crate) fn new(pool: BufferPool, sockets_max: u32, filled_max: u32) -> Self {
         Self { pool, waiting: SocketQueue::new(sockets_max), filled: 0, filled_max }
+    }
+
+    pub(crate) fn pool(&self) -> &BufferPool {
+        &self.pool
+    }
+
+    /// Queues a socket whose receive has found no buffer, unless it waits already.
+    pub(crate) fn wait(&mut self, socket: Socket, counters: &mut Counters) {
+        counters.buffer_waits += 1;
+        self.waiting.push_back(socket);
+    }
+
+    /// Removes a socket that is to wait no longer, if it waits.
+    pub(crate) fn forget(&mut self, socket: Socket) {
+        self.waiting.remove(socket);
+    }
+
+    /// The number of sockets that wait for a buffer.
+    pub(crate) fn waiting_count(&self) -> u32 {
+        self.waiting.len()
     }
 
     /// Resets the count of filled buffers at the start of a dequeue.
@@ -38,8 +60,8 @@ impl Supply {
         self.filled >= self.filled_max
     }
 
-    /// Counts a filled buffer as `buffers`: a large one as many as it has the size of, except where
-    /// large ones are apart.
+    /// Counts a filled buffer as `buffers`: a large one as many as it has the size of, but as one on
+    /// the simulated port.
     pub(crate) fn count_filled(&mut self, buffers: u32) {
         self.filled = self.filled.saturating_add(buffers);
     }
@@ -69,9 +91,28 @@ impl Supply {
         if self.has_waiters() {
             return None;
         }
-        let buffer = bulk.acquire(demand, &self.pool, Owner::Application)?;
+        let owner = Owner::Application;
+        let large = bulk.acquire_large(demand, &self.pool, owner);
+        let buffer = large.or_else(|| self.pool.acquire(owner))?;
         self.count_filled(buffer.capacity() / self.pool.buffer_size_bytes());
         Some(buffer)
+    }
+
+    /// Removes the first waiting socket, for which the simulated kernel has a buffer.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn pop_waiter(&mut self) -> Option<Socket> {
+        self.waiting.pop_front()
+    }
+
+    /// The most buffers that a dequeue fills.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn filled_max(&self) -> u32 {
+        self.filled_max
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn set_filled_max(&mut self, filled_max: u32) {
+        self.filled_max = filled_max;
     }
 
     /// Removes the first waiting socket, with a buffer for it, if this dequeue may fill one more and
@@ -107,7 +148,9 @@ mod tests {
         let demand = Demand::new(CompletionMode::Multishot, u32::MAX);
         let held = [(); 2].map(|()| supply.buffer_for(Bulk::default(), demand).unwrap());
         assert!(supply.buffer_for(Bulk::default(), demand).is_none());
-        supply.waiting.push_back(socket(3));
+        let mut counters = Counters::default();
+        supply.wait(socket(3), &mut counters);
+        assert_eq!((supply.waiting_count(), counters.buffer_waits), (1, 1));
         assert!(!supply.can_serve_waiters() && supply.next_waiter().is_none());
         drop(held);
         assert!(supply.can_serve_waiters() && supply.may_receive(0) && !supply.may_receive(1));
@@ -128,7 +171,7 @@ mod tests {
         assert!(large.is_large(&supply.pool) && supply.may_receive(1));
         let small = supply.buffer_for(bulk, demand).unwrap();
         assert!(supply.is_used_up() && !supply.may_receive(0));
-        supply.waiting.push_back(socket(0));
+        supply.wait(socket(0), &mut Counters::default());
         drop((large, small));
         assert!(supply.can_serve_waiters() && supply.next_waiter().is_none());
         supply.begin_dequeue();

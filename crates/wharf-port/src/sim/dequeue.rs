@@ -64,7 +64,7 @@ impl<T: Send> SimPort<T> {
         }
         if state.draw_fault(FaultKind::AcquireFails) {
             let number = 1 + state.rng.below(8);
-            self.kernel.supply.pool.fail_nth_acquire(u32::try_from(number).unwrap_or(1));
+            self.kernel.supply.pool().fail_nth_acquire(u32::try_from(number).unwrap_or(1));
         }
         let mut ready_max = completions.capacity() - completions.len();
         self.kernel.run(&mut state, ready_max);
@@ -119,16 +119,16 @@ impl<T: Send> SimPort<T> {
 impl Kernel {
     /// Acquires buffers for the sockets that wait for one, in FIFO order.
     pub(super) fn serve_waiters(&mut self, world: &mut WorldState, ready_max: usize) {
-        for _ in 0..self.supply.waiting.len() {
+        for _ in 0..self.supply.waiting_count() {
             if self.ready.len() >= ready_max {
                 return;
             }
             let Some(buffer) = self.acquire_buffer() else { return };
-            let next = self.supply.waiting.pop_front();
-            let Some((socket, operation)) =
-                next.and_then(|socket| Some((socket, self.take_receive(socket)?)))
-            else {
-                return self.return_unused(buffer);
+            let Some(socket) = self.supply.pop_waiter() else {
+                unreachable!("serving a socket removes no other from the queue");
+            };
+            let Some(operation) = self.take_receive(socket) else {
+                unreachable!("a socket is in the queue for buffers while its receive waits");
             };
             self.begin_fill(world, socket, operation, buffer);
         }

@@ -17,7 +17,7 @@ pub(super) struct Kernel {
     pub(super) sockets: SocketTable<SocketState>,
     /// Buffers are acquired in advance, as on io_uring, and not when bytes are there.
     pub(super) provides_buffers: bool,
-    /// The greatest value of `supply.filled_max`, which is also the most buffers that are provided
+    /// The greatest value of `supply.filled_max()`, which is also the most buffers that are provided
     /// or being filled at once.
     pub(super) receive_buffers_max: u32,
     pub(super) provided: Vec<Buffer>,
@@ -141,10 +141,10 @@ impl Kernel {
         }
         let state = &mut self.sockets.get_mut(socket)?.state;
         state.receive.as_ref().filter(|operation| operation.mode == CompletionMode::Multishot)?;
-        let mut buffer = self.supply.pool.acquire(Owner::KernelReceive)?;
+        let mut buffer = self.supply.pool().acquire(Owner::KernelReceive)?;
         buffer.append(b"bytes of the owner before");
         state.receive = None;
-        self.supply.waiting.remove(socket);
+        self.supply.forget(socket);
         Some((socket, buffer))
     }
 
@@ -226,7 +226,7 @@ impl Kernel {
     fn show_late_bytes(&mut self, world: &mut WorldState) {
         for (conn, len) in std::mem::take(&mut self.bug_state.unread) {
             // The buffers were released unread, so other data may be in them.
-            if let Some(mut buffer) = self.supply.pool.acquire(Owner::KernelSend) {
+            if let Some(mut buffer) = self.supply.pool().acquire(Owner::KernelSend) {
                 let len = u32::try_from(len).unwrap_or(u32::MAX).min(buffer.capacity());
                 buffer.set_len(len);
                 let _lost = world.write(conn, SERVER, len as usize, std::iter::once(&*buffer));
@@ -259,7 +259,7 @@ impl Kernel {
             Completed::Accepted { .. } => None,
             Completed::AcceptEnded(end) => Some(Completed::AcceptEnded(*end)),
             Completed::Received { buffer, last } => {
-                let mut copy = self.supply.pool.acquire(Owner::KernelReceive)?;
+                let mut copy = self.supply.pool().acquire(Owner::KernelReceive)?;
                 copy.append(buffer);
                 Some(Completed::Received { buffer: copy, last: *last })
             }

@@ -130,7 +130,7 @@ impl<T: Send> SimPort<T> {
     /// The most buffers that may be provided or being filled.
     #[must_use]
     pub fn provided_buffers_max(&self) -> u32 {
-        self.kernel.supply.filled_max
+        self.kernel.supply.filled_max()
     }
 
     /// The port's world.
@@ -222,7 +222,7 @@ impl<T: Send> Port for SimPort<T> {
     }
 
     fn set_receive_buffers(&mut self, buffers: u32) {
-        self.kernel.supply.filled_max = buffers.min(self.kernel.receive_buffers_max);
+        self.kernel.supply.set_filled_max(buffers.min(self.kernel.receive_buffers_max));
     }
 
     fn unread_bytes(&mut self, socket: Socket) -> Option<u64> {
@@ -248,15 +248,15 @@ impl<T: Send> Port for SimPort<T> {
     }
 
     fn pool(&self) -> &BufferPool {
-        &self.kernel.supply.pool
+        self.kernel.supply.pool()
     }
 
     fn refill_count(&self) -> u32 {
         let kernel = &self.kernel;
         if kernel.provides_buffers {
-            return kernel.supply.filled_max.saturating_sub(kernel.provided_count());
+            return kernel.supply.filled_max().saturating_sub(kernel.provided_count());
         }
-        kernel.supply.waiting.len().min(kernel.supply.filled_max)
+        kernel.supply.waiting_count().min(kernel.supply.filled_max())
     }
 
     fn now(&self) -> Time {

@@ -19,7 +19,7 @@ use super::kernel::Kernel;
 use super::state::{Completed, Ready, ReceiveOperation, Stage};
 use super::world_state::{ECONNRESET, READ, Readable, WorldState};
 use crate::memory::{Buffer, Owner};
-use crate::port::{CompletionMode, Demand, EndReason, OsError, Socket};
+use crate::port::{CompletionMode, Counters, Demand, EndReason, OsError, Socket};
 
 impl Kernel {
     /// Makes progress with the receive, as far as bytes, an end or a reset have arrived.
@@ -48,7 +48,7 @@ impl Kernel {
             Readable::Bytes(_) => self.put_receive(socket, operation),
             Readable::Nothing => {
                 if world.has_bug(PortBug::HoldWhileIdle) && self.bug_state.leaked.is_empty() {
-                    self.bug_state.leaked.extend(self.supply.pool.acquire(Owner::KernelReceive));
+                    self.bug_state.leaked.extend(self.supply.pool().acquire(Owner::KernelReceive));
                 }
                 self.put_receive(socket, operation);
             }
@@ -72,21 +72,13 @@ impl Kernel {
         if self.supply.has_waiters() && !overtakes {
             return self.wait_for_buffer(world, socket, operation);
         }
-        match self.acquire_large(socket, &operation).or_else(|| self.acquire_buffer()) {
+        let bulk = self.sockets.get_mut(socket).map(|entry| entry.state.bulk).unwrap_or_default();
+        let demand = Demand::new(operation.mode, operation.bytes_left);
+        let large = bulk.acquire_large(demand, self.supply.pool(), Owner::KernelReceive);
+        match large.or_else(|| self.acquire_buffer()) {
             Some(buffer) => self.begin_fill(world, socket, operation, buffer),
             None => self.wait_for_buffer(world, socket, operation),
         }
-    }
-
-    /// Whether the receive uses a large buffer.
-    fn wants_large(&mut self, socket: Socket, operation: &ReceiveOperation) -> bool {
-        let bulk = self.sockets.get_mut(socket).map(|entry| entry.state.bulk).unwrap_or_default();
-        bulk.wants_large(Demand::new(operation.mode, operation.bytes_left), &self.supply.pool)
-    }
-
-    fn acquire_large(&mut self, socket: Socket, operation: &ReceiveOperation) -> Option<Buffer> {
-        let wants = self.wants_large(socket, operation);
-        wants.then(|| self.supply.pool.acquire_large(Owner::KernelReceive)).flatten()
     }
 
     fn wait_for_buffer(
@@ -95,21 +87,25 @@ impl Kernel {
         socket: Socket,
         mut operation: ReceiveOperation,
     ) {
-        self.counters.buffer_waits += 1;
         operation.stage = Stage::WaitingForBuffer;
         if world.has_bug(PortBug::ServeLastFirst) {
-            let others: Vec<_> = std::iter::from_fn(|| self.supply.waiting.pop_front()).collect();
-            [socket].into_iter().chain(others).for_each(|next| self.supply.waiting.push_back(next));
-        } else if !world.bug_triggers(PortBug::ForgetRearm) {
-            self.supply.waiting.push_back(socket);
+            let others: Vec<_> = std::iter::from_fn(|| self.supply.pop_waiter()).collect();
+            self.supply.wait(socket, &mut self.counters);
+            let mut counted_before = Counters::default();
+            others.into_iter().for_each(|other| self.supply.wait(other, &mut counted_before));
+        } else {
+            self.supply.wait(socket, &mut self.counters);
+        }
+        if world.bug_triggers(PortBug::ForgetRearm) {
+            self.supply.forget(socket);
         }
         self.put_receive(socket, operation);
     }
 
     /// Acquires buffers in advance, if the world is so configured.
     pub(super) fn provide_buffers(&mut self) {
-        while self.provides_buffers && self.provided_count() < self.supply.filled_max {
-            let Some(buffer) = self.supply.pool.acquire(Owner::KernelReceive) else { return };
+        while self.provides_buffers && self.may_provide() {
+            let Some(buffer) = self.supply.pool().acquire(Owner::KernelReceive) else { return };
             self.provided.push(buffer);
         }
     }
@@ -119,11 +115,15 @@ impl Kernel {
         u32::try_from(self.provided.len()).unwrap_or(u32::MAX).saturating_add(self.filling_count)
     }
 
+    /// Whether fewer buffers are provided or being filled than may be.
+    fn may_provide(&self) -> bool {
+        self.provided_count() < self.supply.filled_max()
+    }
+
     /// Whether sockets wait for buffers, and a dequeue can acquire one.
     pub(super) fn can_serve_waiters(&self) -> bool {
-        let is_full = self.provided_count() >= self.supply.filled_max;
         (self.supply.has_waiters() && !self.provided.is_empty())
-            || (self.supply.can_serve_waiters() && !is_full)
+            || (self.supply.can_serve_waiters() && self.may_provide())
     }
 
     pub(super) fn acquire_buffer(&mut self) -> Option<Buffer> {
@@ -131,13 +131,13 @@ impl Kernel {
             return self.provided.pop();
         }
         // A fill may end after its dequeue, so those that are being filled are limited, too.
-        let may_take = self.filling_count < self.supply.filled_max && !self.supply.is_used_up();
-        may_take.then(|| self.supply.pool.acquire(Owner::KernelReceive)).flatten()
+        let may_take = self.may_provide() && !self.supply.is_used_up();
+        may_take.then(|| self.supply.pool().acquire(Owner::KernelReceive)).flatten()
     }
 
     /// Provides a buffer again that was taken and not filled, or releases it.
     pub(super) fn return_unused(&mut self, buffer: Buffer) {
-        if self.provides_buffers && !buffer.is_large(&self.supply.pool) {
+        if self.provides_buffers && !buffer.is_large(self.supply.pool()) {
             self.provided.push(buffer);
         }
     }
@@ -214,7 +214,7 @@ impl Kernel {
     /// Whether the receive may exceed its limit, as a multishot of io_uring: not with a large
     /// buffer, for which it is oneshot.
     fn exceeds_limit(&self, operation: &ReceiveOperation, buffer: Option<&Buffer>) -> bool {
-        let is_large = buffer.is_some_and(|buffer| buffer.is_large(&self.supply.pool));
+        let is_large = buffer.is_some_and(|buffer| buffer.is_large(self.supply.pool()));
         self.provides_buffers
             && operation.mode == CompletionMode::Multishot
             && !operation.is_zero_byte()
@@ -269,7 +269,7 @@ impl Kernel {
         buffer.set_owner(Owner::Application);
         if let Some(entry) = self.sockets.get_mut(socket) {
             let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-            entry.state.bulk.record(len, &self.supply.pool);
+            entry.state.bulk.record(len, self.supply.pool());
         }
         self.receive_completes(world, socket, Completed::Received { buffer, last });
     }
@@ -322,7 +322,7 @@ impl Kernel {
                     Some(buffer)
                 }
                 Stage::WaitingForBuffer => {
-                    self.supply.waiting.remove(socket);
+                    self.supply.forget(socket);
                     self.acquire_buffer()
                 }
                 Stage::Waiting => self.acquire_buffer(),
@@ -346,9 +346,7 @@ impl Kernel {
     ) {
         match operation.stage {
             Stage::Waiting => {}
-            Stage::WaitingForBuffer => {
-                self.supply.waiting.remove(socket);
-            }
+            Stage::WaitingForBuffer => self.supply.forget(socket),
             Stage::Filling(buffer) => {
                 self.filling_count -= 1;
                 if world.has_bug(PortBug::LeakOnCancel) {

@@ -267,13 +267,11 @@ impl<T: Send> UringPort<T> {
                 return self.receive_small(socket, demand);
             }
             _ if found_no_buffer => {
-                running.stage = Stage::WaitingForBuffer;
-                if stage == Stage::Armed {
-                    self.counters.buffer_waits += 1;
-                    self.waiting.push_back(socket);
-                }
                 // After an attempt, whose buffer another receive took, it still has its position in
                 // the queue.
+                self.counters.buffer_waits += u64::from(stage == Stage::Armed);
+                let demand = running.demand;
+                self.wait_for_buffer(socket, demand);
                 return None;
             }
             (result, _)

@@ -132,7 +132,8 @@ impl<T: Send> UringPort<T> {
         });
     }
 
-    /// Appends a socket whose receive is not in the kernel to the queue for buffers.
+    /// Appends a socket whose receive is not in the kernel to the queue for buffers, unless it is
+    /// there already.
     pub(super) fn wait_for_buffer(&mut self, socket: Socket, demand: Demand) {
         self.set_receive(socket, demand, Stage::WaitingForBuffer);
         self.waiting.push_back(socket);
