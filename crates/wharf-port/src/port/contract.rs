@@ -192,7 +192,8 @@ pub struct PortConfig {
     pub sockets_max: u32,
     /// Buffers that one dequeue fills, at most; 1 to 32,768. On io_uring also the size of the ring
     /// of provided buffers, which is at most half of the pool. Large buffers are apart from it on
-    /// io_uring and the simulated port; on epoll and IOCP one counts as many as it has the size of.
+    /// io_uring. On epoll and IOCP one counts as many as it has the size of; on the simulated port
+    /// as one, and a receive takes it also when the dequeue has filled as many as it may.
     pub receive_buffers_max: u32,
     /// Packets that the port's inbox can hold; 1 to 16,777,216.
     pub inbox_capacity: u32,
