@@ -51,7 +51,7 @@ impl Wake for EventFd {
 }
 
 /// Checks that a socket listens. On others accept(2) fails with an error that it also returns for
-/// single connections (EOPNOTSUPP), so that it would be repeated without an end.
+/// single connections (EOPNOTSUPP), so that it would be repeated.
 pub(crate) fn check_listening(listener: &TcpListener) -> Result<(), OsError> {
     match rustix::net::sockopt::socket_acceptconn(listener) {
         Ok(true) => Ok(()),
@@ -62,7 +62,8 @@ pub(crate) fn check_listening(listener: &TcpListener) -> Result<(), OsError> {
 }
 
 /// Whether an error of accept concerns only the connection that was to be accepted, so that the
-/// next one may be tried at once (accept(2), "Error handling").
+/// next one may be tried at once (accept(2), "Error handling"). If many accepts in a row fail with
+/// it, the accept ends as failed: a seccomp filter or a security module may make each fail (EPERM).
 pub(crate) fn is_connection_error(code: i32) -> bool {
     [
         libc::ECONNABORTED,

@@ -28,7 +28,7 @@ pub(super) enum Accept {
     /// The backlog is empty; epoll will report the next connection.
     Empty,
     /// A connection ended before it was accepted; others may be in the backlog.
-    Aborted,
+    Aborted(OsError),
     Failed(OsError),
 }
 
@@ -121,11 +121,13 @@ pub(super) fn accept(listener: &OwnedFd) -> Accept {
             let peer = address.and_then(|address| SocketAddr::try_from(address).ok());
             match peer.or_else(|| linux::peer_of(&stream)) {
                 Some(peer) => Accept::Connection(stream, peer),
-                None => Accept::Aborted,
+                None => Accept::Aborted(error("accept4", Errno::CONNABORTED)),
             }
         }
         Err(Errno::AGAIN) => Accept::Empty,
-        Err(errno) if linux::is_connection_error(errno.raw_os_error()) => Accept::Aborted,
+        Err(errno) if linux::is_connection_error(errno.raw_os_error()) => {
+            Accept::Aborted(error("accept4", errno))
+        }
         Err(errno) => Accept::Failed(error("accept4", errno)),
     }
 }

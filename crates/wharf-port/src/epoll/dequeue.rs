@@ -183,13 +183,15 @@ fn receive<T: Send>(
     }
 }
 
-/// Accepts until the backlog is empty, `completions` is full, or [`ACCEPTS_MAX`] is reached.
+/// Accepts until the backlog is empty, `completions` is full, or [`ACCEPTS_MAX`] is reached. If all
+/// of these fail, the accept ends as failed.
 fn accept<T: Send>(
     key: Key,
     state: &mut SocketState,
     completions: &mut Completions<EpollPort<T>>,
     counters: &mut Counters,
 ) {
+    let mut aborts = 0;
     for _ in 0..ACCEPTS_MAX {
         let InputOperation::Armed(Demand { mode, .. }) = state.input else { return };
         if !state.readable || is_full(completions) {
@@ -207,13 +209,14 @@ fn accept<T: Send>(
                 state.readable = false;
                 None
             }
-            Accept::Aborted => {
+            Accept::Aborted(_) if aborts + 1 < ACCEPTS_MAX => {
                 counters.accept_aborts += 1;
+                aborts += 1;
                 None
             }
             // Connections are still in the backlog, and no edge will report them: `readable` stays
             // set, so that the next accept tries again.
-            Accept::Failed(error) => {
+            Accept::Aborted(error) | Accept::Failed(error) => {
                 state.input = InputOperation::Idle;
                 Some(Outcome::AcceptEnded(EndReason::Failed(error)))
             }

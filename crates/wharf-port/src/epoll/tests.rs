@@ -10,7 +10,7 @@ use crate::port::{
 use rustix::net::{SendFlags, sockopt};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
@@ -452,6 +452,29 @@ fn an_accept_without_descriptors_fails_once_and_can_be_tried_again() {
     port.submit(socket, Operation::Accept(CompletionMode::Multishot)).unwrap();
     assert!(matches!(next(&mut port).1, Outcome::Accepted { last: false, .. }));
     assert_quiet(&mut port);
+}
+
+/// Each accept fails with an error of a single connection, as under a seccomp filter.
+#[test]
+fn an_accept_that_always_fails_ends_and_can_be_tried_again() {
+    let mut port = port(1, 1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let kept = listener.try_clone().unwrap();
+    let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let socket = port.associate_listener(listener, Key(1)).unwrap();
+    // accept(2) on a datagram socket fails with EOPNOTSUPP.
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    port.sockets.get_mut(socket).unwrap().state.fd = datagrams.into();
+    for _ in 0..2 {
+        port.submit(socket, Operation::Accept(CompletionMode::Multishot)).unwrap();
+        let (_, outcome) = next(&mut port);
+        let Outcome::AcceptEnded(EndReason::Failed(error)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!((error.call(), error.code()), ("accept4", libc::EOPNOTSUPP));
+        assert_quiet(&mut port);
+    }
+    port.sockets.get_mut(socket).unwrap().state.fd = kept.into();
+    port.submit(socket, Operation::Accept(CompletionMode::Multishot)).unwrap();
+    assert!(matches!(next(&mut port).1, Outcome::Accepted { last: false, .. }));
 }
 
 #[test]

@@ -24,6 +24,10 @@ const FAILURES_MAX: u32 = 5000;
 /// operation (`MULTISHOT_MAX_RETRY` in io_uring/net.c).
 const MULTISHOT_BUFFERS_MAX: u32 = 32;
 
+/// Accepts in a row that may fail with an error of a single connection; the next such error ends the
+/// accept.
+const ACCEPT_ABORTS_MAX: u8 = 63;
+
 /// `struct io_uring_getevents_arg` of the kernel's ABI.
 #[repr(C)]
 struct WaitArgument {
@@ -394,6 +398,7 @@ impl<T: Send> UringPort<T> {
         let mode = running.demand.mode;
         let go_on = mode == CompletionMode::Multishot && !over;
         if let Some(stream) = stream {
+            state.accept_aborts = 0;
             match linux::peer_of(&stream) {
                 Some(peer) => {
                     if !more {
@@ -407,12 +412,15 @@ impl<T: Send> UringPort<T> {
                 }
                 None => self.counters.accept_aborts += 1,
             }
-        } else if linux::is_connection_error(-done.result()) {
+        } else if linux::is_connection_error(-done.result())
+            && state.accept_aborts < ACCEPT_ABORTS_MAX
+        {
+            state.accept_aborts += 1;
             self.counters.accept_aborts += 1;
         } else if done.result() == -libc::EINVAL && !state.accepts_once && go_on {
             state.accepts_once = true;
         } else if !more {
-            state.input = None;
+            (state.input, state.accept_aborts) = (None, 0);
             return Some((key, Outcome::AcceptEnded(end_of("accept", done.result()))));
         }
         // No connection to report; if the kernel has ended the accept, arm another.

@@ -115,6 +115,8 @@ struct SocketState {
     /// The kernel has rejected a multishot accept on this listener: it has none (before Linux 5.19),
     /// or accepts fail on it.
     accepts_once: bool,
+    /// Accepts in a row that have failed with an error of a single connection.
+    accept_aborts: u8,
     /// The receive, or a listener's accept.
     input: Option<InputOperation>,
     send: Option<SendOperation>,
@@ -255,6 +257,7 @@ impl<T: Send> UringPort<T> {
             fd: socket.into(),
             listener,
             accepts_once: false,
+            accept_aborts: 0,
             input: None,
             send: None,
             fills: false,

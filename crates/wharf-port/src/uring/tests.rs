@@ -9,7 +9,7 @@ use crate::port::{
     CompletionMode, Completions, EndReason, Key, Operation, Outcome, Port, PortConfig,
 };
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 /// A port with one connection, and the connection's peer. `None` if io_uring is not available; then
@@ -184,6 +184,31 @@ fn one_listener_without_multishot_accept_leaves_the_others_theirs() {
     let enters = port.enters;
     assert!(matches!(next(&mut port), Outcome::AcceptEnded(EndReason::Failed(_))));
     assert_eq!(port.enters, enters.wrapping_add(1));
+}
+
+/// Each accept fails with an error of a single connection, as under a security module.
+#[test]
+fn an_accept_that_always_fails_ends_and_can_be_tried_again() {
+    if let Err(error) = probe() {
+        return lacks(&error.to_string());
+    }
+    let pool = BufferPool::new(PoolConfig::new(8)).unwrap();
+    let mut port = UringPort::new(PortConfig::new(8), pool).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let kept = listener.try_clone().unwrap();
+    let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let socket = port.associate_listener(listener, Key(1)).unwrap();
+    // An accept on a datagram socket fails with EOPNOTSUPP.
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    port.state_mut(socket).fd = datagrams.into();
+    for _ in 0..2 {
+        port.submit(socket, Operation::Accept(CompletionMode::Multishot)).unwrap();
+        let Outcome::AcceptEnded(EndReason::Failed(error)) = next(&mut port) else { panic!() };
+        assert_eq!(error.code(), libc::EOPNOTSUPP);
+    }
+    port.state_mut(socket).fd = kept.into();
+    port.submit(socket, Operation::Accept(CompletionMode::Multishot)).unwrap();
+    assert!(matches!(next(&mut port), Outcome::Accepted { last: false, .. }));
 }
 
 /// Threads of the kernel that serve this thread's rings; it makes one for each operation that blocks.
