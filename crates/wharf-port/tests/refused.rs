@@ -1,4 +1,4 @@
-//! Promise: what `associate` and `associate_listener` refuse is given back unchanged, and a listener
+//! Promise: what `associate` and `associate_listener` refuse is returned unchanged, and a listener
 //! that does not listen is refused.
 //!
 //! Method: the sockets' file status flags before and after, on both back ends of Linux.

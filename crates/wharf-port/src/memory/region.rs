@@ -128,7 +128,8 @@ fn unmap(base: NonNull<u8>, size_bytes: usize) {
     // SAFETY: `base` and `size_bytes` are the whole of one mapping made by `map`; the owner of the
     // region drops it, so no reference to it exists any more (INV-POOL-3).
     let result = unsafe { rustix::mm::munmap(base.as_ptr().cast(), size_bytes) };
-    // Only a leak if it fails, and only for a range that is no mapping.
+    // Not `assert`: if it fails, which it does only for a range that is no mapping, the pages leak,
+    // and the program can continue.
     debug_assert!(result.is_ok(), "munmap: {result:?}");
 }
 
@@ -152,7 +153,7 @@ fn unmap(base: NonNull<u8>, size_bytes: usize) {
     // allocation (VirtualFree page: dwSize); the owner of the region drops it, so no reference to
     // it exists any more (INV-POOL-3).
     let freed = unsafe { VirtualFree(base.as_ptr().cast(), 0, MEM_RELEASE) };
-    // Only a leak if it fails.
+    // Not `assert`: if it fails, the pages leak, and the program can continue.
     debug_assert!(freed != 0, "VirtualFree of {size_bytes}: {}", io::Error::last_os_error());
 }
 

@@ -27,7 +27,7 @@ pub(super) const BUFFERS_MAX: u32 = 1 << 24;
 /// The bytes that a buffer can have.
 pub(super) const BUFFER_SIZE_BYTES: RangeInclusive<u32> = 64..=1 << 20;
 
-/// Panics if one of the figures of a pool is out of its range.
+/// Panics if one of the sizes of a pool is out of its range.
 pub(super) fn check_size(buffers: u32, buffer_size_bytes: u32) {
     range::check("buffers", buffers, &(1..=BUFFERS_MAX));
     range::check("buffer_size_bytes", buffer_size_bytes, &BUFFER_SIZE_BYTES);

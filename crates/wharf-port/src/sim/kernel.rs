@@ -198,18 +198,18 @@ impl Kernel {
             }
             self.ready.push_back(ready);
         }
-        let mut place = self.ready.len() - 1;
-        if place == 0 || !world.draw_fault(FaultKind::Reorder) {
+        let mut at = self.ready.len() - 1;
+        if at == 0 || !world.draw_fault(FaultKind::Reorder) {
             return;
         }
-        let places_max = 1 + world.rng.below_len(place);
-        for _ in 0..places_max {
-            if !may_change_places(&self.ready[place - 1], &self.ready[place]) {
+        let swaps_max = 1 + world.rng.below_len(at);
+        for _ in 0..swaps_max {
+            if !may_swap(&self.ready[at - 1], &self.ready[at]) {
                 break;
             }
-            self.ready.swap(place - 1, place);
-            place -= 1;
-            if place == 0 {
+            self.ready.swap(at - 1, at);
+            at -= 1;
+            if at == 0 {
                 break;
             }
         }
@@ -246,7 +246,7 @@ impl Kernel {
     }
 }
 
-fn may_change_places(earlier: &Ready, later: &Ready) -> bool {
+fn may_swap(earlier: &Ready, later: &Ready) -> bool {
     let kinds = [earlier.completed.kind(), later.completed.kind()];
     earlier.socket != later.socket
         || (kinds[0] != kinds[1] && !kinds.contains(&OperationKind::Close))

@@ -31,7 +31,7 @@ impl Pipe {
         }
     }
 
-    pub(super) fn room(&self) -> usize {
+    pub(super) fn spare_capacity(&self) -> usize {
         self.capacity - self.bytes.len()
     }
 
@@ -47,7 +47,7 @@ impl Pipe {
 
     /// Appends as much of `data` as fits, and returns how many bytes.
     pub(super) fn write(&mut self, data: &[u8]) -> usize {
-        let taken = data.len().min(self.room());
+        let taken = data.len().min(self.spare_capacity());
         self.bytes.extend(&data[..taken]);
         taken
     }

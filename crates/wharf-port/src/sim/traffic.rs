@@ -23,7 +23,7 @@ pub struct Traffic {
     /// Bytes that the client has read.
     pub by_client: u64,
     /// A fault was injected after which bytes may be missing.
-    pub harmed: bool,
+    pub faulted: bool,
     /// A reset has arrived at the server.
     pub reset: bool,
     /// The server's system has reset it before it was accepted: the listener was closed, for

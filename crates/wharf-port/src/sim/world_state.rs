@@ -215,7 +215,7 @@ impl WorldState {
     pub(super) fn set_faulted(&mut self, conn: ConnId) {
         self.conn(conn, |conn| {
             conn.faulted = true;
-            conn.traffic.note(|traffic| traffic.harmed = true);
+            conn.traffic.note(|traffic| traffic.faulted = true);
         });
     }
 
@@ -383,7 +383,7 @@ impl WorldState {
         let never_reads = self.draw_fault(FaultKind::PeerNeverReads);
         let traffic = TrafficWatch::default();
         traffic.opened(self.steady_ns());
-        traffic.note(|traffic| traffic.harmed = never_reads);
+        traffic.note(|traffic| traffic.faulted = never_reads);
         let state = Conn {
             sides: [
                 Side::new(SideOwner::Client(tag), capacity),

@@ -211,7 +211,7 @@ impl<T: Send> UringPort<T> {
         let ring = setup::ring_for(config.sockets_max)?;
         let wake = Arc::new(EventFd::new()?);
         let inbox = Inbox::new(config.inbox_capacity, Arc::<EventFd>::clone(&wake));
-        let places = config.sockets_max as usize;
+        let slots = config.sockets_max as usize;
         let large = pool.large().cloned();
         let large =
             large.map(|pool| BufferRing::new(&ring, buffer_ring::LARGE_GROUP, pool, u32::MAX));
@@ -227,7 +227,7 @@ impl<T: Send> UringPort<T> {
             vectors: Vectors::new(),
             sockets: SocketTable::new(config.sockets_max),
             overflow: VecDeque::new(),
-            unreported: VecDeque::with_capacity(places),
+            unreported: VecDeque::with_capacity(slots),
             waiting: SocketQueue::new(config.sockets_max),
             attempts: 0,
             in_kernel: 0,

@@ -387,7 +387,7 @@ impl CallbackChecker {
             turn: records.turns.get(link.shard()).copied().unwrap_or(0),
             from_server: traffic.from_server,
             peer_has_ended: traffic.client_ended,
-            is_broken: traffic.harmed || traffic.reset,
+            is_broken: traffic.faulted || traffic.reset,
             is_stopping: false,
             is_drained_out: drained_out_at.is_some_and(|until| until <= self.world.now()),
             is_revoked: false,

@@ -255,7 +255,7 @@ where
             self.check_slot_wait(number, peer, steady_ns)?;
             let opened_ns = self.checker.history(number).opened_steady_ns;
             let waited_ns = steady_ns.saturating_sub(traffic.moved_steady_ns.max(opened_ns));
-            if waited_ns <= wait_max_ns || traffic.harmed || peer.traffic.waits_for_client() {
+            if waited_ns <= wait_max_ns || traffic.faulted || peer.traffic.waits_for_client() {
                 continue;
             }
             let unread = traffic.to_server - traffic.by_server;
@@ -283,7 +283,7 @@ where
         let waits = self.checker.status(number) == ConnectionStatus::Unseen && !traffic.closed;
         let waited_ns = steady_ns.saturating_sub(free_slot_since_ns.max(peer.connected_ns));
         ensure!(
-            !waits || traffic.harmed || waited_ns <= nanos(self.wait_max()),
+            !waits || traffic.faulted || waited_ns <= nanos(self.wait_max()),
             "client {number} has waited for a slot for {:.3} s while one was free",
             waited_ns as f64 / 1e9
         );

@@ -442,7 +442,7 @@ where
     /// Whether a fault was injected into the client's connection that a server cannot repair.
     #[must_use]
     pub fn may_lose_bytes(&self, client: ClientId) -> bool {
-        self.clients[client.index()].traffic.get().harmed
+        self.clients[client.index()].traffic.get().faulted
     }
 
     /// Number of steps so far.

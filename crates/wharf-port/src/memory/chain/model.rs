@@ -37,12 +37,12 @@ struct Tested {
     /// For each entry: whether it is a message, and its unconsumed bytes.
     entries: VecDeque<(bool, Vec<u8>)>,
     /// The last buffer's spare capacity.
-    room: usize,
+    spare_capacity: usize,
 }
 
 impl Tested {
     fn new() -> Self {
-        Self { chain: Chain::new(), entries: VecDeque::new(), room: 0 }
+        Self { chain: Chain::new(), entries: VecDeque::new(), spare_capacity: 0 }
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -67,7 +67,11 @@ impl Tested {
             chain.spare_capacity(),
         ];
         let messages = self.entries.len() - self.buffers();
-        assert_eq!(counts, [expected.len(), self.buffers(), messages, self.room], "{what}");
+        assert_eq!(
+            counts,
+            [expected.len(), self.buffers(), messages, self.spare_capacity],
+            "{what}"
+        );
         assert_eq!(chain.is_empty(), expected.is_empty(), "{what}");
         assert_eq!(chain.entry_count() as usize, self.entries.len(), "{what}");
     }
@@ -79,11 +83,11 @@ impl Tested {
     }
 
     fn appended(&mut self, data: &[u8]) {
-        let (here, rest) = data.split_at(data.len().min(self.room));
+        let (here, rest) = data.split_at(data.len().min(self.spare_capacity));
         if let Some((_, last)) = self.entries.back_mut() {
             last.extend(here);
         }
-        self.room -= here.len();
+        self.spare_capacity -= here.len();
         for piece in rest.chunks(SIZE) {
             self.pushed(false, piece.to_vec());
         }
@@ -91,7 +95,7 @@ impl Tested {
 
     fn pushed(&mut self, is_message: bool, bytes: Vec<u8>) {
         if !bytes.is_empty() {
-            self.room = if is_message { 0 } else { SIZE - bytes.len() };
+            self.spare_capacity = if is_message { 0 } else { SIZE - bytes.len() };
             self.entries.push_back((is_message, bytes));
         }
     }
@@ -110,7 +114,7 @@ impl Tested {
             }
         }
         if self.entries.is_empty() {
-            self.room = 0;
+            self.spare_capacity = 0;
         }
     }
 
@@ -124,11 +128,11 @@ impl Tested {
         }
         self.entries.retain(|(_, bytes)| !bytes.is_empty());
         if is_cut {
-            self.room = self.chain.spare_capacity();
+            self.spare_capacity = self.chain.spare_capacity();
             match self.entries.back() {
                 // Consumed bytes of the buffer are not spare capacity.
-                Some((false, last)) => assert!(self.room <= SIZE - last.len()),
-                Some((true, _)) | None => assert_eq!(self.room, 0),
+                Some((false, last)) => assert!(self.spare_capacity <= SIZE - last.len()),
+                Some((true, _)) | None => assert_eq!(self.spare_capacity, 0),
             }
         }
     }
@@ -143,7 +147,7 @@ impl Tested {
                 (matches!(entry, Entry::Message(_)), bytes.by_ref().take(left).collect())
             })
             .collect();
-        self.room = self.chain.spare_capacity();
+        self.spare_capacity = self.chain.spare_capacity();
     }
 
     fn take_front(&mut self, len_max: usize) -> Self {
@@ -156,9 +160,9 @@ impl Tested {
             len += first.len();
             front.entries.extend(self.entries.pop_front());
         }
-        front.room = front.chain.spare_capacity();
+        front.spare_capacity = front.chain.spare_capacity();
         if self.entries.is_empty() {
-            self.room = 0;
+            self.spare_capacity = 0;
         }
         front
     }
@@ -224,7 +228,7 @@ impl Run {
     fn append(&mut self, operation: usize) {
         let data = self.data();
         let buffers_max = self.random.below(12);
-        let needed = data.len().saturating_sub(self.tested.room).div_ceil(SIZE);
+        let needed = data.len().saturating_sub(self.tested.spare_capacity).div_ceil(SIZE);
         let free = self.pool.free_count().min(self.pool.free_entry_count()) as usize;
         let fits = needed <= buffers_max.min(free);
         let buffers_max = u32::try_from(buffers_max).unwrap();
@@ -249,10 +253,11 @@ impl Run {
         let [at_end, buffers_max] = [4, 9].map(|limit| self.random.below(limit));
         let (len_max, mut read_len) = (self.random.len(), 0);
         let free = self.pool.free_count() as usize;
-        let expected = self.tested.room.saturating_add(buffers_max.min(free) * SIZE).min(len_max);
+        let expected =
+            self.tested.spare_capacity.saturating_add(buffers_max.min(free) * SIZE).min(len_max);
         let random = &mut self.random;
-        let mut read = |room: &mut [u8]| {
-            assert!(!room.is_empty() && room.iter().all(|byte| [0, 0xEE].contains(byte)));
+        let mut read = |target: &mut [u8]| {
+            assert!(!target.is_empty() && target.iter().all(|byte| [0, 0xEE].contains(byte)));
             let rest = &data[read_len..];
             if rest.is_empty() {
                 match at_end {
@@ -266,12 +271,12 @@ impl Run {
             if style == 0 {
                 return Err(std::io::ErrorKind::Interrupted.into());
             }
-            let len = rest.len().min(if style == 1 { 1 } else { room.len() });
+            let len = rest.len().min(if style == 1 { 1 } else { target.len() });
             // The chain must not take bytes after the returned length.
-            room.fill(0xEE);
-            room[..len].copy_from_slice(&rest[..len]);
+            target.fill(0xEE);
+            target[..len].copy_from_slice(&rest[..len]);
             read_len += len;
-            Ok(if style == 3 && len == room.len() { usize::MAX } else { len })
+            Ok(if style == 3 && len == target.len() { usize::MAX } else { len })
         };
         let (chain, pool) = (&mut self.tested.chain, &self.pool);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -332,7 +337,7 @@ impl Run {
         } else if front.chain.skipped == 0 {
             self.taken.chain.append_chain(front.chain);
             self.taken.entries.extend(front.entries);
-            self.taken.room = front.room;
+            self.taken.spare_capacity = front.spare_capacity;
         }
     }
 
@@ -359,7 +364,7 @@ impl Run {
         assert!(moved <= len_max && added <= buffers_max);
         if moved < len_max && !tested.entries.is_empty() {
             assert!(added == buffers_max || self.pool.free_count() == 0);
-            assert_eq!(taken.room, 0, "more bytes would have fitted");
+            assert_eq!(taken.spare_capacity, 0, "more bytes would have fitted");
         }
         // Of two adjacent buffers (messages end a row of them) at least one is half full.
         let rows = 1 + taken.entries.len() - taken.buffers() - messages_before;

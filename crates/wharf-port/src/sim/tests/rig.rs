@@ -475,7 +475,7 @@ impl Rig {
 
     /// The client reads and writes until both block.
     fn client(&mut self, index: usize) -> Verdict {
-        let harmed = self.may_lose_bytes(index);
+        let faulted = self.may_lose_bytes(index);
         let text_len = self.plan.text_len;
         let client = &mut self.clients[index];
         let Some(handle) = client.handle.as_mut() else { return Ok(()) };
@@ -484,7 +484,7 @@ impl Rig {
             match handle.try_read(&mut target) {
                 Ok(0) => {
                     let whole = client.read == client.written && client.shut;
-                    ensure!(whole || client.broken || harmed, "client {index}: an early end");
+                    ensure!(whole || client.broken || faulted, "client {index}: an early end");
                     client.over = true;
                     break;
                 }
@@ -498,7 +498,7 @@ impl Rig {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    ensure!(client.broken || harmed, "client {index}: {error}");
+                    ensure!(client.broken || faulted, "client {index}: {error}");
                     client.over = true;
                     break;
                 }
