@@ -62,8 +62,7 @@ pub(crate) fn check_listening(listener: &TcpListener) -> Result<(), OsError> {
 }
 
 /// Whether an error of accept concerns only the connection that was to be accepted, so that the
-/// next one may be tried at once (accept(2), "Error handling"). If many accepts in a row fail with
-/// it, the accept ends as failed: a seccomp filter or a security module may make each fail (EPERM).
+/// next one may be tried at once (accept(2), "Error handling"), as often as `ACCEPT_ABORTS_MAX` says.
 pub(crate) fn is_connection_error(code: i32) -> bool {
     [
         libc::ECONNABORTED,

@@ -4,8 +4,8 @@ use super::calls::{self, Accept};
 use super::socket::{InputOperation, Role, SendEnd, SendOperation, SocketState};
 use super::{EpollPort, WAKE, socket_of};
 use crate::port::{
-    Completion, CompletionMode, Completions, Counters, Demand, EndReason, Entry, Key, Outcome,
-    PortError, Socket, Supply, is_full,
+    ACCEPT_ABORTS_MAX, Completion, CompletionMode, Completions, Counters, Demand, EndReason, Entry,
+    Key, Outcome, PortError, Socket, Supply, is_full,
 };
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
@@ -183,8 +183,7 @@ fn receive<T: Send>(
     }
 }
 
-/// Accepts until the backlog is empty, `completions` is full, or [`ACCEPTS_MAX`] is reached. If all
-/// of these fail, the accept ends as failed.
+/// Accepts until the backlog is empty, `completions` is full, or [`ACCEPTS_MAX`] is reached.
 fn accept<T: Send>(
     key: Key,
     state: &mut SocketState,
@@ -209,7 +208,7 @@ fn accept<T: Send>(
                 state.readable = false;
                 None
             }
-            Accept::Aborted(_) if aborts + 1 < ACCEPTS_MAX => {
+            Accept::Aborted(_) if aborts < ACCEPT_ABORTS_MAX => {
                 counters.accept_aborts += 1;
                 aborts += 1;
                 None
@@ -256,8 +255,9 @@ fn timespec(duration: Duration) -> Timespec {
 /// counts milliseconds in 31 bits, which is 24 days.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Connections accepted per dequeue on one listener, so that a burst does not delay other sockets.
-const ACCEPTS_MAX: u32 = 64;
+/// Accepts per dequeue on one listener, so that a burst does not delay other sockets; as many as end
+/// the accept if all fail.
+const ACCEPTS_MAX: u32 = ACCEPT_ABORTS_MAX + 1;
 
 /// Receives per dequeue on one socket: 64 KiB in buffers of 2,048 bytes, so that the reply to a
 /// message of several buffers leaves in one send, and other sockets are not delayed further.

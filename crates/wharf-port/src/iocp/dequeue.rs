@@ -7,7 +7,7 @@
 
 use super::IocpPort;
 use super::operations::OperationId;
-use super::socket::{RecvResult, is_connection_error, link_error, update_accept_context};
+use super::socket::{RecvResult, link_error, update_accept_context};
 use super::state::{Accept, Receive, Role, Send, connection_mut, listener_mut};
 use super::wake::{WAIT_MS_MAX, WAKE_KEY};
 use crate::memory::Buffer;
@@ -317,6 +317,7 @@ impl<T: marker::Send> IocpPort<T> {
         let failure = match (failure, stream, peer) {
             (None, Some(stream), Some(peer)) => match update_accept_context(&stream, overlapped) {
                 Ok(()) => {
+                    listener.aborts = 0;
                     let last = mode != CompletionMode::Multishot;
                     if last {
                         listener.accept = Accept::Idle;
@@ -335,7 +336,7 @@ impl<T: marker::Send> IocpPort<T> {
         if let Accept::Active(_) = listener.accept
             && let EndReason::Failed(error) = failure
         {
-            if is_connection_error(error.code()) {
+            if listener.count_abort(error) {
                 self.counters.accept_aborts += 1;
             } else {
                 listener.accept = Accept::Ending(mode, failure);

@@ -191,6 +191,7 @@ impl<T: Send> Port for IocpPort<T> {
             is_ipv6,
             accept: Accept::Idle,
             accepts_max,
+            aborts: 0,
             posted: 0,
             done: VecDeque::with_capacity(accepts_max as usize),
         });

@@ -13,9 +13,10 @@
 //! A kind that is not `Idle` is in flight for the program: its last completion is not dequeued yet.
 
 use super::operations::Started;
-use super::socket::{AcceptCalls, OverlappedSocket};
+use super::socket::{AcceptCalls, OverlappedSocket, is_connection_error};
 use crate::port::{
-    Bulk, CompletionMode, Demand, EndReason, Entry, Key, Socket, SocketTable, SocketUse,
+    ACCEPT_ABORTS_MAX, Bulk, CompletionMode, Demand, EndReason, Entry, Key, OsError, Socket,
+    SocketTable, SocketUse,
 };
 use std::collections::VecDeque;
 
@@ -70,6 +71,8 @@ pub(super) struct Listener {
     pub(super) accept: Accept,
     /// The most accepts that it may have posted.
     pub(super) accepts_max: u32,
+    /// Accepts in a row that have failed with an error of a single connection.
+    pub(super) aborts: u32,
     /// Accepts in flight.
     pub(super) posted: u32,
     /// Ended accepts that are not reported yet, with their errors. Its capacity is `accepts_max`.
@@ -113,6 +116,14 @@ impl SocketState {
 }
 
 impl Listener {
+    /// Whether a failed accept concerned only its connection, so that the next one may be tried at
+    /// once; counts it.
+    pub(super) fn count_abort(&mut self, error: OsError) -> bool {
+        let is_abort = is_connection_error(error.code());
+        self.aborts += u32::from(is_abort);
+        is_abort && self.aborts <= ACCEPT_ABORTS_MAX
+    }
+
     /// Accepts of the port's table that it uses.
     pub(super) fn out(&self) -> u32 {
         self.posted.saturating_add(u32::try_from(self.done.len()).unwrap_or(u32::MAX))

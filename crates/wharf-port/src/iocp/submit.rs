@@ -2,7 +2,7 @@
 
 use super::IocpPort;
 use super::operations::{OperationId, Started};
-use super::socket::{accept_socket, is_connection_error};
+use super::socket::accept_socket;
 use super::state::{Accept, Receive, Role, Send, connection_mut, listener_mut};
 use crate::memory::Chain;
 use crate::port::{
@@ -83,6 +83,7 @@ impl<T: marker::Send> IocpPort<T> {
             unreachable!("the check has found a listener");
         };
         listener.accept = Accept::Active(mode);
+        listener.aborts = 0;
         self.post_accepts(socket);
     }
 
@@ -164,7 +165,7 @@ impl<T: marker::Send> IocpPort<T> {
                 Started::Failed(error) => {
                     drop(self.operations.take_accepted(accept));
                     self.accepts_free.push(accept);
-                    if is_connection_error(error.code()) {
+                    if listener.count_abort(error) {
                         self.counters.accept_aborts += 1;
                         self.ready.push_back(socket);
                     } else if listener.out() == 0 {

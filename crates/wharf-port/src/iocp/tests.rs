@@ -7,11 +7,12 @@
 use super::IocpPort;
 use super::operations::{OperationTable, Started};
 use super::socket::OverlappedSocket;
+use super::state::{Accept, listener_mut};
 use crate::conformance::network::lacks;
 use crate::memory::{BufferCounts, BufferPool, Chain, Owner, PoolConfig};
 use crate::port::{
     Clock, Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind,
-    Outcome, Port, PortConfig, Poster, Socket, SubmitErrorKind,
+    OsError, Outcome, Port, PortConfig, Poster, Socket, SubmitErrorKind,
 };
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -577,6 +578,32 @@ fn posted_accepts_take_a_burst_and_a_cancel_delivers_what_came() {
     rig.submit(listener, Operation::Accept(CompletionMode::Oneshot));
     rig.close(listener, 1);
     assert_eq!(rig.port.accepts_free.len(), 64 + 3 * 63 + 127);
+}
+
+/// The failures are put where those of the system are recorded.
+#[test]
+fn an_accept_that_always_fails_ends_and_can_be_tried_again() {
+    const WSAENETDOWN: i32 = 10050;
+    let mut rig = Rig::new(128, 4, 64);
+    let (socket, address) = rig.listener(1);
+    let failed = EndReason::Failed(OsError::new("AcceptEx", WSAENETDOWN));
+    rig.submit(socket, Operation::Accept(CompletionMode::Multishot));
+    for _ in 0..1000 {
+        let accept = rig.port.accepts_free.pop().unwrap();
+        let (_, _, listener) = listener_mut(&mut rig.port.table, socket).unwrap();
+        listener.done.push_back((accept, Some(failed)));
+        rig.port.ready.push_back(socket);
+        rig.turn(Duration::ZERO);
+        let (_, _, listener) = listener_mut(&mut rig.port.table, socket).unwrap();
+        if let Accept::Ending(..) | Accept::Idle = listener.accept {
+            break;
+        }
+    }
+    let outcome = rig.next_of(1);
+    assert!(matches!(outcome, Outcome::AcceptEnded(end) if end == failed), "{outcome:?}");
+    rig.submit(socket, Operation::Accept(CompletionMode::Multishot));
+    let _peer = TcpStream::connect(address).unwrap();
+    assert!(matches!(rig.next_of(1), Outcome::Accepted { last: false, .. }));
 }
 
 #[test]

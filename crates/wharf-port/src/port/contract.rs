@@ -228,6 +228,12 @@ const INBOX_CAPACITY_MAX: u32 = 1 << 24;
 #[cfg(any(target_os = "linux", windows))]
 pub(crate) const DROP_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// Accepts in a row that may fail with an error of a single connection; the next such error ends the
+/// accept. The errors may have a cause that lasts (a seccomp filter, a network that is down), and
+/// accepts that are repeated at once would take up the thread.
+#[cfg(any(target_os = "linux", windows))]
+pub(crate) const ACCEPT_ABORTS_MAX: u32 = 63;
+
 /// A time on a port's clock: nanoseconds since the clock's zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "a time is 64 bits of nanoseconds")]

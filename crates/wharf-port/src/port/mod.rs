@@ -60,9 +60,9 @@ mod table;
 mod wake;
 
 pub use completion::{Completion, EndReason, Outcome};
-#[cfg(any(target_os = "linux", windows))]
-pub(crate) use contract::DROP_WAIT_MAX;
 pub(crate) use contract::is_full;
+#[cfg(any(target_os = "linux", windows))]
+pub(crate) use contract::{ACCEPT_ABORTS_MAX, DROP_WAIT_MAX};
 pub use contract::{Completions, Counters, Port, PortConfig, Time};
 pub use error::{OsError, PortError};
 pub use inbox::{PostError, Poster};

@@ -8,8 +8,8 @@ use super::{InputOperation, Stage, UringPort};
 use crate::linux::{self, Peek};
 use crate::memory::{Buffer, Owner};
 use crate::port::{
-    Bulk, Completion, CompletionMode, Completions, DROP_WAIT_MAX, Demand, EndReason, Key,
-    OperationKind, OsError, Outcome, PortError, Socket, SocketTable, is_full,
+    ACCEPT_ABORTS_MAX, Bulk, Completion, CompletionMode, Completions, DROP_WAIT_MAX, Demand,
+    EndReason, Key, OperationKind, OsError, Outcome, PortError, Socket, SocketTable, is_full,
 };
 use io_uring::cqueue;
 use rustix::fd::{FromRawFd, OwnedFd};
@@ -23,10 +23,6 @@ const FAILURES_MAX: u32 = 5000;
 /// Buffers that the kernel fills for one multishot receive before it continues with the next
 /// operation (`MULTISHOT_MAX_RETRY` in io_uring/net.c).
 const MULTISHOT_BUFFERS_MAX: u32 = 32;
-
-/// Accepts in a row that may fail with an error of a single connection; the next such error ends the
-/// accept.
-const ACCEPT_ABORTS_MAX: u8 = 63;
 
 /// `struct io_uring_getevents_arg` of the kernel's ABI.
 #[repr(C)]

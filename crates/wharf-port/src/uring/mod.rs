@@ -116,7 +116,7 @@ struct SocketState {
     /// or accepts fail on it.
     accepts_once: bool,
     /// Accepts in a row that have failed with an error of a single connection.
-    accept_aborts: u8,
+    accept_aborts: u32,
     /// The receive, or a listener's accept.
     input: Option<InputOperation>,
     send: Option<SendOperation>,
