@@ -70,15 +70,6 @@ impl Failure {
         Self { kind, text }
     }
 
-    /// A text that cannot be an address.
-    fn address(text: &str, flags: &Serve) -> Self {
-        let text = format!(
-            "cannot listen on {text:?}: invalid host name; write an address such as \
-             127.0.0.1:9527 or [::1]:9527"
-        );
-        Self { kind: FailureKind::Settings, text: flags.with_variable("listen", &text) }
-    }
-
     /// The server stopped without a signal.
     fn stopped(error: &wharf::Error) -> Self {
         Self { kind: FailureKind::Program, text: error.to_string() }
@@ -108,18 +99,6 @@ fn source_kind(error: &StartError) -> Option<io::ErrorKind> {
     Some(error.source()?.downcast_ref::<io::Error>()?.kind())
 }
 
-/// Whether a text can be an address. A host name that cannot be one is not looked up.
-fn can_be_address(text: &str) -> bool {
-    match text.rsplit_once(':') {
-        // The library says what is wrong otherwise.
-        Some((host, port)) if port.parse::<u16>().is_ok() && !host.starts_with('[') => {
-            let is_part = |c: char| c.is_alphanumeric() || "-._:%".contains(c);
-            !host.is_empty() && host.chars().all(is_part)
-        }
-        _ => true,
-    }
-}
-
 /// `text` with the options, or their variables, in place of the library's settings, which the user
 /// has not written.
 fn with_options(text: &str, flags: &Serve) -> String {
@@ -147,9 +126,6 @@ fn with_options(text: &str, flags: &Serve) -> String {
 /// The server did not start, or stopped without a signal.
 pub(crate) fn serve(flags: &Serve, screen: &Screen, style: Style) -> Result<Ended, Failure> {
     let signals = Signals::catch(flags.drain)?;
-    if let Some(text) = flags.listen.iter().find(|text| !can_be_address(text)) {
-        return Err(Failure::address(text, flags));
-    }
     let running = start(flags)?;
     signals.stop_from_now_on(running.handle());
     banner(flags, &running, style);

@@ -7,7 +7,6 @@ use crate::limits::{AskedBackEnd, MemoryPlan, Settings};
 use crate::link::framing::Decoder;
 use crate::server::back_end::choose;
 use crate::server::files::Reservation;
-use crate::server::listen::Place;
 use crate::server::running::{Alive, RunningServer, StopReport, prepare_shards};
 use crate::server::signals::StopSignals;
 use crate::server::{listen, machine};
@@ -289,10 +288,7 @@ where
     ) -> Result<(RunningServer, T), StartError> {
         let settings = self.settings.checked()?;
         Settings::check_listeners(self.addresses.len())?;
-        let mut places = Vec::new();
-        for (listener, text) in &self.addresses {
-            places.push((*listener, Place::resolve(text)?));
-        }
+        let places = listen::resolve_all(&self.addresses)?;
         let count = places.iter().map(|(_, place)| place.addresses.len()).sum();
         let listener_count = Settings::check_listeners(count)?;
         let plan = settings.plan(engine::sizes::<S, W>(), listener_count);

@@ -113,6 +113,19 @@ impl Place {
     }
 }
 
+/// Resolves all texts. Names are looked up only if each text can be an address.
+pub(super) fn resolve_all(
+    texts: &[(ListenerId, String)],
+) -> Result<Vec<(ListenerId, Place)>, StartError> {
+    for (_, text) in texts {
+        if let Some(fault) = fault_of(text) {
+            let source = io::Error::new(ErrorKind::InvalidInput, fault);
+            return Err(StartError::address(text, source));
+        }
+    }
+    texts.iter().map(|(id, text)| Ok((*id, Place::resolve(text)?))).collect()
+}
+
 /// Listens on all places.
 pub(super) fn listen_all(
     places: &[(ListenerId, Place)],
@@ -131,6 +144,28 @@ pub(super) fn listen_all(
         }
     }
     Ok(all)
+}
+
+/// Why a text cannot be an address; `None` also for a name that may not exist.
+fn fault_of(text: &str) -> Option<&'static str> {
+    if text.parse::<SocketAddr>().is_ok() || scoped(text).is_some() {
+        return None;
+    }
+    let Some((host, port)) = text.rsplit_once(':') else { return Some("invalid socket address") };
+    let is_part_of_name = |c: char| c.is_alphanumeric() || "-._".contains(c);
+    if port.parse::<u16>().is_err() {
+        Some("invalid port value")
+    } else if host.contains(['[', ']', ':']) {
+        // Without brackets the system's resolver takes it.
+        let address = host.split('%').next().unwrap_or_default();
+        address.parse::<Ipv6Addr>().is_err().then_some("invalid IPv6 address")
+    } else if host.is_empty() || !host.chars().all(is_part_of_name) {
+        Some("invalid host name")
+    } else {
+        // The last part of a name is no number (RFC 1123, section 2.1).
+        let is_number = host.chars().all(|c| c.is_ascii_digit() || c == '.');
+        is_number.then_some("invalid IPv4 address")
+    }
 }
 
 /// An IPv6 address with the name of an interface, such as `[fe80::1%eth0]:9527`.
@@ -230,6 +265,7 @@ fn try_listen(address: SocketAddr, settings: &Settings) -> io::Result<TcpListene
 mod tests {
     use super::*;
     use crate::vocabulary::error::StartErrorKind;
+    use std::error::Error as _;
 
     fn place(given: &str, addresses: &[&str], is_name: bool) -> Place {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
@@ -350,5 +386,38 @@ mod tests {
         let error = Place::resolve("127.0.0.1").unwrap_err().to_string();
         assert!(error.contains("\"127.0.0.1\"") && error.contains("127.0.0.1:9527"), "{error}");
         assert_eq!(Place::resolve("[::1]:80").unwrap().addresses.len(), 1);
+    }
+
+    #[test]
+    fn a_text_that_is_no_address_is_not_looked_up() {
+        for (given, fault) in [
+            ("[::1:9527", "invalid IPv6 address"),
+            ("::1]:9527", "invalid IPv6 address"),
+            ("[::g]:80", "invalid IPv6 address"),
+            ("[::g%lo]:80", "invalid IPv6 address"),
+            ("1:2:3:80", "invalid IPv6 address"),
+            ("[localhost]:9527", "invalid IPv6 address"),
+            ("[127.0.0.1]:9527", "invalid IPv6 address"),
+            ("[]:80", "invalid IPv6 address"),
+            ("256.1.1.1:80", "invalid IPv4 address"),
+            ("1.2.3.4.:80", "invalid IPv4 address"),
+            ("127.1:80", "invalid IPv4 address"),
+            (":80", "invalid host name"),
+            ("a b:80", "invalid host name"),
+            ("host/name:80", "invalid host name"),
+            ("127.0.0.1:65536", "invalid port value"),
+            ("[::1]", "invalid port value"),
+        ] {
+            // The name before it is not looked up, either.
+            let addresses = ["no.invalid:80", given].map(|text| (ListenerId(0), text.to_owned()));
+            let error = resolve_all(&addresses).unwrap_err();
+            let source = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
+            assert_eq!(source.kind(), ErrorKind::InvalidInput, "{error}");
+            let expected = format!("cannot listen on {given:?}: {fault}; write ");
+            assert!(error.to_string().starts_with(&expected), "{error}");
+        }
+        for given in ["web.1:80", "localhost:80", "a_b-c.example.:80", "bücher.example:80"] {
+            assert_eq!(fault_of(given), None, "{given}");
+        }
     }
 }
