@@ -63,7 +63,11 @@ impl Failure {
         };
         let text = match error.kind() {
             StartErrorKind::Settings => with_options(&error.to_string(), flags),
-            StartErrorKind::Address => flags.with_variable("listen", error),
+            StartErrorKind::Address => {
+                let dual_stack = flags.written("dual_stack");
+                let text = error.to_string().replace("Builder::ipv6_only", &dual_stack);
+                flags.with_variable("listen", &text)
+            }
             StartErrorKind::BackEnd => flags.with_variable("backend", error),
             _ => error.to_string(),
         };
