@@ -2,6 +2,10 @@
 //! have those that the program prints.
 #![cfg(test)]
 
+#[cfg(target_os = "linux")]
+#[path = "util/skip.rs"]
+mod skip;
+
 use std::fmt::{Debug, Write as _};
 use std::io::{Read, Write as _};
 use std::sync::mpsc::{Sender, channel};
@@ -110,6 +114,91 @@ fn handlers_that_do_not_start() {
     assert_eq!(
         nowhere.start().err().unwrap().to_string(),
         "settings: there is no address to listen on; call Builder::listen"
+    );
+}
+
+/// What it says that does not listen on the last one of `addresses`.
+#[cfg(target_os = "linux")]
+fn refusal(addresses: &[&str]) -> String {
+    let handler = Starter { start: Start::WorkerFailsAgain, workers: 0.into() };
+    let builder = Server::builder(handler).shards(1).links_max(4);
+    let builder = addresses.iter().fold(builder, |builder, address| builder.listen(*address));
+    let text = builder.start().err().unwrap().to_string();
+    let given = addresses.last().unwrap();
+    text.strip_prefix(&format!("cannot listen on {given}")).expect(&text).to_owned()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn addresses_that_cannot_be_had() {
+    // Reserved for documentation (RFC 5737).
+    let foreign = "198.51.100.1:9527";
+    let of_many = ": a multicast or broadcast address accepts no connections; use one of this \
+                   machine (ip addr), or 0.0.0.0 or [::]";
+    for (given, expected) in [
+        (
+            foreign,
+            ": not an address of this machine; use one of those (ip addr), or 0.0.0.0 for all IPv4 \
+             addresses, or [::] for all IPv6 addresses",
+        ),
+        ("224.0.0.1:9527", of_many),
+        ("255.255.255.255:9527", of_many),
+    ] {
+        assert_eq!(refusal(&[given]), expected, "{given}");
+    }
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return skip::lacks("there is no IPv6");
+    }
+    for (given, expected) in [
+        ("[ff02::1]:9527", of_many),
+        (
+            "[fe80::1]:9527",
+            ": a link-local address needs its interface (ip addr); write it as [fe80::1%eth0]:9527",
+        ),
+        ("[fe80::1%4000000]:9527", ": there is no interface 4000000 (ip addr)"),
+        (
+            "[::ffff:127.0.0.1]:9527",
+            ": it is an IPv4 address; write 127.0.0.1:9527, or let IPv6 listeners accept IPv4 \
+             (Builder::ipv6_only)",
+        ),
+    ] {
+        assert_eq!(refusal(&[given]), expected, "{given}");
+    }
+    let unknown = Server::builder(Starter { start: Start::Fails, workers: 0.into() });
+    assert_eq!(
+        unknown.listen("[fe80::1%no-such]:9527").start().err().unwrap().to_string(),
+        "cannot listen on \"[fe80::1%no-such]:9527\": there is no interface \"no-such\"; write an \
+         address such as 127.0.0.1:9527 or [::1]:9527"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn addresses_that_are_in_use() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (given, port) = (free.to_string(), free.port());
+    assert_eq!(
+        refusal(&[&given, &given]),
+        format!(": this server listens on {given} already; give each address once")
+    );
+    let name = format!("localhost:{port}");
+    let handler = Starter { start: Start::WorkerFailsAgain, workers: 0.into() };
+    let server = Server::builder(handler).listen(&given).shards(1).links_max(4).start().unwrap();
+    assert_eq!(
+        refusal(&[&given]),
+        ": in use by another server of this process; stop that first, or use another port"
+    );
+    // A name is told with the address of it that is in use.
+    assert!(refusal(&[&name]).starts_with(&format!(" ({given}): in use by another server ")));
+    server.handle().stop(Duration::ZERO);
+    server.wait().unwrap();
+    let _foreign = std::net::TcpListener::bind(free).unwrap();
+    assert_eq!(
+        refusal(&[&given]),
+        format!(
+            ": in use; stop the process that has the port (as root: ss -tanp 'sport = :{port}'), or \
+             use another port"
+        )
     );
 }
 

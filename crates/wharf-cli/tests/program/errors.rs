@@ -3,8 +3,10 @@
 use super::common::{Output, Server, WHARF, clean, copy_program, run, wharf};
 use super::each_back_end;
 use super::faults::{where_a_call_fails, with_threads};
+use super::skip::lacks;
 use super::snapshot::{matches, transcript};
 use std::ffi::OsStr;
+use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
@@ -58,6 +60,17 @@ fn a_taken_address_is_a_system_error(back_end: &str) {
     server.stop();
 }
 
+#[test]
+fn an_address_that_is_given_twice_is_a_system_error() {
+    // Free a moment ago, and refused before it is used a second time.
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let address = free.to_string();
+    let output = run(&mut wharf(&["serve", "--listen", &address, "--listen", &address]));
+    let command = format!("wharf serve --listen {address} --listen {address}");
+    let refusal = refuses(&command, &output, 4).replace(&free.port().to_string(), "[PORT]");
+    matches("refused-address-twice", &refusal);
+}
+
 fn too_few_open_files_are_a_system_error(back_end: &str) {
     if !works(back_end) {
         return;
@@ -101,19 +114,21 @@ fn too_few_threads_are_a_system_error(back_end: &str) {
 /// For each call that hardly ever fails; what it says when one does.
 #[test]
 fn a_call_that_fails_is_named() {
-    let serve = ["serve", "--backend", "epoll", "--shards", "1", "--listen", "127.0.0.1:919"];
+    let serve = ["serve", "--backend", "epoll", "--shards", "1", "--listen", ""];
     let mut text = String::new();
-    for (call, error, code) in [
-        ("socketpair", "EMFILE", 4),
-        ("eventfd2", "EMFILE", 4),
-        ("bind", "EADDRINUSE", 4),
-        ("bind", "EINVAL", 4),
-        ("listen", "EOPNOTSUPP", 4),
-        ("getsockname", "ENOBUFS", 4),
+    // An address that no other test takes meanwhile.
+    const OWN: &str = "127.0.0.1:919";
+    for (call, error, address, code) in [
+        ("socketpair", "EMFILE", "127.0.0.1:0", 4),
+        ("eventfd2", "EMFILE", "127.0.0.1:0", 4),
+        ("socket", "EAFNOSUPPORT", "[::1]:0", 4),
+        ("bind", "EADDRINUSE", OWN, 4),
+        ("bind", "EINVAL", OWN, 4),
+        ("listen", "EOPNOTSUPP", "127.0.0.1:0", 4),
+        ("getsockname", "ENOBUFS", "127.0.0.1:0", 4),
     ] {
-        // An address that nobody else takes meanwhile.
         let mut words = serve;
-        words[6] = if call == "bind" { words[6] } else { "127.0.0.1:0" };
+        words[6] = address;
         let Some(mut command) = where_a_call_fails(call, error, &words) else { return };
         let line = format!("wharf serve --listen {} # {call}: {error}", words[6]);
         text += &refuses(&line, &run(&mut command), code);
@@ -359,6 +374,26 @@ fn an_address_that_is_none_is_bad_configuration() {
         3,
     );
     matches("refused-addresses", &text);
+}
+
+#[test]
+fn an_address_on_which_no_socket_listens_is_told_with_what_it_is() {
+    let many = ["wharf serve --listen 224.0.0.1:9527", "wharf serve --listen 255.255.255.255:9527"];
+    matches("refused-addresses-of-many", &all_refuse(&many, 3));
+    if TcpListener::bind("[::1]:0").is_err() {
+        return lacks("there is no IPv6");
+    }
+    let text = all_refuse(
+        &[
+            "wharf serve --listen [ff02::1]:9527",
+            "wharf serve --listen [fe80::1]:9527",
+            "wharf serve --listen [fe80::1%no-such]:9527",
+            "wharf serve --listen [::ffff:127.0.0.1]:9527",
+            "WHARF_LISTEN=[::ffff:127.0.0.1]:9527 WHARF_DUAL_STACK=no wharf serve",
+        ],
+        3,
+    );
+    matches("refused-addresses-ipv6", &text);
 }
 
 /// It may be there in a moment: the network, or the name server.

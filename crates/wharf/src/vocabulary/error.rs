@@ -570,4 +570,32 @@ mod tests {
         let boxed: Box<dyn StdError + Send + Sync> = wrapped.into();
         assert_eq!(boxed.to_string(), "mine");
     }
+
+    /// What depends on limits and on how the system was started; `tests/texts.rs` has the others.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_system_lacks_is_told_with_a_remedy() {
+        let alone = StartError::open_files(40, 0, 12, 50).to_string();
+        assert_eq!(
+            alone,
+            "52 open files are needed (40 for this server, 12 for the program), but the hard limit \
+             is 50; raise it (ulimit -Hn, LimitNOFILE=), or use fewer links"
+        );
+        let others = StartError::open_files(40, 30, 12, 50).to_string();
+        assert_eq!(
+            others,
+            "82 open files are needed (40 for this server, 30 for other servers of this process, 12 \
+             for the program), but the hard limit is 50; raise it (ulimit -Hn, LimitNOFILE=), or use \
+             fewer links"
+        );
+        let address = "[::1]:9527".parse().unwrap();
+        let no_family = io::ErrorKind::AddrNotAvailable.into();
+        let off = StartError::listen("localhost:9527", address, Holder::Unknown, no_family);
+        assert_eq!(
+            off.to_string(),
+            "cannot listen on localhost:9527 ([::1]:9527): IPv6 is switched off on this machine; use \
+             an IPv4 address, or switch it on (sysctl net.ipv6.conf.all.disable_ipv6=0; kernel \
+             option ipv6.disable=0)"
+        );
+    }
 }

@@ -16,6 +16,7 @@ NUMBERS = {
     "getsockname": (51, 204),
     "io_uring_setup": (425, 425),
     "listen": (50, 201),
+    "socket": (41, 198),
     "socketpair": (53, 199),
 }
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
