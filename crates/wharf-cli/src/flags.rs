@@ -316,11 +316,11 @@ macro_rules! signals {
     () => {
         "
 Signals:
-  INT, TERM  drain and stop (see --drain); end it immediately when it is not ready yet, or draining
-  PIPE       ignored
+  INT, TERM   drain and stop (see --drain); end it immediately when it is not ready yet, or draining
+  PIPE, XFSZ  ignored
   The others end it immediately, without a drain, as they end any process that was not started with
   them ignored: ABRT, ALRM, BUS, FPE, HUP, ILL, IO, KILL, PROF, PWR, QUIT, SEGV, STKFLT, SYS, TRAP,
-  USR1, USR2, VTALRM, XCPU, XFSZ and the real-time signals.
+  USR1, USR2, VTALRM, XCPU and the real-time signals.
 "
     };
 }

@@ -28,11 +28,13 @@ pub(crate) fn start(screen: &Screen, style: Style) -> Result<(), String> {
         false if is_journal() => Time::None,
         false => Time::Full,
     };
+    let format = Format { time, color: style.color };
+    screen.set_format(format);
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(style.color)
         .with_writer(screen.clone())
-        .event_format(Format { time })
+        .event_format(format)
         .finish();
     tracing::subscriber::set_global_default(subscriber).map_err(|error| error.to_string())?;
     // The default hook would write across the live statistics.
@@ -121,9 +123,37 @@ enum Time {
     None,
 }
 
-#[derive(Debug)]
-struct Format {
+/// How lines begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Format {
     time: Time,
+    color: bool,
+}
+
+impl Format {
+    /// A warning that is no event, so that the filter does not apply to it.
+    pub(crate) fn warning(self, text: &str) -> String {
+        let mut line = String::new();
+        let _never_fails = self.begin(&mut line, Level::WARN);
+        line + text + "\n"
+    }
+
+    fn begin(self, out: &mut impl fmt::Write, level: Level) -> fmt::Result {
+        let paint = |code: &'static str| if self.color { code } else { "" };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        match self.time {
+            Time::Full => write!(out, "{}{}{} ", paint(DIM), utc(now), paint(PLAIN))?,
+            Time::OfDay => write!(out, "{}{}{} ", paint(DIM), &utc(now)[11..], paint(PLAIN))?,
+            Time::None => {}
+        }
+        let code = match level {
+            Level::ERROR => "\x1b[1;31m",
+            Level::WARN => "\x1b[33m",
+            Level::INFO => "\x1b[32m",
+            _ => DIM,
+        };
+        write!(out, "{}{level}{} ", paint(code), paint(PLAIN))
+    }
 }
 
 impl<S, N> FormatEvent<S, N> for Format
@@ -137,22 +167,7 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let color = out.has_ansi_escapes();
-        let paint = |code: &'static str| if color { code } else { "" };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        match self.time {
-            Time::Full => write!(out, "{}{}{} ", paint(DIM), utc(now), paint(PLAIN))?,
-            Time::OfDay => write!(out, "{}{}{} ", paint(DIM), &utc(now)[11..], paint(PLAIN))?,
-            Time::None => {}
-        }
-        let level = *event.metadata().level();
-        let code = match level {
-            Level::ERROR => "\x1b[1;31m",
-            Level::WARN => "\x1b[33m",
-            Level::INFO => "\x1b[32m",
-            _ => DIM,
-        };
-        write!(out, "{}{level}{} ", paint(code), paint(PLAIN))?;
+        self.begin(&mut out, *event.metadata().level())?;
         context.format_fields(out.by_ref(), event)?;
         writeln!(out)
     }

@@ -1,18 +1,19 @@
 //! Standard error, shared by the log and the live statistics: one bounded queue, and one thread that
 //! writes.
 //!
-//! A write can take for ever: a pipe that nobody reads, a terminal that Ctrl-S has stopped. No thread
-//! that serves, stops the server or handles signals waits for it; what finds no room in the queue is
-//! dropped and counted.
+//! A write can block indefinitely: its pipe is not read, or Ctrl-S has stopped the terminal. No thread
+//! that serves, stops the server or handles signals waits for it. Log lines for which the queue lacks
+//! capacity, and lines whose write failed, are dropped and counted; the next write tells how many.
 //!
 //! The statistics are a block of lines at the bottom. A log line is written in the block's place, and
 //! the block again below it, in one write: log lines scroll above it, and nothing flickers.
 
 use crate::flags::{Color, OutputFlags};
+use crate::log::Format;
 use crate::units::counted;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -61,13 +62,15 @@ struct Queue {
     #[expect(clippy::disallowed_types, reason = "held to copy a line, never while writing")]
     waiting: std::sync::Mutex<Waiting>,
     changed: Condvar,
+    /// How log lines begin, since the log was started.
+    format: OnceLock<Format>,
 }
 
 /// What is to be written.
 #[derive(Debug, Default)]
 struct Waiting {
     log: Vec<u8>,
-    /// Log lines that found no room since the writer last came.
+    /// Log lines that were dropped, and that no line on standard error tells of yet.
     dropped: u64,
     /// The block that replaces the one that is shown; a newer one replaces it.
     block: Option<Vec<String>>,
@@ -77,7 +80,7 @@ struct Waiting {
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.log.is_empty() && self.dropped == 0 && self.block.is_none()
+        self.log.is_empty() && self.block.is_none()
     }
 }
 
@@ -96,6 +99,11 @@ impl Screen {
         };
         let thread = std::thread::Builder::new().name("screen".to_owned()).spawn(body);
         Self { queue, has_writer: thread.is_ok() }
+    }
+
+    /// Sets how log lines begin, for those that the screen adds.
+    pub(crate) fn set_format(&self, format: Format) {
+        let _set_once = self.queue.format.set(format);
     }
 
     /// Replaces the block. Each line must be narrower than the terminal, or the block would be more
@@ -166,7 +174,21 @@ impl Queue {
             signal_hook::consts::SIGCONT,
             Arc::clone(&writer.continued),
         );
+        // By default it ends the process; caught, the write that is one too many fails.
+        #[cfg(unix)]
+        let _without_it_a_full_file_ends_the_server =
+            signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
         while self.write_next(&mut writer) {}
+    }
+
+    /// A line about `dropped` log lines.
+    fn told(&self, dropped: u64) -> String {
+        let text =
+            format!("{} dropped: standard error is full or not read", counted(dropped, "log line"));
+        match self.format.get() {
+            Some(format) => format.warning(&text),
+            None => text + "\n",
+        }
     }
 
     /// Waits for something to write, and writes it; false at the end.
@@ -186,10 +208,13 @@ impl Queue {
         let (block, dropped) = (waiting.block.take(), std::mem::take(&mut waiting.dropped));
         drop(waiting);
         if dropped > 0 {
-            // Added to the queue, which has room now.
-            tracing::warn!("{} dropped: standard error was not read", counted(dropped, "log line"));
+            writer.log.extend_from_slice(self.told(dropped).as_bytes());
         }
-        writer.write(block);
+        let lost = writer.write(block);
+        if lost > 0 {
+            // The last one is the line about those before.
+            self.lock().dropped += lost - u64::from(dropped > 0) + dropped;
+        }
         true
     }
 }
@@ -198,6 +223,8 @@ impl Queue {
 #[derive(Debug, Default)]
 struct Writer {
     log: Vec<u8>,
+    /// The last write failed within a line.
+    is_in_line: bool,
     block: Vec<String>,
     /// Columns of each line of the block that is on the screen.
     drawn: Vec<usize>,
@@ -206,7 +233,8 @@ struct Writer {
 }
 
 impl Writer {
-    fn write(&mut self, block: Option<Vec<String>>) {
+    /// Writes the log lines, and the block below them. Returns how many of the lines were not written.
+    fn write(&mut self, block: Option<Vec<String>>) -> u64 {
         if let Some(block) = block {
             self.block = block;
         }
@@ -223,6 +251,10 @@ impl Writer {
             // stands. To erase the screen from there on would add the block to the history of tmux.
             bytes.extend_from_slice(format!("\r\x1b[{rows}A\x1b[{}M", rows + 1).as_bytes());
         }
+        if self.is_in_line {
+            bytes.push(b'\n');
+        }
+        let log = bytes.len()..bytes.len() + self.log.len();
         bytes.append(&mut self.log);
         self.drawn.clear();
         if is_ours {
@@ -232,13 +264,31 @@ impl Writer {
                 self.drawn.push(columns_of(line));
             }
         }
-        if !bytes.is_empty() {
-            // Without a standard error there is no other place to report to.
-            let _closed = io::stderr().write_all(&bytes);
-        }
+        let written = write_until_it_fails(&bytes);
+        self.is_in_line = match bytes[..written].last() {
+            _ if written == bytes.len() => false,
+            None => self.is_in_line,
+            Some(last) => *last != b'\n',
+        };
+        let lost = &bytes[written.clamp(log.start, log.end)..log.end];
+        let lost = lost.iter().map(|byte| u64::from(*byte == b'\n')).sum();
         bytes.clear();
         self.log = bytes;
+        lost
     }
+}
+
+/// Writes to standard error until a write fails, and returns how many bytes it has taken.
+fn write_until_it_fails(bytes: &[u8]) -> usize {
+    let mut written = 0;
+    while written < bytes.len() {
+        match io::stderr().write(&bytes[written..]) {
+            Ok(len @ 1..) => written += len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => break,
+        }
+    }
+    written
 }
 
 /// Columns of a line, in which each character that is drawn is one column wide.

@@ -5,6 +5,7 @@ use super::common::{PATIENCE, WHARF, clean, eventually, installed, read_until, w
 use super::each_back_end;
 use super::full_pipe::full_pipe;
 use super::skip::lacks;
+use super::snapshot::matches_but;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::{Action, tcflow};
 use std::io::{Read, Write};
@@ -21,6 +22,7 @@ each_back_end! {
     a_full_pipe_holds_up_no_second_signal,
     a_stopped_terminal_holds_up_no_drain,
     what_a_full_pipe_does_not_take_is_counted,
+    a_full_file_ends_no_server,
 }
 
 /// A program that is killed when this is dropped.
@@ -91,9 +93,12 @@ fn listening_port(pid: u32) -> Option<u16> {
 }
 
 fn serve(back_end: &str, words: &[&str], stderr: impl Into<Stdio>) -> Process {
+    Process(command(back_end, words).stderr(stderr).spawn().expect("the program starts"))
+}
+
+fn command(back_end: &str, words: &[&str]) -> Command {
     let serve = ["serve", "--backend", back_end, "--listen", "127.0.0.1:0", "--shards", "2"];
-    let mut command = wharf(&[&serve, words].concat());
-    Process(command.stderr(stderr).spawn().expect("the program starts"))
+    wharf(&[&serve, words].concat())
 }
 
 fn works(back_end: &str) -> bool {
@@ -176,13 +181,25 @@ fn a_stopped_terminal_holds_up_no_drain(back_end: &str) {
     process.ends_with(0);
 }
 
-/// When it is read at last, the log says how much is missing.
+/// What the log says of lines that it lacks.
+const DROPPED: &str = " log lines dropped: ";
+
+/// Without the number of lines that are missing.
+#[track_caller]
+fn tells_of_dropped_lines(log: &str) {
+    let line = log.lines().find(|line| line.contains(DROPPED)).expect("it is told");
+    matches_but("log-dropped", &[("WARN [0-9,]+ log", "WARN [COUNT] log")], &format!("{line}\n"));
+}
+
+/// When it is read at last, the log says how much is missing, whichever lines it has.
 fn what_a_full_pipe_does_not_take_is_counted(back_end: &str) {
     if !works(back_end) {
         return;
     }
     let (mut reader, writer) = full_pipe();
-    let mut process = serve(back_end, &["--stats", "100us"], writer);
+    let mut command = command(back_end, &["--stats", "100us"]);
+    let command = command.env("WHARF_LOG", "wharf::status=info").stderr(writer);
+    let mut process = Process(command.spawn().expect("the program starts"));
     let _link = echo(&process);
     // More lines than wait for the reader.
     wait_until(Instant::now() + Duration::from_secs(3));
@@ -191,7 +208,7 @@ fn what_a_full_pipe_does_not_take_is_counted(back_end: &str) {
         let (mut log, mut piece) = (String::new(), [0; 4_096]);
         while let Ok(len @ 1..) = reader.read(&mut piece) {
             log += std::str::from_utf8(&piece[..len]).expect("ASCII");
-            if log.contains(" log lines dropped: standard error was not read\n") {
+            if log.split_once(DROPPED).is_some_and(|(_, rest)| rest.contains('\n')) {
                 break;
             }
         }
@@ -200,8 +217,50 @@ fn what_a_full_pipe_does_not_take_is_counted(back_end: &str) {
     std::thread::Builder::new().spawn(read).expect("a thread starts");
     let log = found.recv_timeout(PATIENCE).expect("it is counted");
     assert!(log.len() < 1 << 20, "{}", log.len());
+    tells_of_dropped_lines(&log);
     process.signal(Signal::TERM);
     process.ends_with(0);
+}
+
+/// How many writes a process has tried.
+fn writes(pid: u32) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).expect("it runs");
+    let count = io.lines().find_map(|line| line.strip_prefix("syscw: ")).expect("a line");
+    count.parse().expect("a number")
+}
+
+/// At RLIMIT_FSIZE a write fails, and the system sends SIGXFSZ.
+fn a_full_file_ends_no_server(back_end: &str) {
+    const SIZE: usize = 4_096;
+    if !works(back_end) || !installed("prlimit", "--version") {
+        return;
+    }
+    let name = format!("wharf-{}-full-{back_end}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let file = std::fs::File::create(&path).expect("a file");
+    let limit = format!("--fsize={SIZE}:");
+    let serve = ["serve", "--backend", back_end, "--listen", "127.0.0.1:0", "--shards", "2"];
+    let words = [&["--core=0", &limit, WHARF][..], &serve, &["--stats", "1ms"]].concat();
+    let mut command = clean(Command::new("prlimit"), &words);
+    let mut process = Process(command.stderr(file).spawn().expect("prlimit starts"));
+    let log = || std::fs::read_to_string(&path).expect("ours");
+    eventually(|| log().len() == SIZE, "the file is full");
+    let pid = process.0.id();
+    let before = writes(pid);
+    eventually(|| writes(pid) > before + 4, "it goes on");
+    let _link = echo(&process);
+    assert_eq!(log().len(), SIZE);
+    let limit = ["--pid", &pid.to_string(), "--fsize=unlimited:"];
+    assert!(Command::new("prlimit").args(limit).status().expect("prlimit runs").success());
+    let is_told = || log().split_once(DROPPED).is_some_and(|(_, rest)| rest.contains('\n'));
+    eventually(is_told, "it is counted");
+    process.signal(Signal::TERM);
+    process.ends_with(0);
+    // The line that did not fit is not continued by another one.
+    let log = log();
+    assert!(log.as_bytes()[SIZE - 1] == b'\n' || log.as_bytes()[SIZE] == b'\n', "{log}");
+    tells_of_dropped_lines(&log);
+    std::fs::remove_file(&path).expect("ours");
 }
 
 /// What every command says finds no reader.
