@@ -9,6 +9,8 @@ pub(super) struct Line {
     bytes: [u8; LINE_BYTES_MAX + 1],
     len: u16,
     telnet: Telnet,
+    /// Bytes of the values that `telnet` is within.
+    values_len: u16,
 }
 
 /// What came of the bytes.
@@ -18,7 +20,7 @@ pub(super) enum Taken {
     Line,
     /// All bytes, and the line is not over.
     Part,
-    /// More than a line may have.
+    /// More than a line, or the values of a command of telnet, may have.
     TooLong,
 }
 
@@ -46,14 +48,26 @@ impl Line {
     pub(super) fn take(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Taken {
         while let Some((byte, rest)) = input.split_first() {
             *input = rest;
+            if self.telnet == Telnet::Command && *byte < FIRST_COMMAND {
+                // The client does not speak telnet.
+                self.telnet = Telnet::Text;
+            }
             match (self.telnet, *byte) {
                 (Telnet::Text, IAC) => self.telnet = Telnet::Command,
                 (Telnet::Command, WILL..=DONT) => self.telnet = Telnet::Option,
-                (Telnet::Command, SB) => self.telnet = Telnet::Values,
-                (Telnet::Values, IAC) => self.telnet = Telnet::ValuesCommand,
-                (Telnet::Values, _) => {}
+                (Telnet::Command, SB) => {
+                    self.telnet = Telnet::Values;
+                    self.values_len = 0;
+                }
                 (Telnet::ValuesCommand, SE) => self.telnet = Telnet::Text,
-                (Telnet::ValuesCommand, _) => self.telnet = Telnet::Values,
+                (Telnet::Values | Telnet::ValuesCommand, byte) => {
+                    let is_command = self.telnet == Telnet::Values && byte == IAC;
+                    self.telnet = if is_command { Telnet::ValuesCommand } else { Telnet::Values };
+                    if usize::from(self.values_len) == LINE_BYTES_MAX {
+                        return Taken::TooLong;
+                    }
+                    self.values_len += 1;
+                }
                 (Telnet::Command | Telnet::Option, _) => self.telnet = Telnet::Text,
                 (Telnet::Text, b'\n') => {
                     let line = &self.bytes[..usize::from(self.len)];
@@ -79,7 +93,7 @@ impl Line {
 
 impl Default for Line {
     fn default() -> Self {
-        Self { bytes: [0; LINE_BYTES_MAX + 1], len: 0, telnet: Telnet::Text }
+        Self { bytes: [0; LINE_BYTES_MAX + 1], len: 0, telnet: Telnet::Text, values_len: 0 }
     }
 }
 
@@ -91,6 +105,8 @@ impl std::fmt::Debug for Line {
 
 /// Telnet: the next byte is a command.
 const IAC: u8 = 255;
+/// EOF of RFC 1184; those of RFC 854 begin with SE.
+const FIRST_COMMAND: u8 = 236;
 const SE: u8 = 240;
 const SB: u8 = 250;
 const WILL: u8 = 251;
@@ -165,5 +181,36 @@ mod tests {
         assert_eq!(lines(&[&stream.concat()]).0, [b"ab".to_vec(), b"c".to_vec()]);
         let stream = stream.concat();
         assert_eq!(lines(&stream.chunks(1).collect::<Vec<_>>()).0.len(), 2);
+    }
+
+    #[test]
+    fn a_byte_255_without_a_command_takes_nothing_along() {
+        for (stream, expected) in [
+            (&b"a\xff\nb\n"[..], &["a", "b"][..]),
+            (b"a\xff\r\nb\n", &["a", "b"]),
+            (b"a\xffbc\n", &["abc"]),
+            (b"\xff\xffa\n", &["a"]),
+            // EOF, SUSP, ABORT (RFC 1184) and EOR (RFC 885) are commands.
+            (b"a\xff\xec\xff\xed\xff\xee\xff\xef\n", &["a"]),
+        ] {
+            let expected: Vec<_> = expected.iter().map(|line| line.as_bytes().to_vec()).collect();
+            assert_eq!(lines(&[stream]), (expected.clone(), Taken::Part), "{stream:?}");
+            assert_eq!(lines(&stream.chunks(1).collect::<Vec<_>>()).0, expected, "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn values_may_be_as_long_as_a_line() {
+        let begin = [IAC, SB, 31];
+        let values = |piece: &[u8], len: usize| piece.iter().copied().cycle().take(len).collect();
+        let stream = |values: Vec<u8>| [&begin[..], &values, &[IAC, SE], b"a\n"].concat();
+        for piece in [&b"x"[..], b"\n", &[IAC, IAC], &[IAC, b'x']] {
+            let longest = stream(values(piece, LINE_BYTES_MAX - 4));
+            assert_eq!(lines(&[&longest]), (vec![b"a".to_vec()], Taken::Part), "{piece:?}");
+            // Each may be so long.
+            assert_eq!(lines(&[&longest, &longest]).0.len(), 2);
+            let longer = stream(values(piece, LINE_BYTES_MAX));
+            assert_eq!(lines(&[&longer]), (vec![], Taken::TooLong), "{piece:?}");
+        }
     }
 }
