@@ -3,8 +3,10 @@
 use super::common::{Server, read_until, wharf};
 use super::each_back_end;
 use super::snapshot::matches;
+use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 each_back_end! {
     echo_gives_back_what_it_gets,
@@ -19,6 +21,8 @@ each_back_end! {
     chat_cannot_be_given_a_taken_or_ugly_name,
     chat_does_not_tell_of_checks_that_connect_and_close,
     chat_does_not_say_a_proxys_header,
+    chat_tells_who_speaks_that_a_line_was_too_long_to_send,
+    chat_tells_who_speaks_that_the_server_is_stopping,
     several_addresses_are_served,
 }
 
@@ -306,10 +310,7 @@ fn chat_does_not_say_a_proxys_header(back_end: &str) {
         link.write_all(&[header, b"hello\r\n"].concat()).expect("it reads");
         let mut heard = String::new();
         link.read_to_string(&mut heard).expect("the stream ends");
-        assert_eq!(
-            heard,
-            "* a header of the PROXY protocol is not expected here (see --proxy-from)\r\n"
-        );
+        matches("chat-proxy", &heard);
     }
     // Later in a conversation it is a line like any other.
     let mut bob = guest(&server);
@@ -331,6 +332,34 @@ fn chat_does_not_say_a_proxys_header(back_end: &str) {
         assert!(heard.starts_with("* welcome") && heard.contains("* goodbye"), "{heard:?}");
     }
     server.stop();
+}
+
+fn chat_tells_who_speaks_that_a_line_was_too_long_to_send(back_end: &str) {
+    let few = ["--app", "chat", "--links", "4", "--shards", "1"];
+    let small = ["--buffer-size", "256", "--send-queue", "512", "--input-bytes", "512"];
+    let Some(server) = Server::start(back_end, &[&few[..], &small].concat()) else { return };
+    let (ann, mut bob) = (guest(&server), guest(&server));
+    say(&mut bob, &("x".repeat(1_000) + "\n"));
+    matches("chat-too-large", &read_until(&mut bob, "\r\n"));
+    drop((ann, bob));
+    server.stop();
+}
+
+/// Lines wait for a client that does not read its answers, until the server is stopping.
+fn chat_tells_who_speaks_that_the_server_is_stopping(back_end: &str) {
+    let Some(mut server) = Server::start(back_end, &["--app", "chat"]) else { return };
+    let mut link = guest(&server);
+    link.set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    let lines = "/who\nhello\n".repeat(1_000);
+    while link.write_all(lines.as_bytes()).is_ok() {}
+    server.signal(Signal::TERM);
+    server.wait_for_line(" stopping on ").expect("it begins to drain");
+    let mut heard = String::new();
+    link.read_to_string(&mut heard).expect("the stream ends");
+    let last = heard.lines().rfind(|line| !line.contains(" here: ")).unwrap_or_default();
+    matches("chat-stopping", &format!("{last}\n"));
+    let (status, _) = server.wait();
+    assert_eq!(status.code(), Some(0), "{:#?}", server.log);
 }
 
 fn several_addresses_are_served(back_end: &str) {

@@ -5,7 +5,7 @@ use super::common::{PATIENCE, WHARF, clean, eventually, installed, read_until, w
 use super::each_back_end;
 use super::full_pipe::full_pipe;
 use super::skip::lacks;
-use super::snapshot::matches_but;
+use super::snapshot::{matches, matches_but};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::{Action, tcflow};
 use std::io::{Read, Write};
@@ -372,6 +372,27 @@ fn a_name_that_is_there_a_moment_later_is_found() {
     while !log.contains(" ready: echo on 127.0.0.1:9527\n") {
         log += &read_until(&mut stderr, "\n");
     }
+    process.signal(Signal::TERM);
+    process.ends_with(0);
+}
+
+/// The server listens on what the machine has of a name, and tells of the rest.
+#[test]
+fn an_address_of_a_name_that_the_machine_lacks_is_told() {
+    let Some(place) = Place::make("two") else { return };
+    // 192.0.2.0/24 is reserved for documentation (RFC 5737).
+    place.write("hosts", "127.0.0.1 localhost two.example\n192.0.2.1 two.example\n");
+    let words = [WHARF, "serve", "--listen", "two.example:9527"];
+    let mut server =
+        place.command("pass", &words).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut stderr = server.stderr.take().expect("piped");
+    let mut process = Process(server);
+    let mut log = String::new();
+    while !log.contains(" ready: ") {
+        log += &read_until(&mut stderr, "\n");
+    }
+    let found = |text: &str| log.lines().find(|line| line.contains(text)).unwrap_or_default();
+    matches("log-address-of-name", &format!("{}\n{}\n", found("WARN"), found(" ready: ")));
     process.signal(Signal::TERM);
     process.ends_with(0);
 }
