@@ -14,9 +14,9 @@ pub(crate) struct Chargen;
 
 /// Where in the pattern a link is.
 #[derive(Debug, Default)]
-pub(crate) struct Place(u16);
+pub(crate) struct Position(u16);
 
-impl Place {
+impl Position {
     /// Queues as much of the next piece as there is capacity for, and asks for the next call.
     fn refill(&mut self, out: &mut Output<'_>) {
         let at = usize::from(self.0);
@@ -26,21 +26,21 @@ impl Place {
     }
 }
 
-impl Handler<Place> for Chargen {
-    fn on_connect(&self, link: &mut Link<'_>) -> Result<Place> {
+impl Handler<Position> for Chargen {
+    fn on_connect(&self, link: &mut Link<'_>) -> Result<Position> {
         // More than that, if two grants are more.
         link.out.set_limit_bytes(PIECE_SIZE);
-        let mut place = Place::default();
-        place.refill(&mut link.out);
-        Ok(place)
+        let mut position = Position::default();
+        position.refill(&mut link.out);
+        Ok(position)
     }
 
-    fn on_receive(&self, _: &mut Link<'_, Place>, input: &mut Input<'_>) -> Result {
+    fn on_receive(&self, _: &mut Link<'_, Position>, input: &mut Input<'_>) -> Result {
         input.consume(usize::MAX);
         Ok(())
     }
 
-    fn on_writable(&self, link: &mut Link<'_, Place>) -> Result {
+    fn on_writable(&self, link: &mut Link<'_, Position>) -> Result {
         if link.server.is_stopping() {
             // Otherwise it would refill its output until the drain timeout.
             link.close();

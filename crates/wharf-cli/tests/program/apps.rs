@@ -49,7 +49,7 @@ fn discard_swallows_and_answers_nothing(back_end: &str) {
     link.write_all(&vec![7; 5_000_000]).expect("it reads");
     link.shutdown(Shutdown::Write).expect("open");
     let mut received = Vec::new();
-    assert_eq!(link.read_to_end(&mut received).expect("it closes in good order"), 0);
+    assert_eq!(link.read_to_end(&mut received).expect("the stream ends"), 0);
     server.stop();
 }
 
@@ -168,7 +168,7 @@ impl Conversation {
 
     /// Waits for the end of a client's stream.
     fn hear_the_end(&mut self, guest: usize) {
-        let len = self.guests[guest - 1].read(&mut [0]).expect("it closes in good order");
+        let len = self.guests[guest - 1].read(&mut [0]).expect("the stream ends");
         assert_eq!(len, 0, "{}", self.text);
         self.text += &format!("{guest} < (end)\n");
     }
@@ -223,7 +223,7 @@ fn chat_ends_a_line_without_end(back_end: &str) {
     say(&mut link, "/who\n");
     let mut heard = read_until(&mut link, "\r\n");
     say(&mut link, &"x".repeat(1_025));
-    link.read_to_string(&mut heard).expect("it closes in good order");
+    link.read_to_string(&mut heard).expect("the stream ends");
     matches("chat-line-too-long", &heard);
     server.stop();
 }
@@ -289,7 +289,7 @@ fn chat_does_not_tell_of_checks_that_connect_and_close(back_end: &str) {
         let mut check = guest(&chat.server);
         say(&mut check, "/who\n/quit\n");
         let mut heard = String::new();
-        check.read_to_string(&mut heard).expect("it closes in good order");
+        check.read_to_string(&mut heard).expect("the stream ends");
     }
     chat.join();
     chat.say(2, "hello\n");

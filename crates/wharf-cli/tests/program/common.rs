@@ -147,7 +147,7 @@ impl Server {
     /// Waits for the end; what it was, and how long it took. The rest of the log is read.
     pub(crate) fn wait(&mut self) -> (ExitStatus, Duration) {
         let begin = Instant::now();
-        // Its log ends with it: nobody else has that.
+        // Its log ends with it: no other process writes there.
         loop {
             let left = PATIENCE.saturating_sub(begin.elapsed());
             match self.lines.recv_timeout(left) {
@@ -160,12 +160,12 @@ impl Server {
         (status, begin.elapsed())
     }
 
-    /// Stops it, and checks that it went in good order.
+    /// Stops it, and checks that it ended with success.
     pub(crate) fn stop(self) {
         self.run_to_its_end();
     }
 
-    /// Stops it, and checks that it went in good order; all that it has logged.
+    /// Stops it, and checks that it ended with success; all that it has logged.
     pub(crate) fn run_to_its_end(mut self) -> String {
         self.signal(rustix::process::Signal::TERM);
         let (status, _) = self.wait();

@@ -70,7 +70,7 @@ fn a_signal_under_load_loses_no_answer(back_end: &str) {
         running.wait();
         server.signal(Signal::TERM);
         let mut rest = Vec::new();
-        calm.read_to_end(&mut rest).expect("it closes in good order");
+        calm.read_to_end(&mut rest).expect("the stream ends");
         assert_eq!(rest, b"before");
         clients.into_iter().map(|client| client.join().expect("right answers")).sum()
     });
@@ -94,8 +94,8 @@ fn a_stream_without_end_ends_with_the_server(back_end: &str) {
     server.signal(Signal::TERM);
     let (deadline, mut piece) = (Instant::now() + PATIENCE, vec![0; 1 << 16]);
     for link in &mut links {
-        while link.read(&mut piece).expect("it closes in good order") > 0 {
-            assert!(Instant::now() < deadline, "it goes on for ever");
+        while link.read(&mut piece).expect("the stream ends") > 0 {
+            assert!(Instant::now() < deadline, "it goes on after the stop");
         }
     }
     let (status, took) = server.wait();

@@ -288,8 +288,8 @@ where
     ) -> Result<(RunningServer, T), StartError> {
         let settings = self.settings.checked()?;
         Settings::check_listeners(self.addresses.len())?;
-        let places = listen::resolve_all(&self.addresses)?;
-        let count = places.iter().map(|(_, place)| place.addresses.len()).sum();
+        let targets = listen::resolve_all(&self.addresses)?;
+        let count = targets.iter().map(|(_, target)| target.addresses.len()).sum();
         let listener_count = Settings::check_listeners(count)?;
         let plan = settings.plan(engine::sizes::<S, W>(), listener_count);
         machine::check_memory(plan.total_bytes(), settings.shards)?;
@@ -300,7 +300,7 @@ where
         let files_raised = files.raised;
         let started =
             Started::new(Arc::new(self.handler), Handle::new(Arc::clone(&shared)), files)?;
-        let listening = listen::listen_all(&places, &shared.settings)?;
+        let listening = listen::listen_all(&targets, &shared.settings)?;
         let bound = listening.iter().map(|listening| (listening.id, listening.address));
         let _set_once = shared.listeners.set(bound.clone().collect());
         let addresses = bound.map(|(id, address)| (id, Address::from(address))).collect();

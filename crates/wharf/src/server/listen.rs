@@ -18,9 +18,9 @@ const RETRY_EVERY: Duration = Duration::from_millis(20);
 /// How often the system chooses a port that all addresses of a name shall have.
 const PORTS_TRIED: u32 = 16;
 
-/// What `Builder::listen` was given, and its addresses.
+/// What `Builder::listen` was given, and the addresses that it stands for.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ListenTarget {
     given: String,
     pub(super) addresses: Vec<SocketAddr>,
     /// The addresses are those of a name.
@@ -35,13 +35,13 @@ pub(super) struct Listening {
     pub(super) socket: TcpListener,
 }
 
-impl Place {
+impl ListenTarget {
     /// Resolves `text`, without duplicates.
     pub(super) fn resolve(text: &str) -> Result<Self, StartError> {
         let fault = |source| StartError::address(text, source);
-        let place = |addresses, is_name| Self { given: text.to_owned(), addresses, is_name };
+        let target = |addresses, is_name| Self { given: text.to_owned(), addresses, is_name };
         if let Some(address) = text.parse().ok().map(Ok).or_else(|| scoped(text)) {
-            return Ok(place(vec![address.map_err(fault)?], false));
+            return Ok(target(vec![address.map_err(fault)?], false));
         }
         let mut found: Vec<SocketAddr> = Vec::new();
         for address in text.to_socket_addrs().map_err(fault)? {
@@ -52,7 +52,7 @@ impl Place {
         if found.is_empty() {
             return Err(fault(io::Error::new(ErrorKind::NotFound, "the name has no address")));
         }
-        Ok(place(found, true))
+        Ok(target(found, true))
     }
 
     /// Listens on all addresses, beside `others` of the same server; of a name, on those that this
@@ -116,24 +116,24 @@ impl Place {
 /// Resolves all texts. Names are looked up only if each text can be an address.
 pub(super) fn resolve_all(
     texts: &[(ListenerId, String)],
-) -> Result<Vec<(ListenerId, Place)>, StartError> {
+) -> Result<Vec<(ListenerId, ListenTarget)>, StartError> {
     for (_, text) in texts {
         if let Some(fault) = fault_of(text) {
             let source = io::Error::new(ErrorKind::InvalidInput, fault);
             return Err(StartError::address(text, source));
         }
     }
-    texts.iter().map(|(id, text)| Ok((*id, Place::resolve(text)?))).collect()
+    texts.iter().map(|(id, text)| Ok((*id, ListenTarget::resolve(text)?))).collect()
 }
 
-/// Listens on all places.
+/// Listens on all targets.
 pub(super) fn listen_all(
-    places: &[(ListenerId, Place)],
+    targets: &[(ListenerId, ListenTarget)],
     settings: &Settings,
 ) -> Result<Vec<Listening>, StartError> {
     let mut all = Vec::new();
-    for (id, place) in places {
-        let (listeners, lacking) = place.listen(settings, &all)?;
+    for (id, target) in targets {
+        let (listeners, lacking) = target.listen(settings, &all)?;
         for error in lacking {
             tracing::warn!(%error, "not listening on one address of a name");
         }
@@ -271,13 +271,13 @@ mod tests {
     use crate::vocabulary::error::StartErrorKind;
     use std::error::Error as _;
 
-    fn place(given: &str, addresses: &[&str], is_name: bool) -> Place {
+    fn target(given: &str, addresses: &[&str], is_name: bool) -> ListenTarget {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Place { given: given.to_owned(), addresses, is_name }
+        ListenTarget { given: given.to_owned(), addresses, is_name }
     }
 
     fn listen_on(given: &str) -> Result<Vec<Listening>, StartError> {
-        listen_all(&[(ListenerId(0), Place::resolve(given)?)], &Settings::default())
+        listen_all(&[(ListenerId(0), ListenTarget::resolve(given)?)], &Settings::default())
     }
 
     #[track_caller]
@@ -303,9 +303,9 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         for (first, second) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "0.0.0.0")] {
             let given = [first, second].map(|host| format!("{host}:{}", free.port()));
-            let places =
-                given.each_ref().map(|text| (ListenerId(0), Place::resolve(text).unwrap()));
-            let text = listen_all(&places, &Settings::default()).unwrap_err().to_string();
+            let targets =
+                given.each_ref().map(|text| (ListenerId(0), ListenTarget::resolve(text).unwrap()));
+            let text = listen_all(&targets, &Settings::default()).unwrap_err().to_string();
             let [first, second] = given;
             assert!(text.contains(&format!("cannot listen on {second}: ")), "{text}");
             assert!(text.contains(&format!("this server listens on {first} already")), "{text}");
@@ -335,16 +335,16 @@ mod tests {
     #[test]
     fn of_a_name_the_addresses_of_this_machine_are_enough() {
         let addresses = ["198.51.100.1:0", "127.0.0.1:0", "127.0.0.2:0"];
-        let name = place("name:0", &addresses, true);
+        let name = target("name:0", &addresses, true);
         let (listeners, lacking) = name.listen(&Settings::default(), &[]).unwrap();
         let [one, other] = [0, 1].map(|at: usize| listeners[at].local_addr().unwrap());
         assert_eq!((listeners.len(), one.port()), (2, other.port()), "one port for all");
         let text = lacking[0].to_string();
         assert!(text.contains("name:0 (198.51.100.1:0): not an address of"), "{text}");
         // One at least, and all of what is no name.
-        let error = place("name:0", &addresses[..1], true).listen(&Settings::default(), &[]);
+        let error = target("name:0", &addresses[..1], true).listen(&Settings::default(), &[]);
         assert!(error.unwrap_err().to_string().contains("name:0"));
-        place("198.51.100.1:0", &addresses, false).listen(&Settings::default(), &[]).unwrap_err();
+        target("198.51.100.1:0", &addresses, false).listen(&Settings::default(), &[]).unwrap_err();
     }
 
     #[test]
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn interfaces_have_names() {
-        let scope = |text| match Place::resolve(text).unwrap().addresses[..] {
+        let scope = |text| match ListenTarget::resolve(text).unwrap().addresses[..] {
             [SocketAddr::V6(address)] => (*address.ip(), address.port(), address.scope_id()),
             _ => panic!("one IPv6 address"),
         };
@@ -387,9 +387,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_reported_with_what_was_given() {
-        let error = Place::resolve("127.0.0.1").unwrap_err().to_string();
+        let error = ListenTarget::resolve("127.0.0.1").unwrap_err().to_string();
         assert!(error.contains("\"127.0.0.1\"") && error.contains("127.0.0.1:9527"), "{error}");
-        assert_eq!(Place::resolve("[::1]:80").unwrap().addresses.len(), 1);
+        assert_eq!(ListenTarget::resolve("[::1]:80").unwrap().addresses.len(), 1);
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn check(name: &str) -> Result<(), &'static str> {
     match name.chars().count() {
         0 => Err("the name is missing; write /nick NAME"),
         1..=NAME_LEN_MAX if !name.chars().all(is_part) => {
-            Err("a name has letters, digits, and - _ . only")
+            Err("a name may have only letters, digits, and - _ .")
         }
         1..=NAME_LEN_MAX if !name.starts_with(is_letter) => {
             Err("a name begins with a letter or a digit")
