@@ -72,7 +72,7 @@ mod told {
     use std::cell::{Cell, RefCell};
     use std::sync::PoisonError;
 
-    #[expect(clippy::disallowed_types, reason = "of simulations, where nobody else waits")]
+    #[expect(clippy::disallowed_types, reason = "of simulations, where no other thread waits")]
     type Lock<T> = std::sync::Mutex<T>;
 
     thread_local! {

@@ -177,7 +177,7 @@ impl Settings {
         range("backlog", self.backlog, 1, 65_535);
         range("stack_bytes", self.stack_bytes.unwrap_or(STACK_BYTES), 256 << 10, BYTES_MAX);
         if self.loan_wait.is_zero() {
-            // Links that wait for a loan would wait for ever if zero disabled it, as it does the other
+            // Links that wait for a loan would wait without end if zero disabled it, as it does the other
             // timeouts.
             faults.push("loan_wait is 0, but must be longer".to_owned());
         }

@@ -153,7 +153,7 @@ mod windows {
 
     impl Waker {
         pub(in crate::server) fn wake(&self) {
-            // If the queue is full, nobody waits.
+            // If the queue is full, the waiter has signals to read.
             let _full_or_closed = self.0.try_send(false);
         }
     }

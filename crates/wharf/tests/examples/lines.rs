@@ -50,7 +50,7 @@ fn echo_gives_back_what_it_gets() {
 
 const ROLE: &str = "WHARF_TEST_ROLE";
 
-/// Runs [`echo_gives_back_what_it_gets`] where nobody else listens; false if there is no such place.
+/// Runs [`echo_gives_back_what_it_gets`] in a network where no other process listens; false if there can be none.
 fn echo_in_its_own_network() -> bool {
     let in_network = |words: &[&str]| {
         let script = "ip link set lo up && exec \"$@\"";

@@ -50,10 +50,10 @@ fn chat_carries_lines_to_the_others_until_the_server_stops(back_end: BackEnd) {
             assert_eq!(read_until(other, "\n"), "ann: hello\n");
             assert_eq!(read_until(other, "\n"), "ann: how are you?\n");
         }
-        say(&mut bob, "/nick ann\n/nick b-b\n/msg nobody psst\n/msg ann to you alone\n");
+        say(&mut bob, "/nick ann\n/nick b-b\n/msg eve psst\n/msg ann to you alone\n");
         assert_eq!(read_until(&mut bob, "\n"), "* that name is taken\n");
         assert_eq!(read_until(&mut bob, "\n"), "* a name has 1 to 20 letters and digits\n");
-        assert_eq!(read_until(&mut bob, "\n"), "* there is no nobody\n");
+        assert_eq!(read_until(&mut bob, "\n"), "* there is no eve\n");
         assert_eq!(read_until(&mut ann, "\n"), format!("{second} -> to you alone\n"));
 
         // Lines before the end are delivered, those after it are not.

@@ -1,5 +1,5 @@
 //! Promise: what users' values do when they are dropped at the end of a server is guarded one by one: a
-//! panic is counted, and the server ends in good order with its final counters.
+//! panic is counted, and the server ends with its final counters.
 //!
 //! Method: contexts, states and a handler whose drops panic.
 

@@ -1,4 +1,4 @@
-//! Promise: the id of a link reaches nobody but that link: not a link of a server that was started
+//! Promise: the id of a link reaches that link only: no link of a server that was started
 //! later, nor one of another server of the process, also as the exception of a broadcast.
 //!
 //! Method: two servers whose links have the same slots; each is asked with the ids of the other.
@@ -45,7 +45,7 @@ fn ids_of_another_server_reach_nobody(case: &Case) {
     assert_eq!(one_id.to_string(), other_id.to_string(), "they have the same slots");
     try_all(&one_server.handle, other_id);
     try_all(&other_server.handle, one_id);
-    // A foreign id excepts nobody.
+    // A foreign id excepts no link.
     one_server.handle.all().except(other_id).try_post(b"to all").unwrap();
     other_server.handle.all().except(one_id).try_post(b"to all").unwrap();
     for client in [&mut one_client, &mut other_client] {
