@@ -154,7 +154,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             // Wakes itself, so that the next turn does not sleep.
             self.port.poster().wake();
         }
-        if deadline <= self.core.clock {
+        // What came before the timeout is answered, unless there is no time at all.
+        let is_late = deadline <= self.core.clock;
+        if is_late && (drain.is_zero() || self.clock.may_time_out()) {
             self.for_each_live(|worker, index| {
                 let slot = &worker.core.slots[index];
                 if slot.phase == Phase::Closing {

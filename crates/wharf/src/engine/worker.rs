@@ -118,11 +118,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         // not wait.
         let may_be_over = accepting_ended && self.is_done(true);
         let link_time = self.link_time(began);
-        let at_once = may_be_over
-            || !self.again.is_empty()
-            || self.pending.has_marks()
-            || self.must_check_posts(link_time);
-        let asked = if at_once { Some(Duration::ZERO) } else { self.wait(began) };
+        let wait = self.wait(began);
+        let is_due = wait == Some(Duration::ZERO) || self.must_check_posts(link_time);
+        let at_once = is_due || may_be_over || !self.again.is_empty() || self.pending.has_marks();
+        let asked = if at_once { Some(Duration::ZERO) } else { wait };
         self.port.dequeue(&mut self.completions, asked)?;
         let turn_start = self.port.now();
         let Waited { counted, paused } = self.clock.dequeued(&Dequeued {
@@ -131,6 +130,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             turn_start,
             is_empty: self.completions.is_empty(),
             is_short: self.completions.len() < BATCH,
+            is_due,
             links: self.core.slots.live_count(),
         });
         self.drain.extend(paused);

@@ -22,6 +22,8 @@ each_back_end!(
     a_reader_that_reads_during_a_pause_is_not_slow,
     a_drain_answers_what_came_during_a_pause_longer_than_its_timeout,
     after_a_callback_longer_than_idle_links_whose_question_waits_are_answered,
+    after_a_pause_a_little_longer_than_idle_all_of_many_questions_are_answered,
+    a_drain_answers_what_came_during_a_callback_longer_than_its_timeout,
 );
 
 const TIMEOUT: Duration = Duration::from_millis(400);
@@ -67,7 +69,7 @@ fn serve(case: &Case) {
         .on_drain(|_| Ok(Verdict::Keep));
     let builder = case
         .short(handler)
-        .links_max(40)
+        .links_max(300)
         .when_slow(WhenSlow::Skip)
         .idle_timeout(TIMEOUT)
         .stall_timeout(TIMEOUT)
@@ -107,9 +109,13 @@ impl Served {
 
     /// Stops the process, lets `meanwhile` do something and the pause pass, and continues it.
     fn pause(&self, meanwhile: impl FnOnce()) {
+        self.pause_for(PAUSE, meanwhile);
+    }
+
+    fn pause_for(&self, pause: Duration, meanwhile: impl FnOnce()) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::STOP).unwrap();
-        let end = now() + PAUSE;
+        let end = now() + pause;
         meanwhile();
         std::thread::sleep(end.saturating_duration_since(now()));
         kill_process(pid, Signal::CONT).unwrap();
@@ -130,7 +136,11 @@ impl Drop for Served {
 }
 
 fn connect_all(server: &Served) -> Vec<TcpStream> {
-    let mut clients: Vec<_> = (0..LINKS).map(|_| util::connect(server.address)).collect();
+    connect_many(server, LINKS)
+}
+
+fn connect_many(server: &Served, links: usize) -> Vec<TcpStream> {
+    let mut clients: Vec<_> = (0..links).map(|_| util::connect(server.address)).collect();
     clients.iter_mut().for_each(|client| round_trip(client, b"hello\n"));
     clients
 }
@@ -245,4 +255,57 @@ fn after_a_callback_longer_than_idle_links_whose_question_waits_are_answered(cas
     }
     drop((slow, clients));
     server.stop_within(Duration::ZERO);
+}
+
+fn after_a_pause_a_little_longer_than_idle_all_of_many_questions_are_answered(case: &Case) {
+    if case.role().is_some() {
+        return serve(case);
+    }
+    let _deadline = within(4 * PATIENCE);
+    let server = Served::start(case);
+    let mut clients = connect_many(&server, 200);
+    for excess in [10, 30, 50, 70, 90] {
+        clients.iter_mut().for_each(|client| round_trip(client, b"hello\n"));
+        server.pause_for(TIMEOUT + Duration::from_millis(excess), || {
+            for client in &mut clients {
+                client.write_all(b"question\n").unwrap();
+            }
+        });
+        for client in &mut clients {
+            expect_bytes(client, b"question\n");
+        }
+    }
+    drop(clients);
+    server.stop();
+}
+
+fn a_drain_answers_what_came_during_a_callback_longer_than_its_timeout(case: &Case) {
+    let (begins, begun) = std::sync::mpsc::channel();
+    let handler = util::functions::functions::<()>()
+        .on_receive(move |link, input| {
+            let Some(line) = input.line(100)? else { return Ok(()) };
+            if line == b"long" {
+                begins.send(())?;
+                std::thread::sleep(PAUSE);
+            }
+            Ok(link.out.send((line, "\n"))?)
+        })
+        .on_drain(|_| Ok(Verdict::Keep));
+    let server = TestServer::start(case.short(handler).links_max(400));
+    let mut slow = server.connect();
+    round_trip(&mut slow, b"hello\n");
+    let mut clients: Vec<_> = (0..300).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| round_trip(client, b"hello\n"));
+    server.handle.stop(TIMEOUT);
+    slow.write_all(b"long\n").unwrap();
+    begun.recv_timeout(PATIENCE).unwrap();
+    for client in &mut clients {
+        client.write_all(b"question\n").unwrap();
+    }
+    expect_bytes(&mut slow, b"long\n");
+    for client in &mut clients {
+        expect_bytes(client, b"question\n");
+    }
+    clients.iter_mut().for_each(expect_end);
+    server.wait().unwrap();
 }

@@ -1,7 +1,6 @@
 //! The links' clock. It follows the port's clock, without the shard's own delays: long callbacks, and
 //! pauses of the process.
 
-use crate::engine::worker::BATCH;
 use std::time::Duration;
 use wharf_port::port::Time;
 
@@ -17,15 +16,13 @@ pub(in crate::engine) struct Clock {
     unused_wait: Option<Duration>,
     /// The dequeue returned fewer completions than its maximum, so none are left.
     is_short: bool,
-    /// Number of consecutive full dequeues.
-    full_turns: u32,
-    /// Turns since a delay of the shard, a pause or a long callback, until all that waits is dequeued.
-    delayed_turns: Option<usize>,
-    /// Number of consecutive dequeues that did not wait and returned nothing. After the second one all
-    /// is dequeued: one alone may be of a port that has not looked at its sockets.
+    /// Number of consecutive dequeues that did not wait and returned nothing, without other work. After
+    /// the second one all is handled: one alone may be of a port that has not looked at its sockets.
     empty_looks: u32,
-    /// All completions that were there have been dequeued.
-    may_time_out: bool,
+    /// Turns since something became due, or since a pause of the process.
+    due_turns: usize,
+    /// Turns after which all that waited is handled.
+    turns_to_collect: usize,
 }
 
 /// The data of a dequeue that has returned.
@@ -35,6 +32,8 @@ pub(super) struct Dequeued {
     pub(super) turn_start: Time,
     pub(super) is_empty: bool,
     pub(super) is_short: bool,
+    /// A timeout was due when it began.
+    pub(super) is_due: bool,
     /// Number of live links.
     pub(super) links: usize,
 }
@@ -53,10 +52,9 @@ impl Clock {
             turn_start: now,
             unused_wait: Some(Duration::ZERO),
             is_short: true,
-            full_turns: 0,
-            delayed_turns: None,
             empty_looks: 0,
-            may_time_out: true,
+            due_turns: 0,
+            turns_to_collect: 0,
         }
     }
 
@@ -69,10 +67,10 @@ impl Clock {
         self.is_short
     }
 
-    /// Whether timeouts may close links now. Not while completions may be left that a long callback or a
-    /// pause of the process has delayed; but again after so many turns that each link's is dequeued.
+    /// Whether what is due may close links now. Not while completions may be left that a long callback
+    /// or a pause of the process has delayed; but again after so many turns that each link's is handled.
     pub(in crate::engine) fn may_time_out(&self) -> bool {
-        self.may_time_out
+        self.empty_looks > 1 || self.due_turns > self.turns_to_collect
     }
 
     /// The links' time since the last dequeue, at `now`.
@@ -83,41 +81,31 @@ impl Clock {
 
     /// The turn has work without a completion, whose time counts as that of a callback.
     pub(super) fn note_work(&mut self) {
-        self.unused_wait = Some(Duration::ZERO);
+        (self.unused_wait, self.empty_looks) = (Some(Duration::ZERO), 0);
     }
 
     /// Notes a dequeue.
     pub(super) fn dequeued(&mut self, dequeued: &Dequeued) -> Waited {
-        let Dequeued { began, asked, turn_start, is_empty, is_short, links } = *dequeued;
+        let Dequeued { began, asked, turn_start, is_empty, is_short, is_due, links } = *dequeued;
         let waited = turn_start.duration_since(began);
-        let since_last = began.duration_since(self.turn_start);
-        let is_delayed = since_last > self.passed(began);
         (self.turn_start, self.is_short) = (turn_start, is_short);
         self.unused_wait = if is_empty {
             asked.map(|asked| asked.saturating_sub(waited))
         } else {
             Some(Duration::ZERO)
         };
-        self.full_turns = if is_short { 0 } else { self.full_turns + 1 };
         // A wait far beyond its timeout was a pause of the process. How much of it was before the pause
         // is unknown.
         let pause = asked.filter(|asked| waited > *asked + LAG_MAX);
         let counted = pause.map_or(waited, |asked| asked.min(LAG_MAX));
         // A wait that returned empty may have been ended by a signal, a wake-up or a pause, and then
         // has not collected what waits: timeouts that are due make the next turn look without waiting.
-        let has_looked = asked == Some(Duration::ZERO);
-        self.empty_looks = if is_empty && has_looked { self.empty_looks + 1 } else { 0 };
+        let is_look = is_empty && asked == Some(Duration::ZERO) && pause.is_none();
+        self.empty_looks = if is_look { self.empty_looks + 1 } else { 0 };
         // Not counted anew after each long turn, or in a shard of which each turn is long no link would
         // time out.
-        self.delayed_turns = match self.delayed_turns {
-            _ if pause.is_some() => Some(0),
-            None => is_delayed.then_some(0),
-            Some(_) if self.empty_looks > 1 => None,
-            Some(turns) => Some(turns + 1).filter(|turns| *turns <= turns_to_collect(links)),
-        };
-        let has_collected = is_short && (!is_empty || has_looked) && self.delayed_turns.is_none();
-        let has_heard_all = self.full_turns as usize > 2 * links / BATCH + 2;
-        self.may_time_out = has_collected || has_heard_all;
+        self.due_turns = if is_due && pause.is_none() { self.due_turns + 1 } else { 0 };
+        self.turns_to_collect = turns_to_collect(links);
         Waited { counted, paused: if pause.is_some() { waited - counted } else { Duration::ZERO } }
     }
 }
@@ -126,4 +114,45 @@ impl Clock {
 /// those that wait in one system call (io_uring with deferred task work), and a simulated port one.
 fn turns_to_collect(links: usize) -> usize {
     links.min(64) + links / 16 + 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A dequeue that did not wait and returned `completions`, for 200 links.
+    fn look(clock: &mut Clock, is_due: bool, completions: usize) -> bool {
+        let now = clock.turn_start().saturating_add(Duration::from_micros(10));
+        clock.dequeued(&Dequeued {
+            began: now,
+            asked: Some(Duration::ZERO),
+            turn_start: now,
+            is_empty: completions == 0,
+            is_short: true,
+            is_due,
+            links: 200,
+        });
+        clock.may_time_out()
+    }
+
+    #[test]
+    fn a_short_look_lets_nothing_time_out_before_two_empty_ones() {
+        let mut clock = Clock::new(Time(0));
+        assert!((0..10).all(|_| !look(&mut clock, true, 20)));
+        assert!(!look(&mut clock, true, 0));
+        assert!(!look(&mut clock, true, 1));
+        assert!(!look(&mut clock, true, 0));
+        assert!(look(&mut clock, true, 0));
+        clock.note_work();
+        assert!(!clock.may_time_out(), "what is left for the next turn is not handled");
+    }
+
+    #[test]
+    fn without_an_empty_look_timeouts_come_after_turns_that_suffice_for_all_links() {
+        let mut clock = Clock::new(Time(0));
+        assert!((0..1_000).all(|_| !look(&mut clock, false, 20)), "nothing was due");
+        let turns = (1..).find(|_| look(&mut clock, true, 20)).unwrap();
+        assert_eq!(turns, turns_to_collect(200) + 1);
+        assert!(!look(&mut clock, false, 20));
+    }
 }
