@@ -253,6 +253,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         for listener in &self.acceptor.listeners {
             if let Some(socket) = listener.socket {
+                // Else it listens on while another process holds it, such as a forked child.
+                self.port.reset_on_close(socket);
                 submit(&mut self.port, socket, Operation::Close);
             }
         }

@@ -22,6 +22,7 @@ each_back_end!(
     a_slow_reader_is_reset_though_a_child_holds_its_socket,
     a_link_that_is_closed_ends_though_a_child_holds_its_socket,
     a_link_that_the_drain_closes_ends_though_a_child_holds_its_socket,
+    a_stopped_server_listens_no_more_though_a_child_holds_its_listener,
 );
 
 /// A process that holds a socket.
@@ -30,7 +31,15 @@ struct Holder(Child);
 impl Holder {
     /// Of the server's socket of this client.
     fn of(server: &TestServer, client: &TcpStream) -> Self {
-        let socket = inode(server.address, client.local_addr().unwrap());
+        Self::of_socket(inode(server.address, client.local_addr().unwrap().port()))
+    }
+
+    /// Of the server's listening socket.
+    fn of_listener(server: &TestServer) -> Self {
+        Self::of_socket(inode(server.address, 0))
+    }
+
+    fn of_socket(socket: u64) -> Self {
         let this = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
         let files = std::fs::read_dir("/proc/self/fd").unwrap();
         let number = files.filter_map(|file| {
@@ -53,13 +62,13 @@ impl Drop for Holder {
     }
 }
 
-/// The inode of the server's socket of a connection.
-fn inode(server: SocketAddr, client: SocketAddr) -> u64 {
+/// The inode of the server's socket of a connection; of its listener, if the client's port is 0.
+fn inode(server: SocketAddr, client: u16) -> u64 {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
     for line in table.lines().skip(1) {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        if port(fields[1]) == Some(server.port()) && port(fields[2]) == Some(client.port()) {
+        if port(fields[1]) == Some(server.port()) && port(fields[2]) == Some(client) {
             return fields[9].parse().unwrap();
         }
     }
@@ -158,5 +167,21 @@ fn a_link_that_the_drain_closes_ends_though_a_child_holds_its_socket(case: &Case
         assert_eq!(end_of(&client), (0, None));
         drop(client);
         server.wait().unwrap();
+    }
+}
+
+fn a_stopped_server_listens_no_more_though_a_child_holds_its_listener(case: &Case) {
+    for drain in [Duration::ZERO, Duration::from_secs(10)] {
+        let first = server(case);
+        let address = first.address;
+        let _holder = Holder::of_listener(&first);
+        let stats = first.stop_within(drain);
+        assert_eq!(stats.accept_failures, 0);
+        let refused = TcpStream::connect(address).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        let builder = case.small(crate::util::echo()).listen(address.to_string());
+        let second = builder.start().unwrap();
+        second.handle().stop(Duration::ZERO);
+        second.wait().unwrap();
     }
 }
