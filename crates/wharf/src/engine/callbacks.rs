@@ -12,6 +12,7 @@ use crate::shared::current;
 use crate::shared::handle::Handle;
 use crate::vocabulary::error::Result;
 use crate::vocabulary::origin::WorkerId;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,17 +114,9 @@ impl<V: Service> Callbacks<V> {
             now: core.instant(),
         };
         let handler = &self.user.handler;
-        match catch_unwind(AssertUnwindSafe(|| handler.on_worker_start(&mut worker))) {
-            Ok(Ok(context)) => {
-                self.user.context = Some(context);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(format!("on_worker_start of worker {id} failed: {error:?}")),
-            Err(payload) => {
-                catch_user_panic(|| drop(payload));
-                Err(format!("on_worker_start of worker {id} panicked"))
-            }
-        }
+        let name = format_args!("on_worker_start of worker {id}");
+        self.user.context = Some(call_for(name, || handler.on_worker_start(&mut worker))?);
+        Ok(())
     }
 
     /// Makes a new context after a panic; if that fails, stops the server.
@@ -176,6 +169,28 @@ impl<V: Service> User<V> {
 fn drop_user_value<T>(core: &ShardState, value: Option<T>) {
     if !catch_user_panic(|| drop(value)) {
         core.stats().handler_panics.add(1);
+    }
+}
+
+/// Calls a function of the handler that has no link. Says why it failed: its error is the user's, whose
+/// `Debug` and drop can panic as well.
+pub(crate) fn call_for<T>(
+    name: impl fmt::Display,
+    call: impl FnOnce() -> Result<T>,
+) -> std::result::Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            let mut reason = format!("{name} failed");
+            catch_user_panic(|| reason += &format!(": {error:?}"));
+            // Not in the same call: a second panic during the first would abort the process.
+            catch_user_panic(|| drop(error));
+            Err(reason)
+        }
+        Err(payload) => {
+            catch_user_panic(|| drop(payload));
+            Err(format!("{name} panicked"))
+        }
     }
 }
 

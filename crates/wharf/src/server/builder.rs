@@ -1,7 +1,7 @@
 //! The builder: one method for each setting, and `start`.
 
 use crate::engine;
-use crate::engine::callbacks::catch_user_panic;
+use crate::engine::callbacks::{call_for, catch_user_panic};
 use crate::handler::Handler;
 use crate::limits::{AskedBackEnd, MemoryPlan, Settings};
 use crate::link::framing::Decoder;
@@ -21,7 +21,6 @@ use crate::vocabulary::policy::WhenFull;
 use crate::vocabulary::policy::WhenSlow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -403,14 +402,13 @@ where
     W: 'static,
 {
     fn new(handler: Arc<H>, server: Handle, files: Arc<Reservation>) -> Result<Self, StartError> {
-        match catch_unwind(AssertUnwindSafe(|| handler.on_start(&server))) {
-            Ok(Ok(())) => {
+        match call_for("on_start", || handler.on_start(&server)) {
+            Ok(()) => {
                 Ok(Self { handler: Some(handler), server, _files: files, types: PhantomData })
             }
-            Ok(Err(error)) => Err(StartError::handler(&format!("on_start failed: {error:?}"))),
-            Err(payload) => {
-                catch_user_panic(|| drop(payload));
-                Err(StartError::handler("on_start panicked"))
+            Err(reason) => {
+                catch_user_panic(|| drop(handler));
+                Err(StartError::handler(&reason))
             }
         }
     }

@@ -6,14 +6,16 @@
 use crate::util::{
     Case, ON_PURPOSE, TestServer, each_back_end, finish, round_trip, silence_panics_on_purpose,
 };
+use std::fmt;
 use std::time::Duration;
-use wharf::{Handler, Input, Link, Result, Worker};
+use wharf::{Handle, Handler, Input, Link, Result, Worker};
 
 each_back_end!(
     panics_of_the_drops_of_all_contexts_are_counted_and_the_counters_survive,
     panics_of_the_drops_of_all_states_at_the_stop_are_counted,
     a_panic_of_the_drop_of_the_handler_is_counted,
     a_start_that_fails_drops_all_with_an_error,
+    an_error_that_panics_when_it_is_shown_or_dropped_fails_the_start_and_no_more,
 );
 
 /// Its drop panics, if it is to.
@@ -110,4 +112,53 @@ fn a_start_that_fails_drops_all_with_an_error(case: &Case) {
     let panics = Panics { handler: true, contexts: true, fails: Some(1), ..Panics::default() };
     let error = case.builder(bombs(panics)).shards(3).links_max(30).start().unwrap_err();
     assert!(error.to_string().contains("no context"), "{error}");
+}
+
+/// An error that panics when it is shown, and when it is dropped.
+struct Hostile {
+    _own: Bomb,
+}
+
+impl fmt::Debug for Hostile {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::panic::panic_any(ON_PURPOSE)
+    }
+}
+
+impl fmt::Display for Hostile {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::panic::panic_any(ON_PURPOSE)
+    }
+}
+
+impl std::error::Error for Hostile {}
+
+/// Its start fails, or that of its workers; its drop panics.
+struct Fails {
+    at_start: bool,
+    _own: Bomb,
+}
+
+impl Handler<(), ()> for Fails {
+    fn on_start(&self, _: &Handle) -> Result {
+        if self.at_start { Err(Hostile { _own: Bomb(true) }.into()) } else { Ok(()) }
+    }
+
+    fn on_worker_start(&self, _: &mut Worker<'_>) -> Result<()> {
+        Err(Hostile { _own: Bomb(true) }.into())
+    }
+
+    fn on_receive(&self, _: &mut Link<'_>, _: &mut Input<'_>) -> Result {
+        Ok(())
+    }
+}
+
+fn an_error_that_panics_when_it_is_shown_or_dropped_fails_the_start_and_no_more(case: &Case) {
+    silence_panics_on_purpose();
+    for (at_start, what) in [(true, "on_start failed"), (false, "on_worker_start of worker")] {
+        let handler = Fails { at_start, _own: Bomb(true) };
+        let error = case.builder(handler).shards(2).links_max(30).start().unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+        assert!(error.to_string().contains("failed"), "{error}");
+    }
 }
