@@ -526,6 +526,10 @@ impl Slots {
     }
 
     /// Opens a link in a free slot, in `phase`.
+    ///
+    /// # Panics
+    ///
+    /// If the slot is not free, or the drawing has no arrow from `Free` to `phase`.
     #[expect(clippy::cast_possible_truncation, reason = "there are at most 2^24 slots")]
     pub(crate) fn open(&mut self, phase: Phase, peer: SocketAddr, listener: u16, now: Time) -> u32 {
         let (index, generation) = self.next();
@@ -534,6 +538,12 @@ impl Slots {
         let Self { limit, when_slow, idle_ms, .. } = *self;
         self.live.push(index);
         let slot = &mut self[index];
+        let is_begin = matches!(phase, Phase::Header | Phase::Open);
+        assert!(
+            slot.phase == Phase::Free && is_begin,
+            "a link opens in {:?} as {phase:?}",
+            slot.phase
+        );
         *slot = slot.empty();
         (slot.generation, slot.phase, slot.live_position) = (generation, phase, live_position);
         (slot.peer, slot.listener) = (peer, listener);
@@ -668,6 +678,12 @@ mod tests {
     fn a_phase_that_the_drawing_does_not_have_ends_the_worker() {
         let mut slot = Slot { phase: Phase::Lingering, ..Slot::free() };
         slot.enter(Phase::Open);
+    }
+
+    #[test]
+    #[should_panic(expected = "opens in Free as Draining")]
+    fn a_link_that_opens_in_a_later_phase_ends_the_worker() {
+        Slots::new(1, &Settings::default()).open(Phase::Draining, NOWHERE, 0, Time(0));
     }
 
     #[test]
