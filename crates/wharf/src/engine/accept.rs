@@ -174,7 +174,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.acceptor.assign_at = Some(self.core.now.saturating_add(RETRY_AFTER));
         match refused.into_packet() {
             Command::OpenLink { stream, .. } => Some(stream),
-            _ => None,
+            _ => unreachable!("the inbox returns another packet"),
         }
     }
 

@@ -50,7 +50,7 @@ impl<V: Service> Callbacks<V> {
         Self { user, scratch, failure: None }
     }
 
-    /// Runs a callback of a link; `None` if there is no context or no state.
+    /// Runs a callback of a link; `None` if there is no context.
     #[inline]
     pub(super) fn run<R>(
         &mut self,
@@ -154,7 +154,9 @@ impl<V: Service> User<V> {
         callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>) -> R,
     ) -> Option<std::thread::Result<R>> {
         let worker = self.context.as_mut()?;
-        let state = self.states[index as usize].as_mut()?;
+        let Some(state) = &mut self.states[index as usize] else {
+            unreachable!("a callback of a link without a state")
+        };
         let handler = &*self.handler;
         current::begin(core.shared.id, core.shard, core.post_budget(index));
         let mut link = Link { out: Output { core, index }, state, worker, server: &self.server };

@@ -85,7 +85,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
         self.core.marks().end(index);
         let slot = &mut self.core.slots[index];
-        let reason = slot.ending.reason.unwrap_or(DisconnectReason::HandlerClosed);
+        let Some(reason) = slot.ending.reason else {
+            unreachable!("{slot:?} closes without a reason")
+        };
         if slot.input.end_of_stream {
             return self.close(index, reason, CloseMode::Immediate);
         }
@@ -104,7 +106,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn finish_close(&mut self, index: u32) {
         let key = self.core.key(index);
         let slot = &mut self.core.slots[index];
-        let reason = slot.ending.reason.unwrap_or(DisconnectReason::SystemError);
+        let Some(reason) = slot.ending.reason else {
+            unreachable!("{slot:?} is closed without a reason")
+        };
         slot.socket = None;
         tracing::debug!(link = %key, peer = %slot.peer, %reason, "link closed");
         if slot.connected {
