@@ -281,7 +281,7 @@ fn after_a_pause_a_little_longer_than_idle_all_of_many_questions_are_answered(ca
 
 fn a_drain_answers_what_came_during_a_callback_longer_than_its_timeout(case: &Case) {
     let (begins, begun) = std::sync::mpsc::channel();
-    let handler = util::functions::functions::<()>()
+    let handler = functions::<()>()
         .on_receive(move |link, input| {
             let Some(line) = input.line(100)? else { return Ok(()) };
             if line == b"long" {
