@@ -5,14 +5,14 @@
 //!
 //! # Invariants
 //!
-//! - **INV-SIGNAL-1** The handler calls only `send` and accesses only atomics and the thread's `errno`,
+//! - **INV-SIGNAL-1** The handler calls only `getpid` and `send`, and accesses only atomics and the thread's `errno`,
 //!   which are async-signal-safe (signal-safety(7)).
 //! - **INV-SIGNAL-2** A descriptor in `WRITERS` is open: it is removed, and no handler that may have
 //!   loaded it runs any more (`RUNNING` was 0 since), before it is closed.
 //! - **INV-SIGNAL-3** The action stored in `OLD` is one that the system had returned, and is set only
 //!   for the signal that had it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::ptr::{null, null_mut};
@@ -27,6 +27,9 @@ type Lock<T> = std::sync::Mutex<T>;
 static WRITERS: [AtomicI32; 64] = [const { AtomicI32::new(-1) }; 64];
 /// Handlers that run now.
 static RUNNING: AtomicU32 = AtomicU32::new(0);
+/// The process that catches signals. A process that was forked from it has the handler, the same
+/// sockets, and perhaps a count of handlers that do not run in it.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
 /// Of each signal that is caught: its number, the number of `CaughtSignals`, and its action before.
 static OLD: Lock<Vec<(i32, u32, Action)>> = Lock::new(Vec::new());
 
@@ -59,6 +62,7 @@ impl CaughtSignals {
     pub fn catch(signals: &[i32]) -> io::Result<Self> {
         let (bytes, writer) = UnixStream::pair()?;
         let mut caught = Self { signals: Vec::new(), bytes, writer };
+        PROCESS.store(std::process::id(), Ordering::SeqCst);
         let fd = caught.writer.as_raw_fd();
         let is_free = |place: &&AtomicI32| {
             place.compare_exchange(-1, fd, Ordering::SeqCst, Ordering::SeqCst).is_ok()
@@ -114,8 +118,9 @@ impl CaughtSignals {
 impl Waker {
     /// Ends the wait for signals, or the next one.
     pub fn wake(&self) {
-        // It fails only after the end that is read was closed.
-        let _closed = (&self.0).write(&[0]);
+        // SAFETY: the byte is one byte, and lives; the descriptor is this one's. It fails only after the
+        // end that is read was closed; SIGPIPE is not raised.
+        unsafe { libc::send(self.0.as_raw_fd(), [0_u8].as_ptr().cast(), 1, libc::MSG_NOSIGNAL) };
     }
 }
 
@@ -140,14 +145,24 @@ impl Drop for CaughtSignals {
             let _another = place.compare_exchange(fd, -1, Ordering::SeqCst, Ordering::SeqCst);
         }
         // INV-SIGNAL-2: a handler that starts from now on does not load the descriptor.
-        while RUNNING.load(Ordering::SeqCst) > 0 {
+        while RUNNING.load(Ordering::SeqCst) > 0 && is_own_process() {
             std::thread::yield_now();
         }
     }
 }
 
-/// Writes the signal's number to all `CaughtSignals`.
+/// Whether this is the process that catches signals, and not one that was forked from it.
+fn is_own_process() -> bool {
+    // `std::process::id` is getpid(2), which is async-signal-safe.
+    std::process::id() == PROCESS.load(Ordering::SeqCst)
+}
+
+/// Writes the signal's number to all `CaughtSignals`. In a forked process it does nothing: the sockets
+/// are those of the process before the fork, which the signal does not concern.
 extern "C" fn handle(signal: i32) {
+    if !is_own_process() {
+        return;
+    }
     RUNNING.fetch_add(1, Ordering::SeqCst);
     // SAFETY: every thread has an `errno`, and it keeps its address.
     let errno = unsafe { libc::__errno_location() };
@@ -256,5 +271,27 @@ mod tests {
         waker.wake();
         assert_eq!(action(), libc::SIG_DFL);
         assert!(WRITERS.iter().all(|place| place.load(Ordering::SeqCst) == -1));
+        a_forked_process_gives_its_signals_to_itself_only(SIGNAL);
+    }
+
+    /// Not a test of its own, because all that are caught get every signal.
+    fn a_forked_process_gives_its_signals_to_itself_only(signal: i32) {
+        let mut caught = CaughtSignals::catch(&[signal]).unwrap();
+        // SAFETY: the child calls only what is async-signal-safe.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above.
+            unsafe { libc::raise(signal) };
+            // SAFETY: as above; it ends the child.
+            unsafe { libc::_exit(7) };
+        }
+        assert!(child > 0);
+        let mut status = 0;
+        // SAFETY: `status` is valid for writes.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(libc::WEXITSTATUS(status), 7);
+        assert_eq!(caught.wait(Some(Duration::from_millis(50))), None);
+        raise(signal);
+        assert_eq!(caught.wait(None), Some(signal));
     }
 }

@@ -94,8 +94,9 @@ pub(crate) struct Deferral {
     pub(crate) is_cancelled: bool,
 }
 
-/// A slot of the table. The fields stand in groups, each with the files that change it; `open` and
-/// `release` set all.
+/// A slot of the table. The fields stand in groups, each with the files whose rules they belong to.
+/// Other files of `engine/` and `link/` set single flags of a group, where what happened there is what
+/// the flag says; `open` and `release` set all.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) generation: u32,

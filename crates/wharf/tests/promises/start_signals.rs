@@ -137,6 +137,7 @@ fn after_serve_has_returned_a_signal_ends_the_program_by_that_signal(case: &Case
         let pipe = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGPIPE, Arc::clone(&pipe)).unwrap();
         serve(case);
+        assert!(!pipe.load(Ordering::SeqCst), "SIGPIPE was raised");
         say("returned");
         stay();
     };
