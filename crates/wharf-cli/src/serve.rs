@@ -65,7 +65,7 @@ impl Failure {
             StartErrorKind::Settings => with_options(&error.to_string(), flags),
             StartErrorKind::Address => {
                 let dual_stack = flags.written("dual_stack");
-                let text = error.to_string().replace("Builder::ipv6_only", &dual_stack);
+                let text = error.to_string().replace("Builder::dual_stack", &dual_stack);
                 flags.with_variable("listen", &text)
             }
             StartErrorKind::BackEnd => flags.with_variable("backend", error),
@@ -113,7 +113,7 @@ fn with_options(text: &str, flags: &Serve) -> String {
         ("input_bytes", "input_bytes", ""),
         ("output_bytes", "send_queue", ""),
         ("grant_bytes", "grant", ""),
-        ("proxy_protocol_from is", "proxy_from", " is"),
+        ("proxy_protocol is", "proxy_from", " is"),
         ("loan_wait is", "loan_wait", " is"),
         ("backlog is", "backlog", " is"),
         ("shards is", "shards", " is"),
@@ -271,7 +271,7 @@ where
         .stall_timeout(flags.stall)
         .idle_timeout(idle)
         .backlog(flags.backlog)
-        .ipv6_only(!flags.dual_stack)
+        .dual_stack(flags.dual_stack)
         .when_full(match flags.when_full {
             WhenFull::Wait => wharf::WhenFull::Wait,
             WhenFull::Refuse => wharf::WhenFull::Refuse,
@@ -292,7 +292,7 @@ where
         builder = builder.listen(address);
     }
     for network in &flags.proxy_from {
-        builder = builder.proxy_protocol_from(network);
+        builder = builder.proxy_protocol(network);
     }
     builder
 }

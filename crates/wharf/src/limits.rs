@@ -52,8 +52,8 @@ pub(crate) struct Settings {
     pub(crate) frame_max: usize,
     pub(crate) when_full: WhenFull,
     pub(crate) backlog: u32,
-    /// Listeners on IPv6 addresses accept no IPv4.
-    pub(crate) ipv6_only: bool,
+    /// Listeners on IPv6 addresses accept IPv4, too.
+    pub(crate) dual_stack: bool,
     pub(crate) proxies: ProxySources,
     /// Maximum of packets in a shard's inbox: posts, and connections from the accepting shard.
     pub(crate) inbox_capacity: u32,
@@ -120,7 +120,7 @@ impl Settings {
             frame_max: 0,
             when_full: WhenFull::Wait,
             backlog: BACKLOG,
-            ipv6_only: true,
+            dual_stack: false,
             proxies: ProxySources::default(),
             inbox_capacity: INBOX_CAPACITY,
         }

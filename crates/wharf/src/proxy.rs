@@ -34,7 +34,7 @@ impl ProxySources {
         match network {
             Ok(network) => self.networks.push(network),
             Err(_) => self.faults.push(format!(
-                "proxy_protocol_from is {text:?}, but must be a network or an address, such as \
+                "proxy_protocol is {text:?}, but must be a network or an address, such as \
                  10.0.0.0/8, fd00::/8 or 127.0.0.1"
             )),
         }

@@ -85,7 +85,7 @@ pub struct Stats {
     /// Connections whose `on_connect` failed or panicked.
     pub rejects: u64,
     /// Connections of proxies whose header was missing, malformed or late: see
-    /// [`Builder::proxy_protocol_from`](crate::Builder::proxy_protocol_from).
+    /// [`Builder::proxy_protocol`](crate::Builder::proxy_protocol).
     pub proxy_errors: u64,
     /// Links closed, by reason, in the order of [`DisconnectReason::ALL`].
     pub(crate) closes: [u64; DisconnectReason::ALL.len()],

@@ -159,7 +159,7 @@ fn addresses_that_cannot_be_had() {
         (
             "[::ffff:127.0.0.1]:9527",
             ": it is an IPv4 address; write 127.0.0.1:9527, or let IPv6 listeners accept IPv4 \
-             (Builder::ipv6_only)",
+             (Builder::dual_stack)",
         ),
     ] {
         assert_eq!(refusal(&[given]), expected, "{given}");

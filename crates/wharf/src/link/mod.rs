@@ -51,7 +51,7 @@ impl<S, W> Link<'_, S, W> {
     }
 
     /// The peer's address; of a trusted proxy's link, that of the client whom its header names: see
-    /// [`Builder::proxy_protocol_from`](crate::Builder::proxy_protocol_from).
+    /// [`Builder::proxy_protocol`](crate::Builder::proxy_protocol).
     #[must_use]
     pub fn peer(&self) -> Address {
         self.slot().peer.into()

@@ -65,7 +65,7 @@ where
     /// `localhost:9527`; with port 0 the system chooses a port. A server needs at least one address.
     ///
     /// `0.0.0.0` stands for all IPv4 addresses of the machine, and `[::]` for all IPv6 addresses: see
-    /// [`ipv6_only`](Self::ipv6_only). Of a name with several addresses, the server listens on those
+    /// [`dual_stack`](Self::dual_stack). Of a name with several addresses, the server listens on those
     /// that the machine has, and logs a warning for the others; it needs at least one. They have the
     /// same port.
     pub fn listen(self, address: impl Into<String>) -> Self {
@@ -79,11 +79,11 @@ where
         self
     }
 
-    /// Whether listeners on IPv6 addresses accept no IPv4. Default true: a server listens on `0.0.0.0`
-    /// and on `[::]`, with the same port, to accept both. With false, `[::]` accepts both on one
-    /// listener; the addresses of IPv4 peers are then written as IPv6, such as `::ffff:192.0.2.7`.
-    pub fn ipv6_only(mut self, ipv6_only: bool) -> Self {
-        self.settings.ipv6_only = ipv6_only;
+    /// Whether listeners on IPv6 addresses accept IPv4, too. Default false: a server listens on
+    /// `0.0.0.0` and on `[::]`, with the same port, to accept both. With true, `[::]` accepts both on
+    /// one listener; the addresses of IPv4 peers are then written as IPv6, such as `::ffff:192.0.2.7`.
+    pub fn dual_stack(mut self, dual_stack: bool) -> Self {
+        self.settings.dual_stack = dual_stack;
         self
     }
 
@@ -234,7 +234,7 @@ where
     ///
     /// [`start`](Self::start) fails if the text is no network, or
     /// [`buffer_size_bytes`](Self::buffer_size_bytes) is less than 1,024.
-    pub fn proxy_protocol_from(mut self, network: impl AsRef<str>) -> Self {
+    pub fn proxy_protocol(mut self, network: impl AsRef<str>) -> Self {
         self.settings.proxies.add(network.as_ref());
         self
     }

@@ -204,7 +204,7 @@ fn listen(
         if error.kind() != ErrorKind::AddrInUse {
             return Err((error, Holder::Unknown));
         }
-        let excludes = |other: SocketAddr| exclude(address, other, settings.ipv6_only);
+        let excludes = |other: SocketAddr| exclude(address, other, settings.dual_stack);
         if let Some(other) = others.iter().find(|other| excludes(other.address)) {
             return Err((error, Holder::Server(other.address)));
         }
@@ -218,9 +218,9 @@ fn listen(
 }
 
 /// Whether only one of two sockets can listen on these.
-fn exclude(one: SocketAddr, other: SocketAddr, ipv6_only: bool) -> bool {
+fn exclude(one: SocketAddr, other: SocketAddr, dual_stack: bool) -> bool {
     let overlap = |any: IpAddr, some: IpAddr| {
-        any.is_unspecified() && (any.is_ipv4() == some.is_ipv4() || (any.is_ipv6() && !ipv6_only))
+        any.is_unspecified() && (any.is_ipv4() == some.is_ipv4() || (any.is_ipv6() && dual_stack))
     };
     let (a, b) = (one.ip(), other.ip());
     one.port() == other.port()
@@ -251,7 +251,7 @@ fn try_listen(address: SocketAddr, settings: &Settings) -> io::Result<TcpListene
     socket.set_reuse_address(true)?;
     if domain == Domain::IPV6 {
         // With IPV6_V6ONLY, 0.0.0.0 and [::] can be listened on with the same port on every system.
-        socket.set_only_v6(settings.ipv6_only)?;
+        socket.set_only_v6(!settings.dual_stack)?;
     }
     // Accepted sockets inherit TCP_NODELAY. The engine submits one send for each link and turn, so
     // Nagle's algorithm would only delay it.
@@ -324,10 +324,10 @@ mod tests {
             ("0.0.0.0:1", "[::1]:1", false, false),
             ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", true, true),
         ];
-        for (one, other, ipv6_only, both) in cases {
+        for (one, other, apart, dual_stack) in cases {
             let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
-            assert_eq!(exclude(one, other, true), ipv6_only, "{one} {other}");
-            assert_eq!(exclude(other, one, false), both, "{one} {other}");
+            assert_eq!(exclude(one, other, false), apart, "{one} {other}");
+            assert_eq!(exclude(other, one, true), dual_stack, "{one} {other}");
         }
     }
 
@@ -367,7 +367,7 @@ mod tests {
         }
         told("[fe80::1]:9527", &["interface", "[fe80::1%eth0]:9527"]);
         told("[ff02::1]:9527", &["multicast"]);
-        told("[::ffff:127.0.0.1]:9527", &["IPv4", "write 127.0.0.1:9527", "ipv6_only"]);
+        told("[::ffff:127.0.0.1]:9527", &["IPv4", "write 127.0.0.1:9527", "dual_stack"]);
         told("[fe80::1%no-such]:9527", &["there is no interface \"no-such\""]);
         told("[fe80::1%4000000]:9527", &["there is no interface 4000000"]);
     }

@@ -443,7 +443,7 @@ fn lacks(address: SocketAddr) -> Option<String> {
     if let Some(ip) = ip.to_ipv4_mapped() {
         return Some(format!(
             "it is an IPv4 address; write {ip}:{port}, or let IPv6 listeners accept IPv4 \
-             (Builder::ipv6_only)"
+             (Builder::dual_stack)"
         ));
     }
     match address.scope_id() {

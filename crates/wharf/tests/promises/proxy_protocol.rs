@@ -48,7 +48,7 @@ fn tells_the_peer() -> Functions<()> {
 }
 
 fn proxied(case: &Case) -> Builder<Functions<()>, (), ()> {
-    case.short(tells_the_peer()).proxy_protocol_from("127.0.0.1").proxy_protocol_from("10.0.0.0/8")
+    case.short(tells_the_peer()).proxy_protocol("127.0.0.1").proxy_protocol("10.0.0.0/8")
 }
 
 fn named(client: &str) -> Vec<u8> {
@@ -59,7 +59,7 @@ fn the_peer_is_the_client_that_the_header_names(case: &Case) {
     for shards in [1, 2, 8] {
         let handler = tells_the_peer();
         let record = std::sync::Arc::clone(&handler.record);
-        let builder = case.short(handler).proxy_protocol_from("127.0.0.1");
+        let builder = case.short(handler).proxy_protocol("127.0.0.1");
         let server = TestServer::start(builder.shards(shards));
         let v6 = b"PROXY TCP6 2001:db8::7 2001:db8::1 1 2\r\n";
         for (header, client) in [(V1, CLIENT), (V2, CLIENT), (v6, "[2001:db8::7]:1")] {
@@ -121,7 +121,7 @@ fn a_header_that_names_no_client_leaves_the_proxys_address(case: &Case) {
 fn what_is_no_header_is_closed_and_counted_and_the_handler_hears_nothing(case: &Case) {
     let handler = tells_the_peer();
     let record = std::sync::Arc::clone(&handler.record);
-    let builder = case.small(handler).proxy_protocol_from("127.0.0.0/8");
+    let builder = case.small(handler).proxy_protocol("127.0.0.0/8");
     let server = TestServer::start(builder.buffer_count(100));
     let long = [b"PROXY TCP4 ".to_vec(), vec![b'1'; 2_000]].concat();
     let cases: [&[u8]; 6] = [
@@ -240,8 +240,8 @@ fn posts_to_all_pass_a_link_without_its_header_by(case: &Case) {
 
 fn a_text_that_is_no_network_is_refused_at_start(case: &Case) {
     for (builder, fault) in [
-        (proxied(case).proxy_protocol_from("10.0.0.0/33"), "10.0.0.0/33"),
-        (proxied(case).proxy_protocol_from("localhost"), "localhost"),
+        (proxied(case).proxy_protocol("10.0.0.0/33"), "10.0.0.0/33"),
+        (proxied(case).proxy_protocol("localhost"), "localhost"),
         (proxied(case).buffer_size_bytes(512), "buffer_size_bytes is 512"),
     ] {
         let error = builder.start().unwrap_err();

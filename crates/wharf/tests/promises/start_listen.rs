@@ -21,9 +21,9 @@ fn one_listener_for_both_families_is_a_setting(case: &Case) {
     if TcpListener::bind("[::1]:0").is_err() {
         return lacks("there is no IPv6");
     }
-    let start = |ipv6_only| {
+    let start = |dual_stack| {
         let builder = Server::builder(echo()).back_end(case.back_end).shards(2).listen("[::]:0");
-        let builder = if ipv6_only { builder } else { builder.ipv6_only(false) };
+        let builder = if dual_stack { builder.dual_stack(true) } else { builder };
         let server = TestServer::start(builder);
         let port = server.address.port();
         round_trip(&mut connect(SocketAddr::from((Ipv6Addr::LOCALHOST, port))), b"six");
@@ -33,14 +33,14 @@ fn one_listener_for_both_families_is_a_setting(case: &Case) {
     let mut others = None;
     eventually(
         || {
-            let (server, four) = start(true);
+            let (server, four) = start(false);
             others = TcpListener::bind(four).ok();
             server.stop();
             others.is_some()
         },
         "IPv4 is not taken",
     );
-    let (server, four) = start(false);
+    let (server, four) = start(true);
     round_trip(&mut connect(four), b"four");
     assert_eq!(TcpListener::bind(four).unwrap_err().kind(), ErrorKind::AddrInUse);
     server.stop();
