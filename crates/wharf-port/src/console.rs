@@ -6,7 +6,7 @@
 //! - **INV-CONSOLE-1** The function that the system calls accesses only a callback that is set
 //!   before the function is registered and never changes.
 
-use crate::port::OsError;
+use crate::port::error::OsError;
 use std::sync::OnceLock;
 use std::time::Duration;
 use windows_sys::Win32::Foundation::{ERROR_ALREADY_EXISTS, GetLastError};

@@ -1,7 +1,8 @@
 //! System calls that both Linux back ends use: the wake-up, socket queries, the classes of errors.
 
-pub(crate) use crate::port::Clock;
-use crate::port::{EndReason, OsError, Wake};
+use crate::port::completion::EndReason;
+use crate::port::error::OsError;
+use crate::port::wake::Wake;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, retry_on_intr};

@@ -3,11 +3,11 @@
 //! For programs that use the port without `wharf`. It branches in each call; a program that is
 //! generic over [`Port`] does not.
 
-use crate::memory::BufferPool;
-use crate::port::{
-    AssociateError, Completions, Counters, Key, Operation, OperationKind, Port, PortConfig,
-    PortError, Poster, Socket, SubmitError, Time,
-};
+use crate::memory::pool::BufferPool;
+use crate::port::contract::{Completions, Counters, Port, PortConfig, Time};
+use crate::port::error::PortError;
+use crate::port::inbox::Poster;
+use crate::port::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 

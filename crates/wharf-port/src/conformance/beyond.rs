@@ -6,8 +6,10 @@
 
 use super::checker::{PortChecker, ROUND, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
-use crate::memory::Owner;
-use crate::port::{CompletionMode, EndReason, Operation, OperationKind, Outcome, Port, PortConfig};
+use crate::memory::ledger::Owner;
+use crate::port::completion::{EndReason, Outcome};
+use crate::port::contract::{Port, PortConfig};
+use crate::port::operation::{CompletionMode, Operation, OperationKind};
 use crate::range::refusal;
 use std::time::Duration;
 

@@ -5,8 +5,8 @@
 
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Setup, TestNetwork, each_back_end};
-use crate::memory::Buffer;
-use crate::port::{CompletionMode, OperationKind};
+use crate::memory::buffer::Buffer;
+use crate::port::operation::{CompletionMode, OperationKind};
 
 each_back_end!(
     a_stream_that_fills_buffers_comes_in_large_ones,

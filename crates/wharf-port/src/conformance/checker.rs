@@ -6,10 +6,14 @@
 //! is right after every dequeue.
 
 use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
-use crate::memory::{Buffer, BufferPool, Chain, Owner};
-use crate::port::{
-    AssociateError, Completion, CompletionMode, Completions, EndReason, Key, Operation,
-    OperationKind, Outcome, Port, Socket, SubmitError,
+use crate::memory::buffer::Buffer;
+use crate::memory::chain::Chain;
+use crate::memory::ledger::Owner;
+use crate::memory::pool::BufferPool;
+use crate::port::completion::{Completion, EndReason, Outcome};
+use crate::port::contract::{Completions, Port};
+use crate::port::operation::{
+    AssociateError, CompletionMode, Key, Operation, OperationKind, Socket, SubmitError,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;

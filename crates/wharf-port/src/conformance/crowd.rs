@@ -8,8 +8,10 @@
 
 use super::checker::{Link, PortChecker, assert_pattern, overwrite_free_buffers, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
-use crate::memory::{Buffer, Chain, Owner};
-use crate::port::{CompletionMode, Operation, OperationKind};
+use crate::memory::buffer::Buffer;
+use crate::memory::chain::Chain;
+use crate::memory::ledger::Owner;
+use crate::port::operation::{CompletionMode, Operation, OperationKind};
 use std::time::Duration;
 
 each_back_end!(a_crowd_of_links_keeps_every_promise);

@@ -8,8 +8,11 @@
 
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
-use crate::memory::{Chain, Owner};
-use crate::port::{CompletionMode, EndReason, Operation, OperationKind, Port, SubmitErrorKind};
+use crate::memory::chain::Chain;
+use crate::memory::ledger::Owner;
+use crate::port::completion::EndReason;
+use crate::port::contract::Port;
+use crate::port::operation::{CompletionMode, Operation, OperationKind, SubmitErrorKind};
 use std::time::Duration;
 
 each_back_end!(

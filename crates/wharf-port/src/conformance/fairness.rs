@@ -8,7 +8,10 @@
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use super::pool_empty::{exhaust, write_until_waiting};
-use crate::port::{Clock, CompletionMode, EndReason, OperationKind, Port};
+use crate::port::clock::Clock;
+use crate::port::completion::EndReason;
+use crate::port::contract::Port;
+use crate::port::operation::{CompletionMode, OperationKind};
 use std::time::Duration;
 
 each_back_end!(

@@ -7,8 +7,9 @@
 
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
-use crate::memory::Owner;
-use crate::port::{CompletionMode, Operation, OperationKind, Port, SubmitErrorKind};
+use crate::memory::ledger::Owner;
+use crate::port::contract::Port;
+use crate::port::operation::{CompletionMode, Operation, OperationKind, SubmitErrorKind};
 use std::time::Duration;
 
 each_back_end!(

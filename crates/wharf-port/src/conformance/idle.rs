@@ -5,8 +5,8 @@
 
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Setup, TestNetwork, each_back_end};
-use crate::memory::{BufferCounts, Owner};
-use crate::port::{CompletionMode, OperationKind};
+use crate::memory::ledger::{BufferCounts, Owner};
+use crate::port::operation::{CompletionMode, OperationKind};
 
 each_back_end!(
     two_hundred_idle_links_hold_no_more_than_one,

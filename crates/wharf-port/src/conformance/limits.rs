@@ -7,7 +7,8 @@
 use super::checker::{PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use super::pool_empty::{exhaust, write_until_waiting};
-use crate::port::{CompletionMode, EndReason, OperationKind};
+use crate::port::completion::EndReason;
+use crate::port::operation::{CompletionMode, OperationKind};
 
 each_back_end!(
     a_oneshot_receive_brings_no_more_than_it_may,

@@ -3,8 +3,9 @@
 //! A [`TestNetwork`] has one port and connects [`Peer`]s. Peers never block and need no thread: a
 //! test repeats a call, with dequeues in between. A peer may outlive its network.
 
-use crate::memory::PoolConfig;
-use crate::port::{Key, Port, PortConfig, Socket};
+use crate::memory::pool::PoolConfig;
+use crate::port::contract::{Port, PortConfig};
+use crate::port::operation::{Key, Socket};
 use std::io::Write;
 use std::net::SocketAddr;
 

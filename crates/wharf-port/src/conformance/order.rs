@@ -6,8 +6,10 @@
 
 use super::checker::{PortChecker, Sent, assert_pattern, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
-use crate::memory::{Chain, MessagePool, MessagePoolConfig, Owner};
-use crate::port::{CompletionMode, Operation, OperationKind, SubmitErrorKind};
+use crate::memory::chain::Chain;
+use crate::memory::ledger::Owner;
+use crate::memory::message::{MessagePool, MessagePoolConfig};
+use crate::port::operation::{CompletionMode, Operation, OperationKind, SubmitErrorKind};
 
 each_back_end!(
     four_mebibytes_of_short_sends_arrive_in_order,

@@ -8,8 +8,9 @@
 
 use super::checker::{PortChecker, ROUND, assert_pattern, end_of, overwrite_free_buffers, pattern};
 use super::network::{Peer, PeerRead, Setup, TestNetwork, each_back_end};
-use crate::memory::{BufferCounts, Owner};
-use crate::port::{CompletionMode, Operation, OperationKind, Port};
+use crate::memory::ledger::{BufferCounts, Owner};
+use crate::port::contract::Port;
+use crate::port::operation::{CompletionMode, Operation, OperationKind};
 use std::time::Duration;
 
 each_back_end!(

@@ -6,8 +6,12 @@
 
 use super::checker::{PortChecker, ROUND, assert_pattern, end_of, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
-use crate::memory::{Buffer, Chain, Owner};
-use crate::port::{CompletionMode, EndReason, Operation, OperationKind, Outcome, Port};
+use crate::memory::buffer::Buffer;
+use crate::memory::chain::Chain;
+use crate::memory::ledger::Owner;
+use crate::port::completion::{EndReason, Outcome};
+use crate::port::contract::Port;
+use crate::port::operation::{CompletionMode, Operation, OperationKind};
 use std::time::Duration;
 
 each_back_end!(

@@ -7,7 +7,10 @@
 
 use super::checker::{PortChecker, ROUND};
 use super::network::{Setup, TestNetwork, each_back_end};
-use crate::port::{CompletionMode, Completions, Outcome, Port, PostError};
+use crate::port::completion::Outcome;
+use crate::port::contract::{Completions, Port};
+use crate::port::inbox::PostError;
+use crate::port::operation::CompletionMode;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -85,7 +88,7 @@ fn a_wake_without_a_packet_ends_a_wait<N: TestNetwork>() {
 /// Exchanges requests and answers with another thread, until at least one answer has ended a sleep.
 fn ping<N: TestNetwork>(
     mut wait: impl FnMut(&mut PortChecker<N>, &mut Completions<N::Port>, &mut dyn FnMut()),
-    answer: impl Fn(&crate::port::Poster<u64>, u64) + Send,
+    answer: impl Fn(&crate::port::inbox::Poster<u64>, u64) + Send,
 ) {
     let mut checker = PortChecker::<N>::new(Setup::small());
     let mut completions = Vec::with_capacity(8);

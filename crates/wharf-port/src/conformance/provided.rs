@@ -6,7 +6,8 @@
 
 use super::checker::{Link, PortChecker, assert_pattern, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
-use crate::port::{CompletionMode, Port};
+use crate::port::contract::Port;
+use crate::port::operation::CompletionMode;
 
 each_back_end!(
     a_lower_count_takes_effect_as_provided_buffers_are_used,

@@ -8,7 +8,9 @@
 use super::checker::{PortChecker, assert_pattern, end_of, pattern};
 use super::network::{Peer, Setup, TestNetwork, each_back_end};
 use super::pool_empty::{exhaust, write_until_waiting};
-use crate::port::{CompletionMode, EndReason, OperationKind, Port};
+use crate::port::completion::EndReason;
+use crate::port::contract::Port;
+use crate::port::operation::{CompletionMode, OperationKind};
 
 each_back_end!(
     a_receive_of_no_bytes_says_when_there_are_some,

@@ -1,8 +1,10 @@
 //! Test networks of real sockets over loopback.
 
 use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
-use crate::memory::BufferPool;
-use crate::port::{Key, Port, PortConfig, PortError, Socket};
+use crate::memory::pool::BufferPool;
+use crate::port::contract::{Port, PortConfig};
+use crate::port::error::PortError;
+use crate::port::operation::{Key, Socket};
 use socket2::{Domain, Type};
 use std::io::{self, Read, Write};
 use std::marker::PhantomData;

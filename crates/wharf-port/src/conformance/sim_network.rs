@@ -4,9 +4,14 @@
 //! bytes and completions, reordered completions, and late cancels.
 
 use super::network::{Peer, PeerRead, Setup, TestNetwork, WaitLimit};
-use crate::memory::BufferPool;
-use crate::port::{Key, Port, Socket};
-use crate::sim::{FaultKind, Faults, SimClient, SimPort, World, WorldConfig};
+use crate::memory::pool::BufferPool;
+use crate::port::contract::Port;
+use crate::port::operation::{Key, Socket};
+use crate::sim::config::WorldConfig;
+use crate::sim::faults::{FaultKind, Faults};
+use crate::sim::peer::SimClient;
+use crate::sim::port::SimPort;
+use crate::sim::world::World;
 use std::io;
 use std::marker::PhantomData;
 use std::net::{Ipv4Addr, SocketAddr};

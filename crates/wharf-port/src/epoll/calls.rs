@@ -1,8 +1,9 @@
 //! The system calls that receive, send and accept. None blocks.
 
 use crate::linux;
-use crate::memory::{Buffer, Chain};
-use crate::port::OsError;
+use crate::memory::buffer::Buffer;
+use crate::memory::chain::Chain;
+use crate::port::error::OsError;
 use rustix::fd::OwnedFd;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};

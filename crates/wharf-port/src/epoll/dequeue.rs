@@ -3,10 +3,13 @@
 use super::calls::{self, Accept};
 use super::socket::{InputOperation, Role, SendEnd, SendOperation, SocketState};
 use super::{EpollPort, WAKE, socket_of};
-use crate::port::{
-    ACCEPT_ABORTS_MAX, Completion, CompletionMode, Completions, Counters, Demand, EndReason, Entry,
-    Key, Outcome, PortError, Socket, Supply, is_full,
-};
+use crate::port::completion::{Completion, EndReason, Outcome};
+use crate::port::contract::{ACCEPT_ABORTS_MAX, Completions, Counters, is_full};
+use crate::port::demand::Demand;
+use crate::port::error::PortError;
+use crate::port::operation::{CompletionMode, Key, Socket};
+use crate::port::supply::Supply;
+use crate::port::table::Entry;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;

@@ -43,12 +43,15 @@ mod submit;
 mod tests;
 
 use self::socket::{Role, SocketState};
-use crate::linux::{self, Clock, EventFd};
-use crate::memory::BufferPool;
-use crate::port::{
-    AssociateError, Completions, Counters, Entry, Inbox, Key, Operation, OperationKind, OsError,
-    Port, PortConfig, PortError, Poster, Socket, SocketTable, SubmitError, Supply, Time,
-};
+use crate::linux::{self, EventFd};
+use crate::memory::pool::BufferPool;
+use crate::port::clock::Clock;
+use crate::port::contract::{Completions, Counters, Port, PortConfig, Time};
+use crate::port::error::{OsError, PortError};
+use crate::port::inbox::{Inbox, Poster};
+use crate::port::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
+use crate::port::supply::Supply;
+use crate::port::table::{Entry, SocketTable};
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
 use rustix::io::ioctl_fionbio;

@@ -2,10 +2,14 @@
 
 use super::calls::{self, SendProgress};
 use crate::linux::{self, Peek};
-use crate::memory::{Buffer, BufferPool, Chain};
-use crate::port::{
-    Bulk, CompletionMode, Demand, EndReason, OperationKind, Outcome, Socket, SocketUse,
-};
+use crate::memory::buffer::Buffer;
+use crate::memory::chain::Chain;
+use crate::memory::pool::BufferPool;
+use crate::port::admission::SocketUse;
+use crate::port::bulk::Bulk;
+use crate::port::completion::{EndReason, Outcome};
+use crate::port::demand::Demand;
+use crate::port::operation::{CompletionMode, OperationKind, Socket};
 use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;

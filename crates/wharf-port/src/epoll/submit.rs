@@ -2,7 +2,10 @@
 
 use super::EpollPort;
 use super::socket::{InputOperation, SendOperation};
-use crate::port::{Demand, Entry, Operation, OperationKind, Socket, SubmitError, check_submit};
+use crate::port::admission::check_submit;
+use crate::port::demand::Demand;
+use crate::port::operation::{Operation, OperationKind, Socket, SubmitError};
+use crate::port::table::Entry;
 use rustix::net::Shutdown;
 
 impl<T: Send> EpollPort<T> {

@@ -2,10 +2,13 @@
 //! on loopback; every wait has a deadline.
 
 use super::EpollPort;
-use crate::memory::{BufferPool, Chain, Owner, PoolConfig};
-use crate::port::{
-    Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind, Outcome,
-    Port, PortConfig, Socket, SubmitErrorKind,
+use crate::memory::chain::Chain;
+use crate::memory::ledger::Owner;
+use crate::memory::pool::{BufferPool, PoolConfig};
+use crate::port::completion::{Completion, EndReason, Outcome};
+use crate::port::contract::{Completions, Port, PortConfig};
+use crate::port::operation::{
+    CompletionMode, Key, Operation, OperationKind, Socket, SubmitErrorKind,
 };
 use rustix::net::{SendFlags, sockopt};
 use std::fs::File;

@@ -10,11 +10,11 @@ use super::operations::OperationId;
 use super::socket::{RecvResult, link_error, update_accept_context};
 use super::state::{Accept, Receive, Role, Send, connection_mut, listener_mut};
 use super::wake::{WAIT_MS_MAX, WAKE_KEY};
-use crate::memory::Buffer;
-use crate::port::{
-    Completion, CompletionMode, Completions, EndReason, OsError, Outcome, PortError, Socket,
-    is_full,
-};
+use crate::memory::buffer::Buffer;
+use crate::port::completion::{Completion, EndReason, Outcome};
+use crate::port::contract::{Completions, is_full};
+use crate::port::error::{OsError, PortError};
+use crate::port::operation::{CompletionMode, Socket};
 use std::marker;
 use std::time::Duration;
 use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;

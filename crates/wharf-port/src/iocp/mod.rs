@@ -22,12 +22,15 @@ mod submit;
 mod tests;
 mod wake;
 
-use crate::memory::BufferPool;
-use crate::port::{
-    AssociateError, Bulk, Clock, Completions, Counters, DROP_WAIT_MAX, Inbox, Key, Operation,
-    OperationKind, OsError, Port, PortConfig, PortError, Poster, Socket, SocketQueue, SubmitError,
-    Supply, Time,
-};
+use crate::memory::pool::BufferPool;
+use crate::port::bulk::Bulk;
+use crate::port::clock::Clock;
+use crate::port::contract::{Completions, Counters, DROP_WAIT_MAX, Port, PortConfig, Time};
+use crate::port::error::{OsError, PortError};
+use crate::port::inbox::{Inbox, Poster};
+use crate::port::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
+use crate::port::socket_queue::SocketQueue;
+use crate::port::supply::Supply;
 use operations::OperationTable;
 use socket::OverlappedSocket;
 use state::{Accept, Connection, Listener, Receive, Role, SocketState, Table};

@@ -21,8 +21,10 @@
 
 use super::socket::{AcceptCalls, OverlappedSocket, link_error, raw_socket, size_u32};
 use super::wake::last_error;
-use crate::memory::{Chain, Owner};
-use crate::port::{OsError, Socket};
+use crate::memory::chain::Chain;
+use crate::memory::ledger::Owner;
+use crate::port::error::OsError;
+use crate::port::operation::Socket;
 use std::mem::ManuallyDrop;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream};
 use std::ptr::NonNull;

@@ -1,8 +1,8 @@
 //! An overlapped socket, and the synchronous calls on it.
 
 use super::wake::last_error;
-use crate::memory::Buffer;
-use crate::port::OsError;
+use crate::memory::buffer::Buffer;
+use crate::port::error::OsError;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::windows::io::{AsRawSocket, FromRawSocket, OwnedSocket};
 use windows_sys::Win32::Foundation::HANDLE;

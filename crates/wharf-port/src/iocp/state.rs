@@ -14,10 +14,14 @@
 
 use super::operations::Started;
 use super::socket::{AcceptCalls, OverlappedSocket, is_connection_error};
-use crate::port::{
-    ACCEPT_ABORTS_MAX, Bulk, CompletionMode, Demand, EndReason, Entry, Key, OsError, Socket,
-    SocketTable, SocketUse,
-};
+use crate::port::admission::SocketUse;
+use crate::port::bulk::Bulk;
+use crate::port::completion::EndReason;
+use crate::port::contract::ACCEPT_ABORTS_MAX;
+use crate::port::demand::Demand;
+use crate::port::error::OsError;
+use crate::port::operation::{CompletionMode, Key, Socket};
+use crate::port::table::{Entry, SocketTable};
 use std::collections::VecDeque;
 
 pub(super) type Table = SocketTable<SocketState>;

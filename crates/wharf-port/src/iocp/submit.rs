@@ -4,10 +4,11 @@ use super::IocpPort;
 use super::operations::{OperationId, Started};
 use super::socket::accept_socket;
 use super::state::{Accept, Receive, Role, Send, connection_mut, listener_mut};
-use crate::memory::Chain;
-use crate::port::{
-    CompletionMode, Demand, EndReason, Operation, OperationKind, Socket, SubmitError, check_submit,
-};
+use crate::memory::chain::Chain;
+use crate::port::admission::check_submit;
+use crate::port::completion::EndReason;
+use crate::port::demand::Demand;
+use crate::port::operation::{CompletionMode, Operation, OperationKind, Socket, SubmitError};
 use std::marker;
 
 impl<T: marker::Send> IocpPort<T> {

@@ -9,10 +9,16 @@ use super::operations::{OperationTable, Started};
 use super::socket::OverlappedSocket;
 use super::state::{Accept, listener_mut};
 use crate::conformance::network::lacks;
-use crate::memory::{BufferCounts, BufferPool, Chain, Owner, PoolConfig};
-use crate::port::{
-    Clock, Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind,
-    OsError, Outcome, Port, PortConfig, Poster, Socket, SubmitErrorKind,
+use crate::memory::chain::Chain;
+use crate::memory::ledger::{BufferCounts, Owner};
+use crate::memory::pool::{BufferPool, PoolConfig};
+use crate::port::clock::Clock;
+use crate::port::completion::{Completion, EndReason, Outcome};
+use crate::port::contract::{Completions, Port, PortConfig};
+use crate::port::error::OsError;
+use crate::port::inbox::Poster;
+use crate::port::operation::{
+    CompletionMode, Key, Operation, OperationKind, Socket, SubmitErrorKind,
 };
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};

@@ -1,6 +1,7 @@
 //! The system's completion port, and the wake-up by other threads.
 
-use crate::port::{OsError, Wake};
+use crate::port::error::OsError;
+use crate::port::wake::Wake;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use windows_sys::Win32::Foundation::{GetLastError, HANDLE, INVALID_HANDLE_VALUE, WAIT_TIMEOUT};
 use windows_sys::Win32::System::IO::{

@@ -38,18 +38,18 @@
 //! - **INV-MESSAGE-3** A message pool's memory outlives every handle into it: the handles to one
 //!   message have one count of the pool's `Arc`, which the last of them releases.
 
-mod buffer;
-mod chain;
-mod entries;
-mod error;
-mod free_list;
-mod ledger;
-mod message;
+pub(crate) mod buffer;
+pub(crate) mod chain;
+pub(crate) mod entries;
+pub(crate) mod error;
+pub(crate) mod free_list;
+pub(crate) mod ledger;
+pub(crate) mod message;
 #[cfg(all(test, loom))]
 mod message_loom;
-mod pool;
-mod region;
-mod slots;
+pub(crate) mod pool;
+pub(crate) mod region;
+pub(crate) mod slots;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;

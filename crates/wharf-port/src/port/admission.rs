@@ -52,7 +52,7 @@ pub(crate) fn check_submit(
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::memory::Chain;
+    use crate::memory::chain::Chain;
 
     #[expect(clippy::needless_pass_by_value, reason = "the operations are made where it is called")]
     fn kind(socket: SocketUse, operation: Operation) -> Option<SubmitErrorKind> {

@@ -1,7 +1,9 @@
 //! The rule by which a socket receives into large buffers.
 
 use super::demand::Demand;
-use crate::memory::{Buffer, BufferPool, Owner};
+use crate::memory::buffer::Buffer;
+use crate::memory::ledger::Owner;
+use crate::memory::pool::BufferPool;
 
 /// Whether the last receives of a socket filled buffers. If so, the next one uses a large buffer.
 #[derive(Clone, Copy, Debug, Default)]

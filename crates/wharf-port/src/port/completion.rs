@@ -2,7 +2,8 @@
 
 use super::error::OsError;
 use super::operation::Key;
-use crate::memory::{Buffer, Chain};
+use crate::memory::buffer::Buffer;
+use crate::memory::chain::Chain;
 use std::fmt;
 use std::net::SocketAddr;
 

@@ -4,7 +4,7 @@ use super::completion::Completion;
 use super::error::PortError;
 use super::inbox::Poster;
 use super::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
-use crate::memory::BufferPool;
+use crate::memory::pool::BufferPool;
 use crate::range;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -67,7 +67,7 @@ impl<T: Send> Inbox<T> {
     }
 
     /// Lets the next dequeue begin with packets.
-    #[cfg(all(test, target_os = "linux"))]
+    #[cfg(all(test, target_os = "linux", not(loom)))]
     pub(crate) fn packets_first_next(&mut self) {
         self.packets_first = false;
     }

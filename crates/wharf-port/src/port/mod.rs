@@ -45,24 +45,21 @@
 //!   never waits for a large buffer. A receive into large buffers takes `bytes_max` bytes at most,
 //!   also where one into small buffers may take more.
 
-mod admission;
-mod bulk;
-mod clock;
-mod completion;
-mod contract;
-mod demand;
-mod error;
-mod inbox;
-mod operation;
-mod socket_queue;
-mod supply;
-mod table;
-mod wake;
+pub(crate) mod admission;
+pub(crate) mod bulk;
+pub(crate) mod clock;
+pub(crate) mod completion;
+pub(crate) mod contract;
+pub(crate) mod demand;
+pub(crate) mod error;
+pub(crate) mod inbox;
+pub(crate) mod operation;
+pub(crate) mod socket_queue;
+pub(crate) mod supply;
+pub(crate) mod table;
+pub(crate) mod wake;
 
 pub use completion::{Completion, EndReason, Outcome};
-pub(crate) use contract::is_full;
-#[cfg(any(target_os = "linux", windows))]
-pub(crate) use contract::{ACCEPT_ABORTS_MAX, DROP_WAIT_MAX};
 pub use contract::{Completions, Counters, Port, PortConfig, Time};
 pub use error::{OsError, PortError};
 pub use inbox::{PostError, Poster};
@@ -70,13 +67,3 @@ pub use operation::{
     AssociateError, CompletionMode, Key, Operation, OperationKind, Socket, SubmitError,
     SubmitErrorKind,
 };
-
-pub(crate) use admission::{SocketUse, check_submit};
-pub(crate) use bulk::Bulk;
-pub(crate) use clock::Clock;
-pub(crate) use demand::Demand;
-pub(crate) use inbox::Inbox;
-pub(crate) use socket_queue::SocketQueue;
-pub(crate) use supply::Supply;
-pub(crate) use table::{Entry, SocketTable};
-pub(crate) use wake::Wake;

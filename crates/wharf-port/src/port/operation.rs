@@ -1,7 +1,7 @@
 //! Operations, and the handles and errors of submitting them.
 
 use super::error::OsError;
-use crate::memory::Chain;
+use crate::memory::chain::Chain;
 use std::fmt;
 
 /// 64 bits that the program chose when it associated the socket.

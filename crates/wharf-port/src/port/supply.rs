@@ -11,7 +11,9 @@ use super::contract::Counters;
 use super::demand::Demand;
 use super::operation::Socket;
 use super::socket_queue::SocketQueue;
-use crate::memory::{Buffer, BufferPool, Owner};
+use crate::memory::buffer::Buffer;
+use crate::memory::ledger::Owner;
+use crate::memory::pool::BufferPool;
 
 /// The buffers for receives, and the sockets that wait for one.
 #[derive(Debug)]
@@ -134,7 +136,7 @@ impl Supply {
 #[cfg(any(target_os = "linux", windows))]
 mod tests {
     use super::*;
-    use crate::memory::PoolConfig;
+    use crate::memory::pool::PoolConfig;
     use crate::port::operation::CompletionMode;
 
     fn socket(index: u32) -> Socket {

@@ -6,7 +6,9 @@ use super::faults::{FaultKind, PortBug};
 use super::kernel::Kernel;
 use super::state::{Completed, Ready, SocketEnd};
 use super::world_state::{SideOwner, WorldState};
-use crate::port::{CompletionMode, EndReason, OsError, Socket};
+use crate::port::completion::EndReason;
+use crate::port::error::OsError;
+use crate::port::operation::{CompletionMode, Socket};
 
 const EMFILE: i32 = 24;
 

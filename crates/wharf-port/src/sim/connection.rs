@@ -1,6 +1,6 @@
 //! The ids of a connection and of its two sides.
 
-use crate::port::Socket;
+use crate::port::operation::Socket;
 
 /// A connection's slot in the world's table, with a generation.
 pub(super) type ConnId = Socket;

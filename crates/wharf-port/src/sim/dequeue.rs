@@ -10,7 +10,9 @@ use super::state::{Completed, Ready, SocketEnd};
 use super::world::Guard;
 use super::world::World;
 use super::world_state::WorldState;
-use crate::port::{Completion, Completions, Outcome, Port, PortError, Time, is_full};
+use crate::port::completion::{Completion, Outcome};
+use crate::port::contract::{Completions, Port, Time, is_full};
+use crate::port::error::PortError;
 use std::time::Duration;
 
 impl<T: Send> SimPort<T> {

@@ -1,7 +1,7 @@
 //! Future events: a heap by time, and by order of insertion among those of the same time.
 
 use super::connection::ConnId;
-use crate::port::{OperationKind, Socket};
+use crate::port::operation::{OperationKind, Socket};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 

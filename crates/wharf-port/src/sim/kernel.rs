@@ -5,8 +5,13 @@ use super::events::{SocketStep, Step};
 use super::faults::{FaultKind, PortBug};
 use super::state::{Completed, Ready, SocketEnd, SocketState};
 use super::world_state::WorldState;
-use crate::memory::{Buffer, Chain, Owner};
-use crate::port::{CompletionMode, Counters, Key, OperationKind, Socket, SocketTable, Supply};
+use crate::memory::buffer::Buffer;
+use crate::memory::chain::Chain;
+use crate::memory::ledger::Owner;
+use crate::port::contract::Counters;
+use crate::port::operation::{CompletionMode, Key, OperationKind, Socket};
+use crate::port::supply::Supply;
+use crate::port::table::SocketTable;
 use std::collections::VecDeque;
 
 /// The operations of a port, and their completions.

@@ -36,28 +36,28 @@
 //!   number of sockets and connections, ready completions by the spare capacity of a dequeue's
 //!   vector plus the completions of one step.
 
-mod accept;
-mod config;
-mod connection;
-mod dequeue;
-mod events;
-mod faults;
-mod kernel;
-mod network;
-mod peer;
-mod pipe;
-mod port;
-mod receive;
-mod rng;
-mod send;
-mod state;
-mod submit;
+pub(crate) mod accept;
+pub(crate) mod config;
+pub(crate) mod connection;
+pub(crate) mod dequeue;
+pub(crate) mod events;
+pub(crate) mod faults;
+pub(crate) mod kernel;
+pub(crate) mod network;
+pub(crate) mod peer;
+pub(crate) mod pipe;
+pub(crate) mod port;
+pub(crate) mod receive;
+pub(crate) mod rng;
+pub(crate) mod send;
+pub(crate) mod state;
+pub(crate) mod submit;
 #[cfg(test)] // Two attributes, because clippy knows tests only by this one.
 #[cfg(not(loom))]
-mod tests;
-mod traffic;
-mod world;
-mod world_state;
+pub(crate) mod tests;
+pub(crate) mod traffic;
+pub(crate) mod world;
+pub(crate) mod world_state;
 
 pub use config::WorldConfig;
 pub use faults::{FaultCounts, FaultKind, Faults, PortBug};

@@ -4,7 +4,7 @@ use super::connection::{CLIENT, ConnId, SERVER};
 use super::traffic::TrafficWatch;
 use super::world::World;
 use super::world_state::Readable;
-use crate::port::Socket;
+use crate::port::operation::Socket;
 use std::io;
 use std::net::SocketAddr;
 

@@ -6,11 +6,14 @@ use super::peer::{SimListener, SimStream};
 use super::state::{SocketEnd, SocketState};
 use super::world::World;
 use super::world_state::WakeFlag;
-use crate::memory::BufferPool;
-use crate::port::{
-    AssociateError, Completions, Counters, Inbox, Key, Operation, OperationKind, Port, PortConfig,
-    PortError, Poster, Socket, SocketTable, SubmitError, Supply, Time, Wake,
-};
+use crate::memory::pool::BufferPool;
+use crate::port::contract::{Completions, Counters, Port, PortConfig, Time};
+use crate::port::error::PortError;
+use crate::port::inbox::{Inbox, Poster};
+use crate::port::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
+use crate::port::supply::Supply;
+use crate::port::table::SocketTable;
+use crate::port::wake::Wake;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;

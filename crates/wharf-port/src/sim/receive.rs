@@ -18,8 +18,13 @@ use super::faults::{FaultKind, PortBug};
 use super::kernel::Kernel;
 use super::state::{Completed, Ready, ReceiveOperation, Stage};
 use super::world_state::{ECONNRESET, READ, Readable, WorldState};
-use crate::memory::{Buffer, Owner};
-use crate::port::{CompletionMode, Counters, Demand, EndReason, OsError, Socket};
+use crate::memory::buffer::Buffer;
+use crate::memory::ledger::Owner;
+use crate::port::completion::EndReason;
+use crate::port::contract::Counters;
+use crate::port::demand::Demand;
+use crate::port::error::OsError;
+use crate::port::operation::{CompletionMode, Socket};
 
 impl Kernel {
     /// Makes progress with the receive, as far as bytes, an end or a reset have arrived.

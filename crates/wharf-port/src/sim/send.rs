@@ -9,8 +9,10 @@ use super::faults::{FaultKind, PortBug};
 use super::kernel::Kernel;
 use super::state::{Completed, Ready, SendOperation};
 use super::world_state::{WRITE, WorldState};
-use crate::memory::Chain;
-use crate::port::{EndReason, OsError, Socket};
+use crate::memory::chain::Chain;
+use crate::port::completion::EndReason;
+use crate::port::error::OsError;
+use crate::port::operation::Socket;
 
 impl Kernel {
     /// Sends as many bytes as the pipe takes.

@@ -1,8 +1,12 @@
 //! The state of a socket: its operations in flight, and the form of ready completions.
 
 use super::connection::ConnId;
-use crate::memory::{Buffer, Chain};
-use crate::port::{Bulk, CompletionMode, EndReason, Key, OperationKind, Socket, SocketUse};
+use crate::memory::buffer::Buffer;
+use crate::memory::chain::Chain;
+use crate::port::admission::SocketUse;
+use crate::port::bulk::Bulk;
+use crate::port::completion::EndReason;
+use crate::port::operation::{CompletionMode, Key, OperationKind, Socket};
 use std::net::SocketAddr;
 
 /// An associated socket.

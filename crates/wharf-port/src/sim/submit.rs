@@ -6,8 +6,10 @@ use super::port::SimPort;
 use super::state::{
     AcceptOperation, ReceiveOperation, SendOperation, SocketEnd, SocketState, Stage,
 };
-use crate::memory::Owner;
-use crate::port::{Entry, Operation, OperationKind, Socket, SubmitError, check_submit};
+use crate::memory::ledger::Owner;
+use crate::port::admission::check_submit;
+use crate::port::operation::{Operation, OperationKind, Socket, SubmitError};
+use crate::port::table::Entry;
 
 impl<T: Send> SimPort<T> {
     pub(super) fn submit_operation(

@@ -5,8 +5,10 @@
 //! buffers that were released last, so that a few hundred buffers, which stay in the cache, are in
 //! use.
 
-use crate::memory::{Buffer, BufferPool, Owner};
-use crate::port::{OsError, PortError};
+use crate::memory::buffer::Buffer;
+use crate::memory::ledger::Owner;
+use crate::memory::pool::BufferPool;
+use crate::port::error::{OsError, PortError};
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};

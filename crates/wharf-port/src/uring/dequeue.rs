@@ -6,11 +6,15 @@
 use super::submit::{Tag, parts};
 use super::{InputOperation, Stage, UringPort};
 use crate::linux::{self, Peek};
-use crate::memory::{Buffer, Owner};
-use crate::port::{
-    ACCEPT_ABORTS_MAX, Bulk, Completion, CompletionMode, Completions, DROP_WAIT_MAX, Demand,
-    EndReason, Key, OperationKind, OsError, Outcome, PortError, Socket, SocketTable, is_full,
-};
+use crate::memory::buffer::Buffer;
+use crate::memory::ledger::Owner;
+use crate::port::bulk::Bulk;
+use crate::port::completion::{Completion, EndReason, Outcome};
+use crate::port::contract::{ACCEPT_ABORTS_MAX, Completions, DROP_WAIT_MAX, is_full};
+use crate::port::demand::Demand;
+use crate::port::error::{OsError, PortError};
+use crate::port::operation::{CompletionMode, Key, OperationKind, Socket};
+use crate::port::table::SocketTable;
 use io_uring::cqueue;
 use rustix::fd::{FromRawFd, OwnedFd};
 use std::net::TcpStream;

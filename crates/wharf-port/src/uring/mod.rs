@@ -42,13 +42,19 @@ mod vectors;
 
 pub use setup::probe;
 
-use crate::linux::{self, Clock, EventFd};
-use crate::memory::{BufferPool, Chain};
-use crate::port::{
-    AssociateError, Bulk, Completions, Counters, Demand, Inbox, Key, Operation, OperationKind,
-    Port, PortConfig, PortError, Poster, Socket, SocketQueue, SocketTable, SocketUse, SubmitError,
-    Time,
-};
+use crate::linux::{self, EventFd};
+use crate::memory::chain::Chain;
+use crate::memory::pool::BufferPool;
+use crate::port::admission::SocketUse;
+use crate::port::bulk::Bulk;
+use crate::port::clock::Clock;
+use crate::port::contract::{Completions, Counters, Port, PortConfig, Time};
+use crate::port::demand::Demand;
+use crate::port::error::PortError;
+use crate::port::inbox::{Inbox, Poster};
+use crate::port::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
+use crate::port::socket_queue::SocketQueue;
+use crate::port::table::SocketTable;
 use buffer_ring::BufferRing;
 use io_uring::IoUring;
 use io_uring::squeue;

@@ -1,8 +1,8 @@
 //! Setup of a ring with the features that this kernel has; each is probed.
 
 use super::buffer_ring::{BufferRing, SMALL_GROUP};
-use crate::memory::{BufferPool, PoolConfig};
-use crate::port::{OsError, PortError};
+use crate::memory::pool::{BufferPool, PoolConfig};
+use crate::port::error::{OsError, PortError};
 use io_uring::{IoUring, Probe, cqueue, opcode, types};
 use rustix::fd::AsRawFd;
 use std::io;

@@ -2,10 +2,11 @@
 
 use super::buffer_ring::{LARGE_GROUP, SMALL_GROUP};
 use super::{InputOperation, SendOperation, SocketState, Stage, UringPort};
-use crate::memory::{Chain, Owner};
-use crate::port::{
-    CompletionMode, Demand, Operation, OperationKind, Socket, SubmitError, check_submit,
-};
+use crate::memory::chain::Chain;
+use crate::memory::ledger::Owner;
+use crate::port::admission::check_submit;
+use crate::port::demand::Demand;
+use crate::port::operation::{CompletionMode, Operation, OperationKind, Socket, SubmitError};
 use io_uring::{opcode, squeue, types};
 use rustix::fd::AsRawFd;
 

@@ -4,10 +4,11 @@ use super::{Stage, UringPort};
 
 use super::setup::probe;
 use crate::conformance::network::lacks;
-use crate::memory::{BufferPool, Owner, PoolConfig};
-use crate::port::{
-    CompletionMode, Completions, EndReason, Key, Operation, Outcome, Port, PortConfig,
-};
+use crate::memory::ledger::Owner;
+use crate::memory::pool::{BufferPool, PoolConfig};
+use crate::port::completion::{EndReason, Outcome};
+use crate::port::contract::{Completions, Port, PortConfig};
+use crate::port::operation::{CompletionMode, Key, Operation};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;

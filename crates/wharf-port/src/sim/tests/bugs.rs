@@ -2,8 +2,10 @@
 
 use super::super::*;
 use super::rig::{ADDRESS, Plan, run};
-use crate::memory::{BufferPool, PoolConfig};
-use crate::port::{CompletionMode, Key, Operation, Outcome, Port, PortConfig};
+use crate::memory::pool::{BufferPool, PoolConfig};
+use crate::port::completion::Outcome;
+use crate::port::contract::{Port, PortConfig};
+use crate::port::operation::{CompletionMode, Key, Operation};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 #[test]

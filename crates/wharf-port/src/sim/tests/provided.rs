@@ -2,11 +2,11 @@
 
 use super::super::*;
 use super::rig::ADDRESS;
-use crate::memory::{BufferPool, Owner, PoolConfig};
-use crate::port::{
-    Completion, CompletionMode, EndReason, Key, Operation, OperationKind, Outcome, Port,
-    PortConfig, Socket,
-};
+use crate::memory::ledger::Owner;
+use crate::memory::pool::{BufferPool, PoolConfig};
+use crate::port::completion::{Completion, EndReason, Outcome};
+use crate::port::contract::{Port, PortConfig};
+use crate::port::operation::{CompletionMode, Key, Operation, OperationKind, Socket};
 
 type TestPort = SimPort<()>;
 

@@ -6,11 +6,11 @@
 //! the planted bug that it found.
 
 use super::super::*;
-use crate::memory::{BufferPool, Chain, PoolConfig};
-use crate::port::{
-    Completion, CompletionMode, Completions, EndReason, Key, Operation, OperationKind, Outcome,
-    Port, PortConfig, Socket,
-};
+use crate::memory::chain::Chain;
+use crate::memory::pool::{BufferPool, PoolConfig};
+use crate::port::completion::{Completion, EndReason, Outcome};
+use crate::port::contract::{Completions, Port, PortConfig};
+use crate::port::operation::{CompletionMode, Key, Operation, OperationKind, Socket};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 

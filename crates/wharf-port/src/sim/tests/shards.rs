@@ -3,10 +3,10 @@
 
 use super::super::*;
 use super::rig::ADDRESS;
-use crate::memory::{BufferPool, PoolConfig};
-use crate::port::{
-    CompletionMode, EndReason, Key, Operation, Outcome, Port, PortConfig, Socket, Time,
-};
+use crate::memory::pool::{BufferPool, PoolConfig};
+use crate::port::completion::{EndReason, Outcome};
+use crate::port::contract::{Port, PortConfig, Time};
+use crate::port::operation::{CompletionMode, Key, Operation, Socket};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -2,8 +2,11 @@
 
 use super::super::*;
 use super::rig::ADDRESS;
-use crate::memory::{BufferPool, Chain, PoolConfig};
-use crate::port::{CompletionMode, Key, Operation, Outcome, Port, PortConfig};
+use crate::memory::chain::Chain;
+use crate::memory::pool::{BufferPool, PoolConfig};
+use crate::port::completion::Outcome;
+use crate::port::contract::{Port, PortConfig};
+use crate::port::operation::{CompletionMode, Key, Operation};
 use std::time::Instant;
 
 #[test]
