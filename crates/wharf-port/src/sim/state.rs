@@ -107,7 +107,7 @@ impl SocketState {
         }
     }
 
-    /// The state for [`check_submit`](crate::port::check_submit).
+    /// The state for [`check_submit`](crate::port::admission::check_submit).
     pub(super) fn usage(&self) -> SocketUse {
         let is_undelivered = |kind| self.undelivered & (1 << kind as u8) != 0;
         SocketUse {
