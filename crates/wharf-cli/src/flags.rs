@@ -161,10 +161,9 @@ pub(crate) struct Serve {
     /// Maximum of unhandled input bytes on a link [64KiB]
     ///
     /// Reading pauses at the maximum.
-    #[arg(long, value_name = "SIZE", default_value = "64KiB", env = "WHARF_INPUT_BYTES")]
-    #[arg(value_parser = parse_size, hide_env = true, hide_default_value = true)]
-    #[arg(hide_short_help = true)]
-    pub(crate) input_bytes: u32,
+    #[arg(long, value_name = "SIZE", env = "WHARF_INPUT_BYTES", hide_env = true)]
+    #[arg(value_parser = parse_size, hide_short_help = true)]
+    pub(crate) input_bytes: Option<u32>,
 
     /// Guaranteed output bytes of a link [one buffer]
     ///

@@ -266,7 +266,6 @@ where
     let mut builder = Server::builder(handler)
         .links_max(flags.links)
         .buffer_size_bytes(flags.buffer_size)
-        .input_bytes(flags.input_bytes)
         .loan_wait(flags.loan_wait)
         .stall_timeout(flags.stall)
         .idle_timeout(idle)
@@ -278,6 +277,9 @@ where
         });
     if let Some(buffers) = flags.buffers {
         builder = builder.buffer_count(buffers);
+    }
+    if let Some(bytes) = flags.input_bytes {
+        builder = builder.input_bytes(bytes);
     }
     if let Some(bytes) = flags.send_queue {
         builder = builder.output_bytes(bytes);
@@ -488,6 +490,22 @@ mod tests {
         let ours = format!("{:?}", builder(&flags, Echo));
         let library = format!("{:?}", Server::builder(Echo).listen("127.0.0.1:9527"));
         assert_eq!(ours, library);
+    }
+
+    #[test]
+    fn a_stop_that_no_signal_asked_for_is_an_error() {
+        let Command::Serve(flags) =
+            Flags::parse_from(["wharf", "serve", "--listen", "127.0.0.1:0"]).command;
+        let running = start(&flags).unwrap();
+        running.handle().stop(Duration::ZERO);
+        let (started, _) = channel();
+        let (_signal, stops) = channel();
+        let signals = Signals { started, stops };
+        let style = Style { color: false, unicode: false, live: false };
+        let screen = Screen::start();
+        let mut reporter = StatsReporter::new(&flags, &screen, style);
+        let error = watch(&flags, running, &signals, &mut reporter).unwrap_err();
+        assert_eq!(Failure::stopped(&error).to_string(), "the server stopped without a signal");
     }
 
     #[test]
