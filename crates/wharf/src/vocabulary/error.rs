@@ -571,6 +571,36 @@ mod tests {
         assert_eq!(boxed.to_string(), "mine");
     }
 
+    /// The texts that differ on Windows, where tests start no server.
+    #[cfg(windows)]
+    #[test]
+    fn what_the_system_lacks_is_told_with_a_remedy_of_windows() {
+        let text = |address: &str, kind: io::ErrorKind| {
+            let parsed = address.parse().unwrap();
+            StartError::listen(address, parsed, Holder::Unknown, kind.into()).to_string()
+        };
+        let texts = [
+            text("127.0.0.1:80", io::ErrorKind::PermissionDenied),
+            text("192.0.2.1:9527", io::ErrorKind::AddrNotAvailable),
+            text("127.0.0.1:9527", io::ErrorKind::AddrInUse),
+            StartError::thread(io::ErrorKind::OutOfMemory.into()).to_string(),
+            StartError::allocation(5 << 20, &"no memory").to_string(),
+        ];
+        assert_eq!(texts.join("\n"), WINDOWS_TEXTS);
+        assert_eq!(IPV6_IS_OFF, "IPv6 is switched off on this machine; use an IPv4 address");
+    }
+
+    #[cfg(windows)]
+    const WINDOWS_TEXTS: &str = "\
+cannot listen on 127.0.0.1:80: permission denied; use a port that is not reserved (netsh int ip show \
+excludedportrange protocol=tcp)
+cannot listen on 192.0.2.1:9527: not an address of this machine; use one of those (ipconfig), or 0.0.0.0 \
+for all IPv4 addresses, or [::] for all IPv6 addresses
+cannot listen on 127.0.0.1:9527: in use; stop the process that has port 9527 (netstat -ano), or use \
+another port
+cannot start a thread: out of memory; use fewer shards
+cannot allocate 5.2 MB of memory: no memory; use fewer links or shards, or fewer or smaller buffers";
+
     /// What depends on limits and on how the system was started; `tests/texts.rs` has the others.
     #[cfg(target_os = "linux")]
     #[test]

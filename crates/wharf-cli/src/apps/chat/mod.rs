@@ -189,3 +189,24 @@ const NOT_DELIVERED: &str = "* not sent: the line is longer than a send queue\r\
 const STOPPING: &str = "* not sent: the server is stopping\r\n";
 const NOT_DELIVERED_TO_ALL: &str = "* not sent to all: the server is busy\r\n";
 const _: () = assert!(LINE_BYTES_MAX == 1_024, "the text says so");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All texts that depend on nothing, also those that a client can hardly bring about.
+    #[test]
+    fn what_the_chat_says_of_itself() {
+        let texts =
+            [COMMANDS, TOO_LONG, NO_PROXY, NOT_DELIVERED, STOPPING, NOT_DELIVERED_TO_ALL].concat();
+        assert_eq!(
+            texts,
+            "* the commands are /nick NAME, /who and /quit\r\n\
+             * the line is longer than 1,024 bytes: goodbye\r\n\
+             * a header of the PROXY protocol is not expected here (see --proxy-from)\r\n\
+             * not sent: the line is longer than a send queue\r\n\
+             * not sent: the server is stopping\r\n\
+             * not sent to all: the server is busy\r\n"
+        );
+    }
+}
