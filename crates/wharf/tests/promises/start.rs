@@ -86,7 +86,10 @@ fn all_faulty_settings_are_told_at_once(case: &Case) {
         (case.builder(echo()).shards(4).links_max(3), "links_max is 3"),
         (case.builder(echo()).shards(4).buffer_count(16), "buffer_count is 16"),
         (case.builder(echo()).output_bytes(4_095), "must be twice that at least"),
-        (case.builder(echo()).grant_bytes(200 * 1024), "grant_bytes is 204800"),
+        (
+            case.builder(echo()).output_bytes(256 * 1024).grant_bytes(200 * 1024),
+            "grant_bytes is 204800",
+        ),
     ];
     for (builder, fault) in builders {
         let error = builder.start().err().unwrap();
