@@ -45,6 +45,9 @@ impl Handler for Counting {
 }
 
 fn a_ring_that_cannot_be_had_is_told_or_replaced_by_epoll(case: &Case) {
+    if let Err(reason) = BackEnd::Uring.probe() {
+        return crate::util::skip::lacks(format_args!("io_uring is unavailable: {reason}"));
+    }
     if case.role().is_some() {
         let files = open_files();
         BackEnd::Uring.probe().unwrap();
