@@ -5,6 +5,7 @@
 //! larger ones.
 
 use crate::util::skip::lacks;
+use crate::util::skip::lacks;
 use crate::util::{Case, TestServer, each_back_end, echo, open_files, round_trip};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,7 +47,7 @@ impl Handler for Counting {
 
 fn a_ring_that_cannot_be_had_is_told_or_replaced_by_epoll(case: &Case) {
     if let Err(reason) = BackEnd::Uring.probe() {
-        return crate::util::skip::lacks(format_args!("io_uring is unavailable: {reason}"));
+        return lacks(format_args!("io_uring is unavailable: {reason}"));
     }
     if case.role().is_some() {
         let files = open_files();
