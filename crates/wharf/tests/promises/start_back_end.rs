@@ -5,7 +5,6 @@
 //! larger ones.
 
 use crate::util::skip::lacks;
-use crate::util::skip::lacks;
 use crate::util::{Case, TestServer, each_back_end, echo, open_files, round_trip};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
