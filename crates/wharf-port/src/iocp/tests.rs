@@ -637,14 +637,13 @@ fn a_full_table_and_a_second_port_give_the_socket_back() {
     let (stream, _) = refused.socket.accept().unwrap();
     let mut refused = rig.port.associate(stream, Key(3)).unwrap_err();
     assert_eq!(refused.error, None);
-    // It is returned unchanged: it blocks.
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            thread::sleep(Duration::from_millis(100));
-            peer.write_all(b"x").unwrap();
-        });
-        refused.socket.read_exact(&mut [0]).unwrap();
-    });
+    // It is returned unchanged: it blocks, so that a read ends at its timeout and not at once.
+    refused.socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let blocked = refused.socket.read(&mut [0]).unwrap_err();
+    assert_eq!(blocked.kind(), std::io::ErrorKind::TimedOut);
+    refused.socket.set_read_timeout(None).unwrap();
+    peer.write_all(b"x").unwrap();
+    refused.socket.read_exact(&mut [0]).unwrap();
     let twin = refused.socket.try_clone().unwrap();
     let mut other = Rig::new(1, 1, 64);
     other.port.associate(twin, Key(4)).unwrap();
