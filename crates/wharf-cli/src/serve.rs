@@ -251,7 +251,7 @@ const BEST: BackEnd = BackEnd::Uring;
 #[cfg(windows)]
 const BEST: BackEnd = BackEnd::Iocp;
 
-/// Every setting of the library has a flag.
+/// Every setting that the applications use has a flag.
 fn builder<H, S, W>(flags: &Serve, handler: H) -> Builder<H, S, W>
 where
     H: Handler<S, W>,

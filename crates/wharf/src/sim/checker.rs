@@ -10,7 +10,6 @@ use crate::vocabulary::id::{LinkId, LinkKey};
 use crate::vocabulary::reason::DisconnectReason;
 use std::net::IpAddr;
 use std::sync::{OnceLock, PoisonError};
-use std::time::Duration;
 use wharf_port::port::Time;
 use wharf_port::sim::{TrafficWatch, World};
 
@@ -90,8 +89,9 @@ pub(super) struct IdleRecord {
     pub(super) silent_ns: u64,
     /// Bytes that had arrived at the server, but not at the handler.
     pub(super) unhandled: u64,
-    /// Time without any transfer, on the steady clock.
-    pub(super) rested_ns: u64,
+    /// When bytes moved last, and when the call was, on the steady clock.
+    pub(super) moved_ns: u64,
+    pub(super) at_ns: u64,
 }
 
 /// A callback's link and its worker.
@@ -193,8 +193,8 @@ impl CallbackChecker {
     }
 
     /// Notes the sum of the pauses of the process.
-    pub(super) fn note_pauses(&self, total: Duration) {
-        self.records().paused_ns = u64::try_from(total.as_nanos()).unwrap_or(u64::MAX);
+    pub(super) fn note_pauses(&self, total_ns: u64) {
+        self.records().paused_ns = total_ns;
     }
 
     /// Starts the log.
@@ -382,8 +382,7 @@ impl CallbackChecker {
         let drained_out_at = records.drained_out_at;
         Facts {
             link_ns: self.link_ns(link),
-            steady_ns: self.world.steady_ns(),
-            paused_ns: records.paused_ns,
+            ran_ns: self.world.steady_ns().saturating_sub(records.paused_ns),
             turn: records.turns.get(link.shard()).copied().unwrap_or(0),
             from_server: traffic.from_server,
             peer_has_ended: traffic.client_ended,
@@ -457,7 +456,8 @@ impl CheckerState {
         history.idle = Some(IdleRecord {
             silent_ns: link_ns.saturating_sub(history.heard_link_ns),
             unhandled: history.unhandled(traffic.to_server),
-            rested_ns: steady_ns.saturating_sub(traffic.moved_steady_ns),
+            moved_ns: traffic.moved_steady_ns,
+            at_ns: steady_ns,
         });
     }
 }

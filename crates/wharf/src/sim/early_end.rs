@@ -13,7 +13,7 @@ use crate::vocabulary::policy::WhenFull;
 use crate::vocabulary::reason::DisconnectReason;
 use std::time::Duration;
 use wharf_port::port::Time;
-use wharf_port::sim::Traffic;
+use wharf_port::sim::{GivenUp, Traffic};
 
 /// The state at a stop.
 #[derive(Clone, Debug)]
@@ -179,12 +179,16 @@ where
     /// Whether the server waited for the client for the idle timeout: the handler was called with all
     /// that had arrived, except for the latest bytes, and the client lacks no reply to these.
     fn was_idle(&self, peer: &Peer, history: &ConnectionHistory) -> bool {
-        // A delayed operation begins only after a pause, so the server does not see its bytes at once.
+        let (idle_ns, way_max_ns) = (nanos(self.settings.idle), self.faults.way_max_ns());
         let is_delayed = self.faults.step_max_ns() > 0;
-        let late_ns = if is_delayed { nanos(self.pauses.total) } else { 0 };
-        let (idle_ns, way_max_ns) = (nanos(self.settings.idle), self.faults.way_max_ns() + late_ns);
         let is_over = |note: &IdleRecord| {
-            let owes = note.unhandled > 0 && note.rested_ns > way_max_ns;
+            let mut rested_ns = note.at_ns.saturating_sub(note.moved_ns);
+            if is_delayed {
+                // A delayed operation begins only after a pause, so the server does not see its bytes
+                // at once.
+                rested_ns -= self.pauses.within(note.moved_ns, note.at_ns);
+            }
+            let owes = note.unhandled > 0 && rested_ns > way_max_ns;
             note.silent_ns >= idle_ns && !owes
         };
         idle_ns > 0 && history.idle.as_ref().is_some_and(is_over) && peer.lacks_of_handled == 0
@@ -216,12 +220,22 @@ where
     /// Whether the drain timeout may force-close the link: it still made progress, or waited for its
     /// client.
     fn may_force(&self, traffic: &Traffic) -> bool {
+        // Where the world's clock jumps, the pauses of that time are not known, so all count.
+        let paused_ns = |at_ns: u64, rested_ns: u64| {
+            if self.jumps {
+                self.pauses.within(0, u64::MAX)
+            } else {
+                self.pauses.within(at_ns.saturating_sub(rested_ns), at_ns)
+            }
+        };
+        let rested_ns =
+            |then: GivenUp| then.rested_ns.saturating_sub(paused_ns(then.at_ns, then.rested_ns));
         let wait_max_ns = nanos(self.wait_max());
-        traffic.given_up.is_some_and(|then| then.unread || then.rested_ns <= wait_max_ns)
+        traffic.given_up.is_some_and(|then| then.unread || rested_ns(then) <= wait_max_ns)
     }
 
     /// Maximum time for which a client that reads waits for the server's next step, on the steady
-    /// clock:
+    /// clock and without pauses of the process:
     ///
     /// ```text
     ///   2 s + 3 × loan_wait + (8 + links of a shard) × (2 × latency + 4 × longest delay)
@@ -241,20 +255,19 @@ where
         let holders = if self.holds_input { links } else { 0 };
         let replies = links * self.replies_take;
         let waits = (3 + holders) * settings.loan_wait;
-        Duration::from_secs(2) + waits + (8 + links) * step + replies + self.pauses.total
+        Duration::from_secs(2) + waits + (8 + links) * step + replies
     }
 
     /// Checks that no client waits longer than [`wait_max`](Self::wait_max) for a server that has
     /// something to do for it: bytes that have arrived, or a reply.
     pub(super) fn check_waits(&self) -> Result<(), String> {
-        let steady_ns = self.world.steady_ns();
         let wait_max_ns = nanos(self.wait_max());
         for (number, peer) in self.clients.iter().enumerate() {
             let Some(client) = &peer.client else { continue };
             let traffic = peer.traffic.get();
-            self.check_slot_wait(number, peer, steady_ns)?;
+            self.check_slot_wait(number, peer)?;
             let opened_ns = self.checker.history(number).opened_steady_ns;
-            let waited_ns = steady_ns.saturating_sub(traffic.moved_steady_ns.max(opened_ns));
+            let waited_ns = self.ran_since(traffic.moved_steady_ns.max(opened_ns));
             if waited_ns <= wait_max_ns || traffic.faulted || peer.traffic.waits_for_client() {
                 continue;
             }
@@ -276,12 +289,18 @@ where
         Ok(())
     }
 
+    /// How long the process has run since a time of the steady clock.
+    fn ran_since(&self, from_ns: u64) -> u64 {
+        let now_ns = self.world.steady_ns();
+        now_ns.saturating_sub(from_ns + self.pauses.within(from_ns, now_ns))
+    }
+
     /// Checks that no connection waits longer than for a step of the server while a slot is free.
-    fn check_slot_wait(&self, number: usize, peer: &Peer, steady_ns: u64) -> Result<(), String> {
+    fn check_slot_wait(&self, number: usize, peer: &Peer) -> Result<(), String> {
         let Some(free_slot_since_ns) = self.free_slot_since_ns else { return Ok(()) };
         let traffic = peer.traffic.get();
         let waits = self.checker.status(number) == ConnectionStatus::Unseen && !traffic.closed;
-        let waited_ns = steady_ns.saturating_sub(free_slot_since_ns.max(peer.connected_ns));
+        let waited_ns = self.ran_since(free_slot_since_ns.max(peer.connected_ns));
         ensure!(
             !waits || traffic.faulted || waited_ns <= nanos(self.wait_max()),
             "client {number} has waited for a slot for {:.3} s while one was free",

@@ -60,13 +60,15 @@ where
         self.handle().stop(drain);
         self.note_stop();
         let jumps_before = self.world.fault_counts().of(FaultKind::ClockJump);
+        let begin_ns = self.world.steady_ns();
         let deadline = self.now().saturating_add(drain).saturating_add(STOP_SLACK);
         let steps_max = self.steps + FINISH_STEPS_MAX;
         while self.shards.iter().any(|shard| shard.worker.is_some()) {
             let went_on = self.step()?;
             let jumped =
                 self.jumps && self.world.fault_counts().of(FaultKind::ClockJump) > jumps_before;
-            let deadline = deadline.saturating_add(self.pauses.total);
+            let paused_ns = self.pauses.within(begin_ns, u64::MAX);
+            let deadline = deadline.saturating_add(Duration::from_nanos(paused_ns));
             if !went_on || self.steps > steps_max || (!jumped && self.now() > deadline) {
                 let left = self.links_open();
                 let why = if went_on { "in time" } else { "any more" };

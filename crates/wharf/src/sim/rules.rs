@@ -46,10 +46,8 @@ impl fmt::Debug for LinkView {
 pub(super) struct Facts {
     /// The clock of the link's shard.
     pub(super) link_ns: u64,
-    /// The clock that does not jump.
-    pub(super) steady_ns: u64,
-    /// The sum of the pauses of the process so far.
-    pub(super) paused_ns: u64,
+    /// The clock that does not jump, without the pauses of the process.
+    pub(super) ran_ns: u64,
     /// The turn of the link's shard.
     pub(super) turn: u64,
     /// Bytes that the simulated kernel has taken from the server.
@@ -377,8 +375,8 @@ impl Rules {
             SlowReader => self.closes.is_none_or(|closes| closes != OutputFull),
             _ => true,
         };
-        let waited_ns = self.aborted_ns.map_or(0, |at_ns| facts.steady_ns.saturating_sub(at_ns));
-        ensure!(waited_ns <= ABORT_NS + facts.paused_ns, "only {waited_ns} ns after its abort");
+        let waited_ns = self.aborted_ns.map_or(0, |at_ns| facts.ran_ns.saturating_sub(at_ns));
+        ensure!(waited_ns <= ABORT_NS, "only {waited_ns} ns after its abort");
         ensure!(
             is_due,
             "for no cause: closed for {:?}, ending for {:?}, deferred {:?}, kicked {}, drained {}",
@@ -432,7 +430,7 @@ impl Rules {
             self.deferred_since_ns = None;
         }
         if act == Act::Abort {
-            self.aborted_ns.get_or_insert(facts.steady_ns);
+            self.aborted_ns.get_or_insert(facts.ran_ns);
         }
         match act {
             Act::Pause if facts.turn > self.resumes_until => self.pause = Pause::Yes,

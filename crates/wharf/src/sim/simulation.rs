@@ -466,9 +466,9 @@ where
     /// Runs one step. `Ok(false)`: nothing is runnable, and no event is left.
     fn act(&mut self) -> Result<bool, String> {
         self.wake_clients();
-        let is_paused = self.pauses.is_paused(self.world.now());
-        if is_paused {
-            self.checker.note_pauses(self.pauses.total);
+        let is_paused = self.pauses.is_paused(self.world.now(), self.world.steady_ns());
+        if !self.pauses.spans.is_empty() {
+            self.checker.note_pauses(self.pauses.within(0, u64::MAX));
         }
         let mut runnable = std::mem::take(&mut self.runnable);
         runnable.clear();
@@ -679,25 +679,35 @@ pub(super) struct Pauses {
     pub(super) max: Duration,
     /// The end of the pause.
     until: Option<Time>,
-    /// The sum of all pauses.
-    pub(super) total: Duration,
+    /// The begin and the end of each pause on the steady clock, as far as it has lasted.
+    spans: Vec<(u64, u64)>,
 }
 
 impl Pauses {
     fn new(seed: u64, max: Duration) -> Self {
-        Self { rng: Rng::new(seed ^ 0x9A5E), max, until: None, total: Duration::ZERO }
+        Self { rng: Rng::new(seed ^ 0x9A5E), max, until: None, spans: Vec::new() }
     }
 
     /// Whether the process is paused in this step; at random a pause begins.
-    fn is_paused(&mut self, now: Time) -> bool {
+    fn is_paused(&mut self, now: Time, steady_ns: u64) -> bool {
+        if let (Some(_), Some(span)) = (self.until, self.spans.last_mut()) {
+            span.1 = steady_ns;
+        }
         self.until = self.until.filter(|until| *until > now);
         if self.until.is_none() && !self.max.is_zero() && self.rng.below(PAUSE_EACH) == 0 {
             let max_ns = u64::try_from(self.max.as_nanos()).unwrap_or(u64::MAX);
             let pause = Duration::from_nanos(1 + self.rng.below(max_ns));
             self.until = Some(now.saturating_add(pause));
-            self.total += pause;
+            self.spans.push((steady_ns, steady_ns));
         }
         self.until.is_some()
+    }
+
+    /// For how long the process was paused from `from_ns` to `until_ns` on the steady clock.
+    pub(super) fn within(&self, from_ns: u64, until_ns: u64) -> u64 {
+        let part =
+            |(begin, end): &(u64, u64)| (*end).min(until_ns).saturating_sub((*begin).max(from_ns));
+        self.spans.iter().map(part).sum()
     }
 }
 
