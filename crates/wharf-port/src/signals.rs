@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::ptr::{null, null_mut};
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[expect(clippy::disallowed_types, reason = "held while actions are set; no shard does that")]
 type Lock<T> = std::sync::Mutex<T>;
@@ -62,7 +62,15 @@ impl CaughtSignals {
     pub fn catch(signals: &[i32]) -> io::Result<Self> {
         let (bytes, writer) = UnixStream::pair()?;
         let mut caught = Self { signals: Vec::new(), bytes, writer };
-        PROCESS.store(std::process::id(), Ordering::SeqCst);
+        let mut old = OLD.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = std::process::id();
+        let before = PROCESS.swap(process, Ordering::SeqCst);
+        if before != 0 && before != process {
+            // A forked process: what catches signals in the other one does not catch them here.
+            WRITERS.iter().for_each(|place| place.store(-1, Ordering::SeqCst));
+            RUNNING.store(0, Ordering::SeqCst);
+            old.iter_mut().for_each(|(_, holders, _)| *holders = 0);
+        }
         let fd = caught.writer.as_raw_fd();
         let is_free = |place: &&AtomicI32| {
             place.compare_exchange(-1, fd, Ordering::SeqCst, Ordering::SeqCst).is_ok()
@@ -70,7 +78,6 @@ impl CaughtSignals {
         if WRITERS.iter().find(is_free).is_none() {
             return Err(io::Error::other("signals are caught 64 times already"));
         }
-        let mut old = OLD.lock().unwrap_or_else(PoisonError::into_inner);
         for &signal in signals {
             if let Some((_, holders, _)) = old.iter_mut().find(|(number, ..)| *number == signal) {
                 *holders += 1;
@@ -91,12 +98,14 @@ impl CaughtSignals {
     /// Waits for the next signal, at most for `timeout`; without end if that is `None`. Meanwhile this
     /// thread does not block the signals. Returns `None` at the timeout, or when it was woken.
     pub fn wait(&mut self, timeout: Option<Duration>) -> Option<i32> {
-        // `set_read_timeout` fails only for zero.
-        let timeout = timeout.map(|timeout| timeout.max(Duration::from_millis(1)));
-        self.bytes.set_read_timeout(timeout).ok()?;
+        let until = timeout.map(|timeout| now() + timeout);
         let _unblocked = Unblocked::new(&self.signals);
         let mut byte = [0];
         loop {
+            // `set_read_timeout` fails only for zero.
+            let left = until.map(|until| until.saturating_duration_since(now()));
+            let left = left.map(|left| left.max(Duration::from_millis(1)));
+            self.bytes.set_read_timeout(left).ok()?;
             match self.bytes.read(&mut byte) {
                 Ok(_) => return (byte != [0]).then(|| byte[0].into()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -129,7 +138,7 @@ impl Drop for CaughtSignals {
         let mut old = OLD.lock().unwrap_or_else(PoisonError::into_inner);
         for signal in &self.signals {
             let Some(at) = old.iter().position(|(number, ..)| number == signal) else { continue };
-            old[at].1 -= 1;
+            old[at].1 = old[at].1.saturating_sub(1);
             if old[at].1 > 0 {
                 continue;
             }
@@ -155,6 +164,11 @@ impl Drop for CaughtSignals {
 fn is_own_process() -> bool {
     // `std::process::id` is getpid(2), which is async-signal-safe.
     std::process::id() == PROCESS.load(Ordering::SeqCst)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a wait for signals is not simulated")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// Writes the signal's number to all `CaughtSignals`. In a forked process it does nothing: the sockets

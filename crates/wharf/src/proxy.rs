@@ -5,7 +5,7 @@
 //! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>. The header says who the client is, so
 //! it counts only from peers that the server was told to trust.
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use ppp::{v1, v2};
 use std::net::{IpAddr, SocketAddr};
 
@@ -32,7 +32,7 @@ impl ProxySources {
     pub(crate) fn add(&mut self, text: &str) {
         let network = text.parse::<IpAddr>().map(IpNet::from).or_else(|_| text.parse::<IpNet>());
         match network {
-            Ok(network) => self.networks.push(network),
+            Ok(network) => self.networks.push(canonical(network)),
             Err(_) => self.faults.push(format!(
                 "proxy_protocol is {text:?}, but must be a network or an address, such as \
                  10.0.0.0/8, fd00::/8 or 127.0.0.1"
@@ -55,6 +55,14 @@ impl ProxySources {
         let address = peer.ip().to_canonical();
         self.networks.iter().any(|network| network.contains(&address))
     }
+}
+
+/// An IPv4 network that is written as IPv6, such as `::ffff:10.0.0.0/104`, as IPv4: as such the peers
+/// are looked for.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    let v4 = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    v4.and_then(|(address, len)| Ipv4Net::new(address, len).ok()).map_or(network, IpNet::V4)
 }
 
 /// What the first bytes of a connection are.
@@ -249,6 +257,20 @@ mod tests {
             ("[2001:db8::1]:1", false),
         ] {
             assert_eq!(sources.contain(peer.parse().unwrap()), is_source, "{peer}");
+        }
+        let mut mapped = ProxySources::default();
+        for text in ["::ffff:192.0.2.1", "::ffff:10.0.0.0/104", "::/0"] {
+            mapped.add(text);
+        }
+        for (peer, is_source) in [
+            ("192.0.2.1:1", true),
+            ("[::ffff:192.0.2.1]:1", true),
+            ("192.0.2.2:1", false),
+            ("10.255.0.1:1", true),
+            ("11.0.0.1:1", false),
+            ("[2001:db8::1]:1", true),
+        ] {
+            assert_eq!(mapped.contain(peer.parse().unwrap()), is_source, "{peer}");
         }
         for text in ["", "10.0.0.0/33", "localhost", "10.0.0.1:80", "10.0.0"] {
             assert_eq!(sources.faults().count(), 0);

@@ -109,7 +109,7 @@ impl<T: Send> EpollPort<T> {
         let wake = Arc::new(EventFd::new()?);
         let edges = epoll::EventFlags::IN | epoll::EventFlags::ET;
         wake.with_fd(|fd| epoll::add(&epoll, fd, epoll::EventData::new_u64(WAKE), edges))
-            .unwrap_or(Ok(()))
+            .unwrap_or_else(|| unreachable!("the eventfd was just made"))
             .map_err(|errno| calls::error("epoll_ctl", errno))?;
         Ok(Self {
             epoll,

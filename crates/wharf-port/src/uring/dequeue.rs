@@ -364,7 +364,7 @@ impl<T: Send> UringPort<T> {
         let state = &mut self.sockets.get_mut(socket)?.state;
         let send = state.send.as_mut()?;
         send.sent += usize::try_from(done.result()).unwrap_or(0);
-        let is_short = send.sent < send.goal && done.result() >= 0 && !send.cancelled;
+        let is_short = send.sent < send.goal && done.result() > 0 && !send.cancelled;
         if is_short {
             self.continue_send(socket);
             return None;
@@ -421,7 +421,9 @@ impl<T: Send> UringPort<T> {
             state.accepts_once = true;
         } else if !more {
             (state.input, state.accept_aborts) = (None, 0);
-            return Some((key, Outcome::AcceptEnded(end_of("accept", done.result()))));
+            // A listener that is being closed may not listen any more, and the accept then fails.
+            let end = if over { EndReason::Cancelled } else { end_of("accept", done.result()) };
+            return Some((key, Outcome::AcceptEnded(end)));
         }
         // No connection to report; if the kernel has ended the accept, arm another.
         if !more {

@@ -302,8 +302,9 @@ impl<T: Send> UringPort<T> {
 
     /// Arms a multishot poll of the eventfd, which is edge-triggered.
     pub(super) fn watch_wake(&mut self) {
-        // The inbox, which this port has, keeps it open.
-        let Some(fd) = self.wake.with_fd(|fd| types::Fd(fd.as_raw_fd())) else { return };
+        let Some(fd) = self.wake.with_fd(|fd| types::Fd(fd.as_raw_fd())) else {
+            unreachable!("the inbox, which this port has, keeps it open")
+        };
         let entry =
             opcode::PollAdd::new(fd, libc::POLLIN.unsigned_abs().into()).multi(true).build();
         let no_socket = Socket { index: 0, generation: 0 };

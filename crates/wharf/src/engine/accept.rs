@@ -121,7 +121,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             }
             Outcome::AcceptEnded(end) => {
                 listener.armed = None;
-                if let EndReason::Failed(error) = end {
+                if let EndReason::Failed(error) = end
+                    && !self.drain.is_due()
+                {
                     listener.retry_at = Some(self.core.now.saturating_add(RETRY_AFTER));
                     self.core.stats().accept_failures.add(1);
                     tracing::debug!(%error, "accept failed, retrying in 10 ms");
@@ -251,7 +253,10 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         for (stream, peer, _) in self.acceptor.waiting.drain(..) {
             refuse(stream, peer, "the server is stopping");
         }
-        for listener in &self.acceptor.listeners {
+        // No more retries: what is due keeps the shard awake.
+        self.acceptor.assign_at = None;
+        for listener in &mut self.acceptor.listeners {
+            listener.retry_at = None;
             if let Some(socket) = listener.socket {
                 // Else it listens on while another process holds it, such as a forked child.
                 self.port.reset_on_close(socket);

@@ -190,7 +190,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         } else {
             // A reset can complete the receive as an end of stream first; the failed send then shows
             // it.
-            if slot.ending.reason == Some(DisconnectReason::PeerClosed) {
+            let closes = slot.phase == Phase::Closing;
+            if slot.ending.reason == Some(DisconnectReason::PeerClosed) && !closes {
                 slot.ending.reason = Some(reason);
             }
             self.close(index, reason, CloseMode::Immediate);

@@ -229,7 +229,7 @@ fn exclude(one: SocketAddr, other: SocketAddr, dual_stack: bool) -> bool {
 
 /// EAFNOSUPPORT: the system was started without IPv6.
 #[cfg(not(windows))]
-const NO_FAMILY: i32 = 97;
+const NO_FAMILY: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 #[cfg(windows)]
 const NO_FAMILY: i32 = 10_047;
 

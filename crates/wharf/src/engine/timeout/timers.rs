@@ -18,7 +18,7 @@ pub(in crate::engine) struct Timers {
 /// changed since the last check, so a peer that takes nothing is closed after 1 to 1 ⅛ of the timeout.
 pub(in crate::engine) const CHECKS_PER_STALL: u32 = 8;
 
-/// The shortest timeout, from which the timer wheel derives its tick.
+/// The shortest timeout that can be set, from which the timer wheel derives its tick.
 fn timeout_scale(settings: &Settings) -> Duration {
     let spans = [settings.idle, settings.stall, settings.answer, FLUSH_MAX];
     spans.into_iter().filter(|span| !span.is_zero()).min().unwrap_or(FLUSH_MAX)

@@ -4,9 +4,14 @@
 use std::time::Duration;
 use wharf_port::port::Time;
 
-/// The links' clock counts at most 100 ms of a turn, and of a wait that took 100 ms longer than its
-/// timeout.
+/// The links' clock counts at most 100 ms of a turn. A wait that took 100 ms longer than its timeout
+/// was a pause of the process.
 const LAG_MAX: Duration = Duration::from_millis(100);
+
+/// What of a wait's timeout the links' clock does not count if the wait ended in a pause of the
+/// process: how much of the wait was before the pause is unknown, and the process' other threads were
+/// paused as well, so what they owe has that time.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The state of the links' clock since the last dequeue.
 pub(in crate::engine) struct Clock {
@@ -42,7 +47,7 @@ pub(super) struct Dequeued {
 pub(super) struct Waited {
     /// What the links' clock counts of it.
     pub(super) counted: Duration,
-    /// The rest, if the process was paused.
+    /// What exceeds the timeout, if the process was paused.
     pub(super) paused: Duration,
 }
 
@@ -94,10 +99,9 @@ impl Clock {
         } else {
             Some(Duration::ZERO)
         };
-        // A wait far beyond its timeout was a pause of the process. How much of it was before the pause
-        // is unknown.
         let pause = asked.filter(|asked| waited > *asked + LAG_MAX);
-        let counted = pause.map_or(waited, |asked| asked.min(LAG_MAX));
+        let counted =
+            pause.map_or(waited, |asked| asked.min(LAG_MAX).max(asked.saturating_sub(GRACE)));
         // A wait that returned empty may have been ended by a signal, a wake-up or a pause, and then
         // has not collected what waits: timeouts that are due make the next turn look without waiting.
         let is_look = is_empty && asked == Some(Duration::ZERO) && pause.is_none();
@@ -106,7 +110,7 @@ impl Clock {
         // time out.
         self.due_turns = if is_due && pause.is_none() { self.due_turns + 1 } else { 0 };
         self.turns_to_collect = turns_to_collect(links);
-        Waited { counted, paused: if pause.is_some() { waited - counted } else { Duration::ZERO } }
+        Waited { counted, paused: pause.map_or(Duration::ZERO, |asked| waited - asked) }
     }
 }
 
@@ -145,6 +149,24 @@ mod tests {
         assert!(look(&mut clock, true, 0));
         clock.note_work();
         assert!(!clock.may_time_out(), "what is left for the next turn is not handled");
+    }
+
+    #[test]
+    fn a_wait_that_ends_late_counts_but_for_a_grace_and_extends_a_drain_by_what_exceeds_it() {
+        let wait = |asked_ms, took_ms| {
+            let asked = Some(Duration::from_millis(asked_ms));
+            let turn_start = Time(0).saturating_add(Duration::from_millis(took_ms));
+            let began = Time(0);
+            let (is_empty, is_short, is_due, links) = (true, true, false, 1);
+            let dequeued = Dequeued { began, asked, turn_start, is_empty, is_short, is_due, links };
+            let Waited { counted, paused } = Clock::new(began).dequeued(&dequeued);
+            (counted.as_millis(), paused.as_millis())
+        };
+        assert_eq!(wait(9_900, 9_990), (9_990, 0), "not late");
+        assert_eq!(wait(9_900, 10_010), (8_900, 110));
+        assert_eq!(wait(60_000, 3_600_000), (59_000, 3_540_000));
+        assert_eq!(wait(400, 1_500), (100, 1_100));
+        assert_eq!(wait(50, 1_500), (50, 1_450));
     }
 
     #[test]
