@@ -109,7 +109,7 @@ pub(crate) struct Serve {
     /// system chooses a port. WHARF_LISTEN takes several addresses, separated by commas.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9527", env = "WHARF_LISTEN")]
     #[arg(hide_env = true, hide_default_value = true, value_delimiter = ',')]
-    #[arg(value_parser = |text: &str| Ok::<_, String>(text.trim().to_owned()))]
+    #[arg(value_parser = trimmed)]
     pub(crate) listen: Vec<String>,
 
     /// Accept IPv4 on the listeners of IPv6, too
@@ -127,7 +127,7 @@ pub(crate) struct Serve {
     /// From other addresses a header is input, which chat refuses.
     #[arg(long, value_name = "NETWORK", env = "WHARF_PROXY_FROM", hide_env = true)]
     #[arg(value_delimiter = ',', hide_short_help = true)]
-    #[arg(value_parser = |text: &str| Ok::<_, String>(text.trim().to_owned()))]
+    #[arg(value_parser = trimmed)]
     pub(crate) proxy_from: Vec<String>,
 
     /// Maximum number of links (connections) [3,000]
@@ -252,6 +252,12 @@ pub(crate) struct Serve {
     /// The options, such as `buffer_size`, whose values come from variables.
     #[arg(skip)]
     variables: Vec<String>,
+}
+
+/// Values in a list of a variable may have spaces around them.
+#[expect(clippy::unnecessary_wraps, reason = "clap wants a result")]
+fn trimmed(text: &str) -> Result<String, String> {
+    Ok(text.trim().to_owned())
 }
 
 impl Serve {

@@ -131,8 +131,8 @@ impl Screen {
         self.queue.changed.notify_all();
         if self.has_writer {
             let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.is_empty();
-            let result = self.queue.changed.wait_timeout_while(waiting, FINISH_MAX, is_busy);
-            drop(result);
+            let _written_or_late =
+                self.queue.changed.wait_timeout_while(waiting, FINISH_MAX, is_busy);
         } else {
             drop(waiting);
             self.queue.write_all();

@@ -640,7 +640,7 @@ fn a_full_table_and_a_second_port_give_the_socket_back() {
     // It is returned unchanged: it blocks, so that a read ends at its timeout and not at once.
     refused.socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let blocked = refused.socket.read(&mut [0]).unwrap_err();
-    assert_eq!(blocked.kind(), std::io::ErrorKind::TimedOut);
+    assert_eq!(blocked.kind(), ErrorKind::TimedOut);
     refused.socket.set_read_timeout(None).unwrap();
     peer.write_all(b"x").unwrap();
     refused.socket.read_exact(&mut [0]).unwrap();

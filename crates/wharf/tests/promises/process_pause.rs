@@ -35,16 +35,18 @@ const MANY: usize = 16 << 20;
 
 /// The child: serves until its standard input ends. A line there starts the drain.
 fn serve(case: &Case) {
+    let deferred = util::Mutex::new(Vec::new());
     let handler = functions::<u64>()
-        .on_receive(|link, input| {
+        .on_receive(move |link, input| {
             let Some(line) = input.line(100)? else { return Ok(()) };
             match line {
                 b"defer" => {
-                    let reply = input.defer(&mut link.out, 10)?;
-                    std::thread::Builder::new().spawn(move || {
-                        std::thread::sleep(TIMEOUT / 2);
-                        reply.send(b"late\n")
-                    })?;
+                    deferred.lock().unwrap().push(input.defer(&mut link.out, 10)?);
+                    Ok(())
+                }
+                b"reply" => {
+                    let replies = std::mem::take(&mut *deferred.lock().unwrap());
+                    replies.into_iter().for_each(|reply| reply.send(b"late\n").unwrap());
                     Ok(())
                 }
                 b"much" => {
@@ -121,6 +123,12 @@ impl Served {
         kill_process(pid, Signal::CONT).unwrap();
     }
 
+    /// Each client asks during a pause, and gets its answer after it.
+    fn answers_after(&self, pause: Duration, clients: &mut [TcpStream]) {
+        self.pause_for(pause, || ask(clients));
+        expect_answers(clients);
+    }
+
     fn stop(mut self) {
         drop(self.stdin.take());
         assert!(self.child.wait().unwrap().success());
@@ -145,6 +153,14 @@ fn connect_many(server: &Served, links: usize) -> Vec<TcpStream> {
     clients
 }
 
+fn ask(clients: &mut [TcpStream]) {
+    clients.iter_mut().for_each(|client| client.write_all(b"question\n").unwrap());
+}
+
+fn expect_answers(clients: &mut [TcpStream]) {
+    clients.iter_mut().for_each(|client| expect_bytes(client, b"question\n"));
+}
+
 fn after_a_pause_longer_than_idle_links_whose_question_waits_are_answered(case: &Case) {
     if case.role().is_some() {
         return serve(case);
@@ -153,14 +169,7 @@ fn after_a_pause_longer_than_idle_links_whose_question_waits_are_answered(case: 
     let server = Served::start(case);
     let mut clients = connect_all(&server);
     for _ in 0..3 {
-        server.pause(|| {
-            for client in &mut clients {
-                client.write_all(b"question\n").unwrap();
-            }
-        });
-        for client in &mut clients {
-            expect_bytes(client, b"question\n");
-        }
+        server.answers_after(PAUSE, &mut clients);
     }
     drop(clients);
     server.stop();
@@ -180,7 +189,7 @@ fn a_deferred_reply_is_sent_after_a_pause_longer_than_its_timeout(case: &Case) {
         // All have their deferral when a later question of another link is answered.
         let mut last = util::connect(server.address);
         round_trip(&mut last, b"after\n");
-        server.pause(|| {});
+        server.pause(|| last.write_all(b"reply\n").unwrap());
         for client in &mut clients {
             expect_bytes(client, b"late\n");
         }
@@ -196,12 +205,19 @@ fn a_reader_that_reads_during_a_pause_is_not_slow(case: &Case) {
     let server = Served::start(case);
     let mut client = util::connect(server.address);
     client.write_all(b"much\n").unwrap();
-    let mut got = vec![0; 4 << 20];
-    client.read_exact(&mut got).unwrap();
-    // What is read during the pause is what its system holds.
-    server.pause(|| ());
-    let mut rest = vec![0; MANY - got.len()];
-    client.read_exact(&mut rest).unwrap();
+    let mut got = vec![0; MANY];
+    client.read_exact(&mut got[..4 << 20]).unwrap();
+    let mut len = 4 << 20;
+    // It reads all that its system holds.
+    server.pause(|| {
+        client.set_nonblocking(true).unwrap();
+        while let Ok(more @ 1..) = client.read(&mut got[len..]) {
+            len += more;
+        }
+        client.set_nonblocking(false).unwrap();
+    });
+    assert!(len < MANY, "nothing is left to be sent after the pause");
+    client.read_exact(&mut got[len..]).unwrap();
     round_trip(&mut client, b"still here\n");
     drop(client);
     server.stop();
@@ -218,14 +234,7 @@ fn a_drain_answers_what_came_during_a_pause_longer_than_its_timeout(case: &Case)
     // The drain has begun when it accepts no more.
     let stops = || TcpStream::connect(server.address).is_err();
     util::eventually(stops, "the server stops accepting");
-    server.pause(|| {
-        for client in &mut clients {
-            client.write_all(b"question\n").unwrap();
-        }
-    });
-    for client in &mut clients {
-        expect_bytes(client, b"question\n");
-    }
+    server.answers_after(PAUSE, &mut clients);
     // At the drain timeout the links are closed.
     clients.iter_mut().for_each(expect_end);
     server.stop();
@@ -246,13 +255,9 @@ fn after_a_callback_longer_than_idle_links_whose_question_waits_are_answered(cas
     let mut clients: Vec<_> = (0..200).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| round_trip(client, b"hello\n"));
     slow.write_all(b"long\n").unwrap();
-    for client in &mut clients {
-        client.write_all(b"question\n").unwrap();
-    }
+    ask(&mut clients);
     expect_bytes(&mut slow, b"long\n");
-    for client in &mut clients {
-        expect_bytes(client, b"question\n");
-    }
+    expect_answers(&mut clients);
     drop((slow, clients));
     server.stop_within(Duration::ZERO);
 }
@@ -266,14 +271,7 @@ fn after_a_pause_a_little_longer_than_idle_all_of_many_questions_are_answered(ca
     let mut clients = connect_many(&server, 200);
     for excess in [10, 30, 50, 70, 90] {
         clients.iter_mut().for_each(|client| round_trip(client, b"hello\n"));
-        server.pause_for(TIMEOUT + Duration::from_millis(excess), || {
-            for client in &mut clients {
-                client.write_all(b"question\n").unwrap();
-            }
-        });
-        for client in &mut clients {
-            expect_bytes(client, b"question\n");
-        }
+        server.answers_after(TIMEOUT + Duration::from_millis(excess), &mut clients);
     }
     drop(clients);
     server.stop();
@@ -299,13 +297,9 @@ fn a_drain_answers_what_came_during_a_callback_longer_than_its_timeout(case: &Ca
     server.handle.stop(TIMEOUT);
     slow.write_all(b"long\n").unwrap();
     begun.recv_timeout(PATIENCE).unwrap();
-    for client in &mut clients {
-        client.write_all(b"question\n").unwrap();
-    }
+    ask(&mut clients);
     expect_bytes(&mut slow, b"long\n");
-    for client in &mut clients {
-        expect_bytes(client, b"question\n");
-    }
+    expect_answers(&mut clients);
     clients.iter_mut().for_each(expect_end);
     server.wait().unwrap();
 }

@@ -76,8 +76,25 @@ impl Program {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    fn end(mut self) -> ExitStatus {
+    fn end(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
+    }
+
+    /// The drain ends the clients' streams, and then the program ends.
+    #[track_caller]
+    fn expect_drain<const N: usize>(mut self, clients: [TcpStream; N]) {
+        for mut client in clients {
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "the drain ends the stream");
+        }
+        assert!(self.end().success());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Errors mean that it has ended. Only a test that failed gets here with one that runs.
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
     }
 }
 
@@ -231,11 +248,9 @@ fn two_servers_drain_on_one_signal(case: &Case) {
         })
     };
     beside(case, child, |mut program| {
-        let (mut one, mut other) = (program.connect(), program.connect());
+        let clients = [program.connect(), program.connect()];
         program.signal(Signal::TERM);
-        assert_eq!(one.read(&mut [0]).unwrap(), 0, "the drain ends the stream");
-        assert_eq!(other.read(&mut [0]).unwrap(), 0, "the drain ends the stream");
-        assert!(program.end().success());
+        program.expect_drain(clients);
     });
 }
 
@@ -264,10 +279,9 @@ os.execv(sys.argv[1], sys.argv[1:])";
             command,
             || serve(case),
             |mut program| {
-                let mut client = program.connect();
+                let client = program.connect();
                 program.signal(signal);
-                assert_eq!(client.read(&mut [0]).unwrap(), 0, "the drain ends the stream");
-                assert!(program.end().success());
+                program.expect_drain([client]);
             },
         );
     }
@@ -286,8 +300,7 @@ fn a_signal_that_was_ignored_stays_ignored(case: &Case) {
             program.signal(Signal::INT);
             round_trip(&mut client, b"still served");
             program.signal(Signal::TERM);
-            assert_eq!(client.read(&mut [0]).unwrap(), 0, "the drain ends the stream");
-            assert!(program.end().success());
+            program.expect_drain([client]);
         },
     );
 }
