@@ -9,7 +9,8 @@ use crate::engine::accept::acceptor::Listener;
 use crate::engine::worker::{BATCH, Worker, submit};
 use crate::link::slot::Phase;
 use crate::service::Service;
-use crate::shared::{Command, Connection, ShardPort};
+use crate::shared::accepted::{Accepted, Connection};
+use crate::shared::{Command, ShardPort};
 use crate::vocabulary::policy::{WhenFull, WhenSlow};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -97,10 +98,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn assign_waiting(&mut self) {
         self.acceptor.assign_at = None;
         for _ in 0..self.acceptor.waiting.len() {
-            let Some((stream, peer, listener)) = self.acceptor.waiting.pop_front() else { return };
-            if let Some(stream) = self.assign_shard(stream, peer, listener) {
-                self.acceptor.waiting.push_front((stream, peer, listener));
-                return;
+            let Some(accepted) = self.acceptor.waiting.pop_front() else { return };
+            if let Some(accepted) = self.assign_shard(accepted) {
+                return self.acceptor.waiting.push_front(accepted);
             }
         }
     }
@@ -117,7 +117,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
                 }
                 self.core.stats().accepted.add(1);
                 let number = u16::try_from(number).unwrap_or(u16::MAX);
-                self.assign_or_queue(stream, peer, number);
+                self.assign_or_queue(Accepted::new(stream, peer, number));
             }
             Outcome::AcceptEnded(end) => {
                 listener.armed = None;
@@ -136,61 +136,54 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Assigns a connection to a shard. Without a free slot it waits, or is closed, as `when_full`
     /// says.
-    fn assign_or_queue(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
+    fn assign_or_queue(&mut self, accepted: Accepted<P::Stream>) {
         if self.drain.is_due() {
             // A stopping server opens no links.
             self.core.stats().refused_stopping.add(1);
-            return refuse(stream, peer, "the server is stopping");
+            return refuse(accepted, "the server is stopping");
         }
         let others_wait = !self.acceptor.waiting.is_empty();
-        let unassigned =
-            if others_wait { Some(stream) } else { self.assign_shard(stream, peer, listener) };
-        let Some(stream) = unassigned else { return };
+        let unassigned = if others_wait { Some(accepted) } else { self.assign_shard(accepted) };
+        let Some(accepted) = unassigned else { return };
         let waits = self.core.shared.settings.when_full == WhenFull::Wait;
         if waits && self.acceptor.waiting.len() < self.acceptor.waiting.capacity() {
-            self.acceptor.waiting.push_back((stream, peer, listener));
+            self.acceptor.waiting.push_back(accepted);
         } else {
             self.core.stats().refused_full.add(1);
-            refuse(stream, peer, "all links are in use");
+            refuse(accepted, "all links are in use");
         }
     }
 
     /// Opens a link for a connection here, or posts it to the shard with the fewest links; returns it
     /// if no slot is free or that shard's inbox is full.
-    fn assign_shard(
-        &mut self,
-        stream: P::Stream,
-        peer: SocketAddr,
-        listener: u16,
-    ) -> Option<P::Stream> {
-        let Some(shard) = self.core.shared.reserve_slot() else { return Some(stream) };
+    fn assign_shard(&mut self, accepted: Accepted<P::Stream>) -> Option<Accepted<P::Stream>> {
+        let Some(shard) = self.core.shared.reserve_slot() else { return Some(accepted) };
         if shard == usize::from(self.core.shard) {
-            self.open_link(stream, peer, listener);
+            self.open_link(accepted);
             return None;
         }
-        let refused = self.acceptor.posters[shard]
-            .post(Command::OpenLink { stream, peer, listener })
-            .err()?;
+        let refused = self.acceptor.posters[shard].post(Command::OpenLink(accepted)).err()?;
         // The shard's inbox is full or closed. It does not report free capacity, so retry later.
         self.core.shared.cancel_slot(shard);
         self.acceptor.assign_at = Some(self.core.now.saturating_add(RETRY_AFTER));
         match refused.into_packet() {
-            Command::OpenLink { stream, .. } => Some(stream),
+            Command::OpenLink(accepted) => Some(accepted),
             _ => unreachable!("the inbox returns another packet"),
         }
     }
 
     /// Opens a link for a connection, for which a slot is reserved.
-    pub(super) fn open_link(&mut self, stream: P::Stream, peer: SocketAddr, listener: u16) {
+    pub(super) fn open_link(&mut self, accepted: Accepted<P::Stream>) {
         let shard = usize::from(self.core.shard);
         if self.drain.is_due() {
             self.core.stats().refused_stopping.add(1);
-            refuse(stream, peer, "the server is stopping");
+            refuse(accepted, "the server is stopping");
             return self.core.shared.release_slot(shard);
         }
+        let (peer, listener) = (accepted.peer, accepted.listener);
         let (name, address) = self.core.shared.listener(listener);
         let key = self.core.next_key();
-        let socket = match self.port.associate(stream, key.key()) {
+        let socket = match self.port.associate(accepted.into_stream(), key.key()) {
             Ok(socket) => socket,
             Err(refused) => {
                 self.core.stats().accept_failures.add(1);
@@ -250,24 +243,31 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn stop_accepting(&mut self) {
         let waiting = self.acceptor.waiting.len() as u64;
         self.core.stats().refused_stopping.add(waiting);
-        for (stream, peer, _) in self.acceptor.waiting.drain(..) {
-            refuse(stream, peer, "the server is stopping");
+        for accepted in self.acceptor.waiting.drain(..) {
+            refuse(accepted, "the server is stopping");
         }
         // No more retries: what is due keeps the shard awake.
         self.acceptor.assign_at = None;
+        self.end_listeners();
         for listener in &mut self.acceptor.listeners {
             listener.retry_at = None;
             if let Some(socket) = listener.socket {
-                // Else it listens on while another process holds it, such as a forked child.
-                self.port.reset_on_close(socket);
                 submit(&mut self.port, socket, Operation::Close);
             }
+        }
+    }
+
+    /// Ends listening at once. A close alone does not while another process holds the socket, such as a
+    /// forked child.
+    pub(super) fn end_listeners(&mut self) {
+        for socket in self.acceptor.listeners.iter().filter_map(|listener| listener.socket) {
+            self.port.reset_on_close(socket);
         }
     }
 }
 
 /// Closes a connection that gets no link.
-fn refuse(stream: impl Connection, peer: SocketAddr, reason: &str) {
-    tracing::debug!(%peer, reason, "connection refused");
-    stream.refuse();
+fn refuse(accepted: Accepted<impl Connection>, reason: &str) {
+    tracing::debug!(peer = %accepted.peer, reason, "connection refused");
+    drop(accepted);
 }

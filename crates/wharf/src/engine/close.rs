@@ -77,6 +77,23 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
+    /// Ends the streams of a worker that is dropped. Links are left only if its port failed or its
+    /// thread panicked: no close completes any more, but the peers hear of the end, also while another
+    /// process holds the sockets.
+    pub(super) fn end_streams(&mut self) {
+        for position in 0..self.core.slots.live_count() {
+            let slot = &self.core.slots[self.core.slots.live_index(position)];
+            let Some(socket) = slot.socket.filter(|_| slot.phase != Phase::Closing) else {
+                continue;
+            };
+            if slot.has_output() {
+                self.port.reset_on_close(socket);
+            } else {
+                self.port.shutdown(socket);
+            }
+        }
+    }
+
     /// After the flush, and after a deferred reply: shuts down the sending side and lingers; closes if
     /// the peer has ended its stream.
     pub(super) fn start_lingering_close(&mut self, index: u32) {

@@ -26,7 +26,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn handle_command(&mut self, command: Command<P::Stream>) {
         self.deliver_held();
         match command {
-            Command::OpenLink { stream, peer, listener } => self.open_link(stream, peer, listener),
+            Command::OpenLink(accepted) => self.open_link(accepted),
             Command::Post { link, message } => {
                 let found = self.core.slots.find(link.index(), link.generation()).is_some();
                 let quotas = self.core.quotas();

@@ -200,6 +200,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
 impl<P: ShardPort, V: Service> Drop for Worker<P, V> {
     fn drop(&mut self) {
+        self.end_listeners();
+        self.end_streams();
         self.callbacks.drop_all(&self.core);
     }
 }

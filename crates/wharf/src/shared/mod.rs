@@ -1,5 +1,6 @@
 //! The state that the shards and handles of one server share.
 
+pub(crate) mod accepted;
 pub(crate) mod current;
 pub(crate) mod handle;
 pub(crate) mod marks;
@@ -9,6 +10,7 @@ pub(crate) mod quota;
 pub(crate) mod reply;
 
 use crate::limits::Settings;
+use crate::shared::accepted::{Accepted, Connection};
 use crate::shared::marks::{Mark, Marks};
 use crate::shared::payload::{DoesNotFit, Parts, Payload};
 use crate::shared::quota::{Quotas, Refusal};
@@ -19,7 +21,7 @@ use crate::vocabulary::id::{LinkKey, ServerId};
 use crate::vocabulary::origin::ListenerId;
 use crate::vocabulary::policy::WhenSlow;
 use crate::vocabulary::reason::DisconnectReason;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -43,30 +45,11 @@ pub(crate) trait ShardPort:
 
 impl<P: Port<Packet = Command<<P as Port>::Stream>, Stream: Connection>> ShardPort for P {}
 
-/// An accepted connection.
-pub(crate) trait Connection {
-    /// Closes it, so that the peer hears of it also while another process holds the socket.
-    fn refuse(self);
-}
-
-impl Connection for TcpStream {
-    fn refuse(self) {
-        let _it_may_be_gone = self.shutdown(Shutdown::Both);
-    }
-}
-
-#[cfg(feature = "sim")]
-impl Connection for wharf_port::sim::SimStream {
-    fn refuse(self) {
-        drop(self);
-    }
-}
-
 /// A command to a shard. `S` is the type of a connection.
 #[derive(Debug)]
-pub(crate) enum Command<S> {
+pub(crate) enum Command<S: Connection> {
     /// Open a link for this connection, for which a slot is reserved.
-    OpenLink { stream: S, peer: SocketAddr, listener: u16 },
+    OpenLink(Accepted<S>),
     /// Queue a message on a link.
     Post { link: LinkKey, message: Message },
     /// Queue a message on every open link. All shards handle broadcasts in the order of `number`.
@@ -92,7 +75,7 @@ pub(crate) trait ShardPoster: Send + Sync {
     fn wake(&self);
 }
 
-impl<S: Send> ShardPoster for Poster<Command<S>> {
+impl<S: Connection + Send> ShardPoster for Poster<Command<S>> {
     fn post(&self, link: LinkKey, message: Message) -> Result<(), PostError> {
         self.post(Command::Post { link, message }).map_err(|error| refusal(&error))
     }

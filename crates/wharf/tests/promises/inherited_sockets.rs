@@ -5,10 +5,11 @@
 
 use crate::util::functions::functions;
 use crate::util::{
-    Case, ON_PURPOSE, TestServer, connect_small_window, each_back_end, eventually,
+    Case, Hold, ON_PURPOSE, TestServer, connect_small_window, each_back_end, eventually,
     silence_panics_on_purpose,
 };
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -23,6 +24,7 @@ each_back_end!(
     a_link_that_is_closed_ends_though_a_child_holds_its_socket,
     a_link_that_the_drain_closes_ends_though_a_child_holds_its_socket,
     a_stopped_server_listens_no_more_though_a_child_holds_its_listener,
+    links_of_a_server_whose_shard_fails_end_though_a_child_holds_their_sockets,
 );
 
 /// A process that holds a socket.
@@ -183,5 +185,74 @@ fn a_stopped_server_listens_no_more_though_a_child_holds_its_listener(case: &Cas
         let second = builder.start().unwrap();
         second.handle().stop(Duration::ZERO);
         second.wait().unwrap();
+    }
+}
+
+/// From now on the port of this thread fails: the call in which it waits is refused as invalid.
+fn fail_port() {
+    let mut calls = vec![libc::SYS_io_uring_enter, libc::SYS_epoll_pwait];
+    #[cfg(target_arch = "x86_64")]
+    calls.push(libc::SYS_epoll_wait);
+    let rules = calls.into_iter().map(|call| (call, Vec::new())).collect();
+    let action = SeccompAction::Errno(libc::EINVAL.unsigned_abs());
+    let architecture = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
+}
+
+/// Which shard serves the client.
+fn shard_of(mut client: &TcpStream) -> u8 {
+    client.write_all(b"shard\n").unwrap();
+    let mut answer = [0];
+    client.read_exact(&mut answer).unwrap();
+    answer[0]
+}
+
+fn links_of_a_server_whose_shard_fails_end_though_a_child_holds_their_sockets(case: &Case) {
+    for fails in [b'0', b'1'] {
+        let hold = Hold::default();
+        let held = hold.clone();
+        let handler = functions::<()>().on_receive(move |link, input| {
+            let Some(line) = input.line(100)? else { return Ok(()) };
+            if line == b"shard" {
+                let thread = std::thread::current();
+                let number = thread.name().and_then(|name| name.strip_prefix("wharf-"));
+                return Ok(link.out.send(number.unwrap_or("?"))?);
+            }
+            held.enter();
+            fail_port();
+            Ok(())
+        });
+        let server = TestServer::start(case.builder(handler).links_max(10).shards(2));
+        let mut clients: Vec<_> = (1..=2)
+            .map(|links| {
+                let client = server.connect();
+                server.wait_for_links(links);
+                client
+            })
+            .collect();
+        clients.sort_by_key(|client| shard_of(client) != fails);
+        let _listener = Holder::of_listener(&server);
+        writeln!(clients[0], "fail").unwrap();
+        hold.wait();
+        if fails == b'1' {
+            // One of the next two connections is put into the inbox of the shard that is held.
+            clients.extend([server.connect(), server.connect()]);
+            eventually(|| server.stats().accepted == 4, "all are accepted");
+            assert_eq!(shard_of(&clients[1]), b'0', "and dealt out");
+            assert_eq!(server.stats().connects, 3);
+        }
+        let _holders: Vec<_> = clients.iter().map(|client| Holder::of(&server, client)).collect();
+        hold.release();
+        for client in &clients {
+            let end = end_of(client);
+            assert!([None, Some(ErrorKind::ConnectionReset)].contains(&end.1), "{end:?}");
+        }
+        let address = server.address;
+        let error = server.wait().unwrap_err().to_string();
+        assert!(error.contains("epoll") || error.contains("io_uring"), "{error}");
+        let refused = TcpStream::connect(address).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     }
 }

@@ -1,18 +1,18 @@
 //! The listeners of the accepting shard, and connections that wait for a slot.
 
 use crate::shared::Command;
+use crate::shared::accepted::{Accepted, Connection};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use wharf_port::port::{CompletionMode, Poster, Socket, Time};
 
 /// The state of accepting; only shard 0 has listeners. `S` is the type of a connection.
-pub(in crate::engine) struct Acceptor<S> {
+pub(in crate::engine) struct Acceptor<S: Connection> {
     /// The posters of all shards.
     pub(super) posters: Box<[Poster<Command<S>>]>,
     pub(super) listeners: Vec<Listener>,
     /// Accepted connections that wait for a slot: with one free slot, two armed listeners can accept
     /// two.
-    pub(super) waiting: VecDeque<(S, SocketAddr, u16)>,
+    pub(super) waiting: VecDeque<Accepted<S>>,
     /// When waiting connections are assigned again, after a shard's inbox was full.
     pub(super) assign_at: Option<Time>,
 }
@@ -27,7 +27,7 @@ pub(super) struct Listener {
     pub(super) retry_at: Option<Time>,
 }
 
-impl<S> Acceptor<S> {
+impl<S: Connection> Acceptor<S> {
     pub(in crate::engine) fn new() -> Self {
         Self {
             posters: Box::default(),
