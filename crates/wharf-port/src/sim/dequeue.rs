@@ -60,8 +60,10 @@ impl<T: Send> SimPort<T> {
         // Not twice in a row: else a caller could not tell when it has looked at all.
         self.woke_early = !self.woke_early && state.draw_fault(FaultKind::SpuriousWake);
         if self.woke_early {
-            // The cause of the wake-up is not processed yet.
+            // The cause of the wake-up is not processed yet, but no packet is left, as below.
             self.wake_flag.set();
+            drop(state);
+            self.inbox.take_packets(completions);
             return;
         }
         if state.draw_fault(FaultKind::AcquireFails) {

@@ -185,6 +185,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             slot.ending.drain = Some(Verdict::Keep);
             (slot.ending.owed, slot.ending.drain_received) = (None, false);
             self.start_timeout(index);
+            // The drain has stopped receiving, and all that had arrived may have come.
+            self.update_receiving(index);
         }
         true
     }

@@ -438,10 +438,11 @@ impl Slot {
     }
 
     /// Whether no call with input will follow if no more bytes arrive: nothing is unread, or the last
-    /// call took nothing, and it asked for bytes that are not there or no unsent bytes can free
-    /// capacity.
+    /// call took nothing, no `on_writable` is due, and it asked for bytes that are not there or no
+    /// unsent bytes can free capacity.
     pub(crate) fn has_handled_all(&self) -> bool {
-        let waits_for_capacity = !self.is_incomplete() && self.has_output();
+        let frees_capacity = !self.is_incomplete() && self.has_output();
+        let waits_for_capacity = self.output.writable_due || frees_capacity;
         self.input.unread.is_empty() || (self.is_handled() && !waits_for_capacity)
     }
 
