@@ -1,7 +1,8 @@
 //! Server CPU time per echoed message, of several servers in turn: A B A B.
 //!
 //! `compare --links 50 --size 64 --rounds 12 --slice-ms 500 -- NAME=COMMAND...`, and
-//! `--server-cpu 0 --client-cpu 1` to run servers and load on these cores.
+//! `--server-cpu 0 --client-cpu 1` to run servers and load on these cores; `--churn` gives each message
+//! a connection of its own.
 //!
 //! All servers run during the whole comparison, each with connections of its own. In every round each
 //! server gets one slice of load: one thread sends a message on every connection, and the next one
@@ -21,12 +22,14 @@ struct Options {
     size: usize,
     rounds: usize,
     slice: Duration,
+    churn: bool,
     server_cpu: Option<String>,
     client_cpu: Option<String>,
 }
 
 struct Contestant {
     name: String,
+    address: String,
     child: Child,
     links: Vec<TcpStream>,
     epoll: std::os::fd::OwnedFd,
@@ -79,6 +82,7 @@ fn parse() -> (Options, Vec<(String, Vec<String>)>) {
         size: 64,
         rounds: 12,
         slice: Duration::from_millis(500),
+        churn: false,
         server_cpu: None,
         client_cpu: None,
     };
@@ -91,6 +95,7 @@ fn parse() -> (Options, Vec<(String, Vec<String>)>) {
             "--size" => options.size = number(value()),
             "--rounds" => options.rounds = number(value()),
             "--slice-ms" => options.slice = Duration::from_millis(number(value()) as u64),
+            "--churn" => options.churn = true,
             "--server-cpu" => options.server_cpu = Some(value()),
             "--client-cpu" => options.client_cpu = Some(value()),
             "--" => break,
@@ -123,24 +128,25 @@ fn start(index: usize, name: &str, command: &[String], options: &Options) -> Con
     if let Some(cpus) = &options.server_cpu {
         pin(child.id(), cpus);
     }
-    let links: Vec<TcpStream> = (0..options.links)
-        .map(|link| {
-            let stream = TcpStream::connect(&address).unwrap();
-            stream.set_nodelay(true).unwrap();
-            stream.set_nonblocking(true).unwrap();
-            epoll::add(&epoll, &stream, EventData::new_u64(link as u64), EventFlags::IN).unwrap();
-            stream
-        })
-        .collect();
+    let links = (0..options.links).map(|link| connect(&address, &epoll, link)).collect();
     let _ = index;
     Contestant {
         name: name.to_owned(),
+        address,
         child,
         links,
         epoll,
         cpu_us_per_message: Vec::new(),
         messages_per_s: Vec::new(),
     }
+}
+
+fn connect(address: &str, epoll: &std::os::fd::OwnedFd, link: usize) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    epoll::add(epoll, &stream, EventData::new_u64(link as u64), EventFlags::IN).unwrap();
+    stream
 }
 
 /// Loads one server for a slice of time; all its connections are silent before and after.
@@ -179,6 +185,9 @@ fn slice(contestant: &mut Contestant, options: &Options, counts: bool) {
             if over {
                 open -= 1;
             } else {
+                if options.churn {
+                    *stream = connect(&contestant.address, &contestant.epoll, link);
+                }
                 stream.write_all(&message).unwrap();
                 pending[link] = options.size;
             }

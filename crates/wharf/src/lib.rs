@@ -192,13 +192,14 @@ pub use link::input::Input;
 pub use link::output::{Copied, Output};
 pub use link::peek::Peek;
 pub use server::{
-    BackEndChoice, Builder, RunningServer, Server, StopReport, StopSignal, StopSignals,
+    BackEndChoice, Builder, RunningServer, Server, StopReport, StopSignal, StopSignals, Waited,
 };
+pub use shared::StalledCallback;
 pub use shared::handle::{Drain, Handle, Recipients};
 pub use shared::message::Message;
 pub use shared::payload::Payload;
 pub use shared::reply::Reply;
-pub use stats::{Stats, WorkerStats};
+pub use stats::{ServiceStats, Stats, WorkerStats};
 pub use vocabulary::address::Address;
 pub use vocabulary::back_end::BackEnd;
 pub use vocabulary::error::{

@@ -47,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) idle: Duration,
     /// The answer timeout.
     pub(crate) answer: Duration,
+    pub(crate) report_callbacks_after: Duration,
     pub(crate) when_slow: WhenSlow,
     /// The longest frame that the handler has declared.
     pub(crate) frame_max: usize,
@@ -55,7 +56,7 @@ pub(crate) struct Settings {
     /// Listeners on IPv6 addresses accept IPv4, too.
     pub(crate) dual_stack: bool,
     pub(crate) proxies: ProxySources,
-    /// Maximum of packets in a shard's inbox: posts, and connections from the accepting shard.
+    /// Maximum of packets in a shard's inbox: posts, and connections from the service thread.
     pub(crate) inbox_capacity: u32,
 }
 
@@ -116,6 +117,7 @@ impl Settings {
             stall: Duration::from_secs(30),
             idle: Duration::from_secs(60),
             answer: Duration::from_secs(60),
+            report_callbacks_after: Duration::from_secs(1),
             when_slow: WhenSlow::Skip,
             frame_max: 0,
             when_full: WhenFull::Wait,
@@ -258,6 +260,11 @@ impl Settings {
         ))
     }
 
+    /// The timeouts of links; zero: disabled.
+    pub(crate) fn timeouts(&self) -> [Duration; 4] {
+        [self.idle, self.stall, self.answer, self.loan_wait]
+    }
+
     pub(crate) fn links_per_shard(&self) -> u32 {
         self.links.div_ceil(self.shards)
     }
@@ -357,25 +364,49 @@ impl Settings {
         pool
     }
 
-    pub(crate) fn port(&self, listeners: u32) -> PortConfig {
-        let mut port = PortConfig::new(self.links_per_shard() + listeners);
+    /// The port of a shard.
+    pub(crate) fn port(&self) -> PortConfig {
+        let mut port = PortConfig::new(self.links_per_shard());
         port.receive_buffers_max = self.division().receive_buffers;
         port.inbox_capacity = self.inbox_capacity;
         port
     }
 
+    /// The port of the service thread. It only accepts, and its inbox only wakes it.
+    pub(crate) fn service_port(listeners: u32) -> PortConfig {
+        let mut port = PortConfig::new(listeners);
+        (port.receive_buffers_max, port.inbox_capacity) = (1, 1);
+        port
+    }
+
+    /// The pool that the service thread's port must have.
+    pub(crate) fn service_pool() -> PoolConfig {
+        let mut pool = PoolConfig::new(1);
+        (pool.buffer_size_bytes, pool.shared_entries) = (64, 0);
+        pool
+    }
+
     /// Maximum of descriptors that the server has open.
     pub(crate) fn files(&self, listeners: u32) -> u64 {
-        // 4 for each shard: a ring or an epoll, an eventfd, and accepted connections that have no slot
-        // yet.
-        u64::from(self.links) + u64::from(listeners) + 4 * u64::from(self.shards)
+        // 4 for each shard and for the service thread: a ring or an epoll, an eventfd, and accepted
+        // connections that have no slot yet.
+        u64::from(self.links) + u64::from(listeners) + 4 * (u64::from(self.shards) + 1)
+    }
+
+    /// The memory of the service thread: its port and pool, accepted connections that wait for a slot,
+    /// and what it touches of its stack.
+    fn service_bytes(&self, listeners: u32) -> u64 {
+        wharf_port::table_size_bytes(&Self::service_port(listeners))
+            + Self::service_pool().size_bytes()
+            + u64::from(listeners + self.backlog) * 64
+            + u64::from(STACK_BYTES_TOUCHED)
     }
 
     /// The memory of these settings, which are checked.
     pub(crate) fn plan(&self, sizes: Sizes, listeners: u32) -> MemoryPlan {
         let division = self.division();
         let shards = u64::from(self.shards);
-        let slots = u64::from(self.links_per_shard()) + u64::from(listeners);
+        let slots = u64::from(self.links_per_shard());
         let pool = self.shard_pool();
         let size_bytes = u64::from(self.buffer_size_bytes).next_multiple_of(64);
         let buffers = |count: u32| shards * u64::from(count) * size_bytes;
@@ -392,7 +423,7 @@ impl Settings {
                 ("tables of these buffers", tables),
                 ("buffers for posts and broadcasts", (shards + 1) * self.post_pool().size_bytes()),
                 ("links", shards * slots * sizes.link as u64),
-                ("ports", shards * wharf_port::table_size_bytes(&self.port(listeners))),
+                ("ports", shards * wharf_port::table_size_bytes(&self.port())),
                 ("memory for messages in several buffers", shards * u64::from(self.input_bytes)),
                 ("inboxes", shards * u64::from(self.inbox_capacity) * 96),
                 (
@@ -401,6 +432,7 @@ impl Settings {
                         * u64::from(self.stack_bytes.unwrap_or(STACK_BYTES_TOUCHED))
                             .max(sizes.stack as u64),
                 ),
+                ("service thread", self.service_bytes(listeners)),
             ],
         }
     }
@@ -598,7 +630,7 @@ mod tests {
                 assert!((1..=BUFFERS_MAX).contains(&buffers), "{settings:?}: {pool:?} {posts:?}");
             }
             assert!(pool.large_buffers == 0 || pool.large_size_bytes > pool.buffer_size_bytes);
-            assert!(settings.port(1_024).receive_buffers_max >= 1);
+            assert!(settings.port().receive_buffers_max >= 1);
             assert!(settings.output_holds_two_grants_and_two_buffers(), "{settings:?}");
         }
         assert!(plans > 1_000 && faults > 1_000, "{plans} plans, {faults} faults");

@@ -2,14 +2,13 @@
 
 use crate::vocabulary::reason::DisconnectReason;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use wharf_port::memory::BufferCounts;
 
 /// One shard's counters, on cache lines that no other shard writes to.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct ShardStats {
-    pub(crate) accepted: Counter,
-    pub(crate) refused_full: Counter,
     pub(crate) refused_stopping: Counter,
     pub(crate) accept_failures: Counter,
     pub(crate) connects: Counter,
@@ -30,7 +29,22 @@ pub(crate) struct ShardStats {
     pub(crate) calls: Counter,
     pub(crate) busy_ns: Counter,
     pub(crate) buffer_waits: Counter,
+    pub(crate) waits: Counter,
+}
+
+/// The service thread's counters.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct AcceptStats {
+    pub(crate) accepted: Counter,
+    pub(crate) refused_full: Counter,
+    pub(crate) refused_stopping: Counter,
+    pub(crate) accept_failures: Counter,
     pub(crate) accept_aborts: Counter,
+    pub(crate) passes: Counter,
+    pub(crate) last_pass_ns: Counter,
+    pub(crate) longest_pass_ns: Counter,
+    pub(crate) stalls: Counter,
     pub(crate) waits: Counter,
 }
 
@@ -110,8 +124,27 @@ pub struct Stats {
     pub handler_panics: u64,
     /// Receives that waited for a free buffer.
     pub buffer_waits: u64,
+    /// Callbacks that ran for longer than
+    /// [`Builder::report_callbacks_after`](crate::Builder::report_callbacks_after).
+    pub stalls: u64,
+    /// The service thread.
+    pub service: ServiceStats,
     /// One entry for each worker.
     pub workers: Vec<WorkerStats>,
+}
+
+/// The counters of the service thread, which accepts for all workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceStats {
+    /// Passes of its loop; each handles one batch of completions.
+    pub passes: u64,
+    /// Wall time of the last pass outside of the port's dequeue.
+    pub last_pass: Duration,
+    /// Wall time of the longest pass.
+    pub longest_pass: Duration,
+    /// System calls to wait or poll for completions.
+    pub waits: u64,
 }
 
 /// The counters of one worker.
@@ -140,14 +173,27 @@ impl Stats {
         self.closes[reason as usize]
     }
 
+    /// Adds the service thread's counters.
+    pub(crate) fn add_service(&mut self, service: &AcceptStats) {
+        self.accepted += service.accepted.get();
+        self.refused_full += service.refused_full.get();
+        self.refused_stopping += service.refused_stopping.get();
+        self.accept_failures += service.accept_failures.get();
+        self.accept_aborts += service.accept_aborts.get();
+        self.service = ServiceStats {
+            passes: service.passes.get(),
+            last_pass: Duration::from_nanos(service.last_pass_ns.get()),
+            longest_pass: Duration::from_nanos(service.longest_pass_ns.get()),
+            waits: service.waits.get(),
+        };
+        self.stalls += service.stalls.get();
+    }
+
     /// Adds one shard's counters.
     pub(crate) fn add(&mut self, shard: &ShardStats, links: u32) {
         self.links += links;
-        self.accepted += shard.accepted.get();
-        self.refused_full += shard.refused_full.get();
         self.refused_stopping += shard.refused_stopping.get();
         self.accept_failures += shard.accept_failures.get();
-        self.accept_aborts += shard.accept_aborts.get();
         self.connects += shard.connects.get();
         self.rejects += shard.rejects.get();
         self.proxy_errors += shard.proxy_errors.get();

@@ -58,7 +58,7 @@ impl<V: Service> Callbacks<V> {
         index: u32,
         callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>) -> R,
     ) -> Option<std::thread::Result<R>> {
-        self.user.run(core, index, callback)
+        self.user.run(core, index, 0, callback)
     }
 
     /// As [`run`](Self::run), for a callback with input; returns as well what it asked for.
@@ -71,8 +71,9 @@ impl<V: Service> Callbacks<V> {
         callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>, &mut Input<'_>) -> R,
     ) -> (Option<std::thread::Result<R>>, Asked) {
         let mut input = Input::new(unread, terms, &mut self.scratch);
-        let result =
-            self.user.run(core, index, |handler, link| callback(handler, link, &mut input));
+        let result = self
+            .user
+            .run(core, index, input.len(), |handler, link| callback(handler, link, &mut input));
         (result, input.finish())
     }
 
@@ -85,6 +86,7 @@ impl<V: Service> Callbacks<V> {
         let worker = self.user.context.as_mut()?;
         let handler = &*self.user.handler;
         current::begin(core.shared.id, core.shard, core.post_budget(index));
+        core.running().begin(index, 0);
         let out = Output { core, index };
         let mut link = Link { out, state: &mut (), worker, server: &self.user.server };
         Some(catch_unwind(AssertUnwindSafe(|| handler.on_connect(&mut link))))
@@ -151,6 +153,7 @@ impl<V: Service> User<V> {
         &mut self,
         core: &mut ShardState,
         index: u32,
+        unread: usize,
         callback: impl FnOnce(&V::Handler, &mut Link<'_, V::State, V::Context>) -> R,
     ) -> Option<std::thread::Result<R>> {
         let worker = self.context.as_mut()?;
@@ -159,6 +162,7 @@ impl<V: Service> User<V> {
         };
         let handler = &*self.handler;
         current::begin(core.shared.id, core.shard, core.post_budget(index));
+        core.running().begin(index, unread);
         let mut link = Link { out: Output { core, index }, state, worker, server: &self.server };
         // A panic can leave only the handler's own state inconsistent: the link is closed and the
         // context made anew. The callback changes the engine's state through `Link`, whose methods

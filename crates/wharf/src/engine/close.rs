@@ -160,9 +160,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         // A later call can only shorten the timeout.
         let deadline = self.drain.until.map_or(deadline, |until| until.min(deadline));
         let sees_it_first = self.drain.until.is_none();
-        if sees_it_first {
-            self.stop_accepting();
-        }
         self.drain.until = Some(deadline);
         self.drain.turns = self.drain.turns.saturating_add(1);
         let inbox_is_handled = self.has_handled_inbox(self.drain.turns);
@@ -217,15 +214,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
-    /// Whether the shard has ended; `inbox_emptied`: it has handled all connections that the accepting
-    /// shard posted.
+    /// Whether the shard has ended; `inbox_emptied`: it has handled all connections that the service
+    /// thread posted.
     pub(super) fn is_done(&self, inbox_emptied: bool) -> bool {
-        if !self.drain.is_due() || !self.acceptor.is_closed() {
-            return false;
-        }
-        if self.core.shard == 0 {
-            self.core.shared.end_accepting();
-        }
-        self.core.slots.live_count() == 0 && (inbox_emptied || self.core.shard == 0)
+        self.drain.is_due() && inbox_emptied && self.core.slots.live_count() == 0
     }
 }

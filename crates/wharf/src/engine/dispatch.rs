@@ -1,4 +1,4 @@
-//! Dispatches a completion to its link, its listener or its command.
+//! Dispatches a completion to its link or its command.
 
 use crate::engine::worker::Worker;
 use crate::service::Service;
@@ -15,11 +15,9 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             Outcome::Received { buffer, last } => self.received(self.slot_of(key), buffer, last),
             Outcome::Sent { chain, sent, end } => self.sent(self.slot_of(key), chain, sent, end),
             Outcome::ReceiveEnded(end) => self.receive_ended(self.slot_of(key), end),
-            Outcome::Closed if LinkKey::from_key(key).is_some() => {
-                self.finish_close(self.slot_of(key));
-            }
+            Outcome::Closed => self.finish_close(self.slot_of(key)),
             Outcome::Posted(command) => self.handle_command(command),
-            outcome => self.listener_completed(key, outcome),
+            outcome => unreachable!("{outcome:?} on a shard's port"),
         }
     }
 

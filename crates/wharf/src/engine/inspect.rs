@@ -14,8 +14,6 @@ pub(crate) struct SlotCounts {
     pub(crate) live: u32,
     /// Slots whose `on_disconnect` is due at the end.
     pub(crate) connected: u32,
-    /// Accepted connections that wait for a slot.
-    pub(crate) waiting: u32,
 }
 
 macro_rules! ensure {
@@ -56,9 +54,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         // Free slots have their grants as well.
         let free = u32::try_from(free).unwrap_or(u32::MAX);
         self.check_guarantees(unused + free * self.core.shares.grant())?;
-        let [live, waiting] = [live, self.acceptor.waiting_count()]
-            .map(|count| u32::try_from(count).unwrap_or(u32::MAX));
-        Ok(SlotCounts { live, connected, waiting })
+        Ok(SlotCounts { live: u32::try_from(live).unwrap_or(u32::MAX), connected })
     }
 
     fn check_slot(&self, index: u32) -> Result<(), String> {
@@ -167,11 +163,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         Ok(())
     }
 
-    /// Whether a listener waits for a free slot.
-    pub(crate) fn waits_for_slot(&self) -> bool {
-        !self.drain.is_due() && self.acceptor.waits_for_slot()
-    }
-
     /// When the shard's next turn is due without a completion.
     pub(crate) fn wakes_at(&mut self) -> Option<Time> {
         let now = self.port.now();
@@ -184,13 +175,12 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         use std::fmt::Write;
         let stats = self.core.stats();
         let mut text = format!(
-            "at {} ns, {} completions, {} calls in all; {} links, drain until {:?}, accepts {}, {:?}",
+            "at {} ns, {} completions, {} calls in all; {} links, drain until {:?}, {:?}",
             self.core.now.0,
             stats.completions.get(),
             stats.calls.get(),
             self.core.slots.live_count(),
             self.drain.until(),
-            !self.acceptor.is_closed(),
             self.core.pool.ledger(),
         );
         for n in 0..self.core.slots.live_count() {

@@ -1,6 +1,5 @@
 //! The engine: handles the completions of a shard's port. It uses the port's contract and no back end.
 
-mod accept;
 mod call;
 pub(crate) mod callbacks;
 mod close;
@@ -9,10 +8,12 @@ mod flush;
 #[cfg(feature = "sim")]
 pub(crate) mod inspect;
 mod loans;
+mod open;
 mod post;
 mod proxy;
 mod receive;
 mod serve;
+pub(crate) mod service_thread;
 mod timeout;
 pub(crate) mod worker;
 

@@ -1,183 +1,21 @@
-//! Accepting: shard 0 accepts for all, and assigns each connection to the shard with the fewest links.
-//!
-//! So the limit of links is exact for the server as a whole, and no connection waits while another
-//! shard has free slots.
+//! Opens a link for a connection that the service thread has accepted.
 
-pub(super) mod acceptor;
-
-use crate::engine::accept::acceptor::Listener;
-use crate::engine::worker::{BATCH, Worker, submit};
+use crate::engine::worker::Worker;
 use crate::link::slot::Phase;
 use crate::service::Service;
+use crate::shared::ShardPort;
 use crate::shared::accepted::{Accepted, Connection};
-use crate::shared::{Command, ShardPort};
-use crate::vocabulary::policy::{WhenFull, WhenSlow};
+use crate::vocabulary::policy::WhenSlow;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use wharf_port::port::{
-    CompletionMode, EndReason, Key, Operation, OperationKind, Outcome, Poster, Socket,
-};
-
-/// Delay before the next accept after one failed (EMFILE, ENOMEM): an immediate retry would fail again,
-/// and use up the CPU.
-const RETRY_AFTER: Duration = Duration::from_millis(10);
+use wharf_port::port::Socket;
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Sets the listening sockets and the posters of all shards; only shard 0 gets listeners.
-    pub(crate) fn listen(
-        &mut self,
-        listeners: Vec<P::Listener>,
-        posters: Box<[Poster<Command<P::Stream>>]>,
-    ) -> Result<(), String> {
-        self.acceptor.posters = posters;
-        for (number, listener) in (0_u64..).zip(listeners) {
-            // Keys of links have a generation above 0 in their upper half, keys of listeners 0.
-            let socket = self
-                .port
-                .associate_listener(listener, Key(number))
-                .map_err(|refused| format!("listener {number}: {:?}", refused.error))?;
-            self.acceptor.listeners.push(Listener {
-                socket: Some(socket),
-                armed: None,
-                cancelling: false,
-                retry_at: None,
-            });
-        }
-        // About as many as can be accepted before a cancel takes effect: one turn's completions and the
-        // backlog.
-        let listeners = self.acceptor.listeners.len();
-        let backlog = self.core.shared.settings.backlog as usize;
-        self.acceptor.waiting.reserve(if listeners == 0 { 0 } else { listeners + backlog + BATCH });
-        self.arm_listeners();
-        Ok(())
-    }
-
-    /// Assigns waiting connections, and submits accepts while slots are free.
-    ///
-    /// With more free slots than the backlogs hold, the accepts are multishot. Near the limit each
-    /// accepts one connection, so that the others stay in the backlog.
-    pub(super) fn arm_listeners(&mut self) {
-        if self.acceptor.listeners.is_empty() || self.drain.is_due() {
-            return;
-        }
-        self.assign_waiting();
-        let listeners = u32::try_from(self.acceptor.listeners.len()).unwrap_or(u32::MAX);
-        let settings = &self.core.shared.settings;
-        let waits = settings.when_full == WhenFull::Wait;
-        let backlogs = settings.backlog.saturating_mul(listeners);
-        let mut free_slots = self.core.shared.free_slots();
-        if waits && (free_slots == 0 || !self.acceptor.waiting.is_empty()) {
-            // Store the flag, then count again: see `Shared::release_slot`.
-            self.core.shared.slot_wanted.store(true, Ordering::SeqCst);
-            free_slots = self.core.shared.free_slots();
-            self.assign_waiting();
-        }
-        let plenty = !waits || (free_slots > backlogs && self.acceptor.waiting.is_empty());
-        let may_take = plenty || (free_slots > 0 && self.acceptor.waiting.is_empty());
-        let now = self.core.now;
-        for listener in &mut self.acceptor.listeners {
-            let Some(socket) = listener.socket else { continue };
-            if listener.armed == Some(CompletionMode::Multishot) && !plenty && !listener.cancelling
-            {
-                listener.cancelling = true;
-                self.port.cancel(socket, OperationKind::Accept);
-            }
-            // Clear an expired retry time also without free slots, or it keeps waking the shard.
-            listener.retry_at = listener.retry_at.filter(|time| *time > now);
-            if listener.armed.is_some() || listener.retry_at.is_some() || !may_take {
-                continue;
-            }
-            let mode = if plenty { CompletionMode::Multishot } else { CompletionMode::Oneshot };
-            submit(&mut self.port, socket, Operation::Accept(mode));
-            (listener.armed, listener.cancelling) = (Some(mode), false);
-        }
-    }
-
-    /// Assigns waiting connections in their order.
-    fn assign_waiting(&mut self) {
-        self.acceptor.assign_at = None;
-        for _ in 0..self.acceptor.waiting.len() {
-            let Some(accepted) = self.acceptor.waiting.pop_front() else { return };
-            if let Some(accepted) = self.assign_shard(accepted) {
-                return self.acceptor.waiting.push_front(accepted);
-            }
-        }
-    }
-
-    pub(super) fn listener_completed(&mut self, key: Key, outcome: Outcome<P::Stream, P::Packet>) {
-        let number = usize::try_from(key.0).unwrap_or(usize::MAX);
-        let Some(listener) = self.acceptor.listeners.get_mut(number) else {
-            unreachable!("{outcome:?} on listener {number}");
-        };
-        match outcome {
-            Outcome::Accepted { stream, peer, last } => {
-                if last {
-                    listener.armed = None;
-                }
-                self.core.stats().accepted.add(1);
-                let number = u16::try_from(number).unwrap_or(u16::MAX);
-                self.assign_or_queue(Accepted::new(stream, peer, number));
-            }
-            Outcome::AcceptEnded(end) => {
-                listener.armed = None;
-                if let EndReason::Failed(error) = end
-                    && !self.drain.is_due()
-                {
-                    listener.retry_at = Some(self.core.now.saturating_add(RETRY_AFTER));
-                    self.core.stats().accept_failures.add(1);
-                    tracing::debug!(%error, "accept failed, retrying in 10 ms");
-                }
-            }
-            Outcome::Closed => listener.socket = None,
-            other => unreachable!("{other:?} on a listener"),
-        }
-    }
-
-    /// Assigns a connection to a shard. Without a free slot it waits, or is closed, as `when_full`
-    /// says.
-    fn assign_or_queue(&mut self, accepted: Accepted<P::Stream>) {
-        if self.drain.is_due() {
-            // A stopping server opens no links.
-            self.core.stats().refused_stopping.add(1);
-            return refuse(accepted, "the server is stopping");
-        }
-        let others_wait = !self.acceptor.waiting.is_empty();
-        let unassigned = if others_wait { Some(accepted) } else { self.assign_shard(accepted) };
-        let Some(accepted) = unassigned else { return };
-        let waits = self.core.shared.settings.when_full == WhenFull::Wait;
-        if waits && self.acceptor.waiting.len() < self.acceptor.waiting.capacity() {
-            self.acceptor.waiting.push_back(accepted);
-        } else {
-            self.core.stats().refused_full.add(1);
-            refuse(accepted, "all links are in use");
-        }
-    }
-
-    /// Opens a link for a connection here, or posts it to the shard with the fewest links; returns it
-    /// if no slot is free or that shard's inbox is full.
-    fn assign_shard(&mut self, accepted: Accepted<P::Stream>) -> Option<Accepted<P::Stream>> {
-        let Some(shard) = self.core.shared.reserve_slot() else { return Some(accepted) };
-        if shard == usize::from(self.core.shard) {
-            self.open_link(accepted);
-            return None;
-        }
-        let refused = self.acceptor.posters[shard].post(Command::OpenLink(accepted)).err()?;
-        // The shard's inbox is full or closed. It does not report free capacity, so retry later.
-        self.core.shared.cancel_slot(shard);
-        self.acceptor.assign_at = Some(self.core.now.saturating_add(RETRY_AFTER));
-        match refused.into_packet() {
-            Command::OpenLink(accepted) => Some(accepted),
-            _ => unreachable!("the inbox returns another packet"),
-        }
-    }
-
     /// Opens a link for a connection, for which a slot is reserved.
     pub(super) fn open_link(&mut self, accepted: Accepted<P::Stream>) {
         let shard = usize::from(self.core.shard);
         if self.drain.is_due() {
             self.core.stats().refused_stopping.add(1);
-            refuse(accepted, "the server is stopping");
+            accepted.refuse("the server is stopping");
             return self.core.shared.release_slot(shard);
         }
         let (peer, listener) = (accepted.peer, accepted.listener);
@@ -239,35 +77,4 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             listener
         }
     }
-
-    pub(super) fn stop_accepting(&mut self) {
-        let waiting = self.acceptor.waiting.len() as u64;
-        self.core.stats().refused_stopping.add(waiting);
-        for accepted in self.acceptor.waiting.drain(..) {
-            refuse(accepted, "the server is stopping");
-        }
-        // No more retries: what is due keeps the shard awake.
-        self.acceptor.assign_at = None;
-        self.end_listeners();
-        for listener in &mut self.acceptor.listeners {
-            listener.retry_at = None;
-            if let Some(socket) = listener.socket {
-                submit(&mut self.port, socket, Operation::Close);
-            }
-        }
-    }
-
-    /// Ends listening at once. A close alone does not while another process holds the socket, such as a
-    /// forked child.
-    pub(super) fn end_listeners(&mut self) {
-        for socket in self.acceptor.listeners.iter().filter_map(|listener| listener.socket) {
-            self.port.reset_on_close(socket);
-        }
-    }
-}
-
-/// Closes a connection that gets no link.
-fn refuse(accepted: Accepted<impl Connection>, reason: &str) {
-    tracing::debug!(peer = %accepted.peer, reason, "connection refused");
-    drop(accepted);
 }

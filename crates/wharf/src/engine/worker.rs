@@ -11,7 +11,6 @@
 
 mod clock;
 
-use crate::engine::accept::acceptor::Acceptor;
 use crate::engine::callbacks::Callbacks;
 use crate::engine::close::drain::Drain;
 use crate::engine::loans::lending::Lending;
@@ -21,7 +20,7 @@ use crate::engine::timeout::timers::Timers;
 use crate::link::core::ShardState;
 use crate::service::Service;
 use crate::shared::{Command, ShardPort, Shared};
-use clock::{Clock, Dequeued, Waited};
+use clock::{Clock, Dequeued, Waited, lag_max};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wharf_port::memory::LedgerView;
@@ -37,7 +36,6 @@ pub(crate) struct Worker<P: ShardPort, V: Service> {
     /// The links.
     pub(super) core: ShardState,
     pub(super) callbacks: Callbacks<V>,
-    pub(super) acceptor: Acceptor<P::Stream>,
     pub(super) pending: Pending,
     pub(super) timers: Timers,
     pub(super) lending: Lending,
@@ -68,14 +66,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         #[expect(clippy::disallowed_methods, reason = "once: what the port's clock counts from")]
         let zero = (Instant::now(), port.now());
         let (now, pool) = (port.now(), port.pool().clone());
+        let lag_max = lag_max(&shared.settings.timeouts());
         let mut worker = Self {
             callbacks: Callbacks::new(handler, &shared, slots),
-            acceptor: Acceptor::new(),
             pending: Pending::new(slots),
             timers: Timers::new(&shared.settings, now),
             lending: Lending::new(slots),
             drain: Drain::default(),
-            clock: Clock::new(now),
+            clock: Clock::new(now, lag_max),
             again: Again::new(slots),
             completions: Completions::<P>::with_capacity(BATCH),
             core: ShardState::new(shard, slots, pool, shared, zero),
@@ -93,8 +91,8 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     ///
     /// The port has failed; drop the worker.
     pub(crate) fn turn(&mut self) -> Result<Turn, PortError> {
-        // Loaded before the dequeue: if the accepting shard has ended, the dequeue gets all connections
-        // that it posted.
+        // Loaded before the dequeue: if the service thread has ended accepting, the dequeue gets all
+        // connections that it posted.
         let accepting_ended = !self.core.shared.is_accepting();
         self.dequeue(accepting_ended)?;
         self.dispatch_all();
@@ -103,7 +101,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.retry_posts();
         self.expire_timeouts();
         self.check_stop();
-        self.arm_listeners();
         self.update_loans();
         self.flush();
         let inbox_emptied = accepting_ended && self.clock.is_short();
@@ -122,6 +119,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let is_due = wait == Some(Duration::ZERO) || self.must_check_posts(link_time);
         let at_once = is_due || may_be_over || !self.again.is_empty() || self.pending.has_marks();
         let asked = if at_once { Some(Duration::ZERO) } else { wait };
+        self.core.running().end();
         self.port.dequeue(&mut self.completions, asked)?;
         let turn_start = self.port.now();
         let Waited { counted, paused } = self.clock.dequeued(&Dequeued {
@@ -170,7 +168,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     pub(super) fn wait(&mut self, now: Time) -> Option<Duration> {
         let link_time = self.link_time(now);
         let drain = self.drain.until().map(|time| time.duration_since(now));
-        let dues = [self.acceptor.retry_at(), self.lending.due(), self.pending.retry_at()];
+        let dues = [self.lending.due(), self.pending.retry_at()];
         let waits = dues.map(|due| due.map(|time| time.duration_since(link_time)));
         let timers = self.timers.time_to_next(link_time);
         waits.into_iter().chain([drain, timers]).flatten().min()
@@ -183,7 +181,6 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         stats.busy_ns.add(now.0.saturating_sub(self.clock.turn_start().0));
         let port = self.port.counters();
         stats.buffer_waits.set(port.buffer_waits);
-        stats.accept_aborts.set(port.accept_aborts);
         stats.waits.set(port.waits);
     }
 
@@ -200,7 +197,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
 impl<P: ShardPort, V: Service> Drop for Worker<P, V> {
     fn drop(&mut self) {
-        self.end_listeners();
+        self.core.running().end();
         self.end_streams();
         self.callbacks.drop_all(&self.core);
     }

@@ -7,6 +7,7 @@ use crate::shared::Shared;
 use crate::shared::marks::Marks;
 use crate::shared::quota::Quotas;
 use crate::shared::reply::Cancelled;
+use crate::shared::running::RunningCallback;
 use crate::shares::{Loan, Shares};
 use crate::stats::ShardStats;
 use crate::vocabulary::id::{LinkId, LinkKey};
@@ -90,6 +91,11 @@ impl ShardState {
     #[inline]
     pub(crate) fn stats(&self) -> &ShardStats {
         &self.stats
+    }
+
+    /// The callback that runs, for the service thread.
+    pub(crate) fn running(&self) -> &RunningCallback {
+        &self.shared.shards[usize::from(self.shard)].running
     }
 
     /// The port's clock, as of this turn, as an `Instant`.

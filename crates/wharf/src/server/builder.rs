@@ -7,15 +7,15 @@ use crate::limits::{AskedBackEnd, MemoryPlan, Settings};
 use crate::link::framing::Decoder;
 use crate::server::back_end::choose;
 use crate::server::files::Reservation;
-use crate::server::running::{Alive, RunningServer, StopReport, prepare_shards};
+use crate::server::running::{Alive, RunningServer, prepare_shards};
 use crate::server::signals::StopSignals;
 use crate::server::{listen, machine};
 use crate::service::ServiceOf;
-use crate::shared::Shared;
 use crate::shared::handle::Handle;
+use crate::shared::{Shared, StalledCallback};
 use crate::vocabulary::address::Address;
 use crate::vocabulary::back_end::BackEnd;
-use crate::vocabulary::error::{Result, StartError, StartErrorKind};
+use crate::vocabulary::error::{Error, Result, StartError, StartErrorKind};
 use crate::vocabulary::origin::ListenerId;
 use crate::vocabulary::policy::WhenFull;
 use crate::vocabulary::policy::WhenSlow;
@@ -54,6 +54,8 @@ pub struct Builder<H, S, W> {
 
 /// Drain timeout of [`Builder::serve`].
 const DRAIN: Duration = Duration::from_secs(10);
+/// Time after it in which a server ends whose callbacks return.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 impl<H, S, W> Builder<H, S, W>
 where
@@ -185,6 +187,15 @@ where
         self
     }
 
+    /// Time after which a callback that has not returned is reported: once in the log, with its worker,
+    /// link, unread bytes and time, in [`Stats::stalls`](crate::Stats::stalls), and in
+    /// [`Handle::stalled`](crate::Handle::stalled) as long as it runs. Its shard gets new connections
+    /// only when the others are full. Default 1 s; zero disables it. A report is up to a quarter late.
+    pub fn report_callbacks_after(mut self, time: Duration) -> Self {
+        self.settings.report_callbacks_after = time;
+        self
+    }
+
     /// What the server does with a post that exceeds the capacity of a link. Default
     /// [`WhenSlow::Skip`].
     pub fn when_slow(mut self, policy: WhenSlow) -> Self {
@@ -291,7 +302,7 @@ where
         let count = targets.iter().map(|(_, target)| target.addresses.len()).sum();
         let listener_count = Settings::check_listeners(count)?;
         let plan = settings.plan(engine::sizes::<S, W>(), listener_count);
-        machine::check_memory(plan.total_bytes(), settings.shards)?;
+        machine::check_memory(plan.total_bytes(), settings.shards + 1)?;
         let mut chosen = choose(settings.back_end)?;
         let shared = Shared::new(settings).map_err(|error| StartError::buffers(&error))?;
         let shared = Arc::new(shared);
@@ -329,8 +340,10 @@ where
             prepared => prepared,
         }?;
         let ready = ready()?;
-        let threads = prepared.begin(listeners)?;
-        Ok((RunningServer { shared, chosen, addresses, plan, files_raised, threads }, ready))
+        let (threads, ends) = prepared.begin(listeners)?;
+        let running =
+            RunningServer { shared, chosen, addresses, plan, files_raised, threads, ends };
+        Ok((running, ready))
     }
 
     /// Starts the server and blocks until it has stopped, for programs that do nothing else. The first
@@ -338,7 +351,8 @@ where
     /// its number.
     ///
     /// The signals are caught when the start has succeeded, as [`StopSignals::catch`] does, and no
-    /// longer when this returns.
+    /// longer when this returns. If callbacks have not returned 5 s after the drain timeout, this returns
+    /// an error that names them.
     ///
     /// # Errors
     ///
@@ -353,12 +367,14 @@ where
             catch().map_err(|error| StartError::system("catching signals", error))
         })?;
         let handle = running.handle();
+        let ends = Arc::clone(&running.ends);
         let watch = move || {
             if signals.wait(None).is_some() {
                 handle.stop(DRAIN);
-                if let Some(signal) = signals.wait(None) {
+                if let Some(signal) = signals.wait(Some(DRAIN + STUCK_AFTER)) {
                     std::process::exit(128 + signal.number());
                 }
+                ends.abandon();
             }
         };
         let handle = running.handle();
@@ -366,12 +382,25 @@ where
         if watcher.is_err() {
             handle.stop(Duration::ZERO);
         }
-        let stopped = running.wait();
+        let stopped = if running.ends.wait(None) {
+            running.wait().map(drop)
+        } else {
+            Err(Error::msg(not_returned(&handle.stalled())))
+        };
         waker.wake();
         let _it_cannot_panic = watcher?.join();
-        let StopReport { .. } = stopped?;
-        Ok(())
+        stopped
     }
+}
+
+/// The text of callbacks that hold up the end of a server.
+fn not_returned(stalled: &[StalledCallback]) -> String {
+    let mut text = "the server does not end".to_owned();
+    for StalledCallback { worker, link, elapsed, .. } in stalled {
+        let seconds = elapsed.as_secs();
+        text += &format!("; worker {worker} runs a callback of link {link} for {seconds} s");
+    }
+    text
 }
 
 impl<H, S, W> fmt::Debug for Builder<H, S, W> {

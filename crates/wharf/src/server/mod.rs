@@ -2,6 +2,7 @@
 
 mod back_end;
 pub(crate) mod builder;
+mod ends;
 mod files;
 mod listen;
 mod machine;
@@ -10,5 +11,5 @@ mod signals;
 
 pub use back_end::BackEndChoice;
 pub use builder::{Builder, Server};
-pub use running::{RunningServer, StopReport};
+pub use running::{RunningServer, StopReport, Waited};
 pub use signals::{StopSignal, StopSignals};

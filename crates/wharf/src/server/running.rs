@@ -1,13 +1,15 @@
-//! The shards' threads: start them, wait for their end.
+//! The threads of the shards and the service thread: start them, wait for their end.
 
 use crate::engine;
 use crate::engine::callbacks::catch_user_panic;
+use crate::engine::service_thread::ServiceThread;
 use crate::engine::worker::{Turn, Worker};
-use crate::limits::MemoryPlan;
+use crate::limits::{MemoryPlan, Settings};
 use crate::server::back_end::BackEndChoice;
+use crate::server::ends::Ends;
 use crate::service::Service;
 use crate::shared::handle::Handle;
-use crate::shared::{Command, ShardPort, Shared};
+use crate::shared::{Command, ShardPort, Shared, StalledCallback};
 use crate::stats::Stats;
 use crate::vocabulary::address::Address;
 use crate::vocabulary::back_end::BackEnd;
@@ -18,7 +20,7 @@ use std::fmt;
 use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -41,7 +43,8 @@ pub struct RunningServer {
     pub(super) addresses: Vec<(ListenerId, Address)>,
     pub(super) plan: MemoryPlan,
     pub(super) files_raised: Option<(u64, u64)>,
-    pub(super) threads: Vec<JoinHandle<std::result::Result<(), String>>>,
+    pub(super) threads: Threads,
+    pub(super) ends: Arc<Ends>,
 }
 
 impl fmt::Debug for RunningServer {
@@ -99,6 +102,22 @@ impl RunningServer {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
+    /// Waits until the server has stopped, at most for `timeout`. A callback that does not return holds
+    /// up the end of its server, and a thread cannot be ended from outside: after a
+    /// [`stop`](Handle::stop) a program can wait for somewhat more than the drain timeout, report the
+    /// callbacks, and end.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout(self, timeout: Duration) -> Result<Waited> {
+        if self.ends.wait(Some(timeout)) {
+            return self.wait().map(Waited::Stopped);
+        }
+        let stalled = self.shared.stalled();
+        Ok(Waited::Running { server: self, stalled })
+    }
+
     /// Waits until the server has stopped.
     ///
     /// # Errors
@@ -112,10 +131,12 @@ impl RunningServer {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => failures.push(reason),
                 Err(payload) => {
-                    failures.push(format!("a shard's thread panicked{}", said(&payload)))
+                    failures.push(format!("a thread of the server panicked{}", said(&payload)))
                 }
             }
         }
+        // Ports mostly fail for the same reason.
+        failures.dedup();
         if failures.is_empty() {
             Ok(StopReport { stats: self.shared.stats() })
         } else {
@@ -124,12 +145,30 @@ impl RunningServer {
     }
 }
 
-/// A step of a shard's start. Each begins when all shards have done the one before.
+/// What [`RunningServer::wait_timeout`] found.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Waited {
+    /// The server has stopped.
+    Stopped(StopReport),
+    /// It runs.
+    #[non_exhaustive]
+    Running {
+        /// The server, to wait on.
+        server: RunningServer,
+        /// The callbacks that have not returned: see [`Handle::stalled`].
+        stalled: Vec<StalledCallback>,
+    },
+}
+
+/// A step of a thread's start. Each begins when all threads have done the one before.
 enum Step {
     /// The port is made.
     Port,
     /// The worker is made.
     Worker(Ready),
+    /// The service thread is made.
+    Service,
 }
 
 /// A shard that could turn now.
@@ -139,10 +178,15 @@ struct Ready {
     buffers: LedgerView,
 }
 
-/// What a shard does when all have done a step.
+/// What a thread does when all have done a step.
 enum Next {
     Step,
-    Begin { listeners: Vec<TcpListener>, posters: Box<[Poster<Command<TcpStream>>]> },
+    Begin,
+    /// As `Begin`, for the service thread.
+    Listen {
+        listeners: Vec<TcpListener>,
+        posters: Box<[Poster<Command<TcpStream>>]>,
+    },
 }
 
 /// Makes the shards' workers on the selected back end, each on its thread.
@@ -173,30 +217,33 @@ trait TcpPort: ShardPort<Stream = TcpStream, Listener = TcpListener> {}
 impl<P: ShardPort<Stream = TcpStream, Listener = TcpListener>> TcpPort for P {}
 
 type Make<P> = fn(PortConfig, BufferPool) -> std::result::Result<P, PortError>;
-type Threads = Vec<JoinHandle<std::result::Result<(), String>>>;
+pub(super) type Threads = Vec<JoinHandle<std::result::Result<(), String>>>;
 
 /// Threads whose workers are made, and that wait to begin. If this is dropped, they end.
 #[derive(Default)]
 pub(super) struct Prepared {
     threads: Threads,
+    ends: Arc<Ends>,
     nexts: Vec<Sender<Next>>,
     posters: Vec<Poster<Command<TcpStream>>>,
 }
 
 impl Prepared {
     /// Lets the threads begin.
-    pub(super) fn begin(mut self, listeners: Vec<TcpListener>) -> Result<Threads, StartError> {
-        let posters: Box<[_]> = std::mem::take(&mut self.posters).into();
-        let mut listeners = Some(listeners);
-        for next in &self.nexts {
-            let listeners = listeners.take().unwrap_or_default();
-            let begin = Next::Begin { listeners, posters: posters.clone() };
-            next.send(begin).map_err(|_| died())?;
-        }
-        Ok(std::mem::take(&mut self.threads))
+    pub(super) fn begin(
+        mut self,
+        listeners: Vec<TcpListener>,
+    ) -> Result<(Threads, Arc<Ends>), StartError> {
+        let posters = std::mem::take(&mut self.posters).into();
+        let Some((service, shards)) = self.nexts.split_last() else {
+            unreachable!("the service thread is the last")
+        };
+        shards.iter().try_for_each(|next| next.send(Next::Begin)).map_err(|_| died())?;
+        service.send(Next::Listen { listeners, posters }).map_err(|_| died())?;
+        Ok((std::mem::take(&mut self.threads), Arc::clone(&self.ends)))
     }
 
-    /// Waits until every shard has done a step, and says what they have made.
+    /// Waits until every thread has done a step, and says what they have made.
     fn wait(&self, reports: &Receiver<Result<Step, StartError>>) -> Result<Vec<Ready>, StartError> {
         let mut ready = Vec::new();
         for _ in &self.threads {
@@ -235,20 +282,25 @@ where
 {
     let (report, reports) = channel();
     let mut prepared = Prepared::default();
+    let mut steps = || {
+        let (next, nexts) = channel();
+        prepared.nexts.push(next);
+        Steps { report: report.clone(), nexts }
+    };
     let stack = shared.settings.stack_size_bytes(engine::sizes::<V::State, V::Context>());
     for shard in 0..shared.shards.len() {
         // There are at most 256 shards.
         let number = u8::try_from(shard).unwrap_or(u8::MAX);
-        let (next, nexts) = channel();
-        let steps = Steps { report: report.clone(), nexts };
+        let steps = steps();
         let (shared, handler, alive) = (Arc::clone(shared), Arc::clone(handler), Arc::clone(alive));
+        let running = prepared.ends.add();
         let body = move || {
+            let _running = running;
             // Dropped after the worker and this thread's share of the handler.
             let (_alive, handler) = (alive, handler);
             // A panic of the handler here becomes an error of `start`.
-            let made = AssertUnwindSafe(|| {
-                make_worker::<P, V>(number, make, listeners, &handler, &shared, &steps)
-            });
+            let made =
+                AssertUnwindSafe(|| make_worker::<P, V>(number, make, &handler, &shared, &steps));
             let worker = catch_unwind(made).unwrap_or_else(|payload| {
                 catch_user_panic(|| drop(payload));
                 Err(died())
@@ -257,8 +309,17 @@ where
         };
         let thread = std::thread::Builder::new().name(format!("wharf-{shard}")).stack_size(stack);
         prepared.threads.push(thread.spawn(body).map_err(StartError::thread)?);
-        prepared.nexts.push(next);
     }
+    let service = {
+        let (steps, shared, alive) = (steps(), Arc::clone(shared), Arc::clone(alive));
+        let running = prepared.ends.add();
+        move || {
+            let (_running, _alive) = (running, alive);
+            run_service(make_service(make, listeners, &shared, &steps), &shared, steps)
+        }
+    };
+    let thread = std::thread::Builder::new().name("wharf-service".to_owned());
+    prepared.threads.push(thread.spawn(service).map_err(StartError::thread)?);
     drop(report);
     prepared.wait(&reports)?;
     prepared.next_step()?;
@@ -300,7 +361,6 @@ impl Steps {
 fn make_worker<P, V>(
     shard: u8,
     make: Make<P>,
-    listeners: u32,
     handler: &Arc<V::Handler>,
     shared: &Arc<Shared>,
     steps: &Steps,
@@ -311,8 +371,8 @@ where
 {
     let pool = BufferPool::new(shared.settings.shard_pool())
         .map_err(|error| StartError::buffers(&error))?;
-    let config = shared.settings.port(listeners);
-    let port = make(config, pool).map_err(|error| StartError::port(&error.to_string()))?;
+    let port =
+        make(shared.settings.port(), pool).map_err(|error| StartError::port(&error.to_string()))?;
     steps.done(Step::Port)?;
     Worker::new(shard, port, Arc::clone(handler), Arc::clone(shared))
         .map_err(|reason| StartError::handler(&reason))
@@ -338,20 +398,55 @@ where
     };
     let (poster, buffers) = worker.poster_and_ledger();
     let ready = Ready { shard: shard.into(), poster, buffers };
-    let Ok(Next::Begin { listeners, posters }) = steps.done(Step::Worker(ready)) else {
-        return Ok(());
-    };
+    let Ok(Next::Begin) = steps.done(Step::Worker(ready)) else { return Ok(()) };
     drop(steps);
     // When this thread ends, also by a panic, the server stops.
-    let _guard = StopOnDrop { shared, shard };
-    worker.listen(listeners, posters)?;
+    let _guard = StopOnDrop { shared, ended: &shared.shards[usize::from(shard)].ended };
     while worker.turn().map_err(|error| error.to_string())? == Turn::Continue {}
     worker.failure().map_or(Ok(()), Err)
 }
 
+fn make_service<P: TcpPort>(
+    make: Make<P>,
+    listeners: u32,
+    shared: &Arc<Shared>,
+    steps: &Steps,
+) -> Result<ServiceThread<P>, StartError> {
+    let pool =
+        BufferPool::new(Settings::service_pool()).map_err(|error| StartError::buffers(&error))?;
+    let port = make(Settings::service_port(listeners), pool)
+        .map_err(|error| StartError::port(&error.to_string()))?;
+    steps.done(Step::Port)?;
+    let service = ServiceThread::new(port, Arc::clone(shared));
+    shared.service.register(Box::new(service.poster()));
+    Ok(service)
+}
+
+/// The body of the service thread.
+fn run_service<P: TcpPort>(
+    service: Result<ServiceThread<P>, StartError>,
+    shared: &Arc<Shared>,
+    steps: Steps,
+) -> std::result::Result<(), String> {
+    let mut service = match service {
+        Ok(service) => service,
+        Err(error) => {
+            let _nobody_waits = steps.report.send(Err(error));
+            return Ok(());
+        }
+    };
+    let Ok(Next::Listen { listeners, posters }) = steps.done(Step::Service) else { return Ok(()) };
+    drop(steps);
+    let _guard = StopOnDrop { shared, ended: &shared.service.ended };
+    service.listen(listeners, posters)?;
+    while service.turn().map_err(|error| error.to_string())? == Turn::Continue {}
+    Ok(())
+}
+
 struct StopOnDrop<'a> {
     shared: &'a Shared,
-    shard: u8,
+    /// Set when the thread has ended.
+    ended: &'a AtomicBool,
 }
 
 impl Drop for StopOnDrop<'_> {
@@ -359,9 +454,12 @@ impl Drop for StopOnDrop<'_> {
         if self.shared.stopping().is_none() {
             self.shared.stop(Duration::ZERO);
         }
-        if self.shard == 0 {
+        self.ended.store(true, Ordering::Release);
+        // It ends after the shards.
+        self.shared.service.wake();
+        if self.shared.service.ended.load(Ordering::Acquire) {
+            // Else the shards would wait for connections of a service thread that has failed.
             self.shared.end_accepting();
         }
-        self.shared.shards[usize::from(self.shard)].ended.store(true, Ordering::Release);
     }
 }

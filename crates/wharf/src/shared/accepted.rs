@@ -37,6 +37,12 @@ impl<S: Connection> Accepted<S> {
         Self { stream: Some(stream), peer, listener }
     }
 
+    /// Refuses it, for this reason in the log.
+    pub(crate) fn refuse(self, reason: &str) {
+        tracing::debug!(peer = %self.peer, reason, "connection refused");
+        drop(self);
+    }
+
     /// The connection, for a link.
     pub(crate) fn into_stream(mut self) -> S {
         let Some(stream) = self.stream.take() else {

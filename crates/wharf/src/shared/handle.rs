@@ -2,11 +2,11 @@
 
 use crate::acts;
 use crate::acts::{Act, tell, tell_of};
-use crate::shared::Shared;
 use crate::shared::current;
 use crate::shared::marks::Mark;
 use crate::shared::message::Message;
 use crate::shared::payload::Payload;
+use crate::shared::{Shared, StalledCallback};
 use crate::stats::Stats;
 use crate::vocabulary::error::PostError;
 use crate::vocabulary::id::{LinkId, LinkKey};
@@ -51,6 +51,13 @@ impl Handle {
     /// counter.
     pub(crate) fn count_handler_panic(&self) {
         self.shared.shards[0].stats.handler_panics.add(1);
+    }
+
+    /// The callbacks that have not returned for
+    /// [`Builder::report_callbacks_after`](crate::Builder::report_callbacks_after), by worker.
+    #[must_use]
+    pub fn stalled(&self) -> Vec<StalledCallback> {
+        self.shared.stalled()
     }
 
     /// One link.

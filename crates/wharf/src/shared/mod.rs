@@ -8,6 +8,7 @@ pub(crate) mod message;
 pub(crate) mod payload;
 pub(crate) mod quota;
 pub(crate) mod reply;
+pub(crate) mod running;
 
 use crate::limits::Settings;
 use crate::shared::accepted::{Accepted, Connection};
@@ -15,12 +16,14 @@ use crate::shared::marks::{Mark, Marks};
 use crate::shared::payload::{DoesNotFit, Parts, Payload};
 use crate::shared::quota::{Quotas, Refusal};
 use crate::shared::reply::ReplyCell;
-use crate::stats::{ShardStats, Stats, sum};
+use crate::shared::running::RunningCallback;
+use crate::stats::{AcceptStats, ShardStats, Stats, sum};
 use crate::vocabulary::error::PostError;
-use crate::vocabulary::id::{LinkKey, ServerId};
-use crate::vocabulary::origin::ListenerId;
+use crate::vocabulary::id::{LinkId, LinkKey, ServerId};
+use crate::vocabulary::origin::{ListenerId, WorkerId};
 use crate::vocabulary::policy::WhenSlow;
 use crate::vocabulary::reason::DisconnectReason;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -122,14 +125,11 @@ pub(crate) struct Shared {
     pub(crate) post_pools: Box<[PostPool]>,
     /// Number of messages that failed with `Full` because their sender's buffers were used up.
     posts_refused: AtomicU64,
-    /// The accepting shard waits for a free slot.
-    pub(crate) slot_wanted: AtomicBool,
+    pub(crate) service: ServiceShared,
     /// Links that were closed to revoke their loans.
     #[cfg(feature = "sim")]
     pub(crate) revoked: crate::acts::Revoked,
     stopping: AtomicBool,
-    /// The accepting shard may still post connections to other shards.
-    accepting: AtomicBool,
     /// The drain timeout in nanoseconds.
     drain_ns: AtomicU64,
 }
@@ -141,6 +141,9 @@ pub(crate) struct Shard {
     pub(crate) slots_taken: AtomicU32,
     /// Its thread has ended.
     pub(crate) ended: AtomicBool,
+    pub(crate) running: RunningCallback,
+    /// Its callback runs for longer than a callback should.
+    is_stalled: AtomicBool,
     /// Requests to the shard's links, and the generations of the live links.
     pub(crate) marks: Marks,
     /// The capacity for posts of each link.
@@ -148,6 +151,58 @@ pub(crate) struct Shard {
     /// The cells through which threads return deferred replies.
     pub(crate) replies: Box<[ReplyCell]>,
     poster_and_ledger: OnceLock<(Box<dyn ShardPoster>, LedgerView)>,
+}
+
+/// The part of the service thread that other threads use.
+#[derive(Default)]
+pub(crate) struct ServiceShared {
+    pub(crate) stats: AcceptStats,
+    /// The service thread waits for a free slot.
+    pub(crate) slot_wanted: AtomicBool,
+    /// It posts no more connections to shards.
+    has_posted_all: AtomicBool,
+    /// Its thread has ended.
+    pub(crate) ended: AtomicBool,
+    poster: OnceLock<Box<dyn ShardPoster>>,
+    /// The callbacks that it has reported and that still run, by shard.
+    stalled: StalledLock,
+}
+
+#[expect(clippy::disallowed_types, reason = "held by the service thread, and by who asks")]
+type StalledLock = std::sync::Mutex<BTreeMap<usize, StalledCallback>>;
+
+/// A callback that has not returned for longer than
+/// [`Builder::report_callbacks_after`](crate::Builder::report_callbacks_after).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StalledCallback {
+    /// The worker that runs it.
+    pub worker: WorkerId,
+    /// Its link.
+    pub link: LinkId,
+    /// The link's unread bytes when it began.
+    pub unread_bytes: u32,
+    /// For how long it has been seen to run.
+    pub elapsed: Duration,
+}
+
+impl ServiceShared {
+    /// Sets the poster; once, before the first pass.
+    pub(crate) fn register(&self, poster: Box<dyn ShardPoster>) {
+        let _set_once = self.poster.set(poster);
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(poster) = self.poster.get() {
+            poster.wake();
+        }
+    }
+}
+
+impl std::fmt::Debug for ServiceShared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceShared").field("stats", &self.stats).finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Shard {
@@ -163,6 +218,8 @@ impl Shared {
             stats: Arc::default(),
             slots_taken: AtomicU32::new(0),
             ended: AtomicBool::new(false),
+            running: RunningCallback::default(),
+            is_stalled: AtomicBool::new(false),
             marks: Marks::new(slots),
             quotas: Quotas::new(slots, settings.post_entries()),
             replies: (0..slots).map(|_| ReplyCell::new()).collect(),
@@ -179,11 +236,10 @@ impl Shared {
             post_pools: posts.collect::<Result<_, _>>()?,
             settings,
             posts_refused: AtomicU64::new(0),
-            slot_wanted: AtomicBool::new(false),
+            service: ServiceShared::default(),
             #[cfg(feature = "sim")]
             revoked: crate::acts::Revoked::default(),
             stopping: AtomicBool::new(false),
-            accepting: AtomicBool::new(true),
             drain_ns: AtomicU64::new(0),
         })
     }
@@ -303,9 +359,9 @@ impl Shared {
         self.shards[link.shard()].quotas.note_missed(link.index(), link.generation());
     }
 
-    /// Whether all shards' threads have ended.
+    /// Whether all threads have ended.
     pub(crate) fn has_stopped(&self) -> bool {
-        self.shards.iter().all(|shard| shard.ended.load(Ordering::Acquire))
+        self.service.ended.load(Ordering::Acquire) && self.shards_have_ended()
     }
 
     /// Counts a post that all links but one missed.
@@ -394,38 +450,58 @@ impl Shared {
         self.settings.links.saturating_sub(taken)
     }
 
+    /// The callbacks that have not returned.
+    pub(crate) fn stalled(&self) -> Vec<StalledCallback> {
+        let stalled = self.service.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        stalled.values().copied().collect()
+    }
+
+    /// Notes that the callback of a shard does not return, or that none does so any more.
+    pub(crate) fn note_stall(&self, shard: usize, callback: Option<StalledCallback>) {
+        self.shards[shard].is_stalled.store(callback.is_some(), Ordering::Relaxed);
+        let mut stalled = self.service.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        match callback {
+            Some(callback) => stalled.insert(shard, callback),
+            None => stalled.remove(&shard),
+        };
+    }
+
+    /// Whether all shards' threads have ended.
+    pub(crate) fn shards_have_ended(&self) -> bool {
+        self.shards.iter().all(|shard| shard.ended.load(Ordering::Acquire))
+    }
+
     /// Reserves a slot of the shard with the fewest links; `None` if no slot is free.
     pub(crate) fn reserve_slot(&self) -> Option<usize> {
         if self.free_slots() == 0 {
             return None;
         }
         let slots = self.settings.links_per_shard();
-        let taken = |shard: &usize| self.shards[*shard].slots_taken.load(Ordering::Relaxed);
-        let shard = (0..self.shards.len()).min_by_key(taken)?;
-        if taken(&shard) >= slots {
-            return None;
-        }
+        let taken = |shard: usize| self.shards[shard].slots_taken.load(Ordering::Relaxed);
+        // One whose callback does not return only if the others are full.
+        let order =
+            |shard: &usize| (self.shards[*shard].is_stalled.load(Ordering::Relaxed), taken(*shard));
+        let has_room = |shard: &usize| taken(*shard) < slots;
+        let shard = (0..self.shards.len()).filter(has_room).min_by_key(order)?;
         self.shards[shard].slots_taken.fetch_add(1, Ordering::SeqCst);
         Some(shard)
     }
 
-    /// Releases a reserved slot that was not used. Only the accepting shard calls it, so it needs no
+    /// Releases a reserved slot that was not used. Only the service thread calls it, so it needs no
     /// wake-up.
     pub(crate) fn cancel_slot(&self, shard: usize) {
         self.shards[shard].slots_taken.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Releases a slot, and wakes the accepting shard if it waits for one.
+    /// Releases a slot, and wakes the service thread if it waits for one.
     ///
     /// `arm_listeners` stores `slot_wanted` and then counts; this function decrements the count and
     /// then loads the flag. All four are `SeqCst`, so one of the two sees the other's store.
     pub(crate) fn release_slot(&self, shard: usize) {
         self.shards[shard].slots_taken.fetch_sub(1, Ordering::SeqCst);
-        if self.slot_wanted.load(Ordering::SeqCst)
-            && self.slot_wanted.swap(false, Ordering::SeqCst)
-            && let Some(poster) = self.poster(0)
-        {
-            poster.wake();
+        let wanted = &self.service.slot_wanted;
+        if wanted.load(Ordering::SeqCst) && wanted.swap(false, Ordering::SeqCst) {
+            self.service.wake();
         }
     }
 
@@ -437,18 +513,19 @@ impl Shared {
         // Release pairs with the acquire in `stopping`.
         self.stopping.store(true, Ordering::Release);
         self.wake_all();
+        self.service.wake();
     }
 
-    /// The accepting shard posts no more connections, so the other shards may end.
+    /// The service thread posts no more connections, so the shards may end.
     pub(crate) fn end_accepting(&self) {
-        // AcqRel: a shard that loads `false` finds all posted connections in its inbox.
-        if self.accepting.swap(false, Ordering::AcqRel) {
+        // AcqRel: a shard that loads `true` finds all posted connections in its inbox.
+        if !self.service.has_posted_all.swap(true, Ordering::AcqRel) {
             self.wake_all();
         }
     }
 
     pub(crate) fn is_accepting(&self) -> bool {
-        self.accepting.load(Ordering::Acquire)
+        !self.service.has_posted_all.load(Ordering::Acquire)
     }
 
     fn wake_all(&self) {
@@ -475,6 +552,7 @@ impl Shared {
                 .fold(BufferCounts::default(), |all, posts| sum(all, posts.ledger())),
             ..Stats::default()
         };
+        stats.add_service(&self.service.stats);
         for shard in &self.shards {
             stats.add(&shard.stats, shard.slots_taken.load(Ordering::Relaxed));
             let ledger = shard

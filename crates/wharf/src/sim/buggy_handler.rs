@@ -210,7 +210,7 @@ where
             let shard = usize::from(link.out.core.shard);
             self.shared.shards[shard].slots_taken.fetch_add(1, Ordering::SeqCst);
         } else if self.bug.is(EngineBug::LoseSlotWake) {
-            self.shared.slot_wanted.store(false, Ordering::SeqCst);
+            self.shared.service.slot_wanted.store(false, Ordering::SeqCst);
         } else if self.bug.triggers(EngineBug::KeepState) {
             let _kept = std::mem::ManuallyDrop::new(link.state.0.take());
         }

@@ -50,6 +50,8 @@ pub(super) struct ConnectionHistory {
     rest: Rest,
     /// The handler left input unread and asked for nothing.
     pub(super) leaves_input: bool,
+    /// The handler waits for capacity for its own reply.
+    pub(super) awaits_capacity: bool,
     /// The handler itself holds back calls, or the end of the link.
     pub(super) is_held: bool,
     /// Another link or thread has requested its close.
@@ -302,6 +304,7 @@ impl CallbackChecker {
             }
             (history.rest, history.is_held) = (rules.rest(), rules.is_held());
             history.leaves_input = rules.leaves_input();
+            history.awaits_capacity = rules.awaits_capacity();
             history.reply_ns = rules.reply_ns(&facts);
         }
         match (call.event, outcome) {

@@ -213,7 +213,11 @@ where
             && traffic.given_up.is_some_and(|then| then.untaken_ns >= nanos(wait));
         // If the handler held the link back, that looks the same to the server.
         let keeps = history.is_held || history.leaves_input;
-        let holds = is_incomplete || is_slow || was_unread_for(&traffic, wait) || keeps;
+        // Where replies of other links are out for so long, all that hold loans may wait for capacity,
+        // and then one of these is closed.
+        let lacks_capacity = history.awaits_capacity && self.replies_take >= wait;
+        let unread = was_unread_for(&traffic, wait);
+        let holds = is_incomplete || is_slow || unread || keeps || lacks_capacity;
         (is_revoked && holds).then_some(EarlyEndCause::Loan)
     }
 
@@ -341,7 +345,7 @@ fn was_unread_for(traffic: &Traffic, time: Duration) -> bool {
     traffic.given_up.is_some_and(|then| then.unread_ns >= nanos(time))
 }
 
-fn nanos(time: Duration) -> u64 {
+pub(super) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 

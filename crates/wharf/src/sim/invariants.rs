@@ -1,8 +1,9 @@
 //! The invariants of a simulation.
 
 use crate::engine::inspect::ensure;
+use crate::engine::service_thread::ServiceThread;
 use crate::handler::Handler;
-use crate::sim::simulation::{SimWorker, Simulation};
+use crate::sim::simulation::Simulation;
 use crate::stats::{Counter, ShardStats};
 use std::sync::atomic::Ordering;
 
@@ -56,12 +57,14 @@ where
         let live: u64 = self.shards.iter().map(|shard| u64::from(shard.slot_counts.live)).sum();
         ensure!(open >= live, "{live} links live, but {open} counted");
         // A connection on the way to its shard has a reserved slot.
-        let waiting: u64 =
-            self.shards.iter().map(|shard| u64::from(shard.slot_counts.waiting)).sum();
-        let pending = open - live + waiting;
+        let waiting = self.service.as_ref().map_or(0, ServiceThread::waiting_count);
+        let pending = open - live + waiting as u64;
+        let service = &self.shared.service.stats;
         let [accepted, refused, rejects, connects] = [
-            sum(|stats| &stats.accepted),
-            sum(|stats| &stats.refused_full) + sum(|stats| &stats.refused_stopping),
+            service.accepted.get(),
+            service.refused_full.get()
+                + service.refused_stopping.get()
+                + sum(|stats| &stats.refused_stopping),
             sum(|stats| &stats.rejects),
             sum(|stats| &stats.connects),
         ];
@@ -89,13 +92,14 @@ where
         Ok(())
     }
 
-    /// While there is a free slot, the accepting shard does not sleep without an accept.
+    /// While there is a free slot, the service thread does not sleep without an accept.
     fn check_free_slots(&self) -> Result<(), String> {
-        let wants = self.shards[0].worker.as_ref().is_some_and(SimWorker::waits_for_slot);
-        let sleeps = wants && self.shared.stopping().is_none() && !self.is_runnable(0);
+        let wants = self.service.as_ref().is_some_and(ServiceThread::waits_for_slot);
+        let runs = self.is_runnable(self.shards.len());
+        let sleeps = wants && self.shared.stopping().is_none() && !runs;
         ensure!(
             !sleeps || self.shared.free_slots() == 0,
-            "shard 0 waits for a slot, but one is free"
+            "the service thread waits for a slot, but one is free"
         );
         Ok(())
     }

@@ -3,6 +3,7 @@
 use crate::engine::inspect::ensure;
 use crate::handler::Handler;
 use crate::sim::checker::ConnectionStatus;
+use crate::sim::early_end::nanos;
 use crate::sim::failure::{SimFailure, SimReport};
 use crate::sim::simulation::Simulation;
 use crate::sim::{FaultKind, Faults, SimClient};
@@ -61,15 +62,17 @@ where
         self.note_stop();
         let jumps_before = self.world.fault_counts().of(FaultKind::ClockJump);
         let begin_ns = self.world.steady_ns();
-        let deadline = self.now().saturating_add(drain).saturating_add(STOP_SLACK);
+        // On the steady clock, as the pauses: small jumps of the other add up during a long pause.
+        let time_max_ns = nanos(drain.saturating_add(STOP_SLACK));
         let steps_max = self.steps + FINISH_STEPS_MAX;
-        while self.shards.iter().any(|shard| shard.worker.is_some()) {
+        while self.service.is_some() || self.shards.iter().any(|shard| shard.worker.is_some()) {
             let went_on = self.step()?;
             let jumped =
                 self.jumps && self.world.fault_counts().of(FaultKind::ClockJump) > jumps_before;
             let paused_ns = self.pauses.within(begin_ns, u64::MAX);
-            let deadline = deadline.saturating_add(Duration::from_nanos(paused_ns));
-            if !went_on || self.steps > steps_max || (!jumped && self.now() > deadline) {
+            let took_ns = self.world.steady_ns() - begin_ns;
+            let is_late = took_ns > time_max_ns.saturating_add(paused_ns);
+            if !went_on || self.steps > steps_max || (!jumped && is_late) {
                 let left = self.links_open();
                 let why = if went_on { "in time" } else { "any more" };
                 let what = format!("the server does not stop {why}: {left} links are left");
@@ -134,6 +137,8 @@ where
         let is_out = large.is_some_and(|large| large.free_count() < large.capacity());
         ensure!(!is_out, "shard {number} has large buffers in use: {large:?}");
         ensure!(entries == shard.entries, "shard {number} has {entries} of {}", shard.entries);
+        self.shared.shards[number].ended.store(true, Ordering::Release);
+        self.shared.service.wake();
         let Some(worker) = shard.worker.take() else { return Ok(()) };
         let stale = worker.stale();
         ensure!(stale == 0, "shard {number} has seen {stale} stale completions");

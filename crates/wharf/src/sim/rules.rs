@@ -560,6 +560,11 @@ impl Rules {
         self.is_kicked
     }
 
+    /// Whether the last `on_receive` asked for capacity that was not there.
+    pub(super) fn awaits_capacity(&self) -> bool {
+        self.last.is_some_and(|last| last.ensures > 0)
+    }
+
     /// Whether the handler itself holds back calls, or the end of the link.
     pub(super) fn is_held(&self) -> bool {
         self.pause != Pause::No || self.is_kept || self.deferred == Deferred::Out

@@ -1,6 +1,7 @@
 //! The simulation: its parts, and the execution of a step.
 
 use crate::engine::inspect::SlotCounts;
+use crate::engine::service_thread::ServiceThread;
 use crate::engine::worker::{Turn, Worker};
 use crate::handler::Handler;
 use crate::limits::Settings;
@@ -125,10 +126,15 @@ where
     pub(super) handler: Arc<Buggy<CheckedHandler<H>>>,
     bug: Option<EngineBug>,
     pub(super) shards: Vec<Shard<H, S, W>>,
+    /// `None` when it is done.
+    pub(super) service: Option<ServiceThread<BuggyPort>>,
+    /// The next pass of the service thread is due now.
+    service_again: bool,
     pub(super) clients: Vec<Peer>,
     pub(super) clients_open: u32,
     woken: VecDeque<u32>,
-    /// The shards that are runnable in this step.
+    /// The threads of the server that are runnable in this step: shards, and behind them the service
+    /// thread.
     runnable: Vec<usize>,
     alarms: BinaryHeap<Reverse<(Time, u32)>>,
     pub(super) steps: u64,
@@ -233,7 +239,9 @@ where
 
     fn start(config: SimConfig, builder: Builder<H, S, W>) -> Result<Self, String> {
         let Builder { handler, settings, .. } = builder;
-        let settings = settings.checked().map_err(|error| error.to_string())?;
+        let mut settings = settings.checked().map_err(|error| error.to_string())?;
+        // Callbacks take no simulated time, and a watch without end would let no run end.
+        settings.report_callbacks_after = Duration::ZERO;
         let jumps = config.faults.clock_jump_max_ns >= JUMP_THAT_MATTERS_NS
             && config.faults.ppm(super::FaultKind::ClockJump) > 0;
         let mut world_config = WorldConfig::new(config.seed);
@@ -265,6 +273,8 @@ where
             handler,
             bug,
             shards: Vec::new(),
+            service: None,
+            service_again: false,
             clients: Vec::new(),
             clients_open: 0,
             woken: VecDeque::new(),
@@ -300,7 +310,7 @@ where
         for number in 0..self.shared.shards.len() {
             let config = self.shared.settings.shard_pool();
             let pool = BufferPool::new(config).map_err(|error| error.to_string())?;
-            let mut ports = self.shared.settings.port(listener_count);
+            let mut ports = self.shared.settings.port();
             ports.receive_buffers_max =
                 receive_buffers.unwrap_or(u32::MAX).clamp(1, ports.receive_buffers_max);
             ports.inbox_capacity = inbox.unwrap_or(ports.inbox_capacity).max(1);
@@ -327,10 +337,14 @@ where
         for _ in 0..listener_count {
             listeners.push(self.world.listen(address()).map_err(|error| error.to_string())?);
         }
-        for shard in &mut self.shards {
-            let Some(worker) = &mut shard.worker else { continue };
-            worker.listen(std::mem::take(&mut listeners), posters.clone().into_boxed_slice())?;
-        }
+        let pool = BufferPool::new(Settings::service_pool()).map_err(|error| error.to_string())?;
+        let port = SimPort::new(&self.world, Settings::service_port(listener_count), pool)
+            .map_err(|error| error.to_string())?;
+        let port = BuggyPort::new(port, self.bug);
+        let mut service = ServiceThread::new(port, Arc::clone(&self.shared));
+        self.shared.service.register(Box::new(service.poster()));
+        service.listen(listeners, posters.into_boxed_slice())?;
+        self.service = Some(service);
         Ok(())
     }
 
@@ -473,7 +487,7 @@ where
         let mut runnable = std::mem::take(&mut self.runnable);
         runnable.clear();
         if !is_paused {
-            runnable.extend((0..self.shards.len()).filter(|shard| self.is_runnable(*shard)));
+            runnable.extend((0..=self.shards.len()).filter(|thread| self.is_runnable(*thread)));
         }
         self.runnable = runnable;
         let choices = self.runnable.len() + usize::from(!self.woken.is_empty());
@@ -491,6 +505,7 @@ where
         }
         let choice = self.rng.below_len(choices);
         match self.runnable.get(choice).copied() {
+            Some(thread) if thread == self.shards.len() => self.pass()?,
             Some(shard) => self.turn(shard)?,
             None => {
                 for _ in 0..=self.rng.below(CLIENTS_A_STEP) {
@@ -502,9 +517,15 @@ where
         Ok(true)
     }
 
-    /// Whether a shard has something to do.
+    /// Whether a shard, or behind all shards the service thread, has something to do.
     pub(super) fn is_runnable(&self, number: usize) -> bool {
-        let shard = &self.shards[number];
+        let Some(shard) = self.shards.get(number) else {
+            let runs = |service: &ServiceThread<BuggyPort>| service.port().inner.is_runnable();
+            return self
+                .service
+                .as_ref()
+                .is_some_and(|service| self.service_again || runs(service));
+        };
         shard.worker.as_ref().is_some_and(|worker| shard.again || worker.port().inner.is_runnable())
     }
 
@@ -588,6 +609,25 @@ where
         let hiccup = self.rng.below(HICCUP_EACH) == 0;
         let cost_ns = 1_000 + self.rng.below(if hiccup { 1_000_000 } else { 4_000 });
         self.world.advance_to(self.world.now().saturating_add(Duration::from_nanos(cost_ns)));
+        Ok(())
+    }
+
+    /// Runs a pass of the service thread.
+    fn pass(&mut self) -> Result<(), String> {
+        let Some(service) = &mut self.service else { return Ok(()) };
+        let before = service.wakes_at();
+        let turn = catch_unwind(AssertUnwindSafe(|| service.turn()))
+            .map_err(|payload| format!("the service thread panicked: {}", panic_text(&*payload)))?
+            .map_err(|error| format!("the service thread's port failed: {error}"))?;
+        let now = self.world.now();
+        self.service_again = service
+            .wakes_at()
+            .is_some_and(|after| after <= now || before.is_none_or(|before| after < before));
+        if turn == Turn::Done {
+            self.service = None;
+        }
+        let cost_ns = 1_000 + self.rng.below(4_000);
+        self.world.advance_to(now.saturating_add(Duration::from_nanos(cost_ns)));
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod util;
 
 mod after_the_stop;
 mod back_pressure;
+mod blocked;
 mod broadcast;
 mod close;
 mod deferred;

@@ -1,12 +1,12 @@
-//! The listeners of the accepting shard, and connections that wait for a slot.
+//! The listeners, and connections that wait for a slot.
 
 use crate::shared::Command;
 use crate::shared::accepted::{Accepted, Connection};
 use std::collections::VecDeque;
 use wharf_port::port::{CompletionMode, Poster, Socket, Time};
 
-/// The state of accepting; only shard 0 has listeners. `S` is the type of a connection.
-pub(in crate::engine) struct Acceptor<S: Connection> {
+/// The state of accepting. `S` is the type of a connection.
+pub(super) struct Acceptor<S: Connection> {
     /// The posters of all shards.
     pub(super) posters: Box<[Poster<Command<S>>]>,
     pub(super) listeners: Vec<Listener>,
@@ -28,7 +28,7 @@ pub(super) struct Listener {
 }
 
 impl<S: Connection> Acceptor<S> {
-    pub(in crate::engine) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             posters: Box::default(),
             listeners: Vec::new(),
@@ -37,7 +37,7 @@ impl<S: Connection> Acceptor<S> {
         }
     }
 
-    pub(in crate::engine) fn retry_at(&self) -> Option<Time> {
+    pub(super) fn retry_at(&self) -> Option<Time> {
         let listeners = self.listeners.iter().filter_map(|listener| listener.retry_at);
         listeners.chain(self.assign_at).min()
     }
@@ -45,20 +45,14 @@ impl<S: Connection> Acceptor<S> {
     /// Whether an open listener has no accept armed and no retry is scheduled, so that it waits for a
     /// free slot.
     #[cfg(feature = "sim")]
-    pub(in crate::engine) fn waits_for_slot(&self) -> bool {
+    pub(super) fn waits_for_slot(&self) -> bool {
         let waits = |listener: &Listener| {
             listener.socket.is_some() && listener.armed.is_none() && listener.retry_at.is_none()
         };
         self.assign_at.is_none() && self.listeners.iter().any(waits)
     }
 
-    /// Number of connections that wait for a slot.
-    #[cfg(feature = "sim")]
-    pub(in crate::engine) fn waiting_count(&self) -> usize {
-        self.waiting.len()
-    }
-
-    pub(in crate::engine) fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.listeners.iter().all(|listener| listener.socket.is_none())
     }
 }

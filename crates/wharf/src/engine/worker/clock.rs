@@ -4,9 +4,15 @@
 use std::time::Duration;
 use wharf_port::port::Time;
 
-/// The links' clock counts at most 100 ms of a turn. A wait that took 100 ms longer than its timeout
-/// was a pause of the process.
-const LAG_MAX: Duration = Duration::from_millis(100);
+/// A wait that took 100 ms longer than its timeout was a pause of the process.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// What the links' clock counts at most of a turn, or of a pause: 100 ms, or a quarter of the shortest
+/// timeout, so that no link ends by the server's own delay.
+pub(super) fn lag_max(timeouts: &[Duration]) -> Duration {
+    let shortest = timeouts.iter().filter(|timeout| !timeout.is_zero()).min();
+    shortest.map_or(PAUSE_MIN, |shortest| PAUSE_MIN.min(*shortest / 4))
+}
 
 /// What of a wait's timeout the links' clock does not count if the wait ended in a pause of the
 /// process: how much of the wait was before the pause is unknown, and the process' other threads were
@@ -28,6 +34,7 @@ pub(in crate::engine) struct Clock {
     due_turns: usize,
     /// Turns after which all that waited is handled.
     turns_to_collect: usize,
+    lag_max: Duration,
 }
 
 /// The data of a dequeue that has returned.
@@ -52,7 +59,8 @@ pub(super) struct Waited {
 }
 
 impl Clock {
-    pub(super) fn new(now: Time) -> Self {
+    /// `lag_max`: see [`lag_max`].
+    pub(super) fn new(now: Time, lag_max: Duration) -> Self {
         Self {
             turn_start: now,
             unused_wait: Some(Duration::ZERO),
@@ -60,6 +68,7 @@ impl Clock {
             empty_looks: 0,
             due_turns: 0,
             turns_to_collect: 0,
+            lag_max,
         }
     }
 
@@ -81,7 +90,7 @@ impl Clock {
     /// The links' time since the last dequeue, at `now`.
     pub(super) fn passed(&self, now: Time) -> Duration {
         let passed = now.duration_since(self.turn_start);
-        self.unused_wait.map_or(passed, |unused_wait| passed.min(unused_wait + LAG_MAX))
+        self.unused_wait.map_or(passed, |unused_wait| passed.min(unused_wait + self.lag_max))
     }
 
     /// The turn has work without a completion, whose time counts as that of a callback.
@@ -99,9 +108,9 @@ impl Clock {
         } else {
             Some(Duration::ZERO)
         };
-        let pause = asked.filter(|asked| waited > *asked + LAG_MAX);
+        let pause = asked.filter(|asked| waited > *asked + PAUSE_MIN);
         let counted =
-            pause.map_or(waited, |asked| asked.min(LAG_MAX).max(asked.saturating_sub(GRACE)));
+            pause.map_or(waited, |asked| asked.min(self.lag_max).max(asked.saturating_sub(GRACE)));
         // A wait that returned empty may have been ended by a signal, a wake-up or a pause, and then
         // has not collected what waits: timeouts that are due make the next turn look without waiting.
         let is_look = is_empty && asked == Some(Duration::ZERO) && pause.is_none();
@@ -141,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_short_look_lets_nothing_time_out_before_two_empty_ones() {
-        let mut clock = Clock::new(Time(0));
+        let mut clock = Clock::new(Time(0), PAUSE_MIN);
         assert!((0..10).all(|_| !look(&mut clock, true, 20)));
         assert!(!look(&mut clock, true, 0));
         assert!(!look(&mut clock, true, 1));
@@ -159,7 +168,7 @@ mod tests {
             let began = Time(0);
             let (is_empty, is_short, is_due, links) = (true, true, false, 1);
             let dequeued = Dequeued { began, asked, turn_start, is_empty, is_short, is_due, links };
-            let Waited { counted, paused } = Clock::new(began).dequeued(&dequeued);
+            let Waited { counted, paused } = Clock::new(began, PAUSE_MIN).dequeued(&dequeued);
             (counted.as_millis(), paused.as_millis())
         };
         assert_eq!(wait(9_900, 9_990), (9_990, 0), "not late");
@@ -171,7 +180,7 @@ mod tests {
 
     #[test]
     fn without_an_empty_look_timeouts_come_after_turns_that_suffice_for_all_links() {
-        let mut clock = Clock::new(Time(0));
+        let mut clock = Clock::new(Time(0), PAUSE_MIN);
         assert!((0..1_000).all(|_| !look(&mut clock, false, 20)), "nothing was due");
         let turns = (1..).find(|_| look(&mut clock, true, 20)).unwrap();
         assert_eq!(turns, turns_to_collect(200) + 1);

@@ -1,0 +1,172 @@
+//! Promise: a callback that does not return stops neither accepting nor the links of other shards. It
+//! is reported with its worker and its link, new connections avoid its shard, and a program can end
+//! although it never returns.
+//!
+//! Method: a callback that waits until the test releases it.
+
+use crate::util::skip::lacks;
+use crate::util::{
+    Case, Hold, PATIENCE, TestServer, connect, each_back_end, eventually, expect_bytes, finish,
+    now, on_chunk, round_trip,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Stdio;
+use std::time::Duration;
+use wharf::{Builder, Handler, StalledCallback, Waited};
+
+each_back_end!(
+    a_callback_that_does_not_return_holds_up_no_accept_and_no_other_shard,
+    a_callback_that_does_not_return_is_reported_once_until_it_returns,
+    a_stop_with_a_callback_that_does_not_return_names_it_and_ends_when_it_returns,
+    serve_returns_although_a_callback_never_does,
+);
+
+const REPORT: Duration = Duration::from_millis(100);
+
+/// Echoes; at `hold` the callback is held.
+fn holding<'a>(case: &Case, hold: &'a Hold) -> Builder<impl Handler + use<'a>, (), ()> {
+    let hold = hold.clone();
+    let handler = on_chunk(move |link, data| {
+        if data == b"hold" {
+            hold.enter();
+        }
+        Ok(link.out.send(data)?)
+    });
+    case.builder(handler).links_max(40).report_callbacks_after(REPORT)
+}
+
+/// A link whose callback is held.
+fn held(server: &TestServer, hold: &Hold) -> TcpStream {
+    let mut client = server.connect();
+    client.write_all(b"hold").unwrap();
+    hold.wait();
+    client
+}
+
+fn one_stall(server: &TestServer) -> StalledCallback {
+    eventually(|| server.handle.stalled().len() == 1, "it is reported");
+    server.handle.stalled()[0]
+}
+
+fn a_callback_that_does_not_return_holds_up_no_accept_and_no_other_shard(case: &Case) {
+    for shards in [2, 4, 8] {
+        let hold = Hold::default();
+        let server = TestServer::start(holding(case, &hold).shards(shards));
+        let mut holder = held(&server, &hold);
+        one_stall(&server);
+        // All go to the other shards, as many as these have slots.
+        let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|client| round_trip(client, b"served"));
+        let stats = server.stats();
+        assert_eq!((stats.accepted, stats.connects), (11, 11));
+        let busy = stats.workers.iter().filter(|worker| worker.links > 0).count();
+        assert_eq!(busy, usize::try_from(shards).unwrap());
+        assert_eq!(server.handle.stalled().len(), 1, "it is held all the time");
+        hold.release();
+        expect_bytes(&mut holder, b"hold");
+        clients.push(holder);
+        clients.iter_mut().for_each(finish);
+        server.stop();
+    }
+}
+
+fn a_callback_that_does_not_return_is_reported_once_until_it_returns(case: &Case) {
+    let hold = Hold::default();
+    let server = TestServer::start(holding(case, &hold).shards(1));
+    let mut quick = server.connect();
+    round_trip(&mut quick, b"quick");
+    let mut holder = held(&server, &hold);
+    let stall = one_stall(&server);
+    assert_eq!((stall.worker.index(), stall.unread_bytes), (0, 4));
+    assert!(stall.elapsed >= REPORT, "{stall:?}");
+    eventually(|| server.handle.stalled()[0].elapsed >= 3 * REPORT, "it is seen further on");
+    assert_eq!(server.handle.stalled()[0].link, stall.link);
+    assert_eq!(server.stats().stalls, 1);
+    hold.release();
+    expect_bytes(&mut holder, b"hold");
+    eventually(|| server.handle.stalled().is_empty(), "it has returned");
+    // The link that was named is the one that was held.
+    server.handle.link(stall.link).close();
+    crate::util::expect_end(&mut holder);
+    round_trip(&mut quick, b"quick");
+    finish(&mut quick);
+    drop(holder);
+    assert_eq!(server.stop().stalls, 1);
+}
+
+fn a_stop_with_a_callback_that_does_not_return_names_it_and_ends_when_it_returns(case: &Case) {
+    let hold = Hold::default();
+    let running = holding(case, &hold).shards(2).start().unwrap();
+    let address = running.local_addresses()[0].1.socket_addr().unwrap();
+    let mut client = connect(address);
+    client.write_all(b"hold").unwrap();
+    hold.wait();
+    let handle = running.handle();
+    handle.stop(Duration::ZERO);
+    eventually(|| handle.stalled().len() == 1, "it is reported after the stop, too");
+    let begin = now();
+    let Waited::Running { server, stalled, .. } =
+        running.wait_timeout(Duration::from_millis(50)).unwrap()
+    else {
+        panic!("it stopped with a callback that has not returned")
+    };
+    assert!(begin.elapsed() >= Duration::from_millis(50));
+    assert_eq!((stalled.len(), stalled[0].unread_bytes), (1, 4));
+    hold.release();
+    let Waited::Stopped(report) = server.wait_timeout(PATIENCE).unwrap() else {
+        panic!("it has not stopped")
+    };
+    assert_eq!((report.stats.links, report.stats.forced_closes), (0, 1));
+}
+
+fn serve_returns_although_a_callback_never_does(case: &Case) {
+    if case.role().is_some() {
+        let handler = on_chunk(|_, _| {
+            loop {
+                std::thread::park();
+            }
+        });
+        let address = std::env::var("ADDRESS_OF_TEST").unwrap();
+        let builder = case.builder(handler).listen(address);
+        let error = builder.report_callbacks_after(REPORT).serve().unwrap_err();
+        println!("said: {error}");
+        std::process::exit(3);
+    }
+    // A port that was free a moment ago.
+    let address = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let mut command = case.command("serve");
+    command.env("ADDRESS_OF_TEST", address.to_string()).stdout(Stdio::piped());
+    let Ok(mut child) = command.spawn() else { return lacks("a process of its own") };
+    let client = connect_eventually(address);
+    (&client).write_all(b"never answered").unwrap();
+    eventually(|| crate::util::queued_between(address, client.local_addr().unwrap()) == 0, "read");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let mut said = String::new();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for line in lines.map_while(Result::ok).filter(|line| line.contains("said: ")) {
+        said += &line;
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert!(said.contains("worker 0 runs a callback of link 0.0.1"), "{said}");
+    let mut client = client;
+    assert!(!matches!(client.read(&mut [0]), Ok(1..)));
+}
+
+fn connect_eventually(address: SocketAddr) -> TcpStream {
+    let mut client = None;
+    eventually(
+        || {
+            client = TcpStream::connect(address).ok();
+            client.is_some()
+        },
+        "the server listens",
+    );
+    let client = client.unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client
+}
