@@ -241,6 +241,28 @@ fn unit<T: 'static>() -> Result<T> {
     })
 }
 
+/// A handler that receives packets of type `P`, for any number of types: see [`inbox`](crate::inbox) and
+/// [`Builder::every`](crate::Builder::every).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not receive packets of type `{P}`",
+    note = "write `impl OnPost<{P}, {W}> for {Self}`"
+)]
+pub trait OnPost<P, W = ()> {
+    /// A packet for this worker. It is called on the worker's thread, between the callbacks of links. At
+    /// most 64 packets of one type are handled before links have their turn.
+    ///
+    /// # Panics
+    ///
+    /// The packet is lost; the panic is counted, and the worker continues with a new context.
+    fn on_post(&self, worker: &mut Worker<'_, W>, packet: P);
+}
+
+impl<P, W, H: OnPost<P, W>> OnPost<P, W> for Arc<H> {
+    fn on_post(&self, worker: &mut Worker<'_, W>, packet: P) {
+        (**self).on_post(worker, packet);
+    }
+}
+
 /// A closure is a handler with this `on_receive`.
 impl<F> Handler for F
 where

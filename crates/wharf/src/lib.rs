@@ -184,7 +184,7 @@ mod stats;
 mod vocabulary;
 mod worker;
 
-pub use handler::Handler;
+pub use handler::{Handler, OnPost};
 pub use limits::MemoryPlan;
 pub use link::Link;
 pub use link::framing::{Decoder, Delimiter, Extent, FixedSize, Framed, LengthPrefix, Lines};
@@ -197,6 +197,7 @@ pub use server::{
 pub use shared::StalledCallback;
 pub use shared::handle::{Drain, Handle, Recipients};
 pub use shared::message::Message;
+pub use shared::packets::{Inbox, Poster, Undelivered, inbox};
 pub use shared::payload::Payload;
 pub use shared::reply::Reply;
 pub use stats::{ServiceStats, Stats, WorkerStats};

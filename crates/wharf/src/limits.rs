@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     /// The answer timeout.
     pub(crate) answer: Duration,
     pub(crate) report_callbacks_after: Duration,
+    /// Memory of the queues of packets of one worker.
+    pub(crate) packet_bytes: u64,
     pub(crate) when_slow: WhenSlow,
     /// The longest frame that the handler has declared.
     pub(crate) frame_max: usize,
@@ -118,6 +120,7 @@ impl Settings {
             idle: Duration::from_secs(60),
             answer: Duration::from_secs(60),
             report_callbacks_after: Duration::from_secs(1),
+            packet_bytes: 0,
             when_slow: WhenSlow::Skip,
             frame_max: 0,
             when_full: WhenFull::Wait,
@@ -425,7 +428,7 @@ impl Settings {
                 ("links", shards * slots * sizes.link as u64),
                 ("ports", shards * wharf_port::table_size_bytes(&self.port())),
                 ("memory for messages in several buffers", shards * u64::from(self.input_bytes)),
-                ("inboxes", shards * u64::from(self.inbox_capacity) * 96),
+                ("inboxes", shards * (u64::from(self.inbox_capacity) * 96 + self.packet_bytes)),
                 (
                     "stacks",
                     shards

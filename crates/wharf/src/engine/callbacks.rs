@@ -1,5 +1,6 @@
 //! Runs the handler's code, and stores its states and context.
 
+use crate::engine::packets::Sources;
 use crate::handler::Handler;
 use crate::link::Link;
 use crate::link::core::ShardState;
@@ -20,6 +21,8 @@ use std::time::Duration;
 /// The callbacks of one shard.
 pub(super) struct Callbacks<V: Service> {
     user: User<V>,
+    /// Where packets come from.
+    packets: Sources<V::Context>,
     /// Memory for input slices that lie in several buffers.
     scratch: Vec<u8>,
     /// The error with which the shard stopped the server.
@@ -39,7 +42,12 @@ struct User<V: Service> {
 
 impl<V: Service> Callbacks<V> {
     /// For a shard with `slots` slots, without a context.
-    pub(super) fn new(handler: Arc<V::Handler>, shared: &Arc<Shared>, slots: u32) -> Self {
+    pub(super) fn new(
+        handler: Arc<V::Handler>,
+        shared: &Arc<Shared>,
+        slots: u32,
+        packets: Sources<V::Context>,
+    ) -> Self {
         let user = User {
             handler,
             server: Handle::new(Arc::clone(shared)),
@@ -47,7 +55,7 @@ impl<V: Service> Callbacks<V> {
             states: (0..slots).map(|_| None).collect(),
         };
         let scratch = Vec::with_capacity(shared.settings.input_bytes as usize);
-        Self { user, scratch, failure: None }
+        Self { user, packets, scratch, failure: None }
     }
 
     /// Runs a callback of a link; `None` if there is no context.
@@ -103,6 +111,30 @@ impl<V: Service> Callbacks<V> {
         drop_user_value(core, state);
     }
 
+    pub(super) fn source_count(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// Calls `on_post` with the next packet of a source; returns whether there was one.
+    pub(super) fn deliver_packet(&mut self, core: &ShardState, source: usize) -> bool {
+        let Some(context) = self.user.context.as_mut() else { return false };
+        let mut worker = crate::worker::Worker {
+            context,
+            server: &self.user.server,
+            id: WorkerId::of_shard(core.shard),
+            count: core.shared.shards.len(),
+            now: core.instant(),
+        };
+        core.running().begin_packet();
+        let packets = &mut self.packets[source];
+        let delivered = catch_unwind(AssertUnwindSafe(|| packets.deliver(&mut worker)));
+        delivered.unwrap_or_else(|payload| {
+            catch_user_panic(|| drop(payload));
+            self.renew_context(core);
+            true
+        })
+    }
+
     /// Makes a worker context, and drops the old one.
     pub(super) fn make_context(&mut self, core: &ShardState) -> Result<(), String> {
         // After a panic the old context may be inconsistent.
@@ -144,6 +176,16 @@ impl<V: Service> Callbacks<V> {
             drop_user_value(core, state.take());
         }
         drop_user_value(core, self.user.context.take());
+        for packets in &mut self.packets {
+            while catch_unwind(AssertUnwindSafe(|| packets.drop_next())).unwrap_or_else(|payload| {
+                catch_user_panic(|| drop(payload));
+                core.stats().handler_panics.add(1);
+                true
+            }) {}
+        }
+        for packets in self.packets.drain(..) {
+            drop_user_value(core, Some(packets));
+        }
     }
 }
 

@@ -166,8 +166,11 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// When the shard's next turn is due without a completion.
     pub(crate) fn wakes_at(&mut self) -> Option<Time> {
         let now = self.port.now();
-        let at_once = !self.again.is_empty() || self.pending.has_marks();
-        if at_once { Some(now) } else { self.wait(now).map(|wait| now.saturating_add(wait)) }
+        if self.has_work() {
+            Some(now)
+        } else {
+            self.wait(now).map(|wait| now.saturating_add(wait))
+        }
     }
 
     /// The shard's counters and links as text, for a trace.

@@ -9,6 +9,7 @@ mod flush;
 pub(crate) mod inspect;
 mod loans;
 mod open;
+pub(crate) mod packets;
 mod post;
 mod proxy;
 mod receive;

@@ -21,6 +21,9 @@ use wharf_port::memory::Message;
 /// capacity.
 const RETRY_AFTER: Duration = Duration::from_millis(5);
 
+/// Maximum of packets from one source in one turn; links are then called before the next.
+const PACKETS_MAX: usize = 64;
+
 impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Handles a command of another thread.
     pub(super) fn handle_command(&mut self, command: Command<P::Stream>) {
@@ -76,6 +79,22 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     fn deliver(&mut self, index: u32, message: &Message, when_slow: Option<WhenSlow>) {
         if self.core.post(index, message, when_slow) == Posted::TooSlow {
             self.close(index, DisconnectReason::SlowReader, CloseMode::Immediate);
+        }
+    }
+
+    /// Calls `on_post` for the packets that were posted.
+    pub(super) fn deliver_packets(&mut self) {
+        if !self.core.takes_packets() {
+            return;
+        }
+        for source in 0..self.callbacks.source_count() {
+            let mut left = PACKETS_MAX;
+            while left > 0 && self.callbacks.deliver_packet(&self.core, source) {
+                left -= 1;
+            }
+            if left == 0 {
+                self.core.note_packets();
+            }
         }
     }
 

@@ -7,9 +7,12 @@
 
 mod accept;
 mod acceptor;
+mod clock;
 mod watch;
 
+use crate::engine::packets::Ticker;
 use crate::engine::service_thread::acceptor::Acceptor;
+use crate::engine::service_thread::clock::TickClock;
 use crate::engine::service_thread::watch::Watch;
 use crate::engine::worker::Turn;
 use crate::shared::{ShardPort, Shared};
@@ -25,6 +28,7 @@ pub(crate) struct ServiceThread<P: ShardPort> {
     shared: Arc<Shared>,
     acceptor: Acceptor<P::Stream>,
     watch: Watch,
+    clock: TickClock,
     completions: Completions<P>,
     /// The port's clock after the last dequeue.
     now: Time,
@@ -33,11 +37,12 @@ pub(crate) struct ServiceThread<P: ShardPort> {
 }
 
 impl<P: ShardPort> ServiceThread<P> {
-    pub(crate) fn new(port: P, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(port: P, shared: Arc<Shared>, tickers: Vec<Ticker>) -> Self {
         let now = port.now();
         let report_after = shared.settings.report_callbacks_after;
         Self {
             watch: Watch::new(report_after, shared.shards.len(), now),
+            clock: TickClock::new(tickers, now),
             now,
             port,
             shared,
@@ -53,8 +58,7 @@ impl<P: ShardPort> ServiceThread<P> {
     ///
     /// The port has failed; drop the service thread.
     pub(crate) fn turn(&mut self) -> Result<Turn, PortError> {
-        let due = self.acceptor.retry_at().into_iter().chain(self.watch.due()).min();
-        let wait = due.map(|due| due.duration_since(self.port.now()));
+        let wait = self.due().map(|due| due.duration_since(self.port.now()));
         self.account();
         self.port.dequeue(&mut self.completions, wait)?;
         self.now = self.port.now();
@@ -69,12 +73,21 @@ impl<P: ShardPort> ServiceThread<P> {
         self.check_stop();
         self.arm_listeners();
         self.watch.look(&self.shared, self.now);
+        if !self.is_stopping {
+            self.clock.tick(&self.shared, self.now);
+        }
         if self.is_stopping && self.acceptor.is_closed() {
             self.shared.end_accepting();
         }
         // It watches until the last callback has returned.
         let is_done = !self.shared.is_accepting() && self.shared.shards_have_ended();
         Ok(if is_done { Turn::Done } else { Turn::Continue })
+    }
+
+    /// When the next pass is due without a completion.
+    fn due(&self) -> Option<Time> {
+        let ticks = self.clock.due().filter(|_| !self.is_stopping);
+        [self.acceptor.retry_at(), self.watch.due(), ticks].into_iter().flatten().min()
     }
 
     /// Counts the pass that ends.
@@ -118,7 +131,7 @@ impl<P: ShardPort> ServiceThread<P> {
 
     /// When its next pass is due without a completion.
     pub(crate) fn wakes_at(&self) -> Option<Time> {
-        self.acceptor.retry_at()
+        self.due()
     }
 
     /// Accepted connections that wait for a slot.

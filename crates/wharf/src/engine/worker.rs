@@ -14,6 +14,7 @@ mod clock;
 use crate::engine::callbacks::Callbacks;
 use crate::engine::close::drain::Drain;
 use crate::engine::loans::lending::Lending;
+use crate::engine::packets::Sources;
 use crate::engine::post::pending::Pending;
 use crate::engine::serve::again::Again;
 use crate::engine::timeout::timers::Timers;
@@ -60,6 +61,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         port: P,
         handler: Arc<V::Handler>,
         shared: Arc<Shared>,
+        packets: Sources<V::Context>,
     ) -> Result<Self, String> {
         let slots = shared.settings.links_per_shard();
         // The instant is read first, so that no `Link::now` is in the future.
@@ -68,7 +70,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let (now, pool) = (port.now(), port.pool().clone());
         let lag_max = lag_max(&shared.settings.timeouts());
         let mut worker = Self {
-            callbacks: Callbacks::new(handler, &shared, slots),
+            callbacks: Callbacks::new(handler, &shared, slots, packets),
             pending: Pending::new(slots),
             timers: Timers::new(&shared.settings, now),
             lending: Lending::new(slots),
@@ -97,6 +99,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         self.dequeue(accepting_ended)?;
         self.dispatch_all();
         self.handle_marks();
+        self.deliver_packets();
         self.serve_again();
         self.retry_posts();
         self.expire_timeouts();
@@ -117,7 +120,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let link_time = self.link_time(began);
         let wait = self.wait(began);
         let is_due = wait == Some(Duration::ZERO) || self.must_check_posts(link_time);
-        let at_once = is_due || may_be_over || !self.again.is_empty() || self.pending.has_marks();
+        let at_once = is_due || may_be_over || self.has_work();
         let asked = if at_once { Some(Duration::ZERO) } else { wait };
         self.core.running().end();
         self.port.dequeue(&mut self.completions, asked)?;
@@ -145,9 +148,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
             self.dispatch(completion);
         }
         self.completions = completions;
-        if self.core.marks().any() || self.pending.has_marks() || !self.again.is_empty() {
+        if self.core.marks().any() || self.has_work() {
             self.clock.note_work();
         }
+    }
+
+    /// Whether the turn has work without a completion.
+    pub(super) fn has_work(&self) -> bool {
+        !self.again.is_empty() || self.pending.has_marks() || self.core.has_packets()
     }
 
     /// Whether all packets that were in the inbox `turns` turns ago are handled: the last dequeue was

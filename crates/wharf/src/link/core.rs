@@ -98,6 +98,23 @@ impl ShardState {
         &self.shared.shards[usize::from(self.shard)].running
     }
 
+    /// Whether there are packets for the worker.
+    #[inline]
+    pub(crate) fn has_packets(&self) -> bool {
+        self.shared.shards[usize::from(self.shard)].has_packets()
+    }
+
+    /// As [`has_packets`](Self::has_packets), and forgets it.
+    #[inline]
+    pub(crate) fn takes_packets(&self) -> bool {
+        self.shared.shards[usize::from(self.shard)].takes_packets()
+    }
+
+    /// Packets are left for the next turn.
+    pub(crate) fn note_packets(&self) {
+        self.shared.note_packets(usize::from(self.shard));
+    }
+
     /// The port's clock, as of this turn, as an `Instant`.
     pub(crate) fn instant(&self) -> Instant {
         let (instant, zero) = self.zero;

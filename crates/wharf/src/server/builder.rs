@@ -2,7 +2,8 @@
 
 use crate::engine;
 use crate::engine::callbacks::{call_for, catch_user_panic};
-use crate::handler::Handler;
+use crate::engine::packets::{Every, PacketPlan, Packets};
+use crate::handler::{Handler, OnPost};
 use crate::limits::{AskedBackEnd, MemoryPlan, Settings};
 use crate::link::framing::Decoder;
 use crate::server::back_end::choose;
@@ -12,6 +13,7 @@ use crate::server::signals::StopSignals;
 use crate::server::{listen, machine};
 use crate::service::ServiceOf;
 use crate::shared::handle::Handle;
+use crate::shared::packets::Inbox;
 use crate::shared::{Shared, StalledCallback};
 use crate::vocabulary::address::Address;
 use crate::vocabulary::back_end::BackEnd;
@@ -38,7 +40,8 @@ impl Server {
         W: 'static,
     {
         let settings = Settings::default();
-        Builder { handler, settings, addresses: Vec::new(), types: PhantomData }
+        let (addresses, packets) = (Vec::new(), Vec::new());
+        Builder { handler, settings, addresses, packets, types: PhantomData }
     }
 }
 
@@ -49,6 +52,7 @@ pub struct Builder<H, S, W> {
     pub(crate) handler: H,
     pub(crate) settings: Settings,
     addresses: Vec<(ListenerId, String)>,
+    pub(crate) packets: Vec<Box<dyn PacketPlan<H, W>>>,
     types: PhantomData<fn() -> (S, W)>,
 }
 
@@ -196,6 +200,28 @@ where
         self
     }
 
+    /// Has the workers receive the packets that are posted into `inbox`: see [`inbox`](crate::inbox).
+    /// May be called for several types of packets.
+    pub fn inbox<P: Send + 'static>(mut self, inbox: Inbox<P>) -> Self
+    where
+        H: OnPost<P, W>,
+    {
+        self.settings.packet_bytes += inbox.size_bytes();
+        self.packets.push(Box::new(inbox));
+        self
+    }
+
+    /// Posts a clone of `packet` to each worker again and again: the first after `time`, 1 ms at least.
+    /// The service thread keeps the time, and ticks that a busy worker has missed come as one. A panic of
+    /// the clone counts as one of [`on_post`](OnPost::on_post).
+    pub fn every<P: Clone + Send + 'static>(mut self, time: Duration, packet: P) -> Self
+    where
+        H: OnPost<P, W>,
+    {
+        self.packets.push(Box::new(Every { every: time.max(Duration::from_millis(1)), packet }));
+        self
+    }
+
     /// What the server does with a post that exceeds the capacity of a link. Default
     /// [`WhenSlow::Skip`].
     pub fn when_slow(mut self, policy: WhenSlow) -> Self {
@@ -328,6 +354,7 @@ where
                 &handler,
                 &started,
                 listener_count,
+                Packets::open(&self.packets, &handler, &shared),
             )
         };
         let prepared = match prepare(chosen.back_end) {
@@ -395,12 +422,8 @@ where
 
 /// The text of callbacks that hold up the end of a server.
 fn not_returned(stalled: &[StalledCallback]) -> String {
-    let mut text = "the server does not end".to_owned();
-    for StalledCallback { worker, link, elapsed, .. } in stalled {
-        let seconds = elapsed.as_secs();
-        text += &format!("; worker {worker} runs a callback of link {link} for {seconds} s");
-    }
-    text
+    let callbacks: Vec<_> = stalled.iter().map(ToString::to_string).collect();
+    format!("callbacks have not returned, and the server cannot end: {}", callbacks.join("; "))
 }
 
 impl<H, S, W> fmt::Debug for Builder<H, S, W> {

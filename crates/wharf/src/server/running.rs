@@ -2,6 +2,7 @@
 
 use crate::engine;
 use crate::engine::callbacks::catch_user_panic;
+use crate::engine::packets::{Packets, Sources, Ticker};
 use crate::engine::service_thread::ServiceThread;
 use crate::engine::worker::{Turn, Worker};
 use crate::limits::{MemoryPlan, Settings};
@@ -196,7 +197,9 @@ pub(super) fn prepare_shards<V: Service>(
     handler: &Arc<V::Handler>,
     alive: &Alive,
     listeners: u32,
+    packets: Packets<V::Context>,
 ) -> Result<Prepared, StartError> {
+    let listeners = (listeners, packets);
     match back_end {
         #[cfg(target_os = "linux")]
         BackEnd::Uring => prepare_on::<_, V>(UringPort::new, shared, handler, alive, listeners),
@@ -274,7 +277,7 @@ fn prepare_on<P, V>(
     shared: &Arc<Shared>,
     handler: &Arc<V::Handler>,
     alive: &Alive,
-    listeners: u32,
+    (listeners, packets): (u32, Packets<V::Context>),
 ) -> Result<Prepared, StartError>
 where
     P: TcpPort + 'static,
@@ -288,7 +291,8 @@ where
         Steps { report: report.clone(), nexts }
     };
     let stack = shared.settings.stack_size_bytes(engine::sizes::<V::State, V::Context>());
-    for shard in 0..shared.shards.len() {
+    let Packets { workers, tickers } = packets;
+    for (shard, packets) in workers.into_iter().enumerate() {
         // There are at most 256 shards.
         let number = u8::try_from(shard).unwrap_or(u8::MAX);
         let steps = steps();
@@ -299,8 +303,9 @@ where
             // Dropped after the worker and this thread's share of the handler.
             let (_alive, handler) = (alive, handler);
             // A panic of the handler here becomes an error of `start`.
-            let made =
-                AssertUnwindSafe(|| make_worker::<P, V>(number, make, &handler, &shared, &steps));
+            let made = AssertUnwindSafe(|| {
+                make_worker::<P, V>(number, make, &handler, &shared, packets, &steps)
+            });
             let worker = catch_unwind(made).unwrap_or_else(|payload| {
                 catch_user_panic(|| drop(payload));
                 Err(died())
@@ -315,7 +320,7 @@ where
         let running = prepared.ends.add();
         move || {
             let (_running, _alive) = (running, alive);
-            run_service(make_service(make, listeners, &shared, &steps), &shared, steps)
+            run_service(make_service(make, listeners, tickers, &shared, &steps), &shared, steps)
         }
     };
     let thread = std::thread::Builder::new().name("wharf-service".to_owned());
@@ -363,6 +368,7 @@ fn make_worker<P, V>(
     make: Make<P>,
     handler: &Arc<V::Handler>,
     shared: &Arc<Shared>,
+    packets: Sources<V::Context>,
     steps: &Steps,
 ) -> Result<Worker<P, V>, StartError>
 where
@@ -374,7 +380,7 @@ where
     let port =
         make(shared.settings.port(), pool).map_err(|error| StartError::port(&error.to_string()))?;
     steps.done(Step::Port)?;
-    Worker::new(shard, port, Arc::clone(handler), Arc::clone(shared))
+    Worker::new(shard, port, Arc::clone(handler), Arc::clone(shared), packets)
         .map_err(|reason| StartError::handler(&reason))
 }
 
@@ -409,6 +415,7 @@ where
 fn make_service<P: TcpPort>(
     make: Make<P>,
     listeners: u32,
+    tickers: Vec<Ticker>,
     shared: &Arc<Shared>,
     steps: &Steps,
 ) -> Result<ServiceThread<P>, StartError> {
@@ -417,7 +424,7 @@ fn make_service<P: TcpPort>(
     let port = make(Settings::service_port(listeners), pool)
         .map_err(|error| StartError::port(&error.to_string()))?;
     steps.done(Step::Port)?;
-    let service = ServiceThread::new(port, Arc::clone(shared));
+    let service = ServiceThread::new(port, Arc::clone(shared), tickers);
     shared.service.register(Box::new(service.poster()));
     Ok(service)
 }

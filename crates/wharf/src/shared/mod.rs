@@ -5,6 +5,7 @@ pub(crate) mod current;
 pub(crate) mod handle;
 pub(crate) mod marks;
 pub(crate) mod message;
+pub(crate) mod packets;
 pub(crate) mod payload;
 pub(crate) mod quota;
 pub(crate) mod reply;
@@ -142,6 +143,8 @@ pub(crate) struct Shard {
     /// Its thread has ended.
     pub(crate) ended: AtomicBool,
     pub(crate) running: RunningCallback,
+    /// There are packets for its worker.
+    has_packets: AtomicBool,
     /// Its callback runs for longer than a callback should.
     is_stalled: AtomicBool,
     /// Requests to the shard's links, and the generations of the live links.
@@ -178,12 +181,24 @@ type StalledLock = std::sync::Mutex<BTreeMap<usize, StalledCallback>>;
 pub struct StalledCallback {
     /// The worker that runs it.
     pub worker: WorkerId,
-    /// Its link.
-    pub link: LinkId,
+    /// Its link; `None` for [`OnPost::on_post`](crate::OnPost::on_post).
+    pub link: Option<LinkId>,
     /// The link's unread bytes when it began.
     pub unread_bytes: u32,
     /// For how long it has been seen to run.
     pub elapsed: Duration,
+}
+
+impl std::fmt::Display for StalledCallback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { worker, link, unread_bytes, elapsed } = self;
+        write!(f, "worker {worker} runs ")?;
+        match link {
+            Some(link) => write!(f, "one of link {link} with {unread_bytes} unread bytes")?,
+            None => f.write_str("on_post")?,
+        }
+        write!(f, " for {:.1} s", elapsed.as_secs_f64())
+    }
 }
 
 impl ServiceShared {
@@ -205,6 +220,20 @@ impl std::fmt::Debug for ServiceShared {
     }
 }
 
+impl Shard {
+    /// Whether there are packets for the worker.
+    #[inline]
+    pub(crate) fn has_packets(&self) -> bool {
+        self.has_packets.load(Ordering::Relaxed)
+    }
+
+    /// As [`has_packets`](Self::has_packets), and forgets it: the worker takes them now.
+    #[inline]
+    pub(crate) fn takes_packets(&self) -> bool {
+        self.has_packets() && self.has_packets.swap(false, Ordering::AcqRel)
+    }
+}
+
 impl std::fmt::Debug for Shard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shard").field("slots_taken", &self.slots_taken).finish_non_exhaustive()
@@ -219,6 +248,7 @@ impl Shared {
             slots_taken: AtomicU32::new(0),
             ended: AtomicBool::new(false),
             running: RunningCallback::default(),
+            has_packets: AtomicBool::new(false),
             is_stalled: AtomicBool::new(false),
             marks: Marks::new(slots),
             quotas: Quotas::new(slots, settings.post_entries()),
@@ -448,6 +478,16 @@ impl Shared {
         let taken: u32 =
             self.shards.iter().map(|shard| shard.slots_taken.load(Ordering::SeqCst)).sum();
         self.settings.links.saturating_sub(taken)
+    }
+
+    /// There are packets for a worker: wakes its shard.
+    pub(crate) fn note_packets(&self, worker: usize) {
+        if let Some(shard) = self.shards.get(worker) {
+            // Release, and before the wake-up: the shard that it wakes sees the flag, and who sees the
+            // flag finds the packet.
+            shard.has_packets.store(true, Ordering::Release);
+            self.wake(worker);
+        }
     }
 
     /// The callbacks that have not returned.

@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+/// In place of a slot, which has 24 bits.
+const NO_LINK: u32 = u32::MAX - 1;
+
 /// The running callback of a shard, on a cache line that only the shard writes to.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -30,6 +33,11 @@ impl RunningCallback {
         self.word.store(number << 32 | (u64::from(index) + 1), Ordering::Release);
     }
 
+    /// A callback begins that has no link.
+    pub(crate) fn begin_packet(&self) {
+        self.begin(NO_LINK, 0);
+    }
+
     /// No callback runs: the shard is about to wait.
     #[inline]
     pub(crate) fn end(&self) {
@@ -46,9 +54,15 @@ impl RunningCallback {
 }
 
 impl SeenCallback {
-    /// The slot of the callback's link; `None` if none runs.
+    /// Whether a callback runs.
+    pub(crate) fn runs(self) -> bool {
+        self.word & u64::from(u32::MAX) != 0
+    }
+
+    /// The slot of the callback's link; `None` if it has none.
     pub(crate) fn index(self) -> Option<u32> {
-        u32::try_from((self.word & u64::from(u32::MAX)).checked_sub(1)?).ok()
+        let index = u32::try_from((self.word & u64::from(u32::MAX)).checked_sub(1)?).ok()?;
+        (index != NO_LINK).then_some(index)
     }
 
     pub(crate) fn is_same(self, other: Self) -> bool {
@@ -69,7 +83,9 @@ mod tests {
         assert_eq!((first.index(), first.unread), (Some(7), 100));
         assert!(running.see().is_same(first));
         running.end();
-        assert_eq!(running.see().index(), None);
+        assert!(!running.see().runs());
+        running.begin_packet();
+        assert_eq!((running.see().runs(), running.see().index()), (true, None));
         running.begin(7, 100);
         assert!(!running.see().is_same(first));
     }

@@ -22,7 +22,7 @@ pub struct PlannedPanic;
 
 #[derive(Debug)]
 pub(super) struct CheckedHandler<H> {
-    pub(super) inner: H,
+    pub(super) inner: Arc<H>,
     pub(super) checker: Arc<CallbackChecker>,
     pub(super) shared: Arc<Shared>,
 }

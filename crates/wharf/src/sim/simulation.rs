@@ -1,6 +1,7 @@
 //! The simulation: its parts, and the execution of a step.
 
 use crate::engine::inspect::SlotCounts;
+use crate::engine::packets::Packets;
 use crate::engine::service_thread::ServiceThread;
 use crate::engine::worker::{Turn, Worker};
 use crate::handler::Handler;
@@ -238,7 +239,8 @@ where
     }
 
     fn start(config: SimConfig, builder: Builder<H, S, W>) -> Result<Self, String> {
-        let Builder { handler, settings, .. } = builder;
+        let Builder { handler, settings, packets, .. } = builder;
+        let handler = Arc::new(handler);
         let mut settings = settings.checked().map_err(|error| error.to_string())?;
         // Callbacks take no simulated time, and a watch without end would let no run end.
         settings.report_callbacks_after = Duration::ZERO;
@@ -256,6 +258,7 @@ where
         let bug = config.engine_bug;
         let engines = EngineBug::settings_of_engine(bug, &settings);
         let shared = Arc::new(Shared::new(engines).map_err(|error| error.to_string())?);
+        let packets = Packets::open(&packets, &handler, &shared);
         let checked = CheckedHandler {
             inner: handler,
             checker: Arc::clone(&checker),
@@ -296,7 +299,7 @@ where
         let handle = simulation.handle();
         simulation.handler.on_start(&handle).map_err(|error| error.to_string())?;
         let limits = (config.receive_buffers_max, config.inbox_capacity);
-        simulation.start_shards(config.listeners, limits)?;
+        simulation.start_shards(config.listeners, limits, packets)?;
         Ok(simulation)
     }
 
@@ -305,9 +308,10 @@ where
         &mut self,
         listener_count: u32,
         (receive_buffers, inbox): (Option<u32>, Option<u32>),
+        packets: Packets<W>,
     ) -> Result<(), String> {
         let mut posters: Vec<Poster<_>> = Vec::new();
-        for number in 0..self.shared.shards.len() {
+        for (number, packets) in packets.workers.into_iter().enumerate() {
             let config = self.shared.settings.shard_pool();
             let pool = BufferPool::new(config).map_err(|error| error.to_string())?;
             let mut ports = self.shared.settings.port();
@@ -319,8 +323,8 @@ where
                 .map_err(|error| error.to_string())?;
             let shard = u8::try_from(number).map_err(|error| error.to_string())?;
             let port = BuggyPort::new(port, self.bug);
-            let worker =
-                Worker::new(shard, port, Arc::clone(&self.handler), Arc::clone(&self.shared))?;
+            let (handler, shared) = (Arc::clone(&self.handler), Arc::clone(&self.shared));
+            let worker = Worker::new(shard, port, handler, shared, packets)?;
             let (poster, buffers) = worker.poster_and_ledger();
             self.shared.register_shard(number, Box::new(poster.clone()), buffers);
             posters.push(poster);
@@ -341,7 +345,7 @@ where
         let port = SimPort::new(&self.world, Settings::service_port(listener_count), pool)
             .map_err(|error| error.to_string())?;
         let port = BuggyPort::new(port, self.bug);
-        let mut service = ServiceThread::new(port, Arc::clone(&self.shared));
+        let mut service = ServiceThread::new(port, Arc::clone(&self.shared), packets.tickers);
         self.shared.service.register(Box::new(service.poster()));
         service.listen(listeners, posters.into_boxed_slice())?;
         self.service = Some(service);

@@ -30,6 +30,7 @@ mod logs;
 mod many_links;
 mod order;
 mod output;
+mod packets;
 mod panics;
 mod pause;
 mod pinned_posts;

@@ -51,27 +51,30 @@ impl Watch {
                 *seen = Seen { callback, since: now, is_reported: false };
             }
             let elapsed = now.duration_since(seen.since);
-            let Some(index) = callback.index() else { continue };
-            if elapsed < self.report_after {
+            if !callback.runs() || elapsed < self.report_after {
                 continue;
             }
-            // The slot is free if the callback has ended, and all after it.
-            let Some(generation) = shard.marks.generation(index) else { continue };
             // There are at most 256 shards.
             let shard_number = u8::try_from(number).unwrap_or(u8::MAX);
-            let key = LinkKey::new(shard_number, index, generation);
+            let generation = |index| Some((index, shard.marks.generation(index)?));
+            let link = match callback.index().map(generation) {
+                None => None,
+                Some(Some((index, generation))) => {
+                    Some(LinkId::new(shared.id, LinkKey::new(shard_number, index, generation)))
+                }
+                // The slot is free: the callback has ended, and its shard has no other.
+                Some(None) => continue,
+            };
             let stalled = StalledCallback {
                 worker: WorkerId::of_shard(shard_number),
-                link: LinkId::new(shared.id, key),
+                link,
                 unread_bytes: callback.unread,
                 elapsed,
             };
             if !seen.is_reported {
                 seen.is_reported = true;
                 shared.service.stats.stalls.add(1);
-                let StalledCallback { worker, unread_bytes, .. } = stalled;
-                let text = "a callback has not returned";
-                tracing::warn!(%worker, link = %key, unread_bytes, ?elapsed, text);
+                tracing::warn!("a callback has not returned: {stalled}");
             }
             shared.note_stall(number, Some(stalled));
         }

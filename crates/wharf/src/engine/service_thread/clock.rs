@@ -1,0 +1,29 @@
+//! The ticks of `Builder::every`.
+
+use crate::engine::packets::Ticker;
+use crate::shared::Shared;
+use wharf_port::port::Time;
+
+/// The tickers, each with the time of its next tick.
+pub(super) struct TickClock(Vec<(Time, Ticker)>);
+
+impl TickClock {
+    pub(super) fn new(tickers: Vec<Ticker>, now: Time) -> Self {
+        Self(tickers.into_iter().map(|ticker| (now.saturating_add(ticker.every), ticker)).collect())
+    }
+
+    /// When the next tick is due.
+    pub(super) fn due(&self) -> Option<Time> {
+        self.0.iter().map(|(due, _)| *due).min()
+    }
+
+    /// Gives the ticks that are due. A tick that this thread itself has missed is not made up for.
+    pub(super) fn tick(&mut self, shared: &Shared, now: Time) {
+        for (due, Ticker { every, ticks }) in &mut self.0 {
+            if *due <= now {
+                ticks.tick(shared);
+                *due = due.saturating_add(*every).max(now);
+            }
+        }
+    }
+}
