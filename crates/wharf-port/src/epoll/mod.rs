@@ -45,6 +45,7 @@ mod tests;
 use self::socket::{Role, SocketState};
 use crate::linux::{self, EventFd};
 use crate::memory::pool::BufferPool;
+use crate::memory::table::try_with_capacity;
 use crate::port::clock::Clock;
 use crate::port::contract::{Completions, Counters, Port, PortConfig, Time};
 use crate::port::error::{OsError, PortError};
@@ -113,11 +114,11 @@ impl<T: Send> EpollPort<T> {
             .map_err(|errno| calls::error("epoll_ctl", errno))?;
         Ok(Self {
             epoll,
-            inbox: Inbox::new(config.inbox_capacity, wake),
-            supply: Supply::new(pool, sockets_max, config.receive_buffers_max),
-            sockets: SocketTable::new(sockets_max),
-            ready: VecDeque::with_capacity(sockets_max as usize),
-            events: Vec::with_capacity(EVENTS_MAX),
+            inbox: Inbox::new(config.inbox_capacity, wake)?,
+            supply: Supply::new(pool, sockets_max, config.receive_buffers_max)?,
+            sockets: SocketTable::new(sockets_max)?,
+            ready: try_with_capacity("the ready sockets", sockets_max as usize)?.into(),
+            events: try_with_capacity("the events of a wait", EVENTS_MAX)?,
             poll_is_due: true,
             counters: Counters::default(),
             clock: Clock::new(),

@@ -23,6 +23,7 @@ mod tests;
 mod wake;
 
 use crate::memory::pool::BufferPool;
+use crate::memory::table::{try_table, try_with_capacity};
 use crate::port::bulk::Bulk;
 use crate::port::clock::Clock;
 use crate::port::contract::{Completions, Counters, DROP_WAIT_MAX, Port, PortConfig, Time};
@@ -34,8 +35,8 @@ use crate::port::supply::Supply;
 use operations::OperationTable;
 use socket::OverlappedSocket;
 use state::{Accept, Connection, Listener, Receive, Role, SocketState, Table};
-use std::collections::VecDeque;
 use std::fmt;
+use std::iter::repeat_n;
 use std::marker::PhantomData;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::windows::io::{AsRawSocket, OwnedSocket};
@@ -111,19 +112,19 @@ impl<T: Send> IocpPort<T> {
         // One thread owns the port, so the concurrency is 1.
         let port = CompletionPort::new(1).map_err(|os| PortError::new(os, Some(NO_PORT_HINT)))?;
         let port = Arc::new(port);
-        let inbox = Inbox::new(config.inbox_capacity, port.clone());
+        let inbox = Inbox::new(config.inbox_capacity, port.clone())?;
         let accept_budget = AcceptBudget::new(sockets_max);
         let accepts = accept_budget.listeners_left + accept_budget.surplus;
         Ok(Self {
-            table: Table::new(sockets_max),
-            operations: OperationTable::new(sockets_max, accepts),
+            table: Table::new(sockets_max)?,
+            operations: OperationTable::new(sockets_max, accepts)?,
             inbox,
             port,
-            supply: Supply::new(pool, sockets_max, config.receive_buffers_max),
-            ready: SocketQueue::new(sockets_max),
-            accepts_free: (0..accepts).rev().collect(),
+            supply: Supply::new(pool, sockets_max, config.receive_buffers_max)?,
+            ready: SocketQueue::new(sockets_max)?,
+            accepts_free: try_table("the free accepts", (0..accepts).rev())?.into_vec(),
             accept_budget,
-            entries: vec![OVERLAPPED_ENTRY::default(); BATCH].into(),
+            entries: try_table("packets", repeat_n(OVERLAPPED_ENTRY::default(), BATCH))?,
             may_skip: true,
             counters: Counters::default(),
             clock: Clock::new(),
@@ -185,10 +186,17 @@ impl<T: Send> Port for IocpPort<T> {
         if self.accept_budget.listeners_left == 0 {
             return refused(listener, None);
         }
-        if let Err(error) = self.associate_handle(&listener) {
-            return refused(listener, error);
-        }
         let accepts_max = self.accept_budget.acquire();
+        let done = try_with_capacity("the accepts of a listener", accepts_max as usize)
+            .map_err(|error| Some(PortError::from(error).os()))
+            .and_then(|done| self.associate_handle(&listener).map(|()| done));
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => {
+                self.accept_budget.release(accepts_max);
+                return refused(listener, error);
+            }
+        };
         let role = Role::Listener(Listener {
             calls,
             is_ipv6,
@@ -196,7 +204,7 @@ impl<T: Send> Port for IocpPort<T> {
             accepts_max,
             aborts: 0,
             posted: 0,
-            done: VecDeque::with_capacity(accepts_max as usize),
+            done: done.into(),
         });
         let overlapped = OverlappedSocket::new(OwnedSocket::from(listener), self.may_skip);
         Ok(self.insert_socket(key, SocketState { overlapped, role, closing: false }))

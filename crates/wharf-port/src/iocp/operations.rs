@@ -22,9 +22,12 @@
 use super::socket::{AcceptCalls, OverlappedSocket, link_error, raw_socket, size_u32};
 use super::wake::last_error;
 use crate::memory::chain::Chain;
+use crate::memory::error::MemoryError;
 use crate::memory::ledger::Owner;
+use crate::memory::table::try_table;
 use crate::port::error::OsError;
 use crate::port::operation::Socket;
+use std::iter::repeat_n;
 use std::mem::ManuallyDrop;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream};
 use std::ptr::NonNull;
@@ -93,21 +96,26 @@ pub(super) enum Started {
 pub(super) const GATHER_MAX: usize = 64;
 
 impl OperationTable {
-    pub(super) fn new(sockets_max: u32, accepts: u32) -> Self {
-        let blocks: Vec<Block> = (0..2 * sockets_max + accepts).map(|_| Block::new()).collect();
+    pub(super) fn new(sockets_max: u32, accepts: u32) -> Result<Self, MemoryError> {
+        let what = "the table of operations";
+        let blocks = (0..2 * sockets_max + accepts).map(|_| Block::new());
+        let blocks = try_table(what, blocks)?;
         let unused = Tag { socket: Socket { index: 0, generation: 0 }, in_flight: false };
-        let tags = vec![unused; blocks.len()].into();
-        let addresses: Vec<Addresses> =
-            (0..accepts).map(|_| Addresses([0; 2 * ADDRESS_SIZE_BYTES as usize])).collect();
-        Self {
+        let tags = try_table(what, repeat_n(unused, blocks.len()))?;
+        let address = |_| Addresses([0; 2 * ADDRESS_SIZE_BYTES as usize]);
+        let addresses = try_table(what, (0..accepts).map(address))?;
+        let chains = try_table(what, (0..sockets_max).map(|_| Chain::new()))?;
+        let accepted = try_table(what, (0..accepts).map(|_| None))?;
+        // Nothing can fail from here on, so that what is leaked is in a table.
+        Ok(Self {
             blocks: leak(blocks),
             addresses: leak(addresses),
             tags,
-            chains: ManuallyDrop::new((0..sockets_max).map(|_| Chain::new()).collect()),
-            accepted: (0..accepts).map(|_| None).collect(),
+            chains: ManuallyDrop::new(chains),
+            accepted,
             sockets_max,
             in_flight: 0,
-        }
+        })
     }
 
     /// Operations in flight, each with a packet that is not taken yet.
@@ -420,8 +428,8 @@ impl Block {
 
 /// Leaks an allocation to a raw pointer, so that no reference exists to memory that the kernel
 /// writes.
-fn leak<T>(items: Vec<T>) -> NonNull<T> {
-    NonNull::from(Box::leak(items.into_boxed_slice())).cast()
+fn leak<T>(items: Box<[T]>) -> NonNull<T> {
+    NonNull::from(Box::leak(items)).cast()
 }
 
 /// The opposite of [`leak`].

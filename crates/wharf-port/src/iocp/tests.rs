@@ -741,7 +741,7 @@ fn what_is_in_flight_when_its_table_goes_stays_where_it_is() {
     port.associate(super::socket::raw_socket(&stream) as HANDLE).unwrap();
     let handle = OverlappedSocket::new(OwnedSocket::from(stream), true);
     let socket = Socket { index: 0, generation: 1 };
-    let mut operations = OperationTable::new(1, 1);
+    let mut operations = OperationTable::new(1, 1).unwrap();
     assert_eq!(operations.receive(socket, &handle), Started::Pending);
     let data = pattern(16 << 20);
     let chain = pool.chain_of(&data, Owner::SendQueue).unwrap();

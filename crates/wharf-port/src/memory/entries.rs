@@ -1,5 +1,7 @@
 //! The table of the entries of which the chains of one pool consist.
 
+use super::error::MemoryError;
+use super::table::try_table;
 use std::cell::{Cell, UnsafeCell};
 
 /// The content of an entry; the default is that of a free entry.
@@ -29,15 +31,16 @@ pub(super) struct Node<E> {
 
 impl<E: Content> EntryTable<E> {
     /// A table with entries for `buffers` buffers and `messages` messages.
-    pub(super) fn new(buffers: u32, messages: u32) -> Self {
+    pub(super) fn new(buffers: u32, messages: u32) -> Result<Self, MemoryError> {
         let capacity = buffers.saturating_add(messages);
-        let node = |next| Node { content: UnsafeCell::new(E::default()), next: Cell::new(next) };
-        Self {
-            nodes: (1..=capacity).map(node).collect(),
+        let node =
+            |index| Node { content: UnsafeCell::new(E::default()), next: Cell::new(index + 1) };
+        Ok(Self {
+            nodes: try_table("the entries of chains", (0..capacity).map(node))?,
             first_free: Cell::new(0),
             free_count: Cell::new(capacity),
             messages_left: Cell::new(messages),
-        }
+        })
     }
 
     /// Free entries.

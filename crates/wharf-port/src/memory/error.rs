@@ -3,14 +3,21 @@
 use std::fmt;
 use std::io;
 
-/// The system could not allocate the memory of a pool.
+/// The system could not allocate the memory of a pool or a table.
 #[derive(Debug)]
 pub struct MemoryError {
+    pub(super) what: &'static str,
     pub(super) size_bytes: u64,
     pub(super) source: io::Error,
 }
 
 impl MemoryError {
+    /// What the memory was for.
+    #[must_use]
+    pub fn what(&self) -> &'static str {
+        self.what
+    }
+
     /// Bytes that were requested.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
@@ -22,8 +29,8 @@ impl fmt::Display for MemoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "cannot allocate {} bytes for buffers: {}; use fewer or smaller buffers",
-            self.size_bytes, self.source
+            "cannot allocate {} bytes for {}: {}; use fewer or smaller buffers",
+            self.size_bytes, self.what, self.source
         )
     }
 }

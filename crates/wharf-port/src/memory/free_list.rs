@@ -4,6 +4,8 @@
 //! compare-and-swap acquires or releases a run of any number of indexes: the links of the stack are
 //! the links of the run.
 
+use super::error::MemoryError;
+use super::table::try_table;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The stack of free indexes below a capacity that never changes.
@@ -34,12 +36,13 @@ const NIL: u32 = u32::MAX;
 
 impl FreeList {
     /// A list in which all of `0..capacity` are free; 0 is acquired first.
-    pub(super) fn full(capacity: u32) -> Self {
+    pub(super) fn full(capacity: u32) -> Result<Self, MemoryError> {
         assert!(capacity < NIL, "the last index is the end mark");
         let next =
-            (1..=capacity).map(|i| AtomicU32::new(if i == capacity { NIL } else { i })).collect();
+            (0..capacity).map(|i| AtomicU32::new(if i + 1 == capacity { NIL } else { i + 1 }));
+        let next = try_table("the free list of messages", next)?;
         let first = if capacity == 0 { NIL } else { 0 };
-        Self { head: AtomicU64::new(u64::from(first)), next, taken: AtomicU32::new(0) }
+        Ok(Self { head: AtomicU64::new(u64::from(first)), next, taken: AtomicU32::new(0) })
     }
 
     /// Acquires `count` (at least 1) free indexes; `None` if fewer are free.
@@ -155,7 +158,7 @@ mod tests {
 
     #[test]
     fn hands_out_each_index_once_and_the_last_released_first() {
-        let list = FreeList::full(5);
+        let list = FreeList::full(5).unwrap();
         let (one, three) = (list.acquire(1).unwrap(), list.acquire(3).unwrap());
         assert_eq!((indexes(&list, one), indexes(&list, three)), (vec![0], vec![1, 2, 3]));
         assert_eq!((list.acquire(2), list.free_count()), (None, 1));
@@ -171,7 +174,7 @@ mod tests {
 
     #[test]
     fn runs_that_are_joined_are_released_as_one() {
-        let list = FreeList::full(6);
+        let list = FreeList::full(6).unwrap();
         let [one, two, three] = [1, 2, 3].map(|count| list.acquire(count).unwrap());
         let run = list.join(list.join(three, one), two);
         assert_eq!((run.count, indexes(&list, run)), (6, vec![3, 4, 5, 0, 1, 2]));
@@ -182,7 +185,7 @@ mod tests {
 
     #[test]
     fn four_threads_never_hold_the_same_index() {
-        let list = FreeList::full(8);
+        let list = FreeList::full(8).unwrap();
         let held: Vec<AtomicU32> = (0..8).map(|_| AtomicU32::new(0)).collect();
         std::thread::scope(|scope| {
             for thread in 0..4 {
@@ -214,7 +217,7 @@ mod loom_tests {
     #[test]
     fn a_run_that_grows_while_another_thread_acquires_loses_nothing() {
         loom::model(|| {
-            let list = Arc::new(FreeList::full(3));
+            let list = Arc::new(FreeList::full(3).unwrap());
             let other = Arc::clone(&list);
             let thread = loom::thread::spawn(move || {
                 if let Some(run) = other.acquire(2) {
@@ -238,7 +241,7 @@ mod loom_tests {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
         model.check(|| {
-            let list = Arc::new(FreeList::full(3));
+            let list = Arc::new(FreeList::full(3).unwrap());
             let held = Arc::new([0; 3].map(AtomicU32::new));
             let threads: Vec<_> = [[1, 2], [2, 1]]
                 .map(|counts| {

@@ -1,5 +1,7 @@
 //! The owner of each buffer, as a tag, and the counts by owner.
 
+use super::error::MemoryError;
+use super::table::try_table;
 use crate::sync::{AtomicU8, Ordering};
 use std::fmt;
 use std::sync::Arc;
@@ -70,13 +72,17 @@ impl BufferCounts {
 pub struct LedgerView {
     /// One [`Owner`] for each buffer. Only the pool's thread stores, and no other data depends on a
     /// tag, so every access is relaxed.
-    tags: Arc<[AtomicU8]>,
+    tags: Arc<Tags>,
 }
+
+/// In a box of its own, because std allocates the slice of an `Arc` infallibly.
+struct Tags(Box<[AtomicU8]>);
 
 impl LedgerView {
     /// The view of a pool whose buffers are all free.
-    pub(super) fn all_free(buffers: u32) -> Self {
-        Self { tags: (0..buffers).map(|_| AtomicU8::new(Owner::Free as u8)).collect() }
+    pub(super) fn all_free(buffers: u32) -> Result<Self, MemoryError> {
+        let tags = (0..buffers).map(|_| AtomicU8::new(Owner::Free as u8));
+        Ok(Self { tags: Arc::new(Tags(try_table("the owners of buffers", tags)?)) })
     }
 
     /// Counts the buffers by owner.
@@ -88,7 +94,7 @@ impl LedgerView {
     #[must_use]
     pub fn ledger(&self) -> BufferCounts {
         let mut counts = [0_u32; Owner::COUNT];
-        for tag in &*self.tags {
+        for tag in &self.tags.0 {
             counts[usize::from(tag.load(Ordering::Relaxed))] += 1;
         }
         let [free, kernel_receive, application, send_queue, kernel_send] = counts;
@@ -98,14 +104,14 @@ impl LedgerView {
     /// Sets the owner of a buffer in use.
     #[inline]
     pub(super) fn set_out(&self, index: u32, owner: Owner) {
-        self.tags[index as usize].store(owner.of_one_out() as u8, Ordering::Relaxed);
+        self.tags.0[index as usize].store(owner.of_one_out() as u8, Ordering::Relaxed);
     }
 
     /// Sets a buffer's owner to `Free`.
     #[inline]
     pub(super) fn set_free(&self, index: u32) {
         assert!(!self.is_free(index), "buffer {index} was released twice");
-        self.tags[index as usize].store(Owner::Free as u8, Ordering::Relaxed);
+        self.tags.0[index as usize].store(Owner::Free as u8, Ordering::Relaxed);
     }
 
     /// Whether this is the last view, and the pool was freed.
@@ -116,7 +122,7 @@ impl LedgerView {
     }
 
     pub(super) fn is_free(&self, index: u32) -> bool {
-        self.tags[index as usize].load(Ordering::Relaxed) == Owner::Free as u8
+        self.tags.0[index as usize].load(Ordering::Relaxed) == Owner::Free as u8
     }
 }
 

@@ -8,6 +8,7 @@ use super::error::{MemoryError, NoBuffers};
 use super::free_list::{FreeList, Run};
 use super::ledger::BufferCounts;
 use super::slots::{Slots, stride_bytes};
+use super::table::try_table;
 use crate::sync::{AtomicU32, Ordering};
 use std::fmt;
 use std::ptr::NonNull;
@@ -97,8 +98,8 @@ impl MessagePool {
         let MessagePoolConfig { buffers, buffer_size_bytes } = config;
         let inner = Inner {
             slots: Slots::new(buffers, buffer_size_bytes)?,
-            free: FreeList::full(buffers),
-            headers: (0..buffers).map(|_| Header::unused()).collect(),
+            free: FreeList::full(buffers)?,
+            headers: try_table("the headers of messages", (0..buffers).map(|_| Header::unused()))?,
             #[cfg(loom)]
             accesses: (0..buffers).map(|_| loom::cell::UnsafeCell::new(())).collect(),
         };

@@ -50,6 +50,7 @@ mod message_loom;
 pub(crate) mod pool;
 pub(crate) mod region;
 pub(crate) mod slots;
+pub(crate) mod table;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
@@ -61,3 +62,4 @@ pub use ledger::{BufferCounts, LedgerView, Owner};
 pub use message::{Message, MessageBuilder, MessageLedgerView, MessagePool, MessagePoolConfig};
 pub use pool::{BufferPool, PoolConfig};
 pub use region::Reservation;
+pub use table::{try_table, try_with_capacity};

@@ -6,6 +6,7 @@ use super::error::MemoryError;
 use super::ledger::{BufferCounts, LedgerView, Owner};
 use super::message::Message;
 use super::slots::{BUFFER_SIZE_BYTES, BUFFERS_MAX, Slots, check_size, stride_bytes};
+use super::table::try_table;
 use crate::range;
 use std::cell::Cell;
 use std::fmt;
@@ -181,10 +182,10 @@ impl BufferPool {
         let of_large = large.map_or(0, |large| large.buffers);
         let inner = Inner {
             slots: Slots::new(config.buffers, config.buffer_size_bytes)?,
-            tags: LedgerView::all_free(config.buffers),
-            entries: EntryTable::new(config.buffers + of_large, config.shared_entries),
+            tags: LedgerView::all_free(config.buffers)?,
+            entries: EntryTable::new(config.buffers + of_large, config.shared_entries)?,
             large: large.map(Self::new).transpose()?,
-            free: (0..config.buffers).rev().map(Cell::new).collect(),
+            free: try_table("the free buffers", (0..config.buffers).rev().map(Cell::new))?,
             free_count: Cell::new(config.buffers),
             handles: Cell::new(1),
             #[cfg(any(test, feature = "sim"))]

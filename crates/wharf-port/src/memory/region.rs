@@ -27,20 +27,24 @@ impl Region {
     ///
     /// The system's error.
     pub(crate) fn new(size_bytes: u64) -> Result<Self, MemoryError> {
-        let region = Self::reserve(size_bytes)?;
-        populate(region.base, region.size_bytes)
-            .map_err(|source| MemoryError { size_bytes, source })?;
+        let what = "buffers";
+        let region = Self::reserve(what, size_bytes)?;
+        populate(region.base, region.size_bytes).map_err(|source| MemoryError {
+            what,
+            size_bytes,
+            source,
+        })?;
         Ok(region)
     }
 
     /// Maps `size_bytes` (at least 1). A page becomes present at the first access.
-    fn reserve(size_bytes: u64) -> Result<Self, MemoryError> {
+    fn reserve(what: &'static str, size_bytes: u64) -> Result<Self, MemoryError> {
         assert!(size_bytes > 0, "every system rejects an empty mapping");
         // On 32 bits a pool can be larger than the address space.
         usize::try_from(size_bytes)
             .map_err(|_| io::ErrorKind::OutOfMemory.into())
             .and_then(|size_bytes| Ok(Self { base: map(size_bytes)?, size_bytes }))
-            .map_err(|source| MemoryError { size_bytes, source })
+            .map_err(|source| MemoryError { what, size_bytes, source })
     }
 
     /// The address of the byte at `offset`, which lies inside the region.
@@ -60,8 +64,7 @@ impl Drop for Region {
 /// Memory that the process may use and does not: limits and the system's account of promised memory
 /// count it, no page is present.
 ///
-/// When it is dropped, as much can be allocated in parts; code that cannot handle a lack of memory
-/// finds it there, if no other code takes it.
+/// When it is dropped, as much can be allocated in parts, if no other code takes it.
 #[derive(Debug)]
 pub struct Reservation(#[expect(dead_code, reason = "is dropped")] Region);
 
@@ -72,7 +75,7 @@ impl Reservation {
     ///
     /// The system's error.
     pub fn new(size_bytes: u64) -> Result<Self, MemoryError> {
-        Region::reserve(size_bytes.max(1)).map(Self)
+        Region::reserve("all buffers and tables", size_bytes.max(1)).map(Self)
     }
 }
 

@@ -220,7 +220,7 @@ impl PortConfig {
 const SOCKETS_MAX: u32 = 268_435_454;
 /// The most entries that a ring of provided buffers can have (io_uring_register_buf_ring(3)).
 const RECEIVE_BUFFERS_MAX: u32 = 32_768;
-/// The inbox allocates its slots when it is created, and an allocation that fails ends the process.
+/// The inbox allocates its slots when it is created.
 const INBOX_CAPACITY_MAX: u32 = 1 << 24;
 
 /// The longest wait of a port's drop for operations in flight, whose memory it then leaks. Cancelled

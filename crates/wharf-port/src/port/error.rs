@@ -1,5 +1,6 @@
 //! Errors of the system, each with the call that failed.
 
+use crate::memory::error::MemoryError;
 use std::fmt;
 use std::io;
 
@@ -79,6 +80,13 @@ const EXHAUSTION: [i32; 4] = [12, 23, 24, 105];
 #[cfg(windows)]
 const EXHAUSTION: [i32; 4] = [4, 8, 10024, 10055];
 
+/// ENOMEM.
+#[cfg(not(windows))]
+const OUT_OF_MEMORY: i32 = 12;
+/// ERROR_NOT_ENOUGH_MEMORY.
+#[cfg(windows)]
+const OUT_OF_MEMORY: i32 = 8;
+
 #[cfg(not(windows))]
 const FILES: &str = "raise the limit for open files (ulimit -n), or use fewer sockets";
 #[cfg(windows)]
@@ -108,11 +116,12 @@ const HINTS: [(&[i32], &str); 3] =
 pub struct PortError {
     os: OsError,
     hint: Option<&'static str>,
+    lacking_bytes: Option<u64>,
 }
 
 impl PortError {
     pub(crate) fn new(os: OsError, hint: Option<&'static str>) -> Self {
-        Self { os, hint }
+        Self { os, hint, lacking_bytes: None }
     }
 
     /// The call that failed, and its code.
@@ -126,16 +135,33 @@ impl PortError {
     pub fn hint(&self) -> Option<&'static str> {
         self.hint
     }
+
+    /// Bytes of a table of the port for which there was no memory; [`os`](Self::os) names the table
+    /// then. `None` if a call failed.
+    #[must_use]
+    pub fn lacking_bytes(&self) -> Option<u64> {
+        self.lacking_bytes
+    }
+}
+
+impl From<MemoryError> for PortError {
+    fn from(error: MemoryError) -> Self {
+        let os = OsError::new(error.what(), OUT_OF_MEMORY);
+        Self { os, hint: os.hint(), lacking_bytes: Some(error.size_bytes()) }
+    }
 }
 
 impl From<OsError> for PortError {
     fn from(os: OsError) -> Self {
-        Self { os, hint: os.hint() }
+        Self::new(os, os.hint())
     }
 }
 
 impl fmt::Display for PortError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(bytes) = self.lacking_bytes {
+            write!(f, "cannot allocate {bytes} bytes for ")?;
+        }
         write!(f, "{}", self.os)?;
         self.hint.map_or(Ok(()), |hint| write!(f, "; {hint}"))
     }
@@ -154,5 +180,19 @@ mod tests {
         assert!(text.starts_with("eventfd: ") && text.contains("(os error 24)"), "{text}");
         assert!(text.ends_with(FILES), "{text}");
         assert_eq!(OsError::new("recv", 104).hint(), None);
+    }
+
+    #[test]
+    fn a_table_that_finds_no_memory_is_named_with_its_size() {
+        let error =
+            crate::memory::table::try_with_capacity::<u8>("the table of sockets", usize::MAX);
+        let error = PortError::from(error.unwrap_err());
+        assert_eq!(error.lacking_bytes(), Some(u64::MAX));
+        let text = error.to_string();
+        assert!(text.starts_with("cannot allocate 18446744073709551615 bytes for the table of"));
+        assert!(
+            text.contains("sockets: Cannot allocate memory") && text.ends_with(MEMORY),
+            "{text}"
+        );
     }
 }

@@ -4,8 +4,12 @@
 use super::completion::{Completion, Outcome};
 use super::operation::Key;
 use super::wake::{Wake, WakeState};
+use crate::memory::error::MemoryError;
+use crate::memory::table::try_with_capacity;
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 /// The receiving side of the queue, and the owner's wake state.
@@ -19,11 +23,16 @@ pub(crate) struct Inbox<T> {
 }
 
 impl<T: Send> Inbox<T> {
-    pub(crate) fn new(capacity: u32, wake: Arc<dyn Wake>) -> Self {
-        let (sender, packets) = sync_channel(capacity as usize);
+    pub(crate) fn new(capacity: u32, wake: Arc<dyn Wake>) -> Result<Self, MemoryError> {
+        let capacity = capacity as usize;
+        // The channel takes its slots, a stamp and a packet each, in one allocation that ends the
+        // process if it fails. As much is allocated and freed here just before, so that the allocator
+        // has it; what remains is that another thread takes it in between.
+        drop(try_with_capacity::<(AtomicUsize, MaybeUninit<T>)>("the inbox", capacity)?);
+        let (sender, packets) = sync_channel(capacity);
         let waker = Waker { state: Arc::new(WakeState::new()), wake };
         let poster = Poster { packets: sender, waker };
-        Self { packets, poster, packets_first: false }
+        Ok(Self { packets, poster, packets_first: false })
     }
 
     pub(crate) fn poster(&self) -> Poster<T> {

@@ -1,6 +1,8 @@
 //! A FIFO queue of sockets that contains each slot of the table at most once.
 
 use super::operation::Socket;
+use crate::memory::error::MemoryError;
+use crate::memory::table::try_table;
 
 /// FIFO, with removal from the middle: a doubly linked list through an array that is indexed by
 /// slot. Every method but `new` takes constant time and allocates nothing.
@@ -36,9 +38,10 @@ impl SocketQueue {
     pub(crate) const NODE_SIZE_BYTES: usize = size_of::<Node>();
 
     /// A queue for the sockets of a table of `capacity` slots.
-    pub(crate) fn new(capacity: u32) -> Self {
-        let node = Node { generation: 0, before: OUT, after: OUT };
-        Self { nodes: vec![node; capacity as usize].into(), head: NIL, tail: NIL, len: 0 }
+    pub(crate) fn new(capacity: u32) -> Result<Self, MemoryError> {
+        let nodes = (0..capacity).map(|_| Node { generation: 0, before: OUT, after: OUT });
+        let nodes = try_table("a queue of sockets", nodes)?;
+        Ok(Self { nodes, head: NIL, tail: NIL, len: 0 })
     }
 
     /// Appends `socket`, unless it is in the queue already.
@@ -122,7 +125,7 @@ mod tests {
 
     #[test]
     fn sockets_leave_in_fifo_order_and_are_queued_once() {
-        let mut queue = SocketQueue::new(4);
+        let mut queue = SocketQueue::new(4).unwrap();
         for index in [2, 0, 3, 0, 2, 1] {
             queue.push_back(socket(index));
         }
@@ -138,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_first_the_last_and_the_only_one_can_be_removed() {
-        let mut queue = SocketQueue::new(3);
+        let mut queue = SocketQueue::new(3).unwrap();
         (0..3).for_each(|index| queue.push_back(socket(index)));
         queue.remove(socket(0));
         queue.remove(socket(2));
@@ -151,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_stale_socket_does_not_take_the_next_owner_of_its_slot_out() {
-        let mut queue = SocketQueue::new(1);
+        let mut queue = SocketQueue::new(1).unwrap();
         let (stale, live) =
             (Socket { index: 0, generation: 1 }, Socket { index: 0, generation: 2 });
         assert!(!queue.contains(Socket { index: 0, generation: 0 }));
@@ -163,7 +166,7 @@ mod tests {
     /// Compares the queue with a `VecDeque` under 20,000 random operations.
     #[test]
     fn it_does_what_a_plain_list_does() {
-        let mut queue = SocketQueue::new(8);
+        let mut queue = SocketQueue::new(8).unwrap();
         let mut plain = std::collections::VecDeque::new();
         let mut random = 1_u64;
         for _ in 0..20_000 {
@@ -191,7 +194,7 @@ mod tests {
     #[test]
     fn ten_thousand_are_removed_in_linear_time() {
         let time = |count: u32| {
-            let mut queue = SocketQueue::new(count);
+            let mut queue = SocketQueue::new(count).unwrap();
             (0..count).for_each(|index| queue.push_back(socket(index)));
             let clock = Clock::new();
             let start = clock.now();

@@ -12,6 +12,7 @@ use super::demand::Demand;
 use super::operation::Socket;
 use super::socket_queue::SocketQueue;
 use crate::memory::buffer::Buffer;
+use crate::memory::error::MemoryError;
 use crate::memory::ledger::Owner;
 use crate::memory::pool::BufferPool;
 
@@ -28,8 +29,12 @@ pub(crate) struct Supply {
 }
 
 impl Supply {
-    pub(crate) fn new(pool: BufferPool, sockets_max: u32, filled_max: u32) -> Self {
-        Self { pool, waiting: SocketQueue::new(sockets_max), filled: 0, filled_max }
+    pub(crate) fn new(
+        pool: BufferPool,
+        sockets_max: u32,
+        filled_max: u32,
+    ) -> Result<Self, MemoryError> {
+        Ok(Self { pool, waiting: SocketQueue::new(sockets_max)?, filled: 0, filled_max })
     }
 
     pub(crate) fn pool(&self) -> &BufferPool {
@@ -146,7 +151,7 @@ mod tests {
     #[test]
     fn a_receive_queues_behind_those_that_wait_although_a_buffer_is_free() {
         let pool = BufferPool::new(PoolConfig::new(2)).unwrap();
-        let mut supply = Supply::new(pool, 4, 8);
+        let mut supply = Supply::new(pool, 4, 8).unwrap();
         let demand = Demand::new(CompletionMode::Multishot, u32::MAX);
         let held = [(); 2].map(|()| supply.buffer_for(Bulk::default(), demand).unwrap());
         assert!(supply.buffer_for(Bulk::default(), demand).is_none());
@@ -165,7 +170,7 @@ mod tests {
     fn a_dequeue_fills_as_many_buffers_as_it_may_and_a_large_one_counts_by_its_size() {
         let config =
             PoolConfig { large_buffers: 1, large_size_bytes: 4 * 2048, ..PoolConfig::new(16) };
-        let mut supply = Supply::new(BufferPool::new(config).unwrap(), 4, 5);
+        let mut supply = Supply::new(BufferPool::new(config).unwrap(), 4, 5).unwrap();
         let demand = Demand::new(CompletionMode::Multishot, u32::MAX);
         let mut bulk = Bulk::default();
         bulk.record(2048, &supply.pool);

@@ -1,11 +1,13 @@
 //! The port's table of sockets: slots that are reused, each time under a new generation.
 
 use super::operation::{Key, Socket};
+use crate::memory::error::MemoryError;
+use crate::memory::table::try_table;
 
 /// A fixed number of slots for sockets. `S` is a back end's state of one socket.
 #[derive(Debug)]
 pub(crate) struct SocketTable<S> {
-    slots: Vec<Slot<S>>,
+    slots: Box<[Slot<S>]>,
     /// Indexes of the free slots; the one freed last is reused first.
     free: Vec<u32>,
 }
@@ -24,9 +26,18 @@ pub(crate) struct Entry<S> {
 }
 
 impl<S> SocketTable<S> {
-    pub(crate) fn new(capacity: u32) -> Self {
-        let slots = (0..capacity).map(|_| Slot { generation: 0, entry: None }).collect();
-        Self { slots, free: (0..capacity).rev().collect() }
+    pub(crate) fn new(capacity: u32) -> Result<Self, MemoryError> {
+        let slots = (0..capacity).map(|_| Slot { generation: 0, entry: None });
+        Ok(Self {
+            slots: try_table("the table of sockets", slots)?,
+            free: try_table("the free slots of sockets", (0..capacity).rev())?.into_vec(),
+        })
+    }
+
+    /// Leaks all entries, which the kernel still uses.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn leak(&mut self) {
+        Box::leak(std::mem::take(&mut self.slots));
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -73,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_stale_socket_never_reaches_the_next_owner_of_its_slot() {
-        let mut table = SocketTable::new(1);
+        let mut table = SocketTable::new(1).unwrap();
         let first = table.insert(Key(1), 'a').unwrap();
         assert!(table.is_full());
         assert!(table.insert(Key(2), 'b').is_none());

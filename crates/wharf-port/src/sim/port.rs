@@ -7,6 +7,7 @@ use super::state::{SocketEnd, SocketState};
 use super::world::World;
 use super::world_state::WakeFlag;
 use crate::memory::pool::BufferPool;
+use crate::memory::table::try_with_capacity;
 use crate::port::contract::{Completions, Counters, Port, PortConfig, Time};
 use crate::port::error::PortError;
 use crate::port::inbox::{Inbox, Poster};
@@ -56,7 +57,7 @@ impl<T: Send> SimPort<T> {
     ///
     /// # Errors
     ///
-    /// Never; the result has the type of the other back ends'.
+    /// [`PortError`] if there is too little memory.
     ///
     /// # Panics
     ///
@@ -68,18 +69,18 @@ impl<T: Send> SimPort<T> {
         let receive_buffers_max = config.receive_buffers_max.min(pool.capacity() / 2).max(1);
         let kernel = Kernel {
             port: world.register(Arc::clone(&wake_flag)),
-            sockets: SocketTable::new(config.sockets_max),
+            sockets: SocketTable::new(config.sockets_max)?,
             provides_buffers: world.provides_buffers(),
             receive_buffers_max,
-            provided: Vec::with_capacity(receive_buffers_max as usize),
+            provided: try_with_capacity("the provided buffers", receive_buffers_max as usize)?,
             filling_count: 0,
             ready: VecDeque::new(),
             submitted: Vec::new(),
             counters: Counters::default(),
             bug_state: BugState::default(),
-            supply: Supply::new(pool, config.sockets_max, receive_buffers_max),
+            supply: Supply::new(pool, config.sockets_max, receive_buffers_max)?,
         };
-        let inbox = Inbox::new(config.inbox_capacity, Arc::new(wake));
+        let inbox = Inbox::new(config.inbox_capacity, Arc::new(wake))?;
         Ok(Self {
             world: world.clone(),
             kernel,

@@ -42,9 +42,14 @@ pub(super) type Guard<'a> = std::sync::MutexGuard<'a, WorldState>;
 
 impl World {
     /// A world at time 0, without ports, listeners and clients.
+    ///
+    /// # Panics
+    ///
+    /// If there is too little memory.
     #[must_use]
+    #[expect(clippy::expect_used, reason = "only tests make worlds")]
     pub fn new(config: WorldConfig) -> Self {
-        let state = Lock::new(WorldState::new(&config));
+        let state = Lock::new(WorldState::new(&config).expect("memory for a world"));
         Self {
             shared: Arc::new(Shared {
                 state,

@@ -8,6 +8,7 @@ use super::faults::{FaultCounts, FaultKind, Faults, PortBug};
 use super::pipe::Pipe;
 use super::rng::Rng;
 use super::traffic::{Clocks, TrafficWatch};
+use crate::memory::error::MemoryError;
 use crate::port::operation::{Key, Socket};
 use crate::port::table::SocketTable;
 use crate::sync::{AtomicU8, Ordering};
@@ -119,8 +120,8 @@ pub(super) const ECONNRESET: i32 = 104;
 pub(super) const EPIPE: i32 = 32;
 
 impl WorldState {
-    pub(super) fn new(config: &WorldConfig) -> Self {
-        Self {
+    pub(super) fn new(config: &WorldConfig) -> Result<Self, MemoryError> {
+        Ok(Self {
             now_ns: 0,
             jumped_ns: 0,
             rng: Rng::new(config.seed),
@@ -128,8 +129,8 @@ impl WorldState {
             counts: FaultCounts::default(),
             bug: config.bug,
             events: Events::default(),
-            conns: SocketTable::new(config.connections_max),
-            listeners: SocketTable::new(config.listeners_max),
+            conns: SocketTable::new(config.connections_max)?,
+            listeners: SocketTable::new(config.listeners_max)?,
             ports: Vec::new(),
             clients_ready: VecDeque::new(),
             conns_live: 0,
@@ -138,7 +139,7 @@ impl WorldState {
             lately_ns: config.faults.way_max_ns(),
             steps: 0,
             trace: config.seed,
-        }
+        })
     }
 
     /// Draws whether a fault of this kind is injected now; counts it.

@@ -8,6 +8,7 @@
 use crate::memory::buffer::Buffer;
 use crate::memory::ledger::Owner;
 use crate::memory::pool::BufferPool;
+use crate::memory::table::try_table;
 use crate::port::error::{OsError, PortError};
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
@@ -47,6 +48,8 @@ impl BufferRing {
         let size = size.min(pool.capacity() / 2).clamp(1, 32_768);
         #[expect(clippy::cast_possible_truncation, reason = "at most 32,768")]
         let (size, entry_count) = (size as u16, size.next_power_of_two() as u16);
+        let provided = try_table("the provided buffers", (0..size).map(|_| None))?;
+        let free_ids = try_table("the free ids of provided buffers", (0..size).rev())?.into_vec();
         let entries = map(entry_count)?;
         let buffers = Self {
             pool,
@@ -55,8 +58,8 @@ impl BufferRing {
             provided_max: size,
             target_count: size,
             tail: 0,
-            provided: (0..size).map(|_| None).collect(),
-            free_ids: (0..size).rev().collect(),
+            provided,
+            free_ids,
         };
         let address = entries.as_ptr() as u64;
         let submitter = ring.submitter();

@@ -14,7 +14,6 @@ use crate::port::contract::{ACCEPT_ABORTS_MAX, Completions, DROP_WAIT_MAX, is_fu
 use crate::port::demand::Demand;
 use crate::port::error::{OsError, PortError};
 use crate::port::operation::{CompletionMode, Key, OperationKind, Socket};
-use crate::port::table::SocketTable;
 use io_uring::cqueue;
 use rustix::fd::{FromRawFd, OwnedFd};
 use std::net::TcpStream;
@@ -500,6 +499,10 @@ impl<T: Send> Drop for UringPort<T> {
     /// at most `DROP_WAIT_MAX`, and then frees; it leaks the memory of operations that did not
     /// complete.
     fn drop(&mut self) {
+        // A start that fails for lack of memory allocates nothing here.
+        if self.in_kernel == 0 {
+            return;
+        }
         let sockets: Vec<Socket> = self.sockets.sockets().collect();
         for socket in sockets {
             for kind in [OperationKind::Receive, OperationKind::Send, OperationKind::Accept] {
@@ -520,7 +523,7 @@ impl<T: Send> Drop for UringPort<T> {
             if let Some(large) = &mut self.large_ring {
                 large.leak();
             }
-            Box::leak(Box::new(std::mem::replace(&mut self.sockets, SocketTable::new(0))));
+            self.sockets.leak();
         }
     }
 }

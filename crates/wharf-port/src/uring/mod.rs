@@ -45,6 +45,7 @@ pub use setup::probe;
 use crate::linux::{self, EventFd};
 use crate::memory::chain::Chain;
 use crate::memory::pool::BufferPool;
+use crate::memory::table::try_with_capacity;
 use crate::port::admission::SocketUse;
 use crate::port::bulk::Bulk;
 use crate::port::clock::Clock;
@@ -216,7 +217,7 @@ impl<T: Send> UringPort<T> {
         config.validate();
         let ring = setup::ring_for(config.sockets_max)?;
         let wake = Arc::new(EventFd::new()?);
-        let inbox = Inbox::new(config.inbox_capacity, Arc::<EventFd>::clone(&wake));
+        let inbox = Inbox::new(config.inbox_capacity, Arc::<EventFd>::clone(&wake))?;
         let slots = config.sockets_max as usize;
         let large = pool.large().cloned();
         let large =
@@ -230,11 +231,11 @@ impl<T: Send> UringPort<T> {
             )?,
             large_ring: large.transpose()?,
             ring,
-            vectors: Vectors::new(),
-            sockets: SocketTable::new(config.sockets_max),
+            vectors: Vectors::new()?,
+            sockets: SocketTable::new(config.sockets_max)?,
             overflow: VecDeque::new(),
-            unreported: VecDeque::with_capacity(slots),
-            waiting: SocketQueue::new(config.sockets_max),
+            unreported: try_with_capacity("the sockets to report", slots)?.into(),
+            waiting: SocketQueue::new(config.sockets_max)?,
             attempts: 0,
             in_kernel: 0,
             enters: 0,

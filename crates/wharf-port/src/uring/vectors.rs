@@ -4,6 +4,8 @@
 //! (IORING_FEAT_SUBMIT_STABLE), so a header is needed from submit to the next `io_uring_enter` and
 //! a small table serves any number of sends.
 
+use crate::memory::error::MemoryError;
+use crate::memory::table::try_table;
 use std::ptr;
 
 /// Buffers of one send; the send of a longer chain is short.
@@ -30,12 +32,13 @@ struct Header {
 impl Vectors {
     pub(super) const SIZE_BYTES: usize = HEADERS_MAX * size_of::<Header>();
 
-    pub(super) fn new() -> Self {
+    pub(super) fn new() -> Result<Self, MemoryError> {
         let empty = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
         // SAFETY: all zeroes is a valid `msghdr`: null pointers with zero lengths.
         let message: libc::msghdr = unsafe { std::mem::zeroed() };
         let header = || Header { message, vectors: [empty; VECTORS_MAX] };
-        Self { headers: (0..HEADERS_MAX).map(|_| header()).collect(), used: 0 }
+        let headers = try_table("the headers of sends", (0..HEADERS_MAX).map(|_| header()))?;
+        Ok(Self { headers, used: 0 })
     }
 
     /// Whether every header is in use until the next `io_uring_enter`.

@@ -17,6 +17,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
+use wharf_port::memory::{MemoryError, try_table, try_with_capacity};
 
 /// The callbacks of one shard.
 pub(super) struct Callbacks<V: Service> {
@@ -47,15 +48,15 @@ impl<V: Service> Callbacks<V> {
         shared: &Arc<Shared>,
         slots: u32,
         packets: Sources<V::Context>,
-    ) -> Self {
+    ) -> std::result::Result<Self, MemoryError> {
         let user = User {
             handler,
             server: Handle::new(Arc::clone(shared)),
             context: None,
-            states: (0..slots).map(|_| None).collect(),
+            states: try_table("the states of links", (0..slots).map(|_| None))?,
         };
-        let scratch = Vec::with_capacity(shared.settings.input_bytes as usize);
-        Self { user, packets, scratch, failure: None }
+        let scratch = try_with_capacity("joined input", shared.settings.input_bytes as usize)?;
+        Ok(Self { user, packets, scratch, failure: None })
     }
 
     /// Runs a callback of a link; `None` if there is no context.

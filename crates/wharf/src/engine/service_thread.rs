@@ -14,13 +14,11 @@ use crate::engine::packets::Ticker;
 use crate::engine::service_thread::acceptor::Acceptor;
 use crate::engine::service_thread::clock::TickClock;
 use crate::engine::service_thread::watch::Watch;
-use crate::engine::worker::Turn;
+use crate::engine::worker::{BATCH, Turn};
 use crate::shared::{ShardPort, Shared};
 use std::sync::Arc;
+use wharf_port::memory::{MemoryError, try_with_capacity};
 use wharf_port::port::{Completions, Outcome, PortError, Poster, Time};
-
-/// Maximum of completions in one pass.
-const BATCH: usize = 256;
 
 /// The service thread's engine, generic over its port.
 pub(crate) struct ServiceThread<P: ShardPort> {
@@ -37,19 +35,25 @@ pub(crate) struct ServiceThread<P: ShardPort> {
 }
 
 impl<P: ShardPort> ServiceThread<P> {
-    pub(crate) fn new(port: P, shared: Arc<Shared>, tickers: Vec<Ticker>) -> Self {
+    pub(crate) fn new(
+        port: P,
+        listeners: u32,
+        shared: Arc<Shared>,
+        tickers: Vec<Ticker>,
+    ) -> Result<Self, MemoryError> {
         let now = port.now();
         let report_after = shared.settings.report_callbacks_after;
-        Self {
-            watch: Watch::new(report_after, shared.shards.len(), now),
+        let acceptor = Acceptor::new(listeners, shared.settings.backlog)?;
+        Ok(Self {
+            watch: Watch::new(report_after, shared.shards.len(), now)?,
             clock: TickClock::new(tickers, now),
             now,
             port,
             shared,
-            acceptor: Acceptor::new(),
-            completions: Completions::<P>::with_capacity(BATCH),
+            acceptor,
+            completions: try_with_capacity("completions", BATCH)?,
             is_stopping: false,
-        }
+        })
     }
 
     /// One pass: waits for connections, assigns them to shards, and accepts more while slots are free.

@@ -21,10 +21,11 @@ use crate::engine::timeout::timers::Timers;
 use crate::link::core::ShardState;
 use crate::service::Service;
 use crate::shared::{Command, ShardPort, Shared};
+use crate::vocabulary::error::StartError;
 use clock::{Clock, Dequeued, Waited, lag_max};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wharf_port::memory::LedgerView;
+use wharf_port::memory::{LedgerView, MemoryError, try_with_capacity};
 use wharf_port::port::{Completions, Operation, Port, PortError, Poster, Socket, Time};
 
 /// Maximum of completions in one turn; the next turn takes the rest without sleeping.
@@ -55,14 +56,29 @@ pub(crate) enum Turn {
 }
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Makes the shard, and its context by `on_worker_start`.
+    /// Makes a shard that will have `listeners` listeners, and its context by `on_worker_start`.
     pub(crate) fn new(
         shard: u8,
         port: P,
         handler: Arc<V::Handler>,
         shared: Arc<Shared>,
         packets: Sources<V::Context>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, StartError> {
+        let mut worker = Self::without_context(shard, port, handler, shared, packets)
+            .map_err(|error| StartError::buffers(&error))?;
+        worker.update_loans();
+        let made = worker.callbacks.make_context(&worker.core);
+        made.map_err(|reason| StartError::handler(&reason))?;
+        Ok(worker)
+    }
+
+    fn without_context(
+        shard: u8,
+        port: P,
+        handler: Arc<V::Handler>,
+        shared: Arc<Shared>,
+        packets: Sources<V::Context>,
+    ) -> Result<Self, MemoryError> {
         let slots = shared.settings.links_per_shard();
         // The instant is read first, so that no `Link::now` is in the future.
         #[expect(clippy::disallowed_methods, reason = "once: what the port's clock counts from")]
@@ -70,20 +86,18 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         let (now, pool) = (port.now(), port.pool().clone());
         let lag_max = lag_max(&shared.settings.timeouts());
         let mut worker = Self {
-            callbacks: Callbacks::new(handler, &shared, slots, packets),
-            pending: Pending::new(slots),
+            callbacks: Callbacks::new(handler, &shared, slots, packets)?,
+            pending: Pending::new(slots)?,
             timers: Timers::new(&shared.settings, now),
-            lending: Lending::new(slots),
+            lending: Lending::new(slots)?,
             drain: Drain::default(),
             clock: Clock::new(now, lag_max),
-            again: Again::new(slots),
-            completions: Completions::<P>::with_capacity(BATCH),
-            core: ShardState::new(shard, slots, pool, shared, zero),
+            again: Again::new(slots)?,
+            completions: try_with_capacity("completions", BATCH)?,
+            core: ShardState::new(shard, slots, pool, shared, zero)?,
             port,
         };
         (worker.core.now, worker.core.clock) = (now, now);
-        worker.update_loans();
-        worker.callbacks.make_context(&worker.core)?;
         Ok(worker)
     }
 

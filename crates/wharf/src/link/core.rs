@@ -13,7 +13,7 @@ use crate::stats::ShardStats;
 use crate::vocabulary::id::{LinkId, LinkKey};
 use std::sync::Arc;
 use std::time::Instant;
-use wharf_port::memory::BufferPool;
+use wharf_port::memory::{BufferPool, MemoryError, try_with_capacity};
 use wharf_port::port::Time;
 
 /// One shard's links, loans and buffers.
@@ -63,15 +63,15 @@ impl ShardState {
         pool: BufferPool,
         shared: Arc<Shared>,
         zero: (Instant, Time),
-    ) -> Self {
+    ) -> Result<Self, MemoryError> {
         let now = zero.1;
-        Self {
+        Ok(Self {
             zero,
             shard,
             now,
             clock: now,
             turn: 0,
-            slots: Slots::new(capacity, &shared.settings),
+            slots: Slots::new(capacity, &shared.settings)?,
             shares: Shares::new(shared.settings.division()),
             sharing: Sharing::new(capacity),
             post_budget_max: shared.settings.post_budget(),
@@ -79,13 +79,13 @@ impl ShardState {
             deferrals: 0,
             pool,
             input_bytes: shared.settings.input_bytes as usize,
-            dirty: Vec::with_capacity(capacity as usize),
-            waiters: Fifo::new(capacity),
+            dirty: try_with_capacity("the links to flush", capacity as usize)?,
+            waiters: Fifo::new(capacity)?,
             parts: 0,
             granting: None,
             stats: Arc::clone(&shared.shards[usize::from(shard)].stats),
             shared,
-        }
+        })
     }
 
     #[inline]
@@ -373,7 +373,8 @@ pub(crate) mod tests {
             pool,
             Arc::new(Shared::new(settings).unwrap()),
             (Instant::now(), Time(0)),
-        );
+        )
+        .unwrap();
         for _ in 0..links {
             core.slots.open(Phase::Open, SocketAddr::from(([127, 0, 0, 1], 1)), 0, Time(0));
         }

@@ -1,5 +1,8 @@
 //! A queue of links, each at most once; any link can be removed in constant time.
 
+use std::iter::repeat_n;
+use wharf_port::memory::{MemoryError, try_table};
+
 const NONE: u32 = u32::MAX;
 /// The `next` of a link that is not in the queue.
 const ABSENT: u32 = u32::MAX - 1;
@@ -16,14 +19,9 @@ pub(crate) struct Fifo {
 
 impl Fifo {
     /// A queue for the slots below `capacity`.
-    pub(crate) fn new(capacity: u32) -> Self {
-        Self {
-            next: vec![ABSENT; capacity as usize].into(),
-            previous: vec![NONE; capacity as usize].into(),
-            first: NONE,
-            last: NONE,
-            len: 0,
-        }
+    pub(crate) fn new(capacity: u32) -> Result<Self, MemoryError> {
+        let table = |value| try_table("a queue of links", repeat_n(value, capacity as usize));
+        Ok(Self { next: table(ABSENT)?, previous: table(NONE)?, first: NONE, last: NONE, len: 0 })
     }
 
     pub(crate) fn len(&self) -> u32 {
@@ -105,7 +103,7 @@ mod tests {
 
     #[test]
     fn links_stand_once_in_order_and_leave_from_anywhere() {
-        let mut fifo = Fifo::new(5);
+        let mut fifo = Fifo::new(5).unwrap();
         for index in [3, 0, 4, 0, 1] {
             fifo.push(index);
         }

@@ -24,7 +24,7 @@ use crate::vocabulary::reason::{DisconnectReason, Verdict};
 use crate::vocabulary::totals::Totals;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
-use wharf_port::memory::Chain;
+use wharf_port::memory::{Chain, MemoryError, try_table, try_with_capacity};
 use wharf_port::port::{Socket, Time};
 
 /// The phase of a link; see the drawing.
@@ -503,15 +503,16 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    pub(crate) fn new(capacity: u32, settings: &Settings) -> Self {
-        Self {
+    pub(crate) fn new(capacity: u32, settings: &Settings) -> Result<Self, MemoryError> {
+        let what = "the table of links";
+        Ok(Self {
             limit: settings.send_queue_bytes,
             when_slow: settings.when_slow,
             idle_ms: millis(settings.idle),
-            slots: (0..capacity).map(|_| Slot::free()).collect(),
-            free: (0..capacity).rev().collect(),
-            live: Vec::with_capacity(capacity as usize),
-        }
+            slots: try_table(what, (0..capacity).map(|_| Slot::free()))?,
+            free: try_table(what, (0..capacity).rev())?.into_vec(),
+            live: try_with_capacity(what, capacity as usize)?,
+        })
     }
 
     /// The slot that [`open`](Self::open) takes next, and its next generation, which wraps after
@@ -629,7 +630,7 @@ mod tests {
     #[test]
     fn a_place_is_used_again_with_another_generation() {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let mut slots = Slots::new(2, &Settings::default());
+        let mut slots = Slots::new(2, &Settings::default()).unwrap();
         let first = slots.next();
         let [a, b] = [(); 2].map(|()| slots.open(Phase::Open, peer, 0, Time(1)));
         let old = slots[a].generation;
@@ -648,7 +649,7 @@ mod tests {
     #[test]
     fn what_stands_in_a_queue_stays_there_though_its_link_ends_and_the_place_is_used_again() {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let mut slots = Slots::new(1, &Settings::default());
+        let mut slots = Slots::new(1, &Settings::default()).unwrap();
         for at in 1..4 {
             let index = slots.open(Phase::Open, peer, 0, Time(at));
             assert_eq!(
@@ -685,13 +686,13 @@ mod tests {
     #[test]
     #[should_panic(expected = "opens in Free as Draining")]
     fn a_link_that_opens_in_a_later_phase_ends_the_worker() {
-        Slots::new(1, &Settings::default()).open(Phase::Draining, NOWHERE, 0, Time(0));
+        Slots::new(1, &Settings::default()).unwrap().open(Phase::Draining, NOWHERE, 0, Time(0));
     }
 
     #[test]
     #[should_panic(expected = "is released too early")]
     fn a_slot_that_is_released_before_its_link_is_closed_ends_the_worker() {
-        let mut slots = Slots::new(1, &Settings::default());
+        let mut slots = Slots::new(1, &Settings::default()).unwrap();
         let index = slots.open(Phase::Open, NOWHERE, 0, Time(0));
         slots.release(index);
     }

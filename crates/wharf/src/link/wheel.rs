@@ -151,7 +151,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn slots(count: u32) -> Slots {
-        let mut slots = Slots::new(count, &crate::limits::Settings::default());
+        let mut slots = Slots::new(count, &crate::limits::Settings::default()).unwrap();
         for _ in 0..count {
             slots.open(Phase::Open, SocketAddr::from(([127, 0, 0, 1], 1)), 0, Time(0));
         }

@@ -16,8 +16,9 @@ struct Available {
     remedy: &'static str,
 }
 
-/// Checks that `needed` bytes of memory are there, and what so many threads take. After it no table is
-/// too large for what is there: the allocation of one that was would end the process.
+/// Checks that `needed` bytes of memory are there, and what so many threads take, so that a start for
+/// which there is too little fails before it has taken any. If another thread takes it afterwards, the
+/// allocation of a table fails, which is an error of the start as well.
 ///
 /// # Errors
 ///

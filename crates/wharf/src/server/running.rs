@@ -29,7 +29,7 @@ use std::time::Duration;
 use wharf_port::epoll::EpollPort;
 #[cfg(windows)]
 use wharf_port::iocp::IocpPort;
-use wharf_port::memory::{BufferPool, LedgerView};
+use wharf_port::memory::{BufferPool, LedgerView, try_with_capacity};
 use wharf_port::port::{PortConfig, PortError, Poster};
 #[cfg(target_os = "linux")]
 use wharf_port::uring::UringPort;
@@ -223,7 +223,6 @@ type Make<P> = fn(PortConfig, BufferPool) -> std::result::Result<P, PortError>;
 pub(super) type Threads = Vec<JoinHandle<std::result::Result<(), String>>>;
 
 /// Threads whose workers are made, and that wait to begin. If this is dropped, they end.
-#[derive(Default)]
 pub(super) struct Prepared {
     threads: Threads,
     ends: Arc<Ends>,
@@ -232,6 +231,13 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
+    /// For the threads of so many shards and the service thread, of which none is started.
+    fn new(shards: usize) -> Result<Self, StartError> {
+        let (threads, nexts) = (table_of_shards(shards + 1)?, table_of_shards(shards + 1)?);
+        let posters = table_of_shards(shards)?;
+        Ok(Self { threads, nexts, posters, ends: Arc::default() })
+    }
+
     /// Lets the threads begin.
     pub(super) fn begin(
         mut self,
@@ -248,7 +254,7 @@ impl Prepared {
 
     /// Waits until every thread has done a step, and says what they have made.
     fn wait(&self, reports: &Receiver<Result<Step, StartError>>) -> Result<Vec<Ready>, StartError> {
-        let mut ready = Vec::new();
+        let mut ready = table_of_shards(self.threads.len())?;
         for _ in &self.threads {
             if let Step::Worker(shard) = reports.recv().map_err(|_| died())?? {
                 ready.push(shard);
@@ -260,6 +266,11 @@ impl Prepared {
     fn next_step(&self) -> Result<(), StartError> {
         self.nexts.iter().try_for_each(|next| next.send(Next::Step)).map_err(|_| died())
     }
+}
+
+fn table_of_shards<T>(count: usize) -> Result<Vec<T>, StartError> {
+    let table = try_with_capacity("the table of shards", count);
+    table.map_err(|error| StartError::buffers(&error))
 }
 
 impl Drop for Prepared {
@@ -284,7 +295,7 @@ where
     V: Service,
 {
     let (report, reports) = channel();
-    let mut prepared = Prepared::default();
+    let mut prepared = Prepared::new(shared.shards.len())?;
     let mut steps = || {
         let (next, nexts) = channel();
         prepared.nexts.push(next);
@@ -377,11 +388,9 @@ where
 {
     let pool = BufferPool::new(shared.settings.shard_pool())
         .map_err(|error| StartError::buffers(&error))?;
-    let port =
-        make(shared.settings.port(), pool).map_err(|error| StartError::port(&error.to_string()))?;
+    let port = make(shared.settings.port(), pool).map_err(|error| StartError::port(&error))?;
     steps.done(Step::Port)?;
     Worker::new(shard, port, Arc::clone(handler), Arc::clone(shared), packets)
-        .map_err(|reason| StartError::handler(&reason))
 }
 
 /// The body of a shard's thread: a loop around `turn`.
@@ -421,10 +430,11 @@ fn make_service<P: TcpPort>(
 ) -> Result<ServiceThread<P>, StartError> {
     let pool =
         BufferPool::new(Settings::service_pool()).map_err(|error| StartError::buffers(&error))?;
-    let port = make(Settings::service_port(listeners), pool)
-        .map_err(|error| StartError::port(&error.to_string()))?;
+    let port =
+        make(Settings::service_port(listeners), pool).map_err(|error| StartError::port(&error))?;
     steps.done(Step::Port)?;
-    let service = ServiceThread::new(port, Arc::clone(shared), tickers);
+    let service = ServiceThread::new(port, listeners, Arc::clone(shared), tickers)
+        .map_err(|error| StartError::buffers(&error))?;
     shared.service.register(Box::new(service.poster()));
     Ok(service)
 }

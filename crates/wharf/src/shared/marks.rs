@@ -1,6 +1,7 @@
 //! Requests of other threads to single links, as bits: a request cannot fail and takes no memory.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use wharf_port::memory::{MemoryError, try_table};
 
 /// A set of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,9 +52,11 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    pub(crate) fn new(slots: u32) -> Self {
-        let zeros = |count: u32| (0..count).map(|_| AtomicU64::new(0)).collect();
-        Self { slots: zeros(slots), marked: zeros(slots.div_ceil(64)), any: AtomicBool::new(false) }
+    pub(crate) fn new(slots: u32) -> Result<Self, MemoryError> {
+        let zeros =
+            |count: u32| try_table("the requests to links", (0..count).map(|_| AtomicU64::new(0)));
+        let (slots, marked) = (zeros(slots)?, zeros(slots.div_ceil(64))?);
+        Ok(Self { slots, marked, any: AtomicBool::new(false) })
     }
 
     /// A link of this generation opens in a slot.
@@ -161,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_mark_reaches_the_link_that_was_meant_or_none() {
-        let marks = Marks::new(200);
+        let marks = Marks::new(200).unwrap();
         marks.open(130, 7);
         assert!(marks.is_alive(130, 7) && !marks.is_alive(130, 6) && !marks.is_alive(500, 1));
         assert!(!marks.set(130, 6, Mark::CLOSE));
@@ -185,7 +188,7 @@ mod tests {
 
     #[test]
     fn all_links_but_one_are_marked() {
-        let marks = Marks::new(70);
+        let marks = Marks::new(70).unwrap();
         (0..70).step_by(3).for_each(|index| marks.open(index, 2));
         marks.set_all(Some((66, 2)), Mark::ABORT);
         let expected: Vec<_> =

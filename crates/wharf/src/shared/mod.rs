@@ -31,7 +31,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use wharf_port::memory::{
     BufferCounts, LedgerView, MemoryError, Message, MessageBuilder, MessageLedgerView, MessagePool,
-    MessagePoolConfig, NoBuffers,
+    MessagePoolConfig, NoBuffers, try_table, try_with_capacity,
 };
 use wharf_port::port::{Port, Poster};
 
@@ -240,30 +240,43 @@ impl std::fmt::Debug for Shard {
     }
 }
 
-impl Shared {
-    pub(crate) fn new(settings: Settings) -> Result<Self, MemoryError> {
+impl Shard {
+    fn new(settings: &Settings) -> Result<Self, MemoryError> {
         let slots = settings.links_per_shard();
-        let shard = |_| Shard {
+        let replies = (0..slots).map(|_| ReplyCell::new());
+        Ok(Self {
             stats: Arc::default(),
             slots_taken: AtomicU32::new(0),
             ended: AtomicBool::new(false),
             running: RunningCallback::default(),
             has_packets: AtomicBool::new(false),
             is_stalled: AtomicBool::new(false),
-            marks: Marks::new(slots),
-            quotas: Quotas::new(slots, settings.post_entries()),
-            replies: (0..slots).map(|_| ReplyCell::new()).collect(),
+            marks: Marks::new(slots)?,
+            quotas: Quotas::new(slots, settings.post_entries())?,
+            replies: try_table("the cells of replies", replies)?,
             poster_and_ledger: OnceLock::new(),
-        };
-        let posts = (0..=settings.shards).map(|_| PostPool::new(settings.post_pool()));
+        })
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(settings: Settings) -> Result<Self, MemoryError> {
+        let count = settings.shards as usize;
+        let mut shards = try_with_capacity("the shards", count)?;
+        let mut post_pools = try_with_capacity("the pools for posts", count + 1)?;
+        for _ in 0..count {
+            shards.push(Shard::new(&settings)?);
+            post_pools.push(PostPool::new(settings.post_pool())?);
+        }
+        post_pools.push(PostPool::new(settings.post_pool())?);
         Ok(Self {
             id: ServerId::next(),
             listeners: OnceLock::new(),
             broadcasting: Lock::new(0),
             broadcast: AtomicU64::new(0),
             missed: AtomicU64::new(0),
-            shards: (0..settings.shards).map(shard).collect(),
-            post_pools: posts.collect::<Result<_, _>>()?,
+            shards: shards.into(),
+            post_pools: post_pools.into(),
             settings,
             posts_refused: AtomicU64::new(0),
             service: ServiceShared::default(),

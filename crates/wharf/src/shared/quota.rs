@@ -7,6 +7,7 @@
 //! queued, else the maximum, so that a link without posts costs no updates.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use wharf_port::memory::{MemoryError, try_table};
 
 /// Why a post was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,15 +41,15 @@ struct Quota {
 }
 
 impl Quotas {
-    pub(crate) fn new(slots: u32, entries_max: u32) -> Self {
+    pub(crate) fn new(slots: u32, entries_max: u32) -> Result<Self, MemoryError> {
         let quota = |_| Quota {
             accepted: AtomicU64::new(0),
             capacity: AtomicU32::new(0),
             missed: AtomicU32::new(0),
             disconnects: AtomicBool::new(false),
         };
-        let slots = (0..slots).map(quota).collect();
-        Self { slots, entries: AtomicU32::new(0), entries_max }
+        let slots = try_table("the quotas of links", (0..slots).map(quota))?;
+        Ok(Self { slots, entries: AtomicU32::new(0), entries_max })
     }
 
     /// A link of this generation opens in a slot.
@@ -173,7 +174,7 @@ mod tests {
 
     #[test]
     fn no_more_is_accepted_than_there_is_room_for() {
-        let quotas = Quotas::new(2, 8);
+        let quotas = Quotas::new(2, 8).unwrap();
         quotas.open(1, 5, 100);
         assert_eq!(quotas.accept(1, 4, 1), Err(Refusal::Ended));
         assert_eq!(quotas.accept(7, 1, 1), Err(Refusal::Ended));
@@ -199,7 +200,7 @@ mod tests {
 
     #[test]
     fn no_more_posts_are_accepted_than_there_are_entries() {
-        let quotas = Quotas::new(1, 3);
+        let quotas = Quotas::new(1, 3).unwrap();
         quotas.open(0, 1, 1_000);
         (0..3).for_each(|_| quotas.accept(0, 1, 1).unwrap());
         assert_eq!((quotas.accept(0, 1, 1), quotas.accepted(0)), (Err(FULL), 3));
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn threads_together_take_what_there_is_and_no_more() {
-        let quotas = Quotas::new(1, 1_000);
+        let quotas = Quotas::new(1, 1_000).unwrap();
         quotas.open(0, 1, 500);
         let taken: usize = std::thread::scope(|scope| {
             let post = || (0..400).filter(|_| quotas.accept(0, 1, 1).is_ok()).count();

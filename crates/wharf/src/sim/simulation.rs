@@ -324,7 +324,8 @@ where
             let shard = u8::try_from(number).map_err(|error| error.to_string())?;
             let port = BuggyPort::new(port, self.bug);
             let (handler, shared) = (Arc::clone(&self.handler), Arc::clone(&self.shared));
-            let worker = Worker::new(shard, port, handler, shared, packets)?;
+            let worker = Worker::new(shard, port, handler, shared, packets)
+                .map_err(|error| error.to_string())?;
             let (poster, buffers) = worker.poster_and_ledger();
             self.shared.register_shard(number, Box::new(poster.clone()), buffers);
             posters.push(poster);
@@ -345,7 +346,9 @@ where
         let port = SimPort::new(&self.world, Settings::service_port(listener_count), pool)
             .map_err(|error| error.to_string())?;
         let port = BuggyPort::new(port, self.bug);
-        let mut service = ServiceThread::new(port, Arc::clone(&self.shared), packets.tickers);
+        let shared = Arc::clone(&self.shared);
+        let mut service = ServiceThread::new(port, listener_count, shared, packets.tickers)
+            .map_err(|error| error.to_string())?;
         self.shared.service.register(Box::new(service.poster()));
         service.listen(listeners, posters.into_boxed_slice())?;
         self.service = Some(service);

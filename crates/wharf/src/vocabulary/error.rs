@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use wharf_port::memory::MemoryError;
+use wharf_port::port::PortError;
 
 /// What callbacks and programs return.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
@@ -329,22 +330,20 @@ impl StartError {
         Self::new(StartErrorKind::Resources, text, None)
     }
 
-    /// The system does not give the memory that the settings add up to, or a part of it.
-    pub(crate) fn allocation(size_bytes: u64, source: &dyn fmt::Display) -> Self {
+    /// There is no memory of this size for `what`.
+    pub(crate) fn allocation(what: &str, size_bytes: u64, source: &dyn fmt::Display) -> Self {
         let text = format!(
-            "cannot allocate {} of memory: {source}; {MEMORY_REMEDY}use fewer links or shards, or \
-             fewer or smaller buffers",
+            "cannot allocate {} of memory for {what}: {source}; {MEMORY_REMEDY}use fewer links or \
+             shards, or fewer or smaller buffers",
             readable(size_bytes)
         );
         Self::new(StartErrorKind::Resources, text, None)
     }
 
-    /// The system refused memory for the buffers.
+    /// There is no memory for buffers or a table.
     pub(crate) fn buffers(error: &MemoryError) -> Self {
-        match error.source() {
-            Some(source) => Self::allocation(error.size_bytes(), &source),
-            None => Self::allocation(error.size_bytes(), error),
-        }
+        let source = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        Self::allocation(error.what(), error.size_bytes(), &source)
     }
 
     /// The back end that was asked for is not to be had here.
@@ -360,7 +359,11 @@ impl StartError {
     }
 
     /// The port of a shard could not be created.
-    pub(crate) fn port(error: &str) -> Self {
+    pub(crate) fn port(error: &PortError) -> Self {
+        if let Some(size_bytes) = error.lacking_bytes() {
+            let source = io::Error::from_raw_os_error(error.os().code());
+            return Self::allocation(error.os().call(), size_bytes, &source);
+        }
         let text = format!("cannot create the port of a shard: {error}");
         Self::new(StartErrorKind::BackEnd, text, None)
     }
@@ -584,7 +587,7 @@ mod tests {
             text("192.0.2.1:9527", io::ErrorKind::AddrNotAvailable),
             text("127.0.0.1:9527", io::ErrorKind::AddrInUse),
             StartError::thread(io::ErrorKind::OutOfMemory.into()).to_string(),
-            StartError::allocation(5 << 20, &"no memory").to_string(),
+            StartError::allocation("tests", 5 << 20, &"no memory").to_string(),
         ];
         assert_eq!(texts.join("\n"), WINDOWS_TEXTS);
         assert_eq!(IPV6_IS_OFF, "IPv6 is switched off on this machine; use an IPv4 address");
@@ -599,7 +602,7 @@ for all IPv4 addresses, or [::] for all IPv6 addresses
 cannot listen on 127.0.0.1:9527: in use; stop the process that has port 9527 (netstat -ano), or use \
 another port
 cannot start a thread: out of memory; use fewer shards
-cannot allocate 5.2 MB of memory: no memory; use fewer links or shards, or fewer or smaller buffers";
+cannot allocate 5.2 MB of memory for tests: no memory; use fewer links or shards, or fewer or smaller buffers";
 
     /// What depends on limits and on how the system was started; `tests/texts.rs` has the others.
     #[cfg(target_os = "linux")]

@@ -1,6 +1,7 @@
 //! The state of the checks of loans.
 
 use crate::shares::Borrower;
+use wharf_port::memory::{MemoryError, try_with_capacity};
 use wharf_port::port::Time;
 
 /// The state of a shard's checks of loans.
@@ -18,14 +19,14 @@ pub(in crate::engine) struct Lending {
 
 impl Lending {
     /// For a shard with `slots` slots.
-    pub(in crate::engine) fn new(slots: u32) -> Self {
-        Self {
-            borrowers: Vec::with_capacity(slots as usize),
+    pub(in crate::engine) fn new(slots: u32) -> Result<Self, MemoryError> {
+        Ok(Self {
+            borrowers: try_with_capacity("the links with loans", slots as usize)?,
             due: None,
             stops_receives: false,
             posts_refused: 0,
             posts_due: Time::default(),
-        }
+        })
     }
 
     /// When loans are checked next, while a link waits for one.

@@ -4,7 +4,7 @@ use crate::shared::marks::Mark;
 use crate::vocabulary::id::LinkKey;
 use crate::vocabulary::policy::WhenSlow;
 use std::collections::VecDeque;
-use wharf_port::memory::Message;
+use wharf_port::memory::{MemoryError, Message, try_with_capacity};
 use wharf_port::port::Time;
 
 /// Requests and posts that wait.
@@ -31,14 +31,14 @@ pub(super) struct Broadcast {
 
 impl Pending {
     /// For a shard with `slots` slots.
-    pub(in crate::engine) fn new(slots: u32) -> Self {
-        Self {
-            marked: Vec::with_capacity(slots as usize),
+    pub(in crate::engine) fn new(slots: u32) -> Result<Self, MemoryError> {
+        Ok(Self {
+            marked: try_with_capacity("the requests to links", slots as usize)?,
             turns_to_marks: 0,
             held: None,
-            refused: VecDeque::with_capacity(slots as usize),
+            refused: try_with_capacity("the links that post again", slots as usize)?.into(),
             retry_at: None,
-        }
+        })
     }
 
     /// Whether marks wait.

@@ -3,8 +3,8 @@
 //! So the limit of links is exact for the server as a whole, and no connection waits while another
 //! shard has free slots.
 
+use crate::engine::service_thread::ServiceThread;
 use crate::engine::service_thread::acceptor::Listener;
-use crate::engine::service_thread::{BATCH, ServiceThread};
 use crate::engine::worker::submit;
 use crate::shared::accepted::Accepted;
 use crate::shared::{Command, ShardPort};
@@ -38,10 +38,6 @@ impl<P: ShardPort> ServiceThread<P> {
                 retry_at: None,
             });
         }
-        // About as many as can be accepted before a cancel takes effect: one turn's completions and the
-        // backlog.
-        let backlog = self.shared.settings.backlog as usize;
-        self.acceptor.waiting.reserve(self.acceptor.listeners.len() + backlog + BATCH);
         self.arm_listeners();
         Ok(())
     }

@@ -1,8 +1,10 @@
 //! The listeners, and connections that wait for a slot.
 
+use crate::engine::worker::BATCH;
 use crate::shared::Command;
 use crate::shared::accepted::{Accepted, Connection};
 use std::collections::VecDeque;
+use wharf_port::memory::{MemoryError, try_with_capacity};
 use wharf_port::port::{CompletionMode, Poster, Socket, Time};
 
 /// The state of accepting. `S` is the type of a connection.
@@ -28,13 +30,17 @@ pub(super) struct Listener {
 }
 
 impl<S: Connection> Acceptor<S> {
-    pub(super) fn new() -> Self {
-        Self {
+    pub(super) fn new(listeners: u32, backlog: u32) -> Result<Self, MemoryError> {
+        let listeners = listeners as usize;
+        // About as many as can be accepted before a cancel takes effect: one turn's completions and the
+        // backlog.
+        let waiting = listeners + backlog as usize + BATCH;
+        Ok(Self {
             posters: Box::default(),
-            listeners: Vec::new(),
-            waiting: VecDeque::new(),
+            listeners: try_with_capacity("the listeners", listeners)?,
+            waiting: try_with_capacity("connections that wait for a link", waiting)?.into(),
             assign_at: None,
-        }
+        })
     }
 
     pub(super) fn retry_at(&self) -> Option<Time> {

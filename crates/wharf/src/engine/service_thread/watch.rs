@@ -5,6 +5,7 @@ use crate::shared::{Shared, StalledCallback};
 use crate::vocabulary::id::{LinkId, LinkKey};
 use crate::vocabulary::origin::WorkerId;
 use std::time::Duration;
+use wharf_port::memory::{MemoryError, try_table};
 use wharf_port::port::Time;
 
 /// The looks at each shard's callback. Four in the time after which a callback is reported, so that a
@@ -26,9 +27,14 @@ struct Seen {
 }
 
 impl Watch {
-    pub(super) fn new(report_after: Duration, shards: usize, now: Time) -> Self {
+    pub(super) fn new(
+        report_after: Duration,
+        shards: usize,
+        now: Time,
+    ) -> Result<Self, MemoryError> {
         let none = Seen { callback: SeenCallback::default(), since: now, is_reported: false };
-        Self { report_after, look_at: now, shards: vec![none; shards].into() }
+        let shards = try_table("the watched shards", std::iter::repeat_n(none, shards))?;
+        Ok(Self { report_after, look_at: now, shards })
     }
 
     /// When the next look is due.
