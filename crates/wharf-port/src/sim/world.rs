@@ -121,6 +121,13 @@ impl World {
         self.move_clock(&mut state, time.0);
     }
 
+    /// As [`advance_to`](Self::advance_to), while the process of the ports is paused.
+    pub fn pause_to(&self, time: Time) {
+        let (since, since_steady_ns) = (self.now(), self.steady_ns());
+        self.advance_to(time);
+        self.lock().note_pause(since.0, since_steady_ns);
+    }
+
     /// The tag of a client that may be able to read or write: bytes, an end or a reset have
     /// arrived, or its pipe has spare capacity.
     ///
@@ -155,8 +162,8 @@ impl World {
     }
 
     /// The most time that a program on the port with this number may count for its links: the
-    /// [steady clock](Self::steady_ns), and of each jump the rest of the wait that its dequeue had
-    /// requested, plus 100 ms.
+    /// [steady clock](Self::steady_ns), and of each jump and each [pause](Self::pause_to) the rest of
+    /// the wait that its dequeue had requested, plus 100 ms.
     #[must_use]
     pub fn link_ns(&self, port: u32) -> u64 {
         self.lock().link_ns(port)
@@ -220,6 +227,7 @@ impl World {
             wakes_at_ns: None,
             asked_until_ns: 0,
             counted_jumps_ns: 0,
+            uncounted_pauses_ns: 0,
             wake_flag,
             alive: true,
         });

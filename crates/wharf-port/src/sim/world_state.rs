@@ -97,6 +97,8 @@ pub(super) struct PortState {
     pub(super) asked_until_ns: u64,
     /// The part of the clock's jumps that its program may count as time.
     pub(super) counted_jumps_ns: u64,
+    /// The part of the pauses of its process that its program may not count.
+    pub(super) uncounted_pauses_ns: u64,
     pub(super) wake_flag: Arc<WakeFlag>,
     pub(super) alive: bool,
 }
@@ -241,7 +243,18 @@ impl WorldState {
     }
 
     pub(super) fn link_ns(&self, port: u32) -> u64 {
-        self.steady_ns() + self.ports[port as usize].counted_jumps_ns
+        let port = &self.ports[port as usize];
+        self.steady_ns() + port.counted_jumps_ns - port.uncounted_pauses_ns
+    }
+
+    /// Notes that the ports' process was paused since these times. Of a pause a port's program counts
+    /// as much as of a jump.
+    pub(super) fn note_pause(&mut self, since_ns: u64, since_steady_ns: u64) {
+        let pause_ns = self.steady_ns() - since_steady_ns;
+        for port in &mut self.ports {
+            let counted_ns = port.asked_until_ns.saturating_add(LAG_NS).saturating_sub(since_ns);
+            port.uncounted_pauses_ns += pause_ns.saturating_sub(counted_ns);
+        }
     }
 
     /// Moves the clock by a jump. A port's program counts of it the rest of the wait that it

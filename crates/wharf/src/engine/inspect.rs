@@ -1,4 +1,4 @@
-//! Checks a shard's invariants between two turns, for simulations.
+//! Checks a shard's invariants between two turns, and plants a bug in its clock, for simulations.
 
 use crate::engine::worker::Worker;
 use crate::link::slot::{Phase, Receiving, Slot};
@@ -171,6 +171,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         } else {
             self.wait(now).map(|wait| now.saturating_add(wait))
         }
+    }
+
+    /// A planted bug: the links' clock counts all time since the last turn, which was a pause.
+    pub(crate) fn count_pause(&mut self) {
+        let now = self.port.now();
+        let all = now.duration_since(self.clock.turn_start());
+        let uncounted = all.saturating_sub(self.clock.passed(now));
+        self.core.now = self.core.now.saturating_add(uncounted);
     }
 
     /// The shard's counters and links as text, for a trace.

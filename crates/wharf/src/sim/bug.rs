@@ -1,8 +1,8 @@
 //! Bugs of the engine that a test plants, to show that the simulation finds them.
 //!
 //! No bug is in the engine's code. It is between the engine and its port (`buggy_port.rs`), between the
-//! engine and its handler (`buggy_handler.rs`), or in settings of the engine that differ from those of
-//! the checks.
+//! engine and its handler (`buggy_handler.rs`), in settings of the engine that differ from those of the
+//! checks, or in a clock that the simulation sets.
 
 use crate::limits::Settings;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -86,11 +86,13 @@ pub enum EngineBug {
     TooLongIsHandlers,
     /// An error of a callback does not close its link.
     ErrorKeeps,
+    /// A pause of the process counts for the timeouts.
+    CountPauses,
 }
 
 impl EngineBug {
     /// All bugs.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::LeakSlot,
         Self::KeepSlotCount,
         Self::LoseSlotWake,
@@ -128,6 +130,7 @@ impl EngineBug {
         Self::SkipDrain,
         Self::TooLongIsHandlers,
         Self::ErrorKeeps,
+        Self::CountPauses,
     ];
 
     /// The engine's settings, which a bug may change; the checks use the original ones.

@@ -487,7 +487,14 @@ where
     /// Runs one step. `Ok(false)`: nothing is runnable, and no event is left.
     fn act(&mut self) -> Result<bool, String> {
         self.wake_clients();
+        let was_paused = self.pauses.until.is_some();
         let is_paused = self.pauses.is_paused(self.world.now(), self.world.steady_ns());
+        if was_paused && !is_paused && self.bug == Some(EngineBug::CountPauses) {
+            self.shards
+                .iter_mut()
+                .filter_map(|shard| shard.worker.as_mut())
+                .for_each(Worker::count_pause);
+        }
         if !self.pauses.spans.is_empty() {
             self.checker.note_pauses(self.pauses.within(0, u64::MAX));
         }
@@ -574,7 +581,7 @@ where
         if let Some(until) = self.pauses.until {
             // The deadlines of sleeping ports are no events of a pause.
             let step = self.world.now().saturating_add(PAUSE_STEP);
-            self.world.advance_to(alarm.unwrap_or(until).min(until).min(step));
+            self.world.pause_to(alarm.unwrap_or(until).min(until).min(step));
             return true;
         }
         match (alarm, self.world.next_event()) {

@@ -73,7 +73,7 @@ impl Clock {
     }
 
     /// When the last dequeue returned, by the port's clock.
-    pub(super) fn turn_start(&self) -> Time {
+    pub(in crate::engine) fn turn_start(&self) -> Time {
         self.turn_start
     }
 
@@ -88,7 +88,7 @@ impl Clock {
     }
 
     /// The links' time since the last dequeue, at `now`.
-    pub(super) fn passed(&self, now: Time) -> Duration {
+    pub(in crate::engine) fn passed(&self, now: Time) -> Duration {
         let passed = now.duration_since(self.turn_start);
         self.unused_wait.map_or(passed, |unused_wait| passed.min(unused_wait + self.lag_max))
     }
