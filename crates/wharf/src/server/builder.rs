@@ -322,9 +322,11 @@ where
         self,
         ready: impl FnOnce() -> Result<T, StartError>,
     ) -> Result<(RunningServer, T), StartError> {
-        let settings = self.settings.checked()?;
-        Settings::check_listeners(self.addresses.len())?;
-        let targets = listen::resolve_all(&self.addresses)?;
+        let Self { handler, settings, addresses, .. } = self;
+        let handler = Unstarted(Some(Arc::new(handler)));
+        let settings = settings.checked()?;
+        Settings::check_listeners(addresses.len())?;
+        let targets = listen::resolve_all(&addresses)?;
         let count = targets.iter().map(|(_, target)| target.addresses.len()).sum();
         let listener_count = Settings::check_listeners(count)?;
         let plan = settings.plan(engine::sizes::<S, W>(), listener_count);
@@ -334,8 +336,7 @@ where
         let shared = Arc::new(shared);
         let files = Reservation::new(&shared, listener_count)?;
         let files_raised = files.raised;
-        let started =
-            Started::new(Arc::new(self.handler), Handle::new(Arc::clone(&shared)), files)?;
+        let started = Started::new(handler, Handle::new(Arc::clone(&shared)), files)?;
         let listening = listen::listen_all(&targets, &shared.settings)?;
         let bound = listening.iter().map(|listening| (listening.id, listening.address));
         let _set_once = shared.listeners.set(bound.clone().collect());
@@ -432,6 +433,16 @@ impl<H, S, W> fmt::Debug for Builder<H, S, W> {
     }
 }
 
+/// A handler whose `on_start` has not succeeded. There are no counters that could take a panic of its
+/// drop, which is only caught.
+struct Unstarted<H>(Option<Arc<H>>);
+
+impl<H> Drop for Unstarted<H> {
+    fn drop(&mut self) {
+        catch_user_panic(|| drop(self.0.take()));
+    }
+}
+
 /// A handler whose `on_start` has succeeded; when this is dropped, `on_stop` is called, and the handler
 /// is dropped.
 struct Started<H, S, W>
@@ -453,15 +464,18 @@ where
     S: Send + 'static,
     W: 'static,
 {
-    fn new(handler: Arc<H>, server: Handle, files: Arc<Reservation>) -> Result<Self, StartError> {
+    fn new(
+        mut unstarted: Unstarted<H>,
+        server: Handle,
+        files: Arc<Reservation>,
+    ) -> Result<Self, StartError> {
+        let Some(handler) = &unstarted.0 else { unreachable!("only this and the drop take it") };
         match call_for("on_start", || handler.on_start(&server)) {
             Ok(()) => {
-                Ok(Self { handler: Some(handler), server, _files: files, types: PhantomData })
+                let handler = unstarted.0.take();
+                Ok(Self { handler, server, _files: files, types: PhantomData })
             }
-            Err(reason) => {
-                catch_user_panic(|| drop(handler));
-                Err(StartError::handler(&reason))
-            }
+            Err(reason) => Err(StartError::handler(&reason)),
         }
     }
 

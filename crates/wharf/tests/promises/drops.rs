@@ -8,13 +8,14 @@ use crate::util::{
 };
 use std::fmt;
 use std::time::Duration;
-use wharf::{Handle, Handler, Input, Link, Result, Worker};
+use wharf::{Builder, Handle, Handler, Input, Link, Result, StartErrorKind, Worker};
 
 each_back_end!(
     panics_of_the_drops_of_all_contexts_are_counted_and_the_counters_survive,
     panics_of_the_drops_of_all_states_at_the_stop_are_counted,
     a_panic_of_the_drop_of_the_handler_is_counted,
     a_start_that_fails_drops_all_with_an_error,
+    a_start_that_fails_before_on_start_returns_its_error_though_the_drop_of_the_handler_panics,
     an_error_that_panics_when_it_is_shown_or_dropped_fails_the_start_and_no_more,
 );
 
@@ -112,6 +113,21 @@ fn a_start_that_fails_drops_all_with_an_error(case: &Case) {
     let panics = Panics { handler: true, contexts: true, fails: Some(1), ..Panics::default() };
     let error = case.builder(bombs(panics)).shards(3).links_max(30).start().unwrap_err();
     assert!(error.to_string().contains("no context"), "{error}");
+}
+
+fn a_start_that_fails_before_on_start_returns_its_error_though_the_drop_of_the_handler_panics(
+    case: &Case,
+) {
+    silence_panics_on_purpose();
+    let builder = || case.builder(bombs(Panics { handler: true, ..Panics::default() }));
+    let kind = |builder: Builder<Bombs, Bomb, Bomb>| builder.start().unwrap_err().kind();
+    assert_eq!(kind(builder().links_max(0)), StartErrorKind::Settings);
+    assert_eq!(kind(builder().listen("no address")), StartErrorKind::Address);
+    // 16 TiB of buffers.
+    let much = builder().links_max(4).buffer_size_bytes(1 << 20).output_bytes(2 << 20);
+    assert_eq!(kind(much.buffer_count(1 << 24)), StartErrorKind::Resources);
+    let error = builder().links_max(0).serve().unwrap_err().to_string();
+    assert!(error.contains("links_max"), "{error}");
 }
 
 /// An error that panics when it is shown, and when it is dropped.
