@@ -217,8 +217,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
     /// Whether the shard has ended; `inbox_emptied`: it has handled all connections that the service
     /// thread posted. Packets of its worker are delivered before, until the drain timeout.
     pub(super) fn is_done(&self, inbox_emptied: bool) -> bool {
-        let Some(until) = self.drain.until else { return false };
-        let drops_packets = until <= self.core.clock || !self.core.has_packets();
-        inbox_emptied && self.core.slots.live_count() == 0 && drops_packets
+        let is_empty = self.core.slots.live_count() == 0 && !self.delivers_packets();
+        self.drain.is_due() && inbox_emptied && is_empty
     }
 }

@@ -82,9 +82,14 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
         }
     }
 
+    /// Whether there are packets for the worker, which it gets until the drain timeout.
+    pub(super) fn delivers_packets(&self) -> bool {
+        self.core.has_packets() && !self.drain.is_over(self.core.clock)
+    }
+
     /// Calls `on_post` for the packets that were posted.
     pub(super) fn deliver_packets(&mut self) {
-        if !self.core.takes_packets() {
+        if !self.delivers_packets() || !self.core.takes_packets() {
             return;
         }
         for source in 0..self.callbacks.source_count() {

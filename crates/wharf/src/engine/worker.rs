@@ -169,7 +169,7 @@ impl<P: ShardPort, V: Service> Worker<P, V> {
 
     /// Whether the turn has work without a completion.
     pub(super) fn has_work(&self) -> bool {
-        !self.again.is_empty() || self.pending.has_marks() || self.core.has_packets()
+        !self.again.is_empty() || self.pending.has_marks() || self.delivers_packets()
     }
 
     /// Whether all packets that were in the inbox `turns` turns ago are handled: the last dequeue was

@@ -21,6 +21,12 @@ impl Drain {
         self.until.is_some()
     }
 
+    /// Whether the drain timeout is over.
+    #[inline]
+    pub(in crate::engine) fn is_over(&self, now: Time) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+
     /// Extends the timeout by a pause of the process.
     pub(in crate::engine) fn extend(&mut self, pause: Duration) {
         self.until = self.until.map(|until| until.saturating_add(pause));
