@@ -124,6 +124,7 @@
 //! | compute the memory before the start | [`Builder::plan`], [`MemoryPlan`] |
 //! | know why a link ended | [`DisconnectReason`] |
 //! | read the counters | [`Stats`] |
+//! | run what may block on other threads | [`thread_pool`] |
 //! | handle errors | [`Error`], [`SendError`], [`PostError`], [`StartError`] |
 //!
 //! # When something runs out
@@ -181,6 +182,7 @@ mod shares;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stats;
+pub mod thread_pool;
 mod vocabulary;
 mod worker;
 
