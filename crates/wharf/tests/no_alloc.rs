@@ -1,5 +1,6 @@
 //! Promise: after the start the library allocates nothing: not to accept, receive, send, broadcast,
-//! post, close, reap or count a callback without a panic.
+//! post, close, reap or count a callback without a panic, nor to submit a job to a thread pool and run
+//! it, but for the job's own closure.
 //!
 //! Method: a counting global allocator. Workers mark their threads in `on_worker_start`, client
 //! threads theirs while they call a handle; between sealing and unsealing every allocation of a
@@ -19,10 +20,30 @@ use std::time::Duration;
 use util::{
     Case, TestServer, bytes, each_back_end, eventually, expect_bytes, finish, reset, round_trip,
 };
+use wharf::thread_pool::{StopMode, ThreadPool, WhenQueueFull};
 use wharf::{
     Builder, Delimiter, Error, Handle, Handler, Input, LengthPrefix, Link, LinkId, PostError,
     Reply, Result, TooLong, Verdict, Worker,
 };
+
+/// A closure without captures needs no memory itself, so what is counted is the pool's.
+#[test]
+fn a_job_allocates_nothing_in_a_thread_pool() {
+    static RAN: AtomicU64 = AtomicU64::new(0);
+    let pool = ThreadPool::builder().threads_min(2).threads_max(2).queue_capacity(16);
+    let pool = pool.when_full(WhenQueueFull::Fail);
+    let pool = pool.context(|| Ok(WATCHED.set(true))).start().unwrap();
+    let count = allocations(|| {
+        for _ in 0..20_000 {
+            let _full = watched(|| pool.submit(|_| _ = RAN.fetch_add(1, Ordering::SeqCst)));
+        }
+        eventually(|| pool.stats().waiting == 0, "an empty queue");
+    });
+    assert_eq!(count, 0, "allocations of submissions and jobs");
+    let stats = pool.stop(StopMode::RunQueued, util::PATIENCE).stats;
+    assert_eq!(RAN.load(Ordering::SeqCst), stats.completed);
+    assert!(stats.rejected > 0 && stats.completed > 0, "{stats:?}");
+}
 
 each_back_end!(
     echoing_a_hundred_thousand_messages_allocates_nothing,

@@ -377,3 +377,6 @@ impl<K: Work> std::fmt::Debug for Core<K> {
 fn recover<T>(result: Result<T, PoisonError<T>>) -> T {
     result.unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,6 +43,20 @@ fn the_quickstart_is_one_text_of_at_most_15_lines() {
     assert!(example.lines().count() <= 15, "{}", example.lines().count());
 }
 
+#[test]
+fn the_thread_pool_runs_every_job_before_it_stops() {
+    let output = common::program("thread_pool").output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (first, last) = (text.lines().next(), text.lines().last());
+    assert_eq!((first, last), (Some("an apple: 530"), Some("5 jobs, 0 not run")));
+    let journal: Vec<_> = text.lines().filter(|line| line.starts_with("journal")).collect();
+    assert_eq!(journal, ["journal: line 1", "journal: line 2", "journal: line 3"]);
+    for line in ["a pear: 424", "a plum: 446", "a fig: 310", "stock taken"] {
+        assert!(text.lines().any(|said| said == line), "{line} is not in {text}");
+    }
+}
+
 /// The table of the README and the folder name the same examples.
 #[test]
 fn every_example_is_listed_in_the_readme() {
