@@ -50,7 +50,7 @@ impl<W: 'static> Builder<W> {
     }
 
     /// Maximum number of threads, `threads_min` to 4,096. Default 64, or `threads_min` if that is more.
-    /// Each takes 512 bytes at start, and a stack while it runs.
+    /// Each takes less than 512 bytes at start, and a stack while it runs.
     ///
     /// The pool starts another thread when work waits and every thread is busy. It starts them one
     /// after another, each as soon as the one before runs, so that a burst of short jobs does not start

@@ -245,7 +245,7 @@ impl<K: Work> Core<K> {
         state.own_stoppers += usize::from(own.is_some());
         // Another thread of the pool may stop it as well: they do not wait for each other.
         shared.threads_changed.notify_all();
-        while state.schedule.threads() > state.own_stoppers {
+        while state.schedule.threads() > if own.is_some() { state.own_stoppers } else { 0 } {
             let rest_ns = deadline_ns.saturating_sub(shared.clock.now_ns());
             if rest_ns == 0 {
                 break;
@@ -269,9 +269,7 @@ impl<K: Work> Core<K> {
         let left = left.map(|(slot, _)| (slot, shared.records[slot].current()));
         Leftovers { jobs, threads: left.collect() }
     }
-}
 
-impl<K: Work> Core<K> {
     /// Runs what is queued, and waits for the threads; not in a job of the pool.
     pub(crate) fn finish(&self) {
         if own_slot(&self.shared.records).is_some() {
@@ -361,9 +359,14 @@ impl<K: Work> Shared<K> {
         self.threads_changed.notify_all();
     }
 
-    /// Keeps the error with which the start fails.
+    /// Keeps the error with which the start fails, if it is the first.
     pub(super) fn set_first_error(&self, error: Error) {
-        self.lock().first_error.get_or_insert(error);
+        // A second one is dropped after the lock is released.
+        let mut error = Some(error);
+        let mut state = self.lock();
+        if state.first_error.is_none() {
+            state.first_error = error.take();
+        }
     }
 }
 

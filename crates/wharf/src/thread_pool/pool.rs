@@ -123,9 +123,9 @@ impl<W: 'static> ThreadPool<W> {
         put.map_err(|(job, reason)| Rejected { job: job.into_plain(), reason })
     }
 
-    /// As [`submit`](Self::submit), for a job that may take long or block. If no thread sleeps, and the
-    /// maximum is not reached, a thread is started for it at once, also while others are being started;
-    /// so neither this job nor those behind it wait for the jobs that run.
+    /// As [`submit`](Self::submit), for a job that may take long or block. Below the maximum of threads
+    /// it does not wait behind the jobs that run: if no thread sleeps, one is started for it at once,
+    /// also while another is being started for a job before it.
     ///
     /// # Errors
     ///

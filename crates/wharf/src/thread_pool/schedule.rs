@@ -10,7 +10,8 @@
 //! - **INV-GROW** While more jobs wait than threads make their context, every thread is busy and the
 //!   maximum is not reached, a thread is coming, unless the system or a context's factory refused the
 //!   last one.
-//! - **INV-MIN** A running pool has its minimum of threads, those not counted that are being started.
+//! - **INV-MIN** A running pool has its minimum of threads, beside those that are being started and those
+//!   that are ending.
 
 use std::collections::{TryReserveError, VecDeque};
 
@@ -101,6 +102,8 @@ pub(super) struct Schedule<J> {
     making: usize,
     /// Threads whose context could not be made, and that wait to try again.
     broken: usize,
+    /// Threads that were told to end, and have not ended.
+    ending: usize,
     pub(super) submitted: u64,
     pub(super) rejected: u64,
 }
@@ -125,6 +128,7 @@ impl<J> Schedule<J> {
             starting: 0,
             making: 0,
             broken: 0,
+            ending: 0,
             submitted: 0,
             rejected: 0,
         })
@@ -232,6 +236,7 @@ impl<J> Schedule<J> {
     /// instead.
     pub(super) fn make_context(&mut self) -> Option<Call> {
         if self.is_stopping() && self.jobs.is_empty() {
+            self.ending += 1;
             return None;
         }
         self.making += 1;
@@ -248,11 +253,9 @@ impl<J> Schedule<J> {
     /// ends.
     pub(super) fn context_failed(&mut self) -> bool {
         self.making -= 1;
-        if self.phase != Phase::Running {
-            return false;
-        }
-        self.broken += 1;
-        true
+        let waits = self.phase == Phase::Running;
+        *(if waits { &mut self.broken } else { &mut self.ending }) += 1;
+        waits
     }
 
     /// A thread that could not make its context has waited; returns whether it tries again. Else it
@@ -261,7 +264,7 @@ impl<J> Schedule<J> {
         self.broken -= 1;
         let needed = !self.is_above_min() || !self.jobs.is_empty();
         let tries = needed && self.phase == Phase::Running;
-        self.making += usize::from(tries);
+        *(if tries { &mut self.making } else { &mut self.ending }) += 1;
         tries
     }
 
@@ -271,6 +274,7 @@ impl<J> Schedule<J> {
             return Next::Run(job, self.call_if_needed());
         }
         if self.is_stopping() {
+            self.ending += 1;
             return Next::End;
         }
         self.idle.push(slot);
@@ -279,7 +283,7 @@ impl<J> Schedule<J> {
 
     /// Whether a thread may end.
     fn is_above_min(&self) -> bool {
-        self.threads() - self.starting > self.limits.threads_min
+        self.threads() - self.starting - self.ending > self.limits.threads_min
     }
 
     /// The sleep of a thread has ended; returns whether it was woken, and calls `take` next. Else
@@ -291,20 +295,20 @@ impl<J> Schedule<J> {
     }
 
     /// What a thread does that was not woken in the idle timeout. One that stays keeps its place among
-    /// those that sleep.
+    /// those that sleep. If work waits, a thread is coming, which may call this one.
     pub(super) fn expire(&mut self, slot: usize) -> Next<J> {
-        if self.jobs.is_empty() && !self.is_above_min() {
-            return Next::Sleep { expires: false };
+        let expires = self.is_above_min();
+        if !expires || !self.jobs.is_empty() {
+            return Next::Sleep { expires };
         }
         self.idle.retain(|idle| *idle != slot);
-        match self.jobs.pop_front() {
-            Some(job) => Next::Run(job, self.call_if_needed()),
-            None => Next::End,
-        }
+        self.ending += 1;
+        Next::End
     }
 
     /// A thread has ended.
     pub(super) fn end(&mut self, slot: usize) -> Call {
+        self.ending -= 1;
         self.free.push(slot);
         self.call_if_needed()
     }

@@ -22,6 +22,8 @@ enum Thread {
     Asleep {
         expires: bool,
     },
+    /// It drops its context.
+    Ending,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +47,8 @@ struct Model {
     /// How many contexts, starts of threads and jobs may still fail.
     failures: usize,
     start_was_refused: bool,
+    /// The first threads have had the lock.
+    has_begun: bool,
 }
 
 struct Case {
@@ -80,6 +84,7 @@ impl Model {
             unpark_all: false,
             failures: case.failures,
             start_was_refused: false,
+            has_begun: false,
         }
     }
 
@@ -173,6 +178,7 @@ impl Model {
             Thread::Started => steps.push(self.clone().after(|model| {
                 let makes = model.schedule.arrive();
                 model.make(slot, makes);
+                model.has_begun |= model.schedule.starting == 0;
             })),
             Thread::Making { .. } => {
                 for fails in self.failing() {
@@ -182,7 +188,7 @@ impl Model {
             Thread::Waiting => {
                 times.push(self.clone().after(|model| match model.schedule.retry() {
                     true => model.threads[slot] = Thread::Making { again: true },
-                    false => model.end(slot),
+                    false => model.threads[slot] = Thread::Ending,
                 }))
             }
             Thread::Taking => steps.push(self.clone().after(|model| {
@@ -194,6 +200,7 @@ impl Model {
                     steps.push(self.clone().after(|model| model.ran(slot, job, panics)));
                 }
             }
+            Thread::Ending => steps.push(self.clone().after(|model| model.end(slot))),
             Thread::Asleep { expires } => self.sleep_steps(slot, expires, steps, times),
         }
     }
@@ -244,7 +251,7 @@ impl Model {
         self.failures -= 1;
         match self.schedule.context_failed() {
             true => self.threads[slot] = Thread::Waiting,
-            false => self.end(slot),
+            false => self.threads[slot] = Thread::Ending,
         }
     }
 
@@ -255,7 +262,7 @@ impl Model {
                 self.threads[slot] = Thread::Running(job.job);
             }
             Next::Sleep { expires } => self.threads[slot] = Thread::Asleep { expires },
-            Next::End => self.end(slot),
+            Next::End => self.threads[slot] = Thread::Ending,
         }
     }
 
@@ -297,8 +304,11 @@ impl Model {
             || self.start_was_refused;
         assert!(grows, "INV-GROW: {self:#?}");
         assert!(jobs.len() <= self.schedule.limits.queue_capacity);
-        let min = self.schedule.limits.threads_min;
-        assert!(self.schedule.is_stopping() || self.schedule.threads() >= min, "{self:#?}");
+        let is_there =
+            |thread: &&Thread| !matches!(thread, Thread::None | Thread::Started | Thread::Ending);
+        let there = self.threads.iter().filter(is_there).count();
+        let has_min = there >= self.schedule.limits.threads_min || self.schedule.is_stopping();
+        assert!(has_min || !self.has_begun, "INV-MIN: {self:#?}");
     }
 
     /// Nothing more happens, unless time passes.
@@ -422,6 +432,19 @@ fn a_burst_calls_one_thread_which_calls_the_next() {
     assert!(schedule.wake(0));
     assert!(matches!(schedule.take(0), Next::Run(_, Call::Start(2))));
     assert_eq!(schedule.arrive(), Some(Call::Nothing));
+}
+
+#[test]
+fn a_thread_that_makes_its_context_is_counted_on() {
+    let mut schedule = Schedule::new(limits(1, 3, 8)).unwrap();
+    schedule.begin();
+    schedule.open();
+    assert_eq!(schedule.push(0, 0, false), Ok(Call::Nothing), "the first thread is coming");
+    assert_eq!(schedule.arrive(), Some(Call::Nothing));
+    assert_eq!(schedule.push(1, 0, false), Ok(Call::Start(1)));
+    assert_eq!(schedule.arrive(), Some(Call::Nothing), "one job for each of the two");
+    assert!(matches!(schedule.take_first(0), Next::Run(_, Call::Nothing)));
+    assert!(matches!(schedule.take_first(1), Next::Run(_, Call::Nothing)));
 }
 
 #[test]
