@@ -32,7 +32,11 @@ fn a_job_allocates_nothing_in_a_thread_pool() {
     static RAN: AtomicU64 = AtomicU64::new(0);
     let pool = ThreadPool::builder().threads_min(2).threads_max(2).queue_capacity(16);
     let pool = pool.when_full(WhenQueueFull::Fail);
-    let pool = pool.context(|| Ok(WATCHED.set(true))).start().unwrap();
+    let pool = pool.context(|| {
+        WATCHED.set(true);
+        Ok(())
+    });
+    let pool = pool.start().unwrap();
     let count = allocations(|| {
         for _ in 0..20_000 {
             let _full = watched(|| pool.submit(|_| _ = RAN.fetch_add(1, Ordering::SeqCst)));

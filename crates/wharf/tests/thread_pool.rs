@@ -57,7 +57,7 @@ impl Gate {
     }
 
     /// What a job calls to wait.
-    fn wait(&self) -> impl FnOnce() + Send + use<> {
+    fn wait(&self) -> impl Fn() + Send + Sync + use<> {
         let door = Arc::clone(&self.0);
         move || {
             door.came.fetch_add(1, Ordering::SeqCst);
@@ -576,7 +576,13 @@ fn run_in_caller_returns_the_job_if_there_is_no_context_for_it() {
 #[test]
 fn a_persistent_thread_runs_its_jobs_in_order_and_never_ends() {
     let pool = ThreadPool::builder().threads_max(4).idle_timeout(Duration::from_nanos(1));
-    let pool = pool.context(|| Ok(Cell::new(0_u32))).start().unwrap();
+    let made = Arc::new(AtomicUsize::new(0));
+    let contexts = Arc::clone(&made);
+    let factory = move || {
+        contexts.fetch_add(1, Ordering::SeqCst);
+        Ok(Cell::new(0_u32))
+    };
+    let pool = pool.context(factory).start().unwrap();
     let database = pool.persistent("database").unwrap();
     assert_eq!(database.name(), "database");
     let log: Log<(u32, String)> = Log::default();
@@ -600,6 +606,7 @@ fn a_persistent_thread_runs_its_jobs_in_order_and_never_ends() {
     assert_eq!(database.stats().threads, 1);
     eventually("statistics of its own", || database.stats().completed == 301);
     assert_eq!(pool.stats().submitted, 0);
+    assert_eq!(made.load(Ordering::SeqCst), 3, "one each, and one for the pool's own thread");
 }
 
 #[test]
@@ -648,18 +655,44 @@ fn a_persistent_thread_stops_with_its_pool() {
 fn a_dropped_pool_waits_for_its_persistent_threads() {
     let pool = ThreadPool::builder().start().unwrap();
     let own = pool.persistent("own").unwrap();
-    let ran = Arc::new(AtomicUsize::new(0));
-    for _ in 0..100 {
-        let ran = Arc::clone(&ran);
-        own.submit(move |()| {
-            ran.fetch_add(1, Ordering::SeqCst);
-        })
-        .unwrap();
-    }
-    drop(pool);
-    assert_eq!(ran.load(Ordering::SeqCst), 100);
-    assert_eq!(own.stats().threads, 0);
+    let gate = Gate::new();
+    let (wait, ran) = (gate.wait(), Arc::new(AtomicUsize::new(0)));
+    own.submit(move |()| wait()).unwrap();
+    let count = Arc::clone(&ran);
+    own.submit(move |()| _ = count.fetch_add(1, Ordering::SeqCst)).unwrap();
+    std::thread::scope(|scope| {
+        let dropping = scope.spawn(move || drop(pool));
+        let is_rejected = || own.submit(|()| ()).is_err();
+        eventually("the stop", is_rejected);
+        let started = Instant::now();
+        eventually("some time", || started.elapsed() > Duration::from_millis(20));
+        assert!(!dropping.is_finished());
+        gate.open();
+        dropping.join().unwrap();
+    });
+    assert_eq!((ran.load(Ordering::SeqCst), own.stats().threads), (1, 0));
     assert_eq!(own.submit(|()| ()).unwrap_err().reason, RejectReason::Stopping);
+}
+
+#[test]
+fn a_persistent_thread_that_starts_during_the_stop_ends() {
+    let gate = Gate::new();
+    let (wait, first) = (gate.wait(), AtomicBool::new(true));
+    let factory = move || {
+        // The pool's own thread does not wait.
+        if !first.swap(false, Ordering::SeqCst) {
+            wait();
+        }
+        Ok(())
+    };
+    let pool = ThreadPool::builder().context(factory).start().unwrap();
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| pool.persistent("own"));
+        gate.wait_for(1);
+        pool.stop(StopMode::RunQueued, PATIENCE);
+        gate.open();
+        assert!(matches!(starting.join().unwrap(), Err(StartError::Stopping)));
+    });
 }
 
 #[test]

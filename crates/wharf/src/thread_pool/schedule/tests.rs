@@ -448,6 +448,56 @@ fn a_thread_that_makes_its_context_is_counted_on() {
 }
 
 #[test]
+fn a_thread_without_a_context_tries_again_while_it_is_needed() {
+    let mut schedule = asleep(limits(1, 2, 8));
+    assert_eq!(schedule.push(0, 0, true), Ok(Call::Wake(0)));
+    assert_eq!(schedule.push(1, 0, true), Ok(Call::Start(1)));
+    assert_eq!(schedule.arrive(), Some(Call::Nothing));
+    // Above the minimum while work waits.
+    assert!(schedule.context_failed() && schedule.retry());
+    assert!(schedule.wake(0));
+    assert!(matches!(schedule.take(0), Next::Run(..)));
+    assert!(matches!(schedule.take(0), Next::Run(..)));
+    // Above the minimum when none waits.
+    assert!(schedule.context_failed() && !schedule.retry());
+    assert_eq!(schedule.end(1), Call::Nothing);
+    // At the minimum.
+    assert_eq!(schedule.make_context(), Some(Call::Nothing), "after a panic");
+    assert!(schedule.context_failed() && schedule.retry());
+}
+
+#[test]
+fn a_thread_whose_idle_timeout_passes_stays_while_work_waits() {
+    let mut schedule = asleep(limits(1, 2, 8));
+    assert_eq!(schedule.push(0, 0, true), Ok(Call::Wake(0)));
+    assert_eq!(schedule.push(1, 0, true), Ok(Call::Start(1)));
+    assert_eq!(schedule.arrive(), Some(Call::Nothing));
+    assert!(matches!(schedule.take_first(1), Next::Run(..)));
+    assert!(schedule.wake(0));
+    assert!(matches!(schedule.take(0), Next::Run(..)));
+    assert_eq!(schedule.take(0), Next::Sleep { expires: true });
+    assert_eq!(schedule.take(1), Next::Sleep { expires: true });
+    assert_eq!(schedule.push(2, 0, false), Ok(Call::Wake(1)));
+    assert_eq!(schedule.expire(0), Next::Sleep { expires: true }, "thread 1 may call it");
+    assert!(schedule.wake(1));
+    assert!(matches!(schedule.take(1), Next::Run(..)));
+    assert_eq!(schedule.expire(0), Next::End);
+}
+
+#[test]
+fn a_thread_makes_no_context_for_a_pool_that_stops() {
+    let mut schedule = asleep(limits(1, 2, 8));
+    assert_eq!(schedule.push(0, 0, true), Ok(Call::Wake(0)));
+    assert_eq!(schedule.push(1, 0, true), Ok(Call::Start(1)));
+    assert_eq!(schedule.stop(StopMode::RunQueued), []);
+    assert_eq!(schedule.stop(StopMode::ReturnQueued), [0, 1]);
+    assert_eq!(schedule.arrive(), None);
+    assert_eq!(schedule.end(1), Call::Nothing);
+    assert!(schedule.wake(0));
+    assert_eq!(schedule.take(0), Next::End);
+}
+
+#[test]
 fn a_long_job_calls_a_thread_also_while_another_is_coming() {
     let mut schedule = asleep(limits(1, 3, 8));
     assert_eq!(schedule.push(0, 0, false), Ok(Call::Wake(0)));
