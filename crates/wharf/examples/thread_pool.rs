@@ -1,4 +1,5 @@
 //! Jobs beside a server, on threads of their own: each thread has its database, one writes the journal.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it shows what its jobs do")]
 use std::time::Duration;
 use wharf::Result;
 use wharf::thread_pool::{StopMode, ThreadPool, WhenQueueFull, blocking};
