@@ -96,12 +96,16 @@ pub(super) struct Shared<K: Work> {
     pub(super) clock: Clock,
     /// By slot.
     pub(super) records: Arc<[Record]>,
-    state: Lock<State<K::Job>>,
+    state: Apart<Lock<State<K::Job>>>,
     /// A job was taken while submitters waited for capacity, or the pool stops.
     capacity_freed: Condvar,
     /// A thread has begun or ended.
     threads_changed: Condvar,
 }
+
+/// On cache lines of its own: what all threads write is not beside what they only read.
+#[repr(align(128))]
+struct Apart<T>(T);
 
 pub(super) struct State<J> {
     pub(super) schedule: Schedule<J>,
@@ -133,7 +137,7 @@ impl<K: Work> Core<K> {
             config,
             clock: Clock::new(),
             records: (0..threads_max).map(|_| Record::new()).collect(),
-            state: Lock::new(state),
+            state: Apart(Lock::new(state)),
             capacity_freed: Condvar::new(),
             threads_changed: Condvar::new(),
         });
@@ -297,7 +301,7 @@ impl<J> State<J> {
 
 impl<K: Work> Shared<K> {
     pub(super) fn lock(&self) -> MutexGuard<'_, State<K::Job>> {
-        recover(self.state.lock())
+        recover(self.state.0.lock())
     }
 
     /// Releases the lock, and then wakes or starts the thread that was called.
