@@ -50,6 +50,9 @@ pub(crate) trait Work: Send + Sync + 'static {
 /// other threads.
 pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
+/// How often a thread yields its core while another one has the lock.
+const YIELDS: u32 = 8;
+
 /// The settings of a pool, checked by the caller.
 #[derive(Debug)]
 pub(crate) struct Config {
@@ -300,7 +303,16 @@ impl<J> State<J> {
 }
 
 impl<K: Work> Shared<K> {
+    /// Locks the state. While another thread has the lock, which is for some ten instructions, this one
+    /// yields its core a few times before it sleeps: a thread that releases a lock on which another one
+    /// sleeps pays for a system call to wake it, and mostly that would be a submitter.
     pub(super) fn lock(&self) -> MutexGuard<'_, State<K::Job>> {
+        for _ in 0..YIELDS {
+            if let Ok(state) = self.state.0.try_lock() {
+                return state;
+            }
+            std::thread::yield_now();
+        }
         recover(self.state.0.lock())
     }
 
