@@ -6,15 +6,15 @@
 //! rounds, and the quartiles:
 //!
 //! - ns of a submission, from one thread and from two at once: the jobs add 1 to a counter; the clock
-//!   runs until the last submission has returned, and the next round waits until all jobs have run;
+//!   runs until the last submission has returned, and the next measurement waits until all jobs have run;
 //! - ns for a job from the first submission until the last job has run;
 //! - the same with a pool whose threads are busy, so that no submission wakes one: what the queue costs;
 //! - us from a submission until the job runs, while the pool has been idle for 200 us: the median and the
 //!   99th percentile of a round.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const IDLE: Duration = Duration::from_micros(200);
