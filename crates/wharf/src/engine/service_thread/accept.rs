@@ -101,6 +101,8 @@ impl<P: ShardPort> ServiceThread<P> {
         };
         match outcome {
             Outcome::Accepted { stream, peer, last } => {
+                let goes_on = listener.armed == Some(CompletionMode::Multishot);
+                assert!(last || goes_on, "an accept of one connection has accepted another");
                 if last {
                     listener.armed = None;
                 }
