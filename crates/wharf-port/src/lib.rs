@@ -125,6 +125,9 @@ mod linux;
 pub mod memory;
 pub mod port;
 mod range;
+#[cfg(any(test, target_os = "linux"))]
+#[expect(unsafe_code, reason = "passes ports from thread to thread; see `seat.rs`")]
+pub mod shared_port;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "sets what the system calls for a signal; see its invariants")]
 pub mod signals;

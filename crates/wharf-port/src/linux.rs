@@ -3,7 +3,7 @@
 use crate::port::completion::EndReason;
 use crate::port::error::OsError;
 use crate::port::wake::Wake;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::addr::SocketAddrStorage;
@@ -49,6 +49,28 @@ impl Wake for EventFd {
     fn close(&self) {
         self.fd.write().unwrap_or_else(PoisonError::into_inner).take();
     }
+}
+
+/// Waits until one of the descriptors is readable, or `timeout` has passed; may return early.
+pub(crate) fn wait_readable<'a>(
+    fds: impl Iterator<Item = &'a OwnedFd>,
+    timeout: Option<Duration>,
+) -> Result<(), OsError> {
+    let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    let timeout = timeout.map(|timeout| Timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    match rustix::event::poll(&mut fds, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(OsError::new("poll", errno.raw_os_error())),
+    }
+}
+
+/// A second descriptor of the same file.
+pub(crate) fn duplicate(fd: &impl AsFd) -> Result<OwnedFd, OsError> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 0)
+        .map_err(|errno| OsError::new("fcntl", errno.raw_os_error()))
 }
 
 /// Checks that a socket listens. On others accept(2) fails with an error that it also returns for

@@ -5,9 +5,13 @@
 
 use crate::memory::pool::BufferPool;
 use crate::port::contract::{Completions, Counters, Port, PortConfig, Time};
+#[cfg(target_os = "linux")]
+use crate::port::error::OsError;
 use crate::port::error::PortError;
 use crate::port::inbox::Poster;
 use crate::port::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
+#[cfg(target_os = "linux")]
+use crate::port::seat::{MovablePort, SeatPort};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -96,6 +100,18 @@ impl<T: Send> SystemPort<T> {
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         let inner = Inner::Iocp(Box::new(IocpPort::new(config, pool)?));
         Ok(Self { inner, fallback_reason: None })
+    }
+
+    /// As [`new`](Self::new), but the port may move to other threads.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn movable(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
+        match UringPort::movable(config, pool.clone()) {
+            Ok(port) => Ok(Self { inner: Inner::Uring(Box::new(port)), fallback_reason: None }),
+            Err(error) => {
+                let inner = Inner::Epoll(Box::new(EpollPort::new(config, pool)?));
+                Ok(Self { inner, fallback_reason: Some(error) })
+            }
+        }
     }
 
     /// The name of the back end.
@@ -197,5 +213,25 @@ impl<T: Send> Port for SystemPort<T> {
 
     fn counters(&self) -> Counters {
         forward!(self, port => port.counters())
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl<T: Send> SeatPort for SystemPort<T> {
+    fn prepare_wait(&mut self) -> Result<bool, PortError> {
+        forward!(mut self, port => port.prepare_wait())
+    }
+
+    fn end_wait(&mut self) {
+        forward!(mut self, port => port.end_wait());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "states that a port may move")]
+// SAFETY: it contains one of two ports that may move, and an error.
+unsafe impl<T: Send> MovablePort for SystemPort<T> {
+    fn watch(&self) -> Result<rustix::fd::OwnedFd, OsError> {
+        forward!(self, port => port.watch())
     }
 }

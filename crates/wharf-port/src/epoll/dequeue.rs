@@ -39,11 +39,16 @@ impl<T: Send> EpollPort<T> {
         self.poll_is_due = false;
         // Receives without bytes may have used up this dequeue's receives, and no buffer is
         // released while this thread sleeps.
-        let at_once = has_something || self.supply.can_serve_waiters() || !self.ready.is_empty();
+        let at_once = has_something || self.has_work();
         let woken = self.poll_epoll(if at_once { Some(Duration::ZERO) } else { timeout })?;
         let posted = self.collect_completions(completions);
         self.counters.wakeups += u64::from(woken && posted);
         Ok(())
+    }
+
+    /// Whether a dequeue has work without an event.
+    pub(super) fn has_work(&self) -> bool {
+        self.supply.can_serve_waiters() || !self.ready.is_empty()
     }
 
     /// Appends the completions that need no `epoll_wait`; returns whether the inbox had a

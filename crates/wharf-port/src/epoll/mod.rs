@@ -51,6 +51,7 @@ use crate::port::contract::{Completions, Counters, Port, PortConfig, Time};
 use crate::port::error::{OsError, PortError};
 use crate::port::inbox::{Inbox, Poster};
 use crate::port::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
+use crate::port::seat::{MovablePort, SeatPort};
 use crate::port::supply::Supply;
 use crate::port::table::{Entry, SocketTable};
 use rustix::event::epoll;
@@ -226,6 +227,26 @@ impl<T: Send> Port for EpollPort<T> {
 
     fn counters(&self) -> Counters {
         self.counters
+    }
+}
+
+impl<T: Send> SeatPort for EpollPort<T> {
+    fn prepare_wait(&mut self) -> Result<bool, PortError> {
+        Ok(!self.has_work() && self.inbox.fall_asleep())
+    }
+
+    fn end_wait(&mut self) {
+        self.inbox.wake_up();
+    }
+}
+
+#[expect(unsafe_code, reason = "states that a port may move")]
+// SAFETY: the port owns its descriptors and tables, its buffers are those of its pool, and the
+// kernel accesses memory of it only during a system call.
+unsafe impl<T: Send> MovablePort for EpollPort<T> {
+    /// The epoll instance: readable while it has an event, that of the eventfd included.
+    fn watch(&self) -> Result<OwnedFd, OsError> {
+        linux::duplicate(&self.epoll)
     }
 }
 

@@ -97,6 +97,20 @@ impl<T: Send> Inbox<T> {
         self.poster.waker.state.notify();
     }
 
+    /// The owner does not sleep any more, or did not. A notification stays.
+    #[cfg(any(test, target_os = "linux"))]
+    pub(crate) fn wake_up(&self) {
+        if self.take_notification() {
+            self.notify_again();
+        }
+    }
+
+    /// Whether the owner has announced that it sleeps, and was not notified since.
+    #[cfg(test)]
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.poster.waker.state.is_asleep()
+    }
+
     /// Announces that the owner will sleep. `false` if it was notified meanwhile: it must not
     /// sleep.
     pub(crate) fn fall_asleep(&self) -> bool {
@@ -124,16 +138,19 @@ struct Waker {
 }
 
 impl Waker {
-    fn wake(&self) {
-        if self.state.notify() {
+    /// Whether the owner slept.
+    fn wake(&self) -> bool {
+        let slept = self.state.notify();
+        if slept {
             self.wake.wake();
         }
+        slept
     }
 }
 
 impl<T: Send> Poster<T> {
     /// Whether the port's owner sleeps: then the next packet wakes it.
-    #[cfg(all(test, windows))]
+    #[cfg(any(test, target_os = "linux"))]
     pub(crate) fn is_owner_asleep(&self) -> bool {
         self.waker.state.is_asleep()
     }
@@ -172,6 +189,12 @@ impl<T: Send> Poster<T> {
     pub fn wake(&self) {
         self.waker.wake();
     }
+
+    /// As [`wake`](Self::wake); whether the owner slept.
+    #[cfg(any(test, target_os = "linux"))]
+    pub(crate) fn wake_owner(&self) -> bool {
+        self.waker.wake()
+    }
 }
 
 impl<T> Clone for Poster<T> {
@@ -197,6 +220,15 @@ pub enum PostError<T> {
 }
 
 impl<T> PostError<T> {
+    /// The same refusal of what `map` makes of the packet.
+    #[cfg(any(test, target_os = "linux"))]
+    pub(crate) fn map<U>(self, map: impl FnOnce(T) -> U) -> PostError<U> {
+        match self {
+            Self::Full(packet) => PostError::Full(map(packet)),
+            Self::Closed(packet) => PostError::Closed(map(packet)),
+        }
+    }
+
     /// The packet.
     pub fn into_packet(self) -> T {
         match self {

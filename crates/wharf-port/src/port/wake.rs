@@ -45,7 +45,7 @@ impl WakeState {
     }
 
     /// Whether the owner sleeps.
-    #[cfg(all(test, windows))]
+    #[cfg(any(test, target_os = "linux"))]
     pub(crate) fn is_asleep(&self) -> bool {
         self.state.load(Ordering::Acquire) == ASLEEP
     }

@@ -100,6 +100,23 @@ impl<T: Send> SimPort<T> {
         true
     }
 
+    #[cfg(test)]
+    /// Lets the sleep that the last dequeue began last until something ends it. `false` if it has
+    /// ended, or did not begin.
+    pub(super) fn sleep_on(&mut self) -> bool {
+        let mut state = self.world.lock();
+        let port = &mut state.ports[self.kernel.port as usize];
+        if !port.asleep || !port.due.is_empty() || self.wake_flag.is_set() {
+            return false;
+        }
+        // The state of the inbox is awake if an earlier wait was ended.
+        let is_asleep = self.inbox.is_asleep() || self.inbox.fall_asleep();
+        if is_asleep {
+            port.wakes_at_ns = None;
+        }
+        is_asleep
+    }
+
     /// Moves the clock to the next event or the deadline. `false` if the dequeue is to return.
     fn move_clock(&mut self, deadline: Option<Time>) -> bool {
         let mut state = self.world.lock();

@@ -12,6 +12,8 @@ use crate::port::contract::{Completions, Counters, Port, PortConfig, Time};
 use crate::port::error::PortError;
 use crate::port::inbox::{Inbox, Poster};
 use crate::port::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
+#[cfg(test)]
+use crate::port::seat::SeatPort;
 use crate::port::supply::Supply;
 use crate::port::table::SocketTable;
 use crate::port::wake::Wake;
@@ -269,6 +271,18 @@ impl<T: Send> Port for SimPort<T> {
 
     fn counters(&self) -> Counters {
         self.kernel.counters
+    }
+}
+
+#[cfg(test)]
+impl<T: Send> SeatPort for SimPort<T> {
+    /// A dequeue puts the port to sleep; this makes the sleep one without a deadline.
+    fn prepare_wait(&mut self) -> Result<bool, PortError> {
+        Ok(!self.kernel.can_serve_waiters() && self.sleep_on())
+    }
+
+    fn end_wait(&mut self) {
+        self.inbox.wake_up();
     }
 }
 

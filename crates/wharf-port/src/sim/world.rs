@@ -170,7 +170,7 @@ impl World {
     }
 
     /// Whether the port with this number does not sleep, or something would end its sleep.
-    pub(super) fn is_runnable(&self, port: u32) -> bool {
+    pub(crate) fn is_runnable(&self, port: u32) -> bool {
         self.lock().is_runnable(port)
     }
 

@@ -74,6 +74,20 @@ impl<T: Send> UringPort<T> {
         Ok(())
     }
 
+    /// Prepares a wait for the ring's descriptor: submits what a dequeue would submit, and falls
+    /// asleep. `false` if something is there already.
+    pub(super) fn prepare_sleep(&mut self) -> Result<bool, PortError> {
+        if self.serve_waiters() {
+            return Ok(false);
+        }
+        self.enter(0, Some(Duration::ZERO))?;
+        let idle = self.unreported.is_empty()
+            && self.overflow.is_empty()
+            && self.ring.submission().is_empty()
+            && self.ring.completion().is_empty();
+        Ok(idle && self.inbox.fall_asleep())
+    }
+
     /// Refills the buffer rings, and arms a receive for as many waiting sockets as there are
     /// provided buffers: a nonblocking attempt for one buffer each, or a multishot receive if the
     /// socket's last buffer was full and [`MULTISHOT_BUFFERS_MAX`] are provided. The kernel
@@ -278,9 +292,10 @@ impl<T: Send> UringPort<T> {
                 return None;
             }
             (result, _)
-                if result == -libc::EAGAIN
-                    && stage == Stage::Attempt
-                    && running.demand.mode != CompletionMode::IfReady =>
+                if cancelled_by_kernel(result, cancelled)
+                    || result == -libc::EAGAIN
+                        && stage == Stage::Attempt
+                        && running.demand.mode != CompletionMode::IfReady =>
             {
                 // The attempt found no bytes: it waits for them without a buffer.
                 let demand = running.demand;
@@ -310,7 +325,10 @@ impl<T: Send> UringPort<T> {
     fn polled(&mut self, socket: Socket, key: Key, result: i32) -> Option<Reported<T>> {
         let state = &mut self.sockets.get_mut(socket)?.state;
         let InputOperation { demand, cancelled, .. } = state.input?;
-        let end = if result < 0 {
+        let end = if cancelled_by_kernel(result, cancelled) {
+            self.arm_poll(socket, demand);
+            return None;
+        } else if result < 0 {
             end_of("poll", result)
         } else if demand.is_zero_byte() {
             match linux::peek(&state.fd) {
@@ -364,7 +382,7 @@ impl<T: Send> UringPort<T> {
         let send = state.send.as_mut()?;
         send.sent += usize::try_from(done.result()).unwrap_or(0);
         let is_short = send.sent < send.goal && done.result() > 0 && !send.cancelled;
-        if is_short {
+        if is_short || cancelled_by_kernel(done.result(), send.cancelled) {
             self.continue_send(socket);
             return None;
         }
@@ -416,6 +434,8 @@ impl<T: Send> UringPort<T> {
         {
             state.accept_aborts += 1;
             self.counters.accept_aborts += 1;
+        } else if cancelled_by_kernel(done.result(), over) {
+            // It is armed again below.
         } else if done.result() == -libc::EINVAL && !state.accepts_once && go_on {
             state.accepts_once = true;
         } else if !more {
@@ -482,6 +502,12 @@ impl<T: Send> UringPort<T> {
 }
 
 type Reported<T> = (Key, Outcome<TcpStream, T>);
+
+/// Whether the kernel has cancelled an operation and the port has not: it cancels those of a thread
+/// that ends. On a port that moves between threads the operation is not over, and is submitted again.
+fn cancelled_by_kernel(result: i32, cancelled: bool) -> bool {
+    result == -libc::ECANCELED && !cancelled
+}
 
 /// The end that a result of 0 or less means.
 fn end_of(call: &'static str, result: i32) -> EndReason {

@@ -51,15 +51,17 @@ use crate::port::bulk::Bulk;
 use crate::port::clock::Clock;
 use crate::port::contract::{Completions, Counters, Port, PortConfig, Time};
 use crate::port::demand::Demand;
-use crate::port::error::PortError;
+use crate::port::error::{OsError, PortError};
 use crate::port::inbox::{Inbox, Poster};
 use crate::port::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
+use crate::port::seat::{MovablePort, SeatPort};
 use crate::port::socket_queue::SocketQueue;
 use crate::port::table::SocketTable;
 use buffer_ring::BufferRing;
 use io_uring::IoUring;
 use io_uring::squeue;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use setup::Submitters;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -111,6 +113,8 @@ pub struct UringPort<T: Send> {
     pool: BufferPool,
     clock: Clock,
     counters: Counters,
+    /// The ring takes submissions of any thread.
+    is_movable: bool,
     one_thread: PhantomData<*const ()>,
 }
 
@@ -215,7 +219,20 @@ impl<T: Send> UringPort<T> {
     /// If a value of `config` is outside the range stated there.
     pub fn new(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         config.validate();
-        let ring = setup::ring_for(config.sockets_max)?;
+        let ring = setup::ring_for(config.sockets_max, Submitters::One)?;
+        Self::on_ring(ring, config, pool)
+    }
+
+    /// As [`new`](Self::new), but the port may move to other threads, and costs up to 10 % more.
+    pub(crate) fn movable(config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
+        config.validate();
+        let ring = setup::ring_for(config.sockets_max, Submitters::OneAfterTheOther)?;
+        let mut port = Self::on_ring(ring, config, pool)?;
+        port.is_movable = true;
+        Ok(port)
+    }
+
+    fn on_ring(ring: IoUring, config: PortConfig, pool: BufferPool) -> Result<Self, PortError> {
         let wake = Arc::new(EventFd::new()?);
         let inbox = Inbox::new(config.inbox_capacity, Arc::<EventFd>::clone(&wake))?;
         let slots = config.sockets_max as usize;
@@ -245,6 +262,7 @@ impl<T: Send> UringPort<T> {
             pool,
             clock: Clock::new(),
             counters: Counters::default(),
+            is_movable: false,
             one_thread: PhantomData,
         };
         port.watch_wake();
@@ -364,6 +382,33 @@ impl<T: Send> Port for UringPort<T> {
 
     fn counters(&self) -> Counters {
         self.counters
+    }
+}
+
+impl<T: Send> SeatPort for UringPort<T> {
+    fn prepare_wait(&mut self) -> Result<bool, PortError> {
+        self.prepare_sleep()
+    }
+
+    fn end_wait(&mut self) {
+        self.inbox.wake_up();
+    }
+}
+
+// SAFETY: only a port on a ring that takes submissions of any thread has a watch, and so only such a
+// port is part of a shared port. It owns its ring, its mappings and its descriptors; all pointers of
+// it are into those, into its pool or its own boxes, none is into a thread. The kernel as another
+// thread knows the addresses of buffers, headers and rings, which do not change, and no thread: an
+// operation belongs to the ring, and what the kernel keeps for the thread that submitted it
+// (task work, the cancel at the thread's end) ends in a completion on the ring. Head and tail of
+// both queues are read and written by the thread that owns the port, with the kernel's atomics.
+unsafe impl<T: Send> MovablePort for UringPort<T> {
+    /// The ring: readable while it has completions, that of the eventfd's poll included.
+    fn watch(&self) -> Result<OwnedFd, OsError> {
+        assert!(self.is_movable, "a ring for one submitting thread stays on it");
+        // SAFETY: the ring is open as long as the port.
+        let ring = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
+        linux::duplicate(&ring)
     }
 }
 

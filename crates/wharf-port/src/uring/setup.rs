@@ -36,7 +36,7 @@ pub fn probe() -> Result<(), PortError> {
 }
 
 fn probe_ring() -> Result<(), PortError> {
-    let ring = build(8, 64)?;
+    let ring = build(8, 64, Submitters::One)?;
     let params = ring.params();
     let features = [
         (params.is_feature_nodrop(), "IORING_FEAT_NODROP"),
@@ -65,11 +65,20 @@ fn probe_ring() -> Result<(), PortError> {
     multishot_receive_works(ring)
 }
 
+/// The threads that submit to a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Submitters {
+    /// The one that created it.
+    One,
+    /// Any, one at a time.
+    OneAfterTheOther,
+}
+
 /// A ring for a port with `sockets_max` sockets.
-pub(super) fn ring_for(sockets_max: u32) -> Result<IoUring, PortError> {
+pub(super) fn ring_for(sockets_max: u32, submitters: Submitters) -> Result<IoUring, PortError> {
     probe()?;
     let (submissions, completions) = queue_sizes(sockets_max);
-    build(submissions, completions)
+    build(submissions, completions, submitters)
 }
 
 /// The entries of the submission and the completion queue of a ring for `sockets_max` sockets.
@@ -87,9 +96,14 @@ pub(super) fn queue_sizes(sockets_max: u32) -> (u32, u32) {
 ///
 /// NO_SQARRAY is of Linux 6.6, DEFER_TASKRUN of 6.1, SINGLE_ISSUER of 6.0, COOP_TASKRUN of 5.19,
 /// SUBMIT_ALL of 5.18. Without them an echo costs 10 to 30 % more CPU time.
-fn build(submissions: u32, completions: u32) -> Result<IoUring, PortError> {
+///
+/// DEFER_TASKRUN and SINGLE_ISSUER bind a ring to one thread. One that several submit to has
+/// COOP_TASKRUN instead: work of the kernel for an operation runs in the thread that submitted it,
+/// when that enters the kernel or sleeps in it.
+fn build(submissions: u32, completions: u32, submitters: Submitters) -> Result<IoUring, PortError> {
+    let one = submitters == Submitters::One;
     let (mut no_sqarray, mut defer, mut single, mut coop, mut submit_all) =
-        (true, true, true, false, true);
+        (true, one, one, !one, true);
     loop {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(completions).setup_clamp().dontfork();

@@ -87,10 +87,12 @@ impl Chain {
     /// `pool`, an entry is free for each acquired buffer of `pool`, because the table has one for
     /// each.
     pub(super) fn assert_of(&self, pool: &BufferPool) {
-        assert!(
-            self.entries == 0 || self.pool == Some(pool.pointer()),
-            "the chain's entries are in another pool's table"
-        );
+        assert!(self.is_of(pool), "the chain's entries are in another pool's table");
+    }
+
+    /// Whether the chain's entries, if it has any, are in the table of `pool`.
+    pub(crate) fn is_of(&self, pool: &BufferPool) -> bool {
+        self.entries == 0 || self.pool == Some(pool.pointer())
     }
 
     /// Reads once into the spare capacity of the last entry, which is a buffer.
