@@ -63,12 +63,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `examples/bare_port.rs` is an echo server for 1,000 connections, with the Win32 call of each
-//! step.
+//! `examples/own_port.rs` is an echo server for 1,000 connections, with the Win32 call of each
+//! step. `examples/bare_port.rs` is one with worker threads, which dequeue from one
+//! [shared port](shared_port).
 //!
 //! # Ownership
 //!
-//! - A port, its pool, buffers and chains stay on the thread that created them. Other threads post
+//! - A port, its pool, buffers and chains stay on the thread that created them; a
+//!   [shared port](shared_port), for several threads, passes them on as a whole. Other threads post
 //!   packets through a [`Poster`](port::Poster); a packet may carry connections, and bytes as a
 //!   [`Message`](memory::Message).
 //! - A [`Socket`](port::Socket) is the index of a slot in the port's table, and a generation. It is
