@@ -1,6 +1,8 @@
 //! Each promise by itself, with threads of the system.
 
-use super::threads::{Back, MemberOf, SharedOf, WAIT_MAX, member, on_threads, shared, until};
+use super::threads::{
+    Back, CloseAtEnd, MemberOf, SharedOf, WAIT_MAX, member, on_threads, shared, until,
+};
 use crate::memory::message::{MessagePool, MessagePoolConfig};
 use crate::port::completion::EndReason;
 use crate::port::operation::{CompletionMode, Key, OperationKind, SubmitErrorKind};
@@ -58,6 +60,7 @@ fn at_most_as_many_threads_run_as_there_are_seats<B: Back>() {
         let (running, most) = (AtomicU32::new(0), AtomicU32::new(0));
         let (taken, blocked) = (AtomicU64::new(0), AtomicU64::new(0));
         thread::scope(|scope| {
+            let _closes = CloseAtEnd::<B>(&shared);
             for _ in 0..6 {
                 scope.spawn(|| {
                     let mut member = member::<B>(&shared);
@@ -85,7 +88,6 @@ fn at_most_as_many_threads_run_as_there_are_seats<B: Back>() {
                 until("a free slot", || shared.post(number).is_ok());
             }
             until("every packet is taken", || taken.load(Ordering::SeqCst) == PACKETS);
-            shared.close();
         });
         let most = most.load(Ordering::SeqCst);
         assert!((1..=seats).contains(&most), "{most} threads ran at once on {seats} seats");
@@ -125,6 +127,7 @@ fn spawn<'s, B: Back>(scope: &'s thread::Scope<'s, '_>, mut member: MemberOf<B>)
 fn waiting_threads_are_released_last_in_first_out<B: Back>() {
     let shared = shared::<B>(1);
     thread::scope(|scope| {
+        let _closes = CloseAtEnd::<B>(&shared);
         let mut holder = member::<B>(&shared);
         shared.post(0).unwrap();
         assert_eq!(packet::<B>(&mut holder), 0);
@@ -141,7 +144,6 @@ fn waiting_threads_are_released_last_in_first_out<B: Back>() {
             shared.post(number).unwrap();
             assert_eq!(thread.takes.recv_timeout(WAIT_MAX), Ok(number), "the last that waits");
         }
-        shared.close();
         drop(threads);
     });
 }
@@ -149,6 +151,7 @@ fn waiting_threads_are_released_last_in_first_out<B: Back>() {
 fn a_thread_that_returns_comes_before_those_that_wait<B: Back>() {
     let shared = shared::<B>(1);
     thread::scope(|scope| {
+        let _closes = CloseAtEnd::<B>(&shared);
         let [first, second, third] = [1, 2, 3].map(|number| {
             let thread = spawn::<B>(scope, member::<B>(&shared));
             shared.post(number).unwrap();
@@ -174,7 +177,6 @@ fn a_thread_that_returns_comes_before_those_that_wait<B: Back>() {
         shared.post(5).unwrap();
         assert_eq!(third.takes.recv_timeout(WAIT_MAX), Ok(5), "it sleeps on the seat");
         assert_eq!(waiting.takes.try_recv(), Err(mpsc::TryRecvError::Empty));
-        shared.close();
         drop((first, second, third, waiting));
     });
 }
@@ -182,6 +184,7 @@ fn a_thread_that_returns_comes_before_those_that_wait<B: Back>() {
 fn a_thread_that_blocks_gives_its_place_to_one_that_waits<B: Back>() {
     let shared = shared::<B>(1);
     thread::scope(|scope| {
+        let _closes = CloseAtEnd::<B>(&shared);
         let mut holder = member::<B>(&shared);
         shared.post(1).unwrap();
         assert_eq!(packet::<B>(&mut holder), 1);
@@ -207,6 +210,7 @@ fn no_wake_up_is_lost_when_threads_block_and_return<B: Back>() {
         let shared = shared::<B>(seats);
         let (done, blocked) = (AtomicU64::new(0), AtomicU64::new(0));
         thread::scope(|scope| {
+            let _closes = CloseAtEnd::<B>(&shared);
             for _ in 0..threads {
                 scope.spawn(|| {
                     let mut member = member::<B>(&shared);
@@ -230,7 +234,6 @@ fn no_wake_up_is_lost_when_threads_block_and_return<B: Back>() {
                 until("the packets are taken", || done.load(Ordering::SeqCst) >= least);
             }
             until("every packet is taken", || done.load(Ordering::SeqCst) == ROUNDS);
-            shared.close();
         });
     }
 }
@@ -268,6 +271,7 @@ fn one_thread_serves_the_sockets_of_all_seats<B: Back>() {
     let shared = shared::<B>(4);
     let mut peers: Vec<_> = (0..8).map(|key| connect::<B>(&shared, Key(key))).collect();
     thread::scope(|scope| {
+        let _closes = CloseAtEnd::<B>(&shared);
         scope.spawn(|| {
             let mut member = member::<B>(&shared);
             while member.dequeue(None) == Ok(true) {
@@ -287,7 +291,6 @@ fn one_thread_serves_the_sockets_of_all_seats<B: Back>() {
             let mut echoed = [0; 3];
             peer.read_exact(&mut echoed).unwrap();
         }
-        shared.close();
     });
 }
 
@@ -296,6 +299,7 @@ fn a_seat_that_becomes_free_is_covered_by_threads_that_sleep<B: Back>() {
     let mut peers: Vec<_> = (0..2).map(|key| connect::<B>(&shared, Key(key))).collect();
     let (is_blocked, may_return) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
+        let _closes = CloseAtEnd::<B>(&shared);
         for _ in 0..2 {
             scope.spawn(|| {
                 let mut member = member::<B>(&shared);
@@ -322,7 +326,6 @@ fn a_seat_that_becomes_free_is_covered_by_threads_that_sleep<B: Back>() {
         for round in 0..50 {
             exchange(&mut peers[usize::from(round % 2)], round);
         }
-        shared.close();
     });
 }
 
@@ -331,6 +334,7 @@ fn a_packet_wakes_a_thread_that_sleeps<B: Back>() {
         let shared = shared::<B>(seats);
         let taken = AtomicU64::new(0);
         thread::scope(|scope| {
+            let _closes = CloseAtEnd::<B>(&shared);
             for _ in 0..2 {
                 scope.spawn(|| {
                     let mut member = member::<B>(&shared);
@@ -346,7 +350,6 @@ fn a_packet_wakes_a_thread_that_sleeps<B: Back>() {
                 shared.post(number).unwrap();
                 until("it is taken", || taken.load(Ordering::SeqCst) == number + 1);
             }
-            shared.close();
         });
         assert!(shared.post(0).is_err(), "the port is closed");
     }
@@ -480,6 +483,7 @@ fn a_close_ends_every_wait<B: Back>() {
     let (ended, blocked) = (AtomicU32::new(0), AtomicBool::new(false));
     let may_return = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _closes = CloseAtEnd::<B>(&shared);
         for _ in 0..5 {
             scope.spawn(|| {
                 let mut member = member::<B>(&shared);

@@ -58,6 +58,15 @@ pub(super) fn member<B: Back>(shared: &Arc<SharedOf<B>>) -> MemberOf<B> {
     Member::new(Arc::clone(shared))
 }
 
+/// Closes the shared port at the end of a test's scope, so that its threads end also if it fails.
+pub(super) struct CloseAtEnd<'s, B: Back>(pub(super) &'s SharedOf<B>);
+
+impl<B: Back> Drop for CloseAtEnd<'_, B> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Waits until `is_true`, which must become true.
 pub(super) fn until(what: &str, mut is_true: impl FnMut() -> bool) {
     let clock = Clock::new();
