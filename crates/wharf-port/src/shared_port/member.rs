@@ -154,6 +154,13 @@ impl<T: Send, P: CommandPort<T>> Shared<T, P> {
         self.seats.queue_lengths()
     }
 
+    /// Whether each seat has a thread, which sleeps.
+    #[cfg(all(test, target_os = "linux"))]
+    #[cfg(not(loom))]
+    pub(super) fn are_all_held_and_asleep(&self) -> bool {
+        self.posters.iter().all(Poster::is_owner_asleep) && !self.seats.watched().contains(&true)
+    }
+
     /// The seats on whose ports the thread sleeps: its own, or also the free ones.
     #[cfg(test)]
     #[cfg(not(loom))]

@@ -61,7 +61,13 @@
 //!
 //! - The kernel does not tell when a thread blocks, so only what is declared by
 //!   [`Worker::blocking`] gives the place up.
-//! - Threads with a seat do not take each other's completions.
+//! - Threads with a seat do not take each other's completions: a thread that computes for long
+//!   delays the sockets of its seat, and no others.
+//!
+//! # How many threads
+//!
+//! N, and as many as block at once. With fewer some seats are free; all is served then, but each
+//! dequeue looks at each free seat, which is a system call each.
 
 mod member;
 mod seat;

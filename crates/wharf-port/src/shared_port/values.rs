@@ -50,6 +50,16 @@ pub struct SharedSocket {
 ///     }
 /// }
 /// ```
+///
+/// Nor does what a refused submit returns outlive the seat:
+///
+/// ```compile_fail
+/// use wharf_port::memory::Message;
+/// use wharf_port::shared_port::{SharedOperation, SharedSocket, SharedSubmitError, Worker};
+/// fn keeps_a_chain(worker: &Worker<u64>, socket: SharedSocket, message: Message) -> SharedSubmitError<'static> {
+///     worker.submit(socket, SharedOperation::SendMessage(message)).unwrap_err()
+/// }
+/// ```
 pub struct Held<'s, T> {
     pub(super) value: T,
     seat: PhantomData<&'s ()>,

@@ -18,3 +18,18 @@ mod stepped;
 mod stress;
 #[cfg(all(test, target_os = "linux"))]
 mod threads;
+
+/// Compares the table above with the sources: it names every test of the promises.
+#[test]
+fn the_table_of_promises_names_every_test() {
+    let table: String =
+        include_str!("mod.rs").lines().take_while(|line| line.starts_with("//!")).collect();
+    let sources = [include_str!("promises.rs"), include_str!("stress.rs")];
+    let lists = sources.iter().filter_map(|source| source.split("on_threads!(").nth(1));
+    let names = lists.filter_map(|list| list.split(");").next()).flat_map(|list| list.split(','));
+    let names: Vec<_> = names.map(str::trim).filter(|name| !name.is_empty()).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(table.contains(&format!("`{name}`")), "the table lacks {name}");
+    }
+}

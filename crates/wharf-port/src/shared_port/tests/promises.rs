@@ -7,7 +7,8 @@ use crate::memory::message::{MessagePool, MessagePoolConfig};
 use crate::port::completion::EndReason;
 use crate::port::operation::{CompletionMode, Key, OperationKind, SubmitErrorKind};
 use crate::shared_port::values::{
-    DequeueError, SharedOperation, SharedOutcome, SharedSocket, SharedSubmitErrorKind,
+    DequeueError, SharedCompletion, SharedOperation, SharedOutcome, SharedSocket,
+    SharedSubmitErrorKind,
 };
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -239,9 +240,8 @@ fn no_wake_up_is_lost_when_threads_block_and_return<B: Back>() {
 }
 
 /// Handles one completion of an echo by oneshot receives.
-fn echo<B: Back>(member: &MemberOf<B>) -> Option<()> {
-    let completion = member.next_completion()?;
-    let Some(socket) = completion.socket else { return Some(()) };
+fn echo<'s, B: Back>(member: &'s MemberOf<B>, completion: SharedCompletion<'s, u64>) {
+    let Some(socket) = completion.socket else { return };
     let operation = match completion.outcome {
         SharedOutcome::Associated => SharedOperation::receive(CompletionMode::Oneshot),
         SharedOutcome::Received { buffer, .. } => {
@@ -253,11 +253,10 @@ fn echo<B: Back>(member: &MemberOf<B>) -> Option<()> {
             SharedOperation::receive(CompletionMode::Oneshot)
         }
         SharedOutcome::ReceiveEnded(_) => SharedOperation::Close,
-        SharedOutcome::Closed => return Some(()),
+        SharedOutcome::Closed => return,
         other => panic!("{other:?}"),
     };
     member.submit(socket, operation).unwrap();
-    Some(())
 }
 
 fn exchange(peer: &mut TcpStream, byte: u8) {
@@ -275,7 +274,9 @@ fn one_thread_serves_the_sockets_of_all_seats<B: Back>() {
         scope.spawn(|| {
             let mut member = member::<B>(&shared);
             while member.dequeue(None) == Ok(true) {
-                while echo::<B>(&member).is_some() {}
+                while let Some(completion) = member.next_completion() {
+                    echo::<B>(&member, completion);
+                }
             }
         });
         for round in 0..50 {
@@ -297,28 +298,30 @@ fn one_thread_serves_the_sockets_of_all_seats<B: Back>() {
 fn a_seat_that_becomes_free_is_covered_by_threads_that_sleep<B: Back>() {
     let shared = shared::<B>(2);
     let mut peers: Vec<_> = (0..2).map(|key| connect::<B>(&shared, Key(key))).collect();
-    let (is_blocked, may_return) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (blocked, may_return) = (AtomicU32::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         let _closes = CloseAtEnd::<B>(&shared);
         for _ in 0..2 {
             scope.spawn(|| {
                 let mut member = member::<B>(&shared);
                 while member.dequeue(None) == Ok(true) {
-                    while echo::<B>(&member).is_some() {}
-                    if shared.queue_lengths() == (0, 0) && may_return.load(Ordering::SeqCst) {
-                        continue;
-                    }
-                    // The first of the two to come here blocks; the other sleeps on its seat.
-                    if !is_blocked.swap(true, Ordering::SeqCst) {
-                        member.blocking(|| {
-                            until("all is done", || may_return.load(Ordering::SeqCst))
-                        });
+                    while let Some(completion) = member.next_completion() {
+                        if matches!(completion.outcome, SharedOutcome::Posted(_)) {
+                            drop(completion);
+                            member.blocking(|| {
+                                blocked.fetch_add(1, Ordering::SeqCst);
+                                until("all is done", || may_return.load(Ordering::SeqCst));
+                            });
+                        } else {
+                            echo::<B>(&member, completion);
+                        }
                     }
                 }
             });
         }
-        exchange(&mut peers[0], 1);
-        until("one blocks", || is_blocked.load(Ordering::SeqCst));
+        until("each has a seat and sleeps", || shared.are_all_held_and_asleep());
+        shared.post(0).unwrap();
+        until("one blocks", || blocked.load(Ordering::SeqCst) == 1);
         for round in 0..200 {
             exchange(&mut peers[usize::from(round % 2)], round);
         }
