@@ -151,8 +151,26 @@ impl Run {
             self.step(index);
             let running = self.threads.iter().filter(|thread| thread.runs()).count();
             assert!(running <= self.seats as usize, "seed {seed}: {running} threads run");
+            self.check_returning(seed);
         }
         panic!("seed {seed}: the run does not end");
+    }
+
+    /// INV-SEATS-4: a thread that returns does not wait for those that run while others sleep. Those
+    /// that are between two waits look at the state.
+    fn check_returning(&self, seed: u64) {
+        let dequeues = |index: &usize| {
+            let doing = &self.threads[*index].doing;
+            matches!(doing, Doing::Dequeue | Doing::Wait(Step::Wait | Step::WaitAny))
+        };
+        let dequeuing: Vec<_> = (0..self.threads.len()).filter(dequeues).collect();
+        let woken = dequeuing.iter().filter(|index| self.is_ready(**index)).count();
+        let (_, returning) = self.shared.queue_lengths();
+        assert!(
+            woken >= returning.min(dequeuing.len()),
+            "seed {seed}: {returning} threads return, {} dequeue, {woken} of them are awake",
+            dequeuing.len()
+        );
     }
 
     /// Nothing is left to do but to let a thread that blocks for long return: `false` if none does.
