@@ -1,6 +1,6 @@
 //! What the threads of a shared port share, and what each of them has; generic over the seats' port.
 
-use super::seat::{Command, CommandPort, Request, Seat, Taken};
+use super::seat::{Command, CommandPort, Inner, Request, Seat, Taken};
 use super::seats::{Claim, Notify, Queue, Seats, Step, Thread};
 #[cfg(target_os = "linux")]
 use super::values::DequeueError;
@@ -19,6 +19,7 @@ use crate::port::inbox::{PostError, Poster};
 use crate::port::operation::{Key, OperationKind};
 #[cfg(target_os = "linux")]
 use crate::port::seat::MovablePort;
+use std::cell::RefMut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 #[cfg(target_os = "linux")]
@@ -257,9 +258,8 @@ impl<T: Send, P: CommandPort<T>> Member<T, P> {
     }
 
     pub(super) fn next_completion<'s>(&'s self) -> Option<Taken<'s, T, P>> {
-        let mut inner = self.thread.seat.as_ref()?.inner().borrow_mut();
-        let index = inner.index() as usize;
-        inner.take(&self.shared.sockets[index])
+        let seat = self.thread.seat.as_ref()?;
+        seat.inner().borrow_mut().take(&self.shared.sockets[seat.number() as usize])
     }
 
     pub(super) fn chain_of<'s>(&'s self, data: &[u8]) -> Result<Held<'s, Chain>, NoBuffers> {
@@ -268,14 +268,10 @@ impl<T: Send, P: CommandPort<T>> Member<T, P> {
         Ok(Held::new(chain))
     }
 
-    /// Calls `act` with the thread's seat, if that is the socket's.
-    fn with_seat_of<R>(
-        &self,
-        socket: SharedSocket,
-        act: impl FnOnce(&mut super::seat::Inner<P>) -> R,
-    ) -> Option<R> {
-        let mut inner = self.thread.seat.as_ref()?.inner().borrow_mut();
-        (inner.index() == socket.seat).then(|| act(&mut inner))
+    /// The thread's seat, if it is the socket's.
+    fn seat_of(&self, socket: SharedSocket) -> Option<RefMut<'_, Inner<P>>> {
+        let seat = self.thread.seat.as_ref().filter(|seat| seat.number() == socket.seat)?;
+        Some(seat.inner().borrow_mut())
     }
 
     /// `'s` ends before the thread's seat changes, and so does what an error returns.
@@ -284,14 +280,9 @@ impl<T: Send, P: CommandPort<T>> Member<T, P> {
         socket: SharedSocket,
         operation: SharedOperation<'s>,
     ) -> Result<(), SharedSubmitError<'s>> {
-        let mut operation = Some(operation);
-        let result = self.with_seat_of(socket, |inner| {
-            operation.take().map_or(Ok(()), |operation| inner.submit(socket, operation))
-        });
-        match (result, operation) {
-            (Some(result), _) => result,
-            (None, Some(operation)) => self.submit_elsewhere(socket, operation),
-            (None, None) => unreachable!("it is taken with a result"),
+        match self.seat_of(socket) {
+            Some(mut seat) => seat.submit(socket, operation),
+            None => self.submit_elsewhere(socket, operation),
         }
     }
 
@@ -336,18 +327,27 @@ impl<T: Send, P: CommandPort<T>> Member<T, P> {
         socket: SharedSocket,
         kind: OperationKind,
     ) -> Result<(), PostError<()>> {
-        self.with_seat_of(socket, |inner| inner.port.cancel(socket.socket, kind))
-            .map_or_else(|| self.call_elsewhere(socket, Command::Cancel(socket, kind)), Ok)
+        let Some(mut seat) = self.seat_of(socket) else {
+            return self.call_elsewhere(socket, Command::Cancel(socket, kind));
+        };
+        seat.port.cancel(socket.socket, kind);
+        Ok(())
     }
 
     pub(super) fn shutdown(&self, socket: SharedSocket) -> Result<(), PostError<()>> {
-        self.with_seat_of(socket, |inner| inner.port.shutdown(socket.socket))
-            .map_or_else(|| self.call_elsewhere(socket, Command::Shutdown(socket)), Ok)
+        let Some(mut seat) = self.seat_of(socket) else {
+            return self.call_elsewhere(socket, Command::Shutdown(socket));
+        };
+        seat.port.shutdown(socket.socket);
+        Ok(())
     }
 
     pub(super) fn reset_on_close(&self, socket: SharedSocket) -> Result<(), PostError<()>> {
-        self.with_seat_of(socket, |inner| inner.port.reset_on_close(socket.socket))
-            .map_or_else(|| self.call_elsewhere(socket, Command::ResetOnClose(socket)), Ok)
+        let Some(mut seat) = self.seat_of(socket) else {
+            return self.call_elsewhere(socket, Command::ResetOnClose(socket));
+        };
+        seat.port.reset_on_close(socket.socket);
+        Ok(())
     }
 
     fn call_elsewhere(

@@ -66,10 +66,13 @@ pub(super) struct Seat<P: Port> {
 }
 
 pub(super) struct Inner<P: Port> {
+    /// The seat's.
     index: u32,
     pub(super) port: P,
-    /// Those of the last dequeue, the first of them last.
+    /// Those of the last dequeue.
     completions: Completions<P>,
+    /// How many of them were taken.
+    taken: usize,
     rows: Vec<Row>,
     free_rows: Vec<u32>,
 }
@@ -96,6 +99,7 @@ impl<P: SeatPort> Seat<P> {
             index,
             port,
             completions: Vec::with_capacity(COMPLETIONS_MAX),
+            taken: 0,
             rows: vec![row; sockets_max as usize],
             free_rows: (0..sockets_max).rev().collect(),
         };
@@ -110,12 +114,17 @@ impl<P: SeatPort> Seat<P> {
         &mut self.inner.get_mut().port
     }
 
-    /// Dequeues; called without completions.
+    /// Dequeues; called when all completions were taken.
     pub(super) fn dequeue(&mut self, timeout: Option<Duration>) -> Result<(), PortError> {
-        let Inner { port, completions, .. } = self.inner.get_mut();
-        port.dequeue(completions, timeout)?;
-        completions.reverse();
-        Ok(())
+        let Inner { port, completions, taken, .. } = self.inner.get_mut();
+        completions.clear();
+        *taken = 0;
+        port.dequeue(completions, timeout)
+    }
+
+    /// Its number.
+    pub(super) fn number(&self) -> u32 {
+        self.index
     }
 }
 
@@ -125,7 +134,8 @@ impl<P: SeatPort> Content for Box<Seat<P>> {
     }
 
     fn has_completions(&self) -> bool {
-        !self.inner.borrow().completions.is_empty()
+        let inner = self.inner.borrow();
+        inner.taken < inner.completions.len()
     }
 
     fn poll(&mut self) -> Result<bool, PortError> {
@@ -145,17 +155,17 @@ impl<P: SeatPort> Content for Box<Seat<P>> {
 }
 
 impl<P: SeatPort> Inner<P> {
-    pub(super) fn index(&self) -> u32 {
-        self.index
-    }
-
     /// The next completion, after the commands before it. `sockets` counts the seat's sockets.
     pub(super) fn take<'s, T: Send>(&mut self, sockets: &AtomicU32) -> Option<Taken<'s, T, P>>
     where
         P: CommandPort<T>,
     {
         loop {
-            let Completion { key, outcome } = self.completions.pop()?;
+            // What is left in the vector has nothing to drop.
+            let nothing = Completion { key: Key(0), outcome: Outcome::Closed };
+            let completion = std::mem::replace(self.completions.get_mut(self.taken)?, nothing);
+            self.taken += 1;
+            let Completion { key, outcome } = completion;
             if let Outcome::Posted(command) = outcome {
                 if let Some(taken) = self.handle_command(command, sockets) {
                     return Some(taken);

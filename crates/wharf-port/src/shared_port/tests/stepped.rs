@@ -413,3 +413,16 @@ fn the_thread_that_waits_the_shortest_is_released_first() {
         members[index].give_up_seat();
     }
 }
+
+#[test]
+fn a_seat_that_is_granted_when_a_wait_times_out_is_not_lost() {
+    let world = World::new(WorldConfig::new(1));
+    let shared = shared(vec![port(&world)]);
+    let [mut one, mut two] = [(); 2].map(|()| Member::new(Arc::clone(&shared)));
+    assert_eq!((one.step(), two.step()), (Ok(Step::Wait), Ok(Step::Park)));
+    one.give_up_seat();
+    two.end_wait(Step::Park);
+    assert_eq!(one.step(), Ok(Step::Park), "the other has the seat");
+    assert!(two.give_up_seat());
+    assert_eq!(one.step(), Ok(Step::Wait));
+}
