@@ -127,7 +127,7 @@ mod linux;
 pub mod memory;
 pub mod port;
 mod range;
-#[cfg(any(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "passes ports from thread to thread; see `seat.rs`")]
 pub mod shared_port;
 #[cfg(target_os = "linux")]

@@ -98,7 +98,7 @@ impl<T: Send> Inbox<T> {
     }
 
     /// The owner does not sleep any more, or did not. A notification stays.
-    #[cfg(any(test, target_os = "linux"))]
+    #[cfg(target_os = "linux")]
     pub(crate) fn wake_up(&self) {
         if self.take_notification() {
             self.notify_again();
@@ -106,7 +106,7 @@ impl<T: Send> Inbox<T> {
     }
 
     /// Whether the owner has announced that it sleeps, and was not notified since.
-    #[cfg(test)]
+    #[cfg(all(test, target_os = "linux"))]
     pub(crate) fn is_asleep(&self) -> bool {
         self.poster.waker.state.is_asleep()
     }
@@ -150,7 +150,7 @@ impl Waker {
 
 impl<T: Send> Poster<T> {
     /// Whether the port's owner sleeps: then the next packet wakes it.
-    #[cfg(any(test, target_os = "linux"))]
+    #[cfg(any(target_os = "linux", all(test, windows)))]
     pub(crate) fn is_owner_asleep(&self) -> bool {
         self.waker.state.is_asleep()
     }
@@ -191,7 +191,7 @@ impl<T: Send> Poster<T> {
     }
 
     /// As [`wake`](Self::wake); whether the owner slept.
-    #[cfg(any(test, target_os = "linux"))]
+    #[cfg(target_os = "linux")]
     pub(crate) fn wake_owner(&self) -> bool {
         self.waker.wake()
     }
@@ -221,7 +221,7 @@ pub enum PostError<T> {
 
 impl<T> PostError<T> {
     /// The same refusal of what `map` makes of the packet.
-    #[cfg(any(test, target_os = "linux"))]
+    #[cfg(target_os = "linux")]
     pub(crate) fn map<U>(self, map: impl FnOnce(T) -> U) -> PostError<U> {
         match self {
             Self::Full(packet) => PostError::Full(map(packet)),

@@ -54,7 +54,7 @@ pub(crate) mod demand;
 pub(crate) mod error;
 pub(crate) mod inbox;
 pub(crate) mod operation;
-#[cfg(any(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub(crate) mod seat;
 pub(crate) mod socket_queue;
 pub(crate) mod supply;

@@ -24,7 +24,6 @@ pub(crate) trait SeatPort: Port {
 /// A value of the type, with the only handles to its pool and with all buffers and chains of that
 /// pool, may move to another thread between two calls: nothing that it contains, and nothing that
 /// the kernel has of it, depends on which thread calls.
-#[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "code that moves a port relies on it")]
 pub(crate) unsafe trait MovablePort: SeatPort {
     /// A descriptor that is readable when something ends a prepared wait.

@@ -45,7 +45,7 @@ impl WakeState {
     }
 
     /// Whether the owner sleeps.
-    #[cfg(any(test, target_os = "linux"))]
+    #[cfg(any(target_os = "linux", all(test, windows)))]
     pub(crate) fn is_asleep(&self) -> bool {
         self.state.load(Ordering::Acquire) == ASLEEP
     }

@@ -2,7 +2,6 @@
 
 use super::seat::{Command, CommandPort, Inner, Request, Seat, Taken};
 use super::seats::{Claim, Notify, Queue, Seats, Step, Thread};
-#[cfg(target_os = "linux")]
 use super::values::DequeueError;
 use super::values::{
     Held, SharedOperation, SharedSocket, SharedSubmitError, SharedSubmitErrorKind,
@@ -12,17 +11,14 @@ use crate::memory::error::NoBuffers;
 use crate::memory::ledger::{BufferCounts, LedgerView, Owner};
 use crate::port::clock::Clock;
 use crate::port::contract::Port;
-#[cfg(target_os = "linux")]
 use crate::port::error::OsError;
 use crate::port::error::PortError;
 use crate::port::inbox::{PostError, Poster};
 use crate::port::operation::{Key, OperationKind};
-#[cfg(target_os = "linux")]
 use crate::port::seat::MovablePort;
 use std::cell::RefMut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-#[cfg(target_os = "linux")]
 use std::time::Duration;
 
 impl<T: Send> Notify for Poster<T> {
@@ -42,12 +38,10 @@ pub(crate) struct Shared<T: Send, P: CommandPort<T>> {
     sockets: Box<[AtomicU32]>,
     ledgers: Box<[LedgerView]>,
     /// By seat: readable when something ends a prepared wait.
-    #[cfg(target_os = "linux")]
     watches: Box<[rustix::fd::OwnedFd]>,
     /// Where the search for a seat for the next packet begins.
     next_post: AtomicU32,
     is_closed: AtomicBool,
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "for the waits of threads"))]
     clock: Clock,
 }
 
@@ -65,7 +59,6 @@ impl<T: Send, P: CommandPort<T>> Shared<T, P> {
             seats: Arc::new(Seats::new(seats, posters.clone())),
             posters: posters.into(),
             ledgers,
-            #[cfg(target_os = "linux")]
             watches: Box::default(),
             next_post: AtomicU32::new(0),
             is_closed: AtomicBool::new(false),
@@ -156,7 +149,7 @@ impl<T: Send, P: CommandPort<T>> Shared<T, P> {
     }
 
     /// Whether each seat has a thread, which sleeps.
-    #[cfg(all(test, target_os = "linux"))]
+    #[cfg(test)]
     #[cfg(not(loom))]
     pub(super) fn are_all_held_and_asleep(&self) -> bool {
         self.posters.iter().all(Poster::is_owner_asleep) && !self.seats.watched().contains(&true)
@@ -192,7 +185,6 @@ impl<T: Send, P: CommandPort<T>> Shared<T, P> {
     }
 }
 
-#[cfg(target_os = "linux")]
 impl<T: Send, P: CommandPort<T> + MovablePort> Shared<T, P> {
     /// One seat for each port, on which threads of the system can wait.
     pub(super) fn of_threads(ports: Vec<P>, sockets_max: u32) -> Result<Self, OsError> {
@@ -359,7 +351,6 @@ impl<T: Send, P: CommandPort<T>> Member<T, P> {
     }
 }
 
-#[cfg(target_os = "linux")]
 impl<T: Send, P: CommandPort<T> + MovablePort> Member<T, P> {
     pub(super) fn dequeue(&mut self, timeout: Option<Duration>) -> Result<bool, DequeueError> {
         let deadline = timeout.map(|timeout| self.shared.clock.now().saturating_add(timeout));

@@ -70,6 +70,7 @@
 //! dequeue looks at each free seat, which is a system call each.
 
 mod member;
+mod port;
 mod seat;
 mod seats;
 #[cfg(test)]
@@ -77,12 +78,8 @@ mod seats;
 mod tests;
 mod values;
 
-#[cfg(target_os = "linux")]
-pub use linux::{SharedConfig, SharedPort, Worker};
+pub use port::{SharedConfig, SharedPort, Worker};
 pub use values::{
     DequeueError, Held, SharedCompletion, SharedOperation, SharedOutcome, SharedSocket,
     SharedSubmitError, SharedSubmitErrorKind,
 };
-
-#[cfg(target_os = "linux")]
-mod linux;

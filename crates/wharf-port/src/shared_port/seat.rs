@@ -13,7 +13,6 @@ use crate::port::error::PortError;
 use crate::port::operation::{
     AssociateError, CompletionMode, Key, Operation, OperationKind, Socket,
 };
-#[cfg(target_os = "linux")]
 use crate::port::seat::MovablePort;
 use crate::port::seat::SeatPort;
 use std::cell::RefCell;
@@ -84,7 +83,6 @@ struct Row {
     key: Key,
 }
 
-#[cfg(target_os = "linux")]
 // SAFETY: a seat contains its port, the only handles to that port's pool, and all buffers and chains
 // of the pool, except those that borrow the worker that has the seat (`Held`), and a seat is taken
 // from its worker only by `&mut`. The port may then move (`MovablePort`). What else is in it is

@@ -100,9 +100,9 @@ impl<T: Send> SimPort<T> {
         true
     }
 
-    #[cfg(test)]
     /// Lets the sleep that the last dequeue began last until something ends it. `false` if it has
     /// ended, or did not begin.
+    #[cfg(all(test, target_os = "linux"))]
     pub(super) fn sleep_on(&mut self) -> bool {
         let mut state = self.world.lock();
         let port = &mut state.ports[self.kernel.port as usize];

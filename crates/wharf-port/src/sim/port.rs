@@ -12,7 +12,7 @@ use crate::port::contract::{Completions, Counters, Port, PortConfig, Time};
 use crate::port::error::PortError;
 use crate::port::inbox::{Inbox, Poster};
 use crate::port::operation::{AssociateError, Key, Operation, OperationKind, Socket, SubmitError};
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 use crate::port::seat::SeatPort;
 use crate::port::supply::Supply;
 use crate::port::table::SocketTable;
@@ -274,7 +274,7 @@ impl<T: Send> Port for SimPort<T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 impl<T: Send> SeatPort for SimPort<T> {
     /// A dequeue puts the port to sleep; this makes the sleep one without a deadline.
     fn prepare_wait(&mut self) -> Result<bool, PortError> {

@@ -26,6 +26,7 @@ on_threads!(
     one_thread_serves_the_sockets_of_all_seats,
     a_seat_that_becomes_free_is_covered_by_threads_that_sleep,
     a_packet_wakes_a_thread_that_sleeps,
+    packets_come_in_order_to_a_seat,
     an_operation_from_another_seat_completes_once,
     operations_of_a_thread_that_ends_go_on,
     a_close_ends_every_wait,
@@ -354,6 +355,17 @@ fn a_packet_wakes_a_thread_that_sleeps<B: Back>() {
             }
         });
         assert!(shared.post(0).is_err(), "the port is closed");
+    }
+}
+
+fn packets_come_in_order_to_a_seat<B: Back>() {
+    let shared = shared::<B>(1);
+    let mut member = member::<B>(&shared);
+    for number in 0..500 {
+        shared.post(number).unwrap();
+    }
+    for number in 0..500 {
+        assert_eq!(packet::<B>(&mut member), number);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The shared port on the best back end of this machine.
+//! The shared port as programs see it, on the best back end of this machine.
 
 use super::member::{Member, Shared};
 use super::seat::Command;
