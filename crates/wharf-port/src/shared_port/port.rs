@@ -156,8 +156,9 @@ impl<T: Send> fmt::Debug for SharedPort<T> {
 
 /// One thread's part of a [`SharedPort`].
 ///
-/// It has a seat from the first [`dequeue`](Self::dequeue) that returns completions on. It may move
-/// to another thread; several threads cannot use it.
+/// It has a seat from the first [`dequeue`](Self::dequeue) that returns completions on, and keeps it
+/// until it blocks or is dropped: a thread that does something else drops it. It may move to another
+/// thread; several threads cannot use it.
 ///
 /// ```compile_fail,E0277
 /// fn shared<T: Sync>() {}
