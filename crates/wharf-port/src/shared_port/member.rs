@@ -145,6 +145,7 @@ impl<T: Send, P: CommandPort<T>> Shared<T, P> {
     #[cfg(test)]
     #[cfg(not(loom))]
     pub(super) fn queue_lengths(&self) -> (usize, usize) {
+        self.seats.check();
         self.seats.queue_lengths()
     }
 

@@ -152,6 +152,14 @@ impl<C: Content, W: Notify> Seats<C, W> {
         (state.waiting.len(), state.returning.len())
     }
 
+    /// INV-SEATS-2.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let state = self.lock();
+        let is_queued = !state.waiting.is_empty() || !state.returning.is_empty();
+        assert!(!is_queued || state.free.is_empty(), "a seat is free, and a thread waits for one");
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<C>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -136,7 +136,9 @@ fn seats(count: usize) -> (FakeSeats, Vec<Arc<Poster>>) {
 fn work(seats: &FakeSeats, left: &AtomicU32, blocks: bool) {
     let mut thread = Thread::new(Arc::clone(seats));
     loop {
-        match thread.step().unwrap() {
+        let step = thread.step().unwrap();
+        seats.check();
+        match step {
             Step::Completions => {
                 let taken = std::mem::take(&mut thread.seat().completions);
                 if blocks {
