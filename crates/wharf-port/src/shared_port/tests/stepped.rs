@@ -211,12 +211,13 @@ impl Run {
         self.world.mix_trace(index as u64);
         let next = match std::mem::replace(doing, Doing::Dequeue) {
             Doing::Wait(step) => {
-                // The wait of the port is its dequeue, which has begun.
+                // The wait of the port is its dequeue, which has begun. A simulated one begins another
+                // if it finds nothing, but the thread looks at the state first.
                 if step == Step::Wait {
                     member.dequeue_now();
                 }
-                if step == Step::WaitAny {
-                    member.end_wait(step);
+                if step != Step::Park {
+                    member.end_wait(Step::WaitAny);
                 }
                 Doing::Dequeue
             }
