@@ -368,9 +368,9 @@ impl Stepped {
     }
 }
 
-/// The number of seeds: 300, or `WHARF_SIM_SEEDS`.
+/// The number of seeds: 2,000, or `WHARF_SIM_SEEDS`.
 fn seeds() -> u64 {
-    std::env::var("WHARF_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
+    std::env::var("WHARF_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
 }
 
 #[test]
