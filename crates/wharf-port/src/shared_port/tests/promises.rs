@@ -423,7 +423,7 @@ fn an_operation_from_another_seat_completes_once<B: Back>() {
             assert_eq!((from, its_key, outcome.as_str()), (socket, key, "Closed"));
         });
         assert_eq!(peers[number].read(&mut bytes).unwrap(), 0);
-        // Nothing follows the close, whoever submits.
+        // Nothing follows the close, also of what other threads submit.
         none.submit(socket, SharedOperation::Close).unwrap();
         let _calls_of_other_threads = one.dequeue(Some(Duration::from_millis(5))).unwrap();
         assert!(one.next_completion().is_none());

@@ -334,7 +334,7 @@ impl Run {
             self.step(index);
         }
         let ended = self.threads.iter().filter(|thread| matches!(thread.doing, Doing::Ended));
-        assert_eq!(ended.count(), self.threads.len(), "seed {seed}: a thread waits for ever");
+        assert_eq!(ended.count(), self.threads.len(), "seed {seed}: a thread never ends");
         self.threads.clear();
         let ledgers = self.shared.ledger_views();
         let world = self.world.clone();
