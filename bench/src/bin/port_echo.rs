@@ -9,9 +9,7 @@ use std::thread;
 use wharf_port::SystemPort;
 use wharf_port::memory::{BufferPool, Owner, PoolConfig};
 use wharf_port::port::{CompletionMode, Key, Operation, Outcome, Port, PortConfig};
-use wharf_port::shared_port::{
-    SharedConfig, SharedOperation, SharedOutcome, SharedPort, Worker,
-};
+use wharf_port::shared_port::{SharedConfig, SharedOperation, SharedOutcome, SharedPort, Worker};
 
 /// Connections of each port or seat.
 const LINKS: u32 = 16_000;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use wharf_port::epoll::EpollPort;
 use wharf_port::memory::{BufferPool, Owner, PoolConfig};
 use wharf_port::port::{CompletionMode, Completions, Key, Operation, Port, PortConfig, PortError};
+use wharf_port::shared_port::{SharedConfig, SharedOperation, SharedPort};
 use wharf_port::uring::UringPort;
 
 /// 4 MiB.
@@ -50,14 +51,38 @@ where
     port.poster().post(1).unwrap();
 }
 
-fn leaves_nothing<P>(make: fn(PortConfig, BufferPool) -> Result<P, PortError>)
-where
-    P: Port<Packet = u64, Stream = TcpStream, Listener = TcpListener>,
-{
-    use_and_drop(make);
+fn use_and_drop_shared() {
+    let mut config = SharedConfig::new(2, 8);
+    config.pool = PoolConfig::new(POOL / 2);
+    let port = SharedPort::<u64>::new(config).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _unread = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    port.associate(listener.accept().unwrap().0, Key(1)).unwrap();
+    port.associate_listener(listener, Key(2)).unwrap();
+    // The thread ends with operations in flight on both seats.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut worker = port.worker();
+            for _ in 0..2 {
+                assert!(worker.dequeue(None).unwrap());
+                let completion = worker.next_completion().unwrap();
+                let operation = match completion.key {
+                    Key(1) => SharedOperation::receive(CompletionMode::Multishot),
+                    _ => SharedOperation::Accept(CompletionMode::Multishot),
+                };
+                worker.submit(completion.socket.unwrap(), operation).unwrap();
+            }
+            assert!(!worker.dequeue(Some(Duration::from_millis(1))).unwrap());
+        });
+    });
+    port.post(1).unwrap();
+}
+
+fn leaves_nothing(use_and_drop: impl Fn()) {
+    use_and_drop();
     let (descriptors, mapped) = (open_descriptors(), mapped_kib());
     for _ in 0..PORTS {
-        use_and_drop(make);
+        use_and_drop();
     }
     assert_eq!(open_descriptors(), descriptors, "descriptors stay");
     let grown = mapped_kib().saturating_sub(mapped);
@@ -66,8 +91,9 @@ where
 
 #[test]
 fn a_port_that_is_dropped_as_the_last_owner_of_its_pool_leaves_no_memory_and_no_descriptor() {
-    leaves_nothing::<EpollPort<u64>>(EpollPort::new);
+    leaves_nothing(|| use_and_drop::<EpollPort<u64>>(EpollPort::new));
     if util::has_uring() {
-        leaves_nothing::<UringPort<u64>>(UringPort::new);
+        leaves_nothing(|| use_and_drop::<UringPort<u64>>(UringPort::new));
     }
+    leaves_nothing(use_and_drop_shared);
 }
