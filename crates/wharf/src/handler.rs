@@ -249,7 +249,7 @@ fn unit<T: 'static>() -> Result<T> {
 )]
 pub trait OnPost<P, W = ()> {
     /// A packet for this worker. It is called on the worker's thread, between the callbacks of links. At
-    /// most 64 packets of one type are handled before links have their turn.
+    /// most 64 packets of one inbox are handled before links have their turn.
     ///
     /// # Panics
     ///

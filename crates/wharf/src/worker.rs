@@ -6,7 +6,8 @@ use std::fmt;
 use std::time::Instant;
 
 /// A worker during a callback that belongs to no link:
-/// [`Handler::on_worker_start`](crate::Handler::on_worker_start).
+/// [`Handler::on_worker_start`](crate::Handler::on_worker_start) and
+/// [`OnPost::on_post`](crate::OnPost::on_post).
 pub struct Worker<'a, W = ()> {
     /// The context of this thread; `()` in `on_worker_start`, which makes it.
     pub context: &'a mut W,

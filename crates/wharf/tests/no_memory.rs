@@ -13,8 +13,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use util::{Case, each_back_end, echo};
-use wharf::StartErrorKind;
+use util::{Case, each_back_end};
+use wharf::{Handler, Input, Link, OnPost, Result, StartErrorKind, Worker};
 
 each_back_end!(each_table_that_finds_no_memory_is_told);
 
@@ -36,8 +36,8 @@ thread_local! {
 }
 
 /// std itself allocates without a remedy in a few places, all of them smaller, and in one that is not:
-/// its bounded channel, the queue of an inbox, allocates its slots. The port has allocated as much just
-/// before, as an error of the start, and freed it. That first allocation is failed, the second is not.
+/// its bounded channel, the queue of an inbox, allocates its slots. The start has allocated as much just
+/// before, as an error of its own, and freed it. That first allocation is failed, the second is not.
 fn is_tried(size: usize) -> bool {
     let is_tried = FREED.try_with(Cell::take).is_ok_and(|freed| freed == size);
     TRIED.fetch_add(u32::from(is_tried), Ordering::SeqCst);
@@ -79,20 +79,37 @@ unsafe impl GlobalAlloc for Failing {
     }
 }
 
+/// A handler with packets.
+struct Posted;
+
+impl Handler for Posted {
+    fn on_receive(&self, _: &mut Link<'_>, _: &mut Input<'_>) -> Result {
+        Ok(())
+    }
+}
+
+impl OnPost<[u8; 64]> for Posted {
+    fn on_post(&self, _: &mut Worker<'_>, _: [u8; 64]) {}
+}
+
 /// Starts and stops a server whose tables are large, while one allocation fails. Returns whether the
 /// start got that far, and its error.
 fn start(case: &Case, shards: u32, fails: u32) -> (bool, Option<wharf::StartError>) {
-    let builder = case.short(echo()).shards(shards).links_max(5_000).buffer_size_bytes(256);
+    let (_poster, packets) = wharf::inbox(4_096);
+    let builder = case.short(Posted).inbox(packets).every(util::PATIENCE, [0; 64]);
+    let builder = builder.shards(shards).links_max(5_000).buffer_size_bytes(256);
     FAILS.store(fails, Ordering::SeqCst);
     NUMBER.store(0, Ordering::SeqCst);
     TRIED.store(0, Ordering::SeqCst);
     COUNTS.store(true, Ordering::SeqCst);
     let started = builder.start();
     COUNTS.store(false, Ordering::SeqCst);
-    assert!(TRIED.load(Ordering::SeqCst) <= shards, "only the inboxes' slots are not failed");
+    // Of the port, and of the packets.
+    let inboxes = 2 * shards;
+    assert!(TRIED.load(Ordering::SeqCst) <= inboxes, "only the inboxes' slots are not failed");
     let error = match started {
         Ok(running) => {
-            assert_eq!(TRIED.load(Ordering::SeqCst), shards, "the inboxes' slots");
+            assert_eq!(TRIED.load(Ordering::SeqCst), inboxes, "the inboxes' slots");
             running.handle().stop(util::PATIENCE);
             running.wait().unwrap();
             None

@@ -95,7 +95,7 @@ impl<V: Service> Callbacks<V> {
         let worker = self.user.context.as_mut()?;
         let handler = &*self.user.handler;
         current::begin(core.shared.id, core.shard, core.post_budget(index));
-        core.running().begin(index, 0);
+        core.running().begin(index, core.slots[index].generation, 0);
         let out = Output { core, index };
         let mut link = Link { out, state: &mut (), worker, server: &self.user.server };
         Some(catch_unwind(AssertUnwindSafe(|| handler.on_connect(&mut link))))
@@ -113,7 +113,7 @@ impl<V: Service> Callbacks<V> {
     }
 
     pub(super) fn source_count(&self) -> usize {
-        self.packets.len()
+        self.packets.0.len()
     }
 
     /// Calls `on_post` with the next packet of a source; returns whether there was one.
@@ -127,7 +127,7 @@ impl<V: Service> Callbacks<V> {
             now: core.instant(),
         };
         core.running().begin_packet();
-        let packets = &mut self.packets[source];
+        let packets = &mut self.packets.0[source];
         let delivered = catch_unwind(AssertUnwindSafe(|| packets.deliver(&mut worker)));
         delivered.unwrap_or_else(|payload| {
             catch_user_panic(|| drop(payload));
@@ -177,16 +177,7 @@ impl<V: Service> Callbacks<V> {
             drop_user_value(core, state.take());
         }
         drop_user_value(core, self.user.context.take());
-        for packets in &mut self.packets {
-            while catch_unwind(AssertUnwindSafe(|| packets.drop_next())).unwrap_or_else(|payload| {
-                catch_user_panic(|| drop(payload));
-                core.stats().handler_panics.add(1);
-                true
-            }) {}
-        }
-        for packets in self.packets.drain(..) {
-            drop_user_value(core, Some(packets));
-        }
+        core.stats().handler_panics.add(self.packets.drop_all());
     }
 }
 
@@ -205,7 +196,7 @@ impl<V: Service> User<V> {
         };
         let handler = &*self.handler;
         current::begin(core.shared.id, core.shard, core.post_budget(index));
-        core.running().begin(index, unread);
+        core.running().begin(index, core.slots[index].generation, unread);
         let mut link = Link { out: Output { core, index }, state, worker, server: &self.server };
         // A panic can leave only the handler's own state inconsistent: the link is closed and the
         // context made anew. The callback changes the engine's state through `Link`, whose methods

@@ -1,11 +1,13 @@
 //! Packets to workers: from posters, and from the clock.
 
+use crate::engine::callbacks::catch_user_panic;
 use crate::handler::OnPost;
 use crate::shared::Shared;
 use crate::shared::packets::{Inbox, Ticks, WorkerQueue};
 use crate::worker::Worker;
 use std::sync::Arc;
 use std::time::Duration;
+use wharf_port::memory::MemoryError;
 
 /// Where a worker's packets come from, independent of their type.
 pub(crate) trait PacketSource<W>: Send {
@@ -16,13 +18,50 @@ pub(crate) trait PacketSource<W>: Send {
     fn drop_next(&mut self) -> bool;
 }
 
-/// The sources of one worker.
-pub(crate) type Sources<W> = Vec<Box<dyn PacketSource<W>>>;
+/// The sources of one worker. Their drop guards those of users' packets.
+pub(crate) struct Sources<W>(pub(super) Vec<Box<dyn PacketSource<W>>>);
+
+impl<W> Sources<W> {
+    /// Drops all packets and sources, one by one; returns how many drops panicked.
+    pub(super) fn drop_all(&mut self) -> u64 {
+        let mut panics = 0;
+        let mut drop_one = |act: &mut dyn FnMut() -> bool| {
+            let mut goes_on = true;
+            panics += u64::from(!catch_user_panic(|| goes_on = act()));
+            goes_on
+        };
+        while let Some(mut source) = self.0.pop() {
+            while drop_one(&mut || source.drop_next()) {}
+            let mut source = Some(source);
+            drop_one(&mut || source.take().is_none());
+        }
+        panics
+    }
+}
+
+impl<W> Drop for Sources<W> {
+    fn drop(&mut self) {
+        let _nothing_counts_them = self.drop_all();
+    }
+}
 
 /// Makes the sources of a server's workers: an inbox, or a packet of the clock.
 pub(crate) trait PacketPlan<H, W> {
-    /// Of each worker, and the ticks that the service thread gives.
-    fn open(&self, handler: &Arc<H>, server: &Arc<Shared>) -> (Sources<W>, Option<Ticker>);
+    /// A source for each worker, and the ticks that the service thread gives.
+    fn open(&self, handler: &Arc<H>, server: &Arc<Shared>) -> Opened<W>;
+}
+
+type Opened<W> = Result<(Vec<Box<dyn PacketSource<W>>>, Option<Ticker>), MemoryError>;
+
+/// The plans of a builder. Their drop guards those of users' packets.
+pub(crate) struct PacketPlans<H, W>(pub(crate) Vec<Box<dyn PacketPlan<H, W>>>);
+
+impl<H, W> Drop for PacketPlans<H, W> {
+    fn drop(&mut self) {
+        for plan in self.0.drain(..) {
+            catch_user_panic(|| drop(plan));
+        }
+    }
 }
 
 /// Ticks that the service thread gives.
@@ -40,22 +79,22 @@ pub(crate) struct Packets<W> {
 
 impl<W> Packets<W> {
     pub(crate) fn open<H>(
-        plans: &[Box<dyn PacketPlan<H, W>>],
+        plans: &PacketPlans<H, W>,
         handler: &Arc<H>,
         server: &Arc<Shared>,
-    ) -> Self {
+    ) -> Result<Self, MemoryError> {
         let mut packets = Self {
-            workers: server.shards.iter().map(|_| Vec::new()).collect(),
+            workers: server.shards.iter().map(|_| Sources(Vec::new())).collect(),
             tickers: Vec::new(),
         };
-        for plan in plans {
-            let (sources, ticker) = plan.open(handler, server);
+        for plan in &plans.0 {
+            let (sources, ticker) = plan.open(handler, server)?;
             for (worker, source) in packets.workers.iter_mut().zip(sources) {
-                worker.push(source);
+                worker.0.push(source);
             }
             packets.tickers.extend(ticker);
         }
-        packets
+        Ok(packets)
     }
 }
 
@@ -65,11 +104,11 @@ where
     H: OnPost<P, W> + Send + Sync + 'static,
     W: 'static,
 {
-    fn open(&self, handler: &Arc<H>, server: &Arc<Shared>) -> (Sources<W>, Option<Ticker>) {
+    fn open(&self, handler: &Arc<H>, server: &Arc<Shared>) -> Opened<W> {
         let source = |queue| -> Box<dyn PacketSource<W>> {
             Box::new(Posted { handler: Arc::clone(handler), queue })
         };
-        (Self::open(self, server).into_iter().map(source).collect(), None)
+        Ok((Self::open(self, server)?.into_iter().map(source).collect(), None))
     }
 }
 
@@ -102,14 +141,14 @@ where
     H: OnPost<P, W> + Send + Sync + 'static,
     W: 'static,
 {
-    fn open(&self, handler: &Arc<H>, server: &Arc<Shared>) -> (Sources<W>, Option<Ticker>) {
+    fn open(&self, handler: &Arc<H>, server: &Arc<Shared>) -> Opened<W> {
         let ticks = Arc::new(Ticks::new(server.shards.len()));
         let source = |worker| -> Box<dyn PacketSource<W>> {
             let (handler, ticks) = (Arc::clone(handler), Arc::clone(&ticks));
             Box::new(Ticked { handler, ticks, worker, packet: self.packet.clone() })
         };
         let sources = (0..server.shards.len()).map(source).collect();
-        (sources, Some(Ticker { every: self.every, ticks }))
+        Ok((sources, Some(Ticker { every: self.every, ticks })))
     }
 }
 

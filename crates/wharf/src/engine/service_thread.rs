@@ -43,10 +43,10 @@ impl<P: ShardPort> ServiceThread<P> {
     ) -> Result<Self, MemoryError> {
         let now = port.now();
         let report_after = shared.settings.report_callbacks_after;
-        let acceptor = Acceptor::new(listeners, shared.settings.backlog)?;
+        let acceptor = Acceptor::new(listeners, shared.settings.backlog, shared.shards.len())?;
         Ok(Self {
             watch: Watch::new(report_after, shared.shards.len(), now)?,
-            clock: TickClock::new(tickers, now),
+            clock: TickClock::new(tickers),
             now,
             port,
             shared,
@@ -124,6 +124,10 @@ impl<P: ShardPort> ServiceThread<P> {
 impl<P: ShardPort> Drop for ServiceThread<P> {
     fn drop(&mut self) {
         self.end_listeners();
+        // It watches no more.
+        for shard in 0..self.shared.shards.len() {
+            self.shared.note_stall(shard, None);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::engine;
 use crate::engine::callbacks::{call_for, catch_user_panic};
-use crate::engine::packets::{Every, PacketPlan, Packets};
+use crate::engine::packets::{Every, PacketPlans, Packets};
 use crate::handler::{Handler, OnPost};
 use crate::limits::{AskedBackEnd, MemoryPlan, Settings};
 use crate::link::framing::Decoder;
@@ -40,7 +40,7 @@ impl Server {
         W: 'static,
     {
         let settings = Settings::default();
-        let (addresses, packets) = (Vec::new(), Vec::new());
+        let (addresses, packets) = (Vec::new(), PacketPlans(Vec::new()));
         Builder { handler, settings, addresses, packets, types: PhantomData }
     }
 }
@@ -52,14 +52,12 @@ pub struct Builder<H, S, W> {
     pub(crate) handler: H,
     pub(crate) settings: Settings,
     addresses: Vec<(ListenerId, String)>,
-    pub(crate) packets: Vec<Box<dyn PacketPlan<H, W>>>,
+    pub(crate) packets: PacketPlans<H, W>,
     types: PhantomData<fn() -> (S, W)>,
 }
 
 /// Drain timeout of [`Builder::serve`].
 const DRAIN: Duration = Duration::from_secs(10);
-/// Time after it in which a server ends whose callbacks return.
-const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 impl<H, S, W> Builder<H, S, W>
 where
@@ -207,7 +205,7 @@ where
         H: OnPost<P, W>,
     {
         self.settings.packet_bytes += inbox.size_bytes();
-        self.packets.push(Box::new(inbox));
+        self.packets.0.push(Box::new(inbox));
         self
     }
 
@@ -218,7 +216,9 @@ where
     where
         H: OnPost<P, W>,
     {
-        self.packets.push(Box::new(Every { every: time.max(Duration::from_millis(1)), packet }));
+        self.settings.packet_bytes += size_of::<P>() as u64;
+        let every = time.max(Duration::from_millis(1));
+        self.packets.0.push(Box::new(Every { every, packet }));
         self
     }
 
@@ -348,6 +348,12 @@ where
         let handler = handler;
         // Each thread holds a clone of `started`; the last thread that ends drops it, which calls
         // `on_stop`.
+        let open_packets = || {
+            let open = || Ok(Packets::open(&self.packets, &handler, &shared));
+            let packets = call_for("the clone of a packet", open);
+            let packets = packets.map_err(|reason| StartError::handler(&reason))?;
+            packets.map_err(|error| StartError::buffers(&error))
+        };
         let prepare = |back_end| {
             prepare_shards::<ServiceOf<H, S, W>>(
                 back_end,
@@ -355,7 +361,7 @@ where
                 &handler,
                 &started,
                 listener_count,
-                Packets::open(&self.packets, &handler, &shared),
+                open_packets()?,
             )
         };
         let prepared = match prepare(chosen.back_end) {
@@ -395,14 +401,12 @@ where
             catch().map_err(|error| StartError::system("catching signals", error))
         })?;
         let handle = running.handle();
-        let ends = Arc::clone(&running.ends);
         let watch = move || {
             if signals.wait(None).is_some() {
                 handle.stop(DRAIN);
-                if let Some(signal) = signals.wait(Some(DRAIN + STUCK_AFTER)) {
+                if let Some(signal) = signals.wait(None) {
                     std::process::exit(128 + signal.number());
                 }
-                ends.abandon();
             }
         };
         let handle = running.handle();
@@ -410,10 +414,10 @@ where
         if watcher.is_err() {
             handle.stop(Duration::ZERO);
         }
-        let stopped = if running.ends.wait(None) {
+        let stopped = if running.ends_in_time() {
             running.wait().map(drop)
         } else {
-            Err(Error::msg(not_returned(&handle.stalled())))
+            Err(Error::msg(not_ended(&handle.stalled())))
         };
         waker.wake();
         let _it_cannot_panic = watcher?.join();
@@ -421,8 +425,12 @@ where
     }
 }
 
-/// The text of callbacks that hold up the end of a server.
-fn not_returned(stalled: &[StalledCallback]) -> String {
+/// Why a server does not end.
+fn not_ended(stalled: &[StalledCallback]) -> String {
+    if stalled.is_empty() {
+        return "the server does not end: on_stop or a drop of the handler's has not returned"
+            .to_owned();
+    }
     let callbacks: Vec<_> = stalled.iter().map(ToString::to_string).collect();
     format!("callbacks have not returned, and the server cannot end: {}", callbacks.join("; "))
 }

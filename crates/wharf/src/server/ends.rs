@@ -9,14 +9,8 @@ type Lock<T> = std::sync::Mutex<T>;
 /// How many of a server's threads run.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
-    state: Lock<State>,
+    running: Lock<usize>,
     changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    running: usize,
-    is_abandoned: bool,
 }
 
 /// A thread that runs, until this is dropped.
@@ -25,35 +19,21 @@ pub(super) struct RunningThread(Arc<Ends>);
 impl Ends {
     /// Counts a thread, which drops the value when it ends.
     pub(super) fn add(self: &Arc<Self>) -> RunningThread {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).running += 1;
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         RunningThread(Arc::clone(self))
     }
 
-    /// Waits until all threads have ended, or are abandoned; at most for `timeout`.
-    /// Returns whether they have ended.
-    pub(super) fn wait(&self, timeout: Option<Duration>) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waits = |state: &mut State| state.running > 0 && !state.is_abandoned;
-        let state = match timeout {
-            Some(timeout) => {
-                let waited = self.changed.wait_timeout_while(state, timeout, waits);
-                waited.unwrap_or_else(PoisonError::into_inner).0
-            }
-            None => self.changed.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner),
-        };
-        state.running == 0
-    }
-
-    /// Ends all waits for threads that do not end.
-    pub(super) fn abandon(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).is_abandoned = true;
-        self.changed.notify_all();
+    /// Waits until all threads have ended, at most for `timeout`; returns whether they have.
+    pub(super) fn wait(&self, timeout: Duration) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(running, timeout, |running| *running > 0);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
     }
 }
 
 impl Drop for RunningThread {
     fn drop(&mut self) {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).running -= 1;
+        *self.0.running.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         self.0.changed.notify_all();
     }
 }

@@ -57,6 +57,11 @@ impl fmt::Debug for RunningServer {
     }
 }
 
+/// Time after the drain timeout in which the threads end whose callbacks return.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// How often a thread that waits for the end looks whether there was a stop.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
 /// How a server ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -103,6 +108,19 @@ impl RunningServer {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
+    /// Waits until all threads have ended. `false`: some have not 5 s after the drain timeout.
+    pub(super) fn ends_in_time(&self) -> bool {
+        let mut stopping = Duration::ZERO;
+        while !self.ends.wait(LOOK_EVERY) {
+            let Some(drain) = self.shared.stopping() else { continue };
+            stopping += LOOK_EVERY;
+            if stopping > drain.saturating_add(STUCK_AFTER) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Waits until the server has stopped, at most for `timeout`. A callback that does not return holds
     /// up the end of its server, and a thread cannot be ended from outside: after a
     /// [`stop`](Handle::stop) a program can wait for somewhat more than the drain timeout, report the
@@ -112,7 +130,7 @@ impl RunningServer {
     ///
     /// As [`wait`](Self::wait).
     pub fn wait_timeout(self, timeout: Duration) -> Result<Waited> {
-        if self.ends.wait(Some(timeout)) {
+        if self.ends.wait(timeout) {
             return self.wait().map(Waited::Stopped);
         }
         let stalled = self.shared.stalled();

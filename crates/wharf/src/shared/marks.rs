@@ -81,12 +81,6 @@ impl Marks {
         slot.is_some_and(|slot| is_alive(slot.load(Ordering::Acquire), generation))
     }
 
-    /// The generation of the link in a slot; `None` without one.
-    pub(crate) fn generation(&self, index: u32) -> Option<u32> {
-        let generation = generation_of(self.slots.get(index as usize)?.load(Ordering::Acquire));
-        (generation != 0).then_some(generation)
-    }
-
     /// Sets a mark of a link; returns whether the link takes it.
     pub(crate) fn set(&self, index: u32, generation: u32, mark: Mark) -> bool {
         let Some(slot) = self.slots.get(index as usize) else { return false };

@@ -194,7 +194,9 @@ impl std::fmt::Display for StalledCallback {
         let Self { worker, link, unread_bytes, elapsed } = self;
         write!(f, "worker {worker} runs ")?;
         match link {
-            Some(link) => write!(f, "one of link {link} with {unread_bytes} unread bytes")?,
+            Some(link) => {
+                write!(f, "a callback of link {link} with {unread_bytes} unread bytes")?;
+            }
             None => f.write_str("on_post")?,
         }
         write!(f, " for {:.1} s", elapsed.as_secs_f64())
@@ -524,8 +526,9 @@ impl Shared {
         self.shards.iter().all(|shard| shard.ended.load(Ordering::Acquire))
     }
 
-    /// Reserves a slot of the shard with the fewest links; `None` if no slot is free.
-    pub(crate) fn reserve_slot(&self) -> Option<usize> {
+    /// Reserves a slot of the shard with the fewest links, except those that are full; `None` if no slot
+    /// is free.
+    pub(crate) fn reserve_slot(&self, full: &[bool]) -> Option<usize> {
         if self.free_slots() == 0 {
             return None;
         }
@@ -534,7 +537,7 @@ impl Shared {
         // One whose callback does not return only if the others are full.
         let order =
             |shard: &usize| (self.shards[*shard].is_stalled.load(Ordering::Relaxed), taken(*shard));
-        let has_room = |shard: &usize| taken(*shard) < slots;
+        let has_room = |shard: &usize| taken(*shard) < slots && !full[*shard];
         let shard = (0..self.shards.len()).filter(has_room).min_by_key(order)?;
         self.shards[shard].slots_taken.fetch_add(1, Ordering::SeqCst);
         Some(shard)

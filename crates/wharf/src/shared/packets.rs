@@ -4,9 +4,11 @@ use crate::shared::Shared;
 use crate::vocabulary::error::PostError;
 use crate::vocabulary::origin::WorkerId;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
+use wharf_port::memory::{MemoryError, try_with_capacity};
 
 /// Makes a queue of packets of type `P` for each worker of a server: the completion port's
 /// `PostQueuedCompletionStatus`, with a type. The [`Poster`] goes to where packets come from, also into
@@ -64,6 +66,9 @@ pub fn inbox<P: Send + 'static>(capacity: u32) -> (Poster<P>, Inbox<P>) {
 }
 
 const CAPACITY_MAX: u32 = 1 << 20;
+
+/// About what std's channel has for each packet.
+type Slot<P> = (AtomicUsize, MaybeUninit<P>);
 
 /// `None` while no server runs with the inbox.
 type Lock<P> = RwLock<Option<Queues<P>>>;
@@ -137,18 +142,24 @@ pub struct Inbox<P> {
 impl<P: Send + 'static> Inbox<P> {
     /// Memory of one worker's queue.
     pub(crate) fn size_bytes(&self) -> u64 {
-        u64::from(self.capacity) * (size_of::<P>() as u64 + 16)
+        u64::from(self.capacity) * size_of::<Slot<P>>() as u64
     }
 
     /// Makes the queues of a server, one for each worker.
-    pub(crate) fn open(&self, server: &Arc<Shared>) -> Vec<WorkerQueue<P>> {
-        let (senders, receivers): (Vec<_>, Vec<_>) =
-            server.shards.iter().map(|_| sync_channel(self.capacity as usize)).unzip();
+    pub(crate) fn open(&self, server: &Arc<Shared>) -> Result<Vec<WorkerQueue<P>>, MemoryError> {
+        let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+        for _ in &server.shards {
+            // The channel's own allocation cannot fail: one of its size is tried before.
+            drop(try_with_capacity::<Slot<P>>("the packets of a worker", self.capacity as usize)?);
+            let (sender, receiver) = sync_channel(self.capacity as usize);
+            senders.push(sender);
+            receivers.push(receiver);
+        }
         let closes = Arc::new(CloseOnDrop { queues: Arc::clone(&self.queues) });
         let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
         *queues = Some(Queues { senders: senders.into(), server: Arc::clone(server) });
-        let queue = |packets| WorkerQueue { packets: Some(packets), _closes: Arc::clone(&closes) };
-        receivers.into_iter().map(queue).collect()
+        let queue = |packets| WorkerQueue { packets, _closes: Arc::clone(&closes) };
+        Ok(receivers.into_iter().map(queue).collect())
     }
 }
 
@@ -160,14 +171,13 @@ impl<P> fmt::Debug for Inbox<P> {
 
 /// The queue of one worker.
 pub(crate) struct WorkerQueue<P> {
-    /// `None` only in the drop.
-    packets: Option<Receiver<P>>,
+    packets: Receiver<P>,
     _closes: Arc<CloseOnDrop<P>>,
 }
 
 impl<P> WorkerQueue<P> {
     pub(crate) fn take(&self) -> Option<P> {
-        self.packets.as_ref()?.try_recv().ok()
+        self.packets.try_recv().ok()
     }
 }
 

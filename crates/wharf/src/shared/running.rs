@@ -1,9 +1,7 @@
 //! The callback that a shard runs, for the service thread to watch.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-/// In place of a slot, which has 24 bits.
-const NO_LINK: u32 = u32::MAX - 1;
+use crate::vocabulary::id::LinkKey;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The running callback of a shard, on a cache line that only the shard writes to.
 #[derive(Debug, Default)]
@@ -12,30 +10,34 @@ pub(crate) struct RunningCallback {
     /// The number of the callback in the upper half; in the lower the slot of its link plus 1, or 0 if
     /// none runs.
     word: AtomicU64,
-    /// The unread bytes of its link at its begin.
-    unread: AtomicU32,
+    /// The generation of its link in the upper half; in the lower the link's unread bytes at its begin.
+    link: AtomicU64,
 }
+
+/// In place of a slot, which has 24 bits.
+const NO_LINK: u32 = u32::MAX - 1;
 
 /// A callback as the service thread sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SeenCallback {
     word: u64,
-    pub(crate) unread: u32,
+    link: u64,
 }
 
 impl RunningCallback {
     /// A callback of this link begins.
     #[inline]
-    pub(crate) fn begin(&self, index: u32, unread: usize) {
-        self.unread.store(u32::try_from(unread).unwrap_or(u32::MAX), Ordering::Relaxed);
+    pub(crate) fn begin(&self, index: u32, generation: u32, unread: usize) {
+        let unread = u32::try_from(unread).unwrap_or(u32::MAX);
+        self.link.store(u64::from(generation) << 32 | u64::from(unread), Ordering::Relaxed);
         let number = (self.word.load(Ordering::Relaxed) >> 32).wrapping_add(1);
-        // Release: who sees the word sees the unread bytes.
+        // Release: who sees the word sees its link.
         self.word.store(number << 32 | (u64::from(index) + 1), Ordering::Release);
     }
 
     /// A callback begins that has no link.
     pub(crate) fn begin_packet(&self) {
-        self.begin(NO_LINK, 0);
+        self.begin(NO_LINK, 0, 0);
     }
 
     /// No callback runs: the shard is about to wait.
@@ -47,9 +49,11 @@ impl RunningCallback {
         }
     }
 
+    /// The callback. While the next one begins, the word can still be the last one's; so only a callback
+    /// that two looks see alike is one that runs.
     pub(crate) fn see(&self) -> SeenCallback {
         let word = self.word.load(Ordering::Acquire);
-        SeenCallback { word, unread: self.unread.load(Ordering::Relaxed) }
+        SeenCallback { word, link: self.link.load(Ordering::Relaxed) }
     }
 }
 
@@ -59,14 +63,17 @@ impl SeenCallback {
         self.word & u64::from(u32::MAX) != 0
     }
 
-    /// The slot of the callback's link; `None` if it has none.
-    pub(crate) fn index(self) -> Option<u32> {
-        let index = u32::try_from((self.word & u64::from(u32::MAX)).checked_sub(1)?).ok()?;
-        (index != NO_LINK).then_some(index)
+    /// The callback's link; `None` if it has none.
+    #[expect(clippy::cast_possible_truncation, reason = "the halves of a word")]
+    pub(crate) fn link(self, shard: u8) -> Option<LinkKey> {
+        let index = (self.word as u32).checked_sub(1)?;
+        (index != NO_LINK).then(|| LinkKey::new(shard, index, (self.link >> 32) as u32))
     }
 
-    pub(crate) fn is_same(self, other: Self) -> bool {
-        self.word == other.word
+    /// The unread bytes of its link at its begin.
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half of a word")]
+    pub(crate) fn unread_bytes(self) -> u32 {
+        self.link as u32
     }
 }
 
@@ -77,16 +84,17 @@ mod tests {
     #[test]
     fn each_callback_is_another_and_none_runs_after_its_end() {
         let running = RunningCallback::default();
-        assert_eq!(running.see().index(), None);
-        running.begin(7, 100);
+        assert!(!running.see().runs());
+        running.begin(7, 3, 100);
         let first = running.see();
-        assert_eq!((first.index(), first.unread), (Some(7), 100));
-        assert!(running.see().is_same(first));
+        assert!(first.runs() && running.see() == first);
+        assert_eq!(first.link(2), Some(LinkKey::new(2, 7, 3)));
+        assert_eq!(first.unread_bytes(), 100);
         running.end();
         assert!(!running.see().runs());
         running.begin_packet();
-        assert_eq!((running.see().runs(), running.see().index()), (true, None));
-        running.begin(7, 100);
-        assert!(!running.see().is_same(first));
+        assert_eq!((running.see().runs(), running.see().link(2)), (true, None));
+        running.begin(7, 3, 100);
+        assert_ne!(running.see(), first);
     }
 }

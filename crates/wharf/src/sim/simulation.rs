@@ -258,7 +258,8 @@ where
         let bug = config.engine_bug;
         let engines = EngineBug::settings_of_engine(bug, &settings);
         let shared = Arc::new(Shared::new(engines).map_err(|error| error.to_string())?);
-        let packets = Packets::open(&packets, &handler, &shared);
+        let packets =
+            Packets::open(&packets, &handler, &shared).map_err(|error| error.to_string())?;
         let checked = CheckedHandler {
             inner: handler,
             checker: Arc::clone(&checker),

@@ -42,7 +42,7 @@
 //! | `WT_EXECUTEDEFAULT` | [`ThreadPool::submit`], or [`submit_for`](ThreadPool::submit_for) for a result |
 //! | `WT_EXECUTELONGFUNCTION` | [`ThreadPool::submit_long`]: a thread is started for it at once if none sleeps |
 //! | `WT_EXECUTEINPERSISTENTTHREAD` | [`ThreadPool::persistent`]: one named thread, always the same, which the flag does not guarantee; its jobs may be long |
-//! | `WT_EXECUTEINIOTHREAD` | not here: the threads of a pool do no I/O for the server. A handler's callbacks run on the threads that do |
+//! | `WT_EXECUTEINIOTHREAD` | a packet to a worker, which is such a thread: [`inbox`](crate::inbox), [`Poster::try_post`](crate::Poster::try_post), [`OnPost`](crate::OnPost). The packet can be a boxed function |
 //! | `WT_TRANSFER_IMPERSONATION` | not here: a job runs with the rights of the process. A job that impersonates a client must revert before it returns |
 //!
 //! As there, the pool starts more threads when all are busy, and ends those that have been idle. Other

@@ -4,7 +4,7 @@
 //!
 //! Method: a callback that waits until the test releases it.
 
-use crate::util::skip::lacks;
+use crate::util::functions::functions;
 use crate::util::{
     Case, Hold, PATIENCE, TestServer, connect, each_back_end, eventually, expect_bytes, finish,
     now, on_chunk, round_trip,
@@ -13,17 +13,22 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use wharf::{Builder, Handler, StalledCallback, Waited};
+use wharf::{Builder, Handler, Input, StalledCallback, Waited};
 
 each_back_end!(
     a_callback_that_does_not_return_holds_up_no_accept_and_no_other_shard,
     a_callback_that_does_not_return_is_reported_once_until_it_returns,
     a_stop_with_a_callback_that_does_not_return_names_it_and_ends_when_it_returns,
     serve_returns_although_a_callback_never_does,
+    an_on_disconnect_that_does_not_return_is_reported_with_its_link,
+    a_full_inbox_of_a_shard_that_does_not_turn_holds_up_no_connection,
+    any_time_to_report_after_is_fine,
 );
 
-const REPORT: Duration = Duration::from_millis(100);
+/// No other callback takes as long, on a busy machine either.
+const REPORT: Duration = Duration::from_millis(500);
 
 /// Echoes; at `hold` the callback is held.
 fn holding<'a>(case: &Case, hold: &'a Hold) -> Builder<impl Handler + use<'a>, (), ()> {
@@ -81,7 +86,7 @@ fn a_callback_that_does_not_return_is_reported_once_until_it_returns(case: &Case
     let stall = one_stall(&server);
     assert_eq!((stall.worker.index(), stall.unread_bytes), (0, 4));
     assert!(stall.elapsed >= REPORT, "{stall:?}");
-    eventually(|| server.handle.stalled()[0].elapsed >= 3 * REPORT, "it is seen further on");
+    eventually(|| server.handle.stalled()[0].elapsed >= 2 * REPORT, "it is seen further on");
     assert_eq!(server.handle.stalled()[0].link, stall.link);
     assert_eq!(server.stats().stalls, 1);
     hold.release();
@@ -122,8 +127,11 @@ fn a_stop_with_a_callback_that_does_not_return_names_it_and_ends_when_it_returns
 }
 
 fn serve_returns_although_a_callback_never_does(case: &Case) {
-    if case.role().is_some() {
-        let handler = on_chunk(|_, _| {
+    if let Some(role) = case.role() {
+        let handler = on_chunk(move |link, _| {
+            if role == "stops itself" {
+                link.server.stop(Duration::ZERO);
+            }
             println!("\n{RECEIVED}");
             std::thread::sleep(Duration::MAX);
             Ok(())
@@ -134,24 +142,90 @@ fn serve_returns_although_a_callback_never_does(case: &Case) {
         println!("said: {error}");
         std::process::exit(3);
     }
-    // A port that was free a moment ago.
-    let address = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    };
-    let mut command = case.command("serve");
-    command.env("ADDRESS_OF_TEST", address.to_string()).stdout(Stdio::piped());
-    let Ok(mut child) = command.spawn() else { return lacks("a process of its own") };
-    let client = connect_eventually(address);
-    (&client).write_all(b"never answered").unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line == RECEIVED));
-    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-    let said = lines.find(|line| line.contains("said: ")).unwrap_or_default();
-    assert_eq!(child.wait().unwrap().code(), Some(3));
-    assert!(said.contains("worker 0 runs one of link 0.0.1 with 14 unread bytes for 1"), "{said}");
-    let mut client = client;
-    assert!(!matches!(client.read(&mut [0]), Ok(1..)));
+    for role in ["stops itself", "is stopped"] {
+        // A port that was free a moment ago.
+        let address = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap()
+        };
+        let mut command = case.command(role);
+        command.env("ADDRESS_OF_TEST", address.to_string()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut client = connect_eventually(address);
+        client.write_all(b"never answered").unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line == RECEIVED));
+        if role == "is stopped" {
+            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        }
+        let said = lines.find(|line| line.contains("said: ")).unwrap_or_default();
+        assert_eq!(child.wait().unwrap().code(), Some(3));
+        let what = "worker 0 runs a callback of link 0.0.1 with 14 unread bytes for ";
+        assert!(said.contains(what), "{said}");
+        assert!(!matches!(client.read(&mut [0]), Ok(1..)));
+    }
+}
+
+fn an_on_disconnect_that_does_not_return_is_reported_with_its_link(case: &Case) {
+    let hold = Hold::default();
+    let (held, id) = (hold.clone(), Arc::new(OnceLock::new()));
+    let (known, abort) = (Arc::clone(&id), |link: &mut wharf::Link<'_>, _: &mut Input<'_>| {
+        link.abort();
+        Ok(())
+    });
+    let handler = functions::<()>().on_receive(abort).on_disconnect(move |link, _| {
+        known.set(link.id()).unwrap();
+        held.enter();
+    });
+    let server = TestServer::start(case.builder(handler).shards(2).report_callbacks_after(REPORT));
+    let mut client = server.connect();
+    client.write_all(b"go").unwrap();
+    hold.wait();
+    assert_eq!(one_stall(&server).link.as_ref(), id.get());
+    hold.release();
+    drop(client);
+    server.stop();
+}
+
+/// Nothing is reported here, so that the shard with the held callback still has the fewest links.
+fn a_full_inbox_of_a_shard_that_does_not_turn_holds_up_no_connection(case: &Case) {
+    let hold = Hold::default();
+    let builder = holding(case, &hold).shards(2).report_callbacks_after(Duration::ZERO);
+    let server = TestServer::start(builder);
+    let mut holder = held(&server, &hold);
+    let message = server.handle.message("post").unwrap();
+    let mut posted = 0;
+    while server.handle.all().try_post(&message).is_ok() {
+        posted += 1;
+        assert!(posted < 1_000_000, "the inbox of a shard that does not turn is never full");
+    }
+    let begin = now();
+    let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| round_trip(client, b"served"));
+    assert!(begin.elapsed() < PATIENCE / 2, "the callback is held meanwhile");
+    assert_eq!((server.stats().accepted, server.handle.stalled().len()), (5, 0));
+    hold.release();
+    // It gets its reply and what was posted before.
+    let mut got = vec![0; 4];
+    holder.read_exact(&mut got).unwrap();
+    drop((holder, clients, message));
+    server.stop_within(Duration::ZERO);
+}
+
+fn any_time_to_report_after_is_fine(case: &Case) {
+    for time in [Duration::from_nanos(1), Duration::MAX] {
+        let server =
+            TestServer::start(case.builder(crate::util::echo()).report_callbacks_after(time));
+        let mut client = server.connect();
+        let (begin, passes) = (now(), server.stats().service.passes);
+        for _ in 0..50 {
+            round_trip(&mut client, b"served");
+        }
+        let most = begin.elapsed().as_millis() + 50;
+        assert!(u128::from(server.stats().service.passes - passes) <= most, "it spins");
+        finish(&mut client);
+        server.stop();
+    }
 }
 
 /// The child's callback has begun.

@@ -23,6 +23,7 @@ each_back_end!(
     at_a_stop_packets_are_delivered_until_the_drain_timeout_and_then_dropped_once,
     ticks_come_at_their_time_to_each_worker,
     ticks_that_a_busy_worker_missed_are_one,
+    a_packet_of_the_clock_may_panic_in_its_clone_and_its_drop,
     a_packet_whose_callback_does_not_return_is_reported_without_a_link,
 );
 
@@ -303,7 +304,9 @@ fn ticks_come_at_their_time_to_each_worker(case: &Case) {
     let got = handler.0.lock().unwrap().clone();
     for worker in server.handle.workers() {
         let count = got.iter().filter(|(id, ..)| *id == worker).count();
-        assert!((8..=12).contains(&count), "worker {worker}: {count} of {}", got.len());
+        // No more than their time allows; on a busy machine some come as one.
+        let most = took.as_millis() / every.as_millis() + 1;
+        assert!(count >= 2 && count as u128 <= most, "worker {worker}: {count} of {}", got.len());
     }
     server.stop();
 }
@@ -320,14 +323,59 @@ fn ticks_that_a_busy_worker_missed_are_one(case: &Case) {
         let got = handler.0.lock().unwrap();
         got.iter().filter(|(id, ..)| (*id == worker) == wanted).count()
     };
-    let (mine, others) = (of(true), of(false));
+    let (mine, others, begin) = (of(true), of(false), now());
     eventually(|| of(false) >= others + 20, "the other worker has its ticks");
     assert_eq!(of(true), mine);
     hold.release();
     eventually(|| of(true) > mine, "the missed ones come");
-    // As one, and then in time: not twenty at once.
-    assert!(of(true) < mine + 10, "{} came", of(true) - mine);
+    // As one, and then in time: not twenty more than their time allows.
+    let (came, passed) = (of(true) - mine, begin.elapsed());
+    let others_came = of(false) - others;
+    assert!(came + 15 < others_came, "{came} came, of {others_came} in {passed:?}");
     server.stop();
+}
+
+/// Its clone panics, or its drop.
+struct Panics {
+    in_clone: bool,
+}
+
+impl Clone for Panics {
+    fn clone(&self) -> Self {
+        if self.in_clone {
+            std::panic::panic_any(ON_PURPOSE);
+        }
+        Self { in_clone: false }
+    }
+}
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        if !self.in_clone {
+            std::panic::panic_any(ON_PURPOSE);
+        }
+    }
+}
+
+impl OnPost<Panics, u64> for Noted {
+    fn on_post(&self, _: &mut Worker<'_, u64>, _: Panics) {}
+}
+
+fn a_packet_of_the_clock_may_panic_in_its_clone_and_its_drop(case: &Case) {
+    silence_panics_on_purpose();
+    let builder = case.short(noted()).shards(2).every(PATIENCE, Panics { in_clone: true });
+    let error = builder.start().unwrap_err();
+    assert_eq!(error.kind(), wharf::StartErrorKind::Handler, "{error}");
+    let builder = case.builder(noted()).shards(2).every(PATIENCE, Panics { in_clone: false });
+    let server = TestServer::start(builder);
+    let mut client = server.connect();
+    round_trip(&mut client, b"served");
+    finish(&mut client);
+    // The clone of each worker.
+    assert_eq!(server.stop().handler_panics, 2);
+    let builder = case.builder(noted()).every(PATIENCE, Panics { in_clone: false });
+    let error = builder.listen("not an address").start().unwrap_err();
+    assert_eq!(error.kind(), wharf::StartErrorKind::Address, "{error}");
 }
 
 fn a_packet_whose_callback_does_not_return_is_reported_without_a_link(case: &Case) {

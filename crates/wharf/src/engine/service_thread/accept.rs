@@ -24,6 +24,9 @@ impl<P: ShardPort> ServiceThread<P> {
         listeners: Vec<P::Listener>,
         posters: Box<[Poster<Command<P::Stream>>]>,
     ) -> Result<(), String> {
+        // What the start took is no pass.
+        self.now = self.port.now();
+        self.clock.begin(self.now);
         self.acceptor.posters = posters;
         for (number, listener) in (0_u64..).zip(listeners) {
             // Keys of links have a generation above 0 in their upper half, keys of listeners 0.
@@ -72,7 +75,7 @@ impl<P: ShardPort> ServiceThread<P> {
                 listener.cancelling = true;
                 self.port.cancel(socket, OperationKind::Accept);
             }
-            // Clear an expired retry time also without free slots, or it keeps waking the shard.
+            // Clear an expired retry time also without free slots, or it keeps waking this thread.
             listener.retry_at = listener.retry_at.filter(|time| *time > now);
             if listener.armed.is_some() || listener.retry_at.is_some() || !may_take {
                 continue;
@@ -145,18 +148,23 @@ impl<P: ShardPort> ServiceThread<P> {
         }
     }
 
-    /// Posts a connection to the shard with the fewest links; returns it if no slot is free or that
-    /// shard's inbox is full.
-    fn assign_shard(&mut self, accepted: Accepted<P::Stream>) -> Option<Accepted<P::Stream>> {
-        let Some(shard) = self.shared.reserve_slot() else { return Some(accepted) };
-        let refused = self.acceptor.posters[shard].post(Command::OpenLink(accepted)).err()?;
-        // The shard's inbox is full or closed. It does not report free capacity, so retry later.
-        self.shared.cancel_slot(shard);
-        self.acceptor.assign_at = Some(self.now.saturating_add(RETRY_AFTER));
-        match refused.into_packet() {
-            Command::OpenLink(accepted) => Some(accepted),
-            _ => unreachable!("the inbox returns another packet"),
+    /// Posts a connection to the shard with the fewest links, or, if its inbox is full, to the next;
+    /// returns it if no slot is free or all inboxes are full.
+    fn assign_shard(&mut self, mut accepted: Accepted<P::Stream>) -> Option<Accepted<P::Stream>> {
+        self.acceptor.full.fill(false);
+        while let Some(shard) = self.shared.reserve_slot(&self.acceptor.full) {
+            let command = Command::OpenLink(accepted);
+            let refused = self.acceptor.posters[shard].post(command).err()?;
+            self.shared.cancel_slot(shard);
+            self.acceptor.full[shard] = true;
+            // Shards do not report free capacity, so retry later.
+            self.acceptor.assign_at = Some(self.now.saturating_add(RETRY_AFTER));
+            let Command::OpenLink(returned) = refused.into_packet() else {
+                unreachable!("the inbox returns another packet")
+            };
+            accepted = returned;
         }
+        Some(accepted)
     }
 
     /// Refuses what waits, and closes the listeners.
@@ -166,7 +174,7 @@ impl<P: ShardPort> ServiceThread<P> {
         for accepted in self.acceptor.waiting.drain(..) {
             accepted.refuse("the server is stopping");
         }
-        // No more retries: what is due keeps the shard awake.
+        // No more retries: what is due wakes this thread.
         self.acceptor.assign_at = None;
         self.end_listeners();
         for listener in &mut self.acceptor.listeners {

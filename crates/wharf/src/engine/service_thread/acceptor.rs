@@ -4,7 +4,7 @@ use crate::engine::worker::BATCH;
 use crate::shared::Command;
 use crate::shared::accepted::{Accepted, Connection};
 use std::collections::VecDeque;
-use wharf_port::memory::{MemoryError, try_with_capacity};
+use wharf_port::memory::{MemoryError, try_table, try_with_capacity};
 use wharf_port::port::{CompletionMode, Poster, Socket, Time};
 
 /// The state of accepting. `S` is the type of a connection.
@@ -12,6 +12,8 @@ pub(super) struct Acceptor<S: Connection> {
     /// The posters of all shards.
     pub(super) posters: Box<[Poster<Command<S>>]>,
     pub(super) listeners: Vec<Listener>,
+    /// The shards whose inboxes were full for a connection.
+    pub(super) full: Box<[bool]>,
     /// Accepted connections that wait for a slot: with one free slot, two armed listeners can accept
     /// two.
     pub(super) waiting: VecDeque<Accepted<S>>,
@@ -30,7 +32,7 @@ pub(super) struct Listener {
 }
 
 impl<S: Connection> Acceptor<S> {
-    pub(super) fn new(listeners: u32, backlog: u32) -> Result<Self, MemoryError> {
+    pub(super) fn new(listeners: u32, backlog: u32, shards: usize) -> Result<Self, MemoryError> {
         let listeners = listeners as usize;
         // About as many as can be accepted before a cancel takes effect: one turn's completions and the
         // backlog.
@@ -38,6 +40,7 @@ impl<S: Connection> Acceptor<S> {
         Ok(Self {
             posters: Box::default(),
             listeners: try_with_capacity("the listeners", listeners)?,
+            full: try_table("the shards", std::iter::repeat_n(false, shards))?,
             waiting: try_with_capacity("connections that wait for a link", waiting)?.into(),
             assign_at: None,
         })

@@ -8,8 +8,15 @@ use wharf_port::port::Time;
 pub(super) struct TickClock(Vec<(Time, Ticker)>);
 
 impl TickClock {
-    pub(super) fn new(tickers: Vec<Ticker>, now: Time) -> Self {
-        Self(tickers.into_iter().map(|ticker| (now.saturating_add(ticker.every), ticker)).collect())
+    pub(super) fn new(tickers: Vec<Ticker>) -> Self {
+        Self(tickers.into_iter().map(|ticker| (Time::default(), ticker)).collect())
+    }
+
+    /// The first ticks are due one period from now.
+    pub(super) fn begin(&mut self, now: Time) {
+        for (due, ticker) in &mut self.0 {
+            *due = now.saturating_add(ticker.every);
+        }
     }
 
     /// When the next tick is due.
@@ -22,7 +29,8 @@ impl TickClock {
         for (due, Ticker { every, ticks }) in &mut self.0 {
             if *due <= now {
                 ticks.tick(shared);
-                *due = due.saturating_add(*every).max(now);
+                let next = due.saturating_add(*every);
+                *due = if next > now { next } else { now.saturating_add(*every) };
             }
         }
     }
