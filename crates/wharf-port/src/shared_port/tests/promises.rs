@@ -61,6 +61,7 @@ fn at_most_as_many_threads_run_as_there_are_seats<B: Back>() {
         let shared = shared::<B>(seats);
         let (running, most) = (AtomicU32::new(0), AtomicU32::new(0));
         let (taken, blocked) = (AtomicU64::new(0), AtomicU64::new(0));
+        let handled = AtomicU64::new(0);
         thread::scope(|scope| {
             let _closes = CloseAtEnd::<B>(&shared);
             for _ in 0..6 {
@@ -81,6 +82,7 @@ fn at_most_as_many_threads_run_as_there_are_seats<B: Back>() {
                                 member.blocking(|| blocked.fetch_add(1, Ordering::SeqCst));
                                 begin();
                             }
+                            handled.fetch_add(1, Ordering::SeqCst);
                         }
                         running.fetch_sub(1, Ordering::SeqCst);
                     }
@@ -89,7 +91,8 @@ fn at_most_as_many_threads_run_as_there_are_seats<B: Back>() {
             for number in 0..PACKETS {
                 until("a free slot", || shared.post(number).is_ok());
             }
-            until("every packet is taken", || taken.load(Ordering::SeqCst) == PACKETS);
+            // After the close a thread has no seat when its blocking call returns.
+            until("every packet is handled", || handled.load(Ordering::SeqCst) == PACKETS);
         });
         let most = most.load(Ordering::SeqCst);
         assert!((1..=seats).contains(&most), "{most} threads ran at once on {seats} seats");
