@@ -97,9 +97,14 @@ impl Example {
 
     /// As [`stop`](Self::stop), with actions of clients meanwhile: the program waits 2 s for each
     /// to close.
-    pub(crate) fn stop_while(mut self, clients: impl FnOnce()) {
+    pub(crate) fn stop_while(self, clients: impl FnOnce()) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         clients();
+        self.ends();
+    }
+
+    /// It ends with success.
+    pub(crate) fn ends(mut self) {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -19,6 +19,9 @@ mod redis;
 #[path = "../util/skip.rs"]
 mod skip;
 
+use std::io::{Read, Write};
+use std::time::Duration;
+
 /// Makes each function a test on io_uring and one on epoll.
 macro_rules! each_back_end {
     ($($name:ident),+ $(,)?) => {
@@ -55,6 +58,36 @@ fn the_thread_pool_runs_every_job_before_it_stops() {
     for line in ["a pear: 424", "a plum: 446", "a fig: 310", "stock taken"] {
         assert!(text.lines().any(|said| said == line), "{line} is not in {text}");
     }
+}
+
+/// 60 questions, which take 20 ms each, on two workers: the pool answers them side by side.
+#[test]
+fn the_efficient_server_answers_side_by_side_and_each_link_in_order() {
+    let mut server = common::Example::start("efficient_server", wharf::BackEnd::Epoll).unwrap();
+    let mut clients: Vec<_> = (0..60).map(|_| server.connect()).collect();
+    let mut answered = 0;
+    for len in [1, 5, 11] {
+        let begin = std::time::Instant::now();
+        for client in &mut clients {
+            client.write_all(&vec![b'?'; len]).unwrap();
+        }
+        for client in &mut clients {
+            let mut line = Vec::new();
+            while line.last() != Some(&b'\n') {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                line.push(byte[0]);
+            }
+            let line = String::from_utf8(line).unwrap();
+            let end = format!(" of this connection: {len} bytes\n");
+            assert!(line.starts_with("answer ") && line.ends_with(&end), "{line}");
+            answered += 1;
+        }
+        assert!(begin.elapsed() < Duration::from_millis(60 * 20 / 2), "one after the other");
+    }
+    assert_eq!(answered, 180);
+    server.stdin.take().unwrap().write_all(b"\n").unwrap();
+    server.ends();
 }
 
 /// The table of the README and the folder name the same examples.
