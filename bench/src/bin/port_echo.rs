@@ -95,7 +95,8 @@ fn shared(listener: &TcpListener, running: u32, threads: u32) {
 fn serve_shared(mut worker: Worker<()>) {
     loop {
         worker.dequeue(None).expect("completions");
-        while let Some(completion) = worker.next_completion() {
+        loop {
+            let Some(completion) = worker.next_completion() else { break };
             let operation = match completion.outcome {
                 SharedOutcome::Associated => SharedOperation::receive(CompletionMode::Multishot),
                 SharedOutcome::Received { buffer, .. } => {

@@ -94,7 +94,8 @@ mod on_linux {
             // Waits for completions; the thread that began last to wait is released first.
             // GetQueuedCompletionStatus(..., INFINITE)
             worker.dequeue(None)?;
-            while let Some(completion) = worker.next_completion() {
+            loop {
+                let Some(completion) = worker.next_completion() else { break };
                 match handle(&worker, completion)? {
                     Next::Dequeue => {}
                     Next::Query(socket, text) => {

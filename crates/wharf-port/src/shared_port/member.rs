@@ -138,7 +138,11 @@ impl<T: Send, P: CommandPort<T>> Shared<T, P> {
         socket: SharedSocket,
         command: P::Packet,
     ) -> Result<(), PostError<P::Packet>> {
-        self.posters[socket.seat as usize].post(command)
+        // A socket of another shared port may have a seat that this one lacks.
+        match self.posters.get(socket.seat as usize) {
+            Some(poster) => poster.post(command),
+            None => Err(PostError::Closed(command)),
+        }
     }
 
     /// Threads that wait for a seat, and threads that return.

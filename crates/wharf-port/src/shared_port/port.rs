@@ -192,6 +192,9 @@ impl<T: Send> Worker<T> {
 
     /// The next completion of the thread's seat; `None` if there are none, and the thread is to
     /// dequeue.
+    ///
+    /// It borrows the worker until it is dropped; in a `while let` that is the end of the body. A loop
+    /// that blocks takes it by `let ... else`, and drops it before.
     #[must_use]
     pub fn next_completion(&self) -> Option<SharedCompletion<'_, T>> {
         self.member.next_completion()
@@ -200,7 +203,8 @@ impl<T: Send> Worker<T> {
     /// Runs `run`, which may block, while another thread has this thread's seat; then waits for a
     /// seat. If the port is closed meanwhile the thread has none afterwards.
     ///
-    /// What the thread has not taken of its completions goes to the next thread with the seat.
+    /// What the thread has not taken of its completions goes to the next thread with the seat. After a
+    /// panic of `run` that is caught outside, the thread has no seat until its next dequeue.
     pub fn blocking<R>(&mut self, run: impl FnOnce() -> R) -> R {
         self.member.blocking(run)
     }

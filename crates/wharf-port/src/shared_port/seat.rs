@@ -211,15 +211,14 @@ impl<P: SeatPort> Inner<P> {
             }
             Command::Associate(stream, key) => {
                 let outcome = SharedOutcome::AssociateFailed;
-                return Some(
-                    self.associate(key, sockets, outcome, |port, row| port.associate(stream, row)),
-                );
+                let associate = |port: &mut P, stream, row| port.associate(stream, row);
+                return Some(self.associate((stream, key), sockets, outcome, associate));
             }
             Command::AssociateListener(listener, key) => {
                 let outcome = SharedOutcome::ListenerFailed;
-                return Some(self.associate(key, sockets, outcome, |port, row| {
-                    port.associate_listener(listener, row)
-                }));
+                let associate =
+                    |port: &mut P, listener, row| port.associate_listener(listener, row);
+                return Some(self.associate((listener, key), sockets, outcome, associate));
             }
             Command::Submit(socket, request) => return self.submit_request(socket, request),
             Command::Cancel(socket, kind) => self.port.cancel(socket.socket, kind),
@@ -231,18 +230,24 @@ impl<P: SeatPort> Inner<P> {
 
     fn associate<'s, T: Send, S>(
         &mut self,
-        key: Key,
+        (socket, key): (S, Key),
         sockets: &AtomicU32,
         failed: impl FnOnce(AssociateError<S>) -> SharedOutcome<'s, T, P::Stream, P::Listener>,
-        associate: impl FnOnce(&mut P, Key) -> Result<Socket, AssociateError<S>>,
+        associate: impl FnOnce(&mut P, S, Key) -> Result<Socket, AssociateError<S>>,
     ) -> Taken<'s, T, P>
     where
         P: CommandPort<T>,
     {
-        // The port has as many slots; if none is free it says so itself.
-        let row = self.free_rows.last().copied().unwrap_or(u32::MAX);
-        match associate(&mut self.port, Key(row.into())) {
-            Ok(socket) => {
+        // The port can have a free slot without a free row: the slot is free when the close completes,
+        // the row when that completion is taken.
+        let associated = match self.free_rows.last().copied() {
+            Some(row) => {
+                associate(&mut self.port, socket, Key(row.into())).map(|socket| (row, socket))
+            }
+            None => Err(AssociateError { socket, error: None }),
+        };
+        match associated {
+            Ok((row, socket)) => {
                 self.free_rows.pop();
                 self.rows[row as usize] = Row { socket: Some(socket), key };
                 let socket = Some(SharedSocket { seat: self.index, row, socket });

@@ -60,15 +60,47 @@ pub struct SharedSocket {
 ///     worker.submit(socket, SharedOperation::SendMessage(message)).unwrap_err()
 /// }
 /// ```
+///
+/// A value that is only dropped borrows the worker until then:
+///
+/// ```compile_fail,E0502
+/// fn drops_after_it_has_blocked(worker: &mut wharf_port::shared_port::Worker<u64>) {
+///     let completion = worker.next_completion();
+///     worker.blocking(|| {});
+/// }
+/// ```
+///
+/// ```compile_fail,E0502
+/// fn drops_after_the_next_dequeue(worker: &mut wharf_port::shared_port::Worker<u64>) {
+///     let completion = worker.next_completion();
+///     let _ = worker.dequeue(None);
+/// }
+/// ```
+///
+/// ```compile_fail,E0597
+/// fn drops_after_the_worker(port: &wharf_port::shared_port::SharedPort<u64>) {
+///     let completion;
+///     let worker = port.worker();
+///     completion = worker.next_completion();
+/// }
+/// ```
 pub struct Held<'s, T> {
     pub(super) value: T,
-    seat: PhantomData<&'s ()>,
+    _seat: Borrowed<'s>,
+}
+
+/// A borrow of the worker that lasts until this is dropped: without a drop of its own it would end at
+/// the last use, though the buffer beside it accesses the pool when it is dropped.
+struct Borrowed<'s>(PhantomData<&'s ()>);
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {}
 }
 
 impl<T> Held<'_, T> {
     /// The caller gives it the lifetime of a borrow of the worker.
     pub(super) fn new(value: T) -> Self {
-        Self { value, seat: PhantomData }
+        Self { value, _seat: Borrowed(PhantomData) }
     }
 }
 

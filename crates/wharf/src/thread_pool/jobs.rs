@@ -15,7 +15,8 @@ pub enum WhenQueueFull {
     /// It fails with [`RejectReason::Full`](super::RejectReason::Full), and returns the job.
     Fail,
     /// It waits until a thread takes a job. On a thread of the pool it fails instead: all threads could
-    /// wait for each other.
+    /// wait for each other. So could two pools whose jobs submit to each other, or a pool and its
+    /// persistent thread: there use `Fail`.
     Wait,
     /// It runs the job itself, which slows the submitter down to the speed of the pool. The job gets a
     /// context of its own, which the factory makes in the caller and which is dropped afterwards: free

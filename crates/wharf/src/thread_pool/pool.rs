@@ -263,6 +263,9 @@ impl<W: 'static> ThreadPool<W> {
     /// named in the report. [`Duration::MAX`] is no timeout. May be called again: the report then has
     /// what is left by then.
     ///
+    /// The destructor of a thread-local value that a job has made, and that blocks, can hold up the stop
+    /// beyond its timeout.
+    ///
     /// A job may stop its own pool: its thread is then not waited for, and not in the report.
     pub fn stop(&self, mode: StopMode, timeout: Duration) -> StopReport<W> {
         let now_ns = self.core.now_ns();

@@ -1,7 +1,7 @@
 //! Each promise by itself, with threads of the system.
 
 use super::threads::{
-    Back, CloseAtEnd, MemberOf, SharedOf, WAIT_MAX, member, on_threads, shared, until,
+    Back, CloseAtEnd, MemberOf, SharedOf, WAIT_MAX, member, on_threads, shared, shared_for, until,
 };
 use crate::memory::message::{MessagePool, MessagePoolConfig};
 use crate::port::completion::EndReason;
@@ -31,6 +31,7 @@ on_threads!(
     operations_of_a_thread_that_ends_go_on,
     a_close_ends_every_wait,
     a_wait_lasts_as_long_as_its_timeout,
+    a_full_seat_refuses_a_socket_also_while_another_closes,
 );
 
 /// Dequeues one packet.
@@ -73,7 +74,8 @@ fn at_most_as_many_threads_run_as_there_are_seats<B: Back>() {
                     };
                     while member.dequeue(None) == Ok(true) {
                         begin();
-                        while let Some(completion) = member.next_completion() {
+                        loop {
+                            let Some(completion) = member.next_completion() else { break };
                             drop(completion);
                             let number = taken.fetch_add(1, Ordering::SeqCst);
                             thread::yield_now();
@@ -112,8 +114,12 @@ fn spawn<'s, B: Back>(scope: &'s thread::Scope<'s, '_>, mut member: MemberOf<B>)
     let (back, returned) = mpsc::channel();
     scope.spawn(move || {
         while member.dequeue(None) == Ok(true) {
-            while let Some(completion) = member.next_completion() {
-                let SharedOutcome::Posted(packet) = completion.outcome else { panic!() };
+            loop {
+                let packet = {
+                    let Some(completion) = member.next_completion() else { break };
+                    let SharedOutcome::Posted(packet) = completion.outcome else { panic!() };
+                    packet
+                };
                 takes.send(packet).unwrap();
                 // An error is the test's end.
                 if member
@@ -219,7 +225,8 @@ fn no_wake_up_is_lost_when_threads_block_and_return<B: Back>() {
                 scope.spawn(|| {
                     let mut member = member::<B>(&shared);
                     while member.dequeue(None) == Ok(true) {
-                        while let Some(completion) = member.next_completion() {
+                        loop {
+                            let Some(completion) = member.next_completion() else { break };
                             drop(completion);
                             let number = member.blocking(|| blocked.fetch_add(1, Ordering::SeqCst));
                             // Some block for a while, so that others find no work and sleep.
@@ -277,7 +284,8 @@ fn one_thread_serves_the_sockets_of_all_seats<B: Back>() {
         scope.spawn(|| {
             let mut member = member::<B>(&shared);
             while member.dequeue(None) == Ok(true) {
-                while let Some(completion) = member.next_completion() {
+                loop {
+                    let Some(completion) = member.next_completion() else { break };
                     echo::<B>(&member, completion);
                 }
             }
@@ -308,7 +316,8 @@ fn a_seat_that_becomes_free_is_covered_by_threads_that_sleep<B: Back>() {
             scope.spawn(|| {
                 let mut member = member::<B>(&shared);
                 while member.dequeue(None) == Ok(true) {
-                    while let Some(completion) = member.next_completion() {
+                    loop {
+                        let Some(completion) = member.next_completion() else { break };
                         if matches!(completion.outcome, SharedOutcome::Posted(_)) {
                             drop(completion);
                             member.blocking(|| {
@@ -345,7 +354,8 @@ fn a_packet_wakes_a_thread_that_sleeps<B: Back>() {
                 scope.spawn(|| {
                     let mut member = member::<B>(&shared);
                     while member.dequeue(None) == Ok(true) {
-                        while let Some(completion) = member.next_completion() {
+                        loop {
+                            let Some(completion) = member.next_completion() else { break };
                             drop(completion);
                             taken.fetch_add(1, Ordering::SeqCst);
                         }
@@ -505,7 +515,8 @@ fn a_close_ends_every_wait<B: Back>() {
             scope.spawn(|| {
                 let mut member = member::<B>(&shared);
                 while member.dequeue(None) == Ok(true) {
-                    while let Some(completion) = member.next_completion() {
+                    loop {
+                        let Some(completion) = member.next_completion() else { break };
                         drop(completion);
                         member.blocking(|| {
                             blocked.store(true, Ordering::SeqCst);
@@ -547,4 +558,42 @@ fn a_wait_lasts_as_long_as_its_timeout<B: Back>() {
     holder.give_up_seat();
     shared.post(2).unwrap();
     assert_eq!(packet::<B>(&mut other), 2);
+}
+
+/// In every other dequeue the new socket comes before the completion of the close.
+fn a_full_seat_refuses_a_socket_also_while_another_closes<B: Back>() {
+    let shared = shared_for::<B>(1, 1);
+    let mut member = member::<B>(&shared);
+    let (mut associated, mut refused) = (0, 0);
+    let _first = connect::<B>(&shared, Key(1));
+    let mut peers = Vec::new();
+    let (mut closing, mut waiting) = (false, 1);
+    while associated + refused < 40 {
+        assert_eq!(member.dequeue(Some(WAIT_MAX)), Ok(true));
+        let mut open = None;
+        loop {
+            let Some(completion) = member.next_completion() else { break };
+            match (completion.outcome, completion.socket) {
+                (SharedOutcome::Associated, socket) => {
+                    (associated, waiting, open) = (associated + 1, waiting - 1, socket);
+                }
+                (SharedOutcome::AssociateFailed(error), None) => {
+                    assert!(error.error.is_none(), "{error:?}");
+                    (refused, waiting) = (refused + 1, waiting - 1);
+                }
+                (SharedOutcome::Closed, _) => closing = false,
+                (outcome, _) => panic!("{outcome:?}"),
+            }
+        }
+        if let Some(socket) = open {
+            member.submit(socket, SharedOperation::Close).unwrap();
+            closing = true;
+        }
+        if waiting == 0 || closing {
+            peers.push(connect::<B>(&shared, Key(2)));
+            waiting += 1;
+        }
+    }
+    assert!(associated > 5, "{associated} are associated, {refused} refused");
+    shared.close();
 }

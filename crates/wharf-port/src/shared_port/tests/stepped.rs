@@ -257,6 +257,17 @@ impl Run {
     fn take(&mut self, index: usize) -> Doing {
         let member = &mut self.threads[index].member;
         let Some(completion) = member.next_completion() else { return Doing::Dequeue };
+        if let SharedOutcome::Received { buffer, .. } = &completion.outcome
+            && self.rng.below(4) == 0
+        {
+            let (socket, bytes) = (completion.socket.unwrap(), buffer.to_vec());
+            drop(completion);
+            assert!(member.give_up_seat(), "it had taken a completion");
+            self.blocks += 1;
+            let steps = u32::try_from(self.rng.below(30)).unwrap();
+            let is_long = self.rng.below(4) == 0;
+            return Doing::Block(if is_long { LONG } else { steps }, socket, bytes);
+        }
         let receive = || SharedOperation::receive(CompletionMode::Oneshot);
         let operation = match completion.outcome {
             SharedOutcome::Associated if completion.key == LISTENER => {
@@ -271,15 +282,6 @@ impl Run {
             SharedOutcome::Posted(_) => {
                 self.packets[1] += 1;
                 return Doing::Run;
-            }
-            SharedOutcome::Received { buffer, .. } if self.rng.below(4) == 0 => {
-                let (socket, bytes) = (completion.socket.unwrap(), buffer.to_vec());
-                drop(buffer);
-                assert!(member.give_up_seat(), "it had taken a completion");
-                self.blocks += 1;
-                let steps = u32::try_from(self.rng.below(30)).unwrap();
-                let is_long = self.rng.below(4) == 0;
-                return Doing::Block(if is_long { LONG } else { steps }, socket, bytes);
             }
             SharedOutcome::Received { buffer, .. } => {
                 SharedOperation::Send(member.chain_of(&buffer).unwrap())

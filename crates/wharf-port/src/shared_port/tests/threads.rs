@@ -46,7 +46,12 @@ impl Back for Uring {
 
 /// A shared port for 300 sockets in each of `seats` seats, with 256 buffers of 512 bytes.
 pub(super) fn shared<B: Back>(seats: u32) -> Arc<SharedOf<B>> {
-    let config = PortConfig { receive_buffers_max: 64, ..PortConfig::new(300) };
+    shared_for::<B>(seats, 300)
+}
+
+/// As [`shared`], for so many sockets in each seat.
+pub(super) fn shared_for<B: Back>(seats: u32, sockets_max: u32) -> Arc<SharedOf<B>> {
+    let config = PortConfig { receive_buffers_max: 64, ..PortConfig::new(sockets_max) };
     let port = |_| {
         let pool = PoolConfig { buffer_size_bytes: 512, ..PoolConfig::new(256) };
         B::port(config, BufferPool::new(pool).unwrap()).unwrap()
