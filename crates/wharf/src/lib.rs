@@ -171,6 +171,7 @@
 
 mod acts;
 mod engine;
+mod guard;
 mod handler;
 mod limits;
 mod link;

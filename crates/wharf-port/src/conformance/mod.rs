@@ -87,6 +87,7 @@
 //! |  |  | `a_full_inbox_gives_the_packet_back` |  |
 //! |  |  | `a_port_that_is_gone_gives_the_packet_back` |  |
 //! |  |  | `packets_that_do_not_fit_come_with_the_next_dequeue` |  |
+//! |  |  | `a_dequeue_that_is_not_full_leaves_no_packet` |  |
 //! |  |  | `packets_and_bytes_come_side_by_side` |  |
 //! | INV-PORT-8 | `limits` | `a_oneshot_receive_brings_no_more_than_it_may` |  |
 //! |  |  | `a_multishot_receive_is_over_when_it_has_brought_all_that_it_may` |  |

@@ -20,6 +20,7 @@ each_back_end!(
     a_full_inbox_gives_the_packet_back,
     a_port_that_is_gone_gives_the_packet_back,
     packets_that_do_not_fit_come_with_the_next_dequeue,
+    a_dequeue_that_is_not_full_leaves_no_packet,
     packets_and_bytes_come_side_by_side;
     // A dequeue on a simulated clock does not sleep.
     except sim: a_post_ends_a_wait_without_end, a_wake_without_a_packet_ends_a_wait,
@@ -209,6 +210,22 @@ fn packets_that_do_not_fit_come_with_the_next_dequeue<N: TestNetwork>() {
     }
     assert!(checker.network.port().now().duration_since(start) < GUARD / 2);
     assert!(seen.into_iter().eq(0..60));
+    checker.finish();
+}
+
+fn a_dequeue_that_is_not_full_leaves_no_packet<N: TestNetwork>() {
+    let mut checker = PortChecker::<N>::new(Setup::small());
+    let poster = checker.network.port().poster();
+    let mut completions = Vec::with_capacity(8);
+    for _ in 0..200 {
+        (0..7).for_each(|packet| poster.post(packet).unwrap());
+        checker.network.port().dequeue(&mut completions, Some(GUARD)).unwrap();
+        let packets = completions.drain(..).map(|completion| match completion.outcome {
+            Outcome::Posted(packet) => packet,
+            other => panic!("{other:?}"),
+        });
+        assert!(packets.eq(0..7));
+    }
     checker.finish();
 }
 

@@ -92,7 +92,8 @@ pub trait Port: Sized {
     /// Waits until an operation completes, a packet is posted, or `timeout` has passed; `None`
     /// waits indefinitely. May return early with nothing, but not twice in a row without waiting
     /// while something has completed. Does not wait if there is a completion or a packet already, or
-    /// if `completions` is full.
+    /// if `completions` is full. If it does not fill `completions`, no packet is left that was
+    /// [posted](Poster::post) before the call.
     ///
     /// After a reset by the peer the receive may end with
     /// [`EndReason::PeerClosed`](super::EndReason::PeerClosed) and only the send fail, or the other way round:

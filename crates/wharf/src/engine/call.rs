@@ -1,8 +1,8 @@
 //! Runs callbacks, and applies their results to the links.
 
-use crate::engine::callbacks::catch_user_panic;
 use crate::engine::close::CloseMode;
 use crate::engine::worker::Worker;
+use crate::guard::catch_user_panic;
 use crate::link::Link;
 use crate::link::input::{Asked, Input, Terms};
 use crate::link::unread::Unread;

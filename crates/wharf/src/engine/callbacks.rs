@@ -1,6 +1,7 @@
 //! Runs the handler's code, and stores its states and context.
 
 use crate::engine::packets::Sources;
+use crate::guard::catch_user_panic;
 use crate::handler::Handler;
 use crate::link::Link;
 use crate::link::core::ShardState;
@@ -13,6 +14,7 @@ use crate::shared::current;
 use crate::shared::handle::Handle;
 use crate::vocabulary::error::Result;
 use crate::vocabulary::origin::WorkerId;
+use crate::worker::Worker;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -119,13 +121,7 @@ impl<V: Service> Callbacks<V> {
     /// Calls `on_post` with the next packet of a source; returns whether there was one.
     pub(super) fn deliver_packet(&mut self, core: &ShardState, source: usize) -> bool {
         let Some(context) = self.user.context.as_mut() else { return false };
-        let mut worker = crate::worker::Worker {
-            context,
-            server: &self.user.server,
-            id: WorkerId::of_shard(core.shard),
-            count: core.shared.shards.len(),
-            now: core.instant(),
-        };
+        let mut worker = view(core, context, &self.user.server);
         core.running().begin_packet();
         let packets = &mut self.packets.0[source];
         let delivered = catch_unwind(AssertUnwindSafe(|| packets.deliver(&mut worker)));
@@ -140,16 +136,10 @@ impl<V: Service> Callbacks<V> {
     pub(super) fn make_context(&mut self, core: &ShardState) -> Result<(), String> {
         // After a panic the old context may be inconsistent.
         drop_user_value(core, self.user.context.take());
-        let id = WorkerId::of_shard(core.shard);
-        let mut worker = crate::worker::Worker {
-            context: &mut (),
-            server: &self.user.server,
-            id,
-            count: core.shared.shards.len(),
-            now: core.instant(),
-        };
+        let mut unit = ();
+        let mut worker = view(core, &mut unit, &self.user.server);
         let handler = &self.user.handler;
-        let name = format_args!("on_worker_start of worker {id}");
+        let name = format_args!("on_worker_start of worker {}", worker.id());
         self.user.context = Some(call_for(name, || handler.on_worker_start(&mut worker))?);
         Ok(())
     }
@@ -205,6 +195,12 @@ impl<V: Service> User<V> {
     }
 }
 
+/// A shard's worker, as a callback without a link sees it.
+fn view<'a, W>(core: &ShardState, context: &'a mut W, server: &'a Handle) -> Worker<'a, W> {
+    let (id, count) = (WorkerId::of_shard(core.shard), core.shared.shards.len());
+    Worker { context, server, id, count, now: core.instant() }
+}
+
 /// Drops a user's value, and counts the panic if its drop panics.
 fn drop_user_value<T>(core: &ShardState, value: Option<T>) {
     if !catch_user_panic(|| drop(value)) {
@@ -230,19 +226,6 @@ pub(crate) fn call_for<T>(
         Err(payload) => {
             catch_user_panic(|| drop(payload));
             Err(format!("{name} panicked"))
-        }
-    }
-}
-
-/// Runs user code outside of callbacks, such as a drop, and catches its panic, which the panic hook
-/// reports. Returns whether there was none.
-pub(crate) fn catch_user_panic(act: impl FnOnce()) -> bool {
-    match catch_unwind(AssertUnwindSafe(act)) {
-        Ok(()) => true,
-        Err(payload) => {
-            // The drop of the payload could panic again.
-            let _leaked = std::mem::ManuallyDrop::new(payload);
-            false
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Packets to workers: from posters, and from the clock.
 
-use crate::engine::callbacks::catch_user_panic;
+use crate::guard::catch_user_panic;
 use crate::handler::OnPost;
 use crate::shared::Shared;
 use crate::shared::packets::{Inbox, Ticks, WorkerQueue};

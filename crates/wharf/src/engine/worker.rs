@@ -47,16 +47,20 @@ pub(crate) struct Worker<P: ShardPort, V: Service> {
     completions: Completions<P>,
 }
 
-/// Whether the shard continues.
+/// Whether a thread of the server continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     Continue,
-    /// The server is stopping, and this shard has no links.
+    /// The server is stopping, and the thread has nothing left to do.
     Done,
 }
 
 impl<P: ShardPort, V: Service> Worker<P, V> {
-    /// Makes a shard that will have `listeners` listeners, and its context by `on_worker_start`.
+    /// Makes the shard, and its context by `on_worker_start`.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for a table, or `on_worker_start` failed.
     pub(crate) fn new(
         shard: u8,
         port: P,

@@ -1,8 +1,9 @@
 //! The builder: one method for each setting, and `start`.
 
 use crate::engine;
-use crate::engine::callbacks::{call_for, catch_user_panic};
+use crate::engine::callbacks::call_for;
 use crate::engine::packets::{Every, PacketPlans, Packets};
+use crate::guard::catch_user_panic;
 use crate::handler::{Handler, OnPost};
 use crate::limits::{AskedBackEnd, MemoryPlan, Settings};
 use crate::link::framing::Decoder;

@@ -1,10 +1,10 @@
 //! The threads of the shards and the service thread: start them, wait for their end.
 
 use crate::engine;
-use crate::engine::callbacks::catch_user_panic;
 use crate::engine::packets::{Packets, Sources, Ticker};
 use crate::engine::service_thread::ServiceThread;
 use crate::engine::worker::{Turn, Worker};
+use crate::guard::{catch_user_panic, said};
 use crate::limits::{MemoryPlan, Settings};
 use crate::server::back_end::BackEndChoice;
 use crate::server::ends::Ends;
@@ -16,7 +16,6 @@ use crate::vocabulary::address::Address;
 use crate::vocabulary::back_end::BackEnd;
 use crate::vocabulary::error::{Error, Result, StartError};
 use crate::vocabulary::origin::ListenerId;
-use std::any::Any;
 use std::fmt;
 use std::net::{TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -150,7 +149,7 @@ impl RunningServer {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => failures.push(reason),
                 Err(payload) => {
-                    failures.push(format!("a thread of the server panicked{}", said(&payload)))
+                    failures.push(format!("a thread of the server panicked{}", said(&*payload)))
                 }
             }
         }
@@ -364,13 +363,6 @@ where
         prepared.posters.push(poster);
     }
     Ok(prepared)
-}
-
-/// The text of a panic behind a colon; empty if its payload is no text.
-fn said(payload: &Box<dyn Any + Send>) -> String {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-    text.map_or_else(String::new, |text| format!(": {text}"))
 }
 
 fn died() -> StartError {

@@ -64,7 +64,6 @@ mod builder;
 mod clock;
 pub(crate) mod core;
 mod error;
-mod guard;
 mod jobs;
 mod persistent;
 mod pool;

@@ -1,9 +1,9 @@
 //! The public pool: closures as jobs.
 
+use crate::guard::{call_user, catch_user_panic};
 use crate::thread_pool::builder::{Builder, is_name, name_fault};
 use crate::thread_pool::core::Core;
 use crate::thread_pool::error::{RejectReason, Rejected, StartError};
-use crate::thread_pool::guard::{call_user, catch_user_panic};
 use crate::thread_pool::jobs::{Jobs, Settings, WhenQueueFull, put, start_core};
 use crate::thread_pool::persistent::PersistentThread;
 use crate::thread_pool::record::Current;

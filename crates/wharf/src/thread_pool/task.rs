@@ -1,6 +1,6 @@
 //! Closures as jobs, and the result of one.
 
-use crate::thread_pool::guard::said;
+use crate::guard::said;
 use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! The life of one thread: make the context, run jobs, sleep, end.
 
+use crate::guard::{call_user, catch_user_panic};
 use crate::thread_pool::clock::nanos;
 use crate::thread_pool::core::{RETRY, Shared, Work};
-use crate::thread_pool::guard::{call_user, catch_user_panic};
 use crate::thread_pool::record::enter;
 use crate::thread_pool::schedule::{Next, Queued};
 use std::sync::Arc;

@@ -127,6 +127,21 @@ fn a_post_to_a_port_that_sleeps_makes_it_runnable() {
     assert_eq!(port.counters().wakeups, 1);
 }
 
+/// A spurious wake-up keeps operations back, and no packet.
+#[test]
+fn a_spurious_wake_up_leaves_no_packet() {
+    let faults = Faults::none().with(FaultKind::SpuriousWake, 1_000_000);
+    let world = World::new(WorldConfig { faults, ..WorldConfig::new(1) });
+    let mut port = SimPort::<u32>::new(&world, PortConfig::new(1), pool()).unwrap();
+    let (poster, mut completions) = (port.poster(), Vec::with_capacity(8));
+    for _ in 0..10 {
+        (0..7).for_each(|packet| poster.post(packet).unwrap());
+        port.dequeue(&mut completions, None).unwrap();
+        assert_eq!(completions.drain(..).len(), 7);
+    }
+    assert!(world.fault_counts().of(FaultKind::SpuriousWake) > 0);
+}
+
 #[test]
 fn a_port_alone_moves_the_clock_until_something_is_there() {
     let faults = Faults::none().with_latency_ns(1_000_000);
