@@ -197,12 +197,12 @@ pub use link::peek::Peek;
 pub use server::{
     BackEndChoice, Builder, RunningServer, Server, StopReport, StopSignal, StopSignals, Waited,
 };
-pub use shared::StalledCallback;
 pub use shared::handle::{Drain, Handle, Recipients};
 pub use shared::message::Message;
 pub use shared::packets::{Inbox, Poster, Undelivered, inbox};
 pub use shared::payload::Payload;
 pub use shared::reply::Reply;
+pub use shared::service_thread::StalledCallback;
 pub use stats::{ServiceStats, Stats, WorkerStats};
 pub use vocabulary::address::Address;
 pub use vocabulary::back_end::BackEnd;

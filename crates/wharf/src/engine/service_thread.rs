@@ -1,5 +1,5 @@
-//! The service thread: accepts for all shards, and watches their callbacks. It runs no code of the
-//! handler, so that no callback holds up the next connection.
+//! The service thread: accepts for all shards, gives them the ticks of `Builder::every`, and watches
+//! their callbacks. It runs no code of the handler, so that no callback holds up the next connection.
 //!
 //! ```text
 //!   listeners ─► port.dequeue ─► accept ─► inbox of the shard with the fewest links

@@ -13,9 +13,10 @@ use crate::server::running::{Alive, RunningServer, prepare_shards};
 use crate::server::signals::StopSignals;
 use crate::server::{listen, machine};
 use crate::service::ServiceOf;
+use crate::shared::Shared;
 use crate::shared::handle::Handle;
 use crate::shared::packets::Inbox;
-use crate::shared::{Shared, StalledCallback};
+use crate::shared::service_thread::StalledCallback;
 use crate::vocabulary::address::Address;
 use crate::vocabulary::back_end::BackEnd;
 use crate::vocabulary::error::{Error, Result, StartError, StartErrorKind};
@@ -212,7 +213,7 @@ where
 
     /// Posts a clone of `packet` to each worker again and again: the first after `time`, 1 ms at least.
     /// The service thread keeps the time, and ticks that a busy worker has missed come as one. A panic of
-    /// the clone counts as one of [`on_post`](OnPost::on_post).
+    /// the clone fails the start, and later counts as one of [`on_post`](OnPost::on_post).
     pub fn every<P: Clone + Send + 'static>(mut self, time: Duration, packet: P) -> Self
     where
         H: OnPost<P, W>,
@@ -361,8 +362,7 @@ where
                 &shared,
                 &handler,
                 &started,
-                listener_count,
-                open_packets()?,
+                (listener_count, open_packets()?),
             )
         };
         let prepared = match prepare(chosen.back_end) {

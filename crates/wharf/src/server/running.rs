@@ -10,7 +10,8 @@ use crate::server::back_end::BackEndChoice;
 use crate::server::ends::Ends;
 use crate::service::Service;
 use crate::shared::handle::Handle;
-use crate::shared::{Command, ShardPort, Shared, StalledCallback};
+use crate::shared::service_thread::StalledCallback;
+use crate::shared::{Command, ShardPort, Shared};
 use crate::stats::Stats;
 use crate::vocabulary::address::Address;
 use crate::vocabulary::back_end::BackEnd;
@@ -207,23 +208,22 @@ enum Next {
     },
 }
 
-/// Makes the shards' workers on the selected back end, each on its thread.
+/// Makes the shards' workers and the service thread on the selected back end, each on its thread, for so
+/// many listeners and with these packets.
 pub(super) fn prepare_shards<V: Service>(
     back_end: BackEnd,
     shared: &Arc<Shared>,
     handler: &Arc<V::Handler>,
     alive: &Alive,
-    listeners: u32,
-    packets: Packets<V::Context>,
+    given: (u32, Packets<V::Context>),
 ) -> Result<Prepared, StartError> {
-    let listeners = (listeners, packets);
     match back_end {
         #[cfg(target_os = "linux")]
-        BackEnd::Uring => prepare_on::<_, V>(UringPort::new, shared, handler, alive, listeners),
+        BackEnd::Uring => prepare_on::<_, V>(UringPort::new, shared, handler, alive, given),
         #[cfg(target_os = "linux")]
-        BackEnd::Epoll => prepare_on::<_, V>(EpollPort::new, shared, handler, alive, listeners),
+        BackEnd::Epoll => prepare_on::<_, V>(EpollPort::new, shared, handler, alive, given),
         #[cfg(windows)]
-        BackEnd::Iocp => prepare_on::<_, V>(IocpPort::new, shared, handler, alive, listeners),
+        BackEnd::Iocp => prepare_on::<_, V>(IocpPort::new, shared, handler, alive, given),
         // `choose` has probed it before.
         other => Err(StartError::back_end(&other.to_string(), "it is one of another system")),
     }
@@ -445,7 +445,8 @@ fn make_service<P: TcpPort>(
     steps.done(Step::Port)?;
     let service = ServiceThread::new(port, listeners, Arc::clone(shared), tickers)
         .map_err(|error| StartError::buffers(&error))?;
-    shared.service.register(Box::new(service.poster()));
+    let poster = service.poster();
+    shared.service.register(move || poster.wake());
     Ok(service)
 }
 

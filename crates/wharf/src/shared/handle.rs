@@ -2,11 +2,12 @@
 
 use crate::acts;
 use crate::acts::{Act, tell, tell_of};
+use crate::shared::Shared;
 use crate::shared::current;
 use crate::shared::marks::Mark;
 use crate::shared::message::Message;
 use crate::shared::payload::Payload;
-use crate::shared::{Shared, StalledCallback};
+use crate::shared::service_thread::StalledCallback;
 use crate::stats::Stats;
 use crate::vocabulary::error::PostError;
 use crate::vocabulary::id::{LinkId, LinkKey};

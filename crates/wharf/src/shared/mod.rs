@@ -10,6 +10,7 @@ pub(crate) mod payload;
 pub(crate) mod quota;
 pub(crate) mod reply;
 pub(crate) mod running;
+pub(crate) mod service_thread;
 
 use crate::limits::Settings;
 use crate::shared::accepted::{Accepted, Connection};
@@ -18,13 +19,13 @@ use crate::shared::payload::{DoesNotFit, Parts, Payload};
 use crate::shared::quota::{Quotas, Refusal};
 use crate::shared::reply::ReplyCell;
 use crate::shared::running::RunningCallback;
-use crate::stats::{AcceptStats, ShardStats, Stats, sum};
+use crate::shared::service_thread::{ServiceShared, StalledCallback};
+use crate::stats::{ShardStats, Stats, sum};
 use crate::vocabulary::error::PostError;
-use crate::vocabulary::id::{LinkId, LinkKey, ServerId};
-use crate::vocabulary::origin::{ListenerId, WorkerId};
+use crate::vocabulary::id::{LinkKey, ServerId};
+use crate::vocabulary::origin::ListenerId;
 use crate::vocabulary::policy::WhenSlow;
 use crate::vocabulary::reason::DisconnectReason;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -154,72 +155,6 @@ pub(crate) struct Shard {
     /// The cells through which threads return deferred replies.
     pub(crate) replies: Box<[ReplyCell]>,
     poster_and_ledger: OnceLock<(Box<dyn ShardPoster>, LedgerView)>,
-}
-
-/// The part of the service thread that other threads use.
-#[derive(Default)]
-pub(crate) struct ServiceShared {
-    pub(crate) stats: AcceptStats,
-    /// The service thread waits for a free slot.
-    pub(crate) slot_wanted: AtomicBool,
-    /// It posts no more connections to shards.
-    has_posted_all: AtomicBool,
-    /// Its thread has ended.
-    pub(crate) ended: AtomicBool,
-    poster: OnceLock<Box<dyn ShardPoster>>,
-    /// The callbacks that it has reported and that still run, by shard.
-    stalled: StalledLock,
-}
-
-#[expect(clippy::disallowed_types, reason = "held by the service thread, and by who asks")]
-type StalledLock = std::sync::Mutex<BTreeMap<usize, StalledCallback>>;
-
-/// A callback that has not returned for longer than
-/// [`Builder::report_callbacks_after`](crate::Builder::report_callbacks_after).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StalledCallback {
-    /// The worker that runs it.
-    pub worker: WorkerId,
-    /// Its link; `None` for [`OnPost::on_post`](crate::OnPost::on_post).
-    pub link: Option<LinkId>,
-    /// The link's unread bytes when it began.
-    pub unread_bytes: u32,
-    /// For how long it has been seen to run.
-    pub elapsed: Duration,
-}
-
-impl std::fmt::Display for StalledCallback {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { worker, link, unread_bytes, elapsed } = self;
-        write!(f, "worker {worker} runs ")?;
-        match link {
-            Some(link) => {
-                write!(f, "a callback of link {link} with {unread_bytes} unread bytes")?;
-            }
-            None => f.write_str("on_post")?,
-        }
-        write!(f, " for {:.1} s", elapsed.as_secs_f64())
-    }
-}
-
-impl ServiceShared {
-    /// Sets the poster; once, before the first pass.
-    pub(crate) fn register(&self, poster: Box<dyn ShardPoster>) {
-        let _set_once = self.poster.set(poster);
-    }
-
-    pub(crate) fn wake(&self) {
-        if let Some(poster) = self.poster.get() {
-            poster.wake();
-        }
-    }
-}
-
-impl std::fmt::Debug for ServiceShared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServiceShared").field("stats", &self.stats).finish_non_exhaustive()
-    }
 }
 
 impl Shard {
@@ -507,18 +442,13 @@ impl Shared {
 
     /// The callbacks that have not returned.
     pub(crate) fn stalled(&self) -> Vec<StalledCallback> {
-        let stalled = self.service.stalled.lock().unwrap_or_else(PoisonError::into_inner);
-        stalled.values().copied().collect()
+        self.service.stalled()
     }
 
     /// Notes that the callback of a shard does not return, or that none does so any more.
     pub(crate) fn note_stall(&self, shard: usize, callback: Option<StalledCallback>) {
         self.shards[shard].is_stalled.store(callback.is_some(), Ordering::Relaxed);
-        let mut stalled = self.service.stalled.lock().unwrap_or_else(PoisonError::into_inner);
-        match callback {
-            Some(callback) => stalled.insert(shard, callback),
-            None => stalled.remove(&shard),
-        };
+        self.service.note_stall(shard, callback);
     }
 
     /// Whether all shards' threads have ended.

@@ -350,7 +350,8 @@ where
         let shared = Arc::clone(&self.shared);
         let mut service = ServiceThread::new(port, listener_count, shared, packets.tickers)
             .map_err(|error| error.to_string())?;
-        self.shared.service.register(Box::new(service.poster()));
+        let poster = service.poster();
+        self.shared.service.register(move || poster.wake());
         service.listen(listeners, posters.into_boxed_slice())?;
         self.service = Some(service);
         Ok(())

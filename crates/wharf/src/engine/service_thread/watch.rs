@@ -1,7 +1,8 @@
 //! Watches for callbacks that do not return.
 
+use crate::shared::Shared;
 use crate::shared::running::SeenCallback;
-use crate::shared::{Shared, StalledCallback};
+use crate::shared::service_thread::StalledCallback;
 use crate::vocabulary::id::LinkId;
 use crate::vocabulary::origin::WorkerId;
 use std::time::Duration;
