@@ -429,90 +429,86 @@ fn a_loan_is_kept(case: &Case, pause: fn(&Served, &mut TcpStream, &mut dyn FnMut
     server.stop();
 }
 
-fn a_closing_link_sends_all_to_a_peer_that_reads_during_a_pause_longer_than_its_limit(case: &Case) {
+/// A test of a server with two links; `connect` makes that of the client which the test is about.
+fn with_two_links(
+    case: &Case,
+    connect: fn(SocketAddr) -> TcpStream,
+    test: impl FnOnce(&Served, &mut TcpStream, &mut TcpStream),
+) {
     if case.role().is_some() {
         return serve_with(case.small(handler()), LONG_TIMEOUT);
     }
     let _deadline = within(4 * PATIENCE);
     let server = Served::start(case);
-    let mut other = util::connect(server.address);
-    let mut client = connect_small_window(server.address);
-    client.write_all(b"much\n").unwrap();
-    let mut last = [0; 3];
-    let is_stalled = || {
-        let_turn(&mut other);
-        let before = std::mem::replace(&mut last, counts(&mut other));
-        before[0] == last[0] && last[0] > 0
-    };
-    eventually(is_stalled, "its system takes no more");
-    other.write_all(b"close the others\n").unwrap();
-    let_turn(&mut other);
-    let [queued, sent, _] = counts(&mut other);
-    assert!(sent < queued, "{sent} of {queued}, so the link is flushed already");
-    let (mut got, mut len) = (vec![0; MANY], 0);
-    server.pause(|| {
-        client.set_nonblocking(true).unwrap();
-        let end = now() + PAUSE / 2;
-        while now() < end {
-            len += client.read(&mut got[len..]).unwrap_or(0);
-        }
-        client.set_nonblocking(false).unwrap();
-        other.write_all(b"question\n").unwrap();
-    });
-    expect_bytes(&mut other, b"question\n");
-    let mut rest = Vec::new();
-    client.read_to_end(&mut rest).unwrap();
-    assert!(len < queued, "nothing is left to be sent after the pause");
-    assert_eq!(len + rest.len(), queued);
+    let (mut other, mut client) = (util::connect(server.address), connect(server.address));
+    test(&server, &mut client, &mut other);
     drop((client, other));
     server.stop();
 }
 
+fn a_closing_link_sends_all_to_a_peer_that_reads_during_a_pause_longer_than_its_limit(case: &Case) {
+    with_two_links(case, connect_small_window, |server, client, other| {
+        client.write_all(b"much\n").unwrap();
+        let mut last = [0; 3];
+        let is_stalled = || {
+            let_turn(other);
+            let before = std::mem::replace(&mut last, counts(other));
+            before[0] == last[0] && last[0] > 0
+        };
+        eventually(is_stalled, "its system takes no more");
+        other.write_all(b"close the others\n").unwrap();
+        let_turn(other);
+        let [queued, sent, _] = counts(other);
+        assert!(sent < queued, "{sent} of {queued}, so the link is flushed already");
+        let (mut got, mut len) = (vec![0; MANY], 0);
+        server.pause(|| {
+            client.set_nonblocking(true).unwrap();
+            let end = now() + PAUSE / 2;
+            while now() < end {
+                len += client.read(&mut got[len..]).unwrap_or(0);
+            }
+            client.set_nonblocking(false).unwrap();
+            other.write_all(b"question\n").unwrap();
+        });
+        expect_bytes(other, b"question\n");
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).unwrap();
+        assert!(len < queued, "nothing is left to be sent after the pause");
+        assert_eq!(len + rest.len(), queued);
+    });
+}
+
 fn a_closing_link_sends_the_reply_that_comes_after_a_pause_longer_than_its_timeout(case: &Case) {
-    if case.role().is_some() {
-        return serve_with(case.small(handler()), LONG_TIMEOUT);
-    }
-    let _deadline = within(4 * PATIENCE);
-    let server = Served::start(case);
-    let mut other = util::connect(server.address);
-    let mut client = util::connect(server.address);
-    client.write_all(b"defer\n").unwrap();
-    eventually(|| counts(&mut other)[2] >= 6, "it has its deferral");
-    other.write_all(b"close the others\n").unwrap();
-    let_turn(&mut other);
-    server.pause(|| other.write_all(b"question\n").unwrap());
-    expect_bytes(&mut other, b"question\n");
-    let_turn(&mut other);
-    other.write_all(b"reply\n").unwrap();
-    expect_bytes(&mut client, b"late\n");
-    expect_end(&mut client);
-    drop((client, other));
-    server.stop();
+    with_two_links(case, util::connect, |server, client, other| {
+        client.write_all(b"defer\n").unwrap();
+        eventually(|| counts(other)[2] >= 6, "it has its deferral");
+        other.write_all(b"close the others\n").unwrap();
+        let_turn(other);
+        server.pause(|| other.write_all(b"question\n").unwrap());
+        expect_bytes(other, b"question\n");
+        let_turn(other);
+        other.write_all(b"reply\n").unwrap();
+        expect_bytes(client, b"late\n");
+        expect_end(client);
+    });
 }
 
 /// If the link were closed at once after the pause, its system would reset the connection for the bytes
 /// that the peer sends then, and drop the rest of the last message.
 fn a_link_lingers_after_a_pause_longer_than_its_limit_for_a_peer_that_sends_on(case: &Case) {
-    if case.role().is_some() {
-        return serve_with(case.small(handler()), LONG_TIMEOUT);
-    }
-    let _deadline = within(4 * PATIENCE);
-    let server = Served::start(case);
-    let mut other = util::connect(server.address);
-    let mut client = connect_small_window(server.address);
-    client.write_all(b"last\n").unwrap();
-    eventually(|| counts(&mut other)[1] >= LAST.len(), "all is sent, and the link lingers");
-    server.pause_for(LINGER_PAUSE, || {
-        client.write_all(b"more\n").unwrap();
-        other.write_all(b"question\n").unwrap();
+    with_two_links(case, connect_small_window, |server, client, other| {
+        client.write_all(b"last\n").unwrap();
+        eventually(|| counts(other)[1] >= LAST.len(), "all is sent, and the link lingers");
+        server.pause_for(LINGER_PAUSE, || {
+            client.write_all(b"more\n").unwrap();
+            other.write_all(b"question\n").unwrap();
+        });
+        expect_bytes(other, b"question\n");
+        let_turn(other);
+        client.write_all(b"and more\n").unwrap();
+        let_turn(other);
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).unwrap();
+        assert_eq!(got.len(), LAST.len());
     });
-    expect_bytes(&mut other, b"question\n");
-    let_turn(&mut other);
-    client.write_all(b"and more\n").unwrap();
-    let_turn(&mut other);
-    let mut got = Vec::new();
-    client.read_to_end(&mut got).unwrap();
-    assert_eq!(got.len(), LAST.len());
-    drop((client, other));
-    server.stop();
 }
