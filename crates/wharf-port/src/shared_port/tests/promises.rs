@@ -74,9 +74,7 @@ fn at_most_as_many_threads_run_as_there_are_seats<B: Back>() {
                     };
                     while member.dequeue(None) == Ok(true) {
                         begin();
-                        loop {
-                            let Some(completion) = member.next_completion() else { break };
-                            drop(completion);
+                        while member.next_completion().is_some() {
                             let number = taken.fetch_add(1, Ordering::SeqCst);
                             thread::yield_now();
                             if number.is_multiple_of(7) {
@@ -225,9 +223,7 @@ fn no_wake_up_is_lost_when_threads_block_and_return<B: Back>() {
                 scope.spawn(|| {
                     let mut member = member::<B>(&shared);
                     while member.dequeue(None) == Ok(true) {
-                        loop {
-                            let Some(completion) = member.next_completion() else { break };
-                            drop(completion);
+                        while member.next_completion().is_some() {
                             let number = member.blocking(|| blocked.fetch_add(1, Ordering::SeqCst));
                             // Some block for a while, so that others find no work and sleep.
                             if number.is_multiple_of(64) {
@@ -354,9 +350,7 @@ fn a_packet_wakes_a_thread_that_sleeps<B: Back>() {
                 scope.spawn(|| {
                     let mut member = member::<B>(&shared);
                     while member.dequeue(None) == Ok(true) {
-                        loop {
-                            let Some(completion) = member.next_completion() else { break };
-                            drop(completion);
+                        while member.next_completion().is_some() {
                             taken.fetch_add(1, Ordering::SeqCst);
                         }
                     }
@@ -515,9 +509,7 @@ fn a_close_ends_every_wait<B: Back>() {
             scope.spawn(|| {
                 let mut member = member::<B>(&shared);
                 while member.dequeue(None) == Ok(true) {
-                    loop {
-                        let Some(completion) = member.next_completion() else { break };
-                        drop(completion);
+                    while member.next_completion().is_some() {
                         member.blocking(|| {
                             blocked.store(true, Ordering::SeqCst);
                             until("the test goes on", || may_return.load(Ordering::SeqCst));
